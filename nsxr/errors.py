@@ -1,0 +1,49 @@
+"""Exceptions and warnings. Each exception is also the builtin that it resembles most."""
+
+__all__ = [
+    "DegradedResultWarning",
+    "InputFileError",
+    "MissingReferenceError",
+    "ModelError",
+    "NsxrError",
+    "NsxrWarning",
+    "OutputExistsError",
+    "ParameterError",
+    "ReferenceFileError",
+]
+
+
+class NsxrError(Exception):
+    """Base class of all errors raised on purpose by nsxr."""
+
+
+class InputFileError(NsxrError, ValueError):
+    """An exposure file is not what it should be: wrong kind, cut off, or inconsistent."""
+
+
+class ModelError(NsxrError, ValueError):
+    """A Dataset lacks a variable, or has one with wrong dims, dtype or units."""
+
+
+class ReferenceFileError(NsxrError, ValueError):
+    """A reference does not belong to the exposure, or its content is wrong."""
+
+
+class MissingReferenceError(NsxrError, LookupError):
+    """A correction needs a reference of a type that was not given."""
+
+
+class ParameterError(NsxrError, ValueError):
+    """A parameter is unknown or has a value outside its range."""
+
+
+class OutputExistsError(NsxrError, FileExistsError):
+    """A product would overwrite an existing file and overwriting was not asked for."""
+
+
+class NsxrWarning(UserWarning):
+    """Base class of all warnings issued by nsxr."""
+
+
+class DegradedResultWarning(NsxrWarning):
+    """The result is usable but poorer than it should be."""

@@ -1,0 +1,150 @@
+"""Run kernels on blocks, with or without a halo: the only module that knows dask arrays.
+
+A kernel is a NumPy function; it gets its core dims first to last in the order named here and never
+sees xarray or dask. Building a graph computes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ModelError
+
+__all__ = ["map_blocks", "map_with_halo"]
+
+
+def map_blocks(
+    kernel: Callable[..., Any],
+    *arrays: xr.DataArray | float,
+    core: Sequence[str],
+    outputs: Sequence[tuple[Sequence[str], type[np.generic]]],
+    sizes: dict[str, int] | None = None,
+    **parameters: Any,
+) -> tuple[xr.DataArray, ...]:
+    """Apply a kernel to blocks that hold the ``core`` dims whole.
+
+    Blocks reach the kernel with dims in the order of the first array, exactly as stored, so a
+    kernel for ``(integration, group, row, column)`` always gets C-ordered four-dimensional blocks
+    and loops as it likes; other arrays keep those of the dims that they have, in the same order.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(*blocks, **parameters)`` returning one array per output, in order.
+    *arrays : DataArray or float
+        The first one sets the dims and their order.
+    core : sequence of str
+        Dims that a block must hold whole. A lazy array split along one of them is an error:
+        choosing chunks belongs to :mod:`nsxr.model.chunking`.
+    outputs : sequence of (dims, dtype)
+        Dims and dtype of each output; dims are a subset of the first array's, in its order, or
+        new ones whose lengths ``sizes`` gives.
+    sizes : dict, optional
+        Lengths of new dims.
+    **parameters
+        Passed to the kernel.
+    """
+    first = arrays[0]
+    assert isinstance(first, xr.DataArray)
+    order = [str(d) for d in first.dims]
+    loop = [d for d in order if d not in core]
+    present = [[str(d) for d in a.dims] if isinstance(a, xr.DataArray) else [] for a in arrays]
+    for array, dims in zip(arrays, present, strict=True):
+        if not isinstance(array, xr.DataArray) or array.chunks is None:
+            continue
+        for dim, lengths in zip(dims, array.chunks, strict=True):
+            if dim in core and len(lengths) > 1:
+                raise ModelError(f"array is split along {dim!r} into chunks {lengths}, but one chunk is needed")
+
+    def to_given(block: np.ndarray, dims: list[str]) -> np.ndarray:
+        # apply_ufunc hands over loop dims first (missing ones as length 1), core dims last
+        present_loop = [d for d in loop if d in dims]
+        block = block.reshape(block.shape[block.ndim - len(dims) :]) if block.ndim > len(dims) else block
+        now = present_loop + [d for d in dims if d not in loop]
+        return block.transpose([now.index(d) for d in dims])
+
+    def run(*blocks: np.ndarray) -> Any:
+        given = [
+            to_given(b, dims) if isinstance(a, xr.DataArray) else b
+            for a, b, dims in zip(arrays, blocks, present, strict=True)
+        ]
+        results = kernel(*given, **parameters)
+        if len(outputs) == 1 and not isinstance(results, tuple):
+            results = (results,)
+        turned = []
+        for result, (dims, _) in zip(results, outputs, strict=True):
+            target = [d for d in loop if d in dims] + [d for d in dims if d not in loop]
+            moved = result.transpose([list(dims).index(d) for d in target])
+            missing = tuple(i for i, d in enumerate(loop) if d not in dims)
+            turned.append(np.expand_dims(moved, missing) if missing else moved)
+        return tuple(turned) if len(turned) > 1 else turned[0]
+
+    for dims, _ in outputs:
+        lost = [d for d in loop if d not in dims]
+        if lost:
+            raise ModelError(f"an output without the loop dims {lost} cannot be computed block by block")
+    results = xr.apply_ufunc(
+        run,
+        *arrays,
+        input_core_dims=[[d for d in dims if d in core or d not in loop] for dims in present],
+        output_core_dims=[[d for d in dims if d not in loop] for dims, _ in outputs],
+        dask="parallelized",
+        output_dtypes=[dtype for _, dtype in outputs],
+        dask_gufunc_kwargs={"output_sizes": sizes} if sizes else None,
+        keep_attrs=False,
+    )
+    if len(outputs) == 1:
+        results = (results,)
+    return tuple(r.transpose(*dims) for r, (dims, _) in zip(results, outputs, strict=True))
+
+
+def map_with_halo(
+    kernel: Callable[..., np.ndarray],
+    array: xr.DataArray,
+    depth: dict[str, int],
+    boundary: Any,
+    dtype: type[np.generic] | None = None,
+    **parameters: Any,
+) -> xr.DataArray:
+    """Apply a kernel that needs neighbours along some dims; the shape stays.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(block, **parameters)`` on a block that carries the halo, returning the same shape.
+    array : DataArray
+        Input; dims not in ``depth`` get no halo.
+    depth : dict
+        Halo width per dim, pixels.
+    boundary : scalar
+        Value beyond the edges of the array.
+    dtype : type, optional
+        Output dtype; default that of the input.
+    **parameters
+        Passed to the kernel.
+    """
+    depths = {axis: depth.get(str(dim), 0) for axis, dim in enumerate(array.dims)}
+    if array.chunks is None:
+        width = [(depths[axis],) * 2 for axis in range(array.ndim)]
+        padded = np.pad(array.values, width, constant_values=boundary)
+        inner = tuple(slice(d, d + n) for (d, _), n in zip(width, array.shape, strict=True))
+        return array.copy(data=kernel(padded, **parameters)[inner])
+    for axis, lengths in enumerate(array.chunks):
+        if len(lengths) > 1 and min(lengths) < depths[axis]:
+            raise ModelError(
+                f"chunks {lengths} along {array.dims[axis]!r} are shorter than the halo of {depths[axis]} pixels"
+            )
+    data = da.map_overlap(
+        kernel,
+        array.data,
+        depth=depths,
+        boundary=dict.fromkeys(range(array.ndim), boundary),
+        dtype=dtype or array.dtype,
+        allow_rechunk=False,
+        meta=np.empty((0,) * array.ndim, dtype=dtype or array.dtype),
+        **parameters,
+    )
+    return array.copy(data=data)

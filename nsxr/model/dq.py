@@ -1,0 +1,100 @@
+"""Data-quality bits of JWST, by name, and the attributes that let a file explain them."""
+
+from collections.abc import Mapping, Sequence
+from enum import IntFlag
+
+import numpy as np
+
+__all__ = ["GroupFlag", "PixelFlag", "flag_attributes", "recode"]
+
+
+class PixelFlag(IntFlag):
+    """Bits of ``pixeldq`` and ``dq`` (uint32)."""
+
+    DO_NOT_USE = 1 << 0
+    SATURATED = 1 << 1
+    JUMP_DET = 1 << 2
+    DROPOUT = 1 << 3
+    OUTLIER = 1 << 4
+    PERSISTENCE = 1 << 5
+    AD_FLOOR = 1 << 6
+    CHARGELOSS = 1 << 7
+    RESERVED = 1 << 8
+    NON_SCIENCE = 1 << 9
+    DEAD = 1 << 10
+    HOT = 1 << 11
+    WARM = 1 << 12
+    LOW_QE = 1 << 13
+    RC = 1 << 14
+    TELEGRAPH = 1 << 15
+    NONLINEAR = 1 << 16
+    BAD_REF_PIXEL = 1 << 17
+    NO_FLAT_FIELD = 1 << 18
+    NO_GAIN_VALUE = 1 << 19
+    NO_LIN_CORR = 1 << 20
+    NO_SAT_CHECK = 1 << 21
+    UNRELIABLE_BIAS = 1 << 22
+    UNRELIABLE_DARK = 1 << 23
+    UNRELIABLE_SLOPE = 1 << 24
+    UNRELIABLE_FLAT = 1 << 25
+    OPEN = 1 << 26
+    ADJ_OPEN = 1 << 27
+    FLUX_ESTIMATED = 1 << 28
+    MSA_FAILED_OPEN = 1 << 29
+    OTHER_BAD_PIXEL = 1 << 30
+    REFERENCE_PIXEL = 1 << 31
+
+
+class GroupFlag(IntFlag):
+    """Bits of ``groupdq`` (uint8)."""
+
+    DO_NOT_USE = 1 << 0
+    SATURATED = 1 << 1
+    JUMP_DET = 1 << 2
+    DROPOUT = 1 << 3
+    PERSISTENCE = 1 << 5
+    AD_FLOOR = 1 << 6
+    CHARGELOSS = 1 << 7
+
+
+def flag_attributes(flags: type[IntFlag], dtype: type[np.unsignedinteger]) -> dict[str, object]:
+    """Return the CF attributes ``flag_masks`` and ``flag_meanings`` of a DQ variable."""
+    return {
+        "flag_masks": np.array([flag.value for flag in flags], dtype=dtype),
+        "flag_meanings": " ".join(str(flag.name) for flag in flags),
+    }
+
+
+def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> tuple[np.ndarray, list[str]]:
+    """Translate DQ values of a reference file to the standard bits, by name.
+
+    Reference files number their bits as they like and say in a DQ_DEF table which bit carries
+    which name. Values must never be combined with pixel DQ before this translation.
+
+    Parameters
+    ----------
+    values : ndarray of integers
+        DQ as stored in the reference file.
+    definitions : sequence of mappings
+        Rows of DQ_DEF with keys ``NAME`` and ``VALUE``.
+
+    Returns
+    -------
+    dq : ndarray of uint32
+        The same flags on the standard bits.
+    unknown : list of str
+        Names that the standard does not know; their bits are dropped.
+    """
+    dq = np.zeros(values.shape, dtype=np.uint32)
+    unknown = []
+    for row in definitions:
+        name = str(row["NAME"]).strip()
+        if not name:
+            continue
+        if name not in PixelFlag.__members__:
+            unknown.append(name)
+            continue
+        stored = np.uint32(int(row["VALUE"]))  # type: ignore[call-overload]
+        standard = np.uint32(PixelFlag[name].value)
+        dq |= np.where(values.astype(np.uint32) & stored, standard, np.uint32(0))
+    return dq, unknown

@@ -1,0 +1,87 @@
+"""Every variable of an nsxr Dataset: dims, dtype, units and meaning, and the check of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ModelError
+from nsxr.model import units as _units
+from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
+
+__all__ = ["VARIABLES", "Variable", "check", "variable_attributes"]
+
+RAMP = ("integration", "group", "row", "column")
+RATES = ("integration", "row", "column")
+IMAGE = ("row", "column")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Declaration of one variable. ``dims`` lists every allowed tuple, in the order of preference."""
+
+    dims: tuple[tuple[str, ...], ...]
+    dtype: type[np.generic]
+    units: tuple[str, ...]
+    meaning: str
+
+
+VARIABLES: Mapping[str, Variable] = {
+    "sci": Variable((RAMP, RATES, IMAGE), np.float32, ("DN", "DN/s"), "science signal: ramps [DN] or rates [DN/s]"),
+    "pixeldq": Variable((IMAGE,), np.uint32, (), "flags of a pixel that hold for all groups and integrations"),
+    "groupdq": Variable((RAMP,), np.uint8, (), "flags of a pixel in one group"),
+    "dq": Variable((RATES, IMAGE), np.uint32, (), "flags of a rate"),
+    "var_poisson": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from photon noise"),
+    "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
+}
+
+
+def variable_attributes(name: str) -> dict[str, object]:
+    """Return the constant attributes of a declared variable: its meaning and, for DQ, its flags."""
+    attributes: dict[str, object] = {"long_name": VARIABLES[name].meaning}
+    if name == "groupdq":
+        attributes |= flag_attributes(GroupFlag, np.uint8)
+    elif name in ("pixeldq", "dq"):
+        attributes |= flag_attributes(PixelFlag, np.uint32)
+    return attributes
+
+
+def check(dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = None) -> None:
+    """Raise ModelError unless the named variables are present and as declared.
+
+    Only metadata is looked at, never pixels.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Any nsxr Dataset.
+    *names : str
+        Variables that must be there.
+    units : mapping of str to str, optional
+        The units each of these variables must have.
+
+    Raises
+    ------
+    ModelError
+        Naming all problems at once.
+    """
+    problems = []
+    for name in names:
+        if name not in dataset.variables:
+            problems.append(f"variable {name!r} is missing (found {', '.join(map(str, dataset.data_vars)) or 'none'})")
+            continue
+        declared, array = VARIABLES[name], dataset[name]
+        if array.dims not in declared.dims:
+            expected = " or ".join(str(dims) for dims in declared.dims)
+            problems.append(f"variable {name!r} has dims {array.dims}, expected {expected}")
+        if array.dtype != declared.dtype:
+            problems.append(f"variable {name!r} has dtype {array.dtype}, expected {np.dtype(declared.dtype)}")
+    for name, expected in (units or {}).items():
+        if name in dataset.variables:
+            try:
+                _units.require(name, dataset[name].attrs.get("units"), expected)
+            except ModelError as error:
+                problems.append(str(error))
+    if problems:
+        raise ModelError("; ".join(problems))
