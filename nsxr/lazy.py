@@ -18,7 +18,7 @@ __all__ = ["map_blocks", "map_with_halo"]
 
 def map_blocks(
     kernel: Callable[..., Any],
-    *arrays: xr.DataArray | float,
+    *arrays: xr.DataArray,
     core: Sequence[str],
     outputs: Sequence[tuple[Sequence[str], type[np.generic]]],
     sizes: dict[str, int] | None = None,
@@ -34,7 +34,7 @@ def map_blocks(
     ----------
     kernel : callable
         ``kernel(*blocks, **parameters)`` returning one array per output, in order.
-    *arrays : DataArray or float
+    *arrays : DataArray
         The first one sets the dims and their order.
     core : sequence of str
         Dims that a block must hold whole. A lazy array split along one of them is an error:
@@ -48,29 +48,28 @@ def map_blocks(
         Passed to the kernel.
     """
     first = arrays[0]
-    assert isinstance(first, xr.DataArray)
     order = [str(d) for d in first.dims]
     loop = [d for d in order if d not in core]
-    present = [[str(d) for d in a.dims] if isinstance(a, xr.DataArray) else [] for a in arrays]
+    present = [[str(d) for d in array.dims] for array in arrays]
     for array, dims in zip(arrays, present, strict=True):
-        if not isinstance(array, xr.DataArray) or array.chunks is None:
+        if array.chunks is None:
             continue
         for dim, lengths in zip(dims, array.chunks, strict=True):
             if dim in core and len(lengths) > 1:
                 raise ModelError(f"array is split along {dim!r} into chunks {lengths}, but one chunk is needed")
 
     def to_given(block: np.ndarray, dims: list[str]) -> np.ndarray:
-        # apply_ufunc hands over loop dims first (missing ones as length 1), core dims last
-        present_loop = [d for d in loop if d in dims]
-        block = block.reshape(block.shape[block.ndim - len(dims) :]) if block.ndim > len(dims) else block
-        now = present_loop + [d for d in dims if d not in loop]
+        # apply_ufunc hands over loop dims first, core dims last; loop dims that the array lacks
+        # are of length 1, or absent where they lead
+        leading = [d for d in loop if d in dims]
+        trailing = [d for d in dims if d not in loop]
+        axes = loop[len(loop) - (block.ndim - len(trailing)) :]
+        block = block.squeeze(tuple(axis for axis, d in enumerate(axes) if d not in dims))
+        now = leading + trailing
         return block.transpose([now.index(d) for d in dims])
 
     def run(*blocks: np.ndarray) -> Any:
-        given = [
-            to_given(b, dims) if isinstance(a, xr.DataArray) else b
-            for a, b, dims in zip(arrays, blocks, present, strict=True)
-        ]
+        given = [to_given(block, dims) for block, dims in zip(blocks, present, strict=True)]
         results = kernel(*given, **parameters)
         if len(outputs) == 1 and not isinstance(results, tuple):
             results = (results,)

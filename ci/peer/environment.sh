@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Make the peer's own environment, once, and print the path of its Python.
+#
+#   ci/peer/environment.sh [FOLDER]
+#
+# FOLDER, else $NSXR_PEER_ENV, else .ci/work/peer. A folder that already holds the pinned versions
+# is left as it is. $PYTHON names the interpreter to build it with (default python3, 3.11 or later).
+# Everything but the path goes to stderr, so that PEER="$(ci/peer/environment.sh)" works.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+folder="${1:-${NSXR_PEER_ENV:-$here/../../.ci/work/peer}}"
+constraints="$here/constraints.txt"
+
+is_complete() {
+  [ -x "$folder/bin/python" ] && "$folder/bin/python" - "$constraints" <<'PYTHON'
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+wrong = []
+for line in open(sys.argv[1], encoding="utf-8").read().split():
+    name, expected = line.split("==")
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        found = "nothing"
+    if found != expected:
+        wrong.append(f"{name}: {found} installed, {expected} expected")
+if wrong:
+    sys.exit("\n".join(wrong))
+PYTHON
+}
+
+if ! is_complete >&2; then
+  echo "making the peer's environment in $folder" >&2
+  "${PYTHON:-python3}" -m venv "$folder" >&2
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$constraints" "$(grep '^jwst==' "$constraints")" >&2
+  is_complete >&2
+fi
+echo "$(cd "$folder" && pwd)/bin/python"

@@ -1,0 +1,43 @@
+"""Start the data-quality arrays from the bad-pixel mask."""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.variables import check
+from nsxr.references.match import match
+
+__all__ = ["initialize_dq"]
+
+
+def initialize_dq(exposure: xr.Dataset, mask: xr.Dataset, *, user_supplied_dq: xr.DataArray | None = None) -> xr.Dataset:
+    """Create ``pixeldq`` and ``groupdq`` from the bad-pixel mask.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN]; ``pixeldq`` and ``groupdq`` if there
+        are any already.
+    mask : Dataset
+        ``dq`` (row, column) uint32.
+    user_supplied_dq : DataArray, optional
+        (row, column) flags on the exposure's pixels to be combined with those of the mask.
+
+    Returns
+    -------
+    Dataset
+        With ``pixeldq`` and ``groupdq``. DO_NOT_USE alone passes on to all groups. Flags that were
+        there stay.
+    """
+    check(exposure, "sci", units={"sci": "DN"})
+    dq = match(mask, exposure)["dq"]
+    if user_supplied_dq is not None:
+        dq = dq | user_supplied_dq.astype(np.uint32)
+    do_not_use = np.uint32(PixelFlag.DO_NOT_USE.value)
+    pixeldq = exposure["pixeldq"] | dq if "pixeldq" in exposure else dq
+    sci = exposure["sci"]
+    empty = xr.zeros_like(sci, dtype=np.uint8)
+    groupdq = (exposure["groupdq"] if "groupdq" in exposure else empty) | (dq & do_not_use).astype(np.uint8)
+    parameters = {} if user_supplied_dq is None else {"user_supplied_dq": user_supplied_dq.name or "in memory"}
+    return record(exposure, "dq_init", [mask], parameters, pixeldq=pixeldq, groupdq=groupdq.transpose(*sci.dims))

@@ -1,0 +1,413 @@
+"""Write Datasets as JWST FITS products, block by block.
+
+A product is laid out in full before any pixel is known: headers, tables and the space of every image
+go to a file of its final size, and each image is handed out as a :class:`BlockFile` that puts a block
+where it belongs. Blocks may arrive in any order, from any thread or process that sees the file.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.errors import ModelError
+from nsxr.model.history import steps
+from nsxr.model.variables import check
+
+__all__ = ["BlockFile", "create_fits", "primary_header", "steps_from_table"]
+
+REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "mask": ("R_MASK", "Mask reference file name"),
+    "saturation": ("R_SATURA", "Saturation reference file name"),
+    "superbias": ("R_SUPERB", "Superbias reference file name"),
+    "refpix": ("R_REFPIX", "Reference pixels reference file name"),
+    "linearity": ("R_LINEAR", "Linearity reference file name"),
+    "dark": ("R_DARK", "Dark reference file name"),
+    "gain": ("R_GAIN", "Gain reference file name"),
+    "readnoise": ("R_READNO", "Read noise reference file name"),
+}
+"""Keyword and comment of each reference type."""
+
+STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "group_scale": ("S_GRPSCL", "Group scale correction"),
+    "dq_init": ("S_DQINIT", "Data quality initialization"),
+    "saturation": ("S_SATURA", "Saturation checking"),
+    "superbias": ("S_SUPERB", "Superbias subtraction"),
+    "refpix": ("S_REFPIX", "Reference pixel correction"),
+    "linearity": ("S_LINEAR", "Linearity correction"),
+    "dark_current": ("S_DARK", "Dark subtraction"),
+    "jump": ("S_JUMP", "Jump detection"),
+    "ramp_fit": ("S_RAMP", "Ramp fitting"),
+    "gain_scale": ("S_GANSCL", "Gain scale correction"),
+}
+"""Keyword and comment of each step's status."""
+
+TIME_COLUMNS = (
+    "int_start_MJD_UTC",
+    "int_mid_MJD_UTC",
+    "int_end_MJD_UTC",
+    "int_start_BJD_TDB",
+    "int_mid_BJD_TDB",
+    "int_end_BJD_TDB",
+)
+"""Columns of INT_TIMES, coordinates of a Dataset under the same names, float64 [d]."""
+
+GROUP_COLUMNS: Mapping[str, str] = {
+    "integration_number": "i4",
+    "group_number": "i2",
+    "end_day": "i2",
+    "end_milliseconds": "i4",
+    "end_submilliseconds": "i2",
+    "group_end_time": "S26",
+    "number_of_columns": "i2",
+    "number_of_rows": "i2",
+    "number_of_gaps": "i2",
+    "completion_code_number": "i2",
+    "completion_code_text": "S36",
+    "bary_end_time": "f8",
+    "helio_end_time": "f8",
+}
+"""Columns of GROUP, coordinates (integration, group) of a ramp where a file had them."""
+
+_BLOCK = 2880  # FITS pads headers and data to multiples of this many bytes
+_SIGN = np.uint32(0x80000000)
+_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
+_STRUCTURE = re.compile(
+    "SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|EXTNAME|EXTVER|EXTLEVEL"
+    "|DATAMIN|DATAMAX|CHECKSUM|DATASUM|NEXTEND|END"
+)
+_BITPIX = {"float32": -32, "float64": -64, "uint8": 8, "uint32": 32, "int32": 32, "int16": 16}
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """One FITS image inside a file that exists already; assignment writes a block in place.
+
+    Every assignment opens the file anew and writes each contiguous run of bytes at its offset, so
+    the object pickles, and threads and processes may write different blocks at once. The file is
+    never created here: a block that comes late, after a failure elsewhere, cannot bring it back.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    offset : int
+        Bytes before the first pixel.
+    shape : tuple of int
+        Shape of the whole image, NumPy order.
+    dtype : str
+        NumPy name of the dtype in memory; unsigned 32-bit pixels are stored with BZERO.
+    """
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def _encode(self, run: np.ndarray) -> bytes:
+        if self.dtype == "uint32":  # BZERO = 2**31: flipping the sign bit subtracts it
+            return (run ^ _SIGN).astype(">u4").tobytes()
+        return run.astype(run.dtype.newbyteorder(">"), copy=False).tobytes()
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        values = np.asarray(block)
+        if values.dtype != np.dtype(self.dtype):
+            raise ModelError(f"a block of dtype {values.dtype} reached an image of {self.dtype} in {self.path}")
+        index = (index if isinstance(index, tuple) else (index,)) if index is not Ellipsis else ()
+        index = index + (slice(None),) * (len(self.shape) - len(index))
+        bounds = [part.indices(length) for part, length in zip(index, self.shape, strict=True)]
+        if tuple(stop - start for start, stop, _ in bounds) != values.shape or any(s[2] != 1 for s in bounds):
+            raise ModelError(f"a block of shape {values.shape} does not fit {index} of {self.shape} in {self.path}")
+        # axes behind the first one that is cut are whole: bytes run on from `outer` to the end
+        outer = len(self.shape)
+        while outer > 0 and (outer == len(self.shape) or values.shape[outer] == self.shape[outer]):
+            outer -= 1
+        strides = np.cumprod((1, *self.shape[:0:-1]))[::-1] * values.dtype.itemsize
+        first = self.offset + sum(
+            int(start) * int(stride) for (start, _, _), stride in zip(bounds, strides, strict=True)
+        )
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            for lead in np.ndindex(values.shape[:outer]):
+                at = first + sum(i * int(stride) for i, stride in zip(lead, strides[:outer], strict=True))
+                rest = memoryview(self._encode(values[lead]))
+                while rest:
+                    written = os.pwrite(descriptor, rest, at)
+                    rest, at = rest[written:], at + written
+        finally:
+            os.close(descriptor)
+
+
+def _printable(text: str) -> str:
+    """Return text with what FITS headers cannot hold written as escapes."""
+    return text.replace("\n", " ").encode("ascii", "backslashreplace").decode()
+
+
+def _describe(entry: Mapping[str, Any]) -> str:
+    """Return one provenance record as a sentence for HISTORY."""
+    if entry["status"] != "COMPLETE":
+        reason = entry.get("reason")
+        return f"{entry['step']}: {str(entry['status']).lower()}" + (f", {reason}" if reason else "")
+    parts = [f"{name} = {value}" for name, value in entry["parameters"].items()]
+    parts += [f"{kind} from {name}" for kind, name in entry["references"].items()]
+    return f"{entry['step']}: done" + (f", with {', '.join(parts)}" if parts else "")
+
+
+def _model_type(dataset: xr.Dataset) -> str:
+    if "group" in dataset.dims:
+        return "RampModel"
+    if "integration" in dataset.dims:
+        return "CubeModel"
+    kind, mode = (str(dataset.attrs.get(key, "")).upper() for key in ("EXP_TYPE", "OPMODE"))
+    is_ifu = kind == "NRS_IFU" or (kind in ("NRS_AUTOWAVE", "NRS_LAMP") and mode == "IFU")
+    return "IFUImageModel" if is_ifu else "ImageModel"
+
+
+def _carried(attrs: Mapping[Any, Any]) -> fits.Header:
+    """Return the header in ``attrs["fits_header"]`` without its structural keywords."""
+    carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
+    cards = [card for card in carried.cards if not _STRUCTURE.fullmatch(card.keyword)]
+    return fits.Header(cards)
+
+
+def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
+    """Return the primary header of a product.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        ``attrs["fits_header"]`` gives order, comments, COMMENT and HISTORY; flat attributes named
+        like FITS keywords give the values and win; ``attrs["nsxr_steps"]`` gives status keywords
+        ``S_*``, reference names ``R_*`` and HISTORY.
+    filename : str
+        Final name of the product.
+
+    Returns
+    -------
+    Header
+        A new header; attributes without a FITS name are left out.
+    """
+    header = fits.Header(
+        [
+            ("SIMPLE", True, "conforms to FITS standard"),
+            ("BITPIX", 8, "array data type"),
+            ("NAXIS", 0),
+            ("EXTEND", True),
+        ]
+    )
+    header.extend(_carried(dataset.attrs).cards, update=False, unique=False, end=True)
+    for key, value in dataset.attrs.items():
+        if key not in header and not _KEYWORD.fullmatch(str(key)):
+            continue
+        if _STRUCTURE.fullmatch(key) or key in ("COMMENT", "HISTORY", ""):
+            continue
+        value = value.item() if isinstance(value, np.generic) else value
+        value = _printable(value) if isinstance(value, str) else value
+        if key not in header or header[key] != value or type(header[key]) is not type(value):
+            header[key] = value
+    release = version("nsxr")
+    header["DATE"] = (
+        datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds"),
+        "UTC date file created",
+    )
+    header["FILENAME"] = (filename, "Name of the file")
+    header["DATAMODL"] = (_model_type(dataset), "Type of data model")
+    header["CAL_VER"] = (f"nsxr {release}", "Calibration software version")
+    header["CAL_VCS"] = ("DEVELOPMENT" if re.search(r"dev|\+", release) else "RELEASE", "Calibration software revision")
+    records = steps(dataset)
+    for entry in records:
+        if entry["step"] in STEP_KEYWORDS:
+            keyword, comment = STEP_KEYWORDS[entry["step"]]
+            header[keyword] = (entry["status"], comment)
+        for kind, name in entry["references"].items():
+            if kind in REFERENCE_KEYWORDS:
+                keyword, comment = REFERENCE_KEYWORDS[kind]
+                header[keyword] = (_printable(name), comment)
+    header.add_history(f"Made by nsxr {release}; its steps in order, with parameters and references:")
+    for entry in records:
+        header.add_history(_printable(_describe(entry)))
+    return header
+
+
+def _image_header(name: str, array: xr.DataArray) -> fits.Header:
+    kind = array.dtype.name
+    if kind not in _BITPIX:
+        raise ModelError(f"{name} has dtype {array.dtype}; FITS products hold {', '.join(_BITPIX)}")
+    header = fits.Header(
+        [
+            ("XTENSION", "IMAGE", "Image extension"),
+            ("BITPIX", _BITPIX[kind], "array data type"),
+            ("NAXIS", array.ndim, "number of array dimensions"),
+            *((f"NAXIS{axis + 1}", length) for axis, length in enumerate(reversed(array.shape))),
+            ("PCOUNT", 0, "number of parameters"),
+            ("GCOUNT", 1, "number of groups"),
+        ]
+    )
+    if kind == "uint32":
+        header.extend([("BSCALE", 1), ("BZERO", 2147483648)], end=True)
+    header["EXTNAME"] = (name, "extension name")
+    if name == "SCI":
+        header.extend(_carried(array.attrs).cards, update=False, unique=False, end=True)
+    if name in ("SCI", "ERR") and "units" in array.attrs:
+        header["BUNIT"] = (array.attrs["units"], "physical units of the array values")
+    return header
+
+
+def _table(name: str, rows: np.ndarray) -> tuple[fits.Header, bytes]:
+    """Return header and bytes of a binary table given as a structured array."""
+    header = fits.BinTableHDU(rows, name=name).header
+    return header, rows.astype(rows.dtype.newbyteorder(">")).tobytes()
+
+
+def _integration_times(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return INT_TIMES, or None if the Dataset does not carry all of its columns."""
+    if not all(name in dataset.coords for name in TIME_COLUMNS):
+        return None
+    columns = {"integration_number": dataset["integration"].to_numpy().astype("i4")}
+    columns |= {name: dataset[name].to_numpy().astype("f8") for name in TIME_COLUMNS}
+    rows = np.empty(dataset.sizes["integration"], dtype=[(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
+
+
+def _groups(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return GROUP, one row per group and integration, or None if the Dataset carries no such column."""
+    present = [name for name in GROUP_COLUMNS if name in dataset.coords]
+    if not present:
+        return None
+    model = xr.DataArray(
+        np.zeros((dataset.sizes["integration"], dataset.sizes["group"])), dims=("integration", "group")
+    )
+    known: dict[str, Any] = {
+        "integration_number": dataset["integration"],
+        "group_number": dataset["group"],
+        "number_of_columns": xr.DataArray(dataset.sizes["column"]),
+        "number_of_rows": xr.DataArray(dataset.sizes["row"]),
+    }
+    known |= {name: dataset[name] for name in present}
+    rows = np.zeros(model.size, dtype=list(GROUP_COLUMNS.items()))
+    for name, values in known.items():
+        rows[name] = values.broadcast_like(model).transpose("integration", "group").to_numpy().ravel()
+    return rows
+
+
+def _provenance(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return NSXR_STEPS, one row per provenance record, or None if there is none."""
+    records = steps(dataset)
+    if not records:
+        return None
+    texts = [json.dumps(entry) for entry in records]
+    dtype = [("STEP", "S32"), ("STATUS", "S16"), ("RECORD", f"S{max(map(len, texts))}")]
+    cells = [(_printable(e["step"]), _printable(e["status"]), text) for e, text in zip(records, texts, strict=True)]
+    return np.array(cells, dtype=dtype)
+
+
+def steps_from_table(rows: np.ndarray) -> str:
+    """Return ``attrs["nsxr_steps"]`` from the table of a product's NSXR_STEPS extension.
+
+    Parameters
+    ----------
+    rows : structured ndarray
+        With column ``RECORD``, the JSON text of each provenance record.
+    """
+    records = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in rows["RECORD"]]
+    return "[" + ", ".join(text.rstrip("\0 ") for text in records) + "]"
+
+
+def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.ndarray]]:
+    """Yield name and content of each extension, images and tables, in the order of the peer's files."""
+    times = _integration_times(dataset) if "integration" in dataset.dims else None
+    yield "SCI", dataset["sci"]
+    if "group" in dataset.dims:
+        for name in ("pixeldq", "groupdq"):
+            if name in dataset:
+                yield name.upper(), dataset[name]
+        groups = _groups(dataset)
+        if groups is not None:
+            yield "GROUP", groups
+        if times is not None:
+            yield "INT_TIMES", times
+        return
+    error: xr.DataArray = np.sqrt(dataset["var_poisson"] + dataset["var_rnoise"])
+    yield "ERR", error.assign_attrs(units=dataset["sci"].attrs["units"])
+    yield "DQ", dataset["dq"]
+    if times is not None:
+        yield "INT_TIMES", times
+    yield "VAR_POISSON", dataset["var_poisson"]
+    yield "VAR_RNOISE", dataset["var_rnoise"]
+
+
+def create_fits(
+    path: Path, dataset: xr.Dataset, filename: str, allocate: Callable[[int, int, int], None] = os.posix_fallocate
+) -> list[tuple[xr.DataArray, BlockFile]]:
+    """Create a FITS product of full size, all but its pixels, and say where those go.
+
+    Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are
+    integrations; ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the Dataset has them.
+    ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Provenance follows in a table ``NSXR_STEPS``
+    with the JSON text of each record (:func:`steps_from_table` turns it back).
+
+    Parameters
+    ----------
+    path : Path
+        File to create; it must not exist.
+    dataset : Dataset
+        ``sci`` (integration, group, row, column) [DN], with ``pixeldq`` and ``groupdq`` if made
+        already; or ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise`` (row, column) with or
+        without a leading integration.
+    filename : str
+        Final name of the product, for its header.
+    allocate : callable
+        ``allocate(descriptor, offset, length)`` reserves the space, so that a full disk is noticed
+        before anything is computed.
+
+    Returns
+    -------
+    list of (DataArray, BlockFile)
+        Each image, lazy if the input was, and the place to store it. Nothing is computed.
+
+    Raises
+    ------
+    ModelError
+        If a variable is missing or has dims or a dtype that the product cannot hold.
+    OSError
+        If the file cannot be created or the disk is full.
+    """
+    is_ramp = "group" in dataset.dims
+    check(dataset, *(("sci",) if is_ramp else ("sci", "dq", "var_poisson", "var_rnoise")))
+    contents: list[tuple[str, fits.Header, xr.DataArray | bytes]] = []
+    provenance = _provenance(dataset)
+    extra = [] if provenance is None else [("NSXR_STEPS", provenance)]
+    for name, content in chain(_extensions(dataset), extra):
+        if isinstance(content, xr.DataArray):
+            contents.append((name, _image_header(name, content), content))
+        else:
+            contents.append((name, *_table(name, content)))
+    targets = []
+    with open(path, "xb") as file:
+        file.write(primary_header(dataset, filename).tostring().encode("ascii"))
+        for _, header, data in contents:
+            file.write(header.tostring().encode("ascii"))
+            offset = file.tell()
+            if isinstance(data, bytes):
+                file.write(data)
+                length = len(data)
+            else:
+                targets.append((data, BlockFile(str(path), offset, data.shape, data.dtype.name)))
+                length = data.nbytes
+            length += -length % _BLOCK
+            file.flush()
+            allocate(file.fileno(), offset, length)
+            file.seek(offset + length)
+    return targets

@@ -1,0 +1,139 @@
+"""Write products as Zarr, format 3, for plain xarray to open.
+
+Each dask chunk covers whole shards, so blocks are written without locks; inside a shard, chunks of
+about a megabyte let a reader fetch a slit or one amplifier's rows alone. Metadata are consolidated
+once, at the end.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec
+
+__all__ = ["CHUNK_BYTES", "ZarrTarget", "consolidate", "create_zarr", "encoding"]
+
+CHUNK_BYTES = 2**20
+"""Uncompressed size aimed at for the chunks inside a shard, bytes."""
+
+# xarray decodes these to timedelta64 when it opens a file; the symbols of CF it leaves alone
+_SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms", "microseconds": "us"}
+
+
+@dataclass(frozen=True)
+class ZarrTarget:
+    """One array in a local Zarr store; assignment writes a block.
+
+    The array is opened anew for each block: the object pickles, and once a failed store has been
+    removed no late block can revive it.
+    """
+
+    path: str
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        zarr.open_array(self.path, mode="r+")[index] = np.asarray(block)
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON can hold it: NumPy scalars and arrays become Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    plain = {str(key): _plain(value) for key, value in attrs.items()}
+    if plain.get("units") in _SYMBOLS:
+        plain["units"] = _SYMBOLS[plain["units"]]
+    return plain
+
+
+def encoding(array: xr.DataArray) -> dict[str, Any]:
+    """Return the Zarr encoding of one variable.
+
+    Shards are the largest regular tiles that no boundary between dask chunks cuts; inner chunks are
+    whole columns of as many rows as make :data:`CHUNK_BYTES`, dividing the shard. Blosc's zstd
+    after a bit shuffle packs noisy floats and sparse flags alike. Without ``_FillValue`` every bit
+    pattern, NaN payloads included, comes back as it was.
+
+    Parameters
+    ----------
+    array : DataArray
+        The variable; only its shape, dtype and chunks are looked at.
+    """
+    if not array.ndim:
+        return {"_FillValue": None}
+    lengths = array.chunks or tuple((n,) for n in array.shape)
+    shard = tuple(math.gcd(*axis[:-1]) if len(axis) > 1 else max(axis[0], 1) for axis in lengths)
+    # a last chunk longer than the others would share its second shard with nobody, which is as good
+    budget = max(1, CHUNK_BYTES // array.dtype.itemsize)
+    inner: list[int] = []
+    for length in reversed(shard):
+        part = min(length, budget)
+        while length % part:
+            part -= 1
+        inner.insert(0, part)
+        budget = max(1, budget // part) if part == length else 1
+    codec = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=array.dtype.itemsize)
+    result: dict[str, Any] = {"_FillValue": None, "chunks": tuple(inner), "compressors": (codec,)}
+    if tuple(inner) != shard:
+        result["shards"] = shard
+    return result
+
+
+def create_zarr(path: Path, nodes: Mapping[str, xr.Dataset]) -> list[tuple[xr.DataArray, ZarrTarget]]:
+    """Create a Zarr store with all metadata and coordinates, and say where the lazy pixels go.
+
+    Parameters
+    ----------
+    path : Path
+        Directory to create; it must not exist.
+    nodes : mapping of str to Dataset
+        Group name to content; ``"/"`` is the root.
+
+    Returns
+    -------
+    list of (DataArray, ZarrTarget)
+        Each lazy variable and the array to store it in. Variables in memory are written already.
+    """
+    targets = []
+    for name, node in {"/": xr.Dataset(), **nodes}.items():
+        dataset = node.copy(deep=False).drop_encoding()
+        dataset.attrs = _attributes(node.attrs)
+        for variable in dataset.variables.values():
+            variable.attrs = _attributes(variable.attrs)
+        # the delayed write is not used: FITS and Zarr are stored by one graph, which reads raw pixels once
+        dataset.to_zarr(
+            str(path),
+            group=None if name == "/" else name,
+            mode="w-" if name == "/" else "a",
+            zarr_format=3,
+            consolidated=False,
+            compute=False,
+            encoding={str(key): encoding(dataset[key]) for key in dataset.variables},
+        )
+        group = path if name == "/" else path / name
+        targets += [
+            (array, ZarrTarget(str(group / str(key))))
+            for key, array in node.variables.items()
+            if array.chunks is not None
+        ]
+    return [(xr.DataArray(array), target) for array, target in targets]
+
+
+def consolidate(path: Path) -> None:
+    """Consolidate the metadata of a finished store, so that opening it reads one file."""
+    with warnings.catch_warnings():
+        # zarr warns that other readers may not know it; they read the groups' own metadata instead
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
+        zarr.consolidate_metadata(str(path), zarr_format=3)

@@ -1,0 +1,83 @@
+"""Cut a reference to the pixels of an exposure, by label."""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ReferenceFileError
+from nsxr.model.chunking import chunk_like
+from nsxr.model.readout import IRS2_ROWS
+
+__all__ = ["match"]
+
+
+def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
+    """Return a reference with exactly the rows and columns of an exposure, chunked alike.
+
+    A raw IRS2 exposure has interleaved rows that a 2048-row reference lacks; there floats are NaN
+    and flags 0. A reference in raw IRS2 format is stripped for an exposure that has lost them.
+
+    Parameters
+    ----------
+    reference : Dataset
+        With dims ``row`` and ``column`` and their pixel labels.
+    exposure : Dataset
+        With ``sci`` and the same labels.
+
+    Returns
+    -------
+    Dataset
+        Lazy if the reference is; coordinates are those of the exposure.
+
+    Raises
+    ------
+    ReferenceFileError
+        If the reference does not cover the exposure.
+    """
+    cut = reference
+    if cut.sizes["row"] == IRS2_ROWS and "science_row" in cut.coords and "science_row" not in exposure.coords:
+        science_row = cut["science_row"].values
+        cut = cut.isel(row=np.flatnonzero(science_row >= 0))
+        cut = cut.drop_vars("science_row").assign_coords(row=science_row[science_row >= 0])
+    expand = "science_row" in exposure.coords and "science_row" not in cut.coords
+    wanted_rows = exposure["science_row" if expand else "row"].values
+    is_science = wanted_rows >= 0
+    rows = _positions(cut, "row", wanted_rows[is_science], reference)
+    columns = _positions(cut, "column", exposure["column"].values, reference)
+    if expand:
+        index = np.zeros(wanted_rows.size, dtype=np.int64)
+        index[is_science] = rows
+        # repeat the row before: sorted indices keep lazy arrays in as many chunks as they had
+        index = np.maximum.accumulate(np.where(is_science, index, 0))
+        cut = cut.isel(row=index, column=_slice(columns))
+        mask = xr.DataArray(is_science, dims="row")
+        cut = cut.drop_vars([c for c in cut.coords if "row" in cut[c].dims])
+        for name, array in cut.data_vars.items():
+            if "row" in array.dims:
+                cut[name] = array.where(mask, array.dtype.type(0) if array.dtype.kind in "ui" else np.float32("nan"))
+    else:
+        cut = cut.isel(row=_slice(rows), column=_slice(columns))
+    coordinates = {c: exposure[c] for c in ("row", "column", "amplifier", "science_row") if c in exposure.coords}
+    cut = cut.drop_vars([c for c in cut.coords if c in ("row", "column", "amplifier", "science_row")])
+    cut = cut.assign_coords(coordinates)
+    for name, array in cut.data_vars.items():
+        if array.chunks is not None and exposure["sci"].chunks is not None:
+            cut[name] = chunk_like(array, exposure["sci"].isel(integration=0, group=0))
+    return cut
+
+
+def _positions(reference: xr.Dataset, dim: str, wanted: np.ndarray, named: xr.Dataset) -> np.ndarray:
+    positions = reference.indexes[dim].get_indexer(wanted)
+    if (positions < 0).any():
+        labels = reference[dim].values
+        raise ReferenceFileError(
+            f"{named.attrs.get('reference_type', 'reference')} {named.attrs.get('filename', 'in memory')} covers {dim}s "
+            f"{labels.min()} to {labels.max()}, the exposure needs {wanted.min()} to {wanted.max()}"
+        )
+    return np.asarray(positions)
+
+
+def _slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Turn consecutive positions into a slice, which lazy arrays cut without a copy."""
+    if positions.size and (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
