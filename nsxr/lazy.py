@@ -13,7 +13,15 @@ import xarray as xr
 
 from nsxr.errors import ModelError
 
-__all__ = ["map_blocks", "map_with_halo"]
+__all__ = ["map_blocks", "map_with_halo", "unlabelled"]
+
+
+def unlabelled(array: xr.DataArray) -> xr.DataArray:
+    """Return an array without coordinates.
+
+    Arithmetic compares coordinates, and comparing lazy ones computes them.
+    """
+    return array.drop_vars(list(array.coords))
 
 
 def map_blocks(

@@ -1,0 +1,1 @@
+"""Corrections: one public function of Dataset to Dataset per file."""

@@ -11,7 +11,9 @@ from nsxr.references.match import match
 __all__ = ["initialize_dq"]
 
 
-def initialize_dq(exposure: xr.Dataset, mask: xr.Dataset, *, user_supplied_dq: xr.DataArray | None = None) -> xr.Dataset:
+def initialize_dq(
+    exposure: xr.Dataset, mask: xr.Dataset, *, user_supplied_dq: xr.DataArray | None = None
+) -> xr.Dataset:
     """Create ``pixeldq`` and ``groupdq`` from the bad-pixel mask.
 
     Parameters
@@ -37,7 +39,6 @@ def initialize_dq(exposure: xr.Dataset, mask: xr.Dataset, *, user_supplied_dq: x
     do_not_use = np.uint32(PixelFlag.DO_NOT_USE.value)
     pixeldq = exposure["pixeldq"] | dq if "pixeldq" in exposure else dq
     sci = exposure["sci"]
-    empty = xr.zeros_like(sci, dtype=np.uint8)
-    groupdq = (exposure["groupdq"] if "groupdq" in exposure else empty) | (dq & do_not_use).astype(np.uint8)
+    groupdq = exposure.get("groupdq", xr.zeros_like(sci, dtype=np.uint8)) | (dq & do_not_use).astype(np.uint8)
     parameters = {} if user_supplied_dq is None else {"user_supplied_dq": user_supplied_dq.name or "in memory"}
     return record(exposure, "dq_init", [mask], parameters, pixeldq=pixeldq, groupdq=groupdq.transpose(*sci.dims))

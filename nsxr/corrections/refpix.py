@@ -10,7 +10,7 @@ import xarray as xr
 from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
 from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.kernels.reference_pixels import clipped_means, running_median
-from nsxr.lazy import map_blocks
+from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
@@ -36,7 +36,6 @@ def subtract_reference_pixels(
     side_gain: float = 1.0,
     siglimit: float = 3.0,
     ovr_corr_mitigation_ftr: float = 3.0,
-    preserve_irs2_refpix: bool = False,
 ) -> xr.Dataset:
     """Subtract bias drifts and correlated noise as seen by the reference pixels.
 
@@ -66,8 +65,6 @@ def subtract_reference_pixels(
         Clipping limit [standard deviations].
     ovr_corr_mitigation_ftr : float
         IRS2: limit beyond which interleaved reference pixels count as bad [standard deviations].
-    preserve_irs2_refpix : bool
-        IRS2: keep all 3200 rows.
 
     Returns
     -------
@@ -89,18 +86,14 @@ def subtract_reference_pixels(
     if "science_row" in exposure.coords:
         if refpix is None:
             raise MissingReferenceError("an IRS2 exposure needs a reference of type 'refpix' for its correction")
-        return subtract_interleaved_reference(
-            exposure,
-            refpix,
-            ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr,
-            preserve_irs2_refpix=preserve_irs2_refpix,
-        )
+        return subtract_interleaved_reference(exposure, refpix, ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr)
     readout = Readout.from_header(exposure.attrs)
     four_outputs = readout.n_outputs == 4
     sci, pixeldq = exposure["sci"], exposure["pixeldq"]
     bands = []
-    for amplifier in np.unique(exposure["amplifier"].values):
-        rows = np.flatnonzero(exposure["amplifier"].values == amplifier)
+    amplifiers = readout.amplifier_of(exposure.indexes["row"].to_numpy())
+    for amplifier in dict.fromkeys(amplifiers.tolist()):
+        rows = np.flatnonzero(amplifiers == amplifier)
         band = slice(int(rows[0]), int(rows[-1]) + 1)
         levels = estimate_levels(
             sci.isel(row=band),
@@ -110,8 +103,8 @@ def subtract_reference_pixels(
             odd_even_columns=odd_even_columns,
             siglimit=siglimit,
         )
-        bands.append(sci.isel(row=band) - levels)
-    corrected = bands[0] if len(bands) == 1 else xr.concat(bands, "row")
+        bands.append(unlabelled(sci.isel(row=band)) - levels)
+    corrected = (bands[0] if len(bands) == 1 else xr.concat(bands, "row")).assign_coords(sci.coords)
     if four_outputs and use_side_ref_pixels:
         length = side_smoothing_length + 1 - side_smoothing_length % 2
         side = estimate_side_signal(corrected, pixeldq, length)
@@ -158,14 +151,16 @@ def estimate_levels(
     DataArray
         (integration, group, row) float32 [DN]; 0 where there is nothing to subtract.
     """
-    column = sci["column"].values
+    column = sci.indexes["column"].to_numpy()
     low = column < REFERENCE_BORDER
     high = column >= DETECTOR_SIZE - REFERENCE_BORDER
     if edgeless:
         low, high = np.arange(column.size) < REFERENCE_BORDER, np.arange(column.size) >= column.size - REFERENCE_BORDER
     border = np.flatnonzero(low | high)
-    pixels, flags = sci.isel(column=border), pixeldq.isel(column=border)
-    parity = xr.DataArray(sci["row"].values % 2 if odd_even_columns else np.zeros(sci.sizes["row"], int), dims="row")
+    pixels, flags = unlabelled(sci.isel(column=border)), unlabelled(pixeldq.isel(column=border))
+    parity = xr.DataArray(
+        sci.indexes["row"].to_numpy() % 2 if odd_even_columns else np.zeros(sci.sizes["row"], int), dims="row"
+    )
     end = xr.DataArray(high[border].astype(int) if by_end else np.zeros(border.size, int), dims="column")
     n_parities, n_ends = 1 + odd_even_columns, 1 + by_end
     usable = (flags & _DO_NOT_USE) == 0
@@ -174,8 +169,8 @@ def estimate_levels(
     label = xr.where(usable, (parity * n_ends + end).astype(np.int8), np.int8(-1)).transpose("row", "column")
     (means,) = map_blocks(
         clipped_means,
-        one_chunk(pixels.drop_vars(["row", "column"]), "row", "column"),
-        one_chunk(label.drop_vars(["row", "column"], errors="ignore"), "row", "column"),
+        one_chunk(pixels, "row", "column"),
+        one_chunk(label, "row", "column"),
         core=("row", "column"),
         outputs=[(("integration", "group", "label"), np.float32)],
         sizes={"label": n_parities * n_ends},
@@ -187,8 +182,8 @@ def estimate_levels(
     ]
     known = np.isfinite(sum(levels))  # both parities, or neither
     levels = [xr.where(known, level, np.float32(0)).astype(np.float32) for level in levels]
-    by_row = xr.where(parity == 1, levels[-1], levels[0])
-    return by_row.assign_coords(row=sci["row"]).transpose("integration", "group", "row")
+    by_row: xr.DataArray = xr.where(parity == 1, levels[-1], levels[0])
+    return by_row.transpose("integration", "group", "row")
 
 
 def estimate_side_signal(sci: xr.DataArray, pixeldq: xr.DataArray, length: int = 11) -> xr.DataArray:
@@ -209,22 +204,22 @@ def estimate_side_signal(sci: xr.DataArray, pixeldq: xr.DataArray, length: int =
         (integration, group, column) float32 [DN]; the one side where the other has no good pixel, 0
         where neither has.
     """
-    row = sci["row"].values
+    row = sci.indexes["row"].to_numpy()
     sides = []
     for rows in (np.flatnonzero(row < REFERENCE_BORDER), np.flatnonzero(row >= DETECTOR_SIZE - REFERENCE_BORDER)):
         if rows.size == 0:
             continue
         side = slice(int(rows[0]), int(rows[-1]) + 1)
-        good = (pixeldq.isel(row=side) & _DO_NOT_USE) == 0
+        good = (unlabelled(pixeldq.isel(row=side)) & _DO_NOT_USE) == 0
         (median,) = map_blocks(
             running_median,
-            one_chunk(sci.isel(row=side).drop_vars("row"), "row", "column"),
-            one_chunk(good.drop_vars("row"), "row", "column"),
+            one_chunk(unlabelled(sci.isel(row=side)), "row", "column"),
+            one_chunk(good, "row", "column"),
             core=("row", "column"),
             outputs=[(("integration", "group", "column"), np.float32)],
             length=length,
         )
         sides.append(median)
     if not sides:
-        return xr.zeros_like(sci.isel(row=0, drop=True))
+        return unlabelled(xr.zeros_like(sci.isel(row=0, drop=True)))
     return xr.concat(sides, "side").mean("side", skipna=True).fillna(0).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Loops on NumPy arrays; no xarray, no dask."""

@@ -156,9 +156,7 @@ def restore(series: np.ndarray, known: np.ndarray, is_kept: np.ndarray) -> None:
 
 
 @kernel
-def weigh(
-    spectrum: np.ndarray, beta: np.ndarray, reference: np.ndarray, alpha: np.ndarray
-) -> None:  # pragma: no cover
+def weigh(spectrum: np.ndarray, beta: np.ndarray, reference: np.ndarray, alpha: np.ndarray) -> None:  # pragma: no cover
     """Replace a spectrum by beta * spectrum + alpha * reference, in place."""
     for k in range(spectrum.size):
         spectrum[k] = beta[k] * spectrum[k] + alpha[k] * reference[k]

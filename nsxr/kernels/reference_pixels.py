@@ -8,9 +8,7 @@ __all__ = ["clipped_means", "running_median"]
 
 
 @kernel
-def clipped_means(
-    sci: np.ndarray, label: np.ndarray, n_labels: int, limit: float
-) -> np.ndarray:  # pragma: no cover
+def clipped_means(sci: np.ndarray, label: np.ndarray, n_labels: int, limit: float) -> np.ndarray:  # pragma: no cover
     """Return the iteratively clipped mean of the pixels of each label, frame by frame.
 
     ``sci`` (integration, group, row, column) float32; ``label`` (row, column) int8, negative where a

@@ -1,0 +1,1 @@
+"""What an nsxr Dataset is: variables, flags, units, provenance, geometry, chunk layouts."""

@@ -136,9 +136,8 @@ class Readout:
         InputFileError
             If a keyword is missing; all missing ones are named at once.
         """
-        needed = (
-            "DETECTOR READPATT SUBARRAY SUBSTRT1 SUBSTRT2 SUBSIZE1 SUBSIZE2 NINTS NGROUPS NFRAMES TFRAME TGROUP"
-        ).split()
+        needed = ("DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")
+        needed += ("NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP")
         missing = [key for key in needed if header.get(key) is None]
         if missing:
             raise InputFileError(f"missing header keywords {', '.join(missing)}; they describe the readout")
@@ -198,13 +197,14 @@ class Readout:
                 "amplifier": ("row", layout.output),
             }
         row = np.arange(self.row_start, self.row_start + rows)
+        return {"row": ("row", row), "amplifier": ("row", self.amplifier_of(row))}
+
+    def amplifier_of(self, row: np.ndarray) -> np.ndarray:
+        """Return the output, 1 to 4, that reads each detector row; int8."""
         if self.n_outputs == 1:
-            amplifier = np.ones(rows, dtype=np.int8)
-        else:
-            amplifier = (row // AMPLIFIER_ROWS + 1).astype(np.int8)
-            if self.detector == "NRS2":
-                amplifier = (5 - amplifier).astype(np.int8)
-        return {"row": ("row", row), "amplifier": ("row", amplifier)}
+            return np.ones(row.size, dtype=np.int8)
+        amplifier = row // AMPLIFIER_ROWS + 1
+        return (5 - amplifier if self.detector == "NRS2" else amplifier).astype(np.int8)
 
     def mean_frame(self, group: np.ndarray | int) -> np.ndarray | float:
         """Return the mean number, counted from 1, of the frames averaged into a group."""

@@ -5,7 +5,7 @@ import xarray as xr
 
 from nsxr.errors import ReferenceFileError
 from nsxr.model.chunking import chunk_like
-from nsxr.model.readout import IRS2_ROWS
+from nsxr.model.readout import IRS2_ROWS, irs2_layout
 
 __all__ = ["match"]
 
@@ -35,14 +35,16 @@ def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
     """
     cut = reference
     if cut.sizes["row"] == IRS2_ROWS and "science_row" in cut.coords and "science_row" not in exposure.coords:
-        science_row = cut["science_row"].values
+        science_row = irs2_layout(str(exposure.attrs["DETECTOR"])).science_row
         cut = cut.isel(row=np.flatnonzero(science_row >= 0))
         cut = cut.drop_vars("science_row").assign_coords(row=science_row[science_row >= 0])
     expand = "science_row" in exposure.coords and "science_row" not in cut.coords
-    wanted_rows = exposure["science_row" if expand else "row"].values
+    wanted_rows = exposure.indexes["row"].to_numpy()
+    if expand:
+        wanted_rows = irs2_layout(str(exposure.attrs["DETECTOR"])).science_row[wanted_rows]
     is_science = wanted_rows >= 0
     rows = _positions(cut, "row", wanted_rows[is_science], reference)
-    columns = _positions(cut, "column", exposure["column"].values, reference)
+    columns = _positions(cut, "column", exposure.indexes["column"].to_numpy(), reference)
     if expand:
         index = np.zeros(wanted_rows.size, dtype=np.int64)
         index[is_science] = rows
@@ -68,10 +70,11 @@ def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
 def _positions(reference: xr.Dataset, dim: str, wanted: np.ndarray, named: xr.Dataset) -> np.ndarray:
     positions = reference.indexes[dim].get_indexer(wanted)
     if (positions < 0).any():
-        labels = reference[dim].values
+        labels = reference.indexes[dim]
+        kind, name = named.attrs.get("reference_type", "reference"), named.attrs.get("filename", "in memory")
         raise ReferenceFileError(
-            f"{named.attrs.get('reference_type', 'reference')} {named.attrs.get('filename', 'in memory')} covers {dim}s "
-            f"{labels.min()} to {labels.max()}, the exposure needs {wanted.min()} to {wanted.max()}"
+            f"{kind} {name} covers {dim}s {labels.min()} to {labels.max()}, "
+            f"the exposure needs {wanted.min()} to {wanted.max()}"
         )
     return np.asarray(positions)
 

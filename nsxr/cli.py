@@ -1,0 +1,172 @@
+"""The command line: demo, simulate, detector1, info."""
+
+import ast
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+
+__all__ = ["main"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ROOT = re.compile(r"(?P<root>.+?)(?:_uncal)?\.fits(?:\.gz)?$")
+_SEGMENT = re.compile(r"-seg\d{3}")
+
+
+def _reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors that nsxr raises on purpose, and those of the disk, into one clear line."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", NsxrWarning)
+            warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+            try:
+                return command(*args, **kwargs)
+            except (NsxrError, OSError) as error:
+                raise click.ClickException(str(error)) from error
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nsxr")
+@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+def main(verbose: int) -> None:
+    """Calibrate JWST NIRSpec exposures as labelled, lazy arrays."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("nsxr").setLevel(level)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the products.")
+@click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'.")
+@click.option("--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory.")
+@click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
+@click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Parameter of a step.")
+@click.option("--skip", metavar="STEP", multiple=True, help="Leave out a step.")
+@click.option("--save", metavar="STEP", multiple=True, help="Also save the ramps after a step, as FITS.")
+@click.option("--quicklook", is_flag=True, help="Draw <root>_quicklook.png.")
+@click.option("--overwrite", is_flag=True, help="Replace existing products.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
+@_reports_errors
+def detector1(
+    files: tuple[str, ...],
+    output: str,
+    source: str | None,
+    named: tuple[str, ...],
+    form: str,
+    settings: tuple[str, ...],
+    skip: tuple[str, ...],
+    save: tuple[str, ...],
+    quicklook: bool,
+    overwrite: bool,
+    progress: bool,
+) -> None:
+    """Calibrate raw exposures to count rates.
+
+    Writes ROOT_rate.fits and ROOT_rateints.fits, or ROOT.zarr, for each ROOT_uncal.fits. Segments of
+    one exposure (-seg001, -seg002, ...) are calibrated together, as one.
+    """
+    references = dict(_split(text, "TYPE=PATH") for text in named)
+    if source is None and not references:
+        raise click.UsageError("give references: --references DIR, --references crds, or --reference TYPE=PATH")
+    parameters = _parameters(settings)
+    formats = ("fits", "zarr") if form == "both" else (form,)
+    for root, paths in _exposures(files).items():
+        written = _calibrate(
+            paths, output, root, source, references, formats, parameters, skip, save, quicklook, overwrite, progress
+        )
+        for path in written:
+            click.echo(path)
+
+
+def _calibrate(
+    paths: Sequence[str],
+    output: str | Path,
+    root: str,
+    source: str | None,
+    named: Mapping[str, str],
+    formats: Sequence[str],
+    parameters: Mapping[str, Mapping[str, Any]],
+    skip: Sequence[str],
+    save: Sequence[str],
+    quicklook: bool,
+    overwrite: bool,
+    progress: bool,
+) -> list[Path]:
+    # imported here: help and errors of usage should not wait for xarray and dask
+    from nsxr.detector1 import STEPS, correct_ramps, fit_rates, reference_types
+    from nsxr.io import open_exposure
+    from nsxr.io.products import write_products
+    from nsxr.references import open_references
+
+    known = [name for name in STEPS if name not in ("ramp_fit", "gain_scale")]
+    unknown = [name for name in save if name not in known]
+    if unknown:
+        raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(known)}")
+    exposure = open_exposure(list(paths))
+    needed = reference_types(exposure, skip)
+    references = open_references(source or {}, exposure, overrides=named, types=needed)
+    stages = correct_ramps(exposure, references, skip=skip, **parameters)
+    tree = fit_rates(list(stages.values())[-1], references, skip=skip, **parameters)
+    written = write_products(
+        tree, output, root, formats, overwrite, progress, steps={name: stages[name] for name in save}
+    )
+    if quicklook:
+        written.append(_draw(Path(output) / f"{root}_quicklook.png", exposure, stages, tree, written))
+    return written
+
+
+def _exposures(files: Sequence[str]) -> dict[str, list[str]]:
+    """Group files by exposure: segments go together, everything else alone."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        match = _ROOT.match(Path(file).name)
+        if match is None:
+            raise ParameterError(f"{file} does not end in .fits or .fits.gz")
+        root = _SEGMENT.sub("", match["root"])
+        if root in found and not _SEGMENT.search(match["root"]):
+            raise ParameterError(f"{file} and {found[root][0]} would both be written as {root}")
+        found.setdefault(root, []).append(file)
+    return found
+
+
+def _split(text: str, form: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not (key and found and value):
+        raise ParameterError(f"{text!r} is not of the form {form}")
+    return key.strip(), value.strip()
+
+
+def _parameters(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Turn STEP.PARAMETER=VALUE into nested dictionaries; values are Python literals or strings."""
+    parameters: dict[str, dict[str, Any]] = {}
+    for text in settings:
+        name, value = _split(text, "STEP.PARAMETER=VALUE")
+        step, dot, parameter = name.partition(".")
+        if not (dot and parameter):
+            raise ParameterError(f"{text!r} is not of the form STEP.PARAMETER=VALUE")
+        parameters.setdefault(step, {})[parameter] = _literal(value)
+    return parameters
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

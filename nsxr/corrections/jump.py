@@ -1,0 +1,233 @@
+"""Find cosmic-ray jumps in ramps by the two-point difference method."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ParameterError
+from nsxr.kernels.jump import detect_jumps, spread_jumps
+from nsxr.lazy import map_blocks, map_with_halo
+from nsxr.model.chunking import chunk_like, one_chunk, to_ramps
+from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.history import record, record_skip
+from nsxr.model.readout import Readout
+from nsxr.model.variables import check
+from nsxr.references.match import match
+
+__all__ = ["event_rate", "flag_jumps"]
+
+_RAMP = ("integration", "group", "row", "column")
+
+
+def flag_jumps(
+    exposure: xr.Dataset,
+    readnoise: xr.Dataset,
+    gain: xr.Dataset,
+    *,
+    rejection_threshold: float = 4.0,
+    three_group_rejection_threshold: float = 6.0,
+    four_group_rejection_threshold: float = 5.0,
+    flag_4_neighbors: bool = True,
+    min_jump_to_flag_neighbors: float = 10.0,
+    max_jump_to_flag_neighbors: float = 1000.0,
+    min_diffs_single_pass: int = 10,
+    minimum_groups: int = 3,
+    minimum_sigclip_groups: int = 100,
+    only_use_ints: bool = True,
+    after_jump_flag_dn1: float = 0.0,
+    after_jump_flag_time1: float = 0.0,
+    after_jump_flag_dn2: float = 0.0,
+    after_jump_flag_time2: float = 0.0,
+) -> xr.Dataset:
+    """Flag groups at which the signal of a pixel jumps.
+
+    A cosmic ray deposits its charge at once, so the difference of two successive groups stands out
+    among the others of the pixel. What stands out is decided in one of three ways:
+
+    1. With ``minimum_sigclip_groups`` or more integrations, sigma clipping (about the median, at most
+       five iterations) of each difference among the integrations.
+    2. Else, with ``min_diffs_single_pass`` or more usable differences per integration, one comparison of
+       each difference with the median of all.
+    3. Else a search that takes out the most deviant difference again and again, comparing with the
+       median of the others.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN], linear and free of dark current;
+        ``groupdq`` uint8; ``pixeldq`` (row, column) uint32.
+    readnoise : Dataset
+        ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
+    gain : Dataset
+        ``sci`` (row, column) float32 [electron/DN].
+    rejection_threshold : float
+        Threshold of a jump [sigma], with four valid differences or more.
+    three_group_rejection_threshold, four_group_rejection_threshold : float
+        Thresholds [sigma] in the third branch with two and with three valid differences, that is for ramps
+        of three and of four groups.
+    flag_4_neighbors : bool
+        Whether the four neighbours along rows and columns are flagged too, in the same group.
+    min_jump_to_flag_neighbors, max_jump_to_flag_neighbors : float
+        Only jumps between these [sigma] flag their neighbours.
+    min_diffs_single_pass : int
+        Least number of usable differences for the second branch.
+    minimum_groups : int
+        With fewer groups per integration nothing is done (never with fewer than three).
+    minimum_sigclip_groups : int
+        Least number of integrations for the first branch.
+    only_use_ints : bool
+        Whether the first branch compares the same difference among integrations. If not, it clips all
+        differences of a pixel together and wants that many usable groups in all.
+    after_jump_flag_dn1, after_jump_flag_dn2 : float
+        Jumps of at least this size [DN, at the median gain] also flag the groups that follow,
+    after_jump_flag_time1, after_jump_flag_time2 : float
+        for this time [s]; 0 switches it off.
+
+    Returns
+    -------
+    Dataset
+        ``groupdq`` with JUMP_DET on the later group of each jump, except where a group is DO_NOT_USE or
+        SATURATED; ``pixeldq`` with NO_GAIN_VALUE and DO_NOT_USE where the gain is not positive; a lazy
+        scalar ``primary_cosmic_rays``. ``sci`` is unchanged and in the ``ramp`` layout. With too few
+        groups, the exposure with a note that the correction was skipped.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared.
+    ParameterError
+        If a parameter is negative.
+
+    Notes
+    -----
+    With d the differences in electrons, R the read noise in electrons and n the frames per group::
+
+        sigma^2 = |median(d)| + R^2 / n
+
+    The median goes over all groups and integrations, also where these come from several files. The third
+    branch uses the location instead of the median: the median of all differences but the one of largest
+    absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
+    sign of the differences, so that downward steps are found like upward ones.
+
+    A group that is DO_NOT_USE in a whole line of the detector does not count as usable there. Groups lost
+    in the whole frame are thus left out, without asking the frame: a line is always in one chunk.
+
+    References
+    ----------
+    Anderson & Gordon 2011, PASP 123, 1237: "Optimal Cosmic-Ray Detection for Nondestructive Read Ramps".
+    """
+    check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    parameters: dict[str, Any] = {
+        "rejection_threshold": rejection_threshold,
+        "three_group_rejection_threshold": three_group_rejection_threshold,
+        "four_group_rejection_threshold": four_group_rejection_threshold,
+        "flag_4_neighbors": flag_4_neighbors,
+        "min_jump_to_flag_neighbors": min_jump_to_flag_neighbors,
+        "max_jump_to_flag_neighbors": max_jump_to_flag_neighbors,
+        "min_diffs_single_pass": min_diffs_single_pass,
+        "minimum_groups": minimum_groups,
+        "minimum_sigclip_groups": minimum_sigclip_groups,
+        "only_use_ints": only_use_ints,
+        "after_jump_flag_dn1": after_jump_flag_dn1,
+        "after_jump_flag_time1": after_jump_flag_time1,
+        "after_jump_flag_dn2": after_jump_flag_dn2,
+        "after_jump_flag_time2": after_jump_flag_time2,
+    }
+    negative = [name for name, value in parameters.items() if value < 0]
+    if negative:
+        raise ParameterError(f"jump parameters must not be negative: {', '.join(negative)}")
+    groups = exposure.sizes["group"]
+    least = max(3, minimum_groups)
+    if groups < least:
+        return record_skip(exposure, "jump", f"{groups} groups per integration, at least {least} are needed")
+
+    readout = Readout.from_header(exposure.attrs)
+    exposure = to_ramps(exposure)
+    gain_values = match(gain, exposure)["sci"].astype(np.float32, copy=False)
+    readnoise_values = match(readnoise, exposure)["sci"].astype(np.float32, copy=False)
+    after = [int(time // readout.group_time) for time in (after_jump_flag_time1, after_jump_flag_time2)]
+    # only the after-jump thresholds need it, and it needs the whole reference
+    median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
+    (code,) = map_blocks(
+        _detect,
+        exposure["sci"],
+        chunk_like(exposure["groupdq"], exposure["sci"]),
+        gain_values,
+        readnoise_values,
+        median_gain,
+        core=("integration", "group", "column"),
+        outputs=[(_RAMP, np.uint8)],
+        large_dn=after_jump_flag_dn1 if after[0] else np.inf,
+        very_large_dn=after_jump_flag_dn2 if after[1] else np.inf,
+        n_frames=readout.n_frames,
+        threshold=float(rejection_threshold),
+        threshold_three=float(four_group_rejection_threshold),
+        threshold_two=float(three_group_rejection_threshold),
+        min_spread=float(min_jump_to_flag_neighbors) if flag_4_neighbors else np.inf,
+        max_spread=float(max_jump_to_flag_neighbors),
+        min_differences=int(min_diffs_single_pass),
+        min_clip_groups=int(minimum_sigclip_groups),
+        only_integrations=bool(only_use_ints),
+    )
+    jumps = map_with_halo(
+        spread_jumps, code, depth={"row": 1}, boundary=0, after_large=after[0], after_very_large=after[1]
+    )
+    no_gain = np.uint32(PixelFlag.NO_GAIN_VALUE | PixelFlag.DO_NOT_USE)
+    pixeldq = exposure["pixeldq"] | ~(gain_values > 0) * no_gain
+    count = ((code & np.uint8(GroupFlag.JUMP_DET)) != 0).sum(_RAMP)
+    rate = event_rate(count, exposure["groupdq"], readout.group_time) * 1e3
+    rate.attrs = {"long_name": "jumps found, per second and 1000 pixels", "units": "1/s", "keyword": "PRIMECRS"}
+    result = record(
+        exposure, "jump", [readnoise, gain], parameters, groupdq=exposure["groupdq"] | jumps, pixeldq=pixeldq
+    )
+    return result.assign(primary_cosmic_rays=rate)
+
+
+def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:
+    """Return events per second and pixel.
+
+    Parameters
+    ----------
+    count : DataArray
+        Number of events in the whole exposure, a scalar.
+    groupdq : DataArray
+        (integration, group, row, column) uint8. Groups that are DO_NOT_USE in the whole frame do not count as
+        time, nor does the first group of an integration.
+    group_time : float
+        Time between groups [s].
+
+    Returns
+    -------
+    DataArray
+        Scalar float64 [1/s], lazy if the input is; NaN if no time was usable.
+    """
+    lost = ((groupdq & np.uint8(GroupFlag.DO_NOT_USE)) != 0).all(("row", "column")).sum()
+    groups = groupdq.sizes["integration"] * (groupdq.sizes["group"] - 1) - lost
+    pixels = groupdq.sizes["row"] * groupdq.sizes["column"]
+    return (count / (group_time * pixels * groups.where(groups > 0))).astype(np.float64)
+
+
+def _median(image: xr.DataArray) -> xr.DataArray:
+    """Return the median of an image without its NaN, a lazy scalar."""
+    (median,) = map_blocks(
+        np.nanmedian, one_chunk(image, "row", "column"), core=("row", "column"), outputs=[((), np.float64)]
+    )
+    return median
+
+
+def _detect(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    median_gain: np.ndarray,
+    *,
+    large_dn: float,
+    very_large_dn: float,
+    **parameters: Any,
+) -> np.ndarray:
+    """Run the kernel on contiguous blocks, with the after-jump thresholds in electrons."""
+    sci, groupdq, gain, readnoise = (np.ascontiguousarray(block) for block in (sci, groupdq, gain, readnoise))
+    factor = float(median_gain)
+    return detect_jumps(sci, groupdq, gain, readnoise, large_dn * factor, very_large_dn * factor, **parameters)

@@ -1,0 +1,245 @@
+"""Stage 1: the ordered corrections from raw ramps to count rates."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import xarray as xr
+
+from nsxr.corrections.dark_current import average_dark_current, subtract_dark
+from nsxr.corrections.dq_init import initialize_dq
+from nsxr.corrections.gain_scale import scale_gain
+from nsxr.corrections.group_scale import scale_groups
+from nsxr.corrections.jump import flag_jumps
+from nsxr.corrections.linearity import correct_linearity
+from nsxr.corrections.ramp_fit import fit_ramps
+from nsxr.corrections.refpix import subtract_reference_pixels
+from nsxr.corrections.saturation import flag_saturation
+from nsxr.corrections.snowballs import flag_snowballs
+from nsxr.corrections.superbias import subtract_superbias
+from nsxr.errors import MissingReferenceError, ParameterError
+from nsxr.model.chunking import to_ramps
+from nsxr.model.history import record_skip
+from nsxr.model.readout import Readout
+
+__all__ = ["STEPS", "correct_ramps", "detector1", "fit_rates", "reference_types"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of stage 1: the functions that it runs and the references that it takes.
+
+    ``options`` are parameters of the step that no function takes under that name.
+    """
+
+    functions: tuple[Callable[..., Any], ...]
+    references: tuple[str, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Names and defaults of the parameters of the step."""
+        found = dict(self.options)
+        for function in self.functions:
+            for name, parameter in inspect.signature(function).parameters.items():
+                if parameter.kind is parameter.KEYWORD_ONLY and name not in _GIVEN:
+                    found[name] = parameter.default
+        return found
+
+
+_GIVEN = ("average_dark_current",)  # keyword arguments that the pipeline works out
+
+STEPS: Mapping[str, Step] = {
+    "group_scale": Step((scale_groups,)),
+    "dq_init": Step((initialize_dq,), ("mask",)),
+    "saturation": Step((flag_saturation,), ("saturation",)),
+    "superbias": Step((subtract_superbias,), ("superbias",)),
+    "refpix": Step((subtract_reference_pixels,), ("refpix",)),
+    "linearity": Step((correct_linearity,), ("linearity",)),
+    "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
+    "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
+    "ramp_fit": Step((fit_ramps,), ("readnoise", "gain")),
+    "gain_scale": Step((scale_gain,), ("gain",)),
+}
+"""The steps of stage 1 in order, under the names of the observatory's pipeline."""
+
+_ESSENTIAL = ("dq_init", "ramp_fit")
+
+
+def detector1(
+    exposure: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    *,
+    skip: Collection[str] = (),
+    **parameters: Mapping[str, Any],
+) -> xr.DataTree:
+    """Calibrate a raw exposure to count rates.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Raw ramps, as from :func:`nsxr.open_exposure`: ``sci`` (integration, group, row, column) [DN].
+    references : mapping of str to Dataset
+        References by type, as from :func:`nsxr.open_references`.
+    skip : collection of str
+        Steps to leave out; this is recorded in the products.
+    **parameters : mapping
+        Parameters of a step under its name: ``jump={"rejection_threshold": 5.0}``. :data:`STEPS`
+        lists steps and, in ``STEPS[name].parameters``, their parameters with defaults.
+
+    Returns
+    -------
+    DataTree
+        ``rate`` (row, column), all integrations combined, and ``rateints`` (integration, row,
+        column). Each with ``sci`` [DN/s], ``dq``, ``var_poisson`` and ``var_rnoise`` [(DN/s)2]. Lazy
+        if the exposure is: building
+        computes nothing, and a part of the result computes that part alone.
+
+    Raises
+    ------
+    MissingReferenceError
+        If a step lacks a reference; all missing ones are named at once.
+    ParameterError
+        If a step or parameter is unknown.
+    """
+    stages = correct_ramps(exposure, references, skip=skip, **parameters)
+    return fit_rates(list(stages.values())[-1], references, skip=skip, **parameters)
+
+
+def reference_types(exposure: xr.Dataset, skip: Collection[str] = ()) -> list[str]:
+    """Return the reference types that stage 1 needs for an exposure."""
+    needed = []
+    for name, step in STEPS.items():
+        if name not in skip and not (name == "refpix" and not Readout.from_header(exposure.attrs).is_irs2):
+            needed += [kind for kind in step.references if kind not in needed]
+    return needed
+
+
+def correct_ramps(
+    exposure: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    *,
+    skip: Collection[str] = (),
+    **parameters: Mapping[str, Any],
+) -> dict[str, xr.Dataset]:
+    """Run the corrections of the ramps, up to and including jump detection.
+
+    Parameters as of :func:`detector1`.
+
+    Returns
+    -------
+    dict of str to Dataset
+        The exposure after each step, by name of the step, in order. All lazy, so the ones that are
+        not used cost nothing.
+    """
+    settings = _settings(parameters, skip)
+    missing = [kind for kind in reference_types(exposure, skip) if kind not in references]
+    if missing:
+        users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
+        raise MissingReferenceError(f"references missing: {', '.join(users)}; give them, or skip the steps in brackets")
+    stages: dict[str, xr.Dataset] = {}
+    current = exposure
+    for name, step in STEPS.items():
+        if name in ("ramp_fit", "gain_scale"):
+            break
+        if name in skip:
+            current = record_skip(current, name, "on request")
+        elif name == "saturation":
+            bias = None if "superbias" in skip else references["superbias"]
+            current = flag_saturation(current, references["saturation"], bias, **settings[name])
+        elif name == "refpix":
+            current = subtract_reference_pixels(current, references.get("refpix"), **settings[name])
+        elif name == "dark_current":
+            options = {k: v for k, v in settings[name].items() if k != "average_dark_current"}
+            current = subtract_dark(current, references["dark"], **options)
+        elif name == "jump":
+            current = _find_jumps(to_ramps(current), references, settings[name])
+        else:
+            current = step.functions[0](current, *(references[kind] for kind in step.references), **settings[name])
+        stages[name] = current
+    return stages
+
+
+def fit_rates(
+    ramps: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    *,
+    skip: Collection[str] = (),
+    **parameters: Mapping[str, Any],
+) -> xr.DataTree:
+    """Fit corrected ramps and scale the rates by the gain setting.
+
+    Parameters as of :func:`detector1`, ``ramps`` being the last of :func:`correct_ramps`.
+
+    Returns
+    -------
+    DataTree
+        ``rate`` and ``rateints``.
+    """
+    settings = _settings(parameters, skip)
+    value = settings["dark_current"].get("average_dark_current")
+    dark = None if "dark_current" in skip else references["dark"]
+    gain = references["gain"]
+    tree = fit_ramps(
+        to_ramps(ramps),
+        references["readnoise"],
+        gain,
+        average_dark_current=average_dark_current(dark, ramps, value),
+        **settings["ramp_fit"],
+    )
+    nodes = {}
+    for name, node in tree.children.items():
+        rates = node.to_dataset()
+        if "gain_scale" in skip:
+            nodes[name] = record_skip(rates, "gain_scale", "on request")
+        elif gain.attrs.get("gain_factor") is None:
+            nodes[name] = record_skip(rates, "gain_scale", "the gain reference has no GAINFACT")
+        else:
+            nodes[name] = scale_gain(rates, gain)
+    return xr.DataTree.from_dict(nodes, name=tree.name)
+
+
+def _find_jumps(ramps: xr.Dataset, references: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> xr.Dataset:
+    if ramps.sizes["group"] <= 2:
+        return record_skip(ramps, "jump", f"{ramps.sizes['group']} groups, at least 3 are needed")
+    snowballs = STEPS["jump"].functions[1]
+    of_snowballs = set(inspect.signature(snowballs).parameters)
+    known = {k: v for k, v in settings.items() if k != "expand_large_events"}
+    flagged = flag_jumps(
+        ramps,
+        references["readnoise"],
+        references["gain"],
+        **{k: v for k, v in known.items() if k not in of_snowballs},
+    )
+    if not settings.get("expand_large_events", True):
+        return flagged
+    return flag_snowballs(flagged, **{k: v for k, v in known.items() if k in of_snowballs})
+
+
+def _settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of every step after checking all names."""
+    problems = []
+    for name in [*parameters, *skip]:
+        if name not in STEPS:
+            problems.append(f"there is no step {name!r}{_hint(name, STEPS)}")
+    problems += [f"step {name!r} cannot be skipped" for name in _ESSENTIAL if name in skip]
+    for name, given in parameters.items():
+        if name not in STEPS:
+            continue
+        if not isinstance(given, Mapping):
+            problems.append(f"parameters of step {name!r} must be a mapping, not {given!r}")
+            continue
+        known = STEPS[name].parameters
+        for parameter in given:
+            if parameter not in known:
+                problems.append(f"step {name!r} has no parameter {parameter!r}{_hint(parameter, known)}")
+    if problems:
+        raise ParameterError("; ".join(problems))
+    return {name: dict(parameters.get(name, {})) for name in STEPS}
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"

@@ -1,0 +1,405 @@
+"""Loops that find jumps in ramps and spread them to neighbours and to later groups.
+
+Blocks are C-ordered ``(integration, group, row, column)``. The work is done on tiles: the differences
+of a short run of columns of one row, transposed to ``(difference, column)``, are sorted by a network of
+compare-exchanges that has no branches, so the inner loop over columns runs on vector registers. On the
+sorted differences medians, clipping windows and the iterative search are all cheap, because what they
+throw out is always at one of the two ends.
+"""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+from nsxr.model.dq import GroupFlag
+
+__all__ = ["LARGE", "SPREAD", "VERY_LARGE", "detect_jumps", "sort_columns", "spread_jumps"]
+
+DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
+SATURATED = np.uint8(GroupFlag.SATURATED.value)
+JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+UNUSABLE = np.uint8(DO_NOT_USE | SATURATED)
+KEPT = np.uint8(UNUSABLE | JUMP)
+
+SPREAD = np.uint8(1 << 3)
+"""Private bit of the detection code: the jump is passed on to the four neighbours."""
+
+LARGE = np.uint8(1 << 4)
+"""Private bit: the step is at least the first after-jump threshold."""
+
+VERY_LARGE = np.uint8(1 << 5)
+"""Private bit: the step is at least the second after-jump threshold."""
+
+_TILE_COLUMNS = 128
+_TILE_BYTES = 2**20  # longer series use half the columns, so that a tile stays in the second-level cache
+_CLIP_ITERATIONS = 5
+
+
+@kernel
+def sort_columns(tile: np.ndarray, count: int, columns: int) -> None:  # pragma: no cover
+    """Sort the first ``count`` rows of the first ``columns`` columns of a tile, in place.
+
+    Batcher's odd-even merge sort [1]_ for any length: the same comparisons whatever the values.
+
+    Parameters
+    ----------
+    tile : (rows, columns) float32, C-ordered
+        Values without NaN.
+    count, columns : int
+        How much of the tile to sort.
+
+    References
+    ----------
+    .. [1] Batcher 1968, AFIPS Spring Joint Computer Conference 32, 307;
+       Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
+    """
+    power = 1
+    while power < count:
+        distance = power
+        while distance >= 1:
+            for start in range(distance % power, count - distance, 2 * distance):
+                for first in range(start, min(start + distance, count - distance)):
+                    second = first + distance
+                    if first // (2 * power) != second // (2 * power):
+                        continue
+                    # indexing the tile, not views of its rows, makes this six times faster
+                    for column in range(columns):
+                        low = tile[first, column]
+                        high = tile[second, column]
+                        tile[first, column] = low if low < high else high
+                        tile[second, column] = high if low < high else low
+            distance //= 2
+        power *= 2
+
+
+@kernel
+def _usable_groups(groupdq: np.ndarray, row: int) -> tuple[int, int]:  # pragma: no cover
+    """Count the groups of a row that are not DO_NOT_USE in all its columns: least per integration, and all."""
+    integrations, groups, _, columns = groupdq.shape
+    least = groups
+    total = 0
+    for integration in range(integrations):
+        usable = 0
+        for group in range(groups):
+            for column in range(columns):
+                if not groupdq[integration, group, row, column] & DO_NOT_USE:
+                    usable += 1
+                    break
+        total += usable
+        least = min(least, usable)
+    return least, total
+
+
+@kernel
+def _take_differences(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    row: int,
+    start: int,
+    columns: int,
+    previous: np.ndarray,
+    differences: np.ndarray,
+    ordered: np.ndarray,
+    count: np.ndarray,
+) -> None:  # pragma: no cover
+    """Fill tiles with the differences in electrons: NaN, and infinity in ``ordered``, where unusable."""
+    integrations, groups = sci.shape[:2]
+    count[:] = 0
+    k = 0
+    for integration in range(integrations):
+        for c in range(columns):
+            is_usable = (groupdq[integration, 0, row, start + c] & UNUSABLE) == 0
+            value = sci[integration, 0, row, start + c] * gain[row, start + c]
+            previous[c] = value if is_usable else np.float32(np.nan)
+        for group in range(1, groups):
+            for c in range(columns):
+                is_usable = (groupdq[integration, group, row, start + c] & UNUSABLE) == 0
+                value = sci[integration, group, row, start + c] * gain[row, start + c]
+                value = value if is_usable else np.float32(np.nan)
+                step = value - previous[c]
+                previous[c] = value
+                is_usable = abs(step) < np.float32(np.inf)
+                differences[k, c] = step if is_usable else np.float32(np.nan)
+                ordered[k, c] = step if is_usable else np.float32(np.inf)
+                count[c] += is_usable
+            k += 1
+
+
+@kernel
+def _median(ordered: np.ndarray, column: int, low: int, high: int) -> float:  # pragma: no cover
+    """Return the median of the sorted values ``low`` to ``high`` (exclusive) of a column, NaN if there are none."""
+    if high <= low:
+        return np.nan
+    middle = low + (high - low - 1) // 2
+    other = low + (high - low) // 2
+    return 0.5 * (np.float64(ordered[middle, column]) + np.float64(ordered[other, column]))
+
+
+@kernel
+def _clip(
+    ordered: np.ndarray,
+    count: np.ndarray,
+    columns: int,
+    threshold: float,
+    sums: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+) -> None:  # pragma: no cover
+    """Find the intervals left by sigma clipping of sorted columns about their medians."""
+    origin, total, square = sums
+    total[:] = 0.0
+    square[:] = 0.0
+    most = 0
+    for c in range(columns):
+        most = max(most, count[c])
+        origin[c] = _median(ordered, c, 0, count[c])
+    for k in range(most):
+        for c in range(columns):
+            value = ordered[k, c] - origin[c] if k < count[c] else 0.0
+            total[c] += value
+            square[c] += value * value
+    for c in range(columns):
+        low, high = 0, count[c]
+        lower[c] = upper[c] = np.nan
+        for _ in range(_CLIP_ITERATIONS):
+            if high <= low:
+                break
+            centre = _median(ordered, c, low, high)
+            mean = total[c] / (high - low)
+            width = threshold * np.sqrt(max(square[c] / (high - low) - mean * mean, 0.0))
+            lower[c], upper[c] = centre - width, centre + width
+            before = high - low
+            while low < high and ordered[low, c] < lower[c]:
+                value = ordered[low, c] - origin[c]
+                total[c] -= value
+                square[c] -= value * value
+                low += 1
+            while low < high and ordered[high - 1, c] > upper[c]:
+                high -= 1
+                value = ordered[high, c] - origin[c]
+                total[c] -= value
+                square[c] -= value * value
+            if high - low == before:
+                break
+
+
+@kernel
+def _search(
+    ordered: np.ndarray,
+    column: int,
+    count: int,
+    variance: float,
+    threshold: float,
+    threshold_three: float,
+    threshold_two: float,
+) -> tuple[float, float]:  # pragma: no cover
+    """Return the interval left after taking out the most deviant difference again and again."""
+    low, high = 0, count
+    while high - low >= 2:
+        smallest, largest = ordered[low, column], ordered[high - 1, column]
+        if high - low >= 4:
+            limit = threshold
+            extreme = max(abs(smallest), abs(largest))
+            first, last = low, high
+            while first < last and abs(ordered[first, column]) == extreme:
+                first += 1
+            while first < last and abs(ordered[last - 1, column]) == extreme:
+                last -= 1
+            location = _median(ordered, column, first, last)
+        elif high - low == 3:
+            limit = threshold_three
+            location = np.float64(ordered[low + 1, column])
+        else:
+            limit = threshold_two
+            location = np.float64(smallest if abs(smallest) < abs(largest) else largest)
+        sigma = np.sqrt(abs(location) + variance)
+        if not sigma > 0:
+            break
+        below = (location - smallest) / sigma
+        above = (largest - location) / sigma
+        ratio = max(below, above)
+        if not ratio > limit:
+            break
+        while low < high and below == ratio and ordered[low, column] == smallest:
+            low += 1
+        while low < high and above == ratio and ordered[high - 1, column] == largest:
+            high -= 1
+    if high <= low:
+        return -np.inf, np.inf
+    return np.float64(ordered[low, column]), np.float64(ordered[high - 1, column])
+
+
+@kernel
+def detect_jumps(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    large: float,
+    very_large: float,
+    n_frames: int,
+    threshold: float,
+    threshold_three: float,
+    threshold_two: float,
+    min_spread: float,
+    max_spread: float,
+    min_differences: int,
+    min_clip_groups: int,
+    only_integrations: bool,
+) -> np.ndarray:  # pragma: no cover
+    """Find jumps from the differences of successive groups, pixel by pixel.
+
+    Each branch finds for each pixel the interval of ordinary differences; what lies outside is a jump.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32 [DN]
+    groupdq : (integration, group, row, column) uint8
+        Differences that touch a DO_NOT_USE or SATURATED group are not used.
+    gain : (row, column) float32 [electron/DN]
+    readnoise : (row, column) float32 [DN]
+        Correlated double sampling noise.
+    large, very_large : float [electron]
+        Thresholds of the after-jump flags.
+    n_frames : int
+        Frames averaged into a group.
+    threshold, threshold_three, threshold_two : float
+        Thresholds in sigma for at least four, for three and for two valid differences.
+    min_spread, max_spread : float
+        Jumps between these [sigma] are spread.
+    min_differences : int
+        Least number of usable differences per integration for the single pass.
+    min_clip_groups : int
+        Least number of integrations (or of groups in all) for sigma clipping.
+    only_integrations : bool
+        Clip each difference among integrations only, else all differences of a pixel together.
+
+    Returns
+    -------
+    (integration, group, row, column) uint8
+        DO_NOT_USE, SATURATED and JUMP_DET of ``groupdq``, JUMP_DET where a jump is found, and the
+        private bits SPREAD, LARGE, VERY_LARGE.
+    """
+    integrations, groups, rows, all_columns = sci.shape
+    steps = groups - 1
+    samples = integrations * steps
+    tile = min(all_columns, max(_TILE_COLUMNS // 2, min(_TILE_COLUMNS, _TILE_BYTES // (4 * samples))))
+    previous = np.empty(tile, np.float32)
+    differences = np.empty((samples, tile), np.float32)
+    ordered = np.empty((samples, tile), np.float32)
+    same_step = np.empty((integrations, tile), np.float32)
+    count = np.empty(tile, np.int64)
+    same_count = np.empty(tile, np.int64)
+    median = np.empty(tile, np.float64)
+    sigma = np.empty(tile, np.float64)
+    sums = np.empty((3, tile), np.float64)
+    lower = np.empty((steps, tile), np.float64)
+    upper = np.empty((steps, tile), np.float64)
+    code = np.empty(sci.shape, np.uint8)
+    for row in range(rows):
+        least, total = _usable_groups(groupdq, row)
+        is_clipped = (integrations if only_integrations else total) >= min_clip_groups
+        is_single_pass = least - 1 >= min_differences
+        for start in range(0, all_columns, tile):
+            columns = min(tile, all_columns - start)
+            _take_differences(sci, groupdq, gain, row, start, columns, previous, differences, ordered, count)
+            sort_columns(ordered, samples, columns)
+            for c in range(columns):
+                noise = readnoise[row, start + c] * gain[row, start + c]
+                variance = np.float64(noise * noise) / n_frames
+                median[c] = _median(ordered, c, 0, count[c])
+                deviation = np.sqrt(abs(median[c]) + variance)
+                sigma[c] = deviation if deviation > 0 else np.nan
+                if is_clipped:
+                    continue
+                if is_single_pass:
+                    low, high = median[c] - threshold * sigma[c], median[c] + threshold * sigma[c]
+                else:
+                    low, high = _search(ordered, c, count[c], variance, threshold, threshold_three, threshold_two)
+                lower[:, c] = low
+                upper[:, c] = high
+            if is_clipped and only_integrations:
+                for step in range(steps):
+                    same_count[:] = 0
+                    for integration in range(integrations):
+                        for c in range(columns):
+                            value = differences[integration * steps + step, c]
+                            is_usable = value == value
+                            same_step[integration, c] = value if is_usable else np.float32(np.inf)
+                            same_count[c] += is_usable
+                    sort_columns(same_step, integrations, columns)
+                    _clip(same_step, same_count, columns, threshold, sums, lower[step], upper[step])
+            elif is_clipped:
+                _clip(ordered, count, columns, threshold, sums, lower[0], upper[0])
+                lower[1:] = lower[0]
+                upper[1:] = upper[0]
+            for integration in range(integrations):
+                for c in range(start, start + columns):
+                    code[integration, 0, row, c] = groupdq[integration, 0, row, c] & KEPT
+                for step in range(steps):
+                    k = integration * steps + step
+                    for c in range(columns):
+                        difference = differences[k, c]
+                        excess = difference - median[c]
+                        ratio = abs(excess) / sigma[c]
+                        found = groupdq[integration, step + 1, row, start + c] & KEPT
+                        if (difference < lower[step, c]) | (difference > upper[step, c]):
+                            found |= JUMP
+                        if ((found & JUMP) != 0) & (ratio > min_spread) & (ratio < max_spread):
+                            found |= SPREAD
+                        if excess >= large:
+                            found |= LARGE
+                        if excess >= very_large:
+                            found |= VERY_LARGE
+                        code[integration, step + 1, row, start + c] = found
+    return code
+
+
+@kernel
+def spread_jumps(code: np.ndarray, after_large: int, after_very_large: int) -> np.ndarray:  # pragma: no cover
+    """Pass jumps on to neighbours and to later groups.
+
+    Parameters
+    ----------
+    code : (integration, group, row, column) uint8
+        As from :func:`detect_jumps`, with one more row at each end (the halo, of which only the SPREAD
+        bit counts).
+    after_large, after_very_large : int
+        Groups to flag after a jump with the LARGE, VERY_LARGE bit.
+
+    Returns
+    -------
+    (integration, group, row, column) uint8
+        JUMP_DET of usable groups, 0 elsewhere. The halo rows are 0.
+    """
+    integrations, groups, rows, columns = code.shape
+    jumps = np.zeros(code.shape, np.uint8)
+    for integration in range(integrations):
+        for group in range(groups):
+            for row in range(1, rows - 1):
+                for c in range(columns):
+                    here = code[integration, group, row, c]
+                    near = code[integration, group, row - 1, c] | code[integration, group, row + 1, c]
+                    if c > 0:
+                        near |= code[integration, group, row, c - 1]
+                    if c < columns - 1:
+                        near |= code[integration, group, row, c + 1]
+                    is_jump = ((here & JUMP) != 0) | ((near & SPREAD) != 0)
+                    jumps[integration, group, row, c] = JUMP if is_jump & ((here & UNUSABLE) == 0) else np.uint8(0)
+    if after_large > 0 or after_very_large > 0:
+        for integration in range(integrations):
+            for row in range(1, rows - 1):
+                for c in range(columns):
+                    until = 0
+                    for group in range(groups):
+                        found = code[integration, group, row, c]
+                        if jumps[integration, group, row, c]:
+                            if found & LARGE:
+                                until = max(until, group + after_large)
+                            if found & VERY_LARGE:
+                                until = max(until, group + after_very_large)
+                        # a group flagged only here does not start another wait: ``found`` is that
+                        # of its own step, tested before the flag is set
+                        if 0 < group <= until and not found & UNUSABLE:
+                            jumps[integration, group, row, c] = JUMP
+    return jumps

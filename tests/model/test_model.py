@@ -1,0 +1,113 @@
+"""Variables, flags, units, history and chunk layouts."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nsxr.errors import ModelError
+from nsxr.model.chunking import band_chunks, chunk_like, one_chunk, ramp_chunks, to_ramps
+from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes, recode
+from nsxr.model.history import record, record_skip, steps
+from nsxr.model.units import require
+from nsxr.model.variables import check
+from nsxr.testing import forbid_computes
+
+
+@pytest.fixture
+def exposure(make_exposure):
+    return make_exposure(np.ones((2, 3, 4, 5)))
+
+
+def test_all_problems_are_reported_at_once(exposure):
+    broken = exposure.assign(sci=exposure["sci"].astype(np.float64).transpose()).drop_vars("groupdq")
+    with pytest.raises(ModelError) as caught:
+        check(broken, "sci", "pixeldq", "groupdq", units={"sci": "DN/s"})
+    for words in ("'sci' has dims ('column'", "dtype float64, expected float32", "'groupdq' is missing", "'DN'"):
+        assert words in str(caught.value)
+    check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+
+
+def test_units_are_compared_by_meaning():
+    require("sci", "DN / s", "DN/s")
+    with pytest.raises(ModelError, match="no units"):
+        require("sci", None, "DN")
+    with pytest.raises(ModelError, match="cannot be read"):
+        require("sci", "furlong per", "DN")
+
+
+def test_flags_have_the_published_values():
+    published = {"DO_NOT_USE": 0, "SATURATED": 1, "JUMP_DET": 2, "AD_FLOOR": 6, "HOT": 11, "BAD_REF_PIXEL": 17}
+    published |= {"NO_GAIN_VALUE": 19, "NO_LIN_CORR": 20, "NO_SAT_CHECK": 21, "REFERENCE_PIXEL": 31}
+    for name, bit in published.items():
+        assert PixelFlag[name].value == 1 << bit
+    for flag in GroupFlag:
+        assert PixelFlag[flag.name].value == flag.value
+    attributes = flag_attributes(PixelFlag, np.uint32)
+    assert len(attributes["flag_masks"]) == len(attributes["flag_meanings"].split()) == 32
+
+
+def test_reference_flags_are_recoded_by_name():
+    definitions = [
+        {"NAME": "HOT", "VALUE": 1},
+        {"NAME": "DO_NOT_USE", "VALUE": 4},
+        {"NAME": "BAD_LIN_CORR", "VALUE": 2},
+        {"NAME": "  ", "VALUE": 8},
+    ]
+    dq, unknown = recode(np.array([0, 1, 2, 5, 15]), definitions)
+    np.testing.assert_array_equal(dq, [0, 1 << 11, 0, 1 | 1 << 11, 1 | 1 << 11])
+    assert dq.dtype == np.uint32
+    assert unknown == ["BAD_LIN_CORR"]
+
+
+def test_record_keeps_attributes_and_adds_provenance(exposure):
+    reference = xr.Dataset(attrs={"reference_type": "dark", "filename": "d.fits"})
+    result = record(exposure, "dark_current", [reference], {"value": 3}, sci=exposure["sci"] * 2.0)
+    assert result["sci"].attrs["units"] == "DN"
+    assert result["sci"].dtype == np.float32
+    assert steps(result) == [
+        {"step": "dark_current", "status": "COMPLETE", "parameters": {"value": 3}, "references": {"dark": "d.fits"}}
+    ]
+    skipped = record_skip(result, "jump", "two groups")
+    assert [s["status"] for s in steps(skipped)] == ["COMPLETE", "SKIPPED"]
+    assert steps(skipped)[1]["reason"] == "two groups"
+    assert steps(exposure) == []
+    assert isinstance(json.loads(skipped.attrs["nsxr_steps"]), list)
+    assert {k: v for k, v in skipped.attrs.items() if k != "nsxr_steps"} == exposure.attrs
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((1, 20, 3200, 2048), (1, 20, 640, 2048)),
+        ((4, 20, 2048, 2048), (1, 20, 512, 2048)),
+        ((1, 200, 3200, 2048), (1, 25, 640, 2048)),
+        ((1000, 10, 32, 2048), (51, 10, 32, 2048)),
+        ((10000, 5, 32, 512), (409, 5, 32, 512)),
+        ((2, 10, 256, 2048), (2, 10, 256, 2048)),
+    ],
+)
+def test_band_layout(sizes, expected):
+    chunks = band_chunks(dict(zip(("integration", "group", "row", "column"), sizes, strict=True)), limit=128 * 2**20)
+    assert tuple(chunks.values()) == expected
+
+
+def test_ramp_layout_keeps_single_integrations_and_merges_series(make_exposure):
+    single = make_exposure(np.zeros((1, 3, 8, 5))).chunk({"row": 2})
+    assert to_ramps(single)["sci"].chunks == single["sci"].chunks
+    series = make_exposure(np.zeros((6, 3, 8, 5))).chunk({"integration": 2})
+    with forbid_computes():
+        merged = to_ramps(series, limit=4 * 6 * 3 * 5 * 3)
+    assert merged["sci"].chunks == ((6,), (3,), (2, 2, 2, 2), (5,))
+    assert ramp_chunks({"integration": 2, "group": 3, "row": 8, "column": 5})["row"] == 8
+    plain = make_exposure(np.zeros((2, 3, 8, 5)))
+    assert to_ramps(plain) is plain
+
+
+def test_chunk_helpers_leave_numpy_alone(exposure):
+    assert one_chunk(exposure["sci"], "row").chunks is None
+    assert chunk_like(exposure["pixeldq"], exposure["sci"]).chunks is None
+    lazy = exposure.chunk({"row": 2})
+    assert one_chunk(lazy["sci"], "row").chunks[2] == (4,)
+    assert chunk_like(exposure["pixeldq"], lazy["sci"]).chunks == ((2, 2), (5,))
