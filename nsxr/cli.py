@@ -3,6 +3,7 @@
 import ast
 import logging
 import re
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -10,8 +11,17 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
+import xarray as xr
 
+from nsxr.detector1 import STEPS, correct_ramps, fit_rates, reference_types
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+from nsxr.io import open_exposure
+from nsxr.io.describe import describe
+from nsxr.io.products import write_products
+from nsxr.plot import plot_quicklook
+from nsxr.references import open_references
+from nsxr.simulate import simulate_exposure
+from nsxr.simulate.configuration import READOUTS, SCENES, SUBARRAYS
 
 __all__ = ["main"]
 
@@ -52,7 +62,9 @@ def main(verbose: int) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the products.")
 @click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'.")
-@click.option("--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory.")
+@click.option(
+    "--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory."
+)
 @click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
 @click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Parameter of a step.")
 @click.option("--skip", metavar="STEP", multiple=True, help="Leave out a step.")
@@ -106,12 +118,6 @@ def _calibrate(
     overwrite: bool,
     progress: bool,
 ) -> list[Path]:
-    # imported here: help and errors of usage should not wait for xarray and dask
-    from nsxr.detector1 import STEPS, correct_ramps, fit_rates, reference_types
-    from nsxr.io import open_exposure
-    from nsxr.io.products import write_products
-    from nsxr.references import open_references
-
     known = [name for name in STEPS if name not in ("ramp_fit", "gain_scale")]
     unknown = [name for name in save if name not in known]
     if unknown:
@@ -125,19 +131,98 @@ def _calibrate(
         tree, output, root, formats, overwrite, progress, steps={name: stages[name] for name in save}
     )
     if quicklook:
-        written.append(_draw(Path(output) / f"{root}_quicklook.png", exposure, stages, tree, written))
+        written.append(Path(output) / f"{root}_quicklook.png")
+        with _open_rate(written) as rate:
+            figure = plot_quicklook(rate, list(stages.values())[-1], stages["superbias"])
+            figure.savefig(written[-1], dpi=120)
     return written
+
+
+def _open_rate(products: Sequence[Path]) -> xr.Dataset:
+    """Open the rate image just written, so that a picture of it costs no second calibration."""
+    for path in products:
+        if path.suffix == ".zarr":
+            return xr.open_dataset(path, group="rate", engine="zarr", chunks={})
+        if path.name.endswith("_rate.fits"):
+            return xr.open_dataset(path, engine="nirspec", chunks={})
+    raise ParameterError(f"there is no rate image among {', '.join(map(str, products))}")
+
+
+@main.command()
+@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the files.")
+@click.option("--readout", type=click.Choice(list(READOUTS)), default="NRSIRS2RAPID", show_default=True)
+@click.option("--subarray", type=click.Choice(list(SUBARRAYS)), default="FULL", show_default=True)
+@click.option("--groups", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--integrations", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--segments", type=click.IntRange(1), default=1, show_default=True, help="Files of the exposure.")
+@click.option("--detector", type=click.Choice(["NRS1", "NRS2"]), default="NRS1", show_default=True)
+@click.option("--scene", type=click.Choice(list(SCENES)), default="MOS", show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@_reports_errors
+def simulate(output: str, **settings: Any) -> None:
+    """Simulate a raw exposure with its references and the truth behind it."""
+    made = simulate_exposure(output, **settings)
+    for path in [*made.uncal, made.truth, *made.references.values()]:
+        click.echo(path)
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@_reports_errors
+def info(file: str) -> None:
+    """Say what a file is, how it was read out, and what has been done to it."""
+    click.echo(describe(file))
+
+
+@main.command()
+@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Directory of the files.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@_reports_errors
+def demo(output: str, seed: int) -> None:
+    """Simulate a full-frame IRS2 exposure, calibrate it, write FITS and Zarr, draw a quick look.
+
+    Existing files in the directory are replaced.
+    """
+    started = time.monotonic()
+    click.echo("simulating a full-frame NRSIRS2RAPID exposure of 20 groups, with its references ...")
+    made = simulate_exposure(output, seed=seed)
+    simulated = time.monotonic()
+    click.echo(f"  {made.uncal[0]} ({simulated - started:.0f} s)")
+    click.echo("calibrating ...")
+    root = _root(made.uncal[0])
+    named = {kind: str(path) for kind, path in made.references.items()}
+    written = _calibrate(
+        [str(made.uncal[0])],
+        output=output,
+        root=root,
+        source=None,
+        named=named,
+        formats=("fits", "zarr"),
+        parameters={},
+        skip=(),
+        save=(),
+        quicklook=True,
+        overwrite=True,
+        progress=True,
+    )
+    for path in written:
+        click.echo(f"  {path}")
+    click.echo(f"calibrated in {time.monotonic() - simulated:.0f} s; look at {written[-1]}")
+
+
+def _root(path: str | Path) -> str:
+    match = _ROOT.match(Path(path).name)
+    if match is None:
+        raise ParameterError(f"{path} does not end in .fits or .fits.gz")
+    return _SEGMENT.sub("", match["root"])
 
 
 def _exposures(files: Sequence[str]) -> dict[str, list[str]]:
     """Group files by exposure: segments go together, everything else alone."""
     found: dict[str, list[str]] = {}
     for file in files:
-        match = _ROOT.match(Path(file).name)
-        if match is None:
-            raise ParameterError(f"{file} does not end in .fits or .fits.gz")
-        root = _SEGMENT.sub("", match["root"])
-        if root in found and not _SEGMENT.search(match["root"]):
+        root = _root(file)
+        if root in found and not _SEGMENT.search(Path(file).name):
             raise ParameterError(f"{file} and {found[root][0]} would both be written as {root}")
         found.setdefault(root, []).append(file)
     return found

@@ -89,8 +89,8 @@ def map_blocks(
             turned.append(np.expand_dims(moved, missing) if missing else moved)
         return tuple(turned) if len(turned) > 1 else turned[0]
 
-    for dims, _ in outputs:
-        lost = [d for d in loop if d not in dims]
+    for wanted, _ in outputs:
+        lost = [d for d in loop if d not in wanted]
         if lost:
             raise ModelError(f"an output without the loop dims {lost} cannot be computed block by block")
     results = xr.apply_ufunc(

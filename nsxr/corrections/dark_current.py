@@ -90,8 +90,10 @@ def _average_frames(ramp: xr.DataArray, n_groups: int, readout: Readout, name: s
     step = readout.n_frames + readout.group_gap
     ramp = _extend(ramp, (n_groups - 1) * step + readout.n_frames, name)
     first = np.arange(n_groups) * step
-    total = sum(ramp.isel(group=first + frame) for frame in range(readout.n_frames))
-    return total / np.float32(readout.n_frames)  # type: ignore[operator, no-any-return]
+    total = ramp.isel(group=first)
+    for frame in range(1, readout.n_frames):
+        total = total + ramp.isel(group=first + frame)
+    return total / np.float32(readout.n_frames)
 
 
 def _extend(ramp: xr.DataArray, length: int, name: str) -> xr.DataArray:

@@ -29,7 +29,7 @@ def flag_jumps(
     three_group_rejection_threshold: float = 6.0,
     four_group_rejection_threshold: float = 5.0,
     flag_4_neighbors: bool = True,
-    min_jump_to_flag_neighbors: float = 10.0,
+    min_jump_to_flag_neighbors: float = 30.0,
     max_jump_to_flag_neighbors: float = 1000.0,
     min_diffs_single_pass: int = 10,
     minimum_groups: int = 3,
@@ -69,7 +69,8 @@ def flag_jumps(
     flag_4_neighbors : bool
         Whether the four neighbours along rows and columns are flagged too, in the same group.
     min_jump_to_flag_neighbors, max_jump_to_flag_neighbors : float
-        Only jumps between these [sigma] flag their neighbours.
+        Only jumps between these [sigma] flag their neighbours. The lower limit is the operational one of
+        NIRSpec.
     min_diffs_single_pass : int
         Least number of usable differences for the second branch.
     minimum_groups : int
@@ -106,7 +107,7 @@ def flag_jumps(
         sigma^2 = |median(d)| + R^2 / n
 
     The median goes over all groups and integrations, also where these come from several files. The third
-    branch uses the location instead of the median: the median of all differences but the one of largest
+    branch uses the location instead of the median: the median of all differences but one of largest
     absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
     sign of the differences, so that downward steps are found like upward ones.
 

@@ -66,7 +66,7 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
         (linear,) = map_blocks(
             linearize, sci, exposure["groupdq"], coefficients, core=(), outputs=output, saturated=_SATURATED
         )
-    flags = reference["dq"] | xr.where(unusable, _NO_CORRECTION, np.uint32(0))
+    flags = reference["dq"] | unusable * _NO_CORRECTION
     return record(
         exposure, "linearity", [linearity], {"read_level": read_level}, sci=linear, pixeldq=exposure["pixeldq"] | flags
     )

@@ -166,7 +166,7 @@ def estimate_levels(
     usable = (flags & _DO_NOT_USE) == 0
     if not by_end and not edgeless:
         usable = usable & ((flags & _REFERENCE) != 0)
-    label = xr.where(usable, (parity * n_ends + end).astype(np.int8), np.int8(-1)).transpose("row", "column")
+    label = (parity * n_ends + end).astype(np.int8).where(usable, np.int8(-1)).transpose("row", "column")
     (means,) = map_blocks(
         clipped_means,
         one_chunk(pixels, "row", "column"),
@@ -181,9 +181,8 @@ def estimate_levels(
         means.isel(label=slice(p * n_ends, (p + 1) * n_ends)).mean("label", skipna=True) for p in range(n_parities)
     ]
     known = np.isfinite(sum(levels))  # both parities, or neither
-    levels = [xr.where(known, level, np.float32(0)).astype(np.float32) for level in levels]
-    by_row: xr.DataArray = xr.where(parity == 1, levels[-1], levels[0])
-    return by_row.transpose("integration", "group", "row")
+    levels = [level.where(known, np.float32(0)) for level in levels]
+    return levels[-1].where(parity == 1, levels[0]).transpose("integration", "group", "row")
 
 
 def estimate_side_signal(sci: xr.DataArray, pixeldq: xr.DataArray, length: int = 11) -> xr.DataArray:

@@ -266,7 +266,7 @@ def replacement_rows(bad: np.ndarray) -> np.ndarray:
     """
     sources = np.repeat(np.arange(bad.size)[:, None], 2, axis=1)
     block = (np.arange(bad.size) - 8) // _PERIOD
-    for row in np.flatnonzero(bad):
+    for row in np.flatnonzero(bad).tolist():
         near = [r for r in (row - _PERIOD, row + _PERIOD) if 0 <= r < bad.size and not bad[r]]
         pair = [r for r in (row - 2, row + 2) if not bad[r] and block[r] == block[row] and _is_interleaved(r)]
         choice = near or pair[:1] or [-1]

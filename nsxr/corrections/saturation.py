@@ -81,27 +81,27 @@ def flag_saturation(
     is_science = exposure["science_row"] >= 0 if is_irs2 else xr.ones_like(exposure["row"], dtype=bool)
 
     number = xr.DataArray(np.arange(n_groups, dtype=np.int16), dims="group")
-    first = xr.where(sci >= threshold, number, np.int16(n_groups)).min("group")
+    first = number.where(sci >= threshold, np.int16(n_groups)).transpose(*sci.dims).min("group")
     averaged = use_readpatt and readout.n_frames > 1
     suspicious = None
     if averaged and n_groups > 2:
         suspicious = _second_group_is_partly_saturated(sci, threshold, _bias(superbias, exposure), readout)
         if is_irs2:
-            first = xr.where(suspicious & (first == 2), np.int16(1), first)
+            first = first.where(~(suspicious & (first == 2)), np.int16(1))
     grown = _grow(first, n_groups, n_pix_grow_sat, readout.detector if is_irs2 else None)
 
     saturated = number >= grown
     groupdq = exposure["groupdq"]
-    groupdq = groupdq | xr.where(saturated, _SATURATED, np.uint8(0))
-    groupdq = groupdq | xr.where((sci <= 0) & is_science, _FLOOR, np.uint8(0))
+    groupdq = groupdq | saturated * _SATURATED
+    groupdq = groupdq | ((sci <= 0) & is_science) * _FLOOR
     if averaged and not is_irs2:
         dilution = xr.DataArray([_dilution(readout, g) for g in range(n_groups)], dims="group").astype(np.float32)
         partial = (number + 1 == grown) & (sci >= threshold * dilution) & ((groupdq & _DO_NOT_USE) == 0)
-        groupdq = groupdq | xr.where(_grow_groups(partial, n_pix_grow_sat), _DO_NOT_USE, np.uint8(0))
+        groupdq = groupdq | _grow_groups(partial, n_pix_grow_sat) * _DO_NOT_USE
         if suspicious is not None:
             second = suspicious & (grown == 2) & (number == 1)
-            groupdq = groupdq | xr.where(second, _DO_NOT_USE, np.uint8(0))
-    flags = reference["dq"] | xr.where(unchecked & is_science, _NO_CHECK, np.uint32(0))
+            groupdq = groupdq | second * _DO_NOT_USE
+    flags = reference["dq"] | (unchecked & is_science) * _NO_CHECK
     return record(
         exposure,
         "saturation",
@@ -133,13 +133,15 @@ def _second_group_is_partly_saturated(
 
 
 def _minimum(block: np.ndarray, width: int) -> np.ndarray:
-    return ndimage.minimum_filter(block, size=(1,) * (block.ndim - 2) + (width, width), mode="nearest")
+    smallest: np.ndarray = ndimage.minimum_filter(block, size=(1,) * (block.ndim - 2) + (width, width), mode="nearest")
+    return smallest
 
 
 def _maximum(block: np.ndarray, width: int) -> np.ndarray:
     if not block.any():
         return block
-    return ndimage.maximum_filter(block, size=(1,) * (block.ndim - 2) + (width, width), mode="nearest")
+    largest: np.ndarray = ndimage.maximum_filter(block, size=(1,) * (block.ndim - 2) + (width, width), mode="nearest")
+    return largest
 
 
 def _grow(first: xr.DataArray, never: int, pixels: int, irs2_detector: str | None) -> xr.DataArray:

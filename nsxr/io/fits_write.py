@@ -5,10 +5,12 @@ go to a file of its final size, and each image is handed out as a :class:`BlockF
 where it belongs. Blocks may arrive in any order, from any thread or process that sees the file.
 """
 
+import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -180,6 +182,16 @@ def _carried(attrs: Mapping[Any, Any]) -> fits.Header:
     return fits.Header(cards)
 
 
+def _set(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
+    """Set a keyword, keeping its comment unless a new one is given and as much of it as a card holds."""
+    if comment is None:
+        comment = header.comments[key] if key in header else ""
+    used = len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
+    if used <= 80:  # longer strings run over several cards and take their comment along
+        comment = comment[: max(77 - used, 0)]
+    header[key] = (value, comment)
+
+
 def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
     """Return the primary header of a product.
 
@@ -214,28 +226,34 @@ def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
         value = value.item() if isinstance(value, np.generic) else value
         value = _printable(value) if isinstance(value, str) else value
         if key not in header or header[key] != value or type(header[key]) is not type(value):
-            header[key] = value
+            _set(header, key, value)
     release = version("nsxr")
-    header["DATE"] = (
-        datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds"),
-        "UTC date file created",
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    _set(header, "DATE", now, "UTC date file created")
+    _set(header, "FILENAME", filename, "Name of the file")
+    _set(header, "DATAMODL", _model_type(dataset), "Type of data model")
+    _set(header, "CAL_VER", f"nsxr {release}", "Calibration software version")
+    _set(
+        header,
+        "CAL_VCS",
+        "DEVELOPMENT" if re.search(r"dev|\+", release) else "RELEASE",
+        "Calibration software revision",
     )
-    header["FILENAME"] = (filename, "Name of the file")
-    header["DATAMODL"] = (_model_type(dataset), "Type of data model")
-    header["CAL_VER"] = (f"nsxr {release}", "Calibration software version")
-    header["CAL_VCS"] = ("DEVELOPMENT" if re.search(r"dev|\+", release) else "RELEASE", "Calibration software revision")
     records = steps(dataset)
     for entry in records:
         if entry["step"] in STEP_KEYWORDS:
             keyword, comment = STEP_KEYWORDS[entry["step"]]
-            header[keyword] = (entry["status"], comment)
+            _set(header, keyword, entry["status"], comment)
         for kind, name in entry["references"].items():
             if kind in REFERENCE_KEYWORDS:
                 keyword, comment = REFERENCE_KEYWORDS[kind]
-                header[keyword] = (_printable(name), comment)
-    header.add_history(f"Made by nsxr {release}; its steps in order, with parameters and references:")
-    for entry in records:
-        header.add_history(_printable(_describe(entry)))
+                _set(header, keyword, _printable(name), comment)
+    sentences = [
+        f"Made by nsxr {release}; its steps in order, with parameters and references:",
+        *map(_describe, records),
+    ]
+    for line in chain.from_iterable(textwrap.wrap(_printable(text), 72, subsequent_indent="  ") for text in sentences):
+        header.add_history(line)
     return header
 
 
@@ -251,10 +269,9 @@ def _image_header(name: str, array: xr.DataArray) -> fits.Header:
             *((f"NAXIS{axis + 1}", length) for axis, length in enumerate(reversed(array.shape))),
             ("PCOUNT", 0, "number of parameters"),
             ("GCOUNT", 1, "number of groups"),
+            *([("BSCALE", 1), ("BZERO", 2147483648)] if kind == "uint32" else []),
         ]
     )
-    if kind == "uint32":
-        header.extend([("BSCALE", 1), ("BZERO", 2147483648)], end=True)
     header["EXTNAME"] = (name, "extension name")
     if name == "SCI":
         header.extend(_carried(array.attrs).cards, update=False, unique=False, end=True)
@@ -313,6 +330,20 @@ def _provenance(dataset: xr.Dataset) -> np.ndarray | None:
     return np.array(cells, dtype=dtype)
 
 
+def _asdf() -> np.ndarray:
+    """Return the ASDF extension, which the peer's pipelines look for before they read the headers.
+
+    It says which software wrote the file and nothing else: readers take metadata and arrays from
+    the FITS part where the ASDF part has none, so there is one copy of each.
+    """
+    text = (
+        "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
+        f"asdf_library: !core/software-1.0.0 {{name: nsxr, version: {json.dumps(version('nsxr'))}}}\n...\n"
+    )
+    data = np.frombuffer(text.encode("ascii"), dtype="u1")
+    return np.array([(data,)], dtype=[("ASDF_METADATA", "u1", (len(data),))])
+
+
 def steps_from_table(rows: np.ndarray) -> str:
     """Return ``attrs["nsxr_steps"]`` from the table of a product's NSXR_STEPS extension.
 
@@ -327,36 +358,46 @@ def steps_from_table(rows: np.ndarray) -> str:
 
 def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.ndarray]]:
     """Yield name and content of each extension, images and tables, in the order of the peer's files."""
+    is_ramp = "group" in dataset.dims
     times = _integration_times(dataset) if "integration" in dataset.dims else None
+    tables = {"INT_TIMES": times} if times is not None else {}
     yield "SCI", dataset["sci"]
-    if "group" in dataset.dims:
-        for name in ("pixeldq", "groupdq"):
-            if name in dataset:
-                yield name.upper(), dataset[name]
+    if is_ramp:
+        yield from ((name.upper(), dataset[name]) for name in ("pixeldq", "groupdq") if name in dataset)
         groups = _groups(dataset)
-        if groups is not None:
-            yield "GROUP", groups
-        if times is not None:
-            yield "INT_TIMES", times
-        return
-    error: xr.DataArray = np.sqrt(dataset["var_poisson"] + dataset["var_rnoise"])
-    yield "ERR", error.assign_attrs(units=dataset["sci"].attrs["units"])
-    yield "DQ", dataset["dq"]
-    if times is not None:
-        yield "INT_TIMES", times
-    yield "VAR_POISSON", dataset["var_poisson"]
-    yield "VAR_RNOISE", dataset["var_rnoise"]
+        tables = ({"GROUP": groups} if groups is not None else {}) | tables
+        yield from tables.items()
+    else:
+        error = xr.ufuncs.sqrt(dataset["var_poisson"] + dataset["var_rnoise"])
+        yield "ERR", error.assign_attrs(units=dataset["sci"].attrs["units"])
+        yield "DQ", dataset["dq"]
+        yield from tables.items()
+        yield "VAR_POISSON", dataset["var_poisson"]
+        yield "VAR_RNOISE", dataset["var_rnoise"]
+    provenance = _provenance(dataset)
+    if provenance is not None:
+        yield "NSXR_STEPS", provenance
+    yield "ASDF", _asdf()
 
 
-def create_fits(
-    path: Path, dataset: xr.Dataset, filename: str, allocate: Callable[[int, int, int], None] = os.posix_fallocate
-) -> list[tuple[xr.DataArray, BlockFile]]:
+def _allocate(descriptor: int, offset: int, length: int) -> None:
+    """Reserve space, so that a full disk is noticed before anything is computed."""
+    try:
+        os.posix_fallocate(descriptor, offset, length)
+    except (AttributeError, OSError) as error:  # not on this system, or not on this file system
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        os.ftruncate(descriptor, offset + length)
+
+
+def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, BlockFile]]:
     """Create a FITS product of full size, all but its pixels, and say where those go.
 
     Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are
     integrations; ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the Dataset has them.
     ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Provenance follows in a table ``NSXR_STEPS``
-    with the JSON text of each record (:func:`steps_from_table` turns it back).
+    with the JSON text of each record (:func:`steps_from_table` turns it back), and a small ASDF
+    extension for the tools that insist on one.
 
     Parameters
     ----------
@@ -368,9 +409,6 @@ def create_fits(
         without a leading integration.
     filename : str
         Final name of the product, for its header.
-    allocate : callable
-        ``allocate(descriptor, offset, length)`` reserves the space, so that a full disk is noticed
-        before anything is computed.
 
     Returns
     -------
@@ -387,9 +425,7 @@ def create_fits(
     is_ramp = "group" in dataset.dims
     check(dataset, *(("sci",) if is_ramp else ("sci", "dq", "var_poisson", "var_rnoise")))
     contents: list[tuple[str, fits.Header, xr.DataArray | bytes]] = []
-    provenance = _provenance(dataset)
-    extra = [] if provenance is None else [("NSXR_STEPS", provenance)]
-    for name, content in chain(_extensions(dataset), extra):
+    for name, content in _extensions(dataset):
         if isinstance(content, xr.DataArray):
             contents.append((name, _image_header(name, content), content))
         else:
@@ -408,6 +444,6 @@ def create_fits(
                 length = data.nbytes
             length += -length % _BLOCK
             file.flush()
-            allocate(file.fileno(), offset, length)
+            _allocate(file.fileno(), offset, length)
             file.seek(offset + length)
     return targets

@@ -161,8 +161,8 @@ def write_products(
 
     Raw pixels are read once however many products there are, and blocks go to their places as they
     come, so memory does not grow with the size of the products. Files are written under temporary
-    names in the same directory and renamed when all of them are whole; if anything fails, none of
-    them appears and nothing is left behind.
+    names in the same directory and renamed when all of them are whole; if anything fails before
+    that, none of them appears, older ones stay, and nothing is left behind.
 
     Parameters
     ----------

@@ -44,20 +44,19 @@ class _Bar:
 @contextmanager
 def _local(bar: _Bar) -> Iterator[None]:
     """Draw the bar after each task of the threaded, process and synchronous schedulers."""
-    counts = [0, 0]
+    done = total = 0
 
-    def count(*arguments: Any) -> None:
-        state = arguments[-2] if len(arguments) == 5 else arguments[-1]
+    def count(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
+        nonlocal done, total
         done = len(state["finished"])
-        waiting = sum(len(state[key]) for key in ("ready", "waiting", "running"))
-        counts[:] = done, done + waiting
-        bar.draw(*counts)
+        total = done + sum(len(state[name]) for name in ("ready", "waiting", "running"))
+        bar.draw(done, total)
 
-    with Callback(pretask=lambda key, graph, state: count(key, graph, state), posttask=count):
+    with Callback(posttask=count):
         try:
             yield
         finally:
-            bar.draw(*counts, last=True)
+            bar.draw(done, total, last=True)
 
 
 def _distributed(client: Any, collections: tuple[Any, ...], bar: _Bar | None) -> None:

@@ -22,6 +22,10 @@ __all__ = ["CHUNK_BYTES", "ZarrTarget", "consolidate", "create_zarr", "encoding"
 CHUNK_BYTES = 2**20
 """Uncompressed size aimed at for the chunks inside a shard, bytes."""
 
+_UNWRITTEN = float(np.float32(9.969209968386869e36))
+"""Fill value of floats, netCDF's own. Zarr leaves out chunks that equal the fill value; were that NaN
+or 0, chunks of other NaNs or of -0 would come back changed."""
+
 # xarray decodes these to timedelta64 when it opens a file; the symbols of CF it leaves alone
 _SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms", "microseconds": "us"}
 
@@ -64,18 +68,20 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
     Shards are the largest regular tiles that no boundary between dask chunks cuts; inner chunks are
     whole columns of as many rows as make :data:`CHUNK_BYTES`, dividing the shard. Blosc's zstd
     after a bit shuffle packs noisy floats and sparse flags alike. Without ``_FillValue`` every bit
-    pattern, NaN payloads included, comes back as it was.
+    pattern, NaN payloads included, comes back as it was, and none means that a pixel is missing.
 
     Parameters
     ----------
     array : DataArray
         The variable; only its shape, dtype and chunks are looked at.
     """
+    result: dict[str, Any] = {"_FillValue": None}
+    if array.dtype.kind == "f":
+        result["fill_value"] = _UNWRITTEN
     if not array.ndim:
-        return {"_FillValue": None}
+        return result
     lengths = array.chunks or tuple((n,) for n in array.shape)
     shard = tuple(math.gcd(*axis[:-1]) if len(axis) > 1 else max(axis[0], 1) for axis in lengths)
-    # a last chunk longer than the others would share its second shard with nobody, which is as good
     budget = max(1, CHUNK_BYTES // array.dtype.itemsize)
     inner: list[int] = []
     for length in reversed(shard):
@@ -85,7 +91,7 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
         inner.insert(0, part)
         budget = max(1, budget // part) if part == length else 1
     codec = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=array.dtype.itemsize)
-    result: dict[str, Any] = {"_FillValue": None, "chunks": tuple(inner), "compressors": (codec,)}
+    result |= {"chunks": tuple(inner), "compressors": (codec,)}
     if tuple(inner) != shard:
         result["shards"] = shard
     return result
@@ -123,12 +129,9 @@ def create_zarr(path: Path, nodes: Mapping[str, xr.Dataset]) -> list[tuple[xr.Da
             encoding={str(key): encoding(dataset[key]) for key in dataset.variables},
         )
         group = path if name == "/" else path / name
-        targets += [
-            (array, ZarrTarget(str(group / str(key))))
-            for key, array in node.variables.items()
-            if array.chunks is not None
-        ]
-    return [(xr.DataArray(array), target) for array, target in targets]
+        lazy = [name for name, variable in node.variables.items() if variable.chunks is not None]
+        targets += [(node[key], ZarrTarget(str(group / str(key)))) for key in lazy]
+    return targets
 
 
 def consolidate(path: Path) -> None:

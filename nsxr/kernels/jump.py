@@ -199,12 +199,8 @@ def _search(
         smallest, largest = ordered[low, column], ordered[high - 1, column]
         if high - low >= 4:
             limit = threshold
-            extreme = max(abs(smallest), abs(largest))
-            first, last = low, high
-            while first < last and abs(ordered[first, column]) == extreme:
-                first += 1
-            while first < last and abs(ordered[last - 1, column]) == extreme:
-                last -= 1
+            is_downward = abs(smallest) >= abs(largest)
+            first, last = (low + 1, high) if is_downward else (low, high - 1)
             location = _median(ordered, column, first, last)
         elif high - low == 3:
             limit = threshold_three
@@ -217,15 +213,16 @@ def _search(
             break
         below = (location - smallest) / sigma
         above = (largest - location) / sigma
-        ratio = max(below, above)
-        if not ratio > limit:
+        if not max(below, above) > limit:
             break
-        while low < high and below == ratio and ordered[low, column] == smallest:
-            low += 1
-        while low < high and above == ratio and ordered[high - 1, column] == largest:
-            high -= 1
+        if above >= below:
+            while ordered[high - 1, column] == largest:
+                high -= 1
+        else:
+            while ordered[low, column] == smallest:
+                low += 1
     if high <= low:
-        return -np.inf, np.inf
+        return np.nan, np.nan
     return np.float64(ordered[low, column]), np.float64(ordered[high - 1, column])
 
 

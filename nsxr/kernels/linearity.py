@@ -1,5 +1,7 @@
 """Linearity polynomials, group by group and read by read."""
 
+from typing import Any
+
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
@@ -34,7 +36,7 @@ def linearize(
 
 
 @kernel
-def _polynomial(x: np.float32, coefficients: np.ndarray, r: int, c: int) -> np.float32:  # pragma: no cover
+def _polynomial(x: np.float32, coefficients: np.ndarray, r: int, c: int) -> Any:  # pragma: no cover
     value = coefficients[coefficients.shape[0] - 1, r, c]
     for k in range(coefficients.shape[0] - 2, -1, -1):
         value = value * x + coefficients[k, r, c]

@@ -66,7 +66,8 @@ def to_ramps(dataset: xr.Dataset, limit: int = CHUNK_BYTES) -> xr.Dataset:
         rows: int | tuple[int, ...] = lengths["row"]
     else:
         rows = ramp_chunks({str(k): v for k, v in sci.sizes.items()}, limit)["row"]
-    return dataset.chunk({"integration": -1, "group": -1, "row": rows, "column": -1})
+    # coordinates stay in memory: comparing lazy ones would compute
+    return dataset.chunk({"integration": -1, "group": -1, "row": rows, "column": -1}).assign_coords(dataset.coords)
 
 
 def one_chunk(array: xr.DataArray, *dims: str) -> xr.DataArray:

@@ -95,11 +95,10 @@ def irs2_layout(detector: str) -> Irs2Layout:
     interleaved = np.tile(phase >= _SCIENCE_RUN, 5)
     output = np.repeat(np.arange(5, dtype=np.int8), _SECTOR)
     science = ~interleaved & (output > 0)
+    if detector == "NRS2":
+        output, science, interleaved = output[::-1].copy(), science[::-1].copy(), interleaved[::-1].copy()
     row = np.full(IRS2_ROWS, -1, dtype=np.int16)
     row[science] = np.arange(DETECTOR_SIZE)
-    if detector == "NRS2":
-        row[science] = DETECTOR_SIZE - 1 - row[science]
-        output, science, interleaved, row = (a[::-1].copy() for a in (output, science, interleaved, row))
     return Irs2Layout(output, science, interleaved, row)
 
 
@@ -136,8 +135,8 @@ class Readout:
         InputFileError
             If a keyword is missing; all missing ones are named at once.
         """
-        needed = ("DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")
-        needed += ("NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP")
+        needed = ["DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"]
+        needed += ["NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP"]
         missing = [key for key in needed if header.get(key) is None]
         if missing:
             raise InputFileError(f"missing header keywords {', '.join(missing)}; they describe the readout")

@@ -1,0 +1,222 @@
+"""Fit slopes to ramps by optimally weighted least squares."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ParameterError
+from nsxr.kernels.ramp_fit import fit_slopes, weight_tables
+from nsxr.lazy import map_blocks, unlabelled
+from nsxr.model.chunking import chunk_like, to_ramps
+from nsxr.model.history import record
+from nsxr.model.readout import Readout
+from nsxr.model.variables import VARIABLES, check
+from nsxr.references.match import match
+
+__all__ = ["fit_ramps"]
+
+_RATES = ("integration", "row", "column")
+_IMAGE = ("row", "column")
+_PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
+_UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
+
+
+def fit_ramps(
+    exposure: xr.Dataset,
+    readnoise: xr.Dataset,
+    gain: xr.Dataset,
+    *,
+    average_dark_current: xr.DataArray | float = 0.0,
+    suppress_one_group: bool = True,
+    firstgroup: int | None = None,
+    lastgroup: int | None = None,
+) -> xr.DataTree:
+    """Fit the count rate of every pixel, per integration and for the whole exposure.
+
+    A ramp is cut into segments of successive groups without flags. A segment may begin with a group that
+    is flagged JUMP_DET and nothing else, because the charge of a cosmic ray is in that group already. Each
+    segment of two or more groups gets a slope by weighted least squares, and slopes are averaged with
+    the inverse of their read-noise variances. PERSISTENCE does not stop a group from being used.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN], corrected up to jump detection;
+        ``groupdq`` uint8; ``pixeldq`` (row, column) uint32. Any chunks.
+    readnoise : Dataset
+        ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
+    gain : Dataset
+        ``sci`` (row, column) float32 [electron/DN].
+    average_dark_current : DataArray or float
+        Dark current [electron/s] that was subtracted from the ramps but still makes photon noise; a
+        number or (row, column). NaN and negative values count as 0.
+    suppress_one_group : bool
+        Whether ramps with a single good group are given up. If not, and always where there is but one
+        group per integration, a ramp with no segment and a good first group has that group divided by its
+        exposure as rate.
+    firstgroup, lastgroup : int, optional
+        First and last group to use, counted from 0; default all. A last group beyond the end means the end.
+
+    Returns
+    -------
+    DataTree
+        Nodes ``rate`` (row, column) and ``rateints`` (integration, row, column), each with float32
+        ``sci`` [DN/s], ``var_poisson``, ``var_rnoise`` [(DN/s)2] and uint32 ``dq``. Lazy if the exposure is:
+        all are made in one pass over the ramps, chunks are all integrations of some rows.
+
+        ``dq`` starts as ``pixeldq`` and takes over JUMP_DET, SATURATED and PERSISTENCE from any group.
+        Where there is no slope, ``sci`` and both variances are NaN and DO_NOT_USE is set; in ``rate`` this
+        means that no integration has one. This goes for pixels that are DO_NOT_USE or SATURATED in ``pixeldq``,
+        ramps that are saturated from the first group, ramps with no two successive usable groups, and
+        pixels whose read noise or gain is not positive (the latter also get NO_GAIN_VALUE).
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared.
+    ParameterError
+        If firstgroup and lastgroup leave fewer than two of several groups.
+
+    Notes
+    -----
+    With T the group time, g the gain, and r = readnoise / sqrt(2 NFRAMES) the noise of one group [DN], a
+    segment of n groups whose signal rises by D electrons in all has ::
+
+        S = D / sqrt((r g)^2 + D)
+        w_i = |(i - m) / m|^P,  m = (n - 1) / 2
+
+    as signal-to-noise ratio and weights, where P is 0, 0.4, 1, 3, 6, 10 for S below 5, 10, 20, 50, 100 and
+    above. Its variances are ::
+
+        var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
+        var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
+
+    where M is the mean over all integrations of the exposure of the median difference of groups, divided
+    by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out, and so
+    are integrations without any other. The dark current is divided by the gain because M is in DN/s.
+    A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has 2 r^2 / t^2 and (M + dark / g) / (t g).
+    Variances of segments and integrations add inversely, each kind by itself.
+
+    References
+    ----------
+    Fixsen et al. 2000, PASP 112, 1350: "Cosmic-Ray Rejection and Readout Efficiency for Large-Area Arrays".
+
+    Robberto 2008, JWST-STScI-001490: "On the Optimal Strategy to Fit MULTIACCUM Ramps in the Presence of
+    Cosmic Rays".
+
+    Examples
+    --------
+    >>> tree = fit_ramps(exposure, references["readnoise"], references["gain"])  # doctest: +SKIP
+    >>> tree["rate"]["sci"].plot()  # doctest: +SKIP
+    """
+    check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    groups = exposure.sizes["group"]
+    first, last = _selected_groups(groups, firstgroup, lastgroup)
+    readout = Readout.from_header(exposure.attrs)
+    exposure = to_ramps(exposure).assign_coords(exposure.coords)  # chunking makes small coordinates lazy too
+    sci = unlabelled(exposure["sci"])
+    gain_values = unlabelled(match(gain, exposure)["sci"])
+    readnoise_values = unlabelled(match(readnoise, exposure)["sci"])
+    if isinstance(average_dark_current, xr.DataArray):
+        dark = unlabelled(average_dark_current)
+    else:
+        dark = xr.full_like(gain_values, average_dark_current, dtype=np.float32)
+    images = [unlabelled(exposure["pixeldq"]), gain_values, readnoise_values, dark.transpose(*_IMAGE)]
+    fitted = map_blocks(
+        _fit,
+        sci,
+        chunk_like(unlabelled(exposure["groupdq"]), sci),
+        *(chunk_like(image, sci.isel(integration=0, group=0)) for image in images),
+        core=("integration", "group", "column"),
+        outputs=[(dims, VARIABLES[name].dtype) for dims in (_RATES, _IMAGE) for name in _PRODUCT],
+        group_time=readout.group_time,
+        one_group_time=(readout.n_frames + 1) * readout.frame_time / 2,
+        n_frames=readout.n_frames,
+        first=first,
+        last=last,
+        suppress=bool(suppress_one_group) and groups > 1,
+    )
+    parameters: dict[str, Any] = {
+        "suppress_one_group": suppress_one_group,
+        "firstgroup": firstgroup,
+        "lastgroup": lastgroup,
+    }
+    if not isinstance(average_dark_current, xr.DataArray):
+        parameters["average_dark_current"] = float(average_dark_current)
+    finish = partial(_finish, exposure, [readnoise, gain], parameters)
+    return xr.DataTree.from_dict(
+        {"rate": finish({"integration", "group"}, fitted[4:]), "rateints": finish({"group"}, fitted[:4])}
+    )
+
+
+def _selected_groups(groups: int, firstgroup: int | None, lastgroup: int | None) -> tuple[int, int]:
+    """Return the first and the last group to use."""
+    first = 0 if firstgroup is None else int(firstgroup)
+    last = groups - 1 if lastgroup is None else min(int(lastgroup), groups - 1)
+    if first < 0 or last < 0 or (first >= last and groups > 1) or first > last:
+        raise ParameterError(
+            f"firstgroup={firstgroup} and lastgroup={lastgroup} leave fewer than two of {groups} groups, "
+            "counted from 0; a slope needs two"
+        )
+    return first, last
+
+
+def _finish(
+    exposure: xr.Dataset,
+    references: list[xr.Dataset],
+    parameters: dict[str, Any],
+    lost: set[str],
+    fitted: tuple[xr.DataArray, ...],
+) -> xr.Dataset:
+    """Return a product: the exposure without what has one of the lost dims, and with the fit."""
+    gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
+    base = exposure.drop_vars([*gone, "pixeldq"])
+    sci, var_poisson, var_rnoise, dq = fitted
+    return record(
+        base,
+        "ramp_fit",
+        references,
+        parameters,
+        _UNITS,
+        sci=sci,
+        var_poisson=var_poisson,
+        var_rnoise=var_rnoise,
+        dq=dq,
+    )
+
+
+def _fit(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    dark: np.ndarray,
+    *,
+    group_time: float,
+    one_group_time: float,
+    n_frames: int,
+    first: int,
+    last: int,
+    suppress: bool,
+) -> tuple[np.ndarray, ...]:
+    """Run the kernel on contiguous blocks."""
+    coefficients, norms = weight_tables(sci.shape[1])
+    return fit_slopes(
+        np.ascontiguousarray(sci, np.float32),
+        np.ascontiguousarray(groupdq, np.uint8),
+        np.ascontiguousarray(pixeldq, np.uint32),
+        np.ascontiguousarray(gain, np.float32),
+        np.ascontiguousarray(readnoise, np.float32),
+        np.ascontiguousarray(dark, np.float32),
+        coefficients,
+        norms,
+        float(group_time),
+        float(one_group_time),
+        n_frames,
+        first,
+        last,
+        suppress,
+    )

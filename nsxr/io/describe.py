@@ -1,0 +1,128 @@
+"""Say in words what a file is, how it was read out and what has been done to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.errors import InputFileError
+from nsxr.model.history import steps
+from nsxr.model.readout import Readout
+
+__all__ = ["describe"]
+
+_STATUS = {
+    "S_GRPSCL": "group_scale",
+    "S_DQINIT": "dq_init",
+    "S_SATURA": "saturation",
+    "S_SUPERB": "superbias",
+    "S_REFPIX": "refpix",
+    "S_LINEAR": "linearity",
+    "S_DARK": "dark_current",
+    "S_JUMP": "jump",
+    "S_CLNFNS": "clean_flicker_noise",
+    "S_RAMP": "ramp_fit",
+    "S_GANSCL": "gain_scale",
+}
+
+
+def describe(path: str | Path) -> str:
+    """Describe an exposure, a product or a reference without reading its pixels.
+
+    Parameters
+    ----------
+    path : path
+        FITS file, possibly gzipped, or Zarr store written by nsxr.
+
+    Returns
+    -------
+    str
+        Several lines of text.
+
+    Raises
+    ------
+    InputFileError
+        If the file is neither.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _describe_zarr(path)
+    try:
+        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
+            header = hdus[0].header
+            contents = [(hdu.name, _extent(hdu.header)) for hdu in hdus]
+    except FileNotFoundError as error:
+        raise InputFileError(f"{path}: no such file") from error
+    except (OSError, TypeError) as error:
+        raise InputFileError(f"{path}: neither a FITS file nor a Zarr store ({error})") from error
+    lines = [f"{path.name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
+    lines += _done({k: header[k] for k in _STATUS if k in header}, header)
+    lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents if extent)]
+    return "\n".join(lines)
+
+
+def _extent(header: fits.Header) -> str:
+    if header.get("XTENSION") == "BINTABLE":
+        return f"table of {header['NAXIS2']} rows, {header['TFIELDS']} columns"
+    shape = [str(header[f"NAXIS{i}"]) for i in range(header["NAXIS"], 0, -1)]
+    return f"({', '.join(shape)}) {header['BITPIX']} bit" if shape else ""
+
+
+def _describe_header(header: Mapping[str, Any]) -> list[str]:
+    def value(*names: str) -> str:
+        return " ".join(str(header[n]) for n in names if header.get(n) not in (None, "", "N/A"))
+
+    lines = []
+    if header.get("REFTYPE"):
+        return [f"reference:   {value('REFTYPE', 'DETECTOR', 'SUBARRAY')}, {value('PEDIGREE')}, {value('DESCRIP')}"]
+    if value("INSTRUME"):
+        lines.append(f"exposure:    {value('INSTRUME', 'DETECTOR', 'EXP_TYPE', 'FILTER', 'GRATING')}")
+    if value("TARGPROP", "DATE-OBS"):
+        lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')} {value('TARGPROP')}".rstrip())
+    try:
+        readout = Readout.from_header(header)
+    except InputFileError:
+        return lines
+    frames = f", {readout.n_frames} frames averaged" if readout.n_frames > 1 else ""
+    total = readout.n_integrations * readout.n_groups * readout.group_time
+    rows = f"rows {readout.row_start} to {readout.row_start + readout.n_rows - 1}"
+    columns = f"columns {readout.column_start} to {readout.column_start + readout.n_columns - 1}"
+    ramps = f"{readout.n_integrations} integrations of {readout.n_groups} groups of {readout.group_time:g} s{frames}"
+    pattern = f"{readout.read_pattern} {readout.subarray}"
+    lines.append(f"readout:     {pattern}, {rows}, {columns}, outputs {readout.n_outputs}")
+    lines.append(f"ramps:       {ramps}; {total:.0f} s in all")
+    if header.get("EXSEGTOT") and int(header["EXSEGTOT"]) > 1:
+        part = f"{value('EXSEGNUM')} of {value('EXSEGTOT')}"
+        lines.append(f"segment:     {part}, integrations {value('INTSTART')} to {value('INTEND')}")
+    return lines
+
+
+def _done(status: Mapping[str, Any], header: Mapping[str, Any]) -> list[str]:
+    if not status:
+        return ["corrections: none"]
+    version = f" by version {header['CAL_VER']}" if header.get("CAL_VER") else ""
+    return [f"corrections{version}:", *(f"  {_STATUS[key]:<20} {value}" for key, value in status.items())]
+
+
+def _describe_zarr(path: Path) -> str:
+    try:
+        tree = xr.open_datatree(path, engine="zarr", chunks={})
+    except (OSError, ValueError, KeyError) as error:
+        raise InputFileError(f"{path}: not a Zarr store that xarray can open ({error})") from error
+    with tree:
+        nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
+        first = next(iter(nodes.values()))
+        lines = [f"{path.name}: Zarr store", *_describe_header(first.attrs)]
+        done = steps(first)
+        lines.append("corrections:" if done else "corrections: none")
+        for entry in done:
+            given = {**entry["parameters"], **{f"{k} reference": v for k, v in entry["references"].items()}}
+            text = ", ".join(f"{k} {v}" for k, v in given.items()) or entry.get("reason", "")
+            lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
+        lines.append("contents:")
+        for name, node in nodes.items():
+            sizes = ", ".join(f"{dim} {size}" for dim, size in node.sizes.items())
+            lines.append(f"  {name:<12} {', '.join(map(str, node.data_vars))} ({sizes})")
+    return "\n".join(lines)
