@@ -1,0 +1,39 @@
+"""nsxr calibrates JWST NIRSpec exposures as labelled, lazy arrays."""
+
+from nsxr import accessor as _accessor  # noqa: F401  (registers Dataset.nsxr)
+from nsxr.corrections.dark_current import average_dark_current, subtract_dark
+from nsxr.corrections.dq_init import initialize_dq
+from nsxr.corrections.gain_scale import scale_gain
+from nsxr.corrections.group_scale import scale_groups
+from nsxr.corrections.jump import flag_jumps
+from nsxr.corrections.linearity import correct_linearity
+from nsxr.corrections.ramp_fit import fit_ramps
+from nsxr.corrections.refpix import subtract_reference_pixels
+from nsxr.corrections.saturation import flag_saturation
+from nsxr.corrections.snowballs import flag_snowballs
+from nsxr.corrections.superbias import subtract_superbias
+from nsxr.detector1 import correct_ramps, detector1, fit_rates
+from nsxr.io import open_exposure
+from nsxr.io.products import write_products
+from nsxr.references import open_references
+
+__all__ = [
+    "average_dark_current",
+    "correct_linearity",
+    "correct_ramps",
+    "detector1",
+    "fit_ramps",
+    "fit_rates",
+    "flag_jumps",
+    "flag_saturation",
+    "flag_snowballs",
+    "initialize_dq",
+    "open_exposure",
+    "open_references",
+    "scale_gain",
+    "scale_groups",
+    "subtract_dark",
+    "subtract_reference_pixels",
+    "subtract_superbias",
+    "write_products",
+]

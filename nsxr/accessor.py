@@ -12,7 +12,7 @@ from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 __all__ = ["NsxrAccessor"]
 
 
-@xr.register_dataset_accessor("nsxr")
+@xr.register_dataset_accessor("nsxr")  # type: ignore[no-untyped-call]
 class NsxrAccessor:
     """Shortcuts on an exposure or product; each calls one function."""
 

@@ -21,9 +21,7 @@ _TILE = 32  # columns handled together, so that both reads and writes stay withi
 
 
 @kernel
-def _sample(
-    frame: np.ndarray, mean: np.ndarray, sources: np.ndarray, row: int, column: int
-) -> Any:  # pragma: no cover
+def _sample(frame: np.ndarray, mean: np.ndarray, sources: np.ndarray, row: int, column: int) -> Any:  # pragma: no cover
     a, b = sources[row, 0], sources[row, 1]
     if a < 0:
         return np.float32(0)

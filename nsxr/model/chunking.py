@@ -74,7 +74,7 @@ def one_chunk(array: xr.DataArray, *dims: str) -> xr.DataArray:
     """Return the array with the named dims in one chunk each; no-op if it is not lazy."""
     if array.chunks is None:
         return array
-    return array.chunk(dict.fromkeys(dims, -1))
+    return array.chunk(dict.fromkeys(dims, -1)).assign_coords(array.coords)
 
 
 def chunk_like(array: xr.DataArray, model: xr.DataArray) -> xr.DataArray:
@@ -82,4 +82,4 @@ def chunk_like(array: xr.DataArray, model: xr.DataArray) -> xr.DataArray:
     if model.chunks is None:
         return array
     lengths = dict(zip(model.dims, model.chunks, strict=True))
-    return array.chunk({dim: lengths.get(dim, -1) for dim in array.dims})
+    return array.chunk({dim: lengths.get(dim, -1) for dim in array.dims}).assign_coords(array.coords)

@@ -1,0 +1,20 @@
+"""Synthetic NIRSpec exposures with known truth and matching references."""
+
+from nsxr.simulate.artifacts import QUIET, Artifacts
+from nsxr.simulate.exposure import (
+    SimulatedExposure,
+    SmallExposure,
+    simulate_exposure,
+    small_exposure,
+    write_references,
+)
+
+__all__ = [
+    "QUIET",
+    "Artifacts",
+    "SimulatedExposure",
+    "SmallExposure",
+    "simulate_exposure",
+    "small_exposure",
+    "write_references",
+]

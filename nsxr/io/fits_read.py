@@ -1,0 +1,204 @@
+"""The xarray engine "nirspec": raw exposures, ramps and rates in FITS files, as lazy Datasets."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendEntrypoint
+from xarray.core import indexing
+
+from nsxr.errors import InputFileError
+from nsxr.io.fits_headers import FitsFile, keywords, scan
+from nsxr.io.fits_write import GROUP_COLUMNS, TIME_COLUMNS, steps_from_table
+from nsxr.io.pixels import FitsArray, PixelSource
+from nsxr.model.chunking import band_chunks
+from nsxr.model.readout import IRS2_ROWS, Readout
+from nsxr.model.variables import variable_attributes
+
+__all__ = ["NirspecBackend", "read_dataset"]
+
+RAMP = ("integration", "group", "row", "column")
+RATES = ("integration", "row", "column")
+IMAGE = ("row", "column")
+
+_TABLES = ("INT_TIMES", "GROUP", "NSXR_STEPS")
+_RATE_VARIANCES = {"VAR_POISSON": "var_poisson", "VAR_RNOISE": "var_rnoise"}
+
+
+class NirspecBackend(BackendEntrypoint):
+    """Backend of :func:`xarray.open_dataset` with ``engine="nirspec"``."""
+
+    description = "NIRSpec exposures and count rates in FITS files"
+    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+
+    def open_dataset(  # type: ignore[override]
+        self, filename_or_obj: str | os.PathLike[str], *, drop_variables: str | Iterable[str] | None = None
+    ) -> xr.Dataset:
+        """Open one file, see :func:`read_dataset`."""
+        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
+        return read_dataset(filename_or_obj).drop_vars(dropped, errors="ignore")
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Whether this looks like a raw exposure."""
+        return isinstance(filename_or_obj, str | os.PathLike) and os.fspath(filename_or_obj).endswith(
+            ("_uncal.fits", "_uncal.fits.gz")
+        )
+
+
+def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read headers and tables of a file, and make its pixels readable on demand.
+
+    Parameters
+    ----------
+    path : str or path
+        ``_uncal``, ``_ramp`` or another intermediate, ``_rate`` or ``_rateints`` file; local, gzipped or a URL.
+
+    Returns
+    -------
+    Dataset
+        Raw: ``sci`` (integration, group, row, column) float32 [DN]. Ramps: also ``pixeldq`` and
+        ``groupdq``. Rates: ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise``, with or without
+        ``integration``. Header keywords in ``attrs``; the whole headers as text in
+        ``attrs["fits_header"]`` of the Dataset and of ``sci``; columns of INT_TIMES and GROUP as
+        coordinates.
+
+    Raises
+    ------
+    InputFileError
+        If the file is no such file, is cut off, or contradicts its own header.
+    """
+    file = scan(path, _TABLES)
+    _require_nirspec(file)
+    sci = file.require("SCI")
+    readout = _readout(file)
+    shape = sci.shape
+    dims = {4: RAMP, 3: RATES, 2: IMAGE}.get(len(shape))
+    if dims is None:
+        raise InputFileError(f"{file.path}: SCI has {len(shape)} axes, expected 2 to 4")
+    _check_shape(file, readout, dict(zip(dims, shape, strict=True)))
+    images: dict[str, PixelSource] = {"sci": file.image("SCI", "float32")}
+    if dims == RAMP:
+        _check_coding(file, images["sci"])
+        optional = {"PIXELDQ": ("pixeldq", "uint32"), "GROUPDQ": ("groupdq", "uint8")}
+        images |= {v: file.image(name, dtype) for name, (v, dtype) in optional.items() if name in file.extensions}
+    else:
+        images["dq"] = file.image("DQ", "uint32")
+        images |= {v: file.image(name, "float32") for name, v in _RATE_VARIANCES.items()}
+    default_units = "DN" if dims == RAMP else "DN/s"
+    units = str(sci.header.get("BUNIT", default_units)).strip() or default_units
+    variables = {}
+    for name, source in images.items():
+        own = IMAGE if name == "pixeldq" else dims
+        if source.shape != tuple(shape[dims.index(d)] for d in own):
+            raise InputFileError(f"{file.path}: {name} has shape {source.shape}, SCI has {shape}")
+        attrs: dict[str, Any] = variable_attributes(name)
+        if name == "sci":
+            attrs |= {"units": units, "fits_header": sci.header.tostring(sep="\n", endcard=False, padding=False)}
+        elif name.startswith("var_"):
+            attrs["units"] = f"({units})2"
+        variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
+        variables[name].encoding = {"preferred_chunks": _preferred(dict(zip(own, source.shape, strict=True)))}
+    attrs = keywords(file.primary)
+    attrs["filename"] = os.path.basename(file.path)
+    attrs["fits_header"] = file.primary.tostring(sep="\n", endcard=False, padding=False)
+    if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
+        attrs["nsxr_steps"] = steps_from_table(table)
+    coordinates = _coordinates(file, readout, dict(zip(dims, shape, strict=True)))
+    return xr.Dataset(variables, coords=coordinates, attrs=attrs)
+
+
+def _preferred(sizes: dict[str, int]) -> dict[str, int]:
+    """Chunks of the band layout, for arrays with fewer dims too."""
+    lengths = band_chunks({"integration": 1, "group": 1, **sizes})
+    return {dim: lengths[dim] for dim in sizes}
+
+
+def _require_nirspec(file: FitsFile) -> None:
+    instrument = file.primary.get("INSTRUME")
+    if instrument is None:
+        raise InputFileError(f"{file.path}: keyword INSTRUME is missing; this is no JWST exposure")
+    if str(instrument).strip().upper() != "NIRSPEC":
+        raise InputFileError(f"{file.path}: INSTRUME is {instrument!r}, expected 'NIRSPEC'")
+    name = str(file.primary.get("SUBARRAY", ""))
+    if int(file.primary.get("SSTR_NST") or 0) > 0 or (name.endswith("_PRISM") and name.startswith("SUB")):
+        raise InputFileError(f"{file.path}: superstripe readout {name} is not supported")
+
+
+def _readout(file: FitsFile) -> Readout:
+    try:
+        return Readout.from_header(file.primary)
+    except InputFileError as error:
+        raise InputFileError(f"{file.path}: {error}") from error
+
+
+def _check_shape(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> None:
+    """Compare the shape of SCI with the header, all disagreements at once."""
+    problems = []
+    rows = {readout.n_rows}
+    if "group" in sizes and readout.is_irs2:
+        rows.add(IRS2_ROWS)
+    header = file.primary
+    integrations = readout.n_integrations
+    if header.get("INTSTART") is not None and header.get("INTEND") is not None:
+        integrations = int(header["INTEND"]) - int(header["INTSTART"]) + 1
+    expected = {"integration": integrations, "group": readout.n_groups, "column": readout.n_columns}
+    sources = {"integration": "NINTS, INTSTART, INTEND", "group": "NGROUPS", "column": "SUBSIZE1"}
+    for dim, length in expected.items():
+        if dim in sizes and sizes[dim] != length:
+            problems.append(f"{sizes[dim]} {dim}s where {sources[dim]} say {length}")
+    if sizes["row"] not in rows:
+        wanted = " or ".join(map(str, sorted(rows)))
+        problems.append(f"{sizes['row']} rows where SUBSIZE2 and READPATT {readout.read_pattern} say {wanted}")
+    is_raw = file.require("SCI").header["BITPIX"] == 16
+    if is_raw and readout.is_irs2 and sizes["row"] == readout.n_rows:
+        problems.append(f"{sizes['row']} rows in a raw {readout.read_pattern} exposure, expected {IRS2_ROWS}")
+    if problems:
+        raise InputFileError(f"{file.path}: SCI does not agree with the header: {'; '.join(problems)}")
+
+
+def _check_coding(file: FitsFile, source: PixelSource) -> None:
+    raw = source.stored == ">i2" and source.zero == 32768
+    if not raw and source.stored != ">f4":
+        raise InputFileError(
+            f"{file.path}: SCI has BITPIX {file.require('SCI').header['BITPIX']} and BZERO {source.zero}, expected "
+            "16 and 32768 (raw) or -32 (corrected ramps)"
+        )
+
+
+def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(readout.row_coordinates(sizes["row"]))
+    found["column"] = ("column", readout.column_start + np.arange(sizes["column"]))
+    if "integration" not in sizes:
+        return found
+    n = sizes["integration"]
+    found["integration"] = ("integration", int(file.primary.get("INTSTART") or 1) + np.arange(n))
+    times = _rows(file, "INT_TIMES")
+    if times is not None and times.size:
+        chosen = np.isin(times["integration_number"], found["integration"][1])
+        times = times[chosen] if chosen.sum() == n else times
+        if times.size != n:
+            raise InputFileError(f"{file.path}: INT_TIMES has {times.size} rows for {n} integrations")
+        found |= {
+            name: ("integration", times[name].astype(np.float64), {"units": "d"})
+            for name in TIME_COLUMNS
+            if name in (times.dtype.names or ())
+        }
+    if "group" in sizes:
+        groups = sizes["group"]
+        found["group"] = ("group", 1 + np.arange(groups))
+        rows = _rows(file, "GROUP")
+        if rows is not None and rows.size == n * groups:
+            skipped = ("integration_number", "group_number", "number_of_columns", "number_of_rows")
+            for name in GROUP_COLUMNS:
+                if name in (rows.dtype.names or ()) and name not in skipped:
+                    values = rows[name]
+                    values = np.char.decode(values, "ascii") if values.dtype.kind == "S" else values
+                    values = values.astype(values.dtype.newbyteorder("="))
+                    found[name] = (("integration", "group"), values.reshape(n, groups))
+    return found
+
+
+def _rows(file: FitsFile, name: str) -> np.ndarray | None:
+    return file.extensions[name].table if name in file.extensions else None

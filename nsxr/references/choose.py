@@ -1,0 +1,220 @@
+"""Find the references of an exposure: given by path, in a directory, or by the reference data system."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from nsxr.errors import InputFileError, MissingReferenceError, ParameterError, ReferenceFileError
+from nsxr.io.fits_headers import FitsFile
+from nsxr.model.readout import Readout
+from nsxr.references.files import ANY, TYPES, open_reference, region, scan_reference
+
+__all__ = ["open_references"]
+
+logger = logging.getLogger(__name__)
+
+_CRDS_PARAMETERS = {
+    "meta.instrument.name": "INSTRUME",
+    "meta.instrument.detector": "DETECTOR",
+    "meta.instrument.filter": "FILTER",
+    "meta.instrument.grating": "GRATING",
+    "meta.instrument.lamp_mode": "OPMODE",
+    "meta.exposure.type": "EXP_TYPE",
+    "meta.exposure.readpatt": "READPATT",
+    "meta.subarray.name": "SUBARRAY",
+    "meta.subarray.xstart": "SUBSTRT1",
+    "meta.subarray.ystart": "SUBSTRT2",
+    "meta.subarray.xsize": "SUBSIZE1",
+    "meta.subarray.ysize": "SUBSIZE2",
+    "meta.observation.date": "DATE-OBS",
+    "meta.observation.time": "TIME-OBS",
+    "meta.visit.tsovisit": "TSOVISIT",
+}
+"""Header keyword of each parameter by which the reference data system chooses."""
+
+
+def open_references(
+    source: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+    exposure: xr.Dataset,
+    overrides: Mapping[str, str | os.PathLike[str]] | None = None,
+    types: Iterable[str] | None = None,
+) -> dict[str, xr.Dataset]:
+    """Choose and open the references of an exposure; pixels stay in the files until needed.
+
+    Parameters
+    ----------
+    source : path, mapping of str to path, or "crds"
+        A directory of reference files, told apart by their headers; paths by type; or ``"crds"`` for
+        the best references of the JWST Calibration Reference Data System, fetched now if they are
+        not in its cache.
+    exposure : Dataset
+        Raw exposure.
+    overrides : mapping of str to path, optional
+        Paths by type that win over ``source``.
+    types : iterable of str, optional
+        Types wanted; default all of stage 1. IRS2 weights are left out for other readouts.
+
+    Returns
+    -------
+    dict of str to Dataset
+        By type. A type for which there is no reference is absent; the step that needs it says so.
+
+    Raises
+    ------
+    ReferenceFileError
+        If a reference given by path does not belong to the exposure, or two in a directory fit
+        equally well.
+    MissingReferenceError
+        If the directory does not exist.
+    ParameterError
+        If a type is unknown.
+    """
+    readout = Readout.from_header(exposure.attrs)
+    wanted = [t for t in (TYPES if types is None else tuple(types)) if t != "refpix" or readout.is_irs2]
+    given = {**(source if isinstance(source, Mapping) else {}), **(overrides or {})}
+    unknown = [t for t in [*given, *wanted] if t not in TYPES]
+    if unknown:
+        raise ParameterError(f"unknown reference types {', '.join(unknown)}; known: {', '.join(TYPES)}")
+    opened: dict[str, FitsFile] = {}
+    names: dict[str, str] = {}
+    for kind in wanted:
+        if kind in given:
+            opened[kind] = _given(kind, given[kind], exposure)
+    others = [kind for kind in wanted if kind not in opened]
+    if others and not isinstance(source, Mapping):
+        if os.fspath(source) == "crds":
+            for kind, path in _from_crds(exposure, others).items():
+                opened[kind] = _given(kind, path, exposure)
+                names[kind] = f"crds://{os.path.basename(path)}"
+        else:
+            opened |= _from_directory(Path(source), exposure, others)
+    references = {kind: open_reference(kind, opened[kind], exposure) for kind in wanted if kind in opened}
+    for kind, name in names.items():
+        references[kind].attrs["filename"] = name
+    for kind, file in opened.items():
+        logger.debug("%s: %s", kind, file.path)
+    return references
+
+
+def _given(kind: str, path: str | os.PathLike[str], exposure: xr.Dataset) -> FitsFile:
+    """Scan a reference named by path and check that it covers the exposure."""
+    try:
+        file = scan_reference(path)
+    except InputFileError as error:
+        raise ReferenceFileError(f"{kind} reference {error}") from error
+    reason = _why_not(kind, file, exposure, strict=False)
+    if reason:
+        raise ReferenceFileError(f"{file.path}: {reason}")
+    return file
+
+
+def _from_directory(directory: Path, exposure: xr.Dataset, types: Sequence[str]) -> dict[str, FitsFile]:
+    if not directory.is_dir():
+        raise MissingReferenceError(f"{directory} is not a directory of references")
+    candidates: dict[str, list[FitsFile]] = {kind: [] for kind in types}
+    for path in sorted(directory.iterdir()):
+        if not path.name.endswith((".fits", ".fits.gz")):
+            continue
+        try:
+            file = scan_reference(path)
+        except InputFileError as error:
+            logger.info("left out: %s", error)
+            continue
+        kind = str(file.primary.get("REFTYPE", "")).strip().lower()
+        if kind in candidates:
+            reason = _why_not(kind, file, exposure, strict=True)
+            if reason is None:
+                candidates[kind].append(file)
+            else:
+                logger.debug("left out: %s: %s", path, reason)
+    return {kind: _best(kind, files, exposure) for kind, files in candidates.items() if files}
+
+
+def _best(kind: str, files: Sequence[FitsFile], exposure: xr.Dataset) -> FitsFile:
+    """Return the most specific candidate, of those the one of latest use."""
+
+    def rank(file: FitsFile) -> tuple[bool, bool, str]:
+        own = str(file.primary.get("SUBARRAY", "")).strip().upper() == str(exposure.attrs["SUBARRAY"]).upper()
+        pattern = _says(file, "READPATT", "P_READPA") is not None
+        return own, pattern, str(file.primary.get("USEAFTER", ""))
+
+    ordered = sorted(files, key=rank)
+    if len(ordered) > 1 and rank(ordered[-1]) == rank(ordered[-2]):
+        raise ReferenceFileError(
+            f"{ordered[-2].path} and {ordered[-1].path} fit equally well as {kind} reference; name one of them"
+        )
+    return ordered[-1]
+
+
+def _says(file: FitsFile, *keys: str) -> str | None:
+    """Return the first of some keywords that restricts the use of a reference."""
+    for key in keys:
+        value = str(file.primary.get(key, "")).strip().upper()
+        if value not in ANY:
+            return value
+    return None
+
+
+def _why_not(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> str | None:
+    """Return why a reference does not serve an exposure, None if it does.
+
+    ``strict`` also asks for the readout pattern and the date, which someone who names a file may
+    choose to disregard.
+    """
+    header, attrs = file.primary, exposure.attrs
+    readout = Readout.from_header(attrs)
+    instrument = str(header.get("INSTRUME", "NIRSPEC")).strip().upper()
+    if instrument != "NIRSPEC":
+        return f"INSTRUME is {instrument!r}, expected 'NIRSPEC'"
+    detector = _says(file, "DETECTOR")
+    if detector is not None and detector != readout.detector:
+        return f"DETECTOR is {detector!r}, the exposure is from {readout.detector!r}"
+    place = region(file)
+    if place is not None:
+        needed = (readout.row_start, readout.n_rows, readout.column_start, readout.n_columns)
+        covers = all(place[i] <= needed[i] and place[i] + place[i + 1] >= needed[i] + needed[i + 1] for i in (0, 2))
+        if not covers or (kind == "dark" and place != needed):
+            word = "exactly" if kind == "dark" else "at least"
+            return f"covers {_pixels(place)}, but {word} {_pixels(needed)} are needed"
+    if strict:
+        patterns = _says(file, "P_READPA", "READPATT")
+        if patterns is not None and readout.read_pattern not in [p.strip() for p in patterns.split("|")]:
+            return f"READPATT is {patterns!r}, that of the exposure is {readout.read_pattern!r}"
+        start = f"{attrs.get('DATE-OBS', '')}T{attrs.get('TIME-OBS', '')}"
+        after = str(header.get("USEAFTER", "")).replace(" ", "T")
+        if attrs.get("DATE-OBS") and after and after > start:
+            return f"USEAFTER is {after}, the exposure started {start}"
+    return None
+
+
+def _pixels(place: tuple[int, int, int, int]) -> str:
+    row, rows, column, columns = place
+    return f"rows {row} to {row + rows - 1}, columns {column} to {column + columns - 1}"
+
+
+def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
+    """Ask the reference data system, once, for all types; download what is not in its cache."""
+    try:
+        crds: Any = import_module("crds")
+    except ImportError as error:
+        raise MissingReferenceError(
+            "the crds library is not installed; install nsxr with the extra 'crds', or give a directory"
+        ) from error
+    parameters = {name: str(exposure.attrs[key]) for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
+    try:
+        found = crds.getreferences(parameters, reftypes=list(types), observatory="jwst")
+    except crds.CrdsError as error:
+        raise MissingReferenceError(f"the reference data system gave no references: {error}") from error
+    chosen = {}
+    for kind in types:
+        path = str(found.get(kind, "NOT FOUND"))
+        if path.upper().startswith("NOT FOUND"):
+            logger.info("no %s reference: %s", kind, path)
+        else:
+            chosen[kind] = path
+    return chosen

@@ -1,0 +1,292 @@
+"""Open one reference file as a lazy Dataset, flags translated, and check that it fits the exposure."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.io.fits_headers import Extension, FitsFile, scan
+from nsxr.io.pixels import FitsArray, PixelSource, file_stamp, open_binary
+from nsxr.model.chunking import band_chunks
+from nsxr.model.dq import recode
+from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
+
+__all__ = ["ANY", "TYPES", "open_reference", "region", "scan_reference"]
+
+logger = logging.getLogger(__name__)
+
+TYPES = ("mask", "saturation", "superbias", "refpix", "linearity", "dark", "gain", "readnoise")
+"""Reference types of stage 1."""
+
+ANY = ("", "ANY", "N/A", "GENERIC")
+"""Values by which a reference says that a keyword does not matter."""
+
+IMAGE = ("row", "column")
+_UNITS = {"saturation": "DN", "superbias": "DN", "dark": "DN", "gain": "electron/DN", "readnoise": "DN"}
+
+
+def scan_reference(path: str | os.PathLike[str]) -> FitsFile:
+    """Read the headers and small tables of a reference file."""
+    return scan(path, ("DQ_DEF", "DQ"))
+
+
+def region(file: FitsFile) -> tuple[int, int, int, int] | None:
+    """Return zero-based row start, rows, column start, columns covered by a reference's images.
+
+    None for references without an image. Raw IRS2 images count as the 2048 rows that they hold.
+    """
+    image = next((file.extensions[n] for n in ("SCI", "COEFFS", "DQ") if _is_image(file.extensions.get(n))), None)
+    if image is None:
+        return None
+    rows, columns = image.shape[-2:]
+    if rows == IRS2_ROWS:
+        return 0, DETECTOR_SIZE, 0, columns
+    starts = [file.primary.get(key) for key in ("SUBSTRT2", "SUBSTRT1")]
+    if None in starts:
+        if (rows, columns) != (DETECTOR_SIZE, DETECTOR_SIZE):
+            raise ReferenceFileError(
+                f"{file.path}: SUBSTRT1 or SUBSTRT2 is missing; the place of its {rows} x {columns} pixels is unknown"
+            )
+        starts = [1, 1]
+    return int(starts[0]) - 1, rows, int(starts[1]) - 1, columns
+
+
+def _is_image(extension: Extension | None) -> bool:
+    return (
+        extension is not None and extension.header.get("XTENSION", "").strip() == "IMAGE" and len(extension.shape) > 1
+    )
+
+
+def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
+    """Open a scanned reference file lazily.
+
+    Parameters
+    ----------
+    kind : str
+        One of :data:`TYPES`.
+    file : FitsFile
+        Result of :func:`scan_reference`.
+    exposure : Dataset
+        Raw exposure that the reference is for; sets how many dark groups are needed.
+
+    Returns
+    -------
+    Dataset
+        Dask arrays in bands of rows; variables by type: ``dq``; ``sci``; ``coefficients`` and
+        ``inverse_coefficients``; ``alpha`` and ``beta``. DQ carries the standard bits.
+
+    Raises
+    ------
+    ReferenceFileError
+        If the file is no NIRSpec reference of this type and detector, or its contents are not as they
+        must be.
+    """
+    header = file.primary
+    found = str(header.get("REFTYPE", "")).strip().lower()
+    detector = str(header.get("DETECTOR", "")).strip().upper()
+    wanted = str(exposure.attrs["DETECTOR"]).upper()
+    problems = []
+    if found != kind:
+        problems.append(f"REFTYPE is {header.get('REFTYPE')!r}, expected {kind.upper()!r}")
+    if str(header.get("INSTRUME", "NIRSPEC")).strip().upper() != "NIRSPEC":
+        problems.append(f"INSTRUME is {header['INSTRUME']!r}, expected 'NIRSPEC'")
+    if detector not in ANY and detector != wanted:
+        problems.append(f"DETECTOR is {detector!r}, the exposure is from {wanted!r}")
+    if problems:
+        raise ReferenceFileError(f"{file.path}: {'; '.join(problems)}")
+    try:
+        dataset = _open_refpix(file) if kind == "refpix" else _open_images(kind, file, exposure)
+    except InputFileError as error:
+        raise ReferenceFileError(str(error)) from error
+    dataset.attrs = {
+        "reference_type": kind,
+        "filename": os.path.basename(file.path),
+        "pedigree": str(header.get("PEDIGREE", "")),
+        "useafter": str(header.get("USEAFTER", "")),
+        "detector": detector,
+        **_extra_attributes(kind, file),
+    }
+    return dataset
+
+
+def _extra_attributes(kind: str, file: FitsFile) -> dict[str, Any]:
+    header, extra = file.primary, {}
+    if kind == "gain" and header.get("GAINFACT") is not None:
+        extra["gain_factor"] = float(header["GAINFACT"])
+    if kind == "dark":
+        missing = [key for key in ("NFRAMES", "GROUPGAP") if header.get(key) is None]
+        if missing:
+            raise ReferenceFileError(
+                f"{file.path}: keywords {', '.join(missing)} are missing; they say how it was sampled"
+            )
+        extra["n_frames"], extra["group_gap"] = int(header["NFRAMES"]), int(header["GROUPGAP"])
+        extra["n_groups"] = int(header.get("NGROUPS") or file.require("SCI").shape[0])
+        if header.get("AVDRKCUR") is not None:
+            extra["average_dark_current"] = float(header["AVDRKCUR"])
+    return extra
+
+
+def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
+    contents: dict[str, tuple[tuple[str, ...], PixelSource]] = {}
+    if kind == "linearity":
+        contents["coefficients"] = (("order", *IMAGE), file.image("COEFFS", "float32"))
+        if "INV_COEFFS" in file.extensions:
+            contents["inverse_coefficients"] = (("inverse_order", *IMAGE), file.image("INV_COEFFS", "float32"))
+    elif kind == "dark":
+        contents["sci"] = (("group", *IMAGE), file.image("SCI", "float32"))
+        if _is_image(file.extensions.get("AVDRKCUR")):
+            contents["average_dark_current"] = (IMAGE, file.image("AVDRKCUR", "float32"))
+    elif kind != "mask":
+        contents["sci"] = (IMAGE, file.image("SCI", "float32"))
+    with_dq = kind in ("mask", "saturation", "superbias", "linearity", "dark")
+    if with_dq and (kind == "mask" or _is_image(file.extensions.get("DQ"))):
+        contents["dq"] = (IMAGE, file.image("DQ", "uint32"))
+
+    shapes = {source.shape[-2:] for _, source in contents.values()}
+    if len(shapes) != 1 or any(len(dims) != len(source.shape) for dims, source in contents.values()):
+        listed = ", ".join(f"{name} {source.shape}" for name, (_, source) in contents.items())
+        raise ReferenceFileError(f"{file.path}: shapes do not go together as a {kind} reference: {listed}")
+    rows, columns = shapes.pop()
+    dataset = xr.Dataset({n: (d, indexing.LazilyIndexedArray(FitsArray(s))) for n, (d, s) in contents.items()})
+    if kind == "dark":
+        dataset = dataset.isel(group=slice(0, _dark_groups(file, exposure)))
+    band = band_chunks({"integration": 1, "group": 1, "row": rows, "column": columns})["row"]
+    lengths = dict.fromkeys(map(str, dataset.dims), -1) | {"row": band}
+    dataset = dataset.chunk(lengths, name_prefix=f"{kind}-", token=tokenize(kind, contents, lengths, dataset.sizes))
+    if "dq" in dataset:
+        dataset["dq"] = _standard_flags(dataset["dq"], file)
+    elif with_dq:
+        first = next(iter(dataset.data_vars.values()))
+        dataset["dq"] = xr.zeros_like(first.isel({d: 0 for d in first.dims if d not in IMAGE}), dtype=np.uint32)
+    if kind in _UNITS:
+        dataset["sci"].attrs["units"] = _UNITS[kind]
+    return dataset.assign_coords(_coordinates(file, rows, columns, exposure))
+
+
+def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
+    """Leading groups of the dark that the exposure needs; the others are never read."""
+    readout = Readout.from_header(exposure.attrs)
+    n_groups = exposure.sizes["group"]
+    same = (file.primary.get("NFRAMES"), file.primary.get("GROUPGAP")) == (readout.n_frames, readout.group_gap)
+    return n_groups if same else (n_groups - 1) * (readout.n_frames + readout.group_gap) + readout.n_frames
+
+
+def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) -> dict[str, Any]:
+    place = region(file)
+    assert place is not None  # there is an image: it was just opened
+    readout = Readout.from_header(exposure.attrs)
+    if rows == IRS2_ROWS:
+        labels = dict(readout.row_coordinates(IRS2_ROWS))
+    else:
+        labels = {"row": ("row", place[0] + np.arange(rows))}
+    return {**labels, "column": ("column", place[2] + np.arange(columns))}
+
+
+def _standard_flags(dq: xr.DataArray, file: FitsFile) -> xr.DataArray:
+    """Translate flags by name, block by block; without DQ_DEF they are standard already."""
+    table = file.extensions["DQ_DEF"].table if "DQ_DEF" in file.extensions else None
+    if table is None or not table.size:
+        return dq
+    definitions = [{"NAME": str(row["NAME"]).strip(), "VALUE": int(row["VALUE"])} for row in table]
+    unknown = recode(np.zeros(0, np.uint32), definitions)[1]
+    if unknown:
+        logger.info("%s: flags %s are not standard and dropped", file.path, ", ".join(unknown))
+    standard: xr.DataArray = xr.apply_ufunc(
+        lambda values: recode(values, definitions)[0], dq, dask="parallelized", output_dtypes=[np.uint32]
+    )
+    return standard
+
+
+@dataclass(frozen=True)
+class _ComplexColumns:
+    """Real and imaginary parts, alternating by row, in float32 columns of a table of ``n_rows`` rows."""
+
+    path: str
+    offset: int
+    row_bytes: int
+    positions: tuple[int, ...]
+    n_rows: int
+    stamp: tuple[int, ...]
+
+
+class _ComplexArray(BackendArray):
+    """(output, frequency) complex64 of such columns, read output by output."""
+
+    def __init__(self, source: _ComplexColumns) -> None:
+        self.source = source
+        self.shape = (len(source.positions), source.n_rows // 2)
+        self.dtype = np.dtype(np.complex64)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+
+    def __dask_tokenize__(self) -> _ComplexColumns:
+        return self.source
+
+    def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
+        outputs = np.arange(self.shape[0])[key[0]]
+        read = np.stack([self._column(self.source.positions[k]) for k in np.atleast_1d(outputs)])
+        chosen: np.ndarray = read[0 if np.ndim(outputs) == 0 else slice(None)][..., key[1]]
+        return chosen
+
+    def _column(self, position: int, rows_at_once: int = 1 << 17) -> np.ndarray:
+        source = self.source
+        values = np.empty(source.n_rows, dtype=np.float32)
+        with open_binary(source.path) as file:
+            file.seek(source.offset)
+            for start in range(0, source.n_rows, rows_at_once):
+                n = min(rows_at_once, source.n_rows - start)
+                block = np.frombuffer(file.read(n * source.row_bytes), dtype=np.uint8).reshape(n, source.row_bytes)
+                column = np.ascontiguousarray(block[:, position : position + 4]).view(">f4")[:, 0]
+                values[start : start + n] = column
+        return values.view(np.complex64)
+
+
+def _open_refpix(file: FitsFile) -> xr.Dataset:
+    table = file.require("IRS2")
+    header = table.header
+    n_rows = int(header["NAXIS2"])
+    expected = 2 * 712 * DETECTOR_SIZE
+    if n_rows != expected:
+        raise ReferenceFileError(f"{file.path}: table IRS2 has {n_rows} rows, expected {expected}")
+    positions: dict[str, int] = {}
+    position = 0
+    for i in range(1, int(header["TFIELDS"]) + 1):
+        code = str(header[f"TFORM{i}"]).strip().upper()
+        if code not in ("E", "1E"):
+            raise ReferenceFileError(f"{file.path}: column {header[f'TTYPE{i}']} of IRS2 has format {code}, expected E")
+        positions[str(header[f"TTYPE{i}"]).strip().lower()] = position
+        position += 4
+    contents = {}
+    for name in ("alpha", "beta"):
+        columns = [f"{name}_{k}" for k in range(4)]
+        missing = [c for c in columns if c not in positions]
+        if missing:
+            raise ReferenceFileError(f"{file.path}: table IRS2 lacks columns {', '.join(missing)}")
+        source = _ComplexColumns(
+            file.path,
+            table.offset,
+            int(header["NAXIS1"]),
+            tuple(positions[c] for c in columns),
+            n_rows,
+            file_stamp(file.path),
+        )
+        contents[name] = (("output", "frequency"), indexing.LazilyIndexedArray(_ComplexArray(source)))
+    dataset = xr.Dataset(contents).chunk(
+        {"output": 1, "frequency": -1}, name_prefix="refpix-", token=tokenize(file.path, file_stamp(file.path))
+    )
+    listed = file.extensions["DQ"].table if "DQ" in file.extensions else None
+    if listed is not None:
+        names = {name.upper(): name for name in listed.dtype.names or ()}
+        for variable, column in (("bad_output", "OUTPUT"), ("bad_parity", "ODD_EVEN"), ("bad_mask", "MASK")):
+            if column not in names:
+                raise ReferenceFileError(f"{file.path}: table DQ lacks column {column}")
+            dataset[variable] = ("bad", listed[names[column]].astype(np.int64))
+    return dataset.assign_coords(output=[1, 2, 3, 4])

@@ -1,0 +1,254 @@
+"""What is simulated: detector, readout, subarray, times."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from nsxr.errors import ParameterError
+from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS, REFERENCE_BORDER, irs2_layout
+
+__all__ = ["READOUTS", "SCENES", "SUBARRAYS", "Configuration", "configure"]
+
+READOUTS: Mapping[str, tuple[int, int]] = {
+    "NRSRAPID": (1, 1),
+    "NRS": (4, 4),
+    "NRSIRS2RAPID": (1, 1),
+    "NRSIRS2": (5, 8),
+}
+"""NFRAMES and FRMDIVSR of each readout pattern."""
+
+SCENES: Mapping[str, str] = {
+    "MOS": "NRS_MSASPEC",
+    "FS": "NRS_FIXEDSLIT",
+    "IFU": "NRS_IFU",
+    "BOTS": "NRS_BRIGHTOBJ",
+    "dark": "NRS_DARK",
+    "flat": "NRS_LAMP",
+}
+"""EXP_TYPE of each scene."""
+
+
+@dataclass(frozen=True)
+class Subarray:
+    """Size of a subarray, and its one-based starts in science orientation.
+
+    ``row_start`` maps gratings, or ``""`` for all others, to the starts in NRS1 and NRS2.
+    """
+
+    rows: int
+    columns: int
+    frame_time: float
+    column_start: tuple[int, int]
+    row_start: Mapping[str, tuple[int, int]]
+    grating: str
+
+
+_BRIGHT = {
+    "": (963, 963),
+    "G235H": (967, 967),
+    "G395M": (946, 946),
+    "PRISM": (957, 959),
+    "MIRROR": (975, 1043),
+}
+_BRIGHT_INNER = {grating: (first + 8, second + 8) for grating, (first, second) in _BRIGHT.items()}
+
+SUBARRAYS: Mapping[str, Subarray] = {
+    "FULL": Subarray(2048, 2048, 10.73676, (1, 1), {"": (1, 1)}, ""),
+    "ALLSLITS": Subarray(256, 2048, 5.49132, (1, 1), {"": (897, 899)}, "G235H"),
+    "SUBS200A1": Subarray(64, 2048, 1.55724, (1, 1), {"": (1054, 1056), "G395M": (1041, 1041)}, "G235H"),
+    "SUBS200A2": Subarray(64, 2048, 1.55724, (1, 1), {"": (1018, 1020), "G395M": (1005, 1005)}, "G235H"),
+    "SUBS400A1": Subarray(64, 2048, 1.55724, (1, 1), {"": (978, 980), "G395M": (965, 965)}, "G235H"),
+    "SUBS200B1": Subarray(64, 2048, 1.55724, (1, 1), {"": (918, 918), "G395M": (905, 903)}, "G235H"),
+    "SUB2048": Subarray(32, 2048, 0.90156, (1, 1), _BRIGHT, "G395H"),
+    "SUB1024A": Subarray(32, 1024, 0.45100, (1, 1025), _BRIGHT, "G395H"),
+    "SUB1024B": Subarray(32, 1024, 0.45100, (1025, 1), _BRIGHT, "G395H"),
+    "SUB512": Subarray(32, 512, 0.22572, (1025, 513), _BRIGHT, "PRISM"),
+    "SUB512S": Subarray(16, 512, 0.14392, (1025, 513), _BRIGHT_INNER, "PRISM"),
+    "SUB32": Subarray(32, 32, 0.01496, (1399, 619), {"": (975, 1043)}, "MIRROR"),
+}
+"""Subarrays of NIRSpec: sizes, starts and corners as in the public subarray table of the project
+reference data system. Frame times are (rows + 12)(columns + 1) x 10 us but for the last two."""
+
+FRAME_TIME_IRS2 = 14.58889
+
+_FILTERS = {
+    "PRISM": "CLEAR",
+    "MIRROR": "F110W",
+    "G140M": "F100LP",
+    "G140H": "F100LP",
+    "G235M": "F170LP",
+    "G235H": "F170LP",
+    "G395M": "F290LP",
+    "G395H": "F290LP",
+}
+_FULL_GRATINGS = {"MOS": "PRISM", "FS": "G235H", "IFU": "G395H", "BOTS": "G395H", "dark": "MIRROR", "flat": "G235H"}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One exposure: what was set before it started.
+
+    Attributes
+    ----------
+    detector, readout, subarray, scene, grating : str
+        Names as in headers; ``scene`` as in :data:`SCENES`.
+    groups, integrations : int
+        NGROUPS and NINTS.
+    row_start : int
+        Zero-based first detector row.
+    columns : ndarray of int
+        Zero-based detector columns that are simulated; a small exposure has but some of them.
+    """
+
+    detector: str
+    readout: str
+    subarray: str
+    scene: str
+    grating: str
+    groups: int
+    integrations: int
+    row_start: int
+    columns: np.ndarray
+
+    @property
+    def is_irs2(self) -> bool:
+        """Whether raw frames have interleaved reference pixels."""
+        return "IRS2" in self.readout
+
+    @property
+    def n_frames(self) -> int:
+        """Frames averaged into a group."""
+        return READOUTS[self.readout][0]
+
+    @property
+    def frame_divisor(self) -> int:
+        """What the sum of frames is divided by on board."""
+        return READOUTS[self.readout][1]
+
+    @property
+    def frame_time(self) -> float:
+        """Time from frame to frame [s]."""
+        return FRAME_TIME_IRS2 if self.is_irs2 else SUBARRAYS[self.subarray].frame_time
+
+    @property
+    def group_time(self) -> float:
+        """Time from group to group [s]."""
+        return round(self.frame_time * self.n_frames, 7)
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs that read the detector, the IRS2 reference output not counted."""
+        return 4 if self.subarray == "FULL" else 1
+
+    @property
+    def exposure_type(self) -> str:
+        """EXP_TYPE."""
+        if self.subarray == "SUB32" and self.scene in ("FS", "BOTS"):
+            return "NRS_WATA"
+        return SCENES[self.scene]
+
+    @property
+    def filter(self) -> str:
+        """FILTER that goes with the grating; darks are closed."""
+        return "OPAQUE" if self.scene in ("dark", "flat") else _FILTERS[self.grating]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Zero-based detector rows, (row,) int64."""
+        return np.arange(self.row_start, self.row_start + SUBARRAYS[self.subarray].rows)
+
+    @property
+    def raw_rows(self) -> int:
+        """Rows of the raw image."""
+        return IRS2_ROWS if self.is_irs2 else self.rows.size
+
+    @cached_property
+    def raw_row_of_row(self) -> np.ndarray:
+        """Raw row in which each detector row is stored, (row,) int64."""
+        return irs2_layout(self.detector).science_rows_raw if self.is_irs2 else np.arange(self.rows.size)
+
+    @cached_property
+    def is_border(self) -> np.ndarray:
+        """Where the detector has reference pixels instead of light-sensitive ones, (row, column) bool."""
+        last = DETECTOR_SIZE - REFERENCE_BORDER
+        rows, columns = ((axis < REFERENCE_BORDER) | (axis >= last) for axis in (self.rows, self.columns))
+        return np.asarray(rows[:, None] | columns[None, :])
+
+    @property
+    def output_of_row(self) -> np.ndarray:
+        """Output, 1 to 4, that reads each detector row, (row,) int64."""
+        if self.n_outputs == 1:
+            return np.ones(self.rows.size, dtype=np.int64)
+        output = self.rows // AMPLIFIER_ROWS + 1
+        return output if self.detector == "NRS1" else 5 - output
+
+
+def configure(
+    *,
+    readout: str,
+    subarray: str,
+    groups: int,
+    integrations: int,
+    detector: str,
+    scene: str | None = None,
+    columns: int | np.ndarray | None = None,
+) -> Configuration:
+    """Check the parameters of an exposure and fill in what follows from them.
+
+    Parameters
+    ----------
+    readout, subarray, detector : str
+        Names as in :data:`READOUTS`, :data:`SUBARRAYS`, ``"NRS1"`` or ``"NRS2"``.
+    scene : str, optional
+        As in :data:`SCENES`; else what the subarray is made for: MOS, FS or BOTS.
+    groups, integrations : int
+        At least 1.
+    columns : int or ndarray, optional
+        Only so many columns from the start of the subarray, or these zero-based detector columns.
+
+    Raises
+    ------
+    ParameterError
+        Naming every value that is unknown or does not go with the others.
+    """
+    readout, subarray, detector = readout.upper(), subarray.upper(), detector.upper()
+    if scene is None:
+        scene = "MOS" if subarray == "FULL" else "FS" if subarray.startswith(("ALLSLITS", "SUBS")) else "BOTS"
+    problems = [
+        f"{name} is {value!r}, expected one of {', '.join(known)}"
+        for name, value, known in (
+            ("readout", readout, READOUTS),
+            ("subarray", subarray, SUBARRAYS),
+            ("detector", detector, ("NRS1", "NRS2")),
+            ("scene", scene, SCENES),
+        )
+        if value not in known
+    ]
+    problems += [
+        f"{name} is {n}, expected 1 or more"
+        for name, n in (("groups", groups), ("integrations", integrations))
+        if n < 1
+    ]
+    if "IRS2" in readout and subarray != "FULL":
+        problems.append(f"readout {readout} exists for FULL only, not for {subarray}; use NRSRAPID or NRS")
+    if scene in ("MOS", "IFU") and subarray != "FULL":
+        problems.append(f"scene {scene} needs subarray FULL, not {subarray}; use FS or BOTS")
+    if problems:
+        raise ParameterError("; ".join(problems))
+    size = SUBARRAYS[subarray]
+    second = detector == "NRS2"
+    start = size.column_start[second] - 1
+    if columns is None:
+        columns = size.columns
+    if isinstance(columns, (int, np.integer)):
+        if not 1 <= columns <= size.columns:
+            raise ParameterError(f"columns is {columns}, expected 1 to {size.columns} for {subarray}")
+        columns = np.arange(start, start + int(columns))
+    columns = np.asarray(columns, dtype=np.int64)
+    if columns.size == 0 or (np.diff(columns) < 1).any() or columns[0] < start or columns[-1] >= start + size.columns:
+        raise ParameterError(f"columns must increase and lie in {start} to {start + size.columns - 1} for {subarray}")
+    grating = size.grating or _FULL_GRATINGS[scene]
+    row_start = size.row_start.get(grating, size.row_start[""])[second] - 1
+    return Configuration(detector, readout, subarray, scene, grating, groups, integrations, row_start, columns)

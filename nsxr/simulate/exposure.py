@@ -1,0 +1,276 @@
+"""Simulate exposures: as files, or small ones in memory."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ParameterError
+from nsxr.model.readout import Readout
+from nsxr.model.variables import variable_attributes
+from nsxr.simulate.artifacts import Artifacts
+from nsxr.simulate.configuration import SUBARRAYS, Configuration, configure
+from nsxr.simulate.fits_files import open_raw, write_raw_group, write_reference
+from nsxr.simulate.headers import Segment, integration_times, primary_header, science_header
+from nsxr.simulate.ramps import Ramps, digitize
+from nsxr.simulate.reference_data import reference_datasets
+from nsxr.simulate.truth import truth_dataset, write_truth
+
+__all__ = ["SimulatedExposure", "SmallExposure", "simulate_exposure", "small_exposure", "write_references"]
+
+
+@dataclass(frozen=True)
+class SimulatedExposure:
+    """Files of a simulated exposure.
+
+    Attributes
+    ----------
+    uncal : list of Path
+        Raw files, one for each segment, in order.
+    references : dict
+        Reference files by type; empty if none were asked for.
+    truth : Path
+        What was put into the exposure.
+    """
+
+    uncal: list[Path]
+    references: dict[str, Path]
+    truth: Path
+
+
+@dataclass(frozen=True)
+class SmallExposure:
+    """A simulated exposure in memory: the raw exposure, its references by type, and the truth."""
+
+    exposure: xr.Dataset
+    references: dict[str, xr.Dataset]
+    truth: xr.Dataset
+
+
+def simulate_exposure(
+    directory: str | Path,
+    *,
+    readout: str = "NRSIRS2RAPID",
+    subarray: str = "FULL",
+    groups: int = 20,
+    integrations: int = 1,
+    detector: str = "NRS1",
+    scene: str | None = None,
+    seed: int = 1,
+    segments: int = 1,
+    columns: int | None = None,
+    artifacts: Artifacts | None = None,
+    references: bool = True,
+) -> SimulatedExposure:
+    """Simulate a NIRSpec exposure and write raw files, references and truth.
+
+    Groups are drawn one after the other and written at once, so that memory does not grow with
+    the length of the exposure.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Where to write; made if it is missing. References go to its folder ``references``.
+    readout : str
+        ``NRSRAPID``, ``NRS`` (4 frames averaged), ``NRSIRS2RAPID`` or ``NRSIRS2`` (5 frames averaged, stored as
+        5/8 of their mean).
+    subarray : str
+        ``FULL``, ``ALLSLITS``, ``SUBS200A1`` and so on; IRS2 reads ``FULL`` only.
+    groups, integrations : int
+        NGROUPS and NINTS.
+    detector : str
+        ``NRS1`` or ``NRS2``.
+    scene : str, optional
+        ``MOS``, ``FS``, ``IFU``, ``BOTS``, ``dark`` or ``flat``; else what the subarray is made for.
+    seed : int
+        The same seed gives the same files. The detectors, hence the references, do not depend on it.
+    segments : int
+        Files among which the integrations are shared.
+    columns : int, optional
+        Only so many columns from the first one of the subarray; SUBSIZE1 says so.
+    artifacts : Artifacts, optional
+        Amplitudes of the effects.
+    references : bool
+        Whether to write references.
+
+    Raises
+    ------
+    ParameterError
+        If a name is unknown or values do not go together.
+    """
+    artifacts = artifacts or Artifacts()
+    configuration = configure(
+        readout=readout,
+        subarray=subarray,
+        groups=groups,
+        integrations=integrations,
+        detector=detector,
+        scene=scene,
+        columns=columns,
+    )
+    if not 1 <= segments <= integrations:
+        raise ParameterError(f"segments is {segments}, expected 1 to the number of integrations, {integrations}")
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    ramps = Ramps(configuration, artifacts, seed)
+    paths = []
+    drawn = ramps.groups()
+    for segment in _segments(integrations, segments):
+        path = folder / segment.file_name(configuration.detector)
+        with ExitStack() as stack:
+            file = stack.enter_context(open_raw(path, configuration, segment))
+            for _ in range((segment.last - segment.first + 1) * groups):
+                write_raw_group(file, digitize(next(drawn), configuration))
+        paths.append(path)
+    next(drawn, None)
+    truth = write_truth(folder, truth_dataset(ramps), configuration)
+    written: dict[str, Path] = {}
+    if references:
+        written = _write_references(folder / "references", configuration, artifacts)
+    return SimulatedExposure(paths, written, truth)
+
+
+def write_references(
+    directory: str | Path,
+    *,
+    readout: str = "NRSIRS2RAPID",
+    subarray: str = "FULL",
+    groups: int = 20,
+    detector: str = "NRS1",
+    scene: str | None = None,
+    columns: int | None = None,
+    artifacts: Artifacts | None = None,
+) -> dict[str, Path]:
+    """Write the references of a simulated configuration; parameters as in :func:`simulate_exposure`.
+
+    Returns
+    -------
+    dict
+        Paths by type: mask, saturation, superbias, refpix (IRS2 only), linearity, dark, gain, readnoise.
+    """
+    configuration = configure(
+        readout=readout,
+        subarray=subarray,
+        groups=groups,
+        integrations=1,
+        detector=detector,
+        scene=scene,
+        columns=columns,
+    )
+    return _write_references(Path(directory), configuration, artifacts or Artifacts())
+
+
+def _write_references(folder: Path, configuration: Configuration, artifacts: Artifacts) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        kind: write_reference(folder, kind, dataset, configuration)
+        for kind, dataset in reference_datasets(configuration, artifacts)
+    }
+
+
+def small_exposure(
+    *,
+    readout: str = "NRSIRS2RAPID",
+    subarray: str = "FULL",
+    groups: int = 5,
+    integrations: int = 1,
+    detector: str = "NRS1",
+    scene: str | None = None,
+    seed: int = 1,
+    columns: int | None = 32,
+    artifacts: Artifacts | None = None,
+    rounded: bool = True,
+) -> SmallExposure:
+    """Simulate an exposure with few columns in memory, as the reader would open it.
+
+    All rows are there, hence amplifiers, interleaving and time order along them are real. Of the
+    columns, the first and the last ``columns / 2`` of the subarray are kept under their own labels, so reference
+    pixels at both ends are. A frame has as many lines as columns, and nominal times.
+
+    Parameters
+    ----------
+    readout, subarray, groups, integrations, detector, seed, artifacts
+        As in :func:`simulate_exposure`.
+    scene : str, optional
+        Default ``IFU`` for full frames, because its spectra reach all columns.
+    columns : int, optional
+        Even number of columns kept; None or too many for all.
+    rounded : bool
+        Whether values are integers, as stored on board; else they are exact, means over frames
+        times NFRAMES / FRMDIVSR.
+
+    Returns
+    -------
+    SmallExposure
+        ``exposure``: ``sci`` (integration, group, row, column) float32 [DN]; ``references``; ``truth`` as of
+        :func:`nsxr.simulate.truth.truth_dataset`.
+    """
+    artifacts = artifacts or Artifacts()
+    size = SUBARRAYS.get(subarray.upper())
+    labels = None
+    if size is not None and columns is not None and columns < size.columns:
+        if columns < 2 or columns % 2:
+            raise ParameterError(f"columns is {columns}, expected an even number of 2 or more")
+        start = size.column_start[detector.upper() == "NRS2"] - 1
+        inner = np.arange(columns // 2)
+        labels = np.concatenate([start + inner, start + size.columns - columns // 2 + inner])
+    configuration = configure(
+        readout=readout,
+        subarray=subarray,
+        groups=groups,
+        integrations=integrations,
+        detector=detector,
+        scene=scene or ("IFU" if subarray.upper() == "FULL" else None),
+        columns=labels,
+    )
+    ramps = Ramps(configuration, artifacts, seed)
+    shape = (integrations, groups, configuration.raw_rows, configuration.columns.size)
+    sci = np.empty(shape, dtype=np.float32)
+    factor = np.float32(configuration.n_frames / configuration.frame_divisor)
+    for plane, group in zip(sci.reshape(-1, *shape[2:]), ramps.groups(), strict=True):
+        plane[:] = digitize(group, configuration) if rounded else group * factor
+    references = dict(reference_datasets(configuration, artifacts, ramps.pixels))
+    return SmallExposure(_exposure_dataset(configuration, sci), references, truth_dataset(ramps))
+
+
+def _exposure_dataset(configuration: Configuration, sci: np.ndarray) -> xr.Dataset:
+    segment = Segment(1, 1, 1, configuration.integrations)
+    header = primary_header(configuration, segment, contiguous=_is_contiguous(configuration))
+    readout = Readout.from_header(header)
+    times: Mapping[str, np.ndarray] = integration_times(configuration)
+    coordinates = {
+        **readout.row_coordinates(configuration.raw_rows),
+        "column": ("column", configuration.columns),
+        "integration": ("integration", times["integration_number"].astype(np.int64)),
+        "group": ("group", np.arange(1, configuration.groups + 1)),
+    }
+    coordinates |= {name: ("integration", values) for name, values in times.items() if name != "integration_number"}
+    keywords = {
+        key: value for key, value in header.items() if key not in ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "HISTORY")
+    }
+    attributes = {
+        **keywords,
+        "fits_header": header.tostring(sep="\n"),
+        "filename": segment.file_name(configuration.detector),
+        "nsxr_steps": "[]",
+    }
+    extension = {
+        **variable_attributes("sci"),
+        "units": "DN",
+        "fits_header": science_header(configuration).tostring(sep="\n"),
+    }
+    return xr.Dataset(
+        {"sci": (("integration", "group", "row", "column"), sci, extension)}, coords=coordinates, attrs=attributes
+    )
+
+
+def _is_contiguous(configuration: Configuration) -> bool:
+    return bool((np.diff(configuration.columns) == 1).all())
+
+
+def _segments(integrations: int, segments: int) -> list[Segment]:
+    parts = np.array_split(np.arange(1, integrations + 1), segments)
+    return [Segment(i, segments, int(part[0]), int(part[-1])) for i, part in enumerate(parts, start=1)]

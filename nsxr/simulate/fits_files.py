@@ -1,0 +1,220 @@
+"""Simulated exposures, references and truth as FITS files."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.model.dq import PixelFlag
+from nsxr.simulate.configuration import SUBARRAYS, Configuration
+from nsxr.simulate.headers import Segment, group_table, integration_times, primary_header, science_header
+from nsxr.simulate.reference_data import reference_name
+
+__all__ = ["open_raw", "write_raw_group", "write_reference", "write_tables"]
+
+_BLOCK = 2880
+
+_MODELS = {
+    "mask": "MaskModel",
+    "saturation": "SaturationModel",
+    "superbias": "SuperBiasModel",
+    "refpix": "IRS2Model",
+    "linearity": "LinearityModel",
+    "dark": "DarkModel",
+    "gain": "GainModel",
+    "readnoise": "ReadnoiseModel",
+}
+_UNKNOWN = "BAD_LIN_CORR"  # a name of NIRSpec's linearity references that the standard bits lack
+_NAMES = {
+    "saturation": ("DO_NOT_USE", "NO_SAT_CHECK"),
+    "superbias": ("DO_NOT_USE", "UNRELIABLE_BIAS"),
+    "linearity": ("DO_NOT_USE", _UNKNOWN, "NO_LIN_CORR"),
+    "dark": ("DO_NOT_USE", "WARM", "HOT", "UNRELIABLE_SLOPE", "UNRELIABLE_DARK"),
+}
+_IMAGES = {"sci": "SCI", "dq": "DQ", "coefficients": "COEFFS", "inverse_coefficients": "INV_COEFFS"}
+
+
+@contextmanager
+def _finished(path: Path) -> Iterator[Path]:
+    """Give a name to write to, which becomes the real one when all went well."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _image_header(name: str, bitpix: int, shape: Sequence[int]) -> fits.Header:
+    cards: list[tuple[str, object]] = [("XTENSION", "IMAGE"), ("BITPIX", bitpix), ("NAXIS", len(shape))]
+    cards += [(f"NAXIS{i}", length) for i, length in enumerate(reversed(shape), start=1)]
+    return fits.Header([*cards, ("PCOUNT", 0), ("GCOUNT", 1), ("EXTNAME", name)])
+
+
+def _text(header: fits.Header) -> bytes:
+    return str(header.tostring(sep="", endcard=True, padding=True)).encode("ascii")
+
+
+def _pad(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % _BLOCK))
+
+
+@contextmanager
+def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iterator[BinaryIO]:
+    """Open a raw file to which groups can be written one after the other.
+
+    Afterwards the GROUP and INT_TIMES tables are added, and the file gets its name.
+    """
+    shape = (segment.last - segment.first + 1, configuration.groups, configuration.raw_rows, configuration.columns.size)
+    header = _image_header("SCI", 16, shape)
+    header["BZERO"], header["BSCALE"] = 32768, 1
+    header.extend(science_header(configuration).cards)
+    times = integration_times(configuration)
+    part = slice(segment.first - 1, segment.last)
+    columns = [
+        fits.Column(name, "J" if name == "integration_number" else "D", array=values[part])
+        for name, values in times.items()
+    ]
+    with _finished(path) as partial:
+        with partial.open("wb") as file:
+            file.write(_text(primary_header(configuration, segment)))
+            file.write(_text(header))
+            yield file
+            _pad(file)
+        write_tables(
+            partial,
+            [
+                fits.BinTableHDU(group_table(configuration, segment), name="GROUP"),
+                fits.BinTableHDU.from_columns(columns, name="INT_TIMES"),
+            ],
+        )
+
+
+def write_raw_group(file: BinaryIO, group: np.ndarray) -> None:
+    """Write one group, uint16, as FITS stores it: big-endian int16, 32768 less."""
+    # 32768 is the sign bit: flipping it is subtracting
+    file.write((group ^ np.uint16(0x8000)).astype(">u2").data)
+
+
+def write_tables(path: Path, hdus: Iterable[fits.BinTableHDU | fits.ImageHDU]) -> None:
+    """Append HDUs to a FITS file."""
+    with fits.open(path, mode="append") as file:
+        for hdu in hdus:
+            file.append(hdu)
+
+
+def write_reference(directory: Path, kind: str, dataset: xr.Dataset, configuration: Configuration) -> Path:
+    """Write a reference as the reference data system stores it, and return its path.
+
+    DQ keeps its standard bits in the mask and has bits of its own elsewhere, told by DQ_DEF.
+    """
+    path = directory / reference_name(kind, configuration)
+    with _finished(path) as partial:
+        with partial.open("wb") as file:
+            file.write(_text(_reference_header(path.name, kind, dataset, configuration)))
+            for variable, extension in _IMAGES.items():
+                if variable in dataset:
+                    _write_image(file, extension, kind, dataset[variable])
+        if kind == "refpix":
+            write_tables(partial, _weight_tables(dataset))
+        elif "dq" in dataset:
+            write_tables(partial, [_dq_definitions(kind, dataset)])
+    return path
+
+
+def _write_image(file: BinaryIO, extension: str, kind: str, array: xr.DataArray) -> None:
+    if extension == "DQ":
+        header = _image_header(extension, 32, array.shape)
+        header["BZERO"], header["BSCALE"] = 2**31, 1
+        stored = _stored_dq(kind, array.values) ^ np.uint32(1 << 31)
+        planes = stored.astype(">u4")[None]
+    else:
+        header = _image_header(extension, -32, array.shape)
+        if "units" in array.attrs:
+            header["BUNIT"] = array.attrs["units"].replace("electron", "electrons")
+        planes = array.values if array.ndim == 3 else array.values[None]
+    file.write(_text(header))
+    for plane in planes:
+        file.write(np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder(">")).data)
+    _pad(file)
+
+
+def _dq_bits(kind: str, names_used: Sequence[str]) -> list[tuple[int, str]]:
+    if kind in _NAMES:
+        return list(enumerate(_NAMES[kind]))
+    return [(flag.value.bit_length() - 1, str(flag.name)) for flag in PixelFlag if flag.name in names_used]
+
+
+def _stored_dq(kind: str, dq: np.ndarray) -> np.ndarray:
+    """Turn standard bits into those of a reference file."""
+    if kind not in _NAMES:
+        return dq
+    stored = np.zeros_like(dq)
+    for bit, name in _dq_bits(kind, ()):
+        # pixels without correction also get the name that nobody knows
+        standard = PixelFlag["NO_LIN_CORR" if name == _UNKNOWN else name]
+        stored |= np.where(dq & np.uint32(standard.value), np.uint32(1 << bit), np.uint32(0))
+    return stored
+
+
+def _dq_definitions(kind: str, dataset: xr.Dataset) -> fits.BinTableHDU:
+    used = int(np.bitwise_or.reduce(dataset["dq"].values, axis=None)) | 1
+    bits = _dq_bits(kind, [str(flag.name) for flag in PixelFlag if flag.value & used])
+    columns = [
+        fits.Column("BIT", "J", array=np.array([bit for bit, _ in bits])),
+        fits.Column("VALUE", "J", bzero=2**31, array=np.array([1 << bit for bit, _ in bits], dtype=np.uint32)),
+        fits.Column("NAME", "40A", array=np.array([name for _, name in bits])),
+        fits.Column("DESCRIPTION", "80A", array=np.array([name.replace("_", " ").capitalize() for _, name in bits])),
+    ]
+    return fits.BinTableHDU.from_columns(columns, name="DQ_DEF")
+
+
+def _weight_tables(dataset: xr.Dataset) -> list[fits.BinTableHDU]:
+    names = [f"{name}_{output}" for name in ("alpha", "beta") for output in range(4)]
+    table = np.empty(2 * dataset.sizes["frequency"], dtype=[(name, ">f4") for name in names])
+    for name in ("alpha", "beta"):
+        for output in range(4):
+            table[f"{name}_{output}"] = dataset[name].values[output].view(np.float32)
+    columns = [
+        fits.Column("OUTPUT", "I", bzero=2**15, array=dataset["bad_output"].values.astype(np.uint16)),
+        fits.Column("ODD_EVEN", "I", bzero=2**15, array=dataset["bad_parity"].values.astype(np.uint16)),
+        fits.Column("MASK", "J", bzero=2**31, array=dataset["bad_mask"].values.astype(np.uint32)),
+    ]
+    return [fits.BinTableHDU(table, name="IRS2"), fits.BinTableHDU.from_columns(columns, name="DQ")]
+
+
+def _reference_header(name: str, kind: str, dataset: xr.Dataset, configuration: Configuration) -> fits.Header:
+    exposure = primary_header(configuration, Segment(1, 1, 1, configuration.integrations))
+    header = fits.Header([("SIMPLE", True), ("BITPIX", 8), ("NAXIS", 0), ("EXTEND", True)])
+    header["DATE"] = (exposure["DATE"], "Date this file was created (UTC)")
+    header["ORIGIN"] = ("nsxr", "Simulated, not measured")
+    header["FILENAME"] = name
+    header["DATAMODL"] = (_MODELS[kind], "Type of data model")
+    header["TELESCOP"] = ("JWST", "Telescope used to acquire the data")
+    header["REFTYPE"] = (kind.upper(), "Reference file type")
+    header["PEDIGREE"] = (dataset.attrs["pedigree"], "The pedigree of the reference file")
+    header["DESCRIP"] = (f"Simulated {kind} of {configuration.detector}", "Description of the reference file")
+    header["AUTHOR"] = ("nsxr.simulate", "Author of the reference file")
+    header["USEAFTER"] = (dataset.attrs["useafter"], "Use after date of the reference file")
+    keywords = ["INSTRUME", "DETECTOR"]
+    if kind != "refpix":
+        keywords += ["SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "FASTAXIS", "SLOWAXIS"]
+    if kind in ("mask", "superbias", "dark", "readnoise", "refpix"):
+        keywords += ["READPATT"]
+    for keyword in keywords:
+        header[keyword] = (exposure[keyword], exposure.comments[keyword])
+    if kind == "dark":
+        header["P_READPA"] = (f"{configuration.readout}|", "Readout patterns this file is good for")
+        header["NFRAMES"] = dataset.attrs["n_frames"]
+        header["NGROUPS"] = dataset.attrs["n_groups"]
+        header["GROUPGAP"] = dataset.attrs["group_gap"]
+        header["AVDRKCUR"] = (dataset.attrs["average_dark_current"], "[electron/s] average dark current")
+    if kind == "gain":
+        header["GAINFACT"] = (dataset.attrs["gain_factor"], "Gain scale factor")
+    header.add_history(f"Describes the detector that nsxr.simulate simulates; {len(SUBARRAYS)} subarrays share it.")
+    return header

@@ -1,0 +1,99 @@
+"""When each pixel is read: slots of 10 us in lines, for every readout."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsxr.model.readout import AMPLIFIER_ROWS, IRS2_ROWS
+from nsxr.simulate.configuration import Configuration
+
+__all__ = ["TimeOrder", "time_order"]
+
+_OVERHEAD = 12  # slots from the end of a line to the next one; IRS2: 8
+_IRS2_SLOTS = 712
+_IRS2_OUTPUTS = 5
+_SECTOR = IRS2_ROWS // _IRS2_OUTPUTS
+
+
+@dataclass(frozen=True)
+class TimeOrder:
+    """Order in which the raw rows and columns of a frame are read.
+
+    A line of the detector is an image column. All outputs read at the same time.
+
+    Attributes
+    ----------
+    slots : int
+        Slots of 10 us in a line, the gaps in it and after it included.
+    lines : int
+        Lines in a frame.
+    is_reversed : bool
+        Whether columns are read from the last to the first.
+    rows : tuple of ndarray
+        For each output, the raw rows that it reads, in image order; IRS2 starts with the reference output.
+    slot : tuple of ndarray
+        For each output, the slot in which each of those rows is read.
+    """
+
+    slots: int
+    lines: int
+    is_reversed: bool
+    rows: tuple[np.ndarray, ...]
+    slot: tuple[np.ndarray, ...]
+
+    def image(self, series: list[np.ndarray], n_rows: int) -> np.ndarray:
+        """Arrange one time series for each output, (lines * slots,), as an image of raw rows."""
+        out = np.empty((n_rows, self.lines), dtype=np.float32)
+        for values, rows, slot in zip(series, self.rows, self.slot, strict=True):
+            lines = values[: self.lines * self.slots].reshape(self.lines, self.slots)
+            out[rows] = lines.T[slot, ::-1] if self.is_reversed else lines.T[slot]
+        return out
+
+
+def time_order(configuration: Configuration) -> TimeOrder:
+    """Return the time order of the pixels of a configuration.
+
+    Detector columns follow each other in time along a line, in detector direction for the first
+    output and alternating from one to the next; subarrays have one output. In science orientation
+    detector columns are rows, upside down for NRS2, whose lines also run from the last column to the
+    first.
+
+    IRS2 reads 8 science pixels, waits a slot, reads 4 reference pixels, waits a slot, reads 16 science
+    pixels and so on, and waits 8 slots at the end of a line. The second and the third reference pixel
+    of a block are sampled in each other's slot, so that the pixels of a pair share the parity that
+    alternating-column noise gives to a slot; this shifts them by 10 us.
+    """
+    is_second = configuration.detector == "NRS2"
+    n_rows = configuration.raw_rows
+    if configuration.is_irs2:
+        outputs, size, slots = _IRS2_OUTPUTS, _SECTOR, _IRS2_SLOTS
+        slot_in_time = _irs2_slots()
+        is_backward = [output % 2 == 0 for output in range(outputs)]
+    else:
+        outputs = configuration.n_outputs
+        size = AMPLIFIER_ROWS if outputs == 4 else n_rows
+        slots = size + _OVERHEAD
+        slot_in_time = np.arange(size)
+        is_backward = [output % 2 == 1 for output in range(outputs)]
+    rows, slot = [], []
+    for output, backward in enumerate(is_backward):
+        detector_column = np.arange(output * size, (output + 1) * size)
+        slot_of_column = slot_in_time[::-1] if backward else slot_in_time
+        if is_second:
+            rows.append((n_rows - 1 - detector_column)[::-1])
+            slot.append(slot_of_column[::-1])
+        else:
+            rows.append(detector_column)
+            slot.append(slot_of_column)
+    return TimeOrder(slots, configuration.columns.size, is_second, tuple(rows), tuple(slot))
+
+
+def _irs2_slots() -> np.ndarray:
+    """Return the slot of each of the 640 pixels of an IRS2 output, in the order of reading."""
+    slots = []
+    for block in range(32):
+        start = 22 * block
+        slots += [start + k for k in range(8)]
+        slots += [start + k for k in (9, 11, 10, 12)]
+        slots += [start + k for k in range(14, 22)]
+    return np.array(slots)
