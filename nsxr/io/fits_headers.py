@@ -121,8 +121,18 @@ def _extensions(hdus: fits.HDUList, tables: tuple[str, ...]) -> Iterator[tuple[s
     for hdu in hdus:
         if hdu.name == "PRIMARY":
             continue
-        rows = np.asarray(hdu.data) if hdu.name in tables and isinstance(hdu, fits.BinTableHDU) else None
+        rows = _rows(hdu) if hdu.name in tables and isinstance(hdu, fits.BinTableHDU) else None
         yield hdu.name, Extension(hdu.name, hdu.header, hdu.fileinfo()["datLoc"], rows)
+
+
+def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
+    """Return a table as a structured array in native byte order, offsets of unsigned columns applied."""
+    columns = {name: np.asarray(hdu.data[name]) for name in hdu.columns.names}
+    columns = {name: values.astype(values.dtype.newbyteorder("=")) for name, values in columns.items()}
+    rows = np.empty(len(hdu.data), dtype=[(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
 
 
 def _end_of_data(hdus: fits.HDUList) -> int:

@@ -193,10 +193,7 @@ def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> dic
             skipped = ("integration_number", "group_number", "number_of_columns", "number_of_rows")
             for name in GROUP_COLUMNS:
                 if name in (rows.dtype.names or ()) and name not in skipped:
-                    values = rows[name]
-                    values = np.char.decode(values, "ascii") if values.dtype.kind == "S" else values
-                    values = values.astype(values.dtype.newbyteorder("="))
-                    found[name] = (("integration", "group"), values.reshape(n, groups))
+                    found[name] = (("integration", "group"), rows[name].reshape(n, groups))
     return found
 
 

@@ -91,7 +91,7 @@ class PixelSource:
                     position = position * self.shape[axis] + ranges[axis][index]
                 line = position * (self.shape[-2] if len(self.shape) > 1 else 1) + first
                 file.seek(self.offset + line * columns * itemsize)
-                self._read_into(file, memoryview(buffer.view(np.uint8).reshape(-1)))
+                self._read_into(file, buffer.view(np.uint8).reshape(-1).data)
                 values = buffer[pick]
                 if self.zero:
                     # BZERO of unsigned integers: the sum fits the wider or unsigned dtype exactly
