@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError
+from nsxr.model.chunking import one_chunk
 
-__all__ = ["map_blocks", "map_with_halo", "unlabelled"]
+__all__ = ["map_blocks", "map_with_halo", "reduce_blocks", "take_rows", "unlabelled"]
 
 
 def unlabelled(array: xr.DataArray) -> xr.DataArray:
@@ -155,3 +156,84 @@ def map_with_halo(
         **parameters,
     )
     return array.copy(data=data)
+
+
+def reduce_blocks(
+    kernel: Callable[..., np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic], **parameters: Any
+) -> xr.DataArray:
+    """Reduce each block along a dim, whatever its chunks; the caller combines the few that remain.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(block, start, **parameters)`` with ``start`` the position of the block along the dim;
+        returns the block with that dim of length 1.
+    array : DataArray
+        Input.
+    dim : str
+        Dim to reduce.
+    dtype : type
+        Dtype of the result.
+    **parameters
+        Passed to the kernel.
+
+    Returns
+    -------
+    DataArray
+        Without coordinates along ``dim``, whose length is the number of chunks along it (1 for NumPy).
+    """
+    axis = array.get_axis_num(dim)
+    if array.chunks is None:
+        data: Any = kernel(array.values, 0, **parameters)
+    else:
+        starts = np.cumsum((0, *array.chunks[axis][:-1]))
+
+        def run(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+            return kernel(block, int(starts[block_info[0]["chunk-location"][axis]]), **parameters)
+
+        chunks = tuple((1,) * len(c) if i == axis else c for i, c in enumerate(array.chunks))
+        data = da.map_blocks(run, array.data, chunks=chunks, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype=dtype))
+    coordinates = {name: c for name, c in array.coords.items() if dim not in c.dims}
+    return xr.DataArray(data, dims=array.dims, coords=coordinates)
+
+
+def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArray:
+    """Return rows by position, in equal bands each of which needs few blocks of the input.
+
+    Indexing a lazy array with all positions at once would tie every block of the result to every
+    block of the input; a band for each IRS2 output keeps outputs apart.
+
+    Parameters
+    ----------
+    array : DataArray
+        With dim ``row``.
+    rows : (n,) int
+        Ascending positions, with repetitions if need be.
+    n_bands : int
+        Number of bands in the result; must divide n.
+
+    Returns
+    -------
+    DataArray
+        Without coordinates along ``row``.
+    """
+    axis = array.get_axis_num("row")
+    array = array.drop_vars([name for name, c in array.coords.items() if "row" in c.dims])
+    if array.chunks is None:
+        return array.isel(row=rows)
+    dims = [str(dim) for dim in array.dims]
+    parts = []
+    for part in np.split(rows, n_bands):
+        first = int(part[0])
+        source = one_chunk(array.isel(row=slice(first, int(part[-1]) + 1)), "row").rename(row="source_row")
+        (taken,) = map_blocks(
+            np.take,
+            source,
+            core=("source_row",),
+            outputs=[(dims, array.dtype.type)],
+            sizes={"row": part.size},
+            indices=part - first,
+            axis=axis,
+        )
+        parts.append(taken)
+    return xr.concat(parts, "row", coords="minimal", compat="override")

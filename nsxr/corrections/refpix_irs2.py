@@ -9,7 +9,8 @@ from astropy.stats import sigma_clipped_stats
 
 from nsxr.errors import ReferenceFileError
 from nsxr.kernels import irs2 as loops
-from nsxr.lazy import map_blocks, unlabelled
+from nsxr.kernels.reductions import sum_groups
+from nsxr.lazy import map_blocks, reduce_blocks, take_rows, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
@@ -107,14 +108,17 @@ def subtract_interleaved_reference(
             f"expected {n_slots}: {loops.SLOTS} slots for each of {exposure.sizes['column']} columns"
         )
     sci = unlabelled(exposure["sci"])
-    mean = sci.mean("group", dtype=np.float64).astype(np.float32)
-    bad = find_bad_interleaved(exposure, n_sigma=ovr_corr_mitigation_ftr)
-    if "bad_mask" in refpix:
-        bad = bad | _listed_bad(refpix, readout.detector)
+    mean = reduce_blocks(sum_groups, sci, "group", np.float64).sum("group") / sci.sizes["group"]
+    mean = mean.astype(np.float32)
+    listed = _listed_bad(refpix, readout.detector) if "bad_mask" in refpix else None
 
     def parts(sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+        # sector by sector, so that one output never waits for the pixels of another
         frames, means = (one_chunk(a.isel(row=sector.rows), "row", "column") for a in (sci, mean))
-        return frames, chunk_like(means, frames.isel(group=0)), one_chunk(bad.isel(row=sector.rows), "row")
+        bad = _bad_in_sector(exposure, sector.rows, ovr_corr_mitigation_ftr)
+        if listed is not None:
+            bad = bad | listed.isel(row=sector.rows)
+        return frames, chunk_like(means, frames.isel(group=0)), one_chunk(bad, "row")
 
     reference_sector = _sector(0, readout.detector)
     (spectrum,) = map_blocks(
@@ -146,10 +150,12 @@ def subtract_interleaved_reference(
     science = xr.concat([corrected[start] for start in sorted(corrected)], "row")
 
     layout = irs2_layout(readout.detector)
-    stripped = exposure.drop_vars("sci").isel(row=layout.science_rows_raw).drop_vars("science_row")
-    rows = readout.row_coordinates(science.sizes["row"])
-    stripped = stripped.assign_coords(rows).assign_coords(
-        {name: c for name, c in exposure.coords.items() if "row" not in c.dims}
+    rows = layout.science_rows_raw
+    others = {name: take_rows(unlabelled(a), rows, 4) for name, a in exposure.data_vars.items() if name != "sci"}
+    stripped = (
+        xr.Dataset(others)
+        .assign_coords(readout.row_coordinates(rows.size))
+        .assign_coords({name: c for name, c in exposure.coords.items() if "row" not in c.dims})
     )
     stripped = stripped.assign(sci=science.assign_attrs(exposure["sci"].attrs))[list(exposure.data_vars)]
     stripped.attrs = dict(exposure.attrs)
@@ -178,35 +184,35 @@ def find_bad_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.DataA
     DataArray
         (row,) bool, False in science rows.
     """
-    layout = irs2_layout(str(exposure.attrs["DETECTOR"]))
-    is_interleaved = xr.DataArray(layout.is_interleaved, dims="row")
-    flagged = ((unlabelled(exposure["pixeldq"]) & _BAD_REFERENCE) != 0).any("column") & is_interleaved
-    sci = unlabelled(exposure["sci"])
-    found = []
-    for start in range(0, IRS2_ROWS, SECTOR):
-        inside = start + np.flatnonzero(layout.is_interleaved[start : start + SECTOR])
-        (moments,) = map_blocks(
-            _pair_sums,
-            one_chunk(sci.isel(row=inside), "row", "column"),
-            core=("row", "column"),
-            outputs=[(("integration", "group", "statistic", "pair"), np.float64)],
-            sizes={"statistic": 3, "pair": inside.size // 2},
-        )
-        (bad,) = map_blocks(
-            _outlying_pairs,
-            one_chunk(moments.mean("group"), "statistic", "pair"),
-            one_chunk(flagged.isel(row=inside), "row"),
-            core=("statistic", "pair", "row"),
-            outputs=[(("integration", "row"), np.bool_)],
-            sizes={"row": inside.size},
-            n_sigma=n_sigma,
-        )
-        found.append(bad.any("integration"))
-    rows = np.flatnonzero(layout.is_interleaved)
-    position = np.zeros(IRS2_ROWS, dtype=np.int64)
-    position[rows] = np.arange(rows.size)
-    everywhere = one_chunk(xr.concat(found, "row"), "row").isel(row=np.maximum.accumulate(position))
-    return (everywhere & is_interleaved) | flagged
+    sectors = [slice(start, start + SECTOR) for start in range(0, IRS2_ROWS, SECTOR)]
+    return xr.concat([_bad_in_sector(exposure, rows, n_sigma) for rows in sectors], "row")
+
+
+def _bad_in_sector(exposure: xr.Dataset, rows: slice, n_sigma: float) -> xr.DataArray:
+    """Return :func:`find_bad_interleaved` for the rows of one output, without coordinates."""
+    is_interleaved = irs2_layout(str(exposure.attrs["DETECTOR"])).is_interleaved[rows]
+    inside = np.flatnonzero(is_interleaved)
+    pixeldq = unlabelled(exposure["pixeldq"]).isel(row=rows)
+    flagged = ((pixeldq & _BAD_REFERENCE) != 0).any("column") & xr.DataArray(is_interleaved, dims="row")
+    (moments,) = map_blocks(
+        _pair_sums,
+        one_chunk(unlabelled(exposure["sci"]).isel(row=rows).isel(row=inside), "row", "column"),
+        core=("row", "column"),
+        outputs=[(("integration", "group", "statistic", "pair"), np.float64)],
+        sizes={"statistic": 3, "pair": inside.size // 2},
+    )
+    (outlying,) = map_blocks(
+        _outlying_pairs,
+        one_chunk(moments.mean("group"), "statistic", "pair"),
+        one_chunk(flagged.isel(row=inside), "row"),
+        core=("statistic", "pair", "row"),
+        outputs=[(("integration", "row"), np.bool_)],
+        sizes={"row": inside.size},
+        n_sigma=n_sigma,
+    )
+    position = np.cumsum(is_interleaved).clip(1) - 1
+    found = one_chunk(outlying.any("integration"), "row").isel(row=position)
+    return (found & xr.DataArray(is_interleaved, dims="row")) | flagged
 
 
 def _pair_sums(sci: np.ndarray) -> np.ndarray:

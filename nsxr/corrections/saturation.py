@@ -5,7 +5,9 @@ import xarray as xr
 from scipy import ndimage
 
 from nsxr.errors import ParameterError
-from nsxr.lazy import map_with_halo
+from nsxr.kernels.reductions import first_flagged
+from nsxr.kernels.saturation import compare_with_limits
+from nsxr.lazy import map_blocks, map_with_halo, reduce_blocks, take_rows, unlabelled
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout, irs2_layout
@@ -76,12 +78,22 @@ def flag_saturation(
     n_groups = sci.sizes["group"]
     reference = match(saturation, exposure)
     unchecked = ((reference["dq"] & _NO_CHECK) != 0) | reference["sci"].isnull()
-    threshold = reference["sci"].where(~unchecked, np.float32(np.inf))
     is_irs2 = "science_row" in exposure.coords
     is_science = exposure["science_row"] >= 0 if is_irs2 else xr.ones_like(exposure["row"], dtype=bool)
+    threshold = reference["sci"].where(~unchecked, np.float32(np.inf)).where(is_science)
 
+    # one look at the samples; what follows needs these flags alone, so the samples need not be kept
+    (limits,) = map_blocks(
+        compare_with_limits,
+        sci,
+        threshold.transpose("row", "column"),
+        core=(),
+        outputs=[(("integration", "group", "row", "column"), np.uint8)],
+        saturated=_SATURATED,
+        floor=_FLOOR,
+    )
     number = xr.DataArray(np.arange(n_groups, dtype=np.int16), dims="group")
-    first = number.where(sci >= threshold, np.int16(n_groups)).transpose(*sci.dims).min("group")
+    first = reduce_blocks(first_flagged, limits, "group", np.int16, flag=_SATURATED, never=n_groups).min("group")
     averaged = use_readpatt and readout.n_frames > 1
     suspicious = None
     if averaged and n_groups > 2:
@@ -91,9 +103,7 @@ def flag_saturation(
     grown = _grow(first, n_groups, n_pix_grow_sat, readout.detector if is_irs2 else None)
 
     saturated = number >= grown
-    groupdq = exposure["groupdq"]
-    groupdq = groupdq | saturated * _SATURATED
-    groupdq = groupdq | ((sci <= 0) & is_science) * _FLOOR
+    groupdq = exposure["groupdq"] | (limits & _FLOOR) | saturated * _SATURATED
     if averaged and not is_irs2:
         dilution = xr.DataArray([_dilution(readout, g) for g in range(n_groups)], dims="group").astype(np.float32)
         partial = (number + 1 == grown) & (sci >= threshold * dilution) & ((groupdq & _DO_NOT_USE) == 0)
@@ -151,14 +161,13 @@ def _grow(first: xr.DataArray, never: int, pixels: int, irs2_detector: str | Non
     image = first
     if irs2_detector is not None:
         layout = irs2_layout(irs2_detector)
-        image = first.isel(row=layout.science_rows_raw)
+        image = take_rows(unlabelled(first), layout.science_rows_raw, 4)
     grown = map_with_halo(_minimum, image, {"row": pixels}, boundary=np.int16(never), width=2 * pixels + 1)
     if irs2_detector is None:
         return grown
     back = np.maximum.accumulate(layout.science_row).clip(0)
-    raw = grown.isel(row=back).assign_coords(row=first["row"])
-    raw = raw.assign_coords({c: first[c] for c in ("science_row", "amplifier")})
-    return raw.where(first["science_row"] >= 0, np.int16(never))
+    raw = take_rows(grown, back, 5).assign_coords(first.coords)
+    return raw.where(xr.DataArray(layout.is_science, dims="row"), np.int16(never))
 
 
 def _grow_groups(flags: xr.DataArray, pixels: int) -> xr.DataArray:

@@ -19,14 +19,25 @@ import xarray as xr
 
 from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS
 
-__all__ = ["CHUNK_BYTES", "band_chunks", "chunk_like", "one_chunk", "ramp_chunks", "to_ramps"]
+__all__ = [
+    "BAND_BYTES",
+    "CHUNK_BYTES",
+    "band_chunks",
+    "chunk_like",
+    "one_chunk",
+    "ramp_chunks",
+    "to_ramps",
+]
+
+BAND_BYTES = 24 * 2**20
+"""Largest float32 chunk of the band layout, bytes. The C library takes larger blocks from the system,
+and gives them back, one by one: with chunks of 105 MB, page faults were a third of the time."""
 
 CHUNK_BYTES = 128 * 2**20
-"""Largest float32 chunk aimed at, bytes. House range is 50 to 250 MB; a band of 20 full-frame IRS2
-groups is 105 MB."""
+"""Largest float32 chunk of the ramp layout, bytes: 20 full-frame groups of one amplifier are 84 MB."""
 
 
-def band_chunks(sizes: Mapping[str, int], limit: int = CHUNK_BYTES) -> dict[str, int]:
+def band_chunks(sizes: Mapping[str, int], limit: int = BAND_BYTES) -> dict[str, int]:
     """Return the chunk lengths of the ``band`` layout for a raw exposure of the given sizes."""
     rows = sizes["row"]
     if rows == IRS2_ROWS:

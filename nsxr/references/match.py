@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ReferenceFileError
+from nsxr.lazy import take_rows
 from nsxr.model.chunking import chunk_like
 from nsxr.model.readout import IRS2_ROWS, irs2_layout
 
@@ -50,12 +51,14 @@ def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
         index[is_science] = rows
         # repeat the row before: sorted indices keep lazy arrays in as many chunks as they had
         index = np.maximum.accumulate(np.where(is_science, index, 0))
-        cut = cut.isel(row=index, column=_slice(columns))
         mask = xr.DataArray(is_science, dims="row")
-        cut = cut.drop_vars([c for c in cut.coords if "row" in cut[c].dims])
-        for name, array in cut.data_vars.items():
-            if "row" in array.dims:
-                cut[name] = array.where(mask, array.dtype.type(0) if array.dtype.kind in "ui" else np.float32("nan"))
+        cut = cut.isel(column=_slice(columns)).drop_vars([c for c in cut.coords if "row" in cut[c].dims])
+        n_bands = 5 if wanted_rows.size == IRS2_ROWS else 1
+        expanded = {name: take_rows(array, index, n_bands) for name, array in cut.data_vars.items()}
+        for name, array in expanded.items():
+            missing = array.dtype.type(0) if array.dtype.kind in "ui" else np.float32("nan")
+            expanded[name] = array.where(mask, missing)
+        cut = xr.Dataset(expanded, attrs=cut.attrs)
     else:
         cut = cut.isel(row=_slice(rows), column=_slice(columns))
     coordinates = {c: exposure[c] for c in ("row", "column", "amplifier", "science_row") if c in exposure.coords}

@@ -1,0 +1,29 @@
+"""Compare samples with the limits of the converter and of the pixel."""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+
+__all__ = ["compare_with_limits"]
+
+
+@kernel
+def compare_with_limits(
+    sci: np.ndarray, threshold: np.ndarray, saturated: np.uint8, floor: np.uint8
+) -> np.ndarray:  # pragma: no cover
+    """Flag samples at or above the threshold, and those at or below zero, one by one.
+
+    ``sci`` (integration, group, row, column) float32; ``threshold`` (row, column) float32, infinite where
+    only the floor is looked at, NaN where nothing is. Returns uint8 of the shape of ``sci``.
+    """
+    out = np.empty(sci.shape, dtype=np.uint8)
+    n_integrations, n_groups, n_rows, n_columns = sci.shape
+    for i in range(n_integrations):
+        for g in range(n_groups):
+            for r in range(n_rows):
+                for c in range(n_columns):
+                    value, limit = sci[i, g, r, c], threshold[r, c]
+                    high = saturated if value >= limit else np.uint8(0)
+                    low = floor if (value <= 0) & (limit == limit) else np.uint8(0)
+                    out[i, g, r, c] = high | low
+    return out
