@@ -48,11 +48,7 @@ class NsxrAccessor:
         n_rows = self._dataset.sizes["row"]
         if n_rows != 4 * AMPLIFIER_ROWS:
             raise ValueError(f"the image has {n_rows} rows; only the 2048 of a full frame split into amplifiers")
-        bands = [slice(k * AMPLIFIER_ROWS, (k + 1) * AMPLIFIER_ROWS) for k in range(4)]
         numbers = self.readout.amplifier_of(self._dataset.indexes["row"].to_numpy()[::AMPLIFIER_ROWS])
-        parts = [
-            self._dataset.isel(row=band).drop_vars("amplifier").assign_coords(row=range(AMPLIFIER_ROWS))
-            for band in bands
-        ]
-        stacked = xr.concat(parts, dim="amplifier", data_vars="minimal", coords="minimal", compat="override")
-        return stacked.assign_coords(amplifier=numbers)
+        bare = self._dataset.drop_vars(["row", "amplifier"], errors="ignore")
+        stacked = bare.coarsen(row=AMPLIFIER_ROWS).construct(row=("amplifier", "row"), keep_attrs=True)
+        return stacked.assign_coords(amplifier=numbers, row=range(AMPLIFIER_ROWS))

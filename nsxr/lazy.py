@@ -14,7 +14,7 @@ import xarray as xr
 from nsxr.errors import ModelError
 from nsxr.model.chunking import one_chunk
 
-__all__ = ["map_blocks", "map_with_halo", "reduce_blocks", "take_rows", "unlabelled"]
+__all__ = ["map_blocks", "map_with_halo", "reduce_blocks", "store", "take_rows", "unlabelled"]
 
 
 def unlabelled(array: xr.DataArray) -> xr.DataArray:
@@ -237,3 +237,19 @@ def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArr
         )
         parts.append(taken)
     return xr.concat(parts, "row", coords="minimal", compat="override")
+
+
+def store(arrays: Sequence[xr.DataArray], targets: Sequence[Any]) -> tuple[Any, ...]:
+    """Return dask collections that, computed together, put lazy arrays into their targets.
+
+    One graph for all: graphs that are optimised apart would each read the raw pixels.
+
+    Parameters
+    ----------
+    arrays : sequence of DataArray
+        Lazy arrays.
+    targets : sequence
+        Objects to whose slices NumPy blocks can be assigned, from several threads or processes at once.
+    """
+    stored = da.store([array.data for array in arrays], list(targets), lock=False, compute=False)
+    return stored if isinstance(stored, tuple) else (stored,)

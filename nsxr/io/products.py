@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import dask.array as da
 import xarray as xr
 
 from nsxr.errors import ModelError, OutputExistsError, ParameterError
 from nsxr.io.fits_write import create_fits
 from nsxr.io.progress import compute
 from nsxr.io.zarr import consolidate, create_zarr
+from nsxr.lazy import store
 
 __all__ = ["product_paths", "write_products"]
 
@@ -224,8 +224,7 @@ def write_products(
             if array.chunks is None:
                 target[...] = array.values
         if lazy:
-            # one store for all targets: graphs that are optimised apart would each read the raw pixels
-            stored = da.store([a.data for a, _ in lazy], [t for _, t in lazy], lock=False, compute=False)
-            compute(*(stored if isinstance(stored, tuple) else (stored,)), progress=progress, label=f"writing {root}")
+            stored = store([array for array, _ in lazy], [target for _, target in lazy])
+            compute(*stored, progress=progress, label=f"writing {root}")
     logger.debug("wrote %s", ", ".join(map(str, paths.values())))
     return list(paths.values())
