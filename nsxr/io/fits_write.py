@@ -7,6 +7,7 @@ where it belongs. Blocks may arrive in any order, from any thread or process tha
 
 import errno
 import json
+import math
 import os
 import re
 import textwrap
@@ -180,6 +181,32 @@ def _carried(attrs: Mapping[Any, Any]) -> fits.Header:
     carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
     cards = [card for card in carried.cards if not _STRUCTURE.fullmatch(card.keyword)]
     return fits.Header(cards)
+
+
+@dataclass(frozen=True)
+class CardFile:
+    """One keyword in the primary header of a file that exists already; assignment writes its value.
+
+    For numbers that are known only when the pixels are, such as the rate of cosmic rays. NaN, which
+    FITS cannot hold, becomes a keyword without value.
+    """
+
+    path: str
+    offset: int
+    keyword: str
+    comment: str
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        number = float(value)
+        card = fits.Card(self.keyword, number if math.isfinite(number) else None, self.comment[:45])
+        with open(self.path, "r+b") as file:
+            file.seek(self.offset)
+            file.write(card.image.encode("ascii"))
+
+
+def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the numbers of a Dataset that belong into the header, by keyword."""
+    return {str(a.attrs["keyword"]): a for a in dataset.data_vars.values() if not a.ndim and "keyword" in a.attrs}
 
 
 def _set(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
@@ -390,7 +417,7 @@ def _allocate(descriptor: int, offset: int, length: int) -> None:
         os.ftruncate(descriptor, offset + length)
 
 
-def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, BlockFile]]:
+def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, BlockFile | CardFile]]:
     """Create a FITS product of full size, all but its pixels, and say where those go.
 
     Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are
@@ -412,8 +439,9 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
 
     Returns
     -------
-    list of (DataArray, BlockFile)
-        Each image, lazy if the input was, and the place to store it. Nothing is computed.
+    list of (DataArray, BlockFile or CardFile)
+        Each image, and each number with an attribute ``keyword``, lazy if the input was, and the
+        place to store it. Nothing is computed.
 
     Raises
     ------
@@ -430,9 +458,17 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
             contents.append((name, _image_header(name, content), content))
         else:
             contents.append((name, *_table(name, content)))
-    targets = []
+    targets: list[tuple[xr.DataArray, BlockFile | CardFile]] = []
+    primary = primary_header(dataset, filename)
+    late = _late_keywords(dataset)
+    for keyword in late:
+        _set(primary, keyword, None)
+    text = primary.tostring()
+    for keyword, array in late.items():
+        offset = next(i for i in range(0, len(text), 80) if text[i : i + 8].rstrip() == keyword)
+        targets.append((array, CardFile(str(path), offset, keyword, str(array.attrs.get("long_name", "")))))
     with open(path, "xb") as file:
-        file.write(primary_header(dataset, filename).tostring().encode("ascii"))
+        file.write(text.encode("ascii"))
         for _, header, data in contents:
             file.write(header.tostring().encode("ascii"))
             offset = file.tell()

@@ -10,11 +10,13 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
+from nsxr.detector1 import detector1
 from nsxr.errors import ModelError, OutputExistsError, ParameterError
 from nsxr.io.fits_write import TIME_COLUMNS
 from nsxr.io.products import product_paths, write_products
 from nsxr.io.progress import compute
 from nsxr.model.history import record
+from nsxr.simulate import small_exposure
 from nsxr.testing import count_computes
 
 INTEGRATIONS, GROUPS, ROWS, COLUMNS = 4, 3, 6, 8
@@ -290,3 +292,23 @@ def test_distributed(tmp_path):
             write_products(tree_of(ramp(fail_at=2)), tmp_path / "failed", "x", ("fits", "zarr"))
         assert entries(tmp_path / "failed") == []
     assert_same_pixels(tmp_path / "out", "x", tree)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_numbers_known_late_reach_the_header(tmp_path, lazy):
+    small = small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=6, columns=32, seed=4)
+    exposure = small.exposure.chunk({"row": 8}).assign_coords(small.exposure.coords) if lazy else small.exposure
+    tree = detector1(exposure, small.references)
+    (path, _) = write_products(tree, tmp_path, "x", progress=False)
+    header = fits.getheader(path)
+    assert header["PRIMECRS"] == pytest.approx(float(tree["rate"]["primary_cosmic_rays"]))
+    assert header["PRIMECRS"] > 0
+    assert header["EXTNCRS"] == float(tree["rate"]["extended_emission_events"])
+    few = detector1(exposure.isel(group=slice(0, 2)).assign_attrs(NGROUPS=2), small.references)
+    (path, _) = write_products(few, tmp_path, "few", progress=False)
+    assert "PRIMECRS" not in fits.getheader(path)
+    nothing = tree["rate"].to_dataset()
+    nothing["primary_cosmic_rays"] = nothing["primary_cosmic_rays"] * np.nan
+    nothing["primary_cosmic_rays"].attrs["keyword"] = "PRIMECRS"
+    (path,) = write_products(xr.DataTree.from_dict({"rate": nothing}), tmp_path, "nothing", progress=False)
+    assert fits.getheader(path)["PRIMECRS"] is None
