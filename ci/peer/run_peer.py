@@ -4,19 +4,21 @@ Executed by the Python of the peer's environment (see ``environment.sh``); impor
 Prints one JSON line: wall seconds of every step, of the pipeline and of the import, peak memory,
 the references and parameters used, and the products written. The peer's own log goes to stderr.
 
-Defaults are those of the peer's code with one operational NIRSpec setting, the search for snowballs
-(``jump.expand_large_events=True``); any other is a matter of ``--set STEP.PARAMETER=VALUE``.
+Defaults are those of the peer's code with the operational NIRSpec settings of jump detection
+(``OPERATIONAL``); any other is a matter of ``--set STEP.PARAMETER=VALUE``.
 """
 
 import argparse
 import ast
 import json
-import os
 import resource
+import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from offline import offline
 
 START = time.perf_counter()
 
@@ -39,46 +41,19 @@ NEEDS = {
 OFF = ("emicorr", "reset", "rscd", "firstframe", "lastframe", "ipc", "persistence", "charge_migration")
 """Steps for another instrument, or switched off for NIRSpec in operations."""
 
-OPERATIONAL = {"jump": {"expand_large_events": True}}
-"""Operational parameters of NIRSpec that differ from the defaults of the code."""
+OPERATIONAL = {"jump": {"expand_large_events": True, "min_jump_to_flag_neighbors": 30.0}}
+"""Operational parameters of NIRSpec that differ from the defaults of the code. The third, the average dark
+current of a detector, comes from the dark reference here, for both programs."""
 
 SAVED = ("group_scale", "dq_init", "saturation", "superbias", "refpix", "linearity", "dark_current", "jump")
 """Steps whose output ``--save-steps`` writes."""
-
-
-def prepare_offline(folder: Path) -> None:
-    """Make the reference system believe in an empty, serverless cache; before the peer's import."""
-    context = "jwst_0000.pmap"
-    config = folder / "config" / "jwst"
-    config.mkdir(parents=True)
-    config.joinpath("server_config").write_text(
-        repr(
-            {
-                "observatory": "jwst",
-                "latest_context": context,
-                "operational_context": context,
-                "bad_files": "",
-                "bad_files_list": [],
-                "force_remote_mode": False,
-                "last_synced": "never",
-                "crds_version": {"str": "0"},
-            }
-        )
-    )
-    os.environ["CRDS_PATH"] = str(folder)
-    os.environ["CRDS_SERVER_URL"] = "https://crds-serverless-mode.stsci.edu"
-    os.environ["CRDS_CONTEXT"] = context
-    os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
 
 
 def choose_references(folder: Path, uncal: Path) -> dict[str, str]:
     """Return ``{type: path}`` of the references in a folder that fit an exposure, told by header."""
     from astropy.io import fits
 
-    with fits.open(uncal) as hdus:
-        science = hdus[0].header
-        if "ASDF" not in hdus:
-            raise SystemExit(f"{uncal} has no ASDF extension; the peer opens no file by name without one")
+    science = fits.getheader(uncal)
 
     def fits_exposure(header: fits.Header) -> bool:
         for key in ("DETECTOR", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"):
@@ -112,6 +87,22 @@ def choose_references(folder: Path, uncal: Path) -> dict[str, str]:
     return chosen
 
 
+def with_asdf(uncal: Path, folder: Path) -> Path:
+    """Return the exposure, or a copy with an empty ASDF extension: without one the peer opens no file by name."""
+    from astropy.io import fits
+
+    with fits.open(uncal) as hdus:
+        if "ASDF" in hdus:
+            return uncal
+    tree = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0 {}\n...\n"
+    column = fits.Column("ASDF_METADATA", f"{len(tree)}B", array=[list(tree)])
+    copy = folder / uncal.name
+    shutil.copyfile(uncal, copy)
+    with fits.open(copy, mode="append") as hdus:
+        hdus.append(fits.BinTableHDU.from_columns([column], name="ASDF"))
+    return copy
+
+
 def parse_setting(text: str) -> tuple[str, str, object]:
     """Split ``step.parameter=value``; the value is read as a Python literal where it is one."""
     name, equals, value = text.partition("=")
@@ -127,8 +118,8 @@ def parse_setting(text: str) -> tuple[str, str, object]:
 def time_steps(step_classes: dict[str, type], seconds: dict[str, float]) -> None:
     """Let every step of the pipeline add its wall time to ``seconds``."""
 
-    def timed(name: str, run):  # noqa: ANN001, ANN202
-        def run_timed(self, *arguments, **keywords):  # noqa: ANN001, ANN002, ANN003, ANN202
+    def timed(name: str, run):
+        def run_timed(self, *arguments, **keywords):
             start = time.perf_counter()
             try:
                 return run(self, *arguments, **keywords)
@@ -141,6 +132,27 @@ def time_steps(step_classes: dict[str, type], seconds: dict[str, float]) -> None
         step.run = timed(name, step.run)
 
 
+NUDGE = 1e-3
+"""What ``--nudge-zeros`` adds [DN]: more than the rounding of float32, less than anything that matters."""
+
+
+def nudge_zeros(step: type) -> None:
+    """Let the IRS2 reference-pixel step get no sample that equals its mean over groups.
+
+    The step takes such a sample for a missing one, leaves it without its baseline and fills it in where
+    it is a reference pixel, which disturbs its neighbours in time. Nudged, it is a sample like any other.
+    """
+    run = step.run
+
+    def run_nudged(self, model):
+        for ramps in model.data if model.data.shape[-2] == 3200 else ():
+            zeros = ramps == ramps.sum(axis=0, dtype="f8") / ramps.shape[0]
+            ramps[zeros] += NUDGE
+        return run(self, model)
+
+    step.run = run_nudged
+
+
 def main() -> None:
     """Run the pipeline as the command line says."""
     parser = argparse.ArgumentParser(description="Run the peer's stage 1 offline on one NIRSpec exposure.")
@@ -149,12 +161,12 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--save-steps", action="store_true", help="also write the output of every step")
     parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE", dest="settings")
+    parser.add_argument("--nudge-zeros", action="store_true", help="keep IRS2 samples from being taken for missing")
     parser.add_argument("--skip", action="append", default=[], metavar="STEP")
     arguments = parser.parse_args()
 
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="peer-crds-") as cache:
-        prepare_offline(Path(cache))
+    with offline(), TemporaryDirectory(prefix="peer-input-") as scratch:
         import_start = time.perf_counter()
         from jwst.pipeline import Detector1Pipeline
 
@@ -177,17 +189,19 @@ def main() -> None:
                 raise SystemExit(f"unknown step {name!r}; known are {', '.join(Detector1Pipeline.step_defs)}")
             steps.setdefault(name, {})[parameter] = value
 
+        if arguments.nudge_zeros:
+            nudge_zeros(Detector1Pipeline.step_defs["refpix"])
         seconds: dict[str, float] = {}
         time_steps(Detector1Pipeline.step_defs, seconds)
+        uncal = with_asdf(arguments.uncal, Path(scratch))
         start = time.perf_counter()
-        Detector1Pipeline.call(
-            str(arguments.uncal), steps=steps, output_dir=str(arguments.output), save_results=True
-        )
+        Detector1Pipeline.call(str(uncal), steps=steps, output_dir=str(arguments.output), save_results=True)
         pipeline_seconds = time.perf_counter() - start
 
     root = arguments.uncal.name.removesuffix(".gz").removesuffix(".fits").removesuffix("_uncal")
     report = {
         "uncal": arguments.uncal.name,
+        "was_copied": uncal != arguments.uncal,
         "import_seconds": round(import_seconds, 3),
         "steps": {name: round(value, 3) for name, value in seconds.items() if name not in OFF},
         "pipeline_seconds": round(pipeline_seconds, 3),

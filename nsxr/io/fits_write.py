@@ -27,7 +27,7 @@ from nsxr.errors import ModelError
 from nsxr.model.history import steps
 from nsxr.model.variables import check
 
-__all__ = ["BlockFile", "create_fits", "primary_header", "steps_from_table"]
+__all__ = ["BlockFile", "CardFile", "asdf_marker", "create_fits", "primary_header", "steps_from_table"]
 
 REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "mask": ("R_MASK", "Mask reference file name"),
@@ -357,7 +357,7 @@ def _provenance(dataset: xr.Dataset) -> np.ndarray | None:
     return np.array(cells, dtype=dtype)
 
 
-def _asdf() -> np.ndarray:
+def asdf_marker() -> np.ndarray:
     """Return the ASDF extension, which the peer's pipelines look for before they read the headers.
 
     It says which software wrote the file and nothing else: readers take metadata and arrays from
@@ -404,7 +404,7 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
     provenance = _provenance(dataset)
     if provenance is not None:
         yield "NSXR_STEPS", provenance
-    yield "ASDF", _asdf()
+    yield "ASDF", asdf_marker()
 
 
 def _allocate(descriptor: int, offset: int, length: int) -> None:

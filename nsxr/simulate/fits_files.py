@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
+from nsxr.io.fits_write import asdf_marker
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
 from nsxr.simulate.headers import Segment, group_table, integration_times, primary_header, science_header
@@ -91,6 +92,7 @@ def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iter
             [
                 fits.BinTableHDU(group_table(configuration, segment), name="GROUP"),
                 fits.BinTableHDU.from_columns(columns, name="INT_TIMES"),
+                fits.BinTableHDU(asdf_marker(), name="ASDF"),
             ],
         )
 

@@ -23,7 +23,7 @@ def test_raw_file_holds_what_was_simulated(simulated):
     assert path.name == "jw01234001001_03101_00001_nrs2_uncal.fits"
     with fits.open(path) as file:
         file.verify("exception")
-        assert [hdu.name for hdu in file] == ["PRIMARY", "SCI", "GROUP", "INT_TIMES"]
+        assert [hdu.name for hdu in file] == ["PRIMARY", "SCI", "GROUP", "INT_TIMES", "ASDF"]
         assert file["SCI"].header["BITPIX"] == 16
         assert file["SCI"].header["BZERO"] == 32768
         np.testing.assert_array_equal(file["SCI"].data, small.exposure["sci"].values)

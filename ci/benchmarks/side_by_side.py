@@ -1,0 +1,127 @@
+"""Time nsxr beside the peer: whole commands, in turn, medians; print the table of the README.
+
+    python ci/benchmarks/side_by_side.py [CONFIGURATION...] [-n 3] [-o DIR] [--peer FOLDER]
+
+Each configuration of ``ci/peer/configurations.py`` is simulated once. Then the programs run in turn,
+peer, nsxr, peer, nsxr, ..., each as a fresh process that starts Python, imports, reads, calibrates and
+writes both products. Before the first turn all input files are read once, so that the file cache is
+warm for both, and nsxr runs once unmeasured against its neighbours: that run, which compiles the
+kernels if they are not kept on disk, is shown in a column of its own. Nothing else should run on the
+machine meanwhile.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "peer"))
+
+from compare_all import measured, peer_python, run  # noqa: E402
+from configurations import (  # noqa: E402
+    CONFIGURATIONS,
+    Configuration,
+    Paths,
+    nsxr_command,
+    peer_command,
+    simulate_command,
+)
+
+DEFAULT = ("irs2-nrs1", "full-nrs1", "allslits-nrs1", "sub2048-nrs1", "sub512-nrs1")
+
+
+def warm_cache(folder: Path) -> None:
+    """Read all files of a folder once."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(2**24):
+                    pass
+
+
+def time_configuration(configuration: Configuration, folder: Path, python: Path, turns: int) -> dict[str, object]:
+    """Return the measurements of every turn of both programs on one configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
+    paths = Paths.find(folder / "exposure")
+    commands = {
+        "peer": peer_command(configuration, paths, folder / "peer", python),
+        "nsxr": nsxr_command(configuration, paths, folder / "nsxr"),
+    }
+    warm_cache(folder / "exposure")
+    first = measured(commands["nsxr"], folder / "nsxr.log")
+    turns_of: dict[str, list[dict[str, float]]] = {"peer": [], "nsxr": []}
+    for _ in range(turns):
+        for program, command in commands.items():
+            shutil.rmtree(folder / program, ignore_errors=True)
+            turns_of[program].append(measured(command, folder / f"{program}.log"))
+    return {"configuration": configuration.name, "label": configuration.label, "first_nsxr": first, **turns_of}
+
+
+def table(results: Sequence[dict[str, object]]) -> str:
+    """Return the measurements as a Markdown table: medians, and the ratio of medians."""
+    header = ("exposure (integrations x groups)", "peer", "nsxr", "faster")
+    header += ("peer memory", "nsxr memory", "share", "first nsxr run")
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for result in results:
+        seconds, memory = (
+            {program: median(turn[key] for turn in result[program]) for program in ("peer", "nsxr")}
+            for key in ("seconds", "peak_bytes")
+        )
+        cells = [
+            result["label"],
+            f"{seconds['peer']:.1f} s",
+            f"{seconds['nsxr']:.1f} s",
+            f"{seconds['peer'] / seconds['nsxr']:.1f} times",
+            f"{memory['peer'] / 1e9:.2f} GB",
+            f"{memory['nsxr'] / 1e9:.2f} GB",
+            f"{memory['nsxr'] / memory['peer']:.2f}",
+            f"{result['first_nsxr']['seconds']:.1f} s",
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Time the configurations of the command line."""
+    parser = argparse.ArgumentParser(description="Time nsxr and the peer in turn on simulated exposures.")
+    parser.add_argument("names", nargs="*", metavar="CONFIGURATION", default=DEFAULT)
+    parser.add_argument("-n", "--turns", type=int, default=3, help="runs of each program (default 3)")
+    parser.add_argument("-o", "--output", type=Path, default=Path(".ci/work/side_by_side"), metavar="DIR")
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
+    parser.add_argument("--keep", action="store_true", help="keep exposures and products")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(CONFIGURATIONS))
+    if unknown:
+        parser.error(f"unknown configurations {', '.join(unknown)}; known are {', '.join(CONFIGURATIONS)}")
+    python = peer_python(arguments.peer)
+    results = []
+    for name in arguments.names:
+        folder = arguments.output / name
+        shutil.rmtree(folder, ignore_errors=True)
+        results.append(time_configuration(CONFIGURATIONS[name], folder, python, arguments.turns))
+        text = table(results)
+        (arguments.output / "side_by_side.md").write_text(text, encoding="utf-8")
+        (arguments.output / "side_by_side.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        if not arguments.keep:
+            for part in ("exposure", "peer", "nsxr"):
+                shutil.rmtree(folder / part, ignore_errors=True)
+    version = subprocess.run(
+        [str(python), "-c", "import jwst; print(jwst.__version__)"], capture_output=True, text=True
+    )
+    sys.stdout.write(text)
+    sys.stdout.write(
+        f"\nMedians of {arguments.turns} runs in turn; {os.cpu_count()} processors, {platform.machine()}, "
+        f"Python {platform.python_version()}; peer jwst {version.stdout.strip()}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

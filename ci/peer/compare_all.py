@@ -1,0 +1,192 @@
+"""Simulate, calibrate with the peer and with nsxr, and compare, for every configuration: one command.
+
+    python ci/peer/compare_all.py [--short] [CONFIGURATION...] [-o DIR] [--peer FOLDER]
+
+Without names the long list is run (``configurations.py``), with ``--short`` the quick one of CI. The
+peer's environment is that of ``environment.sh``, made if it is missing. Per configuration both
+programs run twice: once as a user would, for time, peak memory and the agreement of the peer as it is,
+and once with every step saved, and with IRS2 samples nudged in the peer (see ``repairs.py``), for the
+agreement step by step and outside the documented repairs. Results go to ``DIR/comparison.md`` and
+``DIR/comparison.json``; exposures and products are removed as soon as they are compared, unless
+``--keep``. Times are of one run each; medians are the work of ``ci/benchmarks/side_by_side.py``.
+
+Ends with status 1 if slopes outside the documented repairs disagree in any configuration, if a
+command fails, or if a product does not open strictly in the peer's data models.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from compare import compare, is_in_agreement, summary
+from configurations import (
+    CONFIGURATIONS,
+    LONG,
+    SHORT,
+    Configuration,
+    Paths,
+    nsxr_command,
+    peer_command,
+    simulate_command,
+)
+from products import STEPS
+
+HERE = Path(__file__).parent
+MEASURE = HERE.parent / "benchmarks" / "measure.py"
+
+
+def peer_python(folder: Path | None) -> Path:
+    """Return the Python of the peer's environment, making the environment if it is missing."""
+    command = [str(HERE / "environment.sh"), *([str(folder)] if folder else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def run(command: Sequence[str], log: Path) -> None:
+    """Run a command with its output in a log file; raise if it fails."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(" ".join(command) + "\n")
+        file.flush()
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+        raise RuntimeError(f"status {status} from {' '.join(command)}\n{tail}")
+
+
+def measured(command: Sequence[str], log: Path) -> dict[str, float]:
+    """Run a command through ``measure.py`` and return its report."""
+    report = log.with_suffix(".measured.json")
+    run([sys.executable, str(MEASURE), str(report), *command], log)
+    return dict(json.loads(report.read_text(encoding="utf-8")))
+
+
+def peer_seconds(log: Path) -> dict[str, float]:
+    """Return the peer's own account of its steps: the last JSON line in a log."""
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"uncal"')]
+    return dict(json.loads(lines[-1])["steps"]) if lines else {}
+
+
+def run_configuration(configuration: Configuration, folder: Path, python: Path) -> dict[str, object]:
+    """Do everything for one configuration, in a folder of its own; return what was found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
+    paths = Paths.find(folder / "exposure")
+    peer, ours = folder / "peer", folder / "nsxr"
+    result: dict[str, object] = {"configuration": configuration.name, "label": configuration.label}
+    result["peer"] = measured(peer_command(configuration, paths, peer, python), folder / "peer.log")
+    result["peer"]["steps"] = peer_seconds(folder / "peer.log")
+    result["nsxr"] = measured(nsxr_command(configuration, paths, ours), folder / "nsxr.log")
+    products = [str(ours / f"{paths.root}_{kind}.fits") for kind in ("rate", "rateints")]
+    try:
+        run([str(python), str(HERE / "validate_product.py"), *products], folder / "validate.log")
+        result["validation"] = "passed"
+    except RuntimeError as error:
+        result["validation"] = str(error)
+    as_is = compare(peer, ours, paths.root, paths.truth)
+    for whose in (peer, ours):
+        shutil.rmtree(whose)
+    run(peer_command(configuration, paths, peer, python, save_steps=True), folder / "peer-steps.log")
+    run(nsxr_command(configuration, paths, ours, save=STEPS), folder / "nsxr-steps.log")
+    result |= compare(peer, ours, paths.root)
+    result["pulls"] = as_is["pulls"]
+    result["as_is"] = {kind: product["slopes"] for kind, product in as_is["products"].items()}
+    result["agrees"] = is_in_agreement(result)
+    return result
+
+
+def _worst(result: dict[str, object], key: str, sign: int) -> float:
+    """Return the largest (or, for a negative sign, smallest) figure of the slopes outside repairs."""
+    slopes = [product["slopes_outside_repairs"] for product in result["products"].values()]
+    return sign * max(sign * entry.get(key, float("nan")) for entry in slopes)
+
+
+def _farthest(result: dict[str, object], whose: str) -> str:
+    """Return the pull deviation farthest from 1 over the flux bins of the rate."""
+    deviations = [entry["robust_deviation"] for entry in result["pulls"].get("rate", {}).get(whose, [])]
+    return f"{max(deviations, key=lambda value: abs(value - 1)):.3f}" if deviations else "-"
+
+
+def overview(results: Sequence[dict[str, object]]) -> str:
+    """Return one Markdown table over all configurations."""
+    header = [
+        *("configuration (integrations x groups)", "peer [s]", "nsxr [s]", "ratio", "peer [GB]", "nsxr [GB]", "ratio"),
+        *("within 0.02 sigma, as is", "outside repairs", "99.9 % below [sigma]", "median", "touched by repairs"),
+        *("worst pull, peer", "worst pull, nsxr", "agrees"),
+    ]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for result in results:
+        if "error" in result:
+            lines.append(
+                f"| {result['label']} | failed: {result['error'].splitlines()[0]} |" + " |" * (len(header) - 2)
+            )
+            continue
+        seconds = [float(result[who]["seconds"]) for who in ("peer", "nsxr")]
+        memory = [float(result[who]["peak_bytes"]) / 1e9 for who in ("peer", "nsxr")]
+        touched = sum(sum(product["repairs"].values()) for product in result["products"].values())
+        cells = [
+            str(result["label"]),
+            *(f"{value:.1f}" for value in seconds),
+            f"{seconds[0] / seconds[1]:.1f}",
+            *(f"{value:.2f}" for value in memory),
+            f"{memory[1] / memory[0]:.2f}",
+            f"{100 * min(slopes['within_tolerance'] for slopes in result['as_is'].values()):.3f} %",
+            f"{100 * _worst(result, 'within_tolerance', -1):.3f} %",
+            f"{_worst(result, 'percentile_99.9', 1):.1e}",
+            f"{max((slopes['median'] for slopes in result['as_is'].values()), key=abs):.0e}",
+            str(touched),
+            _farthest(result, "peer"),
+            _farthest(result, "nsxr"),
+            "yes" if result["agrees"] and result["validation"] == "passed" else "no",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the configurations of the command line."""
+    parser = argparse.ArgumentParser(description="Compare nsxr with the peer on simulated exposures.")
+    parser.add_argument("names", nargs="*", metavar="CONFIGURATION", help=f"of {', '.join(CONFIGURATIONS)}")
+    parser.add_argument("--short", action="store_true", help="the quick subset instead of the long list")
+    parser.add_argument("-o", "--output", type=Path, default=Path(".ci/work/comparison"), metavar="DIR")
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
+    parser.add_argument("--keep", action="store_true", help="keep exposures and products")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(CONFIGURATIONS))
+    if unknown:
+        parser.error(f"unknown configurations {', '.join(unknown)}; known are {', '.join(CONFIGURATIONS)}")
+    chosen = [CONFIGURATIONS[name] for name in arguments.names] or list(SHORT if arguments.short else LONG)
+    os.environ.setdefault("MPLBACKEND", "agg")
+    python = peer_python(arguments.peer)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    results: list[dict[str, object]] = []
+    details = []
+    for configuration in chosen:
+        folder = arguments.output / configuration.name
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            result = run_configuration(configuration, folder, python)
+            details.append(f"## {configuration.label}\n\n{summary(result)}")
+        except Exception as error:  # the other configurations still say something
+            traceback.print_exc()
+            result = {"configuration": configuration.name, "label": configuration.label, "error": str(error)}
+            details.append(f"## {configuration.label}\n\nfailed\n\n```\n{error}\n```\n")
+        results.append(result)
+        report = f"# nsxr beside the peer\n\n{overview(results)}\n" + "\n".join(details)
+        (arguments.output / "comparison.md").write_text(report, encoding="utf-8")
+        (arguments.output / "comparison.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        if not arguments.keep and "error" not in result:
+            for part in ("exposure", "peer", "nsxr"):
+                shutil.rmtree(folder / part, ignore_errors=True)
+    sys.stdout.write(report)
+    sys.exit(int(not all(result.get("agrees") and result.get("validation") == "passed" for result in results)))
+
+
+if __name__ == "__main__":
+    main()
