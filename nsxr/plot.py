@@ -21,14 +21,14 @@ from matplotlib.colors import AsinhNorm, ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from nsxr.errors import ModelError, ParameterError
+from nsxr.errors import ModelError
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
+from nsxr.noise import noise_spectrum
 
 __all__ = [
     "choose_pixel",
-    "noise_spectrum",
     "plot_dq",
     "plot_dq_map",
     "plot_noise_spectrum",
@@ -39,9 +39,6 @@ __all__ = [
 
 BLUE, SKY, GREEN, ORANGE, VERMILLION, PINK = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
 INK, QUIET, PAPER = "#222222", "#8A8A8A", "#F4F4F4"
-
-SAMPLE_TIME = 1e-5
-"""Time between two pixels of one output, seconds."""
 
 # drawn over one another from last to first: a pixel shows the first class that it belongs to
 _CLASSES: Mapping[str, tuple[int, str]] = {
@@ -303,99 +300,6 @@ def plot_ramp(axes: Axes, ramp: xr.Dataset, rate: xr.Dataset, pixel: tuple[int, 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:
-    """Return science pixels of one output as (group, column, row): detector lines, still lazy."""
-    rows = exposure["amplifier"].to_numpy() == amplifier
-    if "science_row" in exposure.coords:
-        rows &= exposure["science_row"].to_numpy() >= 0
-    if not rows.any():
-        known = sorted(set(exposure["amplifier"].to_numpy().tolist()) - {0})
-        raise ParameterError(f"amplifier {amplifier} has no science rows, expected one of {known}")
-    where = np.flatnonzero(rows)
-    band = exposure["sci"].isel(integration=integration, group=slice(0, groups), row=slice(where[0], where[-1] + 1))
-    return band.isel(row=where - where[0]).transpose("group", "column", "row")
-
-
-def _spectrum(lines: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarray]:
-    """Return frequency and power spectral density of detector lines (group, line, pixel)."""
-    order = 2 if len(lines) > 2 else 1
-    noise = np.diff(lines.astype(np.float64), n=order, axis=0) / np.sqrt(6.0 if order == 2 else 2.0)
-    centre = np.nanmedian(noise)
-    scatter = 1.4826 * np.nanmedian(np.abs(noise - centre))
-    with np.errstate(invalid="ignore"):
-        valid = np.abs(noise - centre) <= 5 * max(scatter, 1e-12)
-    noise = np.where(valid, noise, 0.0)
-    count = valid.sum(axis=-1)
-    means = noise.sum(axis=-1) / np.maximum(count, 1)
-    n_lines, n_pixels = lines.shape[1:]
-    pixel = np.arange(n_pixels)
-    if readout.is_irs2:  # reference pixels and gaps are read between runs of 16 science pixels
-        pixel = pixel + 6 * ((pixel + 8) // 16)
-    line_time = readout.frame_time / n_lines
-    slots = 712 if readout.is_irs2 else n_pixels
-    fast = np.zeros((*noise.shape[:-1], slots))
-    fast[..., pixel] = np.where(valid, noise - means[..., None], 0.0)
-    power_fast = 2 * SAMPLE_TIME * (np.abs(np.fft.rfft(fast)) ** 2).sum(axis=(0, 1)) / max(int(valid.sum()), 1)
-    frequency_fast = np.fft.rfftfreq(slots, SAMPLE_TIME)
-    slow = np.where(count > 0, means - means.mean(axis=-1, keepdims=True), 0.0)
-    power_slow = 2 * line_time / n_lines * (np.abs(np.fft.rfft(slow)) ** 2).mean(axis=0)
-    frequency_slow = np.fft.rfftfreq(n_lines, line_time)
-    below = (frequency_slow > 0) & (frequency_slow < max(frequency_fast[1], frequency_slow[1] * 1.5))
-    return (
-        np.concatenate([frequency_slow[below], frequency_fast[1:]]),
-        np.concatenate([power_slow[below], power_fast[1:]]),
-    )
-
-
-def noise_spectrum(
-    exposure: xr.Dataset, amplifier: int, integration: int = 0, groups: int = 6
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the power spectral density of the read noise of one output along readout time.
-
-    Bias and sources cancel in second differences of groups (first ones if there are two groups),
-    scaled to the noise of one group; pixels beyond five standard deviations, such as cosmic rays,
-    are left out. Frequencies above the line rate come from pixels along detector lines (science
-    columns), those below from the means of lines in their order.
-
-    Parameters
-    ----------
-    exposure : Dataset
-        ``sci`` (integration, group, row, column) float32 [DN] with coordinate ``amplifier`` on row,
-        and header attributes. A raw IRS2 frame of 3200 rows is taken apart by ``science_row``.
-    amplifier : int
-        Output, 1 to 4.
-    integration : int, default 0
-        Which integration, by position.
-    groups : int, default 6
-        Number of groups to use; only these are computed.
-
-    Returns
-    -------
-    frequency : ndarray of float64
-        Frequencies, Hz, ascending.
-    power : ndarray of float64
-        One-sided power spectral density, DN^2/Hz.
-
-    Raises
-    ------
-    ModelError
-        If there is only one group.
-    ParameterError
-        If the output does not exist.
-
-    Notes
-    -----
-    ``P(f) = 2 T / N |sum_n x_n exp(-2 pi i f t_n)|^2``, with ``T`` the time between samples and ``N``
-    their number, averaged over lines and differences. Where an output pauses between pixels (line
-    ends, interleaved reference pixels), white noise is folded into the spectrum of line means, which
-    then lies higher by the ratio of the line time to the time of its pixels, at most 1.4.
-    """
-    if exposure.sizes["group"] < 2:
-        raise ModelError("a noise spectrum needs two groups or more, found one")
-    (lines,) = dask.compute(_lines(exposure, amplifier, integration, groups))
-    return _spectrum(lines.to_numpy(), Readout.from_header(exposure.attrs))
-
-
 def _smooth(frequency: np.ndarray, power: np.ndarray, per_decade: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """Return means of a spectrum in bins of equal ratio."""
     position = np.floor(per_decade * np.log10(frequency)).astype(int)
@@ -417,13 +321,13 @@ def plot_noise_spectrum(
         Exposures as :func:`noise_spectrum` takes them; raw, and after reference-pixel correction.
         ``before`` is brought to the scale of ``after`` if only that had group_scale applied.
     amplifier : int, optional
-        Output; default 2 where there are four, else the only one.
+        Output; default 2 where there are several, else the only one.
     integration : int, default 0
         Which integration, by position.
     """
     readout = Readout.from_header(after.attrs)
     if amplifier is None:
-        amplifier = 2 if readout.n_outputs == 4 else 1
+        amplifier = 2 if readout.n_outputs > 1 else 1
 
     def is_scaled(exposure: xr.Dataset) -> bool:
         return any(entry["step"] == "group_scale" and entry["status"] == "COMPLETE" for entry in steps(exposure))

@@ -10,9 +10,9 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout, irs2_layout
+from nsxr.noise import noise_spectrum
 from nsxr.plot import (
     choose_pixel,
-    noise_spectrum,
     plot_dq,
     plot_dq_map,
     plot_noise_spectrum,

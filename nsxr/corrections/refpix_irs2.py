@@ -324,6 +324,7 @@ def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, s
     response = _low_pass(n_columns)
     row = sector.row_of_slot
     is_known = (row >= 0) & (sources[row, 0] >= 0)
+    itself = np.arange(loops.SLOTS)
     is_normal = np.zeros(loops.SLOTS, dtype=bool)
     normal = np.arange(512)
     is_normal[normal + 6 * ((normal + 8) // 16)] = True
@@ -333,7 +334,7 @@ def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, s
     for i in range(sci.shape[0]):
         for g in range(sci.shape[1]):
             line = loops.fit_line(sci[i, g], mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
-            loops.gather(sci[i, g], mean[i], sources, row, sector.is_reversed, line, series)
+            loops.gather(sci[i, g], mean[i], sources, row, itself, sector.is_reversed, line, series)
             loops.fill_gaps(series, is_known, weights)
             filled = series
             for _ in range(_FILTER_ITERATIONS):
@@ -365,7 +366,7 @@ def _correct_output(
         for g in range(sci.shape[1]):
             frame = sci[i, g]
             line = loops.fit_line(frame, mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
-            loops.gather_sparse(frame, mean[i], sources, row, sector.from_slot, sector.is_reversed, line, series)
+            loops.gather(frame, mean[i], sources, row, sector.from_slot, sector.is_reversed, line, series)
             own = scipy.fft.rfft(series.reshape(-1))
             loops.weigh(own, beta, spectrum[i, g], alpha)
             correction = scipy.fft.irfft(own, series.size, overwrite_x=True).reshape(series.shape)

@@ -9,13 +9,9 @@ import errno
 import json
 import math
 import os
-import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +20,11 @@ import xarray as xr
 from astropy.io import fits
 
 from nsxr.errors import ModelError
+from nsxr.io.fits_keywords import carried_header, primary_header, printable, set_keyword
 from nsxr.model.history import steps
 from nsxr.model.variables import check
 
-__all__ = ["BlockFile", "CardFile", "asdf_marker", "create_fits", "primary_header", "steps_from_table"]
-
-REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
-    "mask": ("R_MASK", "Mask reference file name"),
-    "saturation": ("R_SATURA", "Saturation reference file name"),
-    "superbias": ("R_SUPERB", "Superbias reference file name"),
-    "refpix": ("R_REFPIX", "Reference pixels reference file name"),
-    "linearity": ("R_LINEAR", "Linearity reference file name"),
-    "dark": ("R_DARK", "Dark reference file name"),
-    "gain": ("R_GAIN", "Gain reference file name"),
-    "readnoise": ("R_READNO", "Read noise reference file name"),
-}
-"""Keyword and comment of each reference type."""
-
-STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
-    "group_scale": ("S_GRPSCL", "Group scale correction"),
-    "dq_init": ("S_DQINIT", "Data quality initialization"),
-    "saturation": ("S_SATURA", "Saturation checking"),
-    "superbias": ("S_SUPERB", "Superbias subtraction"),
-    "refpix": ("S_REFPIX", "Reference pixel correction"),
-    "linearity": ("S_LINEAR", "Linearity correction"),
-    "dark_current": ("S_DARK", "Dark subtraction"),
-    "jump": ("S_JUMP", "Jump detection"),
-    "ramp_fit": ("S_RAMP", "Ramp fitting"),
-    "gain_scale": ("S_GANSCL", "Gain scale correction"),
-}
-"""Keyword and comment of each step's status."""
+__all__ = ["BlockFile", "CardFile", "asdf_marker", "create_fits", "steps_from_table"]
 
 TIME_COLUMNS = (
     "int_start_MJD_UTC",
@@ -84,11 +55,6 @@ GROUP_COLUMNS: Mapping[str, str] = {
 
 _BLOCK = 2880  # FITS pads headers and data to multiples of this many bytes
 _SIGN = np.uint32(0x80000000)
-_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
-_STRUCTURE = re.compile(
-    "SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|EXTNAME|EXTVER|EXTLEVEL"
-    "|DATAMIN|DATAMAX|CHECKSUM|DATASUM|NEXTEND|END"
-)
 _BITPIX = {"float32": -32, "float64": -64, "uint8": 8, "uint32": 32, "int32": 32, "int16": 16}
 
 
@@ -151,38 +117,6 @@ class BlockFile:
             os.close(descriptor)
 
 
-def _printable(text: str) -> str:
-    """Return text with what FITS headers cannot hold written as escapes."""
-    return text.replace("\n", " ").encode("ascii", "backslashreplace").decode()
-
-
-def _describe(entry: Mapping[str, Any]) -> str:
-    """Return one provenance record as a sentence for HISTORY."""
-    if entry["status"] != "COMPLETE":
-        reason = entry.get("reason")
-        return f"{entry['step']}: {str(entry['status']).lower()}" + (f", {reason}" if reason else "")
-    parts = [f"{name} = {value}" for name, value in entry["parameters"].items()]
-    parts += [f"{kind} from {name}" for kind, name in entry["references"].items()]
-    return f"{entry['step']}: done" + (f", with {', '.join(parts)}" if parts else "")
-
-
-def _model_type(dataset: xr.Dataset) -> str:
-    if "group" in dataset.dims:
-        return "RampModel"
-    if "integration" in dataset.dims:
-        return "CubeModel"
-    kind, mode = (str(dataset.attrs.get(key, "")).upper() for key in ("EXP_TYPE", "OPMODE"))
-    is_ifu = kind == "NRS_IFU" or (kind in ("NRS_AUTOWAVE", "NRS_LAMP") and mode == "IFU")
-    return "IFUImageModel" if is_ifu else "ImageModel"
-
-
-def _carried(attrs: Mapping[Any, Any]) -> fits.Header:
-    """Return the header in ``attrs["fits_header"]`` without its structural keywords."""
-    carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
-    cards = [card for card in carried.cards if not _STRUCTURE.fullmatch(card.keyword)]
-    return fits.Header(cards)
-
-
 @dataclass(frozen=True)
 class CardFile:
     """One keyword in the primary header of a file that exists already; assignment writes its value.
@@ -209,81 +143,6 @@ def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(a.attrs["keyword"]): a for a in dataset.data_vars.values() if not a.ndim and "keyword" in a.attrs}
 
 
-def _set(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
-    """Set a keyword, keeping its comment unless a new one is given and as much of it as a card holds."""
-    if comment is None:
-        comment = header.comments[key] if key in header else ""
-    used = len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
-    if used <= 80:  # longer strings run over several cards and take their comment along
-        comment = comment[: max(77 - used, 0)]
-    header[key] = (value, comment)
-
-
-def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
-    """Return the primary header of a product.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        ``attrs["fits_header"]`` gives order, comments, COMMENT and HISTORY; flat attributes named
-        like FITS keywords give the values and win; ``attrs["nsxr_steps"]`` gives status keywords
-        ``S_*``, reference names ``R_*`` and HISTORY.
-    filename : str
-        Final name of the product.
-
-    Returns
-    -------
-    Header
-        A new header; attributes without a FITS name are left out.
-    """
-    header = fits.Header(
-        [
-            ("SIMPLE", True, "conforms to FITS standard"),
-            ("BITPIX", 8, "array data type"),
-            ("NAXIS", 0),
-            ("EXTEND", True),
-        ]
-    )
-    header.extend(_carried(dataset.attrs).cards, update=False, unique=False, end=True)
-    for key, value in dataset.attrs.items():
-        if key not in header and not _KEYWORD.fullmatch(str(key)):
-            continue
-        if _STRUCTURE.fullmatch(key) or key in ("COMMENT", "HISTORY", ""):
-            continue
-        value = value.item() if isinstance(value, np.generic) else value
-        value = _printable(value) if isinstance(value, str) else value
-        if key not in header or header[key] != value or type(header[key]) is not type(value):
-            _set(header, key, value)
-    release = version("nsxr")
-    now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
-    _set(header, "DATE", now, "UTC date file created")
-    _set(header, "FILENAME", filename, "Name of the file")
-    _set(header, "DATAMODL", _model_type(dataset), "Type of data model")
-    _set(header, "CAL_VER", f"nsxr {release}", "Calibration software version")
-    _set(
-        header,
-        "CAL_VCS",
-        "DEVELOPMENT" if re.search(r"dev|\+", release) else "RELEASE",
-        "Calibration software revision",
-    )
-    records = steps(dataset)
-    for entry in records:
-        if entry["step"] in STEP_KEYWORDS:
-            keyword, comment = STEP_KEYWORDS[entry["step"]]
-            _set(header, keyword, entry["status"], comment)
-        for kind, name in entry["references"].items():
-            if kind in REFERENCE_KEYWORDS:
-                keyword, comment = REFERENCE_KEYWORDS[kind]
-                _set(header, keyword, _printable(name), comment)
-    sentences = [
-        f"Made by nsxr {release}; its steps in order, with parameters and references:",
-        *map(_describe, records),
-    ]
-    for line in chain.from_iterable(textwrap.wrap(_printable(text), 72, subsequent_indent="  ") for text in sentences):
-        header.add_history(line)
-    return header
-
-
 def _image_header(name: str, array: xr.DataArray) -> fits.Header:
     kind = array.dtype.name
     if kind not in _BITPIX:
@@ -301,7 +160,7 @@ def _image_header(name: str, array: xr.DataArray) -> fits.Header:
     )
     header["EXTNAME"] = (name, "extension name")
     if name == "SCI":
-        header.extend(_carried(array.attrs).cards, update=False, unique=False, end=True)
+        header.extend(carried_header(array.attrs).cards, update=False, unique=False, end=True)
     if name in ("SCI", "ERR") and "units" in array.attrs:
         header["BUNIT"] = (array.attrs["units"], "physical units of the array values")
     return header
@@ -353,7 +212,7 @@ def _provenance(dataset: xr.Dataset) -> np.ndarray | None:
         return None
     texts = [json.dumps(entry) for entry in records]
     dtype = [("STEP", "S32"), ("STATUS", "S16"), ("RECORD", f"S{max(map(len, texts))}")]
-    cells = [(_printable(e["step"]), _printable(e["status"]), text) for e, text in zip(records, texts, strict=True)]
+    cells = [(printable(e["step"]), printable(e["status"]), text) for e, text in zip(records, texts, strict=True)]
     return np.array(cells, dtype=dtype)
 
 
@@ -462,7 +321,7 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
     primary = primary_header(dataset, filename)
     late = _late_keywords(dataset)
     for keyword in late:
-        _set(primary, keyword, None)
+        set_keyword(primary, keyword, None)
     text = primary.tostring()
     for keyword, array in late.items():
         offset = next(i for i in range(0, len(text), 80) if text[i : i + 8].rstrip() == keyword)

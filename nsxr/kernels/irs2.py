@@ -14,7 +14,7 @@ import numpy as np
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["fill_gaps", "fit_line", "gather", "gather_sparse", "restore", "subtract", "weigh"]
+__all__ = ["fill_gaps", "fit_line", "gather", "restore", "subtract", "weigh"]
 
 SLOTS = 712
 _TILE = 32  # columns handled together, so that both reads and writes stay within cached lines
@@ -71,42 +71,16 @@ def gather(
     mean: np.ndarray,
     sources: np.ndarray,
     row_of_slot: np.ndarray,
-    is_reversed: bool,
-    line: tuple[float, float],
-    series: np.ndarray,
-) -> None:  # pragma: no cover
-    """Write (frame - mean - line) of a whole sector into a series; gaps become 0."""
-    n_columns = frame.shape[1]
-    intercept, slope = line
-    middle = 0.5 * (SLOTS * n_columns - 1)
-    for tile in range(0, n_columns, _TILE):
-        stop = min(tile + _TILE, n_columns)
-        for slot in range(SLOTS):
-            row = row_of_slot[slot]
-            for y in range(tile, stop):
-                column = n_columns - 1 - y if is_reversed else y
-                if row < 0 or sources[row, 0] < 0:
-                    series[y, slot] = 0
-                else:
-                    trend = np.float32(intercept + slope * (y * SLOTS + slot - middle))
-                    series[y, slot] = _sample(frame, mean, sources, row, column) - trend
-
-
-@kernel
-def gather_sparse(
-    frame: np.ndarray,
-    mean: np.ndarray,
-    sources: np.ndarray,
-    row_of_slot: np.ndarray,
     from_slot: np.ndarray,
     is_reversed: bool,
     line: tuple[float, float],
     series: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Write the interleaved reference pixels into a series at the slots that stand for them.
+    """Write (frame - mean - line) of a sector into a series.
 
-    ``from_slot`` (712,) gives for each slot the one whose reference pixel is put there, -1 for none.
-    The line is taken at the time of the reference pixel.
+    ``from_slot`` (712,) gives for each slot the one whose sample is put there, -1 for none: itself for
+    the reference output, or the interleaved reference pixel that stands for it. The line is taken at
+    the time of the sample. Slots without sample become 0.
     """
     n_columns = frame.shape[1]
     intercept, slope = line

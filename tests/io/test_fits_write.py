@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsxr.errors import ModelError
-from nsxr.io.fits_write import GROUP_COLUMNS, TIME_COLUMNS, BlockFile, create_fits, primary_header, steps_from_table
+from nsxr.io.fits_keywords import primary_header
+from nsxr.io.fits_write import GROUP_COLUMNS, TIME_COLUMNS, BlockFile, create_fits, steps_from_table
 from nsxr.model.history import record, record_skip
 from nsxr.model.variables import variable_attributes
 

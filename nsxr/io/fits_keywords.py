@@ -1,0 +1,156 @@
+"""The primary header of a product: what the input had, what was done, with which references."""
+
+import re
+import textwrap
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.model.history import steps
+
+__all__ = ["carried_header", "primary_header", "printable", "set_keyword"]
+
+REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "mask": ("R_MASK", "Mask reference file name"),
+    "saturation": ("R_SATURA", "Saturation reference file name"),
+    "superbias": ("R_SUPERB", "Superbias reference file name"),
+    "refpix": ("R_REFPIX", "Reference pixels reference file name"),
+    "linearity": ("R_LINEAR", "Linearity reference file name"),
+    "dark": ("R_DARK", "Dark reference file name"),
+    "gain": ("R_GAIN", "Gain reference file name"),
+    "readnoise": ("R_READNO", "Read noise reference file name"),
+}
+"""Keyword and comment of each reference type."""
+
+STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "group_scale": ("S_GRPSCL", "Group scale correction"),
+    "dq_init": ("S_DQINIT", "Data quality initialization"),
+    "saturation": ("S_SATURA", "Saturation checking"),
+    "superbias": ("S_SUPERB", "Superbias subtraction"),
+    "refpix": ("S_REFPIX", "Reference pixel correction"),
+    "linearity": ("S_LINEAR", "Linearity correction"),
+    "dark_current": ("S_DARK", "Dark subtraction"),
+    "jump": ("S_JUMP", "Jump detection"),
+    "ramp_fit": ("S_RAMP", "Ramp fitting"),
+    "gain_scale": ("S_GANSCL", "Gain scale correction"),
+}
+"""Keyword and comment of each step's status."""
+
+_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
+_STRUCTURE = re.compile(
+    "SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|EXTNAME|EXTVER|EXTLEVEL"
+    "|DATAMIN|DATAMAX|CHECKSUM|DATASUM|NEXTEND|END"
+)
+
+
+def printable(text: str) -> str:
+    """Return text with what FITS headers cannot hold written as escapes."""
+    return text.replace("\n", " ").encode("ascii", "backslashreplace").decode()
+
+
+def _describe(entry: Mapping[str, Any]) -> str:
+    """Return one provenance record as a sentence for HISTORY."""
+    if entry["status"] != "COMPLETE":
+        reason = entry.get("reason")
+        return f"{entry['step']}: {str(entry['status']).lower()}" + (f", {reason}" if reason else "")
+    parts = [f"{name} = {value}" for name, value in entry["parameters"].items()]
+    parts += [f"{kind} from {name}" for kind, name in entry["references"].items()]
+    return f"{entry['step']}: done" + (f", with {', '.join(parts)}" if parts else "")
+
+
+def _model_type(dataset: xr.Dataset) -> str:
+    if "group" in dataset.dims:
+        return "RampModel"
+    if "integration" in dataset.dims:
+        return "CubeModel"
+    kind, mode = (str(dataset.attrs.get(key, "")).upper() for key in ("EXP_TYPE", "OPMODE"))
+    is_ifu = kind == "NRS_IFU" or (kind in ("NRS_AUTOWAVE", "NRS_LAMP") and mode == "IFU")
+    return "IFUImageModel" if is_ifu else "ImageModel"
+
+
+def carried_header(attrs: Mapping[Any, Any]) -> fits.Header:
+    """Return the header in ``attrs["fits_header"]`` without its structural keywords."""
+    carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
+    cards = [card for card in carried.cards if not _STRUCTURE.fullmatch(card.keyword)]
+    return fits.Header(cards)
+
+
+def set_keyword(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
+    """Set a keyword, keeping its comment unless a new one is given and as much of it as a card holds."""
+    if comment is None:
+        comment = header.comments[key] if key in header else ""
+    used = len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
+    if used <= 80:  # longer strings run over several cards and take their comment along
+        comment = comment[: max(77 - used, 0)]
+    header[key] = (value, comment)
+
+
+def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
+    """Return the primary header of a product.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        ``attrs["fits_header"]`` gives order, comments, COMMENT and HISTORY; flat attributes named
+        like FITS keywords give the values and win; ``attrs["nsxr_steps"]`` gives status keywords
+        ``S_*``, reference names ``R_*`` and HISTORY.
+    filename : str
+        Final name of the product.
+
+    Returns
+    -------
+    Header
+        A new header; attributes without a FITS name are left out.
+    """
+    header = fits.Header(
+        [
+            ("SIMPLE", True, "conforms to FITS standard"),
+            ("BITPIX", 8, "array data type"),
+            ("NAXIS", 0),
+            ("EXTEND", True),
+        ]
+    )
+    header.extend(carried_header(dataset.attrs).cards, update=False, unique=False, end=True)
+    for key, value in dataset.attrs.items():
+        if key not in header and not _KEYWORD.fullmatch(str(key)):
+            continue
+        if _STRUCTURE.fullmatch(key) or key in ("COMMENT", "HISTORY", ""):
+            continue
+        value = value.item() if isinstance(value, np.generic) else value
+        value = printable(value) if isinstance(value, str) else value
+        if key not in header or header[key] != value or type(header[key]) is not type(value):
+            set_keyword(header, key, value)
+    release = version("nsxr")
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    set_keyword(header, "DATE", now, "UTC date file created")
+    set_keyword(header, "FILENAME", filename, "Name of the file")
+    set_keyword(header, "DATAMODL", _model_type(dataset), "Type of data model")
+    set_keyword(header, "CAL_VER", f"nsxr {release}", "Calibration software version")
+    set_keyword(
+        header,
+        "CAL_VCS",
+        "DEVELOPMENT" if re.search(r"dev|\+", release) else "RELEASE",
+        "Calibration software revision",
+    )
+    records = steps(dataset)
+    for entry in records:
+        if entry["step"] in STEP_KEYWORDS:
+            keyword, comment = STEP_KEYWORDS[entry["step"]]
+            set_keyword(header, keyword, entry["status"], comment)
+        for kind, name in entry["references"].items():
+            if kind in REFERENCE_KEYWORDS:
+                keyword, comment = REFERENCE_KEYWORDS[kind]
+                set_keyword(header, keyword, printable(name), comment)
+    sentences = [
+        f"Made by nsxr {release}; its steps in order, with parameters and references:",
+        *map(_describe, records),
+    ]
+    for line in chain.from_iterable(textwrap.wrap(printable(text), 72, subsequent_indent="  ") for text in sentences):
+        header.add_history(line)
+    return header
