@@ -1,9 +1,11 @@
+import dask
 import numpy as np
 import pytest
 import xarray as xr
 
 from nsxr.errors import ModelError
-from nsxr.lazy import map_blocks, map_with_halo
+from nsxr.kernels.reductions import first_flagged, sum_groups
+from nsxr.lazy import map_blocks, map_with_halo, reduce_blocks, store, take_rows
 from nsxr.testing import count_computes, forbid_computes
 
 RAMP = ("integration", "group", "row", "column")
@@ -91,3 +93,53 @@ def test_counter_counts(ramps):
     assert counter.tasks > 1
     with pytest.raises(AssertionError, match="1 computes"), forbid_computes():
         ramps.chunk().compute()
+
+
+@pytest.mark.parametrize("chunks", [None, {"group": 2}, {"group": 3, "row": 4, "integration": 1}])
+def test_reductions_do_not_depend_on_chunks(ramps, rng, chunks):
+    flags = xr.DataArray(rng.choice([0, 2, 4, 6], p=[0.7, 0.1, 0.1, 0.1], size=ramps.shape).astype(np.uint8), dims=RAMP)
+    saturated = (flags.values & 2) > 0
+    expected = np.where(saturated.any(1), saturated.argmax(1), 5)
+    total = ramps.values.sum(1, dtype=np.float64)
+    if chunks:
+        ramps, flags = ramps.chunk(chunks), flags.chunk(chunks)
+    with forbid_computes():
+        first = reduce_blocks(first_flagged, flags, "group", np.int16, flag=np.uint8(2), never=5).min("group")
+        summed = reduce_blocks(sum_groups, ramps, "group", np.float64).sum("group")
+    np.testing.assert_array_equal(first, expected)
+    assert first.dtype == np.int16
+    np.testing.assert_allclose(summed, total, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunks", [None, {"row": 2}, {"row": 6, "group": 1}])
+def test_rows_are_taken_band_by_band(ramps, chunks):
+    rows = np.array([0, 0, 1, 3, 4, 5])
+    expected = ramps.values[:, :, rows]
+    array = ramps.assign_coords(row=np.arange(6), column=np.arange(4))
+    with forbid_computes():
+        taken = take_rows(array.chunk(chunks) if chunks else array, rows, 2)
+    np.testing.assert_array_equal(taken, expected)
+    assert taken.dims == RAMP
+    assert "row" not in taken.coords
+    assert "column" in taken.coords
+    if chunks:
+        assert taken.chunks[2] == (3, 3)
+
+
+def test_stores_share_one_graph(ramps):
+    reads = []
+
+    def read(block):
+        reads.append(1)
+        return block * 2
+
+    (source,) = map_blocks(read, ramps.chunk({"row": 3}), core=(), outputs=[(RAMP, np.float32)])
+    targets = [np.zeros(ramps.shape, np.float32), np.zeros(ramps.shape, np.float32)]
+    collections = store([source, source + 1], targets)
+    reads.clear()
+    with count_computes() as counter:
+        dask.compute(*collections)
+    assert counter.computes == 1
+    assert len(reads) == 2  # one for each chunk
+    np.testing.assert_array_equal(targets[0], ramps * 2)
+    np.testing.assert_array_equal(targets[1], ramps * 2 + 1)
