@@ -156,7 +156,7 @@ def _open_rate(products: Sequence[Path]) -> xr.Dataset:
 @click.option("--integrations", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--segments", type=click.IntRange(1), default=1, show_default=True, help="Files of the exposure.")
 @click.option("--detector", type=click.Choice(["NRS1", "NRS2"]), default="NRS1", show_default=True)
-@click.option("--scene", type=click.Choice(list(SCENES)), default="MOS", show_default=True)
+@click.option("--scene", type=click.Choice(list(SCENES)), help="Default: what the subarray is made for.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @_reports_errors
 def simulate(output: str, **settings: Any) -> None:

@@ -86,7 +86,9 @@ def make_reference():
                 contents[name] = (IMAGE, np.full(shape, values))
         contents["dq"] = (IMAGE, np.zeros(shape, np.uint32) if dq is None else np.asarray(dq, np.uint32))
         coordinates = {c: exposure[c] for c in ("row", "column", "science_row", "amplifier") if c in exposure.coords}
-        return xr.Dataset(contents, coords=coordinates, attrs={"reference_type": kind, "filename": f"{kind}.fits"} | attrs)
+        return xr.Dataset(
+            contents, coords=coordinates, attrs={"reference_type": kind, "filename": f"{kind}.fits"} | attrs
+        )
 
     return make
 

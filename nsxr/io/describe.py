@@ -8,6 +8,7 @@ import xarray as xr
 from astropy.io import fits
 
 from nsxr.errors import InputFileError
+from nsxr.io.fits_headers import keywords, scan
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 
@@ -34,7 +35,7 @@ def describe(path: str | Path) -> str:
     Parameters
     ----------
     path : path
-        FITS file, possibly gzipped, or Zarr store written by nsxr.
+        FITS file, possibly gzipped or a URL, or Zarr store written by nsxr.
 
     Returns
     -------
@@ -44,22 +45,18 @@ def describe(path: str | Path) -> str:
     Raises
     ------
     InputFileError
-        If the file is neither.
+        If the file is neither, or is cut off.
     """
-    path = Path(path)
-    if path.is_dir():
-        return _describe_zarr(path)
-    try:
-        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
-            header = hdus[0].header
-            contents = [(hdu.name, _extent(hdu.header)) for hdu in hdus]
-    except FileNotFoundError as error:
-        raise InputFileError(f"{path}: no such file") from error
-    except (OSError, TypeError) as error:
-        raise InputFileError(f"{path}: neither a FITS file nor a Zarr store ({error})") from error
-    lines = [f"{path.name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
-    lines += _done({k: header[k] for k in _STATUS if k in header}, header)
-    lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents if extent)]
+    if Path(path).is_dir():
+        return _describe_zarr(Path(path))
+    file = scan(path)
+    header = keywords(file.primary)
+    is_reference = bool(header.get("REFTYPE"))
+    lines = [f"{Path(path).name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
+    if not is_reference:
+        lines += _done({k: header[k] for k in _STATUS if k in header}, header)
+    contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
+    lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents.items() if extent)]
     return "\n".join(lines)
 
 
@@ -83,7 +80,7 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
         lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')} {value('TARGPROP')}".rstrip())
     try:
         readout = Readout.from_header(header)
-    except InputFileError:
+    except ValueError:  # not the header of an exposure
         return lines
     frames = f", {readout.n_frames} frames averaged" if readout.n_frames > 1 else ""
     total = readout.n_integrations * readout.n_groups * readout.group_time
@@ -92,7 +89,7 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
     ramps = f"{readout.n_integrations} integrations of {readout.n_groups} groups of {readout.group_time:g} s{frames}"
     pattern = f"{readout.read_pattern} {readout.subarray}"
     lines.append(f"readout:     {pattern}, {rows}, {columns}, outputs {readout.n_outputs}")
-    lines.append(f"ramps:       {ramps}; {total:.0f} s in all")
+    lines.append(f"ramps:       {ramps}; {total:.4g} s in all")
     if header.get("EXSEGTOT") and int(header["EXSEGTOT"]) > 1:
         part = f"{value('EXSEGNUM')} of {value('EXSEGTOT')}"
         lines.append(f"segment:     {part}, integrations {value('INTSTART')} to {value('INTEND')}")

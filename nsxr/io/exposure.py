@@ -1,14 +1,17 @@
 """Open raw exposures, in one file or in segments."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import InputFileError, ParameterError
+from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.io.fits_read import read_dataset
+from nsxr.model.chunking import band_chunks
+from nsxr.model.history import steps
 
 __all__ = ["open_exposure"]
 
@@ -38,8 +41,9 @@ def open_exposure(
     paths : path, URL, or sequence of them
         ``_uncal.fits`` file, possibly gzipped, or the segments of one exposure (``-seg001``, ...) in any order.
     chunks : "band", mapping or None
-        Chunk lengths by dim; ``"band"`` is the layout of :mod:`nsxr.model.chunking` and suits the
-        pipeline. None opens without dask; pixels are then read when asked for (one file only).
+        Chunk lengths by dim. ``"band"``, the layout of :mod:`nsxr.model.chunking`, suits the pipeline and
+        counts for dims that a mapping leaves out. None opens without dask; pixels are then read when
+        asked for (one file only).
 
     Returns
     -------
@@ -52,6 +56,12 @@ def open_exposure(
     InputFileError
         If a file is not a raw NIRSpec exposure, is cut off or contradicts its header; if segments
         leave a gap, overlap, or belong to different exposures.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If several segments are given but the first or the last ones are missing. INTSTART and
+        INTEND in the attributes say which integrations are there.
     """
     names = [os.fspath(paths)] if isinstance(paths, str | os.PathLike) else [os.fspath(p) for p in paths]
     if not names:
@@ -65,11 +75,19 @@ def open_exposure(
 def _open_one(name: str, chunks: Literal["band"] | Mapping[str, int] | None) -> xr.Dataset:
     plain = read_dataset(name)
     if "group" not in plain.dims:
-        raise InputFileError(f"{name}: SCI has dims {plain['sci'].dims}; this is a rate product, not an exposure")
+        axes = ", ".join(map(str, plain["sci"].dims))
+        raise InputFileError(f"{name}: SCI has axes ({axes}); this is a rate product, expected a raw exposure")
+    corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
+    if corrected:
+        raise InputFileError(
+            f"{name}: has {', '.join(corrected)} already, expected a raw exposure; "
+            "open corrected ramps with xarray.open_dataset(path, engine='nirspec', chunks={})"
+        )
     if chunks is None:
         return plain
-    wanted: Mapping[str, int] = {} if chunks == "band" else chunks
-    lazy = xr.open_dataset(name, engine="nirspec", chunks=dict(wanted), cache=False)
+    lengths = band_chunks({str(dim): size for dim, size in plain.sizes.items()})
+    lengths |= {} if chunks == "band" else chunks
+    lazy = plain.chunk(lengths, name_prefix="raw-")
     # coordinates are small: kept in memory, as comparing lazy ones would compute
     return lazy.assign_coords(plain.coords)
 
@@ -83,13 +101,16 @@ def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:
         for key in _SAME:
             if segment.attrs.get(key) != first.get(key):
                 problems.append(f"{key} is {segment.attrs.get(key)!r} in {name}, {first.get(key)!r} in {names[0]}")
+        differing = sorted(map(str, set(segment.coords) ^ set(segments[0].coords)))
+        if differing:
+            problems.append(f"{name} and {names[0]} do not both have {', '.join(differing)}")
     expected = int(segments[0]["integration"][0])
     for name, segment in zip(names, segments, strict=True):
         start, stop = int(segment["integration"][0]), int(segment["integration"][-1])
         if start > expected:
             problems.append(f"integrations {expected} to {start - 1} are missing before {name}")
         elif start < expected:
-            problems.append(f"{name} starts at integration {start}, but {expected - 1} is in the file before")
+            problems.append(f"{name} starts at integration {start}, but the file before goes on to {expected - 1}")
         expected = stop + 1
     if problems:
         raise InputFileError(f"segments do not make one exposure: {'; '.join(problems)}")
@@ -97,8 +118,15 @@ def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:
         segments, "integration", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
     )
     covered: dict[str, Any] = {"INTSTART": int(joined["integration"][0]), "INTEND": int(joined["integration"][-1])}
-    whole = len(segments) == first.get("EXSEGTOT")
-    if whole:
+    total = int(first["NINTS"])
+    if joined.sizes["integration"] == total:
         covered |= {"EXSEGNUM": 1, "EXSEGTOT": 1}
+    else:
+        warnings.warn(
+            f"{len(segments)} segments from {names[0]} hold integrations {covered['INTSTART']} to "
+            f"{covered['INTEND']} of {total}; the others are missing",
+            DegradedResultWarning,
+            stacklevel=3,
+        )
     joined.attrs = {**first, **covered}
     return joined

@@ -3,11 +3,12 @@
 import gzip
 import logging
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -21,6 +22,11 @@ __all__ = ["Extension", "FitsFile", "keywords", "scan"]
 logger = logging.getLogger(__name__)
 
 _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+
+_STRUCTURE = re.compile("SIMPLE|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END")
+"""Keywords that describe the file rather than the exposure."""
+
+_BLOCK = 2880
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,12 @@ class FitsFile:
     path: str
     primary: fits.Header
     extensions: dict[str, Extension]
+    stamp: tuple[int | str, ...] = ()
+
+    @property
+    def location(self) -> str:
+        """Path that holds in other processes too, wherever they were started."""
+        return self.path if is_remote(self.path) else os.path.abspath(self.path)
 
     def image(self, name: str, dtype: str) -> PixelSource:
         """Return where the pixels of an image extension are.
@@ -65,11 +77,16 @@ class FitsFile:
         header = extension.header
         if header.get("XTENSION", "IMAGE").strip() != "IMAGE" or header["NAXIS"] == 0:
             raise InputFileError(f"{self.path}: extension {name} is no image")
+        if header["BITPIX"] not in _STORED:
+            known = ", ".join(map(str, _STORED))
+            raise InputFileError(
+                f"{self.path}: extension {name} has BITPIX {header['BITPIX']}, expected one of {known}"
+            )
         if header.get("BSCALE", 1) != 1:
             raise InputFileError(f"{self.path}: extension {name} has BSCALE {header['BSCALE']}, expected 1")
         zero = int(header.get("BZERO", 0))
         stored = _STORED[header["BITPIX"]]
-        return PixelSource(self.path, extension.offset, extension.shape, stored, dtype, zero, file_stamp(self.path))
+        return PixelSource(self.location, extension.offset, extension.shape, stored, dtype, zero, self.stamp)
 
     def require(self, name: str) -> Extension:
         """Return an extension, or say what there is instead."""
@@ -97,24 +114,56 @@ def scan(path: str | os.PathLike[str], tables: tuple[str, ...] = ()) -> FitsFile
     name = os.fspath(path)
     try:
         with open_binary(name) as file, warnings.catch_warnings():
-            # a cut file is told from its size below, with a better message
+            # a cut file is told from its size, with a better message
             warnings.simplefilter("ignore", AstropyUserWarning)
-            with fits.open(file, memmap=False, lazy_load_hdus=True) as hdus:
+            stamp = file_stamp(name)
+            _require_fits(name, file)
+            # compressed images stay tables: their pixels are not where and how a header of an image says
+            with fits.open(file, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus:
+                hdus.readall()
+                _require_whole(name, file, hdus)
                 primary = hdus[0].header
                 found = dict(_extensions(hdus, tables))
-                end = _end_of_data(hdus)
     except FileNotFoundError as error:
         raise InputFileError(f"{name}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputFileError(f"{name}: this is a directory, expected a FITS file") from error
+    except PermissionError as error:
+        raise InputFileError(f"{name}: the file may not be read ({error.strerror})") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputFileError(f"{name}: not a whole gzip file ({error})") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputFileError(f"{name}: not a FITS file, or cut off within a header ({error})") from error
-    if not is_remote(name) and not name.endswith(".gz"):
-        size = os.path.getsize(name)
-        if size < end:
-            raise InputFileError(f"{name}: the file is cut off, it has {size} bytes, its headers ask for {end}")
+    except InputFileError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, fits.VerifyError) as error:
+        raise InputFileError(f"{name}: not a FITS file, or damaged ({error})") from error
     logger.debug("%s: extensions %s", name, ", ".join(found))
-    return FitsFile(name, primary, found)
+    return FitsFile(name, primary, found, stamp)
+
+
+def _require_fits(name: str, file: BinaryIO) -> None:
+    start = file.read(30)
+    if not start:
+        raise InputFileError(f"{name}: the file is empty, expected a FITS file")
+    if not start.startswith(b"SIMPLE  ="):
+        raise InputFileError(f"{name}: not a FITS file, it starts with {start[:9]!r}, expected 'SIMPLE  ='")
+    file.seek(0)
+
+
+def _require_whole(name: str, file: BinaryIO, hdus: fits.HDUList) -> None:
+    """Compare the size of the file with its headers; a gzip file is decompressed to its end for that, once."""
+    last = hdus[-1]
+    info = last.fileinfo()
+    end = int(info["datLoc"] + info["datSpan"])
+    file.seek(end - 1)
+    rest = file.read(1 + _BLOCK)
+    if not rest:
+        size = file.seek(0, os.SEEK_END)
+        raise InputFileError(
+            f"{name}: the file is cut off in extension {last.name}, it has {size} bytes, its headers ask for {end}"
+        )
+    if rest[1:].startswith(b"XTENSION"):
+        # astropy leaves out an extension whose header has no end
+        raise InputFileError(f"{name}: the file is cut off within the header after extension {last.name}")
 
 
 def _extensions(hdus: fits.HDUList, tables: tuple[str, ...]) -> Iterator[tuple[str, Extension]]:
@@ -135,17 +184,21 @@ def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
     return rows
 
 
-def _end_of_data(hdus: fits.HDUList) -> int:
-    info = hdus[-1].fileinfo()
-    return int(info["datLoc"] + info["datSpan"])
-
-
 def keywords(header: fits.Header) -> dict[str, Any]:
-    """Return the keywords of a header as plain values, without commentary cards."""
+    """Return the keywords of a header as plain str, int, float and bool.
+
+    Commentary, keywords without a value, and those that describe the file (BITPIX, NAXIS, ...) are
+    left out. Of a keyword that is there twice, the first counts.
+    """
     found: dict[str, Any] = {}
     for card in header.cards:
-        if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(card.value, fits.card.Undefined):
+        try:
+            key, value = card.keyword, card.value
+        except fits.VerifyError as error:
+            logger.info("keyword left out: %s", error)
             continue
-        value = card.value
-        found[card.keyword] = value.item() if isinstance(value, np.generic) else value
+        if key in ("COMMENT", "HISTORY", "") or _STRUCTURE.fullmatch(key) or isinstance(value, fits.card.Undefined):
+            continue
+        value = value.item() if isinstance(value, np.generic) else value
+        found.setdefault(key, value if isinstance(value, str | int | float) else str(value))
     return found

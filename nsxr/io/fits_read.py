@@ -99,7 +99,8 @@ def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         elif name.startswith("var_"):
             attrs["units"] = f"({units})2"
         variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
-        variables[name].encoding = {"preferred_chunks": _preferred(dict(zip(own, source.shape, strict=True)))}
+        chunks = _preferred(dict(zip(own, source.shape, strict=True)))
+        variables[name].encoding = {"preferred_chunks": chunks}
     attrs = keywords(file.primary)
     attrs["filename"] = os.path.basename(file.path)
     attrs["fits_header"] = file.primary.tostring(sep="\n", endcard=False, padding=False)
@@ -129,7 +130,7 @@ def _require_nirspec(file: FitsFile) -> None:
 def _readout(file: FitsFile) -> Readout:
     try:
         return Readout.from_header(file.primary)
-    except InputFileError as error:
+    except ValueError as error:  # InputFileError is one; others come from values that are no numbers
         raise InputFileError(f"{file.path}: {error}") from error
 
 
@@ -175,7 +176,7 @@ def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> dic
     n = sizes["integration"]
     found["integration"] = ("integration", int(file.primary.get("INTSTART") or 1) + np.arange(n))
     times = _rows(file, "INT_TIMES")
-    if times is not None and times.size:
+    if times is not None and times.size and "integration_number" in (times.dtype.names or ()):
         chosen = np.isin(times["integration_number"], found["integration"][1])
         times = times[chosen] if chosen.sum() == n else times
         if times.size != n:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -12,7 +13,7 @@ from xarray.core import indexing
 
 from nsxr.errors import InputFileError
 
-__all__ = ["FitsArray", "PixelSource", "is_remote", "open_binary"]
+__all__ = ["FitsArray", "PixelSource", "file_stamp", "is_remote", "open_binary"]
 
 
 def is_remote(path: str) -> bool:
@@ -48,8 +49,8 @@ class PixelSource:
         Dtype of the values.
     zero : int
         BZERO, added to the stored values.
-    stamp : tuple of int
-        Time of change [ns] and size [bytes] of the file, so that graphs on a changed file differ.
+    stamp : tuple
+        What :func:`file_stamp` said when the file was scanned, so that graphs on a changed file differ.
     """
 
     path: str
@@ -58,7 +59,7 @@ class PixelSource:
     stored: str
     dtype: str
     zero: int = 0
-    stamp: tuple[int, ...] = ()
+    stamp: tuple[int | str, ...] = ()
 
     def read(self, key: tuple[int | slice, ...]) -> np.ndarray:
         """Return the values selected by integers and slices.
@@ -66,10 +67,12 @@ class PixelSource:
         Raises
         ------
         InputFileError
-            If the file ends before the last byte needed.
+            If the file ends before the last byte needed, or its compressed bytes are damaged.
         """
-        slices = [slice(k, k + 1) if isinstance(k, int | np.integer) else k for k in key]
-        ranges = [range(*s.indices(n)) for s, n in zip(slices, self.shape, strict=True)]
+        ranges = [
+            range(n)[k] if isinstance(k, slice) else range(n)[int(k) : (int(k) + 1) or None]
+            for k, n in zip(key, self.shape, strict=True)
+        ]
         out = np.empty([len(r) for r in ranges], dtype=self.dtype)
         if out.size:
             self._fill(out, ranges)
@@ -106,6 +109,8 @@ class PixelSource:
                 count = cast(Any, file).readinto(view[done:])
             except EOFError:
                 count = 0
+            except (gzip.BadGzipFile, zlib.error) as error:
+                raise InputFileError(f"{self.path}: the gzip file is damaged ({error})") from error
             if not count:
                 raise InputFileError(
                     f"{self.path}: the file ends at byte {file.tell()}, "
@@ -134,9 +139,10 @@ class FitsArray(BackendArray):
         return self.source
 
 
-def file_stamp(path: str) -> tuple[int, ...]:
-    """Return time of change [ns] and size [bytes] of a local file, nothing for a URL."""
+def file_stamp(path: str) -> tuple[int | str, ...]:
+    """Return what changes with a file: time of change [ns] and size [bytes], or what fsspec knows of a URL."""
     if is_remote(path):
-        return ()
+        system, inner = fsspec.core.url_to_fs(path)
+        return (str(system.ukey(inner)),)
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size

@@ -24,6 +24,7 @@ _CRDS_PARAMETERS = {
     "meta.instrument.filter": "FILTER",
     "meta.instrument.grating": "GRATING",
     "meta.instrument.lamp_mode": "OPMODE",
+    "meta.instrument.lamp_state": "LAMP",
     "meta.exposure.type": "EXP_TYPE",
     "meta.exposure.readpatt": "READPATT",
     "meta.subarray.name": "SUBARRAY",
@@ -123,7 +124,7 @@ def _from_directory(directory: Path, exposure: xr.Dataset, types: Sequence[str])
         try:
             file = scan_reference(path)
         except InputFileError as error:
-            logger.info("left out: %s", error)
+            logger.warning("left out: %s", error)
             continue
         kind = str(file.primary.get("REFTYPE", "")).strip().lower()
         if kind in candidates:
@@ -141,7 +142,7 @@ def _best(kind: str, files: Sequence[FitsFile], exposure: xr.Dataset) -> FitsFil
     def rank(file: FitsFile) -> tuple[bool, bool, str]:
         own = str(file.primary.get("SUBARRAY", "")).strip().upper() == str(exposure.attrs["SUBARRAY"]).upper()
         pattern = _says(file, "READPATT", "P_READPA") is not None
-        return own, pattern, str(file.primary.get("USEAFTER", ""))
+        return own, pattern, _use_after(file)
 
     ordered = sorted(files, key=rank)
     if len(ordered) > 1 and rank(ordered[-1]) == rank(ordered[-2]):
@@ -149,6 +150,10 @@ def _best(kind: str, files: Sequence[FitsFile], exposure: xr.Dataset) -> FitsFil
             f"{ordered[-2].path} and {ordered[-1].path} fit equally well as {kind} reference; name one of them"
         )
     return ordered[-1]
+
+
+def _use_after(file: FitsFile) -> str:
+    return str(file.primary.get("USEAFTER", "")).strip().replace(" ", "T")
 
 
 def _says(file: FitsFile, *keys: str) -> str | None:
@@ -168,6 +173,8 @@ def _why_not(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> s
     """
     header, attrs = file.primary, exposure.attrs
     readout = Readout.from_header(attrs)
+    if str(header.get("REFTYPE", "")).strip().lower() != kind:
+        return f"REFTYPE is {header.get('REFTYPE')!r}, expected {kind.upper()!r}"
     instrument = str(header.get("INSTRUME", "NIRSPEC")).strip().upper()
     if instrument != "NIRSPEC":
         return f"INSTRUME is {instrument!r}, expected 'NIRSPEC'"
@@ -183,11 +190,17 @@ def _why_not(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> s
             return f"covers {_pixels(place)}, but {word} {_pixels(needed)} are needed"
     if strict:
         patterns = _says(file, "P_READPA", "READPATT")
-        if patterns is not None and readout.read_pattern not in [p.strip() for p in patterns.split("|")]:
-            return f"READPATT is {patterns!r}, that of the exposure is {readout.read_pattern!r}"
+        if patterns is not None:
+            listed = patterns.replace("ALLIRS2", "NRSIRS2|NRSIRS2RAPID").split("|")
+            if readout.read_pattern not in [p.strip() for p in listed]:
+                return f"READPATT is {patterns!r}, that of the exposure is {readout.read_pattern!r}"
+        subarray = _says(file, "SUBARRAY")
+        if kind in ("dark", "superbias") and subarray not in (None, readout.subarray):
+            # bias and dark hang on the timing of the readout: a cut of another subarray looks right and is not
+            return f"SUBARRAY is {subarray!r}, that of the exposure is {readout.subarray!r}"
         start = f"{attrs.get('DATE-OBS', '')}T{attrs.get('TIME-OBS', '')}"
-        after = str(header.get("USEAFTER", "")).replace(" ", "T")
-        if attrs.get("DATE-OBS") and after and after > start:
+        after = _use_after(file)
+        if attrs.get("DATE-OBS") and after > start:
             return f"USEAFTER is {after}, the exposure started {start}"
     return None
 
@@ -205,11 +218,19 @@ def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
         raise MissingReferenceError(
             "the crds library is not installed; install nsxr with the extra 'crds', or give a directory"
         ) from error
-    parameters = {name: str(exposure.attrs[key]) for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
+    parameters = {name: exposure.attrs[key] for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
     try:
         found = crds.getreferences(parameters, reftypes=list(types), observatory="jwst")
-    except crds.CrdsError as error:
-        raise MissingReferenceError(f"the reference data system gave no references: {error}") from error
+    except ImportError as error:
+        raise MissingReferenceError(
+            f"the crds library needs another one to choose JWST references ({error}); install stdatamodels"
+        ) from error
+    except (crds.CrdsError, SystemExit) as error:
+        # it ends the program when it reaches neither its server nor its cache; the reason is in its log
+        reason = str(error) if isinstance(error, Exception) else "neither its server nor its cache can be reached"
+        raise MissingReferenceError(
+            f"the reference data system gave no references: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
+        ) from error
     chosen = {}
     for kind in types:
         path = str(found.get(kind, "NOT FOUND"))

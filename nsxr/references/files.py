@@ -13,7 +13,7 @@ from xarray.core import indexing
 
 from nsxr.errors import InputFileError, ReferenceFileError
 from nsxr.io.fits_headers import Extension, FitsFile, scan
-from nsxr.io.pixels import FitsArray, PixelSource, file_stamp, open_binary
+from nsxr.io.pixels import FitsArray, PixelSource, open_binary
 from nsxr.model.chunking import band_chunks
 from nsxr.model.dq import recode
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
@@ -102,7 +102,7 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
     if problems:
         raise ReferenceFileError(f"{file.path}: {'; '.join(problems)}")
     try:
-        dataset = _open_refpix(file) if kind == "refpix" else _open_images(kind, file, exposure)
+        dataset = _open_refpix(file, exposure) if kind == "refpix" else _open_images(kind, file, exposure)
     except InputFileError as error:
         raise ReferenceFileError(str(error)) from error
     dataset.attrs = {
@@ -127,7 +127,7 @@ def _extra_attributes(kind: str, file: FitsFile) -> dict[str, Any]:
                 f"{file.path}: keywords {', '.join(missing)} are missing; they say how it was sampled"
             )
         extra["n_frames"], extra["group_gap"] = int(header["NFRAMES"]), int(header["GROUPGAP"])
-        extra["n_groups"] = int(header.get("NGROUPS") or file.require("SCI").shape[0])
+        extra["n_groups"] = file.require("SCI").shape[0]
         if header.get("AVDRKCUR") is not None:
             extra["average_dark_current"] = float(header["AVDRKCUR"])
     return extra
@@ -194,14 +194,25 @@ def _standard_flags(dq: xr.DataArray, file: FitsFile) -> xr.DataArray:
     table = file.extensions["DQ_DEF"].table if "DQ_DEF" in file.extensions else None
     if table is None or not table.size:
         return dq
-    definitions = [{"NAME": str(row["NAME"]).strip(), "VALUE": int(row["VALUE"])} for row in table]
+    names = {name.upper(): name for name in table.dtype.names or ()}
+    missing = [column for column in ("NAME", "VALUE") if column not in names]
+    if missing:
+        raise ReferenceFileError(f"{file.path}: table DQ_DEF lacks columns {', '.join(missing)}")
+    definitions = [
+        {"NAME": str(name).strip(), "VALUE": int(value)}
+        for name, value in zip(table[names["NAME"]], table[names["VALUE"]], strict=True)
+    ]
     unknown = recode(np.zeros(0, np.uint32), definitions)[1]
     if unknown:
         logger.info("%s: flags %s are not standard and dropped", file.path, ", ".join(unknown))
     standard: xr.DataArray = xr.apply_ufunc(
-        lambda values: recode(values, definitions)[0], dq, dask="parallelized", output_dtypes=[np.uint32]
+        _recoded, dq, kwargs={"definitions": definitions}, dask="parallelized", output_dtypes=[np.uint32]
     )
     return standard
+
+
+def _recoded(values: np.ndarray, definitions: list[dict[str, object]]) -> np.ndarray:
+    return recode(values, definitions)[0]
 
 
 @dataclass(frozen=True)
@@ -213,7 +224,7 @@ class _ComplexColumns:
     row_bytes: int
     positions: tuple[int, ...]
     n_rows: int
-    stamp: tuple[int, ...]
+    stamp: tuple[int | str, ...]
 
 
 class _ComplexArray(BackendArray):
@@ -249,11 +260,14 @@ class _ComplexArray(BackendArray):
         return values.view(np.complex64)
 
 
-def _open_refpix(file: FitsFile) -> xr.Dataset:
+def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     table = file.require("IRS2")
     header = table.header
+    if header.get("XTENSION", "").strip() != "BINTABLE":
+        raise ReferenceFileError(f"{file.path}: extension IRS2 is no table")
     n_rows = int(header["NAXIS2"])
-    expected = 2 * 712 * DETECTOR_SIZE
+    # 2048 columns but for exposures simulated with fewer
+    expected = 2 * 712 * exposure.sizes["column"]
     if n_rows != expected:
         raise ReferenceFileError(f"{file.path}: table IRS2 has {n_rows} rows, expected {expected}")
     positions: dict[str, int] = {}
@@ -271,16 +285,16 @@ def _open_refpix(file: FitsFile) -> xr.Dataset:
         if missing:
             raise ReferenceFileError(f"{file.path}: table IRS2 lacks columns {', '.join(missing)}")
         source = _ComplexColumns(
-            file.path,
+            file.location,
             table.offset,
             int(header["NAXIS1"]),
             tuple(positions[c] for c in columns),
             n_rows,
-            file_stamp(file.path),
+            file.stamp,
         )
         contents[name] = (("output", "frequency"), indexing.LazilyIndexedArray(_ComplexArray(source)))
     dataset = xr.Dataset(contents).chunk(
-        {"output": 1, "frequency": -1}, name_prefix="refpix-", token=tokenize(file.path, file_stamp(file.path))
+        {"output": 1, "frequency": -1}, name_prefix="refpix-", token=tokenize(file.path, file.stamp)
     )
     listed = file.extensions["DQ"].table if "DQ" in file.extensions else None
     if listed is not None:

@@ -76,7 +76,10 @@ def test_average_of_non_linear_frames_becomes_mean_of_linear_ones(make_exposure,
 def test_few_groups(make_exposure, make_reference, groups):
     exposure = make_exposure(np.full((1, groups, 2, 3), 1000.0), NFRAMES=4, FRMDIVSR=4)
     reference = make_reference(
-        "linearity", exposure, coefficients=planes(CUBIC, exposure), inverse_coefficients=planes([0, 1, -2e-6], exposure)
+        "linearity",
+        exposure,
+        coefficients=planes(CUBIC, exposure),
+        inverse_coefficients=planes([0, 1, -2e-6], exposure),
     )
     result = correct_linearity(exposure, reference)
     np.testing.assert_allclose(result["sci"], np.polynomial.polynomial.polyval(1000.0, CUBIC), rtol=1e-5)

@@ -87,7 +87,9 @@ def plain_correction(sci, detector, alpha, beta):
         for k in range(4):
             sparse = np.zeros((lines, 712))
             for block in range(0, 704, 22):
-                sparse[:, block + 7 : block + 15] = series[k + 1, g][:, block + np.array([9, 11, 9, 11, 10, 12, 10, 12])]
+                sparse[:, block + 7 : block + 15] = series[k + 1, g][
+                    :, block + np.array([9, 11, 9, 11, 10, 12, 10, 12])
+                ]
             noise = np.fft.ifft(beta[k] * np.fft.fft(sparse.ravel()) + alpha[k] * np.fft.fft(reference)).real
             corrected = series[k + 1, g][:, t_sci] - noise.reshape(lines, 712)[:, t_sci]
             if k % 2:  # outputs 2 and 4 were reversed
@@ -128,7 +130,9 @@ def test_mean_over_groups_and_single_groups_stay(make_irs2, rng, random_weights)
     result = subtract_interleaved_reference(exposure, random_weights)
     np.testing.assert_allclose(result["sci"].mean("group"), exposure["sci"].isel(row=rows).mean("group"), rtol=1e-5)
     single = exposure.isel(group=slice(0, 1))
-    np.testing.assert_array_equal(subtract_interleaved_reference(single, random_weights)["sci"], single["sci"][:, :, rows])
+    np.testing.assert_array_equal(
+        subtract_interleaved_reference(single, random_weights)["sci"], single["sci"][:, :, rows]
+    )
 
 
 def test_noise_common_to_all_outputs_goes(make_irs2, rng):
