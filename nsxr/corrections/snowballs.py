@@ -9,7 +9,7 @@ from nsxr.corrections.jump import event_rate
 from nsxr.errors import ParameterError
 from nsxr.kernels.snowballs import flag_large_events
 from nsxr.lazy import map_blocks
-from nsxr.model.chunking import CHUNK_BYTES, chunk_like
+from nsxr.model.chunking import chunk_like, to_frames
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout
@@ -110,7 +110,7 @@ def flag_snowballs(
     groupdq = exposure["groupdq"]
     flags, cores, events = map_blocks(
         flag_large_events,
-        _whole_frames(groupdq),
+        to_frames(groupdq),
         core=("group", "row", "column"),
         outputs=[(_RAMP, np.uint8), (("integration", "row", "column"), np.bool_), (("integration",), np.int64)],
         **events_parameters,
@@ -125,12 +125,3 @@ def flag_snowballs(
     rate.attrs = {"long_name": "snowballs found, per second and 10^6 pixels", "units": "1/s", "keyword": "EXTNCRS"}
     result = record(exposure, "jump", (), parameters, groupdq=chunk_like(flags, groupdq))
     return result.assign(extended_emission_events=rate)
-
-
-def _whole_frames(groupdq: xr.DataArray) -> xr.DataArray:
-    """Return the flags in chunks of whole integrations, with as many samples as other layouts have."""
-    if groupdq.chunks is None:
-        return groupdq
-    samples = int(np.prod([groupdq.sizes[dim] for dim in ("group", "row", "column")]))
-    integrations = max(1, CHUNK_BYTES // 4 // samples)
-    return groupdq.chunk({"integration": integrations, "group": -1, "row": -1, "column": -1})

@@ -10,7 +10,7 @@ import xarray as xr
 
 from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.io.fits_read import read_dataset
-from nsxr.model.chunking import band_chunks
+from nsxr.model.chunking import band_chunks, in_chunks
 from nsxr.model.history import steps
 
 __all__ = ["open_exposure"]
@@ -87,9 +87,7 @@ def _open_one(name: str, chunks: Literal["band"] | Mapping[str, int] | None) -> 
         return plain
     lengths = band_chunks({str(dim): size for dim, size in plain.sizes.items()})
     lengths |= {} if chunks == "band" else chunks
-    lazy = plain.chunk(lengths, name_prefix="raw-")
-    # coordinates are small: kept in memory, as comparing lazy ones would compute
-    return lazy.assign_coords(plain.coords)
+    return in_chunks(plain, lengths, "raw")
 
 
 def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -24,8 +24,10 @@ __all__ = [
     "CHUNK_BYTES",
     "band_chunks",
     "chunk_like",
+    "in_chunks",
     "one_chunk",
     "ramp_chunks",
+    "to_frames",
     "to_ramps",
 ]
 
@@ -80,6 +82,35 @@ def to_ramps(dataset: xr.Dataset, limit: int = CHUNK_BYTES) -> xr.Dataset:
         rows = ramp_chunks({str(k): v for k, v in sci.sizes.items()}, limit)["row"]
     # coordinates stay in memory: comparing lazy ones would compute
     return dataset.chunk({"integration": -1, "group": -1, "row": rows, "column": -1}).assign_coords(dataset.coords)
+
+
+def to_frames(array: xr.DataArray, limit: int = CHUNK_BYTES // 4) -> xr.DataArray:
+    """Return ramps in chunks of whole frames and all groups, as many integrations as ``limit`` samples.
+
+    For flags alone: an integration of a full frame is 84 MB of them, but would be 335 MB of signal.
+    """
+    if array.chunks is None:
+        return array
+    samples = int(np.prod([size for dim, size in array.sizes.items() if dim != "integration"]))
+    lengths = {dim: -1 for dim in array.dims if dim != "integration"}
+    return array.chunk({"integration": max(1, limit // samples), **lengths}).assign_coords(array.coords)
+
+
+def in_chunks(dataset: xr.Dataset, lengths: Mapping[str, int], name: str, token: str | None = None) -> xr.Dataset:
+    """Return a Dataset on files as dask arrays; coordinates, which are small, stay in memory.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Lazily indexed variables.
+    lengths : mapping
+        Chunk length by dim, -1 for all.
+    name : str
+        What tasks are called.
+    token : str, optional
+        What tells these arrays from others, if it does not follow from the variables.
+    """
+    return dataset.chunk(dict(lengths), name_prefix=f"{name}-", token=token).assign_coords(dataset.coords)
 
 
 def one_chunk(array: xr.DataArray, *dims: str) -> xr.DataArray:

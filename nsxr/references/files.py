@@ -14,7 +14,7 @@ from xarray.core import indexing
 from nsxr.errors import InputFileError, ReferenceFileError
 from nsxr.io.fits_headers import Extension, FitsFile, scan
 from nsxr.io.pixels import FitsArray, PixelSource, open_binary
-from nsxr.model.chunking import band_chunks
+from nsxr.model.chunking import band_chunks, in_chunks
 from nsxr.model.dq import recode
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
 
@@ -159,7 +159,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
         dataset = dataset.isel(group=slice(0, _dark_groups(file, exposure)))
     band = band_chunks({"integration": 1, "group": 1, "row": rows, "column": columns})["row"]
     lengths = dict.fromkeys(map(str, dataset.dims), -1) | {"row": band}
-    dataset = dataset.chunk(lengths, name_prefix=f"{kind}-", token=tokenize(kind, contents, lengths, dataset.sizes))
+    dataset = in_chunks(dataset, lengths, kind, tokenize(kind, contents, lengths, dataset.sizes))
     if "dq" in dataset:
         dataset["dq"] = _standard_flags(dataset["dq"], file)
     elif with_dq:
@@ -293,9 +293,8 @@ def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
             file.stamp,
         )
         contents[name] = (("output", "frequency"), indexing.LazilyIndexedArray(_ComplexArray(source)))
-    dataset = xr.Dataset(contents).chunk(
-        {"output": 1, "frequency": -1}, name_prefix="refpix-", token=tokenize(file.path, file.stamp)
-    )
+    lengths = {"output": 1, "frequency": -1}
+    dataset = in_chunks(xr.Dataset(contents), lengths, "refpix", tokenize(file.path, file.stamp))
     listed = file.extensions["DQ"].table if "DQ" in file.extensions else None
     if listed is not None:
         names = {name.upper(): name for name in listed.dtype.names or ()}
