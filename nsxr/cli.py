@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import os
 import re
 import time
 import warnings
@@ -14,7 +15,7 @@ import click
 import xarray as xr
 
 from nsxr.detector1 import STEPS, correct_ramps, fit_rates, reference_types
-from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+from nsxr.errors import NsxrError, NsxrWarning, OutputExistsError, ParameterError
 from nsxr.io import open_exposure
 from nsxr.io.describe import describe
 from nsxr.io.products import write_products
@@ -58,7 +59,7 @@ def main(verbose: int) -> None:
     logging.getLogger("nsxr").setLevel(level)
 
 
-@main.command()
+@main.command(epilog=f"Steps: {', '.join(STEPS)}.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the products.")
 @click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'.")
@@ -122,6 +123,9 @@ def _calibrate(
     unknown = [name for name in save if name not in known]
     if unknown:
         raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(known)}")
+    picture = Path(output) / f"{root}_quicklook.png"
+    if quicklook and not overwrite and picture.exists():
+        raise OutputExistsError(f"{picture} already there; ask for overwriting or choose another directory")
     exposure = open_exposure(list(paths))
     needed = reference_types(exposure, skip)
     references = open_references(source or {}, exposure, overrides=named, types=needed)
@@ -131,10 +135,15 @@ def _calibrate(
         tree, output, root, formats, overwrite, progress, steps={name: stages[name] for name in save}
     )
     if quicklook:
-        written.append(Path(output) / f"{root}_quicklook.png")
         with _open_rate(written) as rate:
             figure = plot_quicklook(rate, list(stages.values())[-1], stages["superbias"])
-            figure.savefig(written[-1], dpi=120)
+        partial = picture.with_name(f".{picture.name}.partial")
+        try:
+            figure.savefig(partial, dpi=120, format="png")
+            os.replace(partial, picture)
+        finally:
+            partial.unlink(missing_ok=True)
+        written.append(picture)
     return written
 
 
@@ -150,7 +159,11 @@ def _open_rate(products: Sequence[Path]) -> xr.Dataset:
 
 @main.command()
 @click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the files.")
-@click.option("--readout", type=click.Choice(list(READOUTS)), default="NRSIRS2RAPID", show_default=True)
+@click.option(
+    "--readout",
+    type=click.Choice(list(READOUTS)),
+    show_default="NRSIRS2RAPID for full frames, NRSRAPID for subarrays",
+)
 @click.option("--subarray", type=click.Choice(list(SUBARRAYS)), default="FULL", show_default=True)
 @click.option("--groups", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--integrations", type=click.IntRange(1), default=1, show_default=True)
@@ -159,9 +172,11 @@ def _open_rate(products: Sequence[Path]) -> xr.Dataset:
 @click.option("--scene", type=click.Choice(list(SCENES)), help="Default: what the subarray is made for.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @_reports_errors
-def simulate(output: str, **settings: Any) -> None:
+def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -> None:
     """Simulate a raw exposure with its references and the truth behind it."""
-    made = simulate_exposure(output, **settings)
+    if readout is None:
+        readout = "NRSIRS2RAPID" if subarray == "FULL" else "NRSRAPID"
+    made = simulate_exposure(output, readout=readout, subarray=subarray, **settings)
     for path in [*made.uncal, made.truth, *made.references.values()]:
         click.echo(path)
 
@@ -243,8 +258,30 @@ def _parameters(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
         step, dot, parameter = name.partition(".")
         if not (dot and parameter):
             raise ParameterError(f"{text!r} is not of the form STEP.PARAMETER=VALUE")
-        parameters.setdefault(step, {})[parameter] = _literal(value)
+        parameters.setdefault(step, {})[parameter] = _checked(name, _literal(value))
     return parameters
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Refuse a value of another kind than the default of the parameter; unknown names are reported later."""
+    step, _, parameter = name.partition(".")
+    if step not in STEPS or parameter not in STEPS[step].parameters:
+        return value
+    default = STEPS[step].parameters[parameter]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if parameter == "user_supplied_dq":
+        raise ParameterError(f"{name} is an array; it can be given from Python, but not on the command line")
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, kind = is_number and isinstance(value, int), "a whole number"
+    elif default is None:
+        fits, kind = is_number or value is None, "a number or none"
+    else:
+        fits, kind = is_number, "a number"
+    if not fits:
+        raise ParameterError(f"{name} is {value!r}, expected {kind}")
+    return value
 
 
 def _literal(text: str) -> Any:

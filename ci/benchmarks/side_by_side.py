@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time nsxr and the peer in turn on simulated exposures.")
     parser.add_argument("names", nargs="*", metavar="CONFIGURATION", default=DEFAULT)
     parser.add_argument("-n", "--turns", type=int, default=3, help="runs of each program (default 3)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(".ci/work/side_by_side"), metavar="DIR")
+    parser.add_argument("-o", "--output", type=Path, default=Path(".ci/build/side_by_side"), metavar="DIR")
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
     parser.add_argument("--keep", action="store_true", help="keep exposures and products")
     arguments = parser.parse_args()

@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare nsxr with the peer on simulated exposures.")
     parser.add_argument("names", nargs="*", metavar="CONFIGURATION", help=f"of {', '.join(CONFIGURATIONS)}")
     parser.add_argument("--short", action="store_true", help="the quick subset instead of the long list")
-    parser.add_argument("-o", "--output", type=Path, default=Path(".ci/work/comparison"), metavar="DIR")
+    parser.add_argument("-o", "--output", type=Path, default=Path(".ci/build/comparison"), metavar="DIR")
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
     parser.add_argument("--keep", action="store_true", help="keep exposures and products")
     arguments = parser.parse_args()

@@ -3,13 +3,13 @@
 #
 #   ci/peer/environment.sh [FOLDER]
 #
-# FOLDER, else $NSXR_PEER_ENV, else .ci/work/peer. A folder that already holds the pinned versions
+# FOLDER, else $NSXR_PEER_ENV, else .ci/build/peer. A folder that already holds the pinned versions
 # is left as it is. $PYTHON names the interpreter to build it with (default python3, 3.11 or later).
 # Everything but the path goes to stderr, so that PEER="$(ci/peer/environment.sh)" works.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-folder="${1:-${NSXR_PEER_ENV:-$here/../../.ci/work/peer}}"
+folder="${1:-${NSXR_PEER_ENV:-$here/../../.ci/build/peer}}"
 constraints="$here/constraints.txt"
 
 is_complete() {

@@ -28,7 +28,7 @@ class Variable:
 
 
 VARIABLES: Mapping[str, Variable] = {
-    "sci": Variable((RAMP, RATES, IMAGE), np.float32, ("DN", "DN/s"), "science signal: ramps [DN] or rates [DN/s]"),
+    "sci": Variable((RAMP, RATES, IMAGE), np.float32, ("DN", "DN/s"), "science signal"),
     "pixeldq": Variable((IMAGE,), np.uint32, (), "flags of a pixel that hold for all groups and integrations"),
     "groupdq": Variable((RAMP,), np.uint8, (), "flags of a pixel in one group"),
     "dq": Variable((RATES, IMAGE), np.uint32, (), "flags of a rate"),

@@ -1,0 +1,315 @@
+"""The command line: what it writes, what it refuses, and that errors are one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.io import fits
+from click.testing import CliRunner
+
+import nsxr
+from nsxr import cli
+from nsxr.detector1 import STEPS
+from nsxr.model.history import steps
+from nsxr.simulate import simulate_exposure
+
+ROOT = "jw01234001001_03101_00001_nrs1"
+SUB32 = {"readout": "NRSRAPID", "subarray": "SUB32", "groups": 4, "integrations": 3}
+
+
+@pytest.fixture
+def run():
+    """Return a function that runs nsxr and checks that it neither fails unexpectedly nor shows a traceback."""
+
+    def invoke(*words, status=0):
+        result = CliRunner().invoke(cli.main, [str(word) for word in words], prog_name="nsxr")
+        assert result.exit_code == status, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert "Traceback" not in result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def fails(run):
+    """Return a function that runs nsxr, expecting an error, and returns its one line."""
+
+    def invoke(*words):
+        error = run(*words, status=1).stderr
+        assert error.startswith("Error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return simulate_exposure(tmp_path_factory.mktemp("sub32"), **SUB32)
+
+
+@pytest.fixture(scope="module")
+def detector1_words(made):
+    return "detector1", made.uncal[0], "--references", made.references["gain"].parent
+
+
+def written(result):
+    return [Path(line).name for line in result.stdout.splitlines()]
+
+
+def test_help_names_commands_options_and_steps(run):
+    text = run("--help").stdout
+    assert all(name in text for name in ("demo", "detector1", "info", "simulate"))
+    assert "0.1.0" in run("--version").stdout
+    for name, command in cli.main.commands.items():
+        text = run(name, "--help").stdout
+        for option in command.params:
+            assert option.opts[-1].upper().lstrip("-") in text.upper(), option
+    text = " ".join(run("detector1", "--help").stdout.split())
+    assert all(step in text for step in STEPS)
+
+
+def test_simulate_writes_what_it_says(run, tmp_path):
+    words = ("--subarray", "SUB512S", "--groups", 2, "--integrations", 3, "--segments", 2, "--detector", "NRS2")
+    result = run("simulate", "-o", tmp_path, *words, "--seed", 5)
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert all(path.is_file() for path in paths)
+    raw = [path for path in paths if path.name.endswith("_uncal.fits")]
+    assert [path.name for path in raw] == [f"jw01234001001_03101_00001-seg00{i}_nrs2_uncal.fits" for i in (1, 2)]
+    header = fits.getheader(raw[0])
+    assert (header["READPATT"], header["EXP_TYPE"], header["NGROUPS"], header["NINTS"]) == (
+        "NRSRAPID",
+        "NRS_BRIGHTOBJ",
+        2,
+        3,
+    )
+    again = simulate_exposure(
+        tmp_path / "again",
+        readout="NRSRAPID",
+        subarray="SUB512S",
+        groups=2,
+        integrations=3,
+        segments=2,
+        detector="NRS2",
+        seed=5,
+        references=False,
+    )
+    assert [path.read_bytes() for path in again.uncal] == [path.read_bytes() for path in raw]
+
+
+def test_simulate_refuses(run, fails, tmp_path):
+    error = fails("simulate", "-o", tmp_path, "--subarray", "SUB32", "--readout", "NRSIRS2", "--scene", "IFU")
+    assert "readout NRSIRS2 exists for FULL only" in error
+    assert "scene IFU needs subarray FULL" in error
+    assert "'SUB33' is not one of" in run("simulate", "--subarray", "SUB33", status=2).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (None, ["_rate.fits", "_rateints.fits"]),
+        ("fits", ["_rate.fits", "_rateints.fits"]),
+        ("zarr", [".zarr"]),
+        ("both", ["_rate.fits", "_rateints.fits", ".zarr"]),
+    ],
+)
+def test_formats_hold_the_same_pixels_as_python_gives(run, made, detector1_words, tmp_path, form, names):
+    result = run(*detector1_words, "-o", tmp_path, *(("--format", form) if form else ()))
+    assert written(result) == [ROOT + name for name in names]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ROOT + name for name in names)
+    exposure = nsxr.open_exposure(made.uncal[0])
+    expected = nsxr.detector1(exposure, nsxr.open_references(made.references, exposure))
+    for node in ("rate", "rateints"):
+        found = []
+        if form != "zarr":
+            found.append(xr.open_dataset(tmp_path / f"{ROOT}_{node}.fits", engine="nirspec", chunks={}))
+        if form in ("zarr", "both"):
+            found.append(xr.open_dataset(tmp_path / f"{ROOT}.zarr", group=node, engine="zarr", chunks={}))
+        for dataset in found:
+            for name in ("sci", "dq", "var_poisson", "var_rnoise"):
+                np.testing.assert_array_equal(dataset[name], expected[node][name], err_msg=f"{node} {name}")
+
+
+def test_parameters_skips_saved_steps_and_named_references(run, made, tmp_path):
+    named = [
+        word for kind, path in made.references.items() if kind != "dark" for word in ("--reference", f"{kind}={path}")
+    ]
+    settings = ["--set", "jump.rejection_threshold=7", "--set", "jump.flag_4_neighbors=False"]
+    settings += ["--set", "jump.expand_large_events=false", "--set", "ramp_fit.lastgroup=2", "--skip", "dark_current"]
+    result = run("detector1", made.uncal[0], *named, "-o", tmp_path, *settings, "--save", "jump", "--save", "superbias")
+    assert written(result) == [f"{ROOT}_{name}.fits" for name in ("rate", "rateints", "jump", "superbias")]
+    rate = xr.open_dataset(tmp_path / f"{ROOT}_rate.fits", engine="nirspec", chunks={})
+    done = steps(rate)
+    assert [entry["step"] for entry in done] == list(STEPS)  # snowballs would be a second entry of jump
+    by_name = {entry["step"]: entry for entry in done}
+    assert by_name["jump"]["parameters"]["rejection_threshold"] == 7
+    assert by_name["jump"]["parameters"]["flag_4_neighbors"] is False
+    assert by_name["ramp_fit"]["parameters"]["lastgroup"] == 2
+    assert by_name["dark_current"]["status"] == rate.attrs["S_DARK"] == "SKIPPED"
+    assert by_name["linearity"]["references"] == {"linearity": made.references["linearity"].name}
+    saved = xr.open_dataset(tmp_path / f"{ROOT}_superbias.fits", engine="nirspec", chunks={})
+    exposure = nsxr.open_exposure(made.uncal[0])
+    stages = nsxr.correct_ramps(exposure, nsxr.open_references(made.references, exposure))
+    np.testing.assert_array_equal(saved["sci"], stages["superbias"]["sci"])
+
+
+def test_a_named_reference_wins_over_the_directory(run, made, detector1_words, tmp_path):
+    gain = tmp_path / "another_gain.fits"
+    with fits.open(made.references["gain"]) as hdus:
+        hdus["SCI"].data *= 2
+        hdus.writeto(gain)
+    run(*detector1_words, "-o", tmp_path, "--reference", f"gain={gain}")
+    assert fits.getheader(tmp_path / f"{ROOT}_rate.fits")["R_GAIN"] == gain.name
+
+
+def test_segments_are_one_exposure_and_exposures_are_two(run, made, detector1_words, tmp_path):
+    folder = made.references["gain"].parent
+    cut = simulate_exposure(tmp_path / "cut", **SUB32, segments=2, references=False)
+    other = tmp_path / "jw01234002001_03101_00001_nrs1_uncal.fits"
+    other.write_bytes(made.uncal[0].read_bytes())
+    result = run("detector1", *reversed(cut.uncal), other, "--references", folder, "-o", tmp_path / "out")
+    names = [f"{root}_{kind}.fits" for root in (ROOT, other.name[:30]) for kind in ("rate", "rateints")]
+    assert written(result) == names
+    run(*detector1_words, "-o", tmp_path / "whole")
+    for kind in ("rate", "rateints"):
+        whole = fits.getdata(tmp_path / "whole" / f"{ROOT}_{kind}.fits", "SCI")
+        for name in names:
+            if name.endswith(f"_{kind}.fits"):
+                np.testing.assert_array_equal(fits.getdata(tmp_path / "out" / name, "SCI"), whole)
+
+
+def test_nothing_is_overwritten_unless_asked(run, fails, detector1_words, tmp_path):
+    words = (*detector1_words, "-o", tmp_path, "--quicklook")
+    assert written(run(*words))[-1] == f"{ROOT}_quicklook.png"
+    picture = tmp_path / f"{ROOT}_quicklook.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "already there" in fails(*words)
+    for path in tmp_path.glob("*.fits"):
+        path.unlink()
+    assert picture.name in fails(*words)  # the picture alone is a reason, before anything is computed
+    assert list(tmp_path.iterdir()) == [picture]
+    picture.write_bytes(b"old")
+    run(*words, "--overwrite")
+    assert sorted(tmp_path.iterdir()) == sorted(before)
+    assert picture.read_bytes() == before[picture]
+
+
+def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_path, monkeypatch):
+    class Figure:
+        def savefig(self, path, **_):
+            Path(path).write_bytes(b"half")
+            raise OSError("no space left")
+
+    monkeypatch.setattr(cli, "plot_quicklook", lambda *_: Figure())
+    assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "jmup.rejection_threshold=3"], "no step 'jmup', did you mean 'jump'?"),
+        (["--set", "jump.rejection_treshold=3"], "did you mean 'rejection_threshold'?"),
+        (["--set", "jump.rejection_threshold=high"], "jump.rejection_threshold is 'high', expected a number"),
+        (["--set", "jump.rejection_threshold=True"], "expected a number"),
+        (["--set", "jump.flag_4_neighbors=1"], "expected true or false"),
+        (["--set", "jump.edge_size=2.5"], "expected a whole number"),
+        (["--set", "ramp_fit.firstgroup=first"], "expected a number or none"),
+        (["--set", "dq_init.user_supplied_dq=mask.fits"], "from Python"),
+        (["--set", "jump.rejection_threshold=-1"], "rejection_threshold"),
+        (["--set", "jump.rejection_threshold"], "not of the form STEP.PARAMETER=VALUE"),
+        (["--set", "jump=3"], "not of the form STEP.PARAMETER=VALUE"),
+        (["--skip", "drak_current"], "did you mean 'dark_current'?"),
+        (["--skip", "ramp_fit"], "'ramp_fit' cannot be skipped"),
+        (["--save", "rate"], "steps rate cannot be saved; known: group_scale"),
+        (["--reference", "gain"], "not of the form TYPE=PATH"),
+        (["--reference", "gian=gain.fits"], "unknown reference types gian"),
+        (["--reference", "gain=nowhere.fits"], "nowhere.fits: no such file"),
+        (["--references", "nowhere"], "nowhere is not a directory"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_write_nothing(fails, detector1_words, tmp_path, words, expected):
+    out = tmp_path / "out"
+    assert expected in fails(*detector1_words, "-o", out, *words)
+    assert not out.exists()
+
+
+def test_wrong_files_are_one_line(run, fails, made, detector1_words, tmp_path):
+    references = detector1_words[2:]
+    assert "nothing_uncal.fits: no such file" in fails("detector1", tmp_path / "nothing_uncal.fits", *references)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("some notes")
+    assert "does not end in .fits" in fails("detector1", notes, *references)
+    no_fits = tmp_path / "x_uncal.fits"
+    no_fits.write_text("some notes")
+    assert str(no_fits) in fails("detector1", no_fits, *references)
+    assert str(no_fits) in fails("info", no_fits)
+    truth = made.truth
+    assert truth.name in fails("detector1", truth, *references, "-o", tmp_path)
+    cut = tmp_path / "cut_uncal.fits"
+    cut.write_bytes(made.uncal[0].read_bytes()[:20000])
+    assert "cut_uncal.fits" in fails("detector1", cut, *references, "-o", tmp_path)
+    assert "would both be written as" in fails("detector1", made.uncal[0], made.uncal[0], *references)
+    other = simulate_exposure(tmp_path / "nrs2", **SUB32, detector="NRS2")
+    error = fails("detector1", made.uncal[0], *references, "--reference", f"gain={other.references['gain']}")
+    assert "NRS2" in error
+    assert "give references" in run("detector1", made.uncal[0], status=2).stderr
+
+
+def test_missing_references_are_named_together(fails, made, tmp_path):
+    words = ["--reference", f"mask={made.references['mask']}", "--reference", f"gain={made.references['gain']}"]
+    error = fails("detector1", made.uncal[0], *words, "-o", tmp_path / "out")
+    assert "saturation (saturation)" in error
+    assert "dark (dark_current)" in error
+    assert "readnoise (jump, ramp_fit)" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_info_before_and_after(run, fails, made, detector1_words, tmp_path):
+    before = run("info", made.uncal[0]).stdout
+    assert "3 integrations of 4 groups" in before
+    assert "corrections: none" in before
+    run(*detector1_words, "-o", tmp_path, "--format", "both")
+    for path in (tmp_path / f"{ROOT}_rate.fits", tmp_path / f"{ROOT}.zarr"):
+        text = run("info", path).stdout
+        assert "ramp_fit             COMPLETE" in text
+    assert "GAIN NRS1 SUB32" in run("info", made.references["gain"]).stdout
+    assert "nothing.fits: no such file" in fails("info", tmp_path / "nothing.fits")
+
+
+def test_warnings_are_lines_on_standard_error(run, made, tmp_path):
+    cut = simulate_exposure(tmp_path / "cut", **SUB32, segments=2, references=False)
+    folder = made.references["gain"].parent
+    result = run("detector1", cut.uncal[0], "-o", tmp_path / "out", "--references", folder)
+    assert "Traceback" not in result.stderr
+    both = run("detector1", *cut.uncal, "-o", tmp_path / "both", "--references", folder)
+    assert both.stderr == ""
+    three = simulate_exposure(tmp_path / "three", **SUB32, segments=3, references=False)
+    part = run("detector1", *three.uncal[:2], "-o", tmp_path / "part", "--references", folder)
+    assert part.stderr.startswith("Warning: 2 segments from ")
+    assert part.stderr.count("\n") == 1
+
+
+def test_demo_writes_everything(run, tmp_path, monkeypatch):
+    asked = {}
+
+    def small(folder, **settings):
+        asked.update(settings)
+        return simulate_exposure(folder, **SUB32)
+
+    monkeypatch.setattr(cli, "simulate_exposure", small)
+    text = run("demo", "-o", tmp_path, "--seed", 3).stdout
+    assert asked == {"seed": 3}  # the rest is the simulator's default: full-frame NRSIRS2RAPID of 20 groups
+    for name in ("_rate.fits", "_rateints.fits", ".zarr", "_quicklook.png", "_uncal.fits", "_truth.fits"):
+        assert (tmp_path / f"{ROOT}{name}").exists()
+    assert text.splitlines()[-1].endswith(f"look at {tmp_path / f'{ROOT}_quicklook.png'}")
+    run("demo", "-o", tmp_path)  # and again: existing files are replaced
+    assert (
+        json.loads(xr.open_zarr(tmp_path / f"{ROOT}.zarr", group="rate").attrs["nsxr_steps"])[0]["step"]
+        == "group_scale"
+    )
