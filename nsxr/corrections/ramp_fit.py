@@ -115,7 +115,7 @@ def fit_ramps(
     groups = exposure.sizes["group"]
     first, last = _selected_groups(groups, firstgroup, lastgroup)
     readout = Readout.from_header(exposure.attrs)
-    exposure = to_ramps(exposure).assign_coords(exposure.coords)  # chunking makes small coordinates lazy too
+    exposure = to_ramps(exposure)
     sci = unlabelled(exposure["sci"])
     gain_values = unlabelled(match(gain, exposure)["sci"])
     readnoise_values = unlabelled(match(readnoise, exposure)["sci"])
