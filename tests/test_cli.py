@@ -205,7 +205,7 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
             Path(path).write_bytes(b"half")
             raise OSError("no space left")
 
-    monkeypatch.setattr(cli, "plot_quicklook", lambda *_: Figure())
+    monkeypatch.setattr("nsxr.plot.plot_quicklook", lambda *_: Figure())
     assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits"]
 
@@ -302,7 +302,7 @@ def test_demo_writes_everything(run, tmp_path, monkeypatch):
         asked.update(settings)
         return simulate_exposure(folder, **SUB32)
 
-    monkeypatch.setattr(cli, "simulate_exposure", small)
+    monkeypatch.setattr("nsxr.cli.simulation.simulate_exposure", small)
     text = run("demo", "-o", tmp_path, "--seed", 3).stdout
     assert asked == {"seed": 3}  # the rest is the simulator's default: full-frame NRSIRS2RAPID of 20 groups
     for name in ("_rate.fits", "_rateints.fits", ".zarr", "_quicklook.png", "_uncal.fits", "_truth.fits"):

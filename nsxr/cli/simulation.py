@@ -1,0 +1,73 @@
+"""nsxr simulate and nsxr demo: exposures that come with their truth."""
+
+import time
+from typing import Any
+
+import click
+
+from nsxr.cli.calibration import calibrate
+from nsxr.cli.options import exposure_root, reports_errors
+from nsxr.simulate import simulate_exposure
+from nsxr.simulate.configuration import READOUTS, SCENES, SUBARRAYS
+
+__all__ = ["demo", "simulate"]
+
+
+@click.command()
+@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the files.")
+@click.option(
+    "--readout",
+    type=click.Choice(list(READOUTS)),
+    show_default="NRSIRS2RAPID for full frames, NRSRAPID for subarrays",
+)
+@click.option("--subarray", type=click.Choice(list(SUBARRAYS)), default="FULL", show_default=True)
+@click.option("--groups", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--integrations", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--segments", type=click.IntRange(1), default=1, show_default=True, help="Files of the exposure.")
+@click.option("--detector", type=click.Choice(["NRS1", "NRS2"]), default="NRS1", show_default=True)
+@click.option("--scene", type=click.Choice(list(SCENES)), help="Default: what the subarray is made for.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@reports_errors
+def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -> None:
+    """Simulate a raw exposure with its references and the truth behind it."""
+    if readout is None:
+        readout = "NRSIRS2RAPID" if subarray == "FULL" else "NRSRAPID"
+    made = simulate_exposure(output, readout=readout, subarray=subarray, **settings)
+    for path in [*made.uncal, made.truth, *made.references.values()]:
+        click.echo(path)
+
+
+@click.command()
+@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Directory of the files.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@reports_errors
+def demo(output: str, seed: int) -> None:
+    """Simulate a full-frame IRS2 exposure, calibrate it, write FITS and Zarr, draw a quick look.
+
+    Existing files in the directory are replaced.
+    """
+    started = time.monotonic()
+    click.echo("simulating a full-frame NRSIRS2RAPID exposure of 20 groups, with its references ...")
+    made = simulate_exposure(output, seed=seed)
+    simulated = time.monotonic()
+    click.echo(f"  {made.uncal[0]} ({simulated - started:.0f} s)")
+    click.echo("calibrating ...")
+    root = exposure_root(made.uncal[0])
+    named = {kind: str(path) for kind, path in made.references.items()}
+    written = calibrate(
+        [str(made.uncal[0])],
+        output=output,
+        root=root,
+        source=None,
+        named=named,
+        formats=("fits", "zarr"),
+        parameters={},
+        skip=(),
+        save=(),
+        quicklook=True,
+        overwrite=True,
+        progress=True,
+    )
+    for path in written:
+        click.echo(f"  {path}")
+    click.echo(f"calibrated in {time.monotonic() - simulated:.0f} s; look at {written[-1]}")
