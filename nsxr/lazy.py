@@ -57,56 +57,71 @@ def map_blocks(
         Passed to the kernel.
     """
     first = arrays[0]
-    order = [str(d) for d in first.dims]
-    loop = [d for d in order if d not in core]
-    present = [[str(d) for d in array.dims] for array in arrays]
-    for array, dims in zip(arrays, present, strict=True):
-        if array.chunks is None:
-            continue
-        for dim, lengths in zip(dims, array.chunks, strict=True):
-            if dim in core and len(lengths) > 1:
-                raise ModelError(f"array is split along {dim!r} into chunks {lengths}, but one chunk is needed")
-
-    def to_given(block: np.ndarray, dims: list[str]) -> np.ndarray:
-        # apply_ufunc hands over loop dims first, core dims last; loop dims that the array lacks
-        # are of length 1, or absent where they lead
-        leading = [d for d in loop if d in dims]
-        trailing = [d for d in dims if d not in loop]
-        axes = loop[len(loop) - (block.ndim - len(trailing)) :]
-        block = block.squeeze(tuple(axis for axis, d in enumerate(axes) if d not in dims))
-        now = leading + trailing
-        return block.transpose([now.index(d) for d in dims])
-
-    def run(*blocks: np.ndarray) -> Any:
-        given = [to_given(block, dims) for block, dims in zip(blocks, present, strict=True)]
-        results = kernel(*given, **parameters)
-        if len(outputs) == 1 and not isinstance(results, tuple):
-            results = (results,)
-        turned = []
-        for result, (dims, _) in zip(results, outputs, strict=True):
-            target = [d for d in loop if d in dims] + [d for d in dims if d not in loop]
-            moved = result.transpose([list(dims).index(d) for d in target])
-            missing = tuple(i for i, d in enumerate(loop) if d not in dims)
-            turned.append(np.expand_dims(moved, missing) if missing else moved)
-        return tuple(turned) if len(turned) > 1 else turned[0]
-
+    loop = tuple(str(d) for d in first.dims if d not in core)
+    lengths = {str(d): n for array in arrays for d, n in array.sizes.items()} | (sizes or {})
+    for array in arrays:
+        for dim, chunks in zip(array.dims, array.chunks or (), strict=False):
+            if dim in core and len(chunks) > 1:
+                raise ModelError(f"array is split along {dim!r} into chunks {chunks}, but one chunk is needed")
     for wanted, _ in outputs:
         lost = [d for d in loop if d not in wanted]
         if lost:
             raise ModelError(f"an output without the loop dims {lost} cannot be computed block by block")
-    results = xr.apply_ufunc(
-        run,
-        *arrays,
-        input_core_dims=[[d for d in dims if d in core or d not in loop] for dims in present],
-        output_core_dims=[[d for d in dims if d not in loop] for dims, _ in outputs],
-        dask="parallelized",
-        output_dtypes=[dtype for _, dtype in outputs],
-        dask_gufunc_kwargs={"output_sizes": sizes} if sizes else None,
-        keep_attrs=False,
+
+    def run(*blocks: Any) -> Any:
+        return kernel(*(_unpacked(block) for block in blocks), **parameters)
+
+    if all(array.chunks is None for array in arrays):
+        results = run(*(array.values for array in arrays))
+        data = list(results) if isinstance(results, tuple) else [results]
+    else:
+        # dims keep their places, and a dim that the kernel sums over arrives as a list of its one block:
+        # apply_ufunc would move the core dims to the end, which copies every block, badly
+        pairs: list[Any] = []
+        for array in arrays:
+            pairs += [array.data, tuple(map(str, array.dims))]
+        if len(outputs) == 1:
+            dims, dtype = outputs[0]
+            data = [_blockwise(run, dims, pairs, {d: lengths[d] for d in dims if d in (sizes or {})}, dtype)]
+        else:
+            together = _blockwise(run, loop, pairs, {}, np.object_)
+            data = [
+                _blockwise(
+                    _pick, dims, [together, loop], {d: lengths[d] for d in dims if d not in loop}, dtype, number=number
+                )
+                for number, (dims, dtype) in enumerate(outputs)
+            ]
+    found: list[xr.DataArray] = []
+    for (dims, _), values in zip(outputs, data, strict=True):
+        coordinates = {
+            name: c for array in reversed(arrays) for name, c in array.coords.items() if set(c.dims) <= set(dims)
+        }
+        found.append(xr.DataArray(values, dims=dims, coords=coordinates))
+    return tuple(found)
+
+
+def _blockwise(
+    function: Callable[..., Any],
+    dims: Sequence[str],
+    pairs: list[Any],
+    new: dict[str, int],
+    dtype: type[np.generic],
+    **parameters: Any,
+) -> da.Array:
+    meta = np.empty((0,) * len(dims), dtype=dtype)
+    return da.blockwise(
+        function, tuple(dims), *pairs, new_axes=new or None, dtype=dtype, meta=meta, concatenate=False, **parameters
     )
-    if len(outputs) == 1:
-        results = (results,)
-    return tuple(r.transpose(*dims) for r, (dims, _) in zip(results, outputs, strict=True))
+
+
+def _unpacked(block: Any) -> np.ndarray:
+    while isinstance(block, list):
+        (block,) = block
+    return np.asarray(block)
+
+
+def _pick(results: tuple[np.ndarray, ...], number: int) -> np.ndarray:
+    return results[number]
 
 
 def map_with_halo(

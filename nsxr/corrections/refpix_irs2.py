@@ -125,16 +125,14 @@ def subtract_interleaved_reference(
         _reference_spectrum,
         *parts(reference_sector),
         core=("row", "column"),
-        outputs=[(("integration", "group", "frequency"), np.complex64)],
-        sizes={"frequency": n_slots // 2 + 1},
+        outputs=[(("integration", "group", "slot", "line"), np.complex64)],
+        sizes=_spectrum_sizes(exposure.sizes["column"]),
         sector=reference_sector,
     )
     corrected = {}
     for output in range(1, 5):
         sector = _sector(output, readout.detector)
-        alpha, beta = (
-            _half_spectrum(unlabelled(refpix[name].sel(output=output, drop=True))) for name in ("alpha", "beta")
-        )
+        alpha, beta = (_folded(unlabelled(refpix[name].sel(output=output, drop=True))) for name in ("alpha", "beta"))
         (part,) = map_blocks(
             _correct_output,
             *parts(sector),
@@ -284,65 +282,66 @@ def _is_interleaved(row: int) -> bool:
     return (row + 8) % _PERIOD >= 16
 
 
-def _half_spectrum(weights: xr.DataArray) -> xr.DataArray:
-    """Return the Hermitian part of weights on the frequencies of a real transform."""
+def _folded(weights: xr.DataArray) -> xr.DataArray:
+    """Return the Hermitian part of weights in the order of :func:`nsxr.kernels.irs2.spectrum`."""
 
     def fold(values: np.ndarray) -> np.ndarray:
-        n = values.size // 2 + 1
-        mirrored = np.concatenate([values[:1], values[: values.size - n : -1]])
-        folded: np.ndarray = (0.5 * (values[:n] + mirrored.conj())).astype(np.complex64)
-        return folded
+        mirrored = np.concatenate([values[:1], values[:0:-1]])
+        return loops.in_order(0.5 * (values + mirrored.conj()))
 
     whole = one_chunk(weights, "frequency").rename(frequency="whole")
-    (half,) = map_blocks(
+    (folded,) = map_blocks(
         fold,
         whole,
         core=("whole",),
-        outputs=[(("frequency",), np.complex64)],
-        sizes={"frequency": weights.sizes["frequency"] // 2 + 1},
+        outputs=[(("slot", "line"), np.complex64)],
+        sizes=_spectrum_sizes(weights.sizes["frequency"] // loops.SLOTS),
     )
-    return half
+    return folded
+
+
+def _spectrum_sizes(n_columns: int) -> dict[str, int]:
+    return {"slot": loops.SLOTS, "line": n_columns // 2 + 1}
 
 
 def _low_pass(n_columns: int) -> np.ndarray:
-    """Return the filter that fills the reference output, on the frequencies of a real transform."""
-    n = loops.SLOTS * n_columns // 2
+    """Return the filter that fills the reference output, in the order of a spectrum."""
+    n = loops.SLOTS * n_columns
     edge, width = (round(v * n_columns / 2048) for v in (_FILTER_EDGE, _FILTER_WIDTH))
     fall = 0.5 * (1 + np.cos(np.arange(width) * np.pi / width))
-    response = np.zeros(n + 1, dtype=np.float32)
-    response[:edge] = 1
-    response[edge : edge + width] = fall
-    response[n - edge :] = 1
-    response[n - edge - width : n - edge] = fall[::-1]
-    return response
+    response = np.zeros(n, dtype=np.float32)
+    for start in (0, n // 2 - edge - width):  # the same around zero and, reversed, up to the highest frequency
+        response[start : start + edge + width] = np.append(np.ones(edge), fall)[:: 1 if start == 0 else -1]
+    response[n // 2] = 1
+    response[n // 2 + 1 :] = response[n // 2 - 1 : 0 : -1]
+    return loops.in_order(response)
 
 
 def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, sector: Sector) -> np.ndarray:
-    """Return the spectrum of the reference output, (integration, group, frequency) complex64."""
+    """Return the spectrum of the reference output, (integration, group, slot, line) complex64."""
     n_columns = sci.shape[-1]
     sources = replacement_rows(bad)
     response = _low_pass(n_columns)
     row = sector.row_of_slot
     is_known = (row >= 0) & (sources[row, 0] >= 0)
-    itself = np.arange(loops.SLOTS)
-    is_normal = np.zeros(loops.SLOTS, dtype=bool)
     normal = np.arange(512)
-    is_normal[normal + 6 * ((normal + 8) // 16)] = True
+    is_estimated = np.ones(loops.SLOTS, dtype=bool)
+    is_estimated[normal + 6 * ((normal + 8) // 16)] = False
     weights = np.sin(np.arange(1, 32) * np.pi / 32).astype(np.float32)
-    series = np.empty((n_columns, loops.SLOTS), dtype=np.float32)
-    out = np.empty((*sci.shape[:2], series.size // 2 + 1), dtype=np.complex64)
+    series = np.empty((loops.SLOTS, n_columns), dtype=np.float32)
+    out = np.empty((*sci.shape[:2], *_spectrum_sizes(n_columns).values()), dtype=np.complex64)
     for i in range(sci.shape[0]):
         for g in range(sci.shape[1]):
             line = loops.fit_line(sci[i, g], mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
-            loops.gather(sci[i, g], mean[i], sources, row, itself, sector.is_reversed, line, series)
+            loops.gather(sci[i, g], mean[i], sources, row, np.arange(loops.SLOTS), sector.is_reversed, line, series)
             loops.fill_gaps(series, is_known, weights)
-            filled = series
+            filled = loops.along_lines(series)
             for _ in range(_FILTER_ITERATIONS):
-                spectrum = scipy.fft.rfft(filled.reshape(-1), overwrite_x=filled is not series)
-                spectrum *= response
-                filled = scipy.fft.irfft(spectrum, series.size, overwrite_x=True).reshape(series.shape)
-                loops.restore(filled, series, is_normal)
-            out[i, g] = scipy.fft.rfft(filled.reshape(-1), overwrite_x=True)
+                smooth = scipy.fft.fft(filled, axis=0)
+                smooth *= response
+                smooth = scipy.fft.ifft(smooth, axis=0, overwrite_x=True)
+                filled[is_estimated] = smooth[is_estimated]
+            out[i, g] = scipy.fft.fft(filled, axis=0, overwrite_x=True)
     return out
 
 
@@ -360,15 +359,19 @@ def _correct_output(
     n_columns = sci.shape[-1]
     sources = replacement_rows(bad)
     row = sector.row_of_slot
-    series = np.empty((n_columns, loops.SLOTS), dtype=np.float32)
+    read, copies = np.unique(sector.from_slot, return_inverse=True)  # read[0] is -1, for slots without sample
+    is_filled = sector.from_slot >= 0
+    series = np.empty((read.size - 1, n_columns), dtype=np.float32)
     out = np.empty((*sci.shape[:2], sector.slot_of_output.size, n_columns), dtype=np.float32)
     for i in range(sci.shape[0]):
         for g in range(sci.shape[1]):
             frame = sci[i, g]
             line = loops.fit_line(frame, mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
-            loops.gather(frame, mean[i], sources, row, sector.from_slot, sector.is_reversed, line, series)
-            own = scipy.fft.rfft(series.reshape(-1))
+            loops.gather(frame, mean[i], sources, row, read[1:], sector.is_reversed, line, series)
+            own = loops.spread(scipy.fft.rfft(series, axis=1), np.where(is_filled, copies - 1, -1))
+            own = scipy.fft.fft(own, axis=0, overwrite_x=True)
             loops.weigh(own, beta, spectrum[i, g], alpha)
-            correction = scipy.fft.irfft(own, series.size, overwrite_x=True).reshape(series.shape)
+            own = scipy.fft.ifft(own, axis=0, overwrite_x=True)
+            correction = loops.in_time(own, sector.slot_of_output, n_columns)
             loops.subtract(frame, correction, line, sector.slot_of_output, row, sector.is_reversed, out[i, g])
     return out

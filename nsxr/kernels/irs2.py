@@ -1,23 +1,45 @@
-"""Loops of the IRS2 correction: between image rows and readout time.
+"""Loops of the IRS2 correction: between image rows, readout time and its spectrum.
 
 A *sector* is what one output reads: 640 raw rows of an image in science orientation, all columns.
 In time, its 640 rows follow each other within one detector line, an image column: 32 blocks of 22
-slots, of which two are gaps, and 8 slots between lines. A *series* is (column, 712) float32 in
-readout order; ``row_of_slot`` (712,) gives the row of the sector read in each slot, -1 in gaps;
-``sources`` (640, 2) the two rows whose mean replaces a row, itself twice where it is good, -1 where
-nothing can replace it.
+slots, of which two are gaps, and 8 slots between lines. A *series* is (slot, line) float32: with one
+row for each of the 712 slots of a line, what follows in time stands below each other, and an image
+row is a row of the series. ``row_of_slot`` (712,) gives the row of the sector read in each slot, -1 in
+gaps; ``sources`` (640, 2) the two rows whose mean replaces a row, itself twice where it is good, -1
+where nothing can replace it.
+
+The spectrum of the time ``t = 712 line + slot`` at the frequency ``k = k1 + lines k2`` of 712 lines is ::
+
+    X[k2, k1] = sum_slot exp(-2 pi i k2 slot / 712)  exp(-2 pi i k1 slot / (712 lines))
+                sum_line exp(-2 pi i k1 line / lines)  x[slot, line]
+
+a real transform of every row, a rotation of phases, and a complex transform of every column. Nothing
+is moved, only rows with samples need the first transform, and as x is real ``k1 <= lines / 2`` is enough.
+The order of a *spectrum* is (k2, k1); :func:`in_order` brings other functions of frequency into it.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.fft
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["fill_gaps", "fit_line", "gather", "restore", "subtract", "weigh"]
+__all__ = [
+    "SLOTS",
+    "along_lines",
+    "fill_gaps",
+    "fit_line",
+    "gather",
+    "in_order",
+    "in_time",
+    "spread",
+    "subtract",
+    "weigh",
+]
 
 SLOTS = 712
-_TILE = 32  # columns handled together, so that both reads and writes stay within cached lines
 
 
 @kernel
@@ -71,69 +93,110 @@ def gather(
     mean: np.ndarray,
     sources: np.ndarray,
     row_of_slot: np.ndarray,
-    from_slot: np.ndarray,
+    slots: np.ndarray,
     is_reversed: bool,
     line: tuple[float, float],
     series: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Write (frame - mean - line) of a sector into a series.
-
-    ``from_slot`` (712,) gives for each slot the one whose sample is put there, -1 for none: itself for
-    the reference output, or the interleaved reference pixel that stands for it. The line is taken at
-    the time of the sample. Slots without sample become 0.
-    """
+    """Write (frame - mean - line) of the given slots into a series of as many rows; 0 where there is no sample."""
     n_columns = frame.shape[1]
     intercept, slope = line
     middle = 0.5 * (SLOTS * n_columns - 1)
-    for tile in range(0, n_columns, _TILE):
-        stop = min(tile + _TILE, n_columns)
-        for slot in range(SLOTS):
-            read = from_slot[slot]
-            row = row_of_slot[read] if read >= 0 else -1
-            for y in range(tile, stop):
-                column = n_columns - 1 - y if is_reversed else y
-                if row < 0 or sources[row, 0] < 0:
-                    series[y, slot] = 0
-                else:
-                    trend = np.float32(intercept + slope * (y * SLOTS + read - middle))
-                    series[y, slot] = _sample(frame, mean, sources, row, column) - trend
+    for k in range(slots.size):
+        slot = slots[k]
+        row = row_of_slot[slot]
+        if row < 0 or sources[row, 0] < 0:
+            series[k] = 0
+            continue
+        a, b = sources[row, 0], sources[row, 1]
+        for column in range(n_columns):
+            y = n_columns - 1 - column if is_reversed else column
+            trend = np.float32(intercept + slope * (y * SLOTS + slot - middle))
+            value = np.float32(0.5) * ((frame[a, column] - mean[a, column]) + (frame[b, column] - mean[b, column]))
+            series[k, y] = value - trend
 
 
 @kernel
 def fill_gaps(series: np.ndarray, is_known: np.ndarray, weights: np.ndarray) -> None:  # pragma: no cover
-    """Fill unknown slots with the weighted mean of known ones nearby, in place, circular in time.
+    """Fill unknown slots of a whole series with the weighted mean of known ones nearby, in place, circular in time.
 
     ``is_known`` (712,) bool, ``weights`` (odd length) float32.
     """
-    flat = series.reshape(-1)
-    n, half = flat.size, weights.size // 2
+    lines, half = series.shape[1], weights.size // 2
     for slot in range(SLOTS):
         if is_known[slot]:
             continue
-        for position in range(slot, n, SLOTS):
-            total = norm = np.float32(0)
-            for k in range(-half, half + 1):
-                other = (position + k) % n
-                if is_known[other % SLOTS]:
-                    total += weights[k + half] * flat[other]
-                    norm += weights[k + half]
-            flat[position] = total / norm if norm > 0 else np.float32(0)
+        norm = np.float32(0)
+        series[slot] = 0
+        for k in range(-half, half + 1):
+            other = (slot + k) % SLOTS
+            if not is_known[other]:
+                continue
+            norm += weights[k + half]
+            turn = (slot + k) // SLOTS  # the line before or after
+            for y in range(lines):
+                at = y + turn
+                at = at - lines if at >= lines else (at + lines if at < 0 else at)
+                series[slot, y] += weights[k + half] * series[other, at]
+        for y in range(lines):
+            series[slot, y] = series[slot, y] / norm if norm > 0 else np.float32(0)
+
+
+@lru_cache(maxsize=2)
+def _rotation(n_columns: int) -> np.ndarray:
+    """Return exp(-2 pi i k1 slot / (712 lines)), (slot, k1) complex64."""
+    phase = np.outer(np.arange(SLOTS), np.arange(n_columns // 2 + 1)) * (-2j * np.pi / (SLOTS * n_columns))
+    rotation: np.ndarray = np.exp(phase).astype(np.complex64)
+    rotation.flags.writeable = False
+    return rotation
+
+
+def along_lines(series: np.ndarray) -> np.ndarray:
+    """Transform the rows of a whole series: (slot, line) float32 to (slot, k1) complex64, phases rotated."""
+    spectrum: np.ndarray = scipy.fft.rfft(series, axis=1)
+    spectrum *= _rotation(series.shape[1])
+    return spectrum
+
+
+def in_order(values: np.ndarray) -> np.ndarray:
+    """Return values at all ``712 lines`` frequencies in the order (k2, k1), complex64 or float32."""
+    n_columns = values.size // SLOTS
+    ordered = values.reshape(SLOTS, n_columns)[:, : n_columns // 2 + 1]
+    return np.ascontiguousarray(ordered, np.complex64 if np.iscomplexobj(values) else np.float32)
+
+
+def in_time(spectrum: np.ndarray, slots: np.ndarray, n_columns: int) -> np.ndarray:
+    """Undo :func:`along_lines` for the given slots: (slot, k1) complex64 to (given slot, line) float32."""
+    rows = spectrum[slots]
+    rows *= _rotation(n_columns).conj()[slots]
+    series: np.ndarray = scipy.fft.irfft(rows, n_columns, axis=1, overwrite_x=True)
+    return series
 
 
 @kernel
-def restore(series: np.ndarray, known: np.ndarray, is_kept: np.ndarray) -> None:  # pragma: no cover
-    """Put the values of ``known`` back at the slots that are kept, in place."""
-    for y in range(series.shape[0]):
-        for slot in range(SLOTS):
-            if is_kept[slot]:
-                series[y, slot] = known[y, slot]
+def _spread(rows: np.ndarray, copies: np.ndarray, rotation: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    for slot in range(SLOTS):
+        if copies[slot] < 0:
+            out[slot] = 0
+        else:
+            for k in range(rows.shape[1]):
+                out[slot, k] = rows[copies[slot], k] * rotation[slot, k]
+
+
+def spread(rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Put transformed rows into their slots, phases rotated: ``copies`` (712,) says which row, -1 for none."""
+    rotation = _rotation(2 * (rows.shape[1] - 1))
+    out = np.empty((SLOTS, rows.shape[1]), np.complex64)
+    _spread(rows, copies, rotation, out)
+    return out
 
 
 @kernel
 def weigh(spectrum: np.ndarray, beta: np.ndarray, reference: np.ndarray, alpha: np.ndarray) -> None:  # pragma: no cover
     """Replace a spectrum by beta * spectrum + alpha * reference, in place."""
-    for k in range(spectrum.size):
-        spectrum[k] = beta[k] * spectrum[k] + alpha[k] * reference[k]
+    for k2 in range(spectrum.shape[0]):
+        for k1 in range(spectrum.shape[1]):
+            spectrum[k2, k1] = beta[k2, k1] * spectrum[k2, k1] + alpha[k2, k1] * reference[k2, k1]
 
 
 @kernel
@@ -148,17 +211,16 @@ def subtract(
 ) -> None:  # pragma: no cover
     """Write frame less line and correction for the wanted rows of a sector.
 
-    ``slot_of_output`` (rows of ``out``,) gives the slot in which each row of the result was read.
+    ``slot_of_output`` (rows of ``out``,) gives the slot in which each row of the result was read, and
+    ``correction`` (rows of ``out``, line) what to take away.
     """
     n_columns = frame.shape[1]
     intercept, slope = line
     middle = 0.5 * (SLOTS * n_columns - 1)
-    for tile in range(0, n_columns, _TILE):
-        stop = min(tile + _TILE, n_columns)
-        for r in range(out.shape[0]):
-            slot = slot_of_output[r]
-            row = row_of_slot[slot]
-            for column in range(tile, stop):
-                y = n_columns - 1 - column if is_reversed else column
-                trend = np.float32(intercept + slope * (y * SLOTS + slot - middle))
-                out[r, column] = frame[row, column] - (trend + correction[y, slot])
+    for r in range(out.shape[0]):
+        slot = slot_of_output[r]
+        row = row_of_slot[slot]
+        for column in range(n_columns):
+            y = n_columns - 1 - column if is_reversed else column
+            trend = np.float32(intercept + slope * (y * SLOTS + slot - middle))
+            out[r, column] = frame[row, column] - (trend + correction[r, y])
