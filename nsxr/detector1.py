@@ -20,11 +20,12 @@ from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
 from nsxr.corrections.superbias import subtract_superbias
 from nsxr.errors import MissingReferenceError, ParameterError
-from nsxr.model.chunking import to_ramps
+from nsxr.lazy import settle
+from nsxr.model.chunking import is_kept, to_blocks, to_ramps
 from nsxr.model.history import record_skip
 from nsxr.model.readout import Readout
 
-__all__ = ["STEPS", "correct_ramps", "detector1", "fit_rates", "reference_types"]
+__all__ = ["STEPS", "check_settings", "correct_ramps", "detector1", "fit_rates", "reference_types"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Step:
         return found
 
 
-_GIVEN = ("average_dark_current",)  # keyword arguments that the pipeline works out
+_GIVEN = ("average_dark_current", "series")  # keyword arguments that the pipeline works out
 
 STEPS: Mapping[str, Step] = {
     "group_scale": Step((scale_groups,)),
@@ -134,15 +135,41 @@ def correct_ramps(
         The exposure after each step, by name of the step, in order. All lazy, so the ones that are
         not used cost nothing.
     """
-    settings = _settings(parameters, skip)
+    settings = check_settings(parameters, skip)
     missing = [kind for kind in reference_types(exposure, skip) if kind not in references]
     if missing:
         users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
         raise MissingReferenceError(f"references missing: {', '.join(users)}; give them, or skip the steps in brackets")
+    is_cheap = not Readout.from_header(exposure.attrs).is_irs2  # to correct a second time
+    if "jump" in skip or exposure.sizes["group"] <= 2:
+        stages = _linearized(to_ramps(exposure) if is_cheap else exposure, references, settings, skip)
+        ramps = list(stages.values())[-1]
+        if "jump" in skip:
+            return {**stages, "jump": record_skip(ramps, "jump", "on request")}
+        reason = f"{ramps.sizes['group']} groups, at least 3 are needed"
+        return {**stages, "jump": record_skip(ramps, "jump", reason)}
+    stages = _linearized(to_blocks(exposure) if is_cheap else exposure, references, settings, skip)
+    ramps = to_blocks(list(stages.values())[-1])
+    series = None
+    is_series = ramps["sci"].chunks is not None and ramps.sizes["integration"] > 1
+    if is_cheap and is_series and not is_kept({str(dim): size for dim, size in ramps["sci"].sizes.items()}):
+        # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
+        series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
+    stages["jump"] = _find_jumps(ramps, series, references, settings["jump"], is_cheap)
+    return stages
+
+
+def _linearized(
+    exposure: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    settings: Mapping[str, Mapping[str, Any]],
+    skip: Collection[str],
+) -> dict[str, xr.Dataset]:
+    """Run the steps before jump detection; return the exposure after each."""
     stages: dict[str, xr.Dataset] = {}
     current = exposure
     for name, step in STEPS.items():
-        if name in ("ramp_fit", "gain_scale"):
+        if name == "jump":
             break
         if name in skip:
             current = record_skip(current, name, "on request")
@@ -151,11 +178,11 @@ def correct_ramps(
             current = flag_saturation(current, references["saturation"], bias, **settings[name])
         elif name == "refpix":
             current = subtract_reference_pixels(current, references.get("refpix"), **settings[name])
+            # IRS2 frames had the layout of the transforms; what has all integrations in a chunk keeps them
+            current = to_blocks(current) if "science_row" in exposure.coords else current
         elif name == "dark_current":
             options = {k: v for k, v in settings[name].items() if k != "average_dark_current"}
             current = subtract_dark(current, references["dark"], **options)
-        elif name == "jump":
-            current = _find_jumps(to_ramps(current), references, settings[name])
         else:
             current = step.functions[0](current, *(references[kind] for kind in step.references), **settings[name])
         stages[name] = current
@@ -178,12 +205,12 @@ def fit_rates(
     DataTree
         ``rate`` and ``rateints``.
     """
-    settings = _settings(parameters, skip)
+    settings = check_settings(parameters, skip)
     value = settings["dark_current"].get("average_dark_current")
     dark = None if "dark_current" in skip else references["dark"]
     gain = references["gain"]
     tree = fit_ramps(
-        to_ramps(ramps),
+        ramps,
         references["readnoise"],
         gain,
         average_dark_current=average_dark_current(dark, ramps, value),
@@ -201,9 +228,13 @@ def fit_rates(
     return xr.DataTree.from_dict(nodes, name=tree.name)
 
 
-def _find_jumps(ramps: xr.Dataset, references: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> xr.Dataset:
-    if ramps.sizes["group"] <= 2:
-        return record_skip(ramps, "jump", f"{ramps.sizes['group']} groups, at least 3 are needed")
+def _find_jumps(
+    ramps: xr.Dataset,
+    series: xr.Dataset | None,
+    references: Mapping[str, xr.Dataset],
+    settings: Mapping[str, Any],
+    is_cheap: bool,
+) -> xr.Dataset:
     snowballs = STEPS["jump"].functions[1]
     of_snowballs = set(inspect.signature(snowballs).parameters)
     known = {k: v for k, v in settings.items() if k != "expand_large_events"}
@@ -211,14 +242,20 @@ def _find_jumps(ramps: xr.Dataset, references: Mapping[str, xr.Dataset], setting
         ramps,
         references["readnoise"],
         references["gain"],
+        series=series,
         **{k: v for k, v in known.items() if k not in of_snowballs},
     )
     if not settings.get("expand_large_events", True):
         return flagged
+    if is_cheap and len((ramps["sci"].chunks or ((), (), ()))[2]) > 1:
+        # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept
+        found = flag_snowballs(flagged, **{k: v for k, v in known.items() if k in of_snowballs})
+        names = [name for name, array in found.data_vars.items() if name == "groupdq" or not array.dims]
+        return found.assign({name: settle(found[name]) for name in names})
     return flag_snowballs(flagged, **{k: v for k, v in known.items() if k in of_snowballs})
 
 
-def _settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection[str]) -> dict[str, dict[str, Any]]:
+def check_settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the parameters of every step after checking all names."""
     problems = []
     for name in [*parameters, *skip]:

@@ -1,6 +1,7 @@
 """Exceptions and warnings. Each exception is also the builtin that it resembles most."""
 
 __all__ = [
+    "ClusterError",
     "DegradedResultWarning",
     "InputFileError",
     "MissingReferenceError",
@@ -10,6 +11,7 @@ __all__ = [
     "OutputExistsError",
     "ParameterError",
     "ReferenceFileError",
+    "RemoteAccessError",
 ]
 
 
@@ -39,6 +41,14 @@ class ParameterError(NsxrError, ValueError):
 
 class OutputExistsError(NsxrError, FileExistsError):
     """A product would overwrite an existing file and overwriting was not asked for."""
+
+
+class RemoteAccessError(NsxrError, OSError):
+    """A store behind a URL cannot be reached, asks for other credentials, or does not answer."""
+
+
+class ClusterError(NsxrError, RuntimeError):
+    """A dask cluster cannot be reached, or its workers cannot do the work."""
 
 
 class NsxrWarning(UserWarning):

@@ -4,17 +4,31 @@ A kernel is a NumPy function; it gets its core dims first to last in the order n
 sees xarray or dask. Building a graph computes nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from nsxr.errors import ModelError
-from nsxr.model.chunking import one_chunk
+from nsxr.model.chunking import in_groups, one_chunk
 
-__all__ = ["map_blocks", "map_with_halo", "reduce_blocks", "store", "take_rows", "unlabelled"]
+__all__ = [
+    "map_blocks",
+    "map_with_halo",
+    "reduce_blocks",
+    "reduce_tree",
+    "settle",
+    "settled",
+    "store",
+    "take_rows",
+    "unlabelled",
+]
+
+
+_SETTLE = "settle-"
 
 
 def unlabelled(array: xr.DataArray) -> xr.DataArray:
@@ -31,6 +45,9 @@ def map_blocks(
     core: Sequence[str],
     outputs: Sequence[tuple[Sequence[str], type[np.generic]]],
     sizes: dict[str, int] | None = None,
+    reduced: dict[int, str] | None = None,
+    joined: str | None = None,
+    within: tuple[str, slice] | None = None,
     **parameters: Any,
 ) -> tuple[xr.DataArray, ...]:
     """Apply a kernel to blocks that hold the ``core`` dims whole.
@@ -53,23 +70,37 @@ def map_blocks(
         new ones whose lengths ``sizes`` gives.
     sizes : dict, optional
         Lengths of new dims.
+    reduced : dict, optional
+        Numbers of outputs that have length 1 along one dim for each block along it, and that dim: sums to be
+        combined by :func:`reduce_tree`. They carry no coordinates along it.
+    joined : str, optional
+        A core dim that may be split; its blocks are put together just before the kernel runs, one task at a time.
+    within : (dim, slice), optional
+        The part of a core dim that the kernel gets, of each block, and that two or more outputs have. Cut in the
+        task: dask copies the pieces that it cuts.
     **parameters
         Passed to the kernel.
     """
     first = arrays[0]
     loop = tuple(str(d) for d in first.dims if d not in core)
     lengths = {str(d): n for array in arrays for d, n in array.sizes.items()} | (sizes or {})
+    if within is not None:
+        lengths[within[0]] = len(range(lengths[within[0]])[within[1]])
     for array in arrays:
         for dim, chunks in zip(array.dims, array.chunks or (), strict=False):
-            if dim in core and len(chunks) > 1:
+            if dim in core and dim != joined and len(chunks) > 1:
                 raise ModelError(f"array is split along {dim!r} into chunks {chunks}, but one chunk is needed")
     for wanted, _ in outputs:
         lost = [d for d in loop if d not in wanted]
         if lost:
             raise ModelError(f"an output without the loop dims {lost} cannot be computed block by block")
 
+    axes = [list(array.dims).index(joined) if joined in array.dims else 0 for array in arrays]
+    cuts = [tuple(within[1] if within and d == within[0] else slice(None) for d in array.dims) for array in arrays]
+
     def run(*blocks: Any) -> Any:
-        return kernel(*(_unpacked(block) for block in blocks), **parameters)
+        whole = (_whole(block, cut, axis) for block, cut, axis in zip(blocks, cuts, axes, strict=True))
+        return kernel(*whole, **parameters)
 
     if all(array.chunks is None for array in arrays):
         results = run(*(array.values for array in arrays))
@@ -87,14 +118,21 @@ def map_blocks(
             together = _blockwise(run, loop, pairs, {}, np.object_)
             data = [
                 _blockwise(
-                    _pick, dims, [together, loop], {d: lengths[d] for d in dims if d not in loop}, dtype, number=number
+                    _pick,
+                    dims,
+                    [together, loop],
+                    {d: lengths[d] for d in dims if d not in loop},
+                    dtype,
+                    adjust={reduced[number]: 1} if reduced and number in reduced else None,
+                    number=number,
                 )
                 for number, (dims, dtype) in enumerate(outputs)
             ]
     found: list[xr.DataArray] = []
-    for (dims, _), values in zip(outputs, data, strict=True):
+    for number, ((dims, _), values) in enumerate(zip(outputs, data, strict=True)):
+        labelled = {d for d in dims if not (reduced and reduced.get(number) == d) and not (within and within[0] == d)}
         coordinates = {
-            name: c for array in reversed(arrays) for name, c in array.coords.items() if set(c.dims) <= set(dims)
+            name: c for array in reversed(arrays) for name, c in array.coords.items() if labelled.issuperset(c.dims)
         }
         found.append(xr.DataArray(values, dims=dims, coords=coordinates))
     return tuple(found)
@@ -106,18 +144,29 @@ def _blockwise(
     pairs: list[Any],
     new: dict[str, int],
     dtype: type[np.generic],
+    adjust: dict[str, int] | None = None,
     **parameters: Any,
 ) -> da.Array:
-    meta = np.empty((0,) * len(dims), dtype=dtype)
     return da.blockwise(
-        function, tuple(dims), *pairs, new_axes=new or None, dtype=dtype, meta=meta, concatenate=False, **parameters
+        function,
+        tuple(dims),
+        *pairs,
+        new_axes=new or None,
+        adjust_chunks=adjust,
+        dtype=dtype,
+        meta=np.empty((0,) * len(dims), dtype=dtype),
+        concatenate=False,
+        **parameters,
     )
 
 
-def _unpacked(block: Any) -> np.ndarray:
-    while isinstance(block, list):
-        (block,) = block
-    return np.asarray(block)
+def _whole(block: Any, cut: tuple[slice, ...], axis: int) -> np.ndarray:
+    """Return a block that came in nested lists, C-ordered and writeable, for which kernels are compiled."""
+    parts = [block]
+    while isinstance(parts[0], list):
+        parts = [part for inner in parts for part in inner]
+    parts = [np.asarray(part)[cut] for part in parts]
+    return np.require(parts[0] if len(parts) == 1 else np.concatenate(parts, axis), requirements=["C", "W"])
 
 
 def _pick(results: tuple[np.ndarray, ...], number: int) -> np.ndarray:
@@ -210,6 +259,100 @@ def reduce_blocks(
         data = da.map_blocks(run, array.data, chunks=chunks, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype=dtype))
     coordinates = {name: c for name, c in array.coords.items() if dim not in c.dims}
     return xr.DataArray(data, dims=array.dims, coords=coordinates)
+
+
+def reduce_tree(
+    kernel: Callable[[np.ndarray], np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic]
+) -> xr.DataArray:
+    """Reduce an array along a dim to length 1, a few blocks at a time, so that few have to be held at once.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(block)`` returns the block with that dim of length 1. Associative.
+    array : DataArray
+        Input, without coordinates along ``dim``.
+    dim : str
+        Dim to reduce.
+    dtype : type
+        Dtype of the result.
+    """
+    reduced = reduce_blocks(lambda block, start: kernel(block), array, dim, dtype)
+    while reduced.sizes[dim] > 1:
+        reduced = reduce_blocks(lambda block, start: kernel(block), in_groups(reduced, dim), dim, dtype)
+    return reduced
+
+
+def settle(array: xr.DataArray) -> xr.DataArray:
+    """Mark a small array for which many blocks wait: when products are written it is computed by itself, first.
+
+    Limits found in all integrations, or flags of whole frames, come from all of the pixels, and all of the
+    pixels need them. In one graph, the pixels would be kept in memory meanwhile. Where a settled array is
+    computed before the rest (:func:`settled`), they are let go and read a second time, which is cheap.
+    """
+    if array.chunks is None:
+        return array
+    name = f"{_SETTLE}{array.data.name}"
+    return array.copy(data=array.data.map_blocks(_same, name=name, dtype=array.dtype, meta=array.data._meta))
+
+
+def _same(block: np.ndarray) -> np.ndarray:
+    return block
+
+
+def settled(collections: Sequence[Any], persist: Callable[[list[da.Array]], Sequence[da.Array]]) -> list[Any]:
+    """Compute the arrays marked by :func:`settle`, and return the collections on top of the results.
+
+    Parameters
+    ----------
+    collections : sequence of dask collections
+        From :func:`store`, for instance.
+    persist : callable
+        Computes arrays together and returns them with their results, as :func:`dask.persist` does. Called once for
+        all that do not wait for each other.
+    """
+    while True:
+        graph = HighLevelGraph.merge(*(collection.__dask_graph__() for collection in collections))
+        marked = {name for name in graph.layers if name.startswith(_SETTLE)} - _finished(graph)
+        if not marked:
+            return list(collections)
+        first = [name for name in sorted(marked) if not _above(graph, name) & marked]
+        results = persist([_array(graph, name) for name in first])
+        done = {array.name: MaterializedLayer(dict(array.__dask_graph__())) for array in results}
+        collections = [_on_top(collection, done) for collection in collections]
+
+
+def _finished(graph: HighLevelGraph) -> set[str]:
+    return {name for name, layer in graph.layers.items() if isinstance(layer, MaterializedLayer)}
+
+
+def _above(graph: HighLevelGraph, name: str) -> set[str]:
+    """Return all layers that a layer depends on."""
+    found: set[str] = set()
+    waiting = list(graph.dependencies[name])
+    while waiting:
+        layer = waiting.pop()
+        if layer not in found:
+            found.add(layer)
+            waiting += graph.dependencies[layer]
+    return found
+
+
+def _array(graph: HighLevelGraph, name: str) -> da.Array:
+    """Return the array that a layer of a graph holds; the lengths of its chunks do not matter."""
+    layer = graph.layers[name]
+    blocks = layer.numblocks[layer.indices[0][0]]
+    meta = np.empty((0,) * len(blocks))
+    return da.Array(graph.cull_layers([name]), name, tuple((np.nan,) * n for n in blocks), meta=meta)
+
+
+def _on_top(collection: Any, done: Mapping[str, MaterializedLayer]) -> Any:
+    """Return a collection with some layers of its graph replaced by results."""
+    graph = collection.__dask_graph__()
+    layers = {name: done.get(name, layer) for name, layer in graph.layers.items()}
+    dependencies = {name: set() if name in done else above for name, above in graph.dependencies.items()}
+    rebuild, arguments = collection.__dask_postpersist__()
+    return rebuild(HighLevelGraph(layers, dependencies), *arguments)
 
 
 def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArray:

@@ -3,17 +3,31 @@
 import ast
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from nsxr.cluster import connected
 from nsxr.detector1 import STEPS
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+from nsxr.io.stores import ANONYMOUS, shown
+from nsxr.recipe import Recipe
 
-__all__ = ["calibration_options", "exposure_root", "group_exposures", "reports_errors", "split_pair", "step_parameters"]
+__all__ = [
+    "exposure_root",
+    "group_exposures",
+    "reports_errors",
+    "run_each",
+    "split_pair",
+    "step_parameters",
+    "takes_cluster_options",
+    "takes_recipe",
+    "takes_storage_options",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,23 +52,115 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how exposures are calibrated: references, parameters, steps left out."""
-    for option in (
-        click.option("--skip", metavar="STEP", multiple=True, help="Leave out a step."),
-        click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Parameter of a step."),
-        click.option(
-            "--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory."
-        ),
-        click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
-    ):
-        command = option(command)
-    return command
+def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options that say how exposures are calibrated, given to the command as ``recipe``."""
+
+    @click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'.")
+    @click.option(
+        "--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory."
+    )
+    @click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Parameter of a step.")
+    @click.option("--skip", metavar="STEP", multiple=True, help="Leave out a step.")
+    @takes_storage_options
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        source: str | None,
+        named: Sequence[str],
+        settings: Sequence[str],
+        skip: Sequence[str],
+        storage_options: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> R:
+        references = dict(split_pair(text, "TYPE=PATH") for text in named)
+        if source is None and not references:
+            raise click.UsageError("give references: --references DIR, --references crds, or --reference TYPE=PATH")
+        recipe = Recipe(source, references, step_parameters(settings), tuple(skip), storage_options)
+        return command(*args, recipe=recipe, **kwargs)
+
+    return wrapped
+
+
+def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options that say where dask computes; the command runs with the Client, given as ``client``, active."""
+
+    @click.option("--scheduler", metavar="ADDRESS", help="Compute on a running dask cluster: tcp://host:8786.")
+    @click.option("--workers", type=click.IntRange(1), help="Compute in this many processes. Default: threads.")
+    @click.option("--memory-limit", metavar="SIZE", help="Memory of each of these processes: 2GB.")
+    @click.option("--performance-report", metavar="FILE", help="HTML file on what the workers did.")
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        scheduler: str | None,
+        workers: int | None,
+        memory_limit: str | None,
+        performance_report: str | None,
+        **kwargs: Any,
+    ) -> R:
+        with connected(scheduler, workers, memory_limit, performance_report) as client:
+            if client is not None:
+                click.echo(f"dashboard at {client.dashboard_link}", err=True)
+            return command(*args, client=client, **kwargs)
+
+    return wrapped
+
+
+def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None]) -> None:
+    """Run something for each exposure; what fails does not stop the others, but is told at the end.
+
+    Raises
+    ------
+    NsxrError or OSError
+        If there is one exposure, and it fails.
+    click.exceptions.Exit
+        With code 1, if some of several fail.
+    """
+    failed: dict[str, Exception] = {}
+    for root, item in exposures.items():
+        try:
+            run(root, item)
+        except (NsxrError, OSError) as error:
+            if len(exposures) == 1:
+                raise
+            click.echo(f"Error: {root}: {error}", err=True)
+            failed[root] = error
+    if failed:
+        click.echo(f"{len(exposures) - len(failed)} of {len(exposures)} exposures done; failed:", err=True)
+        for root, reason in failed.items():
+            click.echo(f"  {root}: {reason}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options that say how stores behind URLs are reached, given to the command as ``storage_options``."""
+
+    @click.option(
+        "--storage",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Option of the store behind URLs, as for fsspec: client_kwargs.endpoint_url=https://host.",
+    )
+    @click.option("--anonymous", is_flag=True, help="Read public data from stores without credentials.")
+    @wraps(command)
+    def wrapped(*args: Any, storage: Sequence[str], anonymous: bool, **kwargs: Any) -> R:
+        options: dict[str, Any] = deepcopy(ANONYMOUS) if anonymous else {}
+        for text in storage:
+            name, value = split_pair(text, "KEY=VALUE")
+            *groups, key = name.split(".")
+            place = options
+            for group in groups:
+                place = place.setdefault(group, {})
+                if not isinstance(place, dict):
+                    raise ParameterError(f"--storage {text}: {group} has a value already and holds no options")
+            place[key] = _literal(value)
+        return command(*args, storage_options=options, **kwargs)
+
+    return wrapped
 
 
 def exposure_root(path: str | Path) -> str:
     """Return the name of an exposure: that of the file without kind, ending and segment."""
-    match = _ROOT.match(Path(path).name)
+    match = _ROOT.match(Path(shown(str(path))).name)
     if match is None:
         raise ParameterError(f"{path} does not end in .fits or .fits.gz")
     return _SEGMENT.sub("", match["root"])

@@ -7,6 +7,7 @@ import click
 
 from nsxr.cli.calibration import calibrate
 from nsxr.cli.options import exposure_root, reports_errors
+from nsxr.recipe import Recipe
 from nsxr.simulate import simulate_exposure
 from nsxr.simulate.configuration import READOUTS, SCENES, SUBARRAYS
 
@@ -53,21 +54,9 @@ def demo(output: str, seed: int) -> None:
     click.echo(f"  {made.uncal[0]} ({simulated - started:.0f} s)")
     click.echo("calibrating ...")
     root = exposure_root(made.uncal[0])
-    named = {kind: str(path) for kind, path in made.references.items()}
-    written = calibrate(
-        [str(made.uncal[0])],
-        output=output,
-        root=root,
-        source=None,
-        named=named,
-        formats=("fits", "zarr"),
-        parameters={},
-        skip=(),
-        save=(),
-        quicklook=True,
-        overwrite=True,
-        progress=True,
-    )
+    recipe = Recipe(named={kind: str(path) for kind, path in made.references.items()})
+    formats = ("fits", "zarr")
+    written = calibrate([str(made.uncal[0])], recipe, output, root, formats, quicklook=True, overwrite=True)
     for path in written:
         click.echo(f"  {path}")
     click.echo(f"calibrated in {time.monotonic() - simulated:.0f} s; look at {written[-1]}")

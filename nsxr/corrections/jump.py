@@ -1,18 +1,19 @@
 """Find cosmic-ray jumps in ramps by the two-point difference method."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from nsxr.errors import ParameterError
-from nsxr.kernels.jump import detect_jumps, spread_jumps
-from nsxr.lazy import map_blocks, map_with_halo
-from nsxr.model.chunking import chunk_like, one_chunk, to_ramps
+from nsxr.kernels.jump import find_limits, flag_outside, spread_jumps
+from nsxr.lazy import map_blocks, map_with_halo, settle, unlabelled
+from nsxr.model.chunking import chunk_like, one_chunk, ramp_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.readout import Readout
-from nsxr.model.variables import check
+from nsxr.model.variables import check, variable_attributes
 from nsxr.references.match import match
 
 __all__ = ["event_rate", "flag_jumps"]
@@ -39,6 +40,7 @@ def flag_jumps(
     after_jump_flag_time1: float = 0.0,
     after_jump_flag_dn2: float = 0.0,
     after_jump_flag_time2: float = 0.0,
+    series: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Flag groups at which the signal of a pixel jumps.
 
@@ -84,13 +86,19 @@ def flag_jumps(
         Jumps of at least this size [DN, at the median gain] also flag the groups that follow,
     after_jump_flag_time1, after_jump_flag_time2 : float
         for this time [s]; 0 switches it off.
+    series : Dataset, optional
+        The same exposure, opened and corrected a second time in the ``ramp`` layout. What is ordinary for a pixel is
+        found in all of its integrations; if they come from a second copy, that is read and done with before the
+        first is needed (:func:`nsxr.lazy.settle`), and no more than a few integrations are in memory at once.
 
     Returns
     -------
     Dataset
         ``groupdq`` with JUMP_DET on the later group of each jump, except where a group is DO_NOT_USE or
         SATURATED; ``pixeldq`` with NO_GAIN_VALUE and DO_NOT_USE where the gain is not positive; a lazy
-        scalar ``primary_cosmic_rays``. ``sci`` is unchanged and in the ``ramp`` layout. With too few
+        scalar ``primary_cosmic_rays``; for several integrations ``median_rate`` (row, column) float32 [DN/s], the
+        mean over integrations of the median difference that is not a jump, from which :func:`fit_ramps` takes
+        the photon noise. ``sci`` is unchanged, in the ``block`` layout. With too few
         groups, the exposure with a note that the correction was skipped.
 
     Raises
@@ -144,32 +152,38 @@ def flag_jumps(
         return record_skip(exposure, "jump", f"{groups} groups per integration, at least {least} are needed")
 
     readout = Readout.from_header(exposure.attrs)
-    exposure = to_ramps(exposure)
+    exposure = to_blocks(exposure)
     gain_values = match(gain, exposure)["sci"].astype(np.float32, copy=False)
-    readnoise_values = match(readnoise, exposure)["sci"].astype(np.float32, copy=False)
-    after = [int(time // readout.group_time) for time in (after_jump_flag_time1, after_jump_flag_time2)]
-    # only the after-jump thresholds need it, and it needs the whole reference
-    median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
-    (code,) = map_blocks(
-        _detect,
-        exposure["sci"],
-        chunk_like(exposure["groupdq"], exposure["sci"]),
+    limits, rate_per_group = _limits(
+        exposure if series is None else to_ramps(series),
         gain_values,
-        readnoise_values,
-        median_gain,
-        core=("integration", "group", "column"),
-        outputs=[(_RAMP, np.uint8)],
-        large_dn=after_jump_flag_dn1 if after[0] else np.inf,
-        very_large_dn=after_jump_flag_dn2 if after[1] else np.inf,
+        match(readnoise, exposure)["sci"].astype(np.float32, copy=False),
         n_frames=readout.n_frames,
         threshold=float(rejection_threshold),
         threshold_three=float(four_group_rejection_threshold),
         threshold_two=float(three_group_rejection_threshold),
-        min_spread=float(min_jump_to_flag_neighbors) if flag_4_neighbors else np.inf,
-        max_spread=float(max_jump_to_flag_neighbors),
         min_differences=int(min_diffs_single_pass),
         min_clip_groups=int(minimum_sigclip_groups),
         only_integrations=bool(only_use_ints),
+        first_group=readout.first_group_time / readout.group_time,
+    )
+    if series is not None:
+        limits, rate_per_group = [settle(array) for array in limits], settle(rate_per_group)
+    after = [int(time // readout.group_time) for time in (after_jump_flag_time1, after_jump_flag_time2)]
+    # only the after-jump thresholds need it, and it needs the whole reference
+    median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
+    (code,) = map_blocks(
+        _flag,
+        exposure["sci"],
+        chunk_like(exposure["groupdq"], exposure["sci"]),
+        *(chunk_like(array, exposure["sci"].isel(integration=0, group=0)) for array in (gain_values, *limits)),
+        median_gain,
+        core=("group", "column"),
+        outputs=[(_RAMP, np.uint8)],
+        large_dn=after_jump_flag_dn1 if after[0] else np.inf,
+        very_large_dn=after_jump_flag_dn2 if after[1] else np.inf,
+        min_spread=float(min_jump_to_flag_neighbors) if flag_4_neighbors else np.inf,
+        max_spread=float(max_jump_to_flag_neighbors),
     )
     jumps = map_with_halo(
         spread_jumps, code, depth={"row": 1}, boundary=0, after_large=after[0], after_very_large=after[1]
@@ -182,7 +196,13 @@ def flag_jumps(
     result = record(
         exposure, "jump", [readnoise, gain], parameters, groupdq=exposure["groupdq"] | jumps, pixeldq=pixeldq
     )
-    return result.assign(primary_cosmic_rays=rate)
+    result = result.assign(primary_cosmic_rays=rate)
+    if exposure.sizes["integration"] > 1:
+        median_rate = chunk_like(rate_per_group, exposure["sci"].isel(integration=0, group=0))
+        median_rate = median_rate / np.float32(readout.group_time)
+        median_rate.attrs = {"units": "DN/s", **variable_attributes("median_rate")}
+        result = result.assign(median_rate=median_rate)
+    return result
 
 
 def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:
@@ -217,18 +237,51 @@ def _median(image: xr.DataArray) -> xr.DataArray:
     return median
 
 
-def _detect(
+def _limits(
+    ramps: xr.Dataset, gain: xr.DataArray, readnoise: xr.DataArray, **parameters: Any
+) -> tuple[list[xr.DataArray], xr.DataArray]:
+    """Return the limits of ordinary differences, and the rate, of :func:`nsxr.kernels.jump.find_limits`."""
+    sci, groupdq = unlabelled(ramps["sci"]), chunk_like(unlabelled(ramps["groupdq"]), ramps["sci"])
+    sizes = {str(dim): size for dim, size in sci.sizes.items()}
+    image, differences = ("row", "column"), ("difference", "row", "column")
+    find = partial(
+        map_blocks,
+        find_limits,
+        outputs=[(differences, np.float64)] * 2 + [(image, np.float64)] * 2 + [(image, np.float32)],
+        sizes={"difference": sizes["group"] - 1},
+        **parameters,
+    )
+    images = [chunk_like(unlabelled(array), sci.isel(integration=0, group=0)) for array in (gain, readnoise)]
+    if sci.chunks is None or len(sci.chunks[2]) > 1:
+        *limits, rate = find(sci, groupdq, *images, core=("integration", "group", "column"), joined="integration")
+        return limits, rate
+    # blocks have all rows and wait for each other; some rows at a time are taken from all of them
+    rows = ramp_chunks(sizes)["row"]
+    tiles = [
+        find(sci, groupdq, *images, core=_RAMP, joined="integration", within=("row", slice(start, start + rows)))
+        for start in range(0, sizes["row"], rows)
+    ]
+    *limits, rate = (xr.concat(parts, "row") for parts in zip(*tiles, strict=True))
+    return [limit.transpose(..., "row", "column") for limit in limits], rate
+
+
+def _flag(
     sci: np.ndarray,
     groupdq: np.ndarray,
     gain: np.ndarray,
-    readnoise: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    median: np.ndarray,
+    sigma: np.ndarray,
     median_gain: np.ndarray,
     *,
     large_dn: float,
     very_large_dn: float,
-    **parameters: Any,
+    min_spread: float,
+    max_spread: float,
 ) -> np.ndarray:
-    """Run the kernel on contiguous blocks, with the after-jump thresholds in electrons."""
-    sci, groupdq, gain, readnoise = (np.ascontiguousarray(block) for block in (sci, groupdq, gain, readnoise))
+    """Run the kernel with the after-jump thresholds in electrons."""
     factor = float(median_gain)
-    return detect_jumps(sci, groupdq, gain, readnoise, large_dn * factor, very_large_dn * factor, **parameters)
+    limits = lower, upper, median, sigma
+    sizes = large_dn * factor, very_large_dn * factor, min_spread, max_spread
+    return flag_outside(sci, groupdq, gain, *limits, *sizes)

@@ -7,9 +7,10 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ParameterError
-from nsxr.kernels.ramp_fit import fit_slopes, weight_tables
-from nsxr.lazy import map_blocks, unlabelled
-from nsxr.model.chunking import chunk_like, to_ramps
+from nsxr.kernels.ramp_fit import SUMS, combine_sums, finish_slopes, fit_slopes, weight_tables
+from nsxr.lazy import map_blocks, reduce_tree, unlabelled
+from nsxr.model.chunking import chunk_like, to_blocks, to_ramps
+from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout
 from nsxr.model.variables import VARIABLES, check
@@ -17,6 +18,7 @@ from nsxr.references.match import match
 
 __all__ = ["fit_ramps"]
 
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE.value)
 _RATES = ("integration", "row", "column")
 _IMAGE = ("row", "column")
 _PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
@@ -44,7 +46,9 @@ def fit_ramps(
     ----------
     exposure : Dataset
         ``sci`` (integration, group, row, column) float32 [DN], corrected up to jump detection;
-        ``groupdq`` uint8; ``pixeldq`` (row, column) uint32. Any chunks.
+        ``groupdq`` uint8; ``pixeldq`` (row, column) uint32; ``median_rate`` (row, column) float32 [DN/s], if
+        :func:`flag_jumps` has found it. With it the integrations may be in any chunks; without it they are
+        brought together.
     readnoise : Dataset
         ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
     gain : Dataset
@@ -93,10 +97,11 @@ def fit_ramps(
         var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
         var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
 
-    where M is the mean over all integrations of the exposure of the median difference of groups, divided
-    by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out, and so
-    are integrations without any other. The dark current is divided by the gain because M is in DN/s.
-    A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has 2 r^2 / t^2 and (M + dark / g) / (t g).
+    where M is ``median_rate``, or else the mean over all integrations of the exposure of the median difference
+    of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group
+    are left out, and so are integrations without any other. The dark current is divided by the gain because M
+    is in DN/s. A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has 2 r^2 / t^2 and
+    (M + dark / g) / (t g).
     Variances of segments and integrations add inversely, each kind by itself.
 
     References
@@ -115,7 +120,11 @@ def fit_ramps(
     groups = exposure.sizes["group"]
     first, last = _selected_groups(groups, firstgroup, lastgroup)
     readout = Readout.from_header(exposure.attrs)
-    exposure = to_ramps(exposure)
+    if "median_rate" in exposure:
+        check(exposure, "median_rate", units={"median_rate": "DN/s"})
+        exposure = to_blocks(exposure)
+    else:
+        exposure = to_ramps(exposure)
     sci = unlabelled(exposure["sci"])
     gain_values = unlabelled(match(gain, exposure)["sci"])
     readnoise_values = unlabelled(match(readnoise, exposure)["sci"])
@@ -124,19 +133,34 @@ def fit_ramps(
     else:
         dark = xr.full_like(gain_values, average_dark_current, dtype=np.float32)
     images = [unlabelled(exposure["pixeldq"]), gain_values, readnoise_values, dark.transpose(*_IMAGE)]
-    fitted = map_blocks(
+    if "median_rate" in exposure:
+        images.append(unlabelled(exposure["median_rate"]))
+    *rates, sums = map_blocks(
         _fit,
         sci,
         chunk_like(unlabelled(exposure["groupdq"]), sci),
         *(chunk_like(image, sci.isel(integration=0, group=0)) for image in images),
-        core=("integration", "group", "column"),
-        outputs=[(dims, VARIABLES[name].dtype) for dims in (_RATES, _IMAGE) for name in _PRODUCT],
+        core=("group", "column"),
+        outputs=[
+            *((_RATES, VARIABLES[name].dtype) for name in _PRODUCT),
+            (("integration", "sum", "row", "column"), np.float64),
+        ],
+        sizes={"sum": SUMS},
+        reduced={len(_PRODUCT): "integration"},
         group_time=readout.group_time,
-        one_group_time=(readout.n_frames + 1) * readout.frame_time / 2,
+        one_group_time=readout.first_group_time,
         n_frames=readout.n_frames,
         first=first,
         last=last,
         suppress=bool(suppress_one_group) and groups > 1,
+    )
+    combined = map_blocks(
+        finish_slopes,
+        reduce_tree(combine_sums, sums, "integration", np.float64),
+        reduce_tree(_any_flag, rates[-1], "integration", np.uint32).isel(integration=0, drop=True),
+        core=("integration", "sum"),
+        outputs=[(_IMAGE, VARIABLES[name].dtype) for name in _PRODUCT],
+        group_time=readout.group_time,
     )
     parameters: dict[str, Any] = {
         "suppress_one_group": suppress_one_group,
@@ -147,7 +171,7 @@ def fit_ramps(
         parameters["average_dark_current"] = float(average_dark_current)
     finish = partial(_finish, exposure, [readnoise, gain], parameters)
     return xr.DataTree.from_dict(
-        {"rate": finish({"integration", "group"}, fitted[4:]), "rateints": finish({"group"}, fitted[:4])}
+        {"rate": finish({"integration", "group"}, combined), "rateints": finish({"group"}, tuple(rates))}
     )
 
 
@@ -172,7 +196,7 @@ def _finish(
 ) -> xr.Dataset:
     """Return a product: the exposure without what has one of the lost dims, and with the fit."""
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
-    base = exposure.drop_vars([*gone, "pixeldq"])
+    base = exposure.drop_vars([*gone, "pixeldq", "median_rate"], errors="ignore")
     sci, var_poisson, var_rnoise, dq = fitted
     return record(
         base,
@@ -187,6 +211,12 @@ def _finish(
     )
 
 
+def _any_flag(dq: np.ndarray) -> np.ndarray:
+    """Return the flags of any integration, but not DO_NOT_USE, which means that one of them has no slope."""
+    flags: np.ndarray = np.bitwise_or.reduce(dq, axis=0, keepdims=True) & ~_DO_NOT_USE
+    return flags
+
+
 def _fit(
     sci: np.ndarray,
     groupdq: np.ndarray,
@@ -194,6 +224,7 @@ def _fit(
     gain: np.ndarray,
     readnoise: np.ndarray,
     dark: np.ndarray,
+    rate: np.ndarray | None = None,
     *,
     group_time: float,
     one_group_time: float,
@@ -202,21 +233,10 @@ def _fit(
     last: int,
     suppress: bool,
 ) -> tuple[np.ndarray, ...]:
-    """Run the kernel on contiguous blocks."""
+    """Run the kernel with its tables."""
     coefficients, norms = weight_tables(sci.shape[1])
+    given = np.empty((0, 0), np.float32) if rate is None else rate
+    images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
     return fit_slopes(
-        np.ascontiguousarray(sci, np.float32),
-        np.ascontiguousarray(groupdq, np.uint8),
-        np.ascontiguousarray(pixeldq, np.uint32),
-        np.ascontiguousarray(gain, np.float32),
-        np.ascontiguousarray(readnoise, np.float32),
-        np.ascontiguousarray(dark, np.float32),
-        coefficients,
-        norms,
-        float(group_time),
-        float(one_group_time),
-        n_frames,
-        first,
-        last,
-        suppress,
+        sci, groupdq, *images, coefficients, norms, group_time, one_group_time, n_frames, first, last, suppress
     )

@@ -10,8 +10,8 @@ import xarray as xr
 from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
 from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.kernels.reference_pixels import clipped_means, running_median
-from nsxr.lazy import map_blocks, unlabelled
-from nsxr.model.chunking import one_chunk
+from nsxr.lazy import map_blocks, settle, unlabelled
+from nsxr.model.chunking import is_kept, one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER, Readout
@@ -103,11 +103,12 @@ def subtract_reference_pixels(
             odd_even_columns=odd_even_columns,
             siglimit=siglimit,
         )
+        levels = levels if _may_wait(sci.isel(row=band)) else settle(levels)
         bands.append(unlabelled(sci.isel(row=band)) - levels)
     corrected = (bands[0] if len(bands) == 1 else xr.concat(bands, "row")).assign_coords(sci.coords)
     if four_outputs and use_side_ref_pixels:
         length = side_smoothing_length + 1 - side_smoothing_length % 2
-        side = estimate_side_signal(corrected, pixeldq, length)
+        side = settle(estimate_side_signal(corrected, pixeldq, length))
         corrected = corrected - side * np.float32(side_gain)
     parameters = {
         "odd_even_columns": odd_even_columns,
@@ -117,6 +118,15 @@ def subtract_reference_pixels(
         "siglimit": siglimit,
     }
     return record(exposure, "refpix", [], parameters, sci=corrected.transpose(*sci.dims))
+
+
+def _may_wait(band: xr.DataArray) -> bool:
+    """Whether the blocks that share an estimate may wait for it in memory."""
+    if band.chunks is None:
+        return True
+    lengths = dict(zip(band.dims, band.chunks, strict=True))
+    together = {str(dim): max(lengths[dim]) for dim in ("integration", "group")}
+    return len(lengths["row"]) == 1 or is_kept({**together, "row": band.sizes["row"], "column": band.sizes["column"]})
 
 
 def estimate_levels(

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 import xarray as xr
-from astropy.stats import sigma_clipped_stats
 
 from nsxr.errors import ReferenceFileError
 from nsxr.kernels import irs2 as loops
@@ -226,6 +224,8 @@ def _pair_sums(sci: np.ndarray) -> np.ndarray:
 
 def _outlying_pairs(moments: np.ndarray, flagged: np.ndarray, n_sigma: float) -> np.ndarray:
     """Turn (integration, statistic, pair) into (integration, row) flags; pairs flagged before are left out."""
+    from astropy.stats import sigma_clipped_stats  # like scipy, not for those who have no IRS2 exposure
+
     known = flagged.reshape(-1, 2).any(-1)
     bad = np.zeros((moments.shape[0], known.size), dtype=bool)
     for i, (difference, mean, square) in enumerate(moments):
@@ -337,11 +337,11 @@ def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, s
             loops.fill_gaps(series, is_known, weights)
             filled = loops.along_lines(series)
             for _ in range(_FILTER_ITERATIONS):
-                smooth = scipy.fft.fft(filled, axis=0)
+                smooth = loops.across_slots(filled.copy())
                 smooth *= response
-                smooth = scipy.fft.ifft(smooth, axis=0, overwrite_x=True)
+                smooth = loops.across_slots(smooth, inverse=True)
                 filled[is_estimated] = smooth[is_estimated]
-            out[i, g] = scipy.fft.fft(filled, axis=0, overwrite_x=True)
+            out[i, g] = loops.across_slots(filled)
     return out
 
 
@@ -368,10 +368,9 @@ def _correct_output(
             frame = sci[i, g]
             line = loops.fit_line(frame, mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
             loops.gather(frame, mean[i], sources, row, read[1:], sector.is_reversed, line, series)
-            own = loops.spread(scipy.fft.rfft(series, axis=1), np.where(is_filled, copies - 1, -1))
-            own = scipy.fft.fft(own, axis=0, overwrite_x=True)
+            own = loops.across_slots(loops.spread(series, np.where(is_filled, copies - 1, -1)))
             loops.weigh(own, beta, spectrum[i, g], alpha)
-            own = scipy.fft.ifft(own, axis=0, overwrite_x=True)
+            own = loops.across_slots(own, inverse=True)
             correction = loops.in_time(own, sector.slot_of_output, n_columns)
             loops.subtract(frame, correction, line, sector.slot_of_output, row, sector.is_reversed, out[i, g])
     return out

@@ -2,11 +2,10 @@
 
 import numpy as np
 import xarray as xr
-from scipy import ndimage
 
 from nsxr.errors import ParameterError
 from nsxr.kernels.reductions import first_flagged
-from nsxr.kernels.saturation import compare_with_limits
+from nsxr.kernels.saturation import box_minimum, compare_with_limits
 from nsxr.lazy import map_blocks, map_with_halo, reduce_blocks, take_rows, unlabelled
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
@@ -142,16 +141,13 @@ def _second_group_is_partly_saturated(
     return (expected < threshold) & (first - zeroth > (threshold - zeroth) / n)
 
 
-def _minimum(block: np.ndarray, width: int) -> np.ndarray:
-    smallest: np.ndarray = ndimage.minimum_filter(block, size=(1,) * (block.ndim - 2) + (width, width), mode="nearest")
-    return smallest
+def _minimum(block: np.ndarray, reach: int) -> np.ndarray:
+    flat = np.ascontiguousarray(block).reshape(-1, *block.shape[-2:])
+    return box_minimum(flat, reach).reshape(block.shape)
 
 
-def _maximum(block: np.ndarray, width: int) -> np.ndarray:
-    if not block.any():
-        return block
-    largest: np.ndarray = ndimage.maximum_filter(block, size=(1,) * (block.ndim - 2) + (width, width), mode="nearest")
-    return largest
+def _maximum(block: np.ndarray, reach: int) -> np.ndarray:
+    return ~_minimum(~block, reach) if block.any() else block
 
 
 def _grow(first: xr.DataArray, never: int, pixels: int, irs2_detector: str | None) -> xr.DataArray:
@@ -162,7 +158,7 @@ def _grow(first: xr.DataArray, never: int, pixels: int, irs2_detector: str | Non
     if irs2_detector is not None:
         layout = irs2_layout(irs2_detector)
         image = take_rows(unlabelled(first), layout.science_rows_raw, 4)
-    grown = map_with_halo(_minimum, image, {"row": pixels}, boundary=np.int16(never), width=2 * pixels + 1)
+    grown = map_with_halo(_minimum, image, {"row": pixels}, boundary=np.int16(never), reach=pixels)
     if irs2_detector is None:
         return grown
     back = np.maximum.accumulate(layout.science_row).clip(0)
@@ -174,4 +170,4 @@ def _grow_groups(flags: xr.DataArray, pixels: int) -> xr.DataArray:
     if pixels == 0:
         return flags
     flags = flags.transpose("integration", "group", "row", "column")
-    return map_with_halo(_maximum, flags, {"row": pixels}, boundary=False, width=2 * pixels + 1)
+    return map_with_halo(_maximum, flags, {"row": pixels}, boundary=False, reach=pixels)

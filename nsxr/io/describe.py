@@ -1,5 +1,6 @@
 """Say in words what a file is, how it was read out and what has been done to it."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import xarray as xr
 from astropy.io import fits
 
-from nsxr.errors import InputFileError
+from nsxr.errors import InputFileError, NsxrError
 from nsxr.io.fits_headers import keywords, scan
+from nsxr.io.stores import StorageOptions, is_remote, remote_errors, shown
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 
@@ -29,13 +31,15 @@ _STATUS = {
 }
 
 
-def describe(path: str | Path) -> str:
+def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> str:
     """Describe an exposure, a product or a reference without reading its pixels.
 
     Parameters
     ----------
     path : path
-        FITS file, possibly gzipped or a URL, or Zarr store written by nsxr.
+        FITS file, possibly gzipped, or Zarr store written by nsxr (URLs of them end in .zarr); or the URL of one.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
 
     Returns
     -------
@@ -46,13 +50,17 @@ def describe(path: str | Path) -> str:
     ------
     InputFileError
         If the file is neither, or is cut off.
+    RemoteAccessError
+        If the store behind a URL cannot be reached.
     """
-    if Path(path).is_dir():
-        return _describe_zarr(Path(path))
-    file = scan(path)
+    name = os.fspath(path)
+    options = StorageOptions(storage_options)
+    if shown(name).rstrip("/").endswith(".zarr") if is_remote(name) else Path(name).is_dir():
+        return _describe_zarr(name, options)
+    file = scan(name, storage_options=options)
     header = keywords(file.primary)
     is_reference = bool(header.get("REFTYPE"))
-    lines = [f"{Path(path).name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
+    lines = [f"{Path(file.path).name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
     if not is_reference:
         lines += _done({k: header[k] for k in _STATUS if k in header}, header)
     contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
@@ -103,15 +111,19 @@ def _done(status: Mapping[str, Any], header: Mapping[str, Any]) -> list[str]:
     return [f"corrections{version}:", *(f"  {_STATUS[key]:<20} {value}" for key, value in status.items())]
 
 
-def _describe_zarr(path: Path) -> str:
+def _describe_zarr(path: str, options: StorageOptions) -> str:
+    given = options.of(path) if is_remote(path) else None
     try:
-        tree = xr.open_datatree(path, engine="zarr", chunks={})
+        with remote_errors(path):
+            tree = xr.open_datatree(path, engine="zarr", chunks={}, storage_options=given)
+    except NsxrError:
+        raise
     except (OSError, ValueError, KeyError) as error:
-        raise InputFileError(f"{path}: not a Zarr store that xarray can open ({error})") from error
+        raise InputFileError(f"{shown(path)}: not a Zarr store that xarray can open ({error})") from error
     with tree:
         nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
         first = next(iter(nodes.values()))
-        lines = [f"{path.name}: Zarr store", *_describe_header(first.attrs)]
+        lines = [f"{Path(shown(path)).name}: Zarr store", *_describe_header(first.attrs)]
         done = steps(first)
         lines.append("corrections:" if done else "corrections: none")
         for entry in done:

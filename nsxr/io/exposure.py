@@ -10,8 +10,10 @@ import xarray as xr
 
 from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.io.fits_read import read_dataset
-from nsxr.model.chunking import band_chunks, in_chunks
+from nsxr.io.stores import StorageOptions, is_remote
+from nsxr.model.chunking import in_chunks, raw_chunks
 from nsxr.model.history import steps
+from nsxr.model.readout import Readout
 
 __all__ = ["open_exposure"]
 
@@ -32,7 +34,8 @@ _SAME += ("GROUPGAP", "FRMDIVSR", "TFRAME", "TGROUP", "EXSEGTOT")
 
 def open_exposure(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    chunks: Literal["band"] | Mapping[str, int] | None = "band",
+    chunks: Literal["raw"] | Mapping[str, int] | None = "raw",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Open a raw exposure lazily; no pixel is read.
 
@@ -40,10 +43,15 @@ def open_exposure(
     ----------
     paths : path, URL, or sequence of them
         ``_uncal.fits`` file, possibly gzipped, or the segments of one exposure (``-seg001``, ...) in any order.
-    chunks : "band", mapping or None
-        Chunk lengths by dim. ``"band"``, the layout of :mod:`nsxr.model.chunking`, suits the pipeline and
+    chunks : "raw", mapping or None
+        Chunk lengths by dim. ``"raw"``, the layout of :mod:`nsxr.model.chunking`, suits the pipeline and
         counts for dims that a mapping leaves out. None opens without dask; pixels are then read when
         asked for (one file only).
+    storage_options : mapping, optional
+        How the store behind URLs is reached, as for fsspec: ``{"anon": True}`` for public data on S3,
+        ``{"client_kwargs": {"endpoint_url": ...}}`` for a server of your own. Options under the name of a
+        protocol, ``{"s3": {"anon": True}}``, count for URLs of that protocol alone. They travel with the
+        arrays, so that workers need nothing but the network.
 
     Returns
     -------
@@ -55,7 +63,9 @@ def open_exposure(
     ------
     InputFileError
         If a file is not a raw NIRSpec exposure, is cut off or contradicts its header; if segments
-        leave a gap, overlap, or belong to different exposures.
+        leave a gap, overlap, or belong to different exposures; if there is no such object.
+    RemoteAccessError
+        If the store behind a URL cannot be reached, or asks for credentials.
 
     Warns
     -----
@@ -68,12 +78,13 @@ def open_exposure(
         raise ParameterError("no file given")
     if len(names) > 1 and chunks is None:
         raise ParameterError("several segments can only be opened with chunks")
-    segments = [_open_one(name, chunks) for name in names]
+    options = StorageOptions(storage_options)
+    segments = [_open_one(name, chunks, options) for name in names]
     return segments[0] if len(segments) == 1 else _join(names, segments)
 
 
-def _open_one(name: str, chunks: Literal["band"] | Mapping[str, int] | None) -> xr.Dataset:
-    plain = read_dataset(name)
+def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, options: StorageOptions) -> xr.Dataset:
+    plain = read_dataset(name, options)
     if "group" not in plain.dims:
         axes = ", ".join(map(str, plain["sci"].dims))
         raise InputFileError(f"{name}: SCI has axes ({axes}); this is a rate product, expected a raw exposure")
@@ -85,8 +96,10 @@ def _open_one(name: str, chunks: Literal["band"] | Mapping[str, int] | None) -> 
         )
     if chunks is None:
         return plain
-    lengths = band_chunks({str(dim): size for dim, size in plain.sizes.items()})
-    lengths |= {} if chunks == "band" else chunks
+    sizes = {str(dim): size for dim, size in plain.sizes.items()}
+    sizes["integration"] = max(sizes["integration"], Readout.from_header(plain.attrs).n_integrations)  # of all segments
+    lengths = raw_chunks(sizes, in_pieces=not (is_remote(name) or name.endswith(".gz")))
+    lengths |= {} if chunks == "raw" else chunks
     return in_chunks(plain, lengths, "raw")
 
 

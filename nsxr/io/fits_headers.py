@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -14,8 +14,9 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
-from nsxr.errors import InputFileError
-from nsxr.io.pixels import PixelSource, file_stamp, is_remote, open_binary
+from nsxr.errors import InputFileError, NsxrError
+from nsxr.io.pixels import PixelSource, file_stamp, open_binary
+from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors, retried, shown
 
 __all__ = ["Extension", "FitsFile", "keywords", "scan"]
 
@@ -46,17 +47,14 @@ class Extension:
 
 @dataclass(frozen=True)
 class FitsFile:
-    """A scanned file."""
+    """A scanned file: ``path`` is for messages, ``location`` holds in other processes, wherever they were started."""
 
     path: str
     primary: fits.Header
     extensions: dict[str, Extension]
+    location: str
     stamp: tuple[int | str, ...] = ()
-
-    @property
-    def location(self) -> str:
-        """Path that holds in other processes too, wherever they were started."""
-        return self.path if is_remote(self.path) else os.path.abspath(self.path)
+    options: StorageOptions = NO_OPTIONS
 
     def image(self, name: str, dtype: str) -> PixelSource:
         """Return where the pixels of an image extension are.
@@ -86,7 +84,9 @@ class FitsFile:
             raise InputFileError(f"{self.path}: extension {name} has BSCALE {header['BSCALE']}, expected 1")
         zero = int(header.get("BZERO", 0))
         stored = _STORED[header["BITPIX"]]
-        return PixelSource(self.location, extension.offset, extension.shape, stored, dtype, zero, self.stamp)
+        return PixelSource(
+            self.location, extension.offset, extension.shape, stored, dtype, zero, self.stamp, self.options
+        )
 
     def require(self, name: str) -> Extension:
         """Return an extension, or say what there is instead."""
@@ -96,7 +96,11 @@ class FitsFile:
         return self.extensions[name]
 
 
-def scan(path: str | os.PathLike[str], tables: tuple[str, ...] = ()) -> FitsFile:
+def scan(
+    path: str | os.PathLike[str],
+    tables: tuple[str, ...] = (),
+    storage_options: Mapping[str, Any] | StorageOptions | None = None,
+) -> FitsFile:
     """Read all headers, and the tables named, of a FITS file.
 
     Parameters
@@ -105,25 +109,23 @@ def scan(path: str | os.PathLike[str], tables: tuple[str, ...] = ()) -> FitsFile
         Local file, gzipped or not, or URL.
     tables : tuple of str
         EXTNAMEs of tables to read.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :class:`nsxr.io.stores.StorageOptions`.
 
     Raises
     ------
     InputFileError
         If the file does not exist, is no FITS file, or is shorter than its headers say.
+    RemoteAccessError
+        If the store behind a URL cannot be reached.
     """
-    name = os.fspath(path)
+    location, options = os.fspath(path), StorageOptions(storage_options)
+    name = shown(location)
     try:
-        with open_binary(name) as file, warnings.catch_warnings():
-            # a cut file is told from its size, with a better message
-            warnings.simplefilter("ignore", AstropyUserWarning)
-            stamp = file_stamp(name)
-            _require_fits(name, file)
-            # compressed images stay tables: their pixels are not where and how a header of an image says
-            with fits.open(file, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus:
-                hdus.readall()
-                _require_whole(name, file, hdus)
-                primary = hdus[0].header
-                found = dict(_extensions(hdus, tables))
+        with remote_errors(location):
+            file = retried(lambda: _scan(name, location, tables, options), location)
+    except NsxrError:
+        raise
     except FileNotFoundError as error:
         raise InputFileError(f"{name}: no such file") from error
     except IsADirectoryError as error:
@@ -132,12 +134,27 @@ def scan(path: str | os.PathLike[str], tables: tuple[str, ...] = ()) -> FitsFile
         raise InputFileError(f"{name}: the file may not be read ({error.strerror})") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputFileError(f"{name}: not a whole gzip file ({error})") from error
-    except InputFileError:
-        raise
     except (OSError, KeyError, ValueError, TypeError, fits.VerifyError) as error:
         raise InputFileError(f"{name}: not a FITS file, or damaged ({error})") from error
-    logger.debug("%s: extensions %s", name, ", ".join(found))
-    return FitsFile(name, primary, found, stamp)
+    logger.debug("%s: extensions %s", name, ", ".join(file.extensions))
+    return file
+
+
+def _scan(name: str, location: str, tables: tuple[str, ...], options: StorageOptions) -> FitsFile:
+    with open_binary(location, options) as file, warnings.catch_warnings():
+        # a cut file is told from its size, with a better message
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        stamp = file_stamp(location, options)
+        _require_fits(name, file)
+        # compressed images stay tables: their pixels are not where and how a header of an image says
+        with fits.open(file, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus:
+            hdus.readall()
+            _require_whole(name, file, hdus)
+            primary = hdus[0].header
+            found = dict(_extensions(hdus, tables))
+    # a path that holds in other processes too, wherever they were started
+    place = location if is_remote(location) else os.path.abspath(location)
+    return FitsFile(name, primary, found, place, stamp, options)
 
 
 def _require_fits(name: str, file: BinaryIO) -> None:

@@ -1,7 +1,7 @@
 """The xarray engine "nirspec": raw exposures, ramps and rates in FITS files, as lazy Datasets."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_write import GROUP_COLUMNS, TIME_COLUMNS, steps_from_table
 from nsxr.io.pixels import FitsArray, PixelSource
-from nsxr.model.chunking import band_chunks
+from nsxr.io.stores import StorageOptions
+from nsxr.model.chunking import raw_chunks
 from nsxr.model.readout import IRS2_ROWS, Readout
 from nsxr.model.variables import variable_attributes
 
@@ -31,14 +32,18 @@ class NirspecBackend(BackendEntrypoint):
     """Backend of :func:`xarray.open_dataset` with ``engine="nirspec"``."""
 
     description = "NIRSpec exposures and count rates in FITS files"
-    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+    open_dataset_parameters = ("filename_or_obj", "drop_variables", "storage_options")
 
     def open_dataset(  # type: ignore[override]
-        self, filename_or_obj: str | os.PathLike[str], *, drop_variables: str | Iterable[str] | None = None
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Open one file, see :func:`read_dataset`."""
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
-        return read_dataset(filename_or_obj).drop_vars(dropped, errors="ignore")
+        return read_dataset(filename_or_obj, storage_options).drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether this looks like a raw exposure."""
@@ -47,13 +52,17 @@ class NirspecBackend(BackendEntrypoint):
         )
 
 
-def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+def read_dataset(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+) -> xr.Dataset:
     """Read headers and tables of a file, and make its pixels readable on demand.
 
     Parameters
     ----------
     path : str or path
         ``_uncal``, ``_ramp`` or another intermediate, ``_rate`` or ``_rateints`` file; local, gzipped or a URL.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :class:`nsxr.io.stores.StorageOptions`.
 
     Returns
     -------
@@ -68,8 +77,10 @@ def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     ------
     InputFileError
         If the file is no such file, is cut off, or contradicts its own header.
+    RemoteAccessError
+        If the store behind a URL cannot be reached.
     """
-    file = scan(path, _TABLES)
+    file = scan(path, _TABLES, storage_options)
     _require_nirspec(file)
     sci = file.require("SCI")
     readout = _readout(file)
@@ -111,8 +122,8 @@ def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _preferred(sizes: dict[str, int]) -> dict[str, int]:
-    """Chunks of the band layout, for arrays with fewer dims too."""
-    lengths = band_chunks({"integration": 1, "group": 1, **sizes})
+    """Chunks of the raw layout, for arrays with fewer dims too."""
+    lengths = raw_chunks({"integration": 1, "group": 1, **sizes})
     return {dim: lengths[dim] for dim in sizes}
 
 

@@ -3,32 +3,63 @@
 import gzip
 import os
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import fsspec
 import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from nsxr.errors import InputFileError
+from nsxr.io.stores import (
+    NO_OPTIONS,
+    StorageOptions,
+    is_remote,
+    object_stamp,
+    open_remote,
+    read_ranges,
+    remote_errors,
+    retried,
+    shown,
+)
 
-__all__ = ["FitsArray", "PixelSource", "file_stamp", "is_remote", "open_binary"]
+__all__ = ["FitsArray", "PixelSource", "file_stamp", "open_binary"]
+
+HEADER_READ_AHEAD = 2**16
+"""Bytes fetched beyond those asked for while headers are read from a URL: a primary header has 20 to 40 kB."""
+
+GZIP_READ_AHEAD = 2**22
+"""The same for gzipped files, which are read through."""
 
 
-def is_remote(path: str) -> bool:
-    """Tell whether a path is a URL that fsspec opens, rather than a local file."""
-    return "://" in path
-
-
-def open_binary(path: str) -> BinaryIO:
+def open_binary(path: str, options: StorageOptions = NO_OPTIONS) -> BinaryIO:
     """Open a file for reading: local, gzipped or behind a URL."""
     if is_remote(path):
-        compression = "gzip" if path.endswith(".gz") else None
-        return cast(BinaryIO, fsspec.open(path, "rb", compression=compression).open())
-    if path.endswith(".gz"):
+        if _is_gzipped(path):
+            return cast(BinaryIO, _Gunzipped(open_remote(path, options, GZIP_READ_AHEAD)))
+        return cast(BinaryIO, open_remote(path, options, HEADER_READ_AHEAD))
+    if _is_gzipped(path):
         return cast(BinaryIO, gzip.open(path, "rb"))
     return open(path, "rb", buffering=0)
+
+
+def _is_gzipped(path: str) -> bool:
+    return shown(path).endswith(".gz")
+
+
+class _Gunzipped(gzip.GzipFile):
+    """Gzip file that closes what it reads from."""
+
+    def __init__(self, compressed: BinaryIO) -> None:
+        super().__init__(fileobj=compressed, mode="rb")
+        self._compressed = compressed
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._compressed.close()
 
 
 @dataclass(frozen=True)
@@ -38,7 +69,8 @@ class PixelSource:
     Attributes
     ----------
     path : str
-        File or URL; gzipped files are read through from the start at every access, which is slow.
+        File or URL; gzipped files are read through from the start at every access, which is slow. Of others
+        behind a URL exactly the bytes needed are fetched.
     offset : int
         Bytes before the first pixel, decompressed.
     shape : tuple of int
@@ -51,6 +83,8 @@ class PixelSource:
         BZERO, added to the stored values.
     stamp : tuple
         What :func:`file_stamp` said when the file was scanned, so that graphs on a changed file differ.
+    options : StorageOptions
+        How the store behind a URL is reached.
     """
 
     path: str
@@ -60,6 +94,7 @@ class PixelSource:
     dtype: str
     zero: int = 0
     stamp: tuple[int | str, ...] = ()
+    options: StorageOptions = NO_OPTIONS
 
     def read(self, key: tuple[int | slice, ...]) -> np.ndarray:
         """Return the values selected by integers and slices.
@@ -68,6 +103,8 @@ class PixelSource:
         ------
         InputFileError
             If the file ends before the last byte needed, or its compressed bytes are damaged.
+        RemoteAccessError
+            If the store behind a URL cannot be reached.
         """
         ranges = [
             range(n)[k] if isinstance(k, slice) else range(n)[int(k) : (int(k) + 1) or None]
@@ -75,32 +112,47 @@ class PixelSource:
         ]
         out = np.empty([len(r) for r in ranges], dtype=self.dtype)
         if out.size:
-            self._fill(out, ranges)
+            with remote_errors(self.path):
+                retried(lambda: self._fill(out, ranges), self.path)
         return out[tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)]
 
     def _fill(self, out: np.ndarray, ranges: list[range]) -> None:
         """Read the runs of bytes that hold the wanted rows, one for each index of the leading axes."""
         rows = ranges[-2] if len(ranges) > 1 else range(1)
         columns = self.shape[-1]
-        first, last = min(rows), max(rows)
+        first, last = sorted((rows[0], rows[-1]))
         itemsize = np.dtype(self.stored).itemsize
-        buffer = np.empty((last - first + 1, columns), dtype=self.stored)
         pick = (_as_slice(rows, first), _as_slice(ranges[-1], 0))
         lines = out.reshape(*out.shape[:-1], out.shape[-1]) if out.ndim > 1 else out[None]
-        with open_binary(self.path) as file:
-            for where in np.ndindex(out.shape[:-2]):
-                position = 0
-                for axis, index in enumerate(where):
-                    position = position * self.shape[axis] + ranges[axis][index]
-                line = position * (self.shape[-2] if len(self.shape) > 1 else 1) + first
-                file.seek(self.offset + line * columns * itemsize)
-                self._read_into(file, buffer.view(np.uint8).reshape(-1).data)
-                values = buffer[pick]
-                if self.zero:
-                    # BZERO of unsigned integers: the sum fits the wider or unsigned dtype exactly
-                    np.add(values, np.dtype(self.dtype).type(self.zero), out=lines[where], casting="unsafe")
-                else:
-                    lines[where] = values
+        starts = []
+        for where in np.ndindex(out.shape[:-2]):
+            position = 0
+            for axis, index in enumerate(where):
+                position = position * self.shape[axis] + ranges[axis][index]
+            line = position * (self.shape[-2] if len(self.shape) > 1 else 1) + first
+            starts.append(self.offset + line * columns * itemsize)
+        runs = self._runs(starts, (last - first + 1) * columns * itemsize)
+        for where, run in zip(np.ndindex(out.shape[:-2]), runs, strict=True):
+            values = run.view(self.stored).reshape(-1, columns)[pick]
+            if self.zero:
+                # BZERO of unsigned integers: the sum fits the wider or unsigned dtype exactly. One pass, 1.2 ms for
+                # 4 M samples; swapping bytes and flipping the sign bit first takes 3.5 ms, NumPy swaps slowly
+                np.add(values, np.dtype(self.dtype).type(self.zero), out=lines[where], casting="unsafe")
+            else:
+                lines[where] = values
+
+    def _runs(self, starts: Sequence[int], length: int) -> Iterator[np.ndarray]:
+        """Yield runs of bytes; each is valid until the next."""
+        if is_remote(self.path) and not _is_gzipped(self.path):
+            for run in read_ranges(self.path, self.options, [(start, start + length) for start in starts]):
+                yield np.frombuffer(run, dtype=np.uint8)
+            return
+        buffer = np.empty(length, dtype=np.uint8)
+        with open_binary(self.path, self.options) as file:
+            for start in starts:
+                file.seek(start)
+                self._read_into(file, buffer.data)
+                yield buffer
 
     def _read_into(self, file: BinaryIO, view: memoryview) -> None:
         done = 0
@@ -110,10 +162,10 @@ class PixelSource:
             except EOFError:
                 count = 0
             except (gzip.BadGzipFile, zlib.error) as error:
-                raise InputFileError(f"{self.path}: the gzip file is damaged ({error})") from error
+                raise InputFileError(f"{shown(self.path)}: the gzip file is damaged ({error})") from error
             if not count:
                 raise InputFileError(
-                    f"{self.path}: the file ends at byte {file.tell()}, "
+                    f"{shown(self.path)}: the file ends at byte {file.tell()}, "
                     f"{len(view) - done} bytes before the end of the pixels asked for"
                 )
             done += count
@@ -139,10 +191,9 @@ class FitsArray(BackendArray):
         return self.source
 
 
-def file_stamp(path: str) -> tuple[int | str, ...]:
-    """Return what changes with a file: time of change [ns] and size [bytes], or what fsspec knows of a URL."""
+def file_stamp(path: str, options: StorageOptions = NO_OPTIONS) -> tuple[int | str, ...]:
+    """Return what changes with a file: time of change [ns] and size [bytes], or what the store of a URL says."""
     if is_remote(path):
-        system, inner = fsspec.core.url_to_fs(path)
-        return (str(system.ukey(inner)),)
+        return (object_stamp(path, options),)
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size

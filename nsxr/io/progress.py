@@ -3,13 +3,16 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import Any, Literal, TextIO
 
 import dask
 from dask.base import get_scheduler
 from dask.callbacks import Callback
+
+from nsxr.lazy import settled
 
 __all__ = ["compute"]
 
@@ -46,22 +49,23 @@ def _local(bar: _Bar) -> Iterator[None]:
     """Draw the bar after each task of the threaded, process and synchronous schedulers."""
     done = total = 0
 
-    def count(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
+    def draw(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
         nonlocal done, total
         done = len(state["finished"])
         total = done + sum(len(state[name]) for name in ("ready", "waiting", "running"))
         bar.draw(done, total)
 
-    with Callback(posttask=count):
+    with Callback(posttask=draw):
         try:
             yield
         finally:
             bar.draw(done, total, last=True)
 
 
-def _distributed(client: Any, collections: tuple[Any, ...], bar: _Bar | None) -> None:
-    """Compute on a cluster, following the scheduler's own count of tasks."""
+def _distributed(client: Any, collections: Sequence[Any], bar: _Bar | None) -> Sequence[Any]:
+    """Compute on a cluster, following the scheduler's own count of tasks; results stay there."""
     # optional dependency, and slow to import; a client exists, so it is imported already
+    from distributed import futures_of
     from distributed.diagnostics.progressbar import ProgressBar
 
     class Feed(ProgressBar):  # type: ignore[misc]
@@ -73,14 +77,18 @@ def _distributed(client: Any, collections: tuple[Any, ...], bar: _Bar | None) ->
             if bar is not None:
                 bar.draw(all - remaining, all, last=True)
 
-    futures = client.compute(list(collections), sync=False)
+    persisted = client.persist(list(collections))
+    futures = futures_of(persisted)
     try:
         if bar is not None:
             client.sync(Feed(futures, scheduler=client.scheduler.address, interval="200ms").listen)
-        client.gather(futures)
+        for future in futures:  # waits, and raises what went wrong
+            if (error := future.exception()) is not None:
+                raise error
     except BaseException:
         client.cancel(futures, force=True)
         raise
+    return list(persisted)
 
 
 def compute(
@@ -89,7 +97,8 @@ def compute(
     """Compute dask collections for their effects, together, showing progress.
 
     Whatever scheduler is active does the work: a distributed client, threads, processes or the
-    calling thread. Results are dropped.
+    calling thread. What was marked by :func:`nsxr.lazy.settle` is computed first, in passes of its own.
+    Results are dropped.
 
     Parameters
     ----------
@@ -104,14 +113,19 @@ def compute(
     """
     out = sys.stderr if stream is None else stream
     shown = progress == "force" or (bool(progress) and out.isatty())
-    bar = _Bar(label, out) if shown else None
     scheduler = get_scheduler(collections=collections)
     client = getattr(scheduler, "__self__", None)
-    if hasattr(client, "gather") and not getattr(client, "asynchronous", False):
+    is_cluster = hasattr(client, "gather") and not getattr(client, "asynchronous", False)
+    if is_cluster:
         logger.debug("%s: on the cluster at %s", label, client.scheduler.address)  # type: ignore[union-attr]
-        _distributed(client, collections, bar)
-    elif bar is None:
-        dask.compute(*collections)
-    else:
-        with _local(bar):
-            dask.compute(*collections)
+
+    def run(parts: Sequence[Any], words: str) -> Sequence[Any]:
+        bar = _Bar(words, out) if shown else None
+        if is_cluster:
+            return _distributed(client, parts, bar)
+        with _local(bar) if bar is not None else nullcontext():
+            return list(dask.persist(*parts))
+
+    passes = count(1)
+    last = settled(collections, lambda arrays: run(arrays, f"{label}, pass {next(passes)}"))
+    run(last, label)

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
-__all__ = ["CHUNK_BYTES", "ZarrTarget", "consolidate", "create_zarr", "encoding"]
+from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors
+
+__all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding"]
 
 CHUNK_BYTES = 2**20
 """Uncompressed size aimed at for the chunks inside a shard, bytes."""
@@ -32,16 +34,23 @@ _SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "millis
 
 @dataclass(frozen=True)
 class ZarrTarget:
-    """One array in a local Zarr store; assignment writes a block.
+    """One array in a Zarr store, on disk or behind a URL; assignment writes a block.
 
     The array is opened anew for each block: the object pickles, and once a failed store has been
     removed no late block can revive it.
     """
 
     path: str
+    options: StorageOptions = NO_OPTIONS
 
     def __setitem__(self, index: Any, block: Any) -> None:
-        zarr.open_array(self.path, mode="r+")[index] = np.asarray(block)
+        with remote_errors(self.path):
+            array = zarr.open_array(self.path, mode="r+", storage_options=_given(self.path, self.options))
+            array[index] = np.asarray(block)
+
+
+def _given(path: str, options: StorageOptions) -> dict[str, Any] | None:
+    return options.of(path) if is_remote(path) else None
 
 
 def _plain(value: Any) -> Any:
@@ -55,7 +64,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+def attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     plain = {str(key): _plain(value) for key, value in attrs.items()}
     if plain.get("units") in _SYMBOLS:
         plain["units"] = _SYMBOLS[plain["units"]]
@@ -67,7 +76,8 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
 
     Shards are the largest regular tiles that no boundary between dask chunks cuts; inner chunks are
     whole columns of as many rows as make :data:`CHUNK_BYTES`, dividing the shard. Blosc's zstd
-    after a bit shuffle packs noisy floats and sparse flags alike. Without ``_FillValue`` every bit
+    after a bit shuffle packs noisy floats and sparse flags alike; a checksum after it tells damaged bytes
+    from pixels. Without ``_FillValue`` every bit
     pattern, NaN payloads included, comes back as it was, and none means that a pixel is missing.
 
     Parameters
@@ -75,7 +85,9 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
     array : DataArray
         The variable; only its shape, dtype and chunks are looked at.
     """
-    result: dict[str, Any] = {"_FillValue": None}
+    typesize = 1 if array.dtype.kind == "O" else array.dtype.itemsize
+    codec = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=typesize)
+    result: dict[str, Any] = {"_FillValue": None, "compressors": (codec, Crc32cCodec())}
     if array.dtype.kind == "f":
         result["fill_value"] = _UNWRITTEN
     if not array.ndim:
@@ -90,22 +102,25 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
             part -= 1
         inner.insert(0, part)
         budget = max(1, budget // part) if part == length else 1
-    codec = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=array.dtype.itemsize)
-    result |= {"chunks": tuple(inner), "compressors": (codec,)}
+    result["chunks"] = tuple(inner)
     if tuple(inner) != shard:
         result["shards"] = shard
     return result
 
 
-def create_zarr(path: Path, nodes: Mapping[str, xr.Dataset]) -> list[tuple[xr.DataArray, ZarrTarget]]:
+def create_zarr(
+    path: Path | str, nodes: Mapping[str, xr.Dataset], options: StorageOptions = NO_OPTIONS
+) -> list[tuple[xr.DataArray, ZarrTarget]]:
     """Create a Zarr store with all metadata and coordinates, and say where the lazy pixels go.
 
     Parameters
     ----------
-    path : Path
+    path : path or URL
         Directory to create; it must not exist.
     nodes : mapping of str to Dataset
-        Group name to content; ``"/"`` is the root.
+        Group name to content; ``"/"`` is the root. Text becomes Zarr's strings, of any length.
+    options : StorageOptions, optional
+        How the store behind a URL is reached.
 
     Returns
     -------
@@ -113,24 +128,29 @@ def create_zarr(path: Path, nodes: Mapping[str, xr.Dataset]) -> list[tuple[xr.Da
         Each lazy variable and the array to store it in. Variables in memory are written already.
     """
     targets = []
+    root = str(path)
     for name, node in {"/": xr.Dataset(), **nodes}.items():
-        dataset = node.copy(deep=False).drop_encoding()
-        dataset.attrs = _attributes(node.attrs)
+        texts = {
+            key: node[key].astype(object) for key, variable in node.variables.items() if variable.dtype.kind == "U"
+        }
+        dataset = node.assign(texts).drop_encoding()
+        dataset.attrs = attributes(node.attrs)
         for variable in dataset.variables.values():
-            variable.attrs = _attributes(variable.attrs)
+            variable.attrs = attributes(variable.attrs)
         # the delayed write is not used: FITS and Zarr are stored by one graph, which reads raw pixels once
         dataset.to_zarr(
-            str(path),
+            root,
             group=None if name == "/" else name,
             mode="w-" if name == "/" else "a",
             zarr_format=3,
             consolidated=False,
             compute=False,
             encoding={str(key): encoding(dataset[key]) for key in dataset.variables},
+            storage_options=_given(root, options),
         )
-        group = path if name == "/" else path / name
+        group = root if name == "/" else f"{root}/{name}"
         lazy = [name for name, variable in node.variables.items() if variable.chunks is not None]
-        targets += [(node[key], ZarrTarget(str(group / str(key)))) for key in lazy]
+        targets += [(node[key], ZarrTarget(f"{group}/{key}", options)) for key in lazy]
     return targets
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nsxr.kernels.compilation import kernel
 from nsxr.model.dq import GroupFlag
 
-__all__ = ["LARGE", "SPREAD", "VERY_LARGE", "detect_jumps", "sort_columns", "spread_jumps"]
+__all__ = ["LARGE", "SPREAD", "VERY_LARGE", "find_limits", "flag_outside", "sort_columns", "spread_jumps"]
 
 DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
 SATURATED = np.uint8(GroupFlag.SATURATED.value)
@@ -227,26 +227,72 @@ def _search(
 
 
 @kernel
-def detect_jumps(
+def _mean_of_medians(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    row: int,
+    start: int,
+    columns: int,
+    first_group: float,
+    differences: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    steps: np.ndarray,
+    rate: np.ndarray,
+) -> None:  # pragma: no cover
+    """Take the mean over integrations of the median ordinary difference [DN per group], see :func:`find_limits`."""
+    integrations, groups = sci.shape[:2]
+    unused = np.float32(np.inf)
+    for c in range(columns):
+        rate[row, start + c] = np.nan
+    total = np.zeros(columns)
+    count = np.zeros(columns, np.int64)
+    for integration in range(integrations):
+        for step in range(groups - 1):
+            k = integration * (groups - 1) + step
+            for c in range(columns):
+                value = differences[k, c]
+                is_ordinary = (value >= lower[step, c]) & (value <= upper[step, c])
+                is_flagged = (groupdq[integration, step + 1, row, start + c] & JUMP) != 0
+                steps[step, c] = value if is_ordinary & (not is_flagged) else unused
+        sort_columns(steps, groups - 1, columns)
+        for c in range(columns):
+            usable = groups - 1
+            while usable > 0 and steps[usable - 1, c] == unused:
+                usable -= 1
+            if usable > 0:
+                total[c] += _median(steps, c, 0, usable) / gain[row, start + c]
+                count[c] += 1
+    for c in range(columns):
+        if count[c] > 0:
+            rate[row, start + c] = total[c] / count[c]
+            continue
+        for integration in range(integrations):
+            value = sci[integration, 0, row, start + c]
+            if not groupdq[integration, 0, row, start + c] & UNUSABLE and abs(value) < np.inf:
+                total[c] += value / first_group
+                count[c] += 1
+        if count[c] > 0:
+            rate[row, start + c] = total[c] / count[c]
+
+
+@kernel
+def find_limits(
     sci: np.ndarray,
     groupdq: np.ndarray,
     gain: np.ndarray,
     readnoise: np.ndarray,
-    large: float,
-    very_large: float,
     n_frames: int,
     threshold: float,
     threshold_three: float,
     threshold_two: float,
-    min_spread: float,
-    max_spread: float,
     min_differences: int,
     min_clip_groups: int,
     only_integrations: bool,
-) -> np.ndarray:  # pragma: no cover
-    """Find jumps from the differences of successive groups, pixel by pixel.
-
-    Each branch finds for each pixel the interval of ordinary differences; what lies outside is a jump.
+    first_group: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """Find for each pixel the interval of ordinary differences of successive groups; what lies outside is a jump.
 
     Parameters
     ----------
@@ -256,26 +302,28 @@ def detect_jumps(
     gain : (row, column) float32 [electron/DN]
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
-    large, very_large : float [electron]
-        Thresholds of the after-jump flags.
     n_frames : int
         Frames averaged into a group.
     threshold, threshold_three, threshold_two : float
         Thresholds in sigma for at least four, for three and for two valid differences.
-    min_spread, max_spread : float
-        Jumps between these [sigma] are spread.
     min_differences : int
         Least number of usable differences per integration for the single pass.
     min_clip_groups : int
         Least number of integrations (or of groups in all) for sigma clipping.
     only_integrations : bool
         Clip each difference among integrations only, else all differences of a pixel together.
+    first_group : float
+        Exposure of the first group as a part of the group time.
 
     Returns
     -------
-    (integration, group, row, column) uint8
-        DO_NOT_USE, SATURATED and JUMP_DET of ``groupdq``, JUMP_DET where a jump is found, and the
-        private bits SPREAD, LARGE, VERY_LARGE.
+    lower, upper : (difference, row, column) float64 [electron]
+        NaN where nothing is known: no difference is then a jump.
+    median, sigma : (row, column) float64 [electron]
+        Median of all differences of a pixel and their expected scatter.
+    rate : (row, column) float32 [DN per group]
+        With several integrations, the mean over them of the median ordinary difference; of the first groups
+        where no integration has a difference; NaN with one integration.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1
@@ -284,15 +332,17 @@ def detect_jumps(
     previous = np.empty(tile, np.float32)
     differences = np.empty((samples, tile), np.float32)
     ordered = np.empty((samples, tile), np.float32)
-    same_step = np.empty((integrations, tile), np.float32)
+    same_step = np.empty((max(integrations, steps), tile), np.float32)
     count = np.empty(tile, np.int64)
     same_count = np.empty(tile, np.int64)
-    median = np.empty(tile, np.float64)
-    sigma = np.empty(tile, np.float64)
     sums = np.empty((3, tile), np.float64)
-    lower = np.empty((steps, tile), np.float64)
-    upper = np.empty((steps, tile), np.float64)
-    code = np.empty(sci.shape, np.uint8)
+    tile_lower = np.empty((steps, tile), np.float64)
+    tile_upper = np.empty((steps, tile), np.float64)
+    lower = np.empty((steps, rows, all_columns), np.float64)
+    upper = np.empty((steps, rows, all_columns), np.float64)
+    median = np.empty((rows, all_columns), np.float64)
+    sigma = np.empty((rows, all_columns), np.float64)
+    rate = np.full((rows, all_columns), np.float32(np.nan))
     for row in range(rows):
         least, total = _usable_groups(groupdq, row)
         is_clipped = (integrations if only_integrations else total) >= min_clip_groups
@@ -304,17 +354,19 @@ def detect_jumps(
             for c in range(columns):
                 noise = readnoise[row, start + c] * gain[row, start + c]
                 variance = np.float64(noise * noise) / n_frames
-                median[c] = _median(ordered, c, 0, count[c])
-                deviation = np.sqrt(abs(median[c]) + variance)
-                sigma[c] = deviation if deviation > 0 else np.nan
+                centre = _median(ordered, c, 0, count[c])
+                deviation = np.sqrt(abs(centre) + variance)
+                deviation = deviation if deviation > 0 else np.nan
+                median[row, start + c] = centre
+                sigma[row, start + c] = deviation
                 if is_clipped:
                     continue
                 if is_single_pass:
-                    low, high = median[c] - threshold * sigma[c], median[c] + threshold * sigma[c]
+                    low, high = centre - threshold * deviation, centre + threshold * deviation
                 else:
                     low, high = _search(ordered, c, count[c], variance, threshold, threshold_three, threshold_two)
-                lower[:, c] = low
-                upper[:, c] = high
+                tile_lower[:, c] = low
+                tile_upper[:, c] = high
             if is_clipped and only_integrations:
                 for step in range(steps):
                     same_count[:] = 0
@@ -325,30 +377,90 @@ def detect_jumps(
                             same_step[integration, c] = value if is_usable else np.float32(np.inf)
                             same_count[c] += is_usable
                     sort_columns(same_step, integrations, columns)
-                    _clip(same_step, same_count, columns, threshold, sums, lower[step], upper[step])
+                    _clip(same_step, same_count, columns, threshold, sums, tile_lower[step], tile_upper[step])
             elif is_clipped:
-                _clip(ordered, count, columns, threshold, sums, lower[0], upper[0])
-                lower[1:] = lower[0]
-                upper[1:] = upper[0]
-            for integration in range(integrations):
-                for c in range(start, start + columns):
-                    code[integration, 0, row, c] = groupdq[integration, 0, row, c] & KEPT
-                for step in range(steps):
-                    k = integration * steps + step
-                    for c in range(columns):
-                        difference = differences[k, c]
-                        excess = difference - median[c]
-                        ratio = abs(excess) / sigma[c]
-                        found = groupdq[integration, step + 1, row, start + c] & KEPT
-                        if (difference < lower[step, c]) | (difference > upper[step, c]):
-                            found |= JUMP
-                        if ((found & JUMP) != 0) & (ratio > min_spread) & (ratio < max_spread):
-                            found |= SPREAD
-                        if excess >= large:
-                            found |= LARGE
-                        if excess >= very_large:
-                            found |= VERY_LARGE
-                        code[integration, step + 1, row, start + c] = found
+                _clip(ordered, count, columns, threshold, sums, tile_lower[0], tile_upper[0])
+                tile_lower[1:] = tile_lower[0]
+                tile_upper[1:] = tile_upper[0]
+            for step in range(steps):
+                for c in range(columns):
+                    lower[step, row, start + c] = tile_lower[step, c]
+                    upper[step, row, start + c] = tile_upper[step, c]
+            if integrations > 1:
+                _mean_of_medians(
+                    sci,
+                    groupdq,
+                    gain,
+                    row,
+                    start,
+                    columns,
+                    first_group,
+                    differences,
+                    tile_lower,
+                    tile_upper,
+                    same_step,
+                    rate,
+                )
+    return lower, upper, median, sigma, rate
+
+
+@kernel
+def flag_outside(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    median: np.ndarray,
+    sigma: np.ndarray,
+    large: float,
+    very_large: float,
+    min_spread: float,
+    max_spread: float,
+) -> np.ndarray:  # pragma: no cover
+    """Flag the differences outside the limits of :func:`find_limits`.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32 [DN]
+    groupdq : (integration, group, row, column) uint8
+    gain : (row, column) float32 [electron/DN]
+    lower, upper : (difference, row, column) float64 [electron]
+    median, sigma : (row, column) float64 [electron]
+    large, very_large : float [electron]
+        Thresholds of the after-jump flags.
+    min_spread, max_spread : float
+        Jumps between these [sigma] are spread.
+
+    Returns
+    -------
+    (integration, group, row, column) uint8
+        DO_NOT_USE, SATURATED and JUMP_DET of ``groupdq``, JUMP_DET where a jump is found, and the
+        private bits SPREAD, LARGE, VERY_LARGE.
+    """
+    integrations, groups, rows, columns = sci.shape
+    code = np.empty(sci.shape, np.uint8)
+    for integration in range(integrations):
+        for row in range(rows):
+            for c in range(columns):
+                code[integration, 0, row, c] = groupdq[integration, 0, row, c] & KEPT
+        for step in range(groups - 1):
+            for row in range(rows):
+                for c in range(columns):
+                    before, after = groupdq[integration, step, row, c], groupdq[integration, step + 1, row, c]
+                    # two products, each rounded, as in find_limits
+                    last = sci[integration, step, row, c] * gain[row, c]
+                    difference = sci[integration, step + 1, row, c] * gain[row, c] - last
+                    is_usable = ((before | after) & UNUSABLE == 0) & (abs(difference) < np.float32(np.inf))
+                    excess = difference - median[row, c]
+                    ratio = abs(excess) / sigma[row, c]
+                    is_outside = (difference < lower[step, row, c]) | (difference > upper[step, row, c])
+                    found = (after & KEPT) | (JUMP if is_outside & is_usable else np.uint8(0))
+                    is_spread = ((found & JUMP) != 0) & is_usable & (ratio > min_spread) & (ratio < max_spread)
+                    found |= SPREAD if is_spread else np.uint8(0)
+                    found |= LARGE if is_usable & (excess >= large) else np.uint8(0)
+                    found |= VERY_LARGE if is_usable & (excess >= very_large) else np.uint8(0)
+                    code[integration, step + 1, row, c] = found
     return code
 
 
@@ -359,7 +471,7 @@ def spread_jumps(code: np.ndarray, after_large: int, after_very_large: int) -> n
     Parameters
     ----------
     code : (integration, group, row, column) uint8
-        As from :func:`detect_jumps`, with one more row at each end (the halo, of which only the SPREAD
+        As from :func:`flag_outside`, with one more row at each end (the halo, of which only the SPREAD
         bit counts).
     after_large, after_very_large : int
         Groups to flag after a jump with the LARGE, VERY_LARGE bit.

@@ -6,13 +6,15 @@ the differences and the fit of a ramp without flags, runs over the columns of th
 registers; only ramps with flags are then cut into segments one by one.
 """
 
+from typing import Any
+
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
 from nsxr.kernels.jump import sort_columns
 from nsxr.model.dq import GroupFlag, PixelFlag
 
-__all__ = ["POWERS", "SIGNAL_TO_NOISE", "fit_slopes", "weight_tables"]
+__all__ = ["POWERS", "SIGNAL_TO_NOISE", "SUMS", "combine_sums", "finish_slopes", "fit_slopes", "weight_tables"]
 
 SIGNAL_TO_NOISE = (5.0, 10.0, 20.0, 50.0, 100.0)
 """Signal-to-noise ratios of a segment at which the next power begins."""
@@ -31,6 +33,10 @@ NO_GAIN = np.uint32(PixelFlag.DO_NOT_USE.value | PixelFlag.NO_GAIN_VALUE.value)
 BAD = np.uint32(PixelFlag.DO_NOT_USE.value)
 
 _TILE_COLUMNS = 64
+
+SUMS = 6
+"""What is summed over integrations: ``(n**3 - n) * slope`` with its rounding error, ``n**3 - n``, ``n - 1``;
+and the numerators of both variances."""
 
 
 def weight_tables(groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,6 +234,7 @@ def fit_slopes(
     gain: np.ndarray,
     readnoise: np.ndarray,
     dark: np.ndarray,
+    given_rate: np.ndarray,
     coefficients: np.ndarray,
     norms: np.ndarray,
     group_time: float,
@@ -236,10 +243,8 @@ def fit_slopes(
     first: int,
     last: int,
     suppress: bool,
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray
-]:  # pragma: no cover
-    """Fit ramps, per integration and all integrations together.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """Fit ramps, per integration, and take the sums of which all integrations together are made.
 
     Parameters
     ----------
@@ -250,6 +255,8 @@ def fit_slopes(
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
     dark : (row, column) float32 [electron/s]
+    given_rate : (row, column) or (0, 0) float32 [DN/s]
+        Mean rate for the photon noise; if empty, it is the mean over these integrations of the medians.
     coefficients, norms : float64
         From :func:`weight_tables`.
     group_time : float [s]
@@ -266,10 +273,11 @@ def fit_slopes(
     -------
     slopes, var_poisson, var_rnoise : (integration, row, column) float32 [DN/s, (DN/s)2]
     dq : (integration, row, column) uint32
-    slope, var_poisson, var_rnoise : (row, column) float32
-    dq : (row, column) uint32
+    sums : (1, SUMS, row, column) float64
+        For :func:`combine_sums` and :func:`finish_slopes`.
     """
     integrations, groups, rows, all_columns = sci.shape
+    is_given = given_rate.size > 0
     tile = min(all_columns, _TILE_COLUMNS)
     values = np.empty((groups, tile), np.float32)
     flags = np.empty((groups, tile), np.uint8)
@@ -281,9 +289,7 @@ def fit_slopes(
     noise = np.empty(tile, np.float64)
     median = np.empty(tile, np.float64)
     fitted = np.empty(tile, np.float64)
-    sum_slopes = np.empty(tile, np.float64)
-    sum_cubes = np.empty(tile, np.float64)
-    sum_steps = np.empty(tile, np.float64)
+    base = np.empty(tile, np.uint32)
     sum_rates = np.empty(tile, np.float64)
     count_rates = np.empty(tile, np.int64)
     shape = (integrations, rows, all_columns)
@@ -291,41 +297,30 @@ def fit_slopes(
     slopes_poisson = np.full(shape, np.float32(np.nan))
     slopes_noise = np.full(shape, np.float32(np.nan))
     slopes_dq = np.empty(shape, np.uint32)
-    slope = np.full(shape[1:], np.float32(np.nan))
-    slope_poisson = np.full(shape[1:], np.float32(np.nan))
-    slope_noise = np.full(shape[1:], np.float32(np.nan))
-    slope_dq = np.empty(shape[1:], np.uint32)
+    sums = np.zeros((1, SUMS, rows, all_columns), np.float64)
     exposed = one_group_time / group_time  # of a single group, as a part of the group time
     for row in range(rows):
         for start in range(0, all_columns, tile):
             columns = min(tile, all_columns - start)
             for c in range(columns):
-                dq = pixeldq[row, start + c]
-                gains[c] = gain[row, start + c]
-                # rounded as the observatory's pipeline does, so that no ramp changes its power
-                single = np.float32(readnoise[row, start + c] * (gains[c] / np.sqrt(2.0 * n_frames)))
-                noise[c] = np.float64(single) ** 2
-                if not (gains[c] > 0) & (gains[c] < np.inf):
-                    dq |= NO_GAIN
-                elif not (single > 0) & (single < np.inf):
-                    dq |= BAD
-                slope_dq[row, start + c] = dq | BAD if dq & INVALID else dq
-            sum_slopes[:] = 0.0
-            sum_cubes[:] = 0.0
-            sum_steps[:] = 0.0
+                base[c], gains[c], noise[c] = _pixel(
+                    pixeldq[row, start + c], gain[row, start + c], readnoise[row, start + c], n_frames
+                )
             sum_rates[:] = 0.0
             count_rates[:] = 0
             for i in range(integrations):
                 has_flags = _take_ramps(
                     sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union
                 )
-                _median_steps(values, flags, has_flags, groups, columns, steps, median)
+                median[:] = np.nan
+                if not is_given:
+                    _median_steps(values, flags, has_flags, groups, columns, steps, median)
                 if groups > 1:
                     _fit_whole(values, groups, columns, gains, noise, coefficients, norms, powers, fitted)
                 for c in range(columns):
                     at = start + c
                     inherited = np.uint32(union[c] & INHERITED)
-                    slopes_dq[i, row, at] = slope_dq[row, at] | inherited | BAD
+                    slopes_dq[i, row, at] = base[c] | inherited | BAD
                     if groups > 1 and not flagged[c]:
                         cubes = np.float64(groups) * groups * groups - groups
                         length = groups - 1.0
@@ -344,23 +339,21 @@ def fit_slopes(
                     if not np.isnan(median[c]):
                         sum_rates[c] += median[c]
                         count_rates[c] += 1
-                    if length == 0.0 or slope_dq[row, at] & INVALID:
+                    if length == 0.0 or base[c] & INVALID:
                         continue
-                    slopes_dq[i, row, at] = slope_dq[row, at] | inherited
+                    slopes_dq[i, row, at] = base[c] | inherited
                     slopes[i, row, at] = weighted / cubes / group_time
                     slopes_noise[i, row, at] = cubes  # turned into variances below
                     slopes_poisson[i, row, at] = length
-                    sum_slopes[c] += weighted
-                    sum_cubes[c] += cubes
-                    sum_steps[c] += length
+                    _add(sums, row, at, weighted, 0.0)
+                    sums[0, 2, row, at] += cubes
+                    sums[0, 3, row, at] += length
             for c in range(columns):
                 at = start + c
-                for i in range(integrations):
-                    slope_dq[row, at] |= slopes_dq[i, row, at] & np.uint32(INHERITED)
-                if sum_steps[c] == 0.0:
-                    slope_dq[row, at] |= BAD
+                if sums[0, 3, row, at] == 0.0:
                     continue
-                rate = max(sum_rates[c] / count_rates[c] / group_time, 0.0)
+                rate = np.float64(given_rate[row, at]) if is_given else sum_rates[c] / count_rates[c] / group_time
+                rate = rate if rate > 0.0 else 0.0
                 current = np.float64(dark[row, at]) / gains[c]
                 rate += current if (current > 0.0) & (current < np.inf) else 0.0
                 poisson = rate / (group_time * gains[c])
@@ -368,7 +361,82 @@ def fit_slopes(
                 for i in range(integrations):
                     slopes_poisson[i, row, at] = poisson / slopes_poisson[i, row, at]
                     slopes_noise[i, row, at] = read / slopes_noise[i, row, at]
-                slope[row, at] = sum_slopes[c] / sum_cubes[c] / group_time
-                slope_poisson[row, at] = poisson / sum_steps[c]
-                slope_noise[row, at] = read / sum_cubes[c]
-    return slopes, slopes_poisson, slopes_noise, slopes_dq, slope, slope_poisson, slope_noise, slope_dq
+                sums[0, 4, row, at] = poisson
+                sums[0, 5, row, at] = read
+    return slopes, slopes_poisson, slopes_noise, slopes_dq, sums
+
+
+@kernel
+def _pixel(pixeldq: int, gain: float, readnoise: float, n_frames: int) -> tuple[Any, float, Any]:  # pragma: no cover
+    """Return the flags of a pixel, its gain, and the variance of one group [electron2]."""
+    dq = np.uint32(pixeldq)
+    electrons = np.float64(gain)
+    # rounded as the observatory's pipeline does, so that no ramp changes its power
+    single = np.float32(readnoise * (electrons / np.sqrt(2.0 * n_frames)))
+    if not (electrons > 0) & (electrons < np.inf):
+        dq |= NO_GAIN
+    elif not (single > 0) & (single < np.inf):
+        dq |= BAD
+    return dq | BAD if dq & INVALID else dq, electrons, np.float64(single) ** 2
+
+
+@kernel
+def _add(sums: np.ndarray, row: int, column: int, value: float, rest: float) -> None:  # pragma: no cover
+    """Add to the first sum and to its rounding error, the second: the total does not depend on the order."""
+    total = sums[0, 0, row, column]
+    added = total + value
+    part = added - total
+    error = (total - (added - part)) + (value - part)
+    sums[0, 0, row, column] = added
+    sums[0, 1, row, column] += error + rest
+
+
+@kernel
+def combine_sums(sums: np.ndarray) -> np.ndarray:  # pragma: no cover
+    """Combine the sums of several blocks of integrations, (block, SUMS, row, column) float64, to one."""
+    blocks, _, rows, columns = sums.shape
+    out = np.zeros((1, SUMS, rows, columns), np.float64)
+    for block in range(blocks):
+        for row in range(rows):
+            for c in range(columns):
+                _add(out, row, c, sums[block, 0, row, c], sums[block, 1, row, c])
+                out[0, 2, row, c] += sums[block, 2, row, c]
+                out[0, 3, row, c] += sums[block, 3, row, c]
+                # the same in all blocks that have a slope
+                out[0, 4, row, c] = max(out[0, 4, row, c], sums[block, 4, row, c])
+                out[0, 5, row, c] = max(out[0, 5, row, c], sums[block, 5, row, c])
+    return out
+
+
+@kernel
+def finish_slopes(
+    sums: np.ndarray, dq: np.ndarray, group_time: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """Turn sums over all integrations into the combined slope.
+
+    Parameters
+    ----------
+    sums : (1, SUMS, row, column) float64
+    dq : (row, column) uint32
+        Flags of all integrations together, DO_NOT_USE left out that not all have.
+    group_time : float [s]
+
+    Returns
+    -------
+    slope, var_poisson, var_rnoise : (row, column) float32 [DN/s, (DN/s)2]
+    dq : (row, column) uint32
+    """
+    rows, columns = dq.shape
+    slope = np.full((rows, columns), np.float32(np.nan))
+    poisson = np.full((rows, columns), np.float32(np.nan))
+    noise = np.full((rows, columns), np.float32(np.nan))
+    flags = dq.copy()
+    for row in range(rows):
+        for c in range(columns):
+            if sums[0, 3, row, c] == 0.0:
+                flags[row, c] |= BAD
+                continue
+            slope[row, c] = (sums[0, 0, row, c] + sums[0, 1, row, c]) / sums[0, 2, row, c] / group_time
+            poisson[row, c] = sums[0, 4, row, c] / sums[0, 3, row, c]
+            noise[row, c] = sums[0, 5, row, c] / sums[0, 2, row, c]
+    return slope, poisson, noise, flags

@@ -4,7 +4,7 @@ import numpy as np
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["compare_with_limits"]
+__all__ = ["box_minimum", "compare_with_limits"]
 
 
 @kernel
@@ -26,4 +26,27 @@ def compare_with_limits(
                     high = saturated if value >= limit else np.uint8(0)
                     low = floor if (value <= 0) & (limit == limit) else np.uint8(0)
                     out[i, g, r, c] = high | low
+    return out
+
+
+@kernel
+def box_minimum(values: np.ndarray, reach: int) -> np.ndarray:  # pragma: no cover
+    """Take the minimum over the square of ``2 reach + 1`` pixels around each pixel; (image, row, column), any dtype."""
+    n_images, n_rows, n_columns = values.shape
+    out = np.empty_like(values)
+    lowest = np.empty(n_columns, values.dtype)
+    for image in range(n_images):
+        for row in range(n_rows):
+            for c in range(n_columns):
+                lowest[c] = values[image, row, c]
+            for other in range(max(row - reach, 0), min(row + reach + 1, n_rows)):
+                for c in range(n_columns):
+                    lowest[c] = min(lowest[c], values[image, other, c])
+            for c in range(n_columns):
+                out[image, row, c] = lowest[c]
+            for step in range(1, reach + 1):
+                for c in range(n_columns - step):
+                    out[image, row, c] = min(out[image, row, c], lowest[c + step])
+                for c in range(step, n_columns):
+                    out[image, row, c] = min(out[image, row, c], lowest[c - step])
     return out

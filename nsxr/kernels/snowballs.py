@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from nsxr.kernels.compilation import kernel
 from nsxr.model.dq import GroupFlag
@@ -131,6 +130,8 @@ def find_ellipses(
     regions = find_regions(plane, wanted, other, excluded)
     is_large = regions[:, 0] >= least_area
     if least_area > _SMALLEST_RING:
+        from scipy import ndimage  # rings are rare, and scipy takes 0.2 s to import
+
         boxes = (regions[:, 7] - regions[:, 6] + 1) * (regions[:, 9] - regions[:, 8] + 1)
         for k in np.flatnonzero(~is_large & (regions[:, 0] >= _SMALLEST_RING) & (boxes >= least_area)):
             first_row, last_row, first, last, seed = regions[k, 6:].astype(int)

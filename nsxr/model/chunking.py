@@ -1,95 +1,136 @@
 """The named chunk layouts, and the only ``.chunk()`` calls.
 
-Two layouts serve the whole of stage 1. Columns are never split: FITS bytes run along them.
+Columns are never split: FITS bytes run along them. Chunks have about :data:`CHUNK_BYTES`.
 
-``band``
-    How raw files are opened: whole integrations, all groups, the rows of one amplifier (in IRS2
-    one output of 640 lines). Reference-pixel corrections work inside such a chunk, because an
-    amplifier is a band of rows; only small estimates cross from one chunk to another. Subarrays
-    have one band, and then several integrations share a chunk. Very long ramps split along groups.
+``raw``
+    How files are opened, in pieces from which both layouts below are put together without the pixels of
+    other chunks: all groups, a few integrations, a few rows. IRS2 frames instead have the 640 rows of one
+    output and as many groups as fit, for the transforms; so have files that are slow to read in pieces.
+``block``
+    Whole integrations: all groups, and all rows of as many integrations as fit, or, where one
+    integration does not fit, some rows of it. For everything that looks at a frame or at a ramp.
 ``ramp``
-    For jumps and ramp fits: all integrations and all groups of some rows. For a single
-    integration it is the band layout again, so nothing moves.
+    Whole series: all integrations and all groups of a few rows. For what is ordinary for a pixel. For
+    a single integration it is the block layout again.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
+import dask
 import numpy as np
 import xarray as xr
 
-from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS
+from nsxr.model.readout import AMPLIFIER_ROWS, IRS2_ROWS
 
 __all__ = [
-    "BAND_BYTES",
     "CHUNK_BYTES",
-    "band_chunks",
+    "KEPT_BYTES",
+    "block_chunks",
     "chunk_like",
     "in_chunks",
+    "in_groups",
+    "is_kept",
     "one_chunk",
     "ramp_chunks",
+    "raw_chunks",
+    "to_blocks",
     "to_frames",
     "to_ramps",
 ]
 
-BAND_BYTES = 24 * 2**20
-"""Largest float32 chunk of the band layout, bytes: four full-frame IRS2 groups of one output. The C
+CHUNK_BYTES = 24 * 2**20
+"""Largest float32 chunk, bytes: four full-frame IRS2 groups of one output, or 20 groups of 128 rows. The C
 library takes blocks of more than 32 MiB from the system and gives them back one by one: with chunks
 of 105 MB a fifth of the CPU time of stage 1 went into page faults."""
 
-CHUNK_BYTES = 128 * 2**20
-"""Largest float32 chunk of the ramp layout, bytes: 20 full-frame groups of one amplifier are 84 MB."""
+KEPT_BYTES = 640 * 2**20
+"""Largest exposure that may be in memory at once, bytes of float32: SUB2048 with 200 x 10 is 524 MB. Longer series
+are read several times instead."""
+
+FRAME_BYTES = 32 * 2**20
+"""Flags of whole frames in one chunk, bytes."""
 
 
-def band_chunks(sizes: Mapping[str, int], limit: int = BAND_BYTES) -> dict[str, int]:
-    """Return the chunk lengths of the ``band`` layout for a raw exposure of the given sizes."""
+def raw_chunks(sizes: Mapping[str, int], in_pieces: bool = True, limit: int | None = None) -> dict[str, int]:
+    """Return the chunk lengths of the ``raw`` layout.
+
+    Parameters
+    ----------
+    sizes : mapping
+        Sizes of ``integration``, ``group``, ``row``, ``column``.
+    in_pieces : bool
+        Whether rows can be read by themselves at little cost; not so over a network or from compressed files.
+    limit : int, optional
+        Largest chunk [bytes]; default :data:`CHUNK_BYTES`.
+    """
+    limit = limit or CHUNK_BYTES
     rows = sizes["row"]
-    if rows == IRS2_ROWS:
-        band = IRS2_ROWS // 5
-    elif rows == DETECTOR_SIZE:
-        band = AMPLIFIER_ROWS
-    else:
-        band = rows
+    if in_pieces and rows != IRS2_ROWS:
+        block, ramp = block_chunks(sizes, limit), ramp_chunks(sizes, limit)
+        return block if is_kept(sizes) else {**block, "row": min(block["row"], ramp["row"])}
+    band = IRS2_ROWS // 5 if rows == IRS2_ROWS else min(rows, AMPLIFIER_ROWS)
     frame = 4 * band * sizes["column"]
     groups = min(sizes["group"], max(1, limit // frame))
     integrations = min(sizes["integration"], max(1, limit // (frame * sizes["group"])))
     return {"integration": integrations, "group": groups, "row": band, "column": sizes["column"]}
 
 
-def ramp_chunks(sizes: Mapping[str, int], limit: int = CHUNK_BYTES) -> dict[str, int]:
-    """Return the chunk lengths of the ``ramp`` layout: whole time axes, as many rows as fit."""
+def block_chunks(sizes: Mapping[str, int], limit: int | None = None) -> dict[str, int]:
+    """Return the chunk lengths of the ``block`` layout."""
+    limit = limit or CHUNK_BYTES
+    line = 4 * sizes["group"] * sizes["column"]
+    rows = _rows_within(limit // line, sizes["row"])
+    integrations = min(sizes["integration"], max(1, limit // (line * sizes["row"])))
+    return {"integration": integrations, "group": sizes["group"], "row": rows, "column": sizes["column"]}
+
+
+def ramp_chunks(sizes: Mapping[str, int], limit: int | None = None) -> dict[str, int]:
+    """Return the chunk lengths of the ``ramp`` layout."""
     line = 4 * sizes["integration"] * sizes["group"] * sizes["column"]
-    rows = min(sizes["row"], max(1, limit // line))
-    if rows < sizes["row"]:
-        while AMPLIFIER_ROWS % rows:  # tiles that divide an amplifier cut no band in two
-            rows -= 1
-    return {"integration": -1, "group": -1, "row": rows, "column": -1}
+    rows = _rows_within((limit or CHUNK_BYTES) // line, sizes["row"])
+    return {"integration": sizes["integration"], "group": sizes["group"], "row": rows, "column": sizes["column"]}
 
 
-def to_ramps(dataset: xr.Dataset, limit: int = CHUNK_BYTES) -> xr.Dataset:
-    """Return the Dataset in ``ramp`` layout; arrays that are not lazy stay as they are.
+def is_kept(sizes: Mapping[str, int]) -> bool:
+    """Whether float32 samples of these sizes may wait in memory for each other, see :data:`KEPT_BYTES`."""
+    return 4 * math.prod(sizes.values()) <= KEPT_BYTES
 
-    Chunks that already hold whole integrations and groups within the limit are kept, so a single
-    integration opened in bands is not touched.
-    """
-    sci = dataset["sci"]
-    if sci.chunks is None:
+
+def _rows_within(most: int, rows: int) -> int:
+    """Return the largest number of rows, up to ``most``, that divides an amplifier, an IRS2 output or the subarray."""
+    whole = IRS2_ROWS // 5 if rows == IRS2_ROWS else AMPLIFIER_ROWS if rows % AMPLIFIER_ROWS == 0 else rows
+    return next((n for n in range(min(most, whole), 0, -1) if whole % n == 0), 1)
+
+
+def to_blocks(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the Dataset in ``block`` layout; arrays that are not lazy stay as they are."""
+    return _in_layout(dataset, block_chunks)
+
+
+def to_ramps(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the Dataset in ``ramp`` layout; arrays that are not lazy stay as they are."""
+    return _in_layout(dataset, ramp_chunks)
+
+
+def _in_layout(dataset: xr.Dataset, layout: Callable[[Mapping[str, int]], dict[str, int]]) -> xr.Dataset:
+    if dataset["sci"].chunks is None:
         return dataset
-    lengths = dict(zip(sci.dims, sci.chunks, strict=True))
-    whole = all(len(lengths[dim]) == 1 for dim in ("integration", "group", "column"))
-    if whole and 4 * int(np.prod([max(c) for c in sci.chunks])) <= max(limit, 4 * sci.shape[1] * AMPLIFIER_ROWS * 2048):
-        rows: int | tuple[int, ...] = lengths["row"]
-    else:
-        rows = ramp_chunks({str(k): v for k, v in sci.sizes.items()}, limit)["row"]
-    # coordinates stay in memory: comparing lazy ones would compute
-    return dataset.chunk({"integration": -1, "group": -1, "row": rows, "column": -1}).assign_coords(dataset.coords)
+    lengths = layout({str(dim): size for dim, size in dataset["sci"].sizes.items()})
+    # in one go: an intermediate layout, which makes for fewer tasks, would be kept in memory
+    with dask.config.set({"array.rechunk.threshold": 10**9}):
+        turned = dataset.chunk({dim: n for dim, n in lengths.items() if dim in dataset.dims})
+    return turned.assign_coords(dataset.coords)  # in memory: comparing lazy ones would compute
 
 
-def to_frames(array: xr.DataArray, limit: int = CHUNK_BYTES // 4) -> xr.DataArray:
-    """Return ramps in chunks of whole frames and all groups, as many integrations as ``limit`` samples.
+def to_frames(array: xr.DataArray, limit: int = FRAME_BYTES) -> xr.DataArray:
+    """Return flags in chunks of whole frames and all groups, as many integrations as make ``limit`` bytes.
 
     For flags alone: an integration of a full frame is 84 MB of them, but would be 335 MB of signal.
     """
     if array.chunks is None:
+        return array
+    if all(len(lengths) == 1 for dim, lengths in zip(array.dims, array.chunks, strict=True) if dim != "integration"):
         return array
     samples = int(np.prod([size for dim, size in array.sizes.items() if dim != "integration"]))
     lengths = {dim: -1 for dim in array.dims if dim != "integration"}
@@ -118,6 +159,11 @@ def one_chunk(array: xr.DataArray, *dims: str) -> xr.DataArray:
     if array.chunks is None:
         return array
     return array.chunk(dict.fromkeys(dims, -1)).assign_coords(array.coords)
+
+
+def in_groups(array: xr.DataArray, dim: str, length: int = 8) -> xr.DataArray:
+    """Return the array with chunks of ``length`` along one dim; no-op if it is not lazy."""
+    return array if array.chunks is None else array.chunk({dim: length}).assign_coords(array.coords)
 
 
 def chunk_like(array: xr.DataArray, model: xr.DataArray) -> xr.DataArray:

@@ -167,6 +167,11 @@ class Readout:
         )
 
     @property
+    def first_group_time(self) -> float:
+        """Mean exposure of the first group of an integration [s]."""
+        return (self.n_frames + 1) * self.frame_time / 2
+
+    @property
     def is_irs2(self) -> bool:
         """Whether raw frames carry interleaved reference pixels."""
         return "IRS2" in self.read_pattern and self.subarray == "FULL"

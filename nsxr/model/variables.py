@@ -33,6 +33,7 @@ VARIABLES: Mapping[str, Variable] = {
     "groupdq": Variable((RAMP,), np.uint8, (), "flags of a pixel in one group"),
     "dq": Variable((RATES, IMAGE), np.uint32, (), "flags of a rate"),
     "var_poisson": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from photon noise"),
+    "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
     "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
 }
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from nsxr.errors import InputFileError, MissingReferenceError, ParameterError, ReferenceFileError
 from nsxr.io.fits_headers import FitsFile
+from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
 from nsxr.model.readout import Readout
 from nsxr.references.files import ANY, TYPES, open_reference, region, scan_reference
 
@@ -44,6 +45,7 @@ def open_references(
     exposure: xr.Dataset,
     overrides: Mapping[str, str | os.PathLike[str]] | None = None,
     types: Iterable[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, xr.Dataset]:
     """Choose and open the references of an exposure; pixels stay in the files until needed.
 
@@ -52,13 +54,15 @@ def open_references(
     source : path, mapping of str to path, or "crds"
         A directory of reference files, told apart by their headers; paths by type; or ``"crds"`` for
         the best references of the JWST Calibration Reference Data System, fetched now if they are
-        not in its cache.
+        not in its cache. Directories and paths may be URLs.
     exposure : Dataset
         Raw exposure.
     overrides : mapping of str to path, optional
         Paths by type that win over ``source``.
     types : iterable of str, optional
         Types wanted; default all of stage 1. IRS2 weights are left out for other readouts.
+    storage_options : mapping, optional
+        How the stores behind URLs are reached, see :func:`nsxr.open_exposure`.
 
     Returns
     -------
@@ -71,7 +75,9 @@ def open_references(
         If a reference given by path does not belong to the exposure, or two in a directory fit
         equally well.
     MissingReferenceError
-        If the directory does not exist.
+        If the directory does not exist, or its store does not list it.
+    RemoteAccessError
+        If the store behind a URL cannot be reached, or asks for credentials.
     ParameterError
         If a type is unknown.
     """
@@ -81,19 +87,20 @@ def open_references(
     unknown = [t for t in [*given, *wanted] if t not in TYPES]
     if unknown:
         raise ParameterError(f"unknown reference types {', '.join(unknown)}; known: {', '.join(TYPES)}")
+    options = StorageOptions(storage_options)
     opened: dict[str, FitsFile] = {}
     names: dict[str, str] = {}
     for kind in wanted:
         if kind in given:
-            opened[kind] = _given(kind, given[kind], exposure)
+            opened[kind] = _given(kind, given[kind], exposure, options)
     others = [kind for kind in wanted if kind not in opened]
     if others and not isinstance(source, Mapping):
         if os.fspath(source) == "crds":
             for kind, path in _from_crds(exposure, others).items():
-                opened[kind] = _given(kind, path, exposure)
+                opened[kind] = _given(kind, path, exposure, options)
                 names[kind] = f"crds://{os.path.basename(path)}"
         else:
-            opened |= _from_directory(Path(source), exposure, others)
+            opened |= _from_directory(os.fspath(source), exposure, others, options)
     references = {kind: open_reference(kind, opened[kind], exposure) for kind in wanted if kind in opened}
     for kind, name in names.items():
         references[kind].attrs["filename"] = name
@@ -102,10 +109,10 @@ def open_references(
     return references
 
 
-def _given(kind: str, path: str | os.PathLike[str], exposure: xr.Dataset) -> FitsFile:
+def _given(kind: str, path: str | os.PathLike[str], exposure: xr.Dataset, options: StorageOptions) -> FitsFile:
     """Scan a reference named by path and check that it covers the exposure."""
     try:
-        file = scan_reference(path)
+        file = scan_reference(path, options)
     except InputFileError as error:
         raise ReferenceFileError(f"{kind} reference {error}") from error
     reason = _why_not(kind, file, exposure, strict=False)
@@ -114,15 +121,13 @@ def _given(kind: str, path: str | os.PathLike[str], exposure: xr.Dataset) -> Fit
     return file
 
 
-def _from_directory(directory: Path, exposure: xr.Dataset, types: Sequence[str]) -> dict[str, FitsFile]:
-    if not directory.is_dir():
-        raise MissingReferenceError(f"{directory} is not a directory of references")
+def _from_directory(
+    directory: str, exposure: xr.Dataset, types: Sequence[str], options: StorageOptions
+) -> dict[str, FitsFile]:
     candidates: dict[str, list[FitsFile]] = {kind: [] for kind in types}
-    for path in sorted(directory.iterdir()):
-        if not path.name.endswith((".fits", ".fits.gz")):
-            continue
+    for path in _listed(directory, options):
         try:
-            file = scan_reference(path)
+            file = scan_reference(path, options)
         except InputFileError as error:
             logger.warning("left out: %s", error)
             continue
@@ -132,8 +137,27 @@ def _from_directory(directory: Path, exposure: xr.Dataset, types: Sequence[str])
             if reason is None:
                 candidates[kind].append(file)
             else:
-                logger.debug("left out: %s: %s", path, reason)
+                logger.debug("left out: %s: %s", file.path, reason)
     return {kind: _best(kind, files, exposure) for kind, files in candidates.items() if files}
+
+
+def _listed(directory: str, options: StorageOptions) -> list[str]:
+    """Return the FITS files of a directory, which may be a URL."""
+    if is_remote(directory):
+        try:
+            paths = list_files(directory, options)
+        except InputFileError as error:
+            raise MissingReferenceError(f"{shown(directory)} is not a directory of references ({error})") from error
+    elif Path(directory).is_dir():
+        paths = sorted(map(str, Path(directory).iterdir()))
+    else:
+        raise MissingReferenceError(f"{directory} is not a directory of references")
+    found = [path for path in paths if path.endswith((".fits", ".fits.gz"))]
+    if is_remote(directory) and not found:
+        raise MissingReferenceError(
+            f"{shown(directory)} lists no FITS files; name the references one by one if its server gives no listings"
+        )
+    return found
 
 
 def _best(kind: str, files: Sequence[FitsFile], exposure: xr.Dataset) -> FitsFile:

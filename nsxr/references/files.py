@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from xarray.core import indexing
 
 from nsxr.errors import InputFileError, ReferenceFileError
 from nsxr.io.fits_headers import Extension, FitsFile, scan
-from nsxr.io.pixels import FitsArray, PixelSource, open_binary
-from nsxr.model.chunking import band_chunks, in_chunks
+from nsxr.io.pixels import FitsArray, PixelSource
+from nsxr.io.stores import StorageOptions, is_remote
+from nsxr.model.chunking import block_chunks, in_chunks
 from nsxr.model.dq import recode
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
 
@@ -32,9 +34,11 @@ IMAGE = ("row", "column")
 _UNITS = {"saturation": "DN", "superbias": "DN", "dark": "DN", "gain": "electron/DN", "readnoise": "DN"}
 
 
-def scan_reference(path: str | os.PathLike[str]) -> FitsFile:
+def scan_reference(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+) -> FitsFile:
     """Read the headers and small tables of a reference file."""
-    return scan(path, ("DQ_DEF", "DQ"))
+    return scan(path, ("DQ_DEF", "DQ"), storage_options)
 
 
 def region(file: FitsFile) -> tuple[int, int, int, int] | None:
@@ -157,7 +161,8 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     dataset = xr.Dataset({n: (d, indexing.LazilyIndexedArray(FitsArray(s))) for n, (d, s) in contents.items()})
     if kind == "dark":
         dataset = dataset.isel(group=slice(0, _dark_groups(file, exposure)))
-    band = band_chunks({"integration": 1, "group": 1, "row": rows, "column": columns})["row"]
+    groups = dataset.sizes["group"] if kind == "dark" else exposure.sizes["group"]
+    band = block_chunks({"integration": 1, "group": groups, "row": rows, "column": columns})["row"]
     lengths = dict.fromkeys(map(str, dataset.dims), -1) | {"row": band}
     dataset = in_chunks(dataset, lengths, kind, tokenize(kind, contents, lengths, dataset.sizes))
     if "dq" in dataset:
@@ -216,48 +221,37 @@ def _recoded(values: np.ndarray, definitions: list[dict[str, object]]) -> np.nda
 
 
 @dataclass(frozen=True)
-class _ComplexColumns:
-    """Real and imaginary parts, alternating by row, in float32 columns of a table of ``n_rows`` rows."""
+class _Weights:
+    """Where ``alpha`` and ``beta`` are: real and imaginary parts, alternating by row, in float32 columns of a table."""
 
-    path: str
-    offset: int
-    row_bytes: int
-    positions: tuple[int, ...]
-    n_rows: int
-    stamp: tuple[int | str, ...]
+    table: PixelSource
+    positions: tuple[tuple[int, ...], ...]
 
 
-class _ComplexArray(BackendArray):
-    """(output, frequency) complex64 of such columns, read output by output."""
+class _WeightsArray(BackendArray):
+    """(weight, output, frequency) complex64 of such columns; reads the whole table, once for all that is asked for."""
 
-    def __init__(self, source: _ComplexColumns) -> None:
+    def __init__(self, source: _Weights) -> None:
         self.source = source
-        self.shape = (len(source.positions), source.n_rows // 2)
+        self.shape = (len(source.positions), len(source.positions[0]), source.table.shape[0] // 2)
         self.dtype = np.dtype(np.complex64)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
-    def __dask_tokenize__(self) -> _ComplexColumns:
+    def __dask_tokenize__(self) -> _Weights:
         return self.source
 
-    def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
-        outputs = np.arange(self.shape[0])[key[0]]
-        read = np.stack([self._column(self.source.positions[k]) for k in np.atleast_1d(outputs)])
-        chosen: np.ndarray = read[0 if np.ndim(outputs) == 0 else slice(None)][..., key[1]]
-        return chosen
-
-    def _column(self, position: int, rows_at_once: int = 1 << 17) -> np.ndarray:
-        source = self.source
-        values = np.empty(source.n_rows, dtype=np.float32)
-        with open_binary(source.path) as file:
-            file.seek(source.offset)
-            for start in range(0, source.n_rows, rows_at_once):
-                n = min(rows_at_once, source.n_rows - start)
-                block = np.frombuffer(file.read(n * source.row_bytes), dtype=np.uint8).reshape(n, source.row_bytes)
-                column = np.ascontiguousarray(block[:, position : position + 4]).view(">f4")[:, 0]
-                values[start : start + n] = column
-        return values.view(np.complex64)
+    def _read(self, key: tuple[int | slice, ...], rows_at_once: int = 1 << 18) -> np.ndarray:
+        table = self.source.table
+        positions = np.array(self.source.positions)[key[:2]]
+        values = np.empty((*positions.shape, table.shape[0]), dtype=np.float32)
+        for start in range(0, table.shape[0], rows_at_once):
+            part = slice(start, start + rows_at_once)
+            block = table.read((part, slice(None)))
+            for place in np.ndindex(positions.shape):
+                values[(*place, part)] = block[:, positions[place]]
+        return values.view(np.complex64)[..., key[2]]
 
 
 def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
@@ -270,36 +264,40 @@ def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     expected = 2 * 712 * exposure.sizes["column"]
     if n_rows != expected:
         raise ReferenceFileError(f"{file.path}: table IRS2 has {n_rows} rows, expected {expected}")
-    positions: dict[str, int] = {}
-    position = 0
+    names = []
     for i in range(1, int(header["TFIELDS"]) + 1):
         code = str(header[f"TFORM{i}"]).strip().upper()
         if code not in ("E", "1E"):
             raise ReferenceFileError(f"{file.path}: column {header[f'TTYPE{i}']} of IRS2 has format {code}, expected E")
-        positions[str(header[f"TTYPE{i}"]).strip().lower()] = position
-        position += 4
-    contents = {}
-    for name in ("alpha", "beta"):
-        columns = [f"{name}_{k}" for k in range(4)]
-        missing = [c for c in columns if c not in positions]
-        if missing:
-            raise ReferenceFileError(f"{file.path}: table IRS2 lacks columns {', '.join(missing)}")
-        source = _ComplexColumns(
+        names.append(str(header[f"TTYPE{i}"]).strip().lower())
+    wanted = [[f"{name}_{k}" for k in range(4)] for name in ("alpha", "beta")]
+    missing = [column for columns in wanted for column in columns if column not in names]
+    if missing:
+        raise ReferenceFileError(f"{file.path}: table IRS2 lacks columns {', '.join(missing)}")
+    source = _Weights(
+        PixelSource(
             file.location,
             table.offset,
-            int(header["NAXIS1"]),
-            tuple(positions[c] for c in columns),
-            n_rows,
-            file.stamp,
-        )
-        contents[name] = (("output", "frequency"), indexing.LazilyIndexedArray(_ComplexArray(source)))
-    lengths = {"output": 1, "frequency": -1}
-    dataset = in_chunks(xr.Dataset(contents), lengths, "refpix", tokenize(file.path, file.stamp))
+            (n_rows, len(names)),
+            ">f4",
+            "float32",
+            stamp=file.stamp,
+            options=file.options,
+        ),
+        tuple(tuple(names.index(column) for column in columns) for columns in wanted),
+    )
+    weights = indexing.LazilyIndexedArray(_WeightsArray(source))
+    # the columns lie side by side, so each chunk reads the whole table: cheap from a disk, and the outputs then wait
+    # for nothing but their own weights; from a store it is fetched once
+    lengths = {"weight": -1, "output": -1 if is_remote(file.location) else 1, "frequency": -1}
+    stacked = xr.Dataset({"weights": (("weight", "output", "frequency"), weights)})
+    stacked = in_chunks(stacked, lengths, "refpix", tokenize(file.location, file.stamp, file.options, lengths))
+    dataset = xr.Dataset({name: stacked["weights"].isel(weight=i) for i, name in enumerate(("alpha", "beta"))})
     listed = file.extensions["DQ"].table if "DQ" in file.extensions else None
     if listed is not None:
-        names = {name.upper(): name for name in listed.dtype.names or ()}
+        found = {name.upper(): name for name in listed.dtype.names or ()}
         for variable, column in (("bad_output", "OUTPUT"), ("bad_parity", "ODD_EVEN"), ("bad_mask", "MASK")):
-            if column not in names:
+            if column not in found:
                 raise ReferenceFileError(f"{file.path}: table DQ lacks column {column}")
-            dataset[variable] = ("bad", listed[names[column]].astype(np.int64))
+            dataset[variable] = ("bad", listed[found[column]].astype(np.int64))
     return dataset.assign_coords(output=[1, 2, 3, 4])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nsxr.corrections.jump import event_rate, flag_jumps
 from nsxr.errors import ModelError, ParameterError
+from nsxr.model import chunking
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
@@ -196,7 +197,8 @@ def test_groups_lost_in_whole_lines_do_not_count():
     assert found(flag(sci, groupdq)) == found(flag(sci, groupdq, min_diffs_single_pass=9))
 
 
-def test_events_cross_amplifier_borders():
+def test_events_cross_amplifier_borders(monkeypatch):
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 4 * 12 * 4 * 5)
     sci = steady((1, 12, 8, 5))
     sci[0, 5:, 3, 2] += 300
     exposure = make_exposure(sci, row_start=508)

@@ -227,7 +227,7 @@ def test_urls(sub32):
     with pytest.raises(InputFileError, match="cut off"):
         nsxr.open_exposure("memory://nsxr/x_uncal.fits")
     files.rm("/nsxr", recursive=True)
-    with pytest.raises(InputFileError, match="no such file"):
+    with pytest.raises(InputFileError, match="no such object"):
         nsxr.open_exposure("memory://nsxr/x_uncal.fits")
 
 

@@ -6,7 +6,7 @@ from astropy.stats import sigma_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsxr.kernels.jump import JUMP, LARGE, SPREAD, VERY_LARGE, detect_jumps, sort_columns, spread_jumps
+from nsxr.kernels.jump import JUMP, LARGE, SPREAD, VERY_LARGE, find_limits, flag_outside, sort_columns, spread_jumps
 
 DEFAULTS = {
     "large": np.inf,
@@ -21,6 +21,16 @@ DEFAULTS = {
     "min_clip_groups": 100,
     "only_integrations": True,
 }
+
+
+_OF_FLAGS = ("large", "very_large", "min_spread", "max_spread")
+
+
+def detect_jumps(sci, groupdq, gain, readnoise, **parameters):
+    """Find limits and apply them."""
+    of_limits = {name: value for name, value in parameters.items() if name not in _OF_FLAGS}
+    *limits, _ = find_limits(sci, groupdq, gain, readnoise, first_group=0.5, **of_limits)
+    return flag_outside(sci, groupdq, gain, *limits, **{name: parameters[name] for name in _OF_FLAGS})
 
 
 def random_ramps(seed, shape, rate=40.0):

@@ -4,22 +4,23 @@ import numba
 import numpy as np
 import pytest
 
-from nsxr.kernels.ramp_fit import POWERS, SIGNAL_TO_NOISE, fit_slopes, weight_tables
+from nsxr.kernels.ramp_fit import POWERS, SIGNAL_TO_NOISE, combine_sums, finish_slopes, fit_slopes, weight_tables
 
 DNU, SAT, JUMP, PERSISTENCE = 1, 2, 4, 32
 
 
 def fit(sci, groupdq, pixeldq=None, gain=1.2, readnoise=10.0, dark=0.0, time=3.0, frames=1, suppress=True):
-    """Call the kernel with images from scalars."""
+    """Call the kernels with images from scalars: products of each integration, then of all."""
     image = np.zeros(sci.shape[2:], np.float32)
     groups = sci.shape[1]
-    return fit_slopes(
+    *rates, sums = fit_slopes(
         np.ascontiguousarray(sci, np.float32),
         np.ascontiguousarray(groupdq, np.uint8),
         np.zeros(image.shape, np.uint32) if pixeldq is None else pixeldq,
         image + np.float32(gain),
         image + np.float32(readnoise),
         image + np.float32(dark),
+        np.empty((0, 0), np.float32),
         *weight_tables(groups),
         time,
         time * (frames + 1) / (2 * frames),
@@ -28,6 +29,8 @@ def fit(sci, groupdq, pixeldq=None, gain=1.2, readnoise=10.0, dark=0.0, time=3.0
         groups - 1,
         suppress and groups > 1,
     )
+    dq = np.bitwise_or.reduce(rates[-1], axis=0) & ~np.uint32(1)
+    return (*rates, *finish_slopes(combine_sums(sums), dq, time))
 
 
 def segments(flags):

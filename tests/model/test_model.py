@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 
 from nsxr.errors import ModelError
-from nsxr.model.chunking import band_chunks, chunk_like, one_chunk, ramp_chunks, to_ramps
+from nsxr.model import chunking
+from nsxr.model.chunking import block_chunks, chunk_like, one_chunk, ramp_chunks, raw_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes, recode
 from nsxr.model.history import record, record_skip, steps
 from nsxr.model.units import require
@@ -77,30 +78,43 @@ def test_record_keeps_attributes_and_adds_provenance(exposure):
     assert {k: v for k, v in skipped.attrs.items() if k != "nsxr_steps"} == exposure.attrs
 
 
+RAMP = ("integration", "group", "row", "column")
+
+
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
+    ("sizes", "raw", "block", "ramp"),
     [
-        ((1, 20, 3200, 2048), (1, 20, 640, 2048)),
-        ((4, 20, 2048, 2048), (1, 20, 512, 2048)),
-        ((1, 200, 3200, 2048), (1, 25, 640, 2048)),
-        ((1000, 10, 32, 2048), (51, 10, 32, 2048)),
-        ((10000, 5, 32, 512), (409, 5, 32, 512)),
-        ((2, 10, 256, 2048), (2, 10, 256, 2048)),
+        ((1, 20, 3200, 2048), (1, 4, 640, 2048), None, None),
+        ((1, 20, 2048, 2048), (1, 20, 128, 2048), (1, 20, 128, 2048), (1, 20, 128, 2048)),
+        ((8, 20, 2048, 2048), (1, 20, 16, 2048), (1, 20, 128, 2048), (8, 20, 16, 2048)),
+        ((200, 10, 32, 2048), (9, 10, 32, 2048), (9, 10, 32, 2048), (200, 10, 1, 2048)),  # may wait in memory
+        ((155, 70, 32, 2048), (1, 70, 1, 2048), (1, 70, 32, 2048), (155, 70, 1, 2048)),
+        ((10000, 5, 32, 512), (76, 5, 1, 512), (76, 5, 32, 512), (10000, 5, 1, 512)),
+        ((2, 10, 256, 2048), (1, 10, 256, 2048), (1, 10, 256, 2048), (2, 10, 128, 2048)),
+        ((1, 3, 13, 5), (1, 3, 13, 5), (1, 3, 13, 5), (1, 3, 13, 5)),
     ],
 )
-def test_band_layout(sizes, expected):
-    chunks = band_chunks(dict(zip(("integration", "group", "row", "column"), sizes, strict=True)), limit=128 * 2**20)
-    assert tuple(chunks.values()) == expected
+def test_layouts(sizes, raw, block, ramp):
+    lengths = dict(zip(RAMP, sizes, strict=True))
+    assert tuple(raw_chunks(lengths).values()) == raw
+    if block is not None:
+        assert tuple(block_chunks(lengths).values()) == block
+        assert tuple(ramp_chunks(lengths).values()) == ramp
 
 
-def test_ramp_layout_keeps_single_integrations_and_merges_series(make_exposure):
-    single = make_exposure(np.zeros((1, 3, 8, 5))).chunk({"row": 2})
-    assert to_ramps(single)["sci"].chunks == single["sci"].chunks
+def test_files_that_are_slow_in_pieces_are_not_cut_by_rows():
+    lengths = dict(zip(RAMP, (155, 70, 32, 2048), strict=True))
+    assert raw_chunks(lengths, in_pieces=False)["row"] == 32
+    assert raw_chunks({**lengths, "row": 2048}, in_pieces=False)["row"] == 512
+
+
+def test_layouts_turn_lazy_exposures_and_leave_others(make_exposure, monkeypatch):
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 4 * 6 * 3 * 5 * 3)
     series = make_exposure(np.zeros((6, 3, 8, 5))).chunk({"integration": 2})
     with forbid_computes():
-        merged = to_ramps(series, limit=4 * 6 * 3 * 5 * 3)
-    assert merged["sci"].chunks == ((6,), (3,), (2, 2, 2, 2), (5,))
-    assert ramp_chunks({"integration": 2, "group": 3, "row": 8, "column": 5})["row"] == 8
+        ramps, blocks = to_ramps(series), to_blocks(series)
+    assert ramps["sci"].chunks == ((6,), (3,), (2, 2, 2, 2), (5,))
+    assert blocks["sci"].chunks == ((2, 2, 2), (3,), (8,), (5,))
     plain = make_exposure(np.zeros((2, 3, 8, 5)))
     assert to_ramps(plain) is plain
 

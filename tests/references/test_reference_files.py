@@ -14,7 +14,7 @@ from nsxr.corrections.superbias import subtract_superbias
 from nsxr.errors import ReferenceFileError
 from nsxr.io.pixels import PixelSource
 from nsxr.model.dq import PixelFlag
-from nsxr.references.files import TYPES, _ComplexArray
+from nsxr.references.files import TYPES, _WeightsArray
 from nsxr.simulate import simulate_exposure, small_exposure
 from nsxr.testing import forbid_computes
 
@@ -279,7 +279,7 @@ def test_irs2_weights_are_those_of_the_table(irs2):
 
 
 def test_irs2_weights_are_read_in_pieces(irs2, monkeypatch):
-    monkeypatch.setattr(_ComplexArray._column, "__defaults__", (1000,))
+    monkeypatch.setattr(_WeightsArray._read, "__defaults__", (1000,))
     path = irs2.references["refpix"]
     column = pixels(path, "IRS2")["beta_3"]
     weights = open_one("refpix", path, nsxr.open_exposure(irs2.uncal))
