@@ -1,6 +1,15 @@
 """nsxr calibrates JWST NIRSpec exposures as labelled, lazy arrays."""
 
 from nsxr import accessor as _accessor  # noqa: F401  (registers Dataset.nsxr)
+from nsxr.archive import (
+    add_exposure,
+    check_archive,
+    list_exposures,
+    open_archive,
+    open_raw,
+    resume_archive,
+    select_exposures,
+)
 from nsxr.corrections.dark_current import average_dark_current, subtract_dark
 from nsxr.corrections.dq_init import initialize_dq
 from nsxr.corrections.gain_scale import scale_gain
@@ -18,7 +27,9 @@ from nsxr.io.products import write_products
 from nsxr.references import open_references
 
 __all__ = [
+    "add_exposure",
     "average_dark_current",
+    "check_archive",
     "correct_linearity",
     "correct_ramps",
     "detector1",
@@ -28,10 +39,15 @@ __all__ = [
     "flag_saturation",
     "flag_snowballs",
     "initialize_dq",
+    "list_exposures",
+    "open_archive",
     "open_exposure",
+    "open_raw",
     "open_references",
+    "resume_archive",
     "scale_gain",
     "scale_groups",
+    "select_exposures",
     "subtract_dark",
     "subtract_reference_pixels",
     "subtract_superbias",

@@ -3,25 +3,39 @@
 Nothing here is needed for threads, dask's default, and :mod:`distributed` is imported only on demand.
 """
 
+import copyreg
 import logging
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import dask
+from dask.base import get_scheduler
+from dask.utils import format_bytes, parse_bytes
+from numba.core.registry import CPUDispatcher
 
-from nsxr.errors import ClusterError, ParameterError
+from nsxr.errors import ClusterError, NsxrError, ParameterError
 from nsxr.io.stores import is_remote
 
-__all__ = ["connected", "require_reachable"]
+__all__ = ["connected", "require_reachable", "worker_errors"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = "20s"  # to reach a scheduler
+LEAST_MEMORY = 512 * 2**20
+"""Smallest memory limit of a worker [bytes]: with all kernels loaded and no pixels it has 300 to 400 MB."""
+
+_PATIENCE = 20  # seconds to reach a scheduler
+_IN_FLIGHT = 10  # seconds that tasks in flight may take to end after a failure: each takes a second or two
 _TRIES = 10  # of a task whose worker dies, before the task itself is blamed
 
 
@@ -34,6 +48,8 @@ def connected(
 ) -> Iterator[Any]:
     """Compute on a cluster inside the block: one that runs already, or workers of this machine.
 
+    What was started here ends with the block, also after errors.
+
     Parameters
     ----------
     scheduler : str, optional
@@ -41,8 +57,8 @@ def connected(
     workers : int, optional
         Number of worker processes to start on this machine, with one thread each.
     memory_limit : str, optional
-        Of each worker started here, such as ``"2GB"``. At 60 % results are moved to disk, at 95 % the worker is
-        restarted and its work done again.
+        Of each worker started here, such as ``"2GB"``; default an equal share of the memory of this machine. At
+        60 % results are moved to disk, at 95 % the worker is restarted and its work done again.
     performance_report : path, optional
         HTML file in which dask tells what its workers did.
 
@@ -54,73 +70,159 @@ def connected(
     Raises
     ------
     ParameterError
-        If the parameters contradict each other, or :mod:`distributed` is not installed.
+        If the parameters contradict each other, or a package is not installed.
     ClusterError
         If the scheduler does not answer, has no workers, or workers have no nsxr, or another version of it.
     """
+    limit = _checked(scheduler, workers, memory_limit, performance_report)
+    if scheduler is None and workers is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ParameterError('clusters need another package: pip install "nsxr[distributed]"') from error
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        if workers is not None:
+            client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, limit))))
+        else:
+            try:
+                client = stack.enter_context(Client(scheduler, timeout=_PATIENCE))
+            except (OSError, ValueError) as error:
+                raise ClusterError(f"no dask scheduler answers at {scheduler} within {_PATIENCE} s: {error}") from error
+            _require_nsxr(client)
+        logger.info("dashboard at %s", client.dashboard_link)
+        if performance_report is not None:
+            stack.enter_context(_report(Path(performance_report)))
+        yield client
+
+
+def _checked(
+    scheduler: str | None,
+    workers: int | None,
+    memory_limit: str | None,
+    performance_report: str | os.PathLike[str] | None,
+) -> int | None:
+    """Refuse contradictions; return the memory limit, bytes."""
     if scheduler is not None and workers is not None:
         raise ParameterError("give either a scheduler to connect to or a number of workers to start, not both")
     if workers is None and memory_limit is not None:
         raise ParameterError("a memory limit is for workers that are started here; give their number as well")
     if workers is not None and workers < 1:
         raise ParameterError(f"{workers} workers asked for, at least 1 is needed")
-    if scheduler is None and workers is None:
-        if performance_report is not None:
+    if performance_report is not None:
+        if scheduler is None and workers is None:
             raise ParameterError("a performance report needs a scheduler or workers; threads do not write one")
-        yield None
-        return
+        if find_spec("bokeh") is None:
+            raise ParameterError("a performance report needs another package: pip install bokeh")
+        if not Path(performance_report).absolute().parent.is_dir():
+            raise ParameterError(f"the performance report {performance_report} goes to a directory that does not exist")
+    if memory_limit is None:
+        return None
     try:
-        from distributed import Client, LocalCluster
-        from distributed import performance_report as report
-    except ImportError as error:
-        raise ParameterError('clusters need another package: pip install "nsxr[distributed]"') from error
-    with ExitStack() as stack:
-        if scheduler is None:
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="nsxr-workers-", ignore_cleanup_errors=True)
-            )
-            stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _TRIES}))
+        limit = int(parse_bytes(memory_limit))
+    except ValueError as error:
+        raise ParameterError(f"memory limit {memory_limit!r} is not a size such as 2GB") from error
+    if limit < LEAST_MEMORY:
+        raise ParameterError(
+            f"memory limit {memory_limit!r} is {format_bytes(limit)} for each worker, expected at least "
+            f"{format_bytes(LEAST_MEMORY)}, as in 2GB"
+        )
+    return limit
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the cluster says about itself from the handlers of the root logger; what goes wrong is raised."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [talker.level for talker in loggers]
+    try:
+        for talker in loggers:
+            talker.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for talker, level in zip(loggers, levels, strict=True):
+            talker.setLevel(level)
+
+
+@contextmanager
+def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
+    """Start workers on this machine, and end them."""
+    from distributed import LocalCluster
+    from distributed.system import MEMORY_LIMIT
+
+    place = dask.config.get("temporary-directory", None)
+    temporary = tempfile.TemporaryDirectory(prefix="nsxr-workers-", dir=place, ignore_cleanup_errors=True)
+    settings = {
+        "distributed.scheduler.allowed-failures": _TRIES,
+        # a worker that pauses at 80 % waits for memory to be given back; if that is not the memory of results, which
+        # can go to disk, it waits forever
+        "distributed.worker.memory.pause": False,
+        # how long a worker tries to fetch results from one that has died; 30 s is for networks
+        "distributed.comm.timeouts.connect": "10s",
+    }
+    with temporary as folder, dask.config.set(settings, temporary_directory=folder):
+        try:
             cluster = LocalCluster(
                 n_workers=workers,
-                threads_per_worker=1,  # kernels run side by side in processes as in threads, without a common lock
+                threads_per_worker=1,  # in processes kernels run side by side without a common lock
                 processes=True,
-                memory_limit=memory_limit if memory_limit is not None else "auto",
-                local_directory=folder,
-                dashboard_address=":0",
-                silence_logs=logging.ERROR,
+                memory_limit=limit or MEMORY_LIMIT // workers,
+                dashboard_address="127.0.0.1:0",
+                preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is for this process
+                silence_logs=logging.CRITICAL,
             )
-            stack.enter_context(cluster)
-            client = stack.enter_context(Client(cluster))
-        else:
-            try:
-                client = stack.enter_context(Client(scheduler, timeout=_PATIENCE))
-            except (OSError, ValueError) as error:
-                raise ClusterError(f"no dask scheduler answers at {scheduler} within {_PATIENCE}: {error}") from error
-        _require_nsxr(client)
-        logger.info("dashboard at %s", client.dashboard_link)
-        if performance_report is not None:
-            stack.enter_context(report(filename=os.fspath(performance_report)))
-        yield client
+        except (OSError, RuntimeError) as error:
+            raise ClusterError(f"{workers} workers could not be started here: {error}") from error
+        with cluster:
+            yield cluster
+
+
+@contextmanager
+def _report(path: Path) -> Iterator[None]:
+    """Write dask's report on the block, also when that fails; a report that fails takes nothing with it."""
+    from distributed import performance_report
+
+    report = performance_report(filename=str(path))
+    report.__enter__()
+    try:
+        yield
+    finally:
+        try:
+            report.__exit__(None, None, None)
+        except Exception as error:
+            logger.warning("no performance report in %s: %s", path, error)
+
+
+def _run(client: Any, function: Any, *words: Any, **settings: Any) -> dict[str, Any]:
+    """Run a function on all workers; return what it said by their addresses."""
+    try:
+        answers: dict[str, Any] = client.run(function, *words, **settings)
+    except OSError as error:  # of connections: what the function raises on purpose it returns
+        raise _lost(client, error) from error
+    return answers
+
+
+def _lost(client: Any, error: BaseException) -> ClusterError:
+    return ClusterError(f"the scheduler at {client.scheduler.address} was lost, or its work was cancelled: {error}")
 
 
 def _require_nsxr(client: Any) -> None:
     """Raise ClusterError unless there are workers and all have the nsxr that is at work here."""
-    if not client.scheduler_info(n_workers=-1)["workers"]:
+    here = version("nsxr")
+    # a function of the standard library, which workers without nsxr know as well
+    found = _run(client, version, "nsxr", on_error="return")
+    if not found:
         raise ClusterError(f"the scheduler at {client.scheduler.address} has no workers; start some and try again")
-    here = _version_here()
-    others = {worker: found for worker, found in client.run(_version_here).items() if found != here}
+    others = {
+        worker: "no nsxr" if isinstance(answer, PackageNotFoundError) else answer
+        for worker, answer in sorted(found.items())
+        if answer != here
+    }
     if others:
-        listed = ", ".join(f"{worker}: {found or 'none'}" for worker, found in sorted(others.items()))
-        raise ClusterError(f"workers need nsxr {here}, as here, but have {listed}; install the same everywhere")
-
-
-def _version_here() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nsxr")
-    except PackageNotFoundError:
-        return None
+        listed = ", ".join(f"{worker} has {answer}" for worker, answer in others.items())
+        raise ClusterError(f"workers need nsxr {here}, as here, but {listed}; install the same everywhere")
 
 
 def require_reachable(
@@ -133,7 +235,8 @@ def require_reachable(
     client : Client
         Active client.
     inputs : sequence of path
-        Files or directories. URLs are left out: the store behind them answers for itself.
+        Files, or directories of FITS files. URLs are left out: the store behind them answers for itself. So is what
+        does not exist here.
     output : path, optional
         Directory in which workers will write; it is made if it does not exist.
 
@@ -142,41 +245,127 @@ def require_reachable(
     ClusterError
         Naming the worker, the path and what to do.
     """
-    local = {str(Path(path).absolute()): _size(path) for path in inputs if not is_remote(str(path))}
+    sizes = _sizes([str(Path(path).absolute()) for path in inputs if not is_remote(str(path))])
     token: Path | None = None
+    new: list[Path] = []
+    if output is not None and not is_remote(str(output)):
+        folder = Path(output).absolute()
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / f".nsxr-{uuid4().hex[:12]}.seen"
+        token.touch()
     try:
-        if output is not None:
-            folder = Path(output).absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            token = folder / f".nsxr-{uuid4().hex[:12]}.seen"
-            token.touch()
-        problems = client.run(_unseen, local, None if token is None else str(token))
+        problems = _run(client, _unseen, sizes, None if token is None else str(token))
     finally:
         if token is not None:
             token.unlink(missing_ok=True)
     found = [f"{worker} {problem}" for worker, listed in sorted(problems.items()) for problem in listed]
     if found:
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
         raise ClusterError(
-            f"workers must see the files under the same paths: {'; '.join(found[:5])}"
-            f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}; use a file system that all share, or URLs"
+            f"workers must see files under the same paths as here, but {'; '.join(found[:5])}"
+            f"{f'; and {len(found) - 5} more' if len(found) > 5 else ''}: use a file system that all share, or URLs"
         )
 
 
-def _size(path: str | os.PathLike[str]) -> int | None:
-    """Return the size of a file, None for a directory or nothing at all."""
-    return os.path.getsize(path) if os.path.isfile(path) else None
+def _sizes(paths: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of files, and of the FITS files in directories, bytes."""
+    files = [path for path in paths if os.path.isfile(path)]
+    for folder in filter(os.path.isdir, paths):
+        files += [entry.path for entry in os.scandir(folder) if entry.name.endswith((".fits", ".fits.gz"))]
+    return {path: os.path.getsize(path) for path in files}
 
 
-def _unseen(inputs: dict[str, int | None], token: str | None) -> list[str]:
+def _unseen(sizes: dict[str, int], token: str | None) -> list[str]:
     """Say what this worker cannot see."""
     problems = []
-    for path, size in inputs.items():
+    for path, size in sizes.items():
         if not os.path.exists(path):
             problems.append(f"has no {path}")
-        elif size is not None and os.path.getsize(path) != size:
-            problems.append(f"has another {path}: {os.path.getsize(path)} bytes, {size} expected")
+        elif os.path.getsize(path) != size:
+            problems.append(f"has another {path}, of {os.path.getsize(path)} bytes instead of {size}")
     if token is not None and not os.path.exists(token):
         problems.append(f"does not see the output directory {os.path.dirname(token)}")
     elif token is not None and not os.access(os.path.dirname(token), os.W_OK):
         problems.append(f"cannot write to {os.path.dirname(token)}")
     return problems
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Say clearly what happened when workers die; after any error return only when none is at work any more.
+
+    For the blocks that compute; without a cluster it does nothing. Blocks that are still being written
+    could otherwise arrive after what was half-written has been removed.
+
+    Raises
+    ------
+    ClusterError
+        If the workers of a task died too often, or the scheduler was lost meanwhile.
+    """
+    client: Any = getattr(get_scheduler(), "__self__", None)
+    if not hasattr(client, "scheduler_comm"):
+        yield
+        return
+    connection = client.scheduler_comm
+    try:
+        yield
+        if client.status != "running" or client.scheduler_comm is not connection:
+            # futures are given up silently when the connection breaks, whether or not it comes back
+            raise CancelledError("the connection broke")
+    except BaseException as error:
+        with suppress(Exception):
+            _wait_until_idle(client)
+        clear = _explained(error, client)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def _explained(error: BaseException, client: Any) -> NsxrError | None:
+    """Return a ClusterError for the errors that the cluster itself makes."""
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
+
+    if isinstance(error, KilledWorker):
+        limit = error.last_worker.memory_limit
+        memory = f"the memory limit of {format_bytes(limit)} for each worker" if limit else "the memory of the machine"
+        return ClusterError(
+            f"{error.allowed_failures + 1} workers died over the same block, the last one at "
+            f"{error.last_worker.address}; most likely {memory} is too small: allow each of fewer workers more"
+        )
+    if isinstance(error, CancelledError | CommClosedError):
+        return _lost(client, error)
+    return None
+
+
+def _wait_until_idle(client: Any) -> None:
+    """Wait for the tasks that are running; those that wait are cancelled already."""
+    end = time.monotonic() + _IN_FLIGHT
+    while client.status == "running" and time.monotonic() < end and any(client.run(_n_running).values()):
+        time.sleep(0.1)
+
+
+def _n_running(dask_worker: Any) -> int:
+    return len(dask_worker.state.executing)
+
+
+def _kernel(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
+
+
+def _by_name(function: CPUDispatcher) -> Any:
+    """Send a kernel of nsxr to workers by its name.
+
+    Numba sends the source, which each worker would compile anew, for eight seconds; found by name in the worker's own
+    nsxr, a kernel has its compiled code on disk.
+    """
+    module, name = function.py_func.__module__, function.py_func.__qualname__
+    if module.startswith("nsxr.") and getattr(sys.modules.get(module), name, None) is function:
+        return _kernel, (module, name)
+    return function.__reduce__()
+
+
+copyreg.pickle(CPUDispatcher, _by_name)

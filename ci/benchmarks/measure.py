@@ -19,7 +19,8 @@ __all__ = ["measure"]
 def measure(command: list[str], quiet: bool = False) -> dict[str, object]:
     """Run a command and return its status, wall and processor seconds and peak resident bytes."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL if quiet else None) as process:
+    silent = subprocess.DEVNULL if quiet else None
+    with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

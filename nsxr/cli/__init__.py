@@ -1,14 +1,23 @@
-"""The command line: detector1, simulate, demo, info."""
+"""The command line: detector1, archive, simulate, demo, info."""
 
+import ctypes
 import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 import click
 
+from nsxr.cli.archives import archive
 from nsxr.cli.calibration import detector1
 from nsxr.cli.description import info
 from nsxr.cli.simulation import demo, simulate
 
 __all__ = ["main"]
+
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,10 +25,39 @@ __all__ = ["main"]
 @click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
 def main(verbose: int) -> None:
     """Calibrate JWST NIRSpec exposures as labelled, lazy arrays."""
+    _keep_memory_small()
+    click.get_current_context().with_resource(_ends_in_order())
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("nsxr").setLevel(level)
 
 
-for _command in (detector1, simulate, info, demo):
+@contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """End on SIGTERM as on Ctrl-C: workers are stopped, and what is half-written is removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the tidying
+        click.echo("Terminated!", err=True)
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # only main threads have handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _keep_memory_small() -> None:
+    """Make the C library of Linux give memory back: threads of dask would each keep an arena of what they freed."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
+for _command in (detector1, archive, simulate, info, demo):
     main.add_command(_command)

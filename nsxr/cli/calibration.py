@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,35 @@ from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.io.products import write_products
 from nsxr.recipe import Recipe
 
-__all__ = ["calibrate", "detector1"]
+__all__ = ["Wanted", "calibrate", "detector1"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is made of each exposure.
+
+    Attributes
+    ----------
+    directory : str
+        Where the products go.
+    formats : tuple of str
+        ``"fits"``, ``"zarr"`` or both.
+    saved : tuple of str
+        Steps after which the ramps are saved.
+    has_quicklook : bool
+        Whether a picture is drawn.
+    overwrite : bool
+        Whether existing products may be replaced.
+    progress : bool
+        Whether a bar is shown on a terminal.
+    """
+
+    directory: str
+    formats: tuple[str, ...] = ("fits",)
+    saved: tuple[str, ...] = ()
+    has_quicklook: bool = False
+    overwrite: bool = False
+    progress: bool = True
 
 
 @click.command(epilog=f"Steps: {', '.join(STEPS)}.")
@@ -51,37 +80,28 @@ def detector1(
     if unknown:
         raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(known)}")
     exposures = group_exposures(files)
-    if client is not None:
-        require_reachable(client, [*files, *recipe.paths], output)
-    formats = ("fits", "zarr") if form == "both" else (form,)
+    wanted = Wanted(output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, overwrite, progress)
 
     def run(root: str, paths: list[str]) -> None:
-        for path in calibrate(paths, recipe, output, root, formats, save, quicklook, overwrite, progress):
+        for path in calibrate(paths, recipe, root, wanted, client):
             click.echo(path)
 
     run_each(exposures, run)
 
 
-def calibrate(
-    paths: Sequence[str],
-    recipe: Recipe,
-    output: str | Path,
-    root: str,
-    formats: Sequence[str],
-    save: Sequence[str] = (),
-    quicklook: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> list[Path]:
-    """Calibrate one exposure, write its products and return their paths."""
-    picture = Path(output) / f"{root}_quicklook.png"
-    if quicklook and not overwrite and picture.exists():
+def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, client: Any = None) -> list[Path]:
+    """Calibrate one exposure, write its products and return their paths; on a cluster, if a Client is given."""
+    picture = Path(wanted.directory) / f"{root}_quicklook.png"
+    if wanted.has_quicklook and not wanted.overwrite and picture.exists():
         raise OutputExistsError(f"{picture} already there; ask for overwriting or choose another directory")
     _, stages, tree = recipe.calibrate(paths)
+    if client is not None:
+        require_reachable(client, [*paths, *recipe.paths], wanted.directory)
+    saved = {name: stages[name] for name in wanted.saved}
     written = write_products(
-        tree, output, root, formats, overwrite, progress, steps={name: stages[name] for name in save}
+        tree, wanted.directory, root, wanted.formats, wanted.overwrite, wanted.progress, steps=saved
     )
-    if quicklook:
+    if wanted.has_quicklook:
         from nsxr.plot import plot_quicklook  # matplotlib takes 0.3 s to import
 
         with _open_rate(written) as rate:

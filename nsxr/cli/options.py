@@ -1,6 +1,7 @@
 """What the commands share: options of a calibration, values read from text, errors as one line."""
 
 import ast
+import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from nsxr.io.stores import ANONYMOUS, shown
 from nsxr.recipe import Recipe
 
 __all__ = [
+    "calibration_options",
     "exposure_root",
     "group_exposures",
     "reports_errors",
@@ -28,6 +30,8 @@ __all__ = [
     "takes_recipe",
     "takes_storage_options",
 ]
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,15 +56,24 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how exposures are calibrated: references, parameters, steps left out."""
+    for option in (
+        click.option("--skip", metavar="STEP", multiple=True, help="Leave out a step."),
+        click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Parameter of a step."),
+        click.option(
+            "--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory."
+        ),
+        click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
+    ):
+        command = option(command)
+    return command
+
+
 def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
     """Add the options that say how exposures are calibrated, given to the command as ``recipe``."""
 
-    @click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'.")
-    @click.option(
-        "--reference", "named", metavar="TYPE=PATH", multiple=True, help="One reference; wins over the directory."
-    )
-    @click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Parameter of a step.")
-    @click.option("--skip", metavar="STEP", multiple=True, help="Leave out a step.")
+    @calibration_options
     @takes_storage_options
     @wraps(command)
     def wrapped(
@@ -108,9 +121,11 @@ def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
 def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None]) -> None:
     """Run something for each exposure; what fails does not stop the others, but is told at the end.
 
+    Errors that nobody has foreseen are logged with their traceback.
+
     Raises
     ------
-    NsxrError or OSError
+    Exception
         If there is one exposure, and it fails.
     click.exceptions.Exit
         With code 1, if some of several fail.
@@ -119,15 +134,17 @@ def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None]) -> N
     for root, item in exposures.items():
         try:
             run(root, item)
-        except (NsxrError, OSError) as error:
+        except Exception as error:
             if len(exposures) == 1:
                 raise
-            click.echo(f"Error: {root}: {error}", err=True)
+            if not isinstance(error, NsxrError | OSError):
+                logger.exception("%s failed", root)
+            click.echo(f"Error: {root}: {str(error) or type(error).__name__}", err=True)
             failed[root] = error
     if failed:
         click.echo(f"{len(exposures) - len(failed)} of {len(exposures)} exposures done; failed:", err=True)
         for root, reason in failed.items():
-            click.echo(f"  {root}: {reason}", err=True)
+            click.echo(f"  {root}: {str(reason) or type(reason).__name__}", err=True)
         raise click.exceptions.Exit(1)
 
 

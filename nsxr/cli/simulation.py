@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from nsxr.cli.calibration import calibrate
+from nsxr.cli.calibration import Wanted, calibrate
 from nsxr.cli.options import exposure_root, reports_errors
 from nsxr.recipe import Recipe
 from nsxr.simulate import simulate_exposure
@@ -55,8 +55,8 @@ def demo(output: str, seed: int) -> None:
     click.echo("calibrating ...")
     root = exposure_root(made.uncal[0])
     recipe = Recipe(named={kind: str(path) for kind, path in made.references.items()})
-    formats = ("fits", "zarr")
-    written = calibrate([str(made.uncal[0])], recipe, output, root, formats, quicklook=True, overwrite=True)
+    wanted = Wanted(output, ("fits", "zarr"), has_quicklook=True, overwrite=True)
+    written = calibrate([str(made.uncal[0])], recipe, root, wanted)
     for path in written:
         click.echo(f"  {path}")
     click.echo(f"calibrated in {time.monotonic() - simulated:.0f} s; look at {written[-1]}")

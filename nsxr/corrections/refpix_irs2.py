@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from astropy.stats import sigma_clipped_stats
 
 from nsxr.errors import ReferenceFileError
 from nsxr.kernels import irs2 as loops
@@ -224,8 +225,6 @@ def _pair_sums(sci: np.ndarray) -> np.ndarray:
 
 def _outlying_pairs(moments: np.ndarray, flagged: np.ndarray, n_sigma: float) -> np.ndarray:
     """Turn (integration, statistic, pair) into (integration, row) flags; pairs flagged before are left out."""
-    from astropy.stats import sigma_clipped_stats  # like scipy, not for those who have no IRS2 exposure
-
     known = flagged.reshape(-1, 2).any(-1)
     bad = np.zeros((moments.shape[0], known.size), dtype=bool)
     for i, (difference, mean, square) in enumerate(moments):

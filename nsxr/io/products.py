@@ -1,10 +1,13 @@
 """Name the products of an exposure and write them all in one compute, each appearing only when whole."""
 
+import errno
+import fcntl
+import glob
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +15,8 @@ from uuid import uuid4
 
 import xarray as xr
 
-from nsxr.errors import ModelError, OutputExistsError, ParameterError
+from nsxr.cluster import worker_errors
+from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
 from nsxr.io.fits_write import create_fits
 from nsxr.io.progress import compute
 from nsxr.io.zarr import consolidate, create_zarr
@@ -24,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("fits", "zarr")
 
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what only writing fails with
+
 
 @dataclass(frozen=True)
 class _Output:
@@ -34,7 +40,8 @@ class _Output:
 
     @classmethod
     def beside(cls, final: Path) -> "_Output":
-        return cls(final, final.with_name(f".{final.name}.{uuid4().hex[:8]}.partial"))
+        # absolute, since workers of a cluster may have been started elsewhere
+        return cls(final, final.absolute().with_name(f".{final.name}.{uuid4().hex[:8]}.partial"))
 
     def flush(self) -> None:
         """Bring all bytes to the disk, where full disks show at the latest."""
@@ -47,33 +54,46 @@ class _Output:
         else:
             _sync(self.partial)
 
+    @property
+    def aside(self) -> Path:
+        """Where an older output is kept until all new ones are in place."""
+        return self.partial.with_suffix(".old")
+
     def publish(self) -> None:
-        """Give the output its final name; an older one is replaced only then."""
-        if not self.final.is_dir():
-            if self.partial.is_dir() and self.final.exists():
-                self.final.unlink()
-            os.replace(self.partial, self.final)
-        else:
-            # a directory cannot be replaced in one go: set the old one aside, and back if that fails
-            aside = self.partial.with_suffix(".old")
-            os.replace(self.final, aside)
+        """Give the output its final name; an older one is kept aside, and replaced in one go if it is a file."""
+        if self.final.exists():
             try:
-                os.replace(self.partial, self.final)
-            except OSError:
-                os.replace(aside, self.final)
-                raise
-            shutil.rmtree(aside)
+                if self.final.is_dir() or self.partial.is_dir():
+                    raise OSError(errno.EPERM, "directories have no second names")
+                os.link(self.final, self.aside)
+            except OSError:  # nor have files on some file systems
+                os.replace(self.final, self.aside)
+        os.replace(self.partial, self.final)
         _sync(self.final.parent)
 
+    def take_back(self) -> None:
+        """Undo :meth:`publish`, however far it came."""
+        if not self.partial.exists():
+            os.replace(self.final, self.partial)
+        if self.aside.exists():
+            os.replace(self.aside, self.final)
+
     def discard(self) -> None:
-        """Remove the temporary file or directory, if it is there."""
-        if self.partial.is_dir():
-            for _ in range(3):  # blocks in flight in other threads may add files meanwhile
-                shutil.rmtree(self.partial, ignore_errors=True)
-                if not self.partial.exists():
-                    break
-        else:
-            self.partial.unlink(missing_ok=True)
+        """Remove what has a temporary name, and an older output that has been replaced."""
+        _remove(self.partial)
+        if self.final.exists():
+            _remove(self.aside)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or directory, if it is there."""
+    if path.is_dir():
+        for _ in range(3):  # blocks in flight in other threads may add files meanwhile
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -85,8 +105,71 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
+def _disk_errors(directory: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
+    """Say of errors of the disk which directory they are about; all, or those of some numbers."""
+    try:
+        yield
+    except NsxrError:
+        raise
+    except OSError as error:
+        if numbers is not None and error.errno not in numbers:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"products cannot be written to {directory}: {reason}") from error
+
+
+@contextmanager
+def _alone(directory: Path, root: str) -> Iterator[bool]:
+    """Keep other runs from the products of an exposure; the lock ends with the process, however that ends.
+
+    Yields
+    ------
+    bool
+        False if the file system has no locks.
+    """
+    path = directory / f".{root}.lock"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise OutputExistsError(
+                f"another run is writing {root} to {directory} now; wait for it, or choose another directory"
+            ) from error
+        except OSError as error:
+            logger.debug("%s: no locks here (%s)", path, error)
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            yield False
+            return
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                break
+        os.close(descriptor)  # of a run that ended just now and took the file with it
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _sweep(finals: Sequence[Path]) -> None:
+    """Remove what runs that were killed have left of these outputs, and put back what they had set aside."""
+    for final in finals:
+        pattern = f".{glob.escape(final.name)}.????????"
+        for older in final.parent.glob(f"{pattern}.old"):
+            if not final.exists():
+                os.replace(older, final)
+                logger.warning("%s: put back, a run that was to replace it was killed", final)
+        for left in (*final.parent.glob(f"{pattern}.partial"), *final.parent.glob(f"{pattern}.old")):
+            _remove(left)
+            logger.warning("%s: removed, left by a run that was killed", left)
+
+
+@contextmanager
 def _whole_or_nothing(finals: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
-    """Yield temporary paths that become the final ones if the block succeeds and vanish if not."""
+    """Yield temporary paths that become the final ones, all or none, if the block succeeds and vanish if not."""
     outputs = [_Output.beside(final) for final in finals]
     try:
         yield [output.partial for output in outputs]
@@ -94,12 +177,16 @@ def _whole_or_nothing(finals: Sequence[Path], overwrite: bool) -> Iterator[list[
             output.flush()
         if not overwrite:
             _refuse_existing(finals)
-        for output in outputs:
-            output.publish()
-    except BaseException:
+        try:
+            for output in outputs:
+                output.publish()
+        except BaseException:
+            for output in outputs:
+                output.take_back()
+            raise
+    finally:
         for output in outputs:
             output.discard()
-        raise
 
 
 def _refuse_existing(paths: Sequence[Path]) -> None:
@@ -161,8 +248,9 @@ def write_products(
 
     Raw pixels are read once however many products there are, and blocks go to their places as they
     come, so memory does not grow with the size of the products. Files are written under temporary
-    names in the same directory and renamed when all of them are whole; if anything fails before
-    that, none of them appears, older ones stay, and nothing is left behind.
+    names in the same directory and renamed when all of them are whole; if anything fails, none of
+    them appears, older ones stay, and nothing is left behind. What a killed process leaves is removed by
+    the next one that writes the same products. Meanwhile no other process can write those of this root.
 
     Parameters
     ----------
@@ -191,13 +279,15 @@ def write_products(
     Raises
     ------
     OutputExistsError
-        If a product is there already, before anything is computed.
+        If a product is there already, or another process is writing it; before anything is computed.
     ParameterError
         If a format is unknown.
     ModelError
         If a Dataset cannot be written as such a product.
     OSError
         If the disk is full or cannot be written.
+    ClusterError
+        If workers of a cluster die over the same block again and again, or the cluster is lost.
 
     Notes
     -----
@@ -209,10 +299,16 @@ def write_products(
     if not nodes and not saved:
         raise ModelError("the tree has no nodes and there are no steps to save: nothing to write")
     paths = product_paths(list(nodes), directory, root, formats, list(saved))
-    if not overwrite:
-        _refuse_existing(list(paths.values()))
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    with _whole_or_nothing(list(paths.values()), overwrite) as partials:
+    folder, finals = Path(directory), list(paths.values())
+    with ExitStack() as stack:
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if stack.enter_context(_alone(folder, root)):
+                _sweep(finals)
+        if not overwrite:
+            _refuse_existing(finals)
+        stack.enter_context(_disk_errors(folder, _WRITING))
+        partials = stack.enter_context(_whole_or_nothing(finals, overwrite))
         pairs: list[tuple[xr.DataArray, Any]] = []
         for (name, final), partial in zip(paths.items(), partials, strict=True):
             if name == "zarr":
@@ -225,6 +321,7 @@ def write_products(
                 target[...] = array.values
         if lazy:
             stored = store([array for array, _ in lazy], [target for _, target in lazy])
-            compute(*stored, progress=progress, label=f"writing {root}")
+            with worker_errors():
+                compute(*stored, progress=progress, label=f"writing {root}")
     logger.debug("wrote %s", ", ".join(map(str, paths.values())))
     return list(paths.values())

@@ -1,5 +1,7 @@
 """Jump detection: known answers, noise, laziness."""
 
+import warnings
+
 import cloudpickle
 import numpy as np
 import pytest
@@ -299,3 +301,20 @@ def test_errors_name_what_is_wrong():
         flag_jumps(exposure.drop_vars("groupdq"), *references)
     with pytest.raises(ParameterError, match="rejection_threshold"):
         flag_jumps(exposure, *references, rejection_threshold=-1.0)
+
+
+def test_median_rate_is_the_mean_of_medians():
+    exposure = noisy(11, (5, 9, 6, 7))
+    references = make_reference("readnoise", 10.0, exposure), make_reference("gain", 2.0, exposure)
+    result = flag_jumps(exposure.chunk({"integration": 2}), *references, flag_4_neighbors=False)
+    usable = (exposure["groupdq"].values & (DO_NOT_USE | SATURATED)) == 0
+    steps = np.diff(np.where(usable, exposure["sci"].values, np.nan), axis=1)
+    steps[(result["groupdq"].values[:, 1:] & JUMP) != 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # integrations without a difference
+        expected = np.nanmean(np.nanmedian(steps, axis=1), axis=0) / exposure.attrs["TGROUP"]
+    assert np.isfinite(expected).sum() > 30
+    known = np.isfinite(expected)
+    np.testing.assert_allclose(result["median_rate"].values[known], expected[known], rtol=1e-5)
+    assert result["median_rate"].attrs["units"] == "DN/s"
+    assert "median_rate" not in flag_jumps(exposure.isel(integration=slice(0, 1)), *references)

@@ -1,5 +1,7 @@
 import errno
+import fcntl
 import io
+import itertools
 import os
 import weakref
 
@@ -13,7 +15,7 @@ from astropy.io import fits
 from nsxr.detector1 import detector1
 from nsxr.errors import ModelError, OutputExistsError, ParameterError
 from nsxr.io.fits_write import TIME_COLUMNS
-from nsxr.io.products import product_paths, write_products
+from nsxr.io.products import _Output, product_paths, write_products
 from nsxr.io.progress import compute
 from nsxr.model.history import record
 from nsxr.simulate import small_exposure
@@ -74,6 +76,10 @@ def tree_of(ramps):
 
 def entries(directory):
     return sorted(path.name for path in directory.iterdir())
+
+
+def contents(directory):
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def bits(array):
@@ -185,6 +191,86 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_products(tree_of(ramp()), tmp_path, "x", ("fits", "zarr"))
     assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("happens", ["before", "after"])
+@pytest.mark.parametrize(("older", "steps"), [(False, 3), (True, 4)], ids=["nothing there", "older products"])
+def test_products_appear_all_or_none(tmp_path, monkeypatch, older, steps, happens, error):
+    """Whichever step of giving the final names fails, all products are the older ones, or none are there.
+
+    Two files and a directory take a step each; an older directory is set aside in another one.
+    """
+    if older:
+        write_products(tree_of(ramp()), tmp_path, "x", ("fits", "zarr"))
+    before = contents(tmp_path)
+    changed = tree_of(ramp().assign_attrs(TARGNAME="changed"))
+    replace, publish = os.replace, _Output.publish
+    for number in range(steps):
+        count = itertools.count()
+
+        def step(source, target, count=count, number=number):
+            fails = next(count) == number
+            if not fails or happens == "after":
+                replace(source, target)
+            if fails:
+                raise error
+
+        def publishing(output, step=step):
+            with monkeypatch.context() as patch:  # here alone: zarr renames files as well
+                patch.setattr(os, "replace", step)
+                publish(output)
+
+        monkeypatch.setattr(_Output, "publish", publishing)
+        with pytest.raises(type(error)):
+            write_products(changed, tmp_path, "x", ("fits", "zarr"), overwrite=older)
+        assert next(count) == number + 1
+        assert contents(tmp_path) == before
+
+
+def test_older_products_are_replaced_where_files_have_no_second_names(tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    write_products(tree_of(ramp()), tmp_path, "x")
+    before = contents(tmp_path)
+    write_products(tree_of(ramp().assign_attrs(TARGNAME="changed")), tmp_path, "x", overwrite=True)
+    after = contents(tmp_path)
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_what_a_killed_run_had_set_aside_is_put_back(tmp_path, caplog):
+    write_products(tree_of(ramp()), tmp_path, "x", ("zarr",))
+    before = contents(tmp_path / "x.zarr")
+    os.replace(tmp_path / "x.zarr", tmp_path / ".x.zarr.01234567.old")
+    with pytest.raises(OutputExistsError, match=r"x\.zarr already there"):
+        write_products(tree_of(ramp()), tmp_path, "x", ("zarr",))
+    assert entries(tmp_path) == ["x.zarr"]
+    assert contents(tmp_path / "x.zarr") == before
+    assert "x.zarr: put back, a run that was to replace it was killed" in caplog.text
+
+
+def test_products_that_another_run_writes_are_refused(tmp_path):
+    with open(tmp_path / ".x.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputExistsError, match="another run is writing x to"):
+            write_products(tree_of(ramp()), tmp_path, "x")
+        assert entries(tmp_path) == [".x.lock"]
+        write_products(tree_of(ramp()), tmp_path, "y")
+    write_products(tree_of(ramp()), tmp_path, "x")  # the file of a run that was killed is no lock
+    assert entries(tmp_path) == ["x_rate.fits", "x_rateints.fits", "y_rate.fits", "y_rateints.fits"]
+
+
+def test_without_locks_nothing_that_may_be_in_use_is_removed(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".x_rate.fits.01234567.partial").touch()
+    write_products(tree_of(ramp()), tmp_path, "x")
+    assert entries(tmp_path) == [".x_rate.fits.01234567.partial", "x_rate.fits", "x_rateints.fits"]
 
 
 def test_full_disk_is_noticed_before_anything_is_read(tmp_path, monkeypatch):

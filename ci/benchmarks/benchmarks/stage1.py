@@ -1,10 +1,12 @@
 """Stage 1 on small simulated exposures: one through a single output, one full frame."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import dask
+import xarray as xr
 
 import nsxr
 
@@ -12,6 +14,23 @@ EXPOSURES = {
     "SUB512 100 x 10": "--readout NRSRAPID --subarray SUB512 --groups 10 --integrations 100 --scene BOTS",
     "FULL IRS2 1 x 5": "--readout NRSIRS2RAPID --subarray FULL --groups 5 --integrations 1 --scene IFU",
 }
+
+
+def simulate() -> dict[str, str]:
+    """Simulate the exposures into the current folder."""
+    folders = {}
+    for number, (name, options) in enumerate(EXPOSURES.items()):
+        folder = Path.cwd() / f"exposure{number}"
+        program = Path(sys.executable).with_name("nsxr")
+        subprocess.run([str(program), "simulate", "-o", str(folder), "--seed", "1", *options.split()], check=True)
+        folders[name] = str(folder)
+    return folders
+
+
+def opened(folder: Path) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
+    """Open an exposure and its references."""
+    exposure = nsxr.open_exposure(next(folder.glob("*_uncal.fits")))
+    return exposure, nsxr.open_references(folder / "references", exposure)
 
 
 class Stage1:
@@ -25,20 +44,11 @@ class Stage1:
 
     def setup_cache(self) -> dict[str, str]:
         """Simulate the exposures once for all benchmarks."""
-        folders = {}
-        for number, (name, options) in enumerate(EXPOSURES.items()):
-            folder = Path.cwd() / f"exposure{number}"
-            program = Path(sys.executable).with_name("nsxr")
-            subprocess.run([str(program), "simulate", "-o", str(folder), "--seed", "1", *options.split()], check=True)
-            folders[name] = str(folder)
-        return folders
+        return simulate()
 
     def setup(self, folders: dict[str, str], name: str) -> None:
         """Open the exposure and its references; compile the kernels."""
-        folder = Path(folders[name])
-        self.exposure = nsxr.open_exposure(next(folder.glob("*_uncal.fits")))
-        references = folder / "references"
-        self.references = nsxr.open_references(references if references.is_dir() else folder, self.exposure)
+        self.exposure, self.references = opened(Path(folders[name]))
         self.result = nsxr.detector1(self.exposure, self.references)
 
     def time_build_graph(self, folders: dict[str, str], name: str) -> None:
@@ -53,6 +63,14 @@ class Stage1:
         """Count the tasks of both products after fusion, those that the scheduler sees."""
         optimized = dask.optimize(*self._parts())
         return len({key for part in optimized for key in part.__dask_graph__()})
+
+    def track_tasks_per_chunk(self, folders: dict[str, str], name: str) -> float:
+        """Tasks of both products, as run, for each chunk of the raw exposure."""
+        return self.track_tasks_run(folders, name) / self.exposure["sci"].data.npartitions
+
+    def track_graph_bytes(self, folders: dict[str, str], name: str) -> int:
+        """Bytes of the pickled graph of both products, as a scheduler gets it."""
+        return sum(len(pickle.dumps(dict(part.__dask_graph__()), protocol=5)) for part in dask.optimize(*self._parts()))
 
     def time_calibrate(self, folders: dict[str, str], name: str) -> None:
         """Compute both products in memory."""
@@ -70,6 +88,45 @@ class Stage1:
 
     def _parts(self) -> list:
         return [self.result[kind][name] for kind in ("rate", "rateints") for name in ("sci", "dq", "var_poisson")]
+
+
+class Corrections:
+    """The exposure after each correction, from the file: what a step costs is what it adds to the one before."""
+
+    params = (
+        tuple(EXPOSURES),
+        ("group_scale", "dq_init", "saturation", "superbias", "refpix", "linearity", "dark_current", "jump"),
+    )
+    param_names = ("exposure", "step")
+    timeout = 600
+    number = 1
+    repeat = 3
+
+    def setup_cache(self) -> dict[str, str]:
+        """Simulate the exposures once for all benchmarks."""
+        return simulate()
+
+    def setup(self, folders: dict[str, str], name: str, step: str) -> None:
+        """Build the graph up to the step."""
+        exposure, references = opened(Path(folders[name]))
+        result = nsxr.correct_ramps(exposure, references)[step]
+        self.stored = [array.data for array in result.data_vars.values() if array.chunks is not None]
+
+    def time_up_to(self, folders: dict[str, str], name: str, step: str) -> None:
+        """Compute the exposure after a step, from the file."""
+        dask.compute(*self.stored)
+
+    def peakmem_up_to(self, folders: dict[str, str], name: str, step: str) -> None:
+        """Peak memory of the same."""
+        dask.compute(*self.stored)
+
+    def track_tasks(self, folders: dict[str, str], name: str, step: str) -> int:
+        """Count the tasks up to a step, after fusion."""
+        return len({key for part in dask.optimize(*self.stored) for key in part.__dask_graph__()})
+
+    def track_graph(self, folders: dict[str, str], name: str, step: str) -> int:
+        """Bytes of the pickled graph up to a step."""
+        return sum(len(pickle.dumps(dict(part.__dask_graph__()), protocol=5)) for part in dask.optimize(*self.stored))
 
 
 for _name in ("track_tasks_built", "track_tasks_run", "track_tasks_of_one_amplifier"):

@@ -1,0 +1,15 @@
+"""Archives: many exposures calibrated into one Zarr hierarchy, in which only complete ones can be seen."""
+
+from nsxr.archive.checker import check_archive
+from nsxr.archive.reader import list_exposures, open_archive, open_raw, select_exposures
+from nsxr.archive.writer import add_exposure, resume_archive
+
+__all__ = [
+    "add_exposure",
+    "check_archive",
+    "list_exposures",
+    "open_archive",
+    "open_raw",
+    "resume_archive",
+    "select_exposures",
+]

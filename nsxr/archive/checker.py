@@ -1,0 +1,159 @@
+"""Check an archive: every chunk, every stored object, provenance and metadata."""
+
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from nsxr.archive.folder import Folder
+from nsxr.archive.journal import JOURNAL, claims, is_at_work, plan_key, plans
+from nsxr.archive.layout import (
+    MANIFEST,
+    METADATA,
+    PLAN,
+    all_nodes,
+    consolidated,
+    is_complete,
+    require_archive,
+)
+from nsxr.archive.manifest import damaged_chunks, split_object
+from nsxr.detector1 import STEPS
+from nsxr.model.readout import Readout
+
+__all__ = ["check_archive"]
+
+
+def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Read an archive through and tell what is wrong with it.
+
+    Every chunk is decoded, through the active dask scheduler, one stored object a task. Exposures that a live run is
+    writing are passed over.
+
+    Parameters
+    ----------
+    path : path or URL
+        The archive.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+
+    Yields
+    ------
+    str
+        One line for each problem, starting with the path of exposure, array and chunk. Nothing if all is well.
+
+    Raises
+    ------
+    InputFileError
+        If there is no archive.
+    RemoteAccessError
+        If the store behind a URL cannot be reached.
+    """
+    folder = Folder.at(path, storage_options)
+    root = require_archive(folder)
+    held = claims(folder)
+    busy = {key.partition(".claim")[0] + ".json" for key, content in held.items() if is_at_work(content)}
+    planned = set(plans(folder))
+    for node in all_nodes(folder):
+        if plan_key(node) in busy:
+            continue
+        document = folder.read_json(f"{node}/{METADATA}")
+        if is_complete(document):
+            yield from (f"{node}{problem}" for problem in _check_exposure(folder, node, document["attributes"]))
+        elif plan_key(node) not in planned:
+            yield f"{node}: half-written and not planned; remove it or add it again"
+    for key in sorted(planned - busy):
+        yield f"{key}: planned, but not done; nsxr archive resume finishes it"
+    for key, content in held.items():
+        if not is_at_work(content):
+            yield f"{key}: left behind by a process that is gone; nsxr archive resume removes it"
+    yield from _leftovers(folder)
+    yield from _check_consolidated(root, consolidated(folder), busy)
+
+
+def _check_exposure(folder: Folder, node: str, header: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        manifest = json.loads(header[MANIFEST])
+        expected = {
+            f"{array}/{chunk}": tuple(known) for array, e in manifest.items() for chunk, known in e["stored"].items()
+        }
+        is_kept = json.loads(header[PLAN])["raw"]
+    except (KeyError, TypeError, ValueError) as error:
+        yield f": the manifest cannot be read ({error!r}); add the exposure again, overwriting"
+        return
+    stored = {name: size for name, size in folder.files(node).items() if name != METADATA}
+    readable = {}
+    for name, (size, checksum) in expected.items():
+        array, chunk = split_object(name)
+        if name not in stored:
+            yield f"/{array} {chunk}: missing"
+        elif stored[name] != size:
+            wrong = "truncated" if stored[name] < size else "too long"
+            yield f"/{array} {chunk}: {wrong}, {stored[name]} bytes where {size} were written"
+        else:
+            readable[name] = checksum
+    for name in sorted(set(stored) - set(expected)):
+        yield f"/{' '.join(split_object(name))}: not in the manifest"
+    for name, problem in damaged_chunks(folder, node, readable).items():
+        array, chunk = split_object(name)
+        yield f"/{array} {chunk}: {problem}"
+    for product in ("rate", "rateints", *(["raw"] if is_kept else [])):
+        if f"{product}/sci/{METADATA}" not in expected:
+            yield f"/{product}: no sci"
+        elif product != "raw":
+            yield from (f"/{product}: {problem}" for problem in _check_provenance(folder, f"{node}/{product}"))
+
+
+def _check_provenance(folder: Folder, path: str) -> Iterator[str]:
+    """Whether every step says that it was done, with which references, or why it was not."""
+    document = folder.read_json(f"{path}/{METADATA}")
+    try:
+        attributes = document["attributes"]
+        records = json.loads(attributes["nsxr_steps"])
+        is_irs2 = Readout.from_header(attributes).is_irs2
+        done: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            done.setdefault(record["step"], []).append(record)
+        for name, step in STEPS.items():
+            if name not in done:
+                yield f"provenance has no step {name}"
+            elif any(record["status"] == "COMPLETE" for record in done[name]):
+                used = {
+                    kind for record in done[name] for kind, file in record["references"].items() if file != "unnamed"
+                }
+                wanted = [kind for kind in step.references if kind != "refpix" or is_irs2]
+                missing = [kind for kind in wanted if kind not in used]
+                if missing:
+                    yield f"provenance of step {name} names no {', '.join(missing)} reference"
+            elif not all(record.get("reason") for record in done[name]):
+                yield f"provenance does not say why step {name} was left out"
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"provenance cannot be read ({error!r})"
+
+
+def _leftovers(folder: Folder) -> Iterator[str]:
+    """Yield what runs that were killed have left, and what does not belong to an archive."""
+    for name in folder.names(JOURNAL)[1]:
+        if name.startswith("."):
+            yield f"{JOURNAL}/{name}: left behind by a write that was cut off; remove it"
+    above = {""} | {"/".join(node.split("/")[:depth]) for node in all_nodes(folder) for depth in range(1, 4)}
+    for key in sorted(above):
+        for name in folder.names(key)[1]:
+            if name != METADATA:
+                yield f"{key}/{name}: does not belong to the archive; remove it".lstrip("/")
+
+
+def _check_consolidated(root: Mapping[str, Any], found: Mapping[str, Any], busy: Collection[str]) -> Iterator[str]:
+    """Compare what the root says with what the groups and arrays say themselves, a line for each exposure."""
+    try:
+        known = root["consolidated_metadata"]["metadata"]
+    except (KeyError, TypeError):
+        yield f"{METADATA}: no consolidated metadata; nsxr archive resume makes them"
+        return
+    wrong: dict[str, str] = {}
+    for path in sorted(set(known) | set(found)):
+        if known.get(path) != found.get(path):
+            reason = "lack it" if path not in known else "have it" if path not in found else "differ from its own"
+            node = "/".join(path.split("/")[:4])
+            if plan_key(node) not in busy:
+                wrong.setdefault(node, f"{path}: consolidated metadata {reason}; nsxr archive resume renews them")
+    yield from wrong.values()

@@ -1,0 +1,265 @@
+"""How an archive is laid out: nodes named by headers, raw ramps as they were digitized, the groups' own metadata.
+
+An archive is a Zarr hierarchy, format 3: programme / observation / exposure / detector, and below each detector
+``rate``, ``rateints`` and, on request, ``raw``. The metadata of the detector's group are written when all below
+them is whole, and in one go; before that no reader finds the exposure.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.archive.folder import Folder
+from nsxr.archive.journal import JOURNAL
+from nsxr.errors import InputFileError, ModelError
+from nsxr.io.zarr import attributes
+from nsxr.lazy import map_blocks
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "METADATA",
+    "PLAN",
+    "STATE",
+    "all_nodes",
+    "as_raw",
+    "consolidate",
+    "consolidated",
+    "exposure_document",
+    "from_raw",
+    "is_complete",
+    "make_archive",
+    "make_parents",
+    "node_path",
+    "require_archive",
+]
+
+METADATA = "zarr.json"
+"""Name of the metadata of a group or an array."""
+
+FORMAT, STATE, PLAN, MANIFEST = "nsxr_archive", "nsxr_state", "nsxr_plan", "nsxr_manifest"
+"""Attributes: of the root, version of this layout; of a detector, "complete", how it was made and what it consists of,
+the last two as JSON."""
+
+_VERSION = 1
+_PARTS = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE", "DETECTOR")
+_DIGITS = dict(zip(_PARTS, (5, 3, 3, 2, 1, 2, 5, 4), strict=True))
+_KEPT_ELSEWHERE = ("fits_header", "nsxr_steps")  # in rate, rateints and raw
+
+
+def node_path(header: Mapping[str, Any]) -> str:
+    """Return where an exposure goes: ``01234/001/001_03101_00001/nrs1``, as in the names of its files.
+
+    Segments given without the others get a name of their own, ``001_03101_00001_integrations1to20``.
+
+    Parameters
+    ----------
+    header : mapping
+        Keywords of the primary header.
+
+    Raises
+    ------
+    InputFileError
+        If keywords are missing, or are not letters and digits.
+    """
+    values = {key: str(header.get(key, "")).strip().lower() for key in _PARTS}
+    wrong = [f"{key} is {header.get(key)!r}" for key, value in values.items() if not re.fullmatch("[a-z0-9]+", value)]
+    if wrong:
+        raise InputFileError(
+            f"{header.get('filename', 'exposure')}: {', '.join(wrong)}; an archive names exposures by these keywords, "
+            "which must be letters and digits"
+        )
+    program, observation, visit, group, sequence, activity, number, detector = (
+        values[key].zfill(_DIGITS[key]) for key in _PARTS
+    )
+    exposure = f"{visit}_{group}{sequence}{activity}_{number}"
+    first, last, total = (int(header.get(key) or 0) for key in ("INTSTART", "INTEND", "NINTS"))
+    if last and (first, last) != (1, total):
+        exposure += f"_integrations{first}to{last}"
+    return f"{program}/{observation}/{exposure}/{detector}"
+
+
+def as_raw(exposure: xr.Dataset) -> xr.Dataset:
+    """Return a raw exposure with ``sci`` (integration, group, row, column) as it was digitized, uint16 [DN]."""
+    sci = exposure["sci"]
+    if "group" not in sci.dims or sci.dtype != np.float32:
+        raise ModelError(f"sci has dims {sci.dims} and dtype {sci.dtype}, expected a raw exposure, float32")
+    outputs = [([str(dim) for dim in sci.dims], np.uint16)]
+    (counts,) = map_blocks(_as_counts, sci, core=(), outputs=outputs)
+    return exposure.assign(sci=counts.assign_attrs(sci.attrs))
+
+
+def _as_counts(block: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        counts = block.astype(np.uint16)
+    if not np.array_equal(counts, block):
+        raise InputFileError(
+            "sci has other values than whole numbers from 0 to 65535: no raw exposure, not kept as such"
+        )
+    return counts
+
+
+def from_raw(raw: xr.Dataset) -> xr.Dataset:
+    """Return the raw exposure that went into an archive, as :func:`nsxr.open_exposure` gives it.
+
+    Parameters
+    ----------
+    raw : Dataset
+        Content of the node ``raw``: ``sci`` (integration, group, row, column) uint16 [DN].
+
+    Returns
+    -------
+    Dataset
+        ``sci`` float32, lazy if it was; coordinates in memory.
+    """
+    if "sci" not in raw or raw["sci"].dtype != np.uint16:
+        raise ModelError("no raw exposure of an archive: there is no sci of dtype uint16")
+    coordinates = {}
+    for name, array in raw.coords.items():
+        # Zarr's strings have no fixed length; FITS tables, and Datasets made from them, have
+        values = array.to_numpy()
+        texts = np.array(values.tolist(), dtype=str) if values.dtype.kind in "OT" else values
+        coordinates[name] = (array.dims, texts, array.attrs)
+    sci = raw["sci"].drop_vars(list(raw["sci"].coords)).astype(np.float32).assign_attrs(raw["sci"].attrs)
+    return xr.Dataset({"sci": sci}, coords=coordinates, attrs=raw.attrs).drop_encoding()
+
+
+def group_document(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the metadata of a group with attributes, as Zarr has them."""
+    return {"attributes": dict(given or {}), "zarr_format": 3, "node_type": "group"}
+
+
+def exposure_document(
+    header: Mapping[str, Any], plan: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the metadata of the group of a detector: the flat header keywords, and that it is complete."""
+    kept = {key: value for key, value in attributes(header).items() if key not in _KEPT_ELSEWHERE}
+    own = {STATE: "complete", PLAN: json.dumps(plan), MANIFEST: json.dumps(manifest, separators=(",", ":"))}
+    return group_document({**kept, **own})
+
+
+def is_complete(document: Mapping[str, Any] | None) -> bool:
+    """Whether this is the metadata of a detector's group of an archive."""
+    return bool(document) and document.get("attributes", {}).get(STATE) == "complete"  # type: ignore[union-attr]
+
+
+def make_archive(folder: Folder) -> None:
+    """Make an empty archive unless there is one.
+
+    Raises
+    ------
+    InputFileError
+        If there is something else in its place.
+    """
+    if folder.read(METADATA) is None:
+        # hidden ones are the journal, and what another process is just making
+        others = [name for names in folder.names("") for name in names if not name.startswith(".")]
+        if others:
+            raise InputFileError(f"{folder} is no archive: it has {others[0]}, but no {METADATA}; choose another name")
+        folder.make(METADATA, _encoded(_root({})))
+    require_archive(folder)
+
+
+def require_archive(folder: Folder) -> dict[str, Any]:
+    """Return the metadata of the root of an archive.
+
+    Raises
+    ------
+    InputFileError
+        If there is no archive, or it has a layout that this version does not know.
+    """
+    document = folder.read_json(METADATA)
+    found = document.get("attributes", {}).get(FORMAT) if isinstance(document, dict) else None
+    if found is None:
+        raise InputFileError(f"{folder} is no archive of nsxr; nsxr archive add makes them")
+    if found != _VERSION:
+        raise InputFileError(f"{folder}: layout {found} of archives, this version of nsxr knows {_VERSION}")
+    return dict(document)
+
+
+def make_parents(folder: Folder, node: str) -> None:
+    """Make the groups above a node, unless they are there."""
+    parts = node.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        folder.make(f"{'/'.join(parts[:depth])}/{METADATA}", _encoded(group_document()))
+
+
+def all_nodes(folder: Folder) -> Iterator[str]:
+    """Yield the paths of all detectors, complete or not, in order."""
+
+    def below(key: str, depth: int) -> Iterator[str]:
+        for name in folder.names(key)[0]:
+            path = f"{key}/{name}" if key else name
+            if name != JOURNAL:
+                if depth == 4:
+                    yield path
+                else:
+                    yield from below(path, depth + 1)
+
+    yield from below("", 1)
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _root(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    inline = {"kind": "inline", "must_understand": False, "metadata": dict(metadata)}
+    return {**group_document({FORMAT: _VERSION}), "consolidated_metadata": inline}
+
+
+def consolidated(folder: Folder, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the metadata of all complete exposures and the groups above them, by path.
+
+    Parameters
+    ----------
+    folder : Folder
+        The archive.
+    known : mapping, optional
+        Earlier result: what is below a detector is taken from there if its own metadata have not changed.
+    """
+    earlier = dict(known or {})
+    below: dict[str, dict[str, Any]] = {}
+    for path, document in earlier.items():
+        if path.count("/") > 3:
+            below.setdefault("/".join(path.split("/")[:4]), {})[path] = document
+    found: dict[str, Any] = {}
+    nodes = list(all_nodes(folder))
+    documents = folder.read_all_json([f"{node}/{METADATA}" for node in nodes])
+    for node, document in zip(nodes, documents.values(), strict=True):
+        if not is_complete(document):
+            continue
+        parts = node.split("/")
+        for depth in range(1, 4):
+            found["/".join(parts[:depth])] = group_document()
+        found[node] = document
+        if earlier.get(node) == document:
+            found |= below.get(node, {})
+        else:
+            names = [f"{node}/{name}" for name in folder.files(node) if name.endswith(f"/{METADATA}")]
+            inner = folder.read_all_json(names)
+            found |= {name.rpartition("/")[0]: inner[name] for name in names}
+    return found
+
+
+def consolidate(folder: Folder, anew: bool = False) -> None:
+    """Write all metadata into the root, so that opening the archive reads one file.
+
+    Runs that end at the same time each look again after writing, so that the last one has what all have made.
+
+    Parameters
+    ----------
+    folder : Folder
+        The archive.
+    anew : bool
+        Read everything, also of exposures that the root has already.
+    """
+    written = None
+    found = {} if anew else require_archive(folder).get("consolidated_metadata", {}).get("metadata", {})
+    while written != (found := consolidated(folder, found)):
+        folder.put(METADATA, _encoded(_root(found)))
+        written = found

@@ -1,0 +1,154 @@
+"""The stored objects of an exposure: how many, how long, and a checksum of each."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
+
+from nsxr.archive.folder import Folder, sync
+from nsxr.archive.layout import METADATA
+from nsxr.lazy import map_blocks
+from nsxr.model.chunking import in_chunks
+
+__all__ = ["damaged_chunks", "digest", "make_manifest", "split_object"]
+
+
+def digest(content: bytes) -> str:
+    """Return the checksum of an object: BLAKE2b of 64 bits, as ``b2sum -l 64`` prints it."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def split_object(path: str) -> tuple[str, str]:
+    """Split the path of an object into array (or group) and chunk: ``rate/sci``, ``c/0/0``."""
+    parts = path.split("/")
+    at = parts.index("c") if "c" in parts[1:] else len(parts) - 1
+    return "/".join(parts[:at]), "/".join(parts[at:])
+
+
+def each_object(
+    kernel: Any, folder: Folder, node: str, names: list[str], digests: list[str] | None = None
+) -> list[Any]:
+    """Call a function for each object of an exposure, through dask, one object a task; return the results.
+
+    ``kernel(folder, node, name, digest)`` returns text.
+    """
+    if not names:
+        return []
+    table = xr.Dataset(
+        {"name": ("object", np.array(names)), "digest": ("object", np.array(digests or [""] * len(names)))}
+    )
+    lazy = in_chunks(table, {"object": 1}, "archive")
+
+    def run(block: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        results = [kernel(folder, node, str(name), str(known)) for name, known in zip(block, sums, strict=True)]
+        return np.array(results, dtype=object)
+
+    (found,) = map_blocks(run, lazy["name"], lazy["digest"], core=(), outputs=[(("object",), np.object_)])
+    return [str(text) for text in found.compute().values]
+
+
+def _summed(folder: Folder, node: str, name: str, _: str) -> str:
+    if not folder.is_remote:
+        sync(Path(folder.place(f"{node}/{name}")))
+    content = folder.read(f"{node}/{name}")
+    if content is None:
+        raise FileNotFoundError(f"{folder.place(node)}/{name} has just been written, but is not there")
+    return digest(content)
+
+
+def make_manifest(folder: Folder, node: str) -> dict[str, Any]:
+    """Read back what has been written of an exposure and say what it consists of.
+
+    Local files are brought to the disk first.
+
+    Returns
+    -------
+    dict
+        For each array or group below the node its number of ``objects``, their ``bytes``, and for each object its
+        size and checksum under ``stored``.
+    """
+    sizes = {name: size for name, size in folder.files(node).items() if name != METADATA}
+    sums = each_object(_summed, folder, node, list(sizes))
+    if not folder.is_remote:
+        for parent in sorted({Path(folder.place(f"{node}/{name}")).parent for name in sizes}):
+            sync(parent)
+    manifest: dict[str, Any] = {}
+    for (name, size), checksum in zip(sizes.items(), sums, strict=True):
+        array, chunk = split_object(name)
+        entry = manifest.setdefault(array, {"objects": 0, "bytes": 0, "stored": {}})
+        entry["objects"] += 1
+        entry["bytes"] += size
+        entry["stored"][chunk] = [size, checksum]
+    return manifest
+
+
+def damaged_chunks(folder: Folder, node: str, objects: Mapping[str, str]) -> dict[str, str]:
+    """Read and decode every chunk of the given objects, and compare their checksums, one object at a time in memory.
+
+    Parameters
+    ----------
+    folder, node : Folder, str
+        The exposure.
+    objects : mapping of str to str
+        Checksum of each object, by path below the node.
+
+    Returns
+    -------
+    dict of str to str
+        What is wrong, by path of the object.
+    """
+    names = list(objects)
+    found = each_object(_examined, folder, node, names, list(objects.values()))
+    return {name: text for name, text in zip(names, found, strict=True) if text}
+
+
+def _examined(folder: Folder, node: str, name: str, known: str) -> str:
+    content = folder.read(f"{node}/{name}")
+    if content is None:
+        return "missing"
+    changed = "" if digest(content) == known else "stored bytes changed"
+    path, chunk = split_object(name)
+    if chunk == METADATA:
+        return changed
+    undecodable = _undecodable(folder.read(f"{node}/{path}/{METADATA}"), chunk, content)
+    return ", ".join(text for text in (changed, undecodable) if text)
+
+
+def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
+    """Decode the chunks that an object holds; tell which of them cannot be."""
+    if metadata is None:
+        return f"there is no {METADATA} beside it"
+    try:
+        buffers = {METADATA: Buffer.from_bytes(metadata), chunk: Buffer.from_bytes(content)}
+        array = zarr.open_array(MemoryStore(buffers), mode="r")
+    except Exception as error:
+        return f"its {METADATA} cannot be read ({_first_line(error)})"
+    corner = [int(number) for number in chunk.split("/")[1:]]
+    outer = array.shards or array.chunks
+    region = [
+        (n * length, min((n + 1) * length, size)) for n, length, size in zip(corner, outer, array.shape, strict=True)
+    ]
+    try:
+        array[tuple(slice(*ends) for ends in region)]
+        return ""
+    except Exception as error:
+        reason = _first_line(error)
+    wrong = []
+    for where in np.ndindex(*(-(-(stop - start) // n) for (start, stop), n in zip(region, array.chunks, strict=True))):
+        starts = [start + i * n for i, n, (start, _) in zip(where, array.chunks, region, strict=True)]
+        stops = [min(start + n, stop) for start, n, (_, stop) in zip(starts, array.chunks, region, strict=True)]
+        try:
+            array[tuple(map(slice, starts, stops))]
+        except Exception:
+            wrong.append("[" + ", ".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True)) + "]")
+    return f"cannot be decoded ({reason}), pixels {', '.join(wrong)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().partition("\n")[0]

@@ -1,0 +1,176 @@
+"""Open archives, list and choose exposures by their headers; no pixel is read."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import xarray as xr
+
+from nsxr.archive.folder import Folder
+from nsxr.archive.journal import claims, is_at_work, plan_key, plans
+from nsxr.archive.layout import MANIFEST, METADATA, STATE, all_nodes, from_raw, is_complete, require_archive
+from nsxr.errors import InputFileError, ParameterError
+from nsxr.io.stores import remote_errors
+
+__all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
+
+
+@dataclass(frozen=True)
+class ArchivedExposure:
+    """An exposure of an archive, in a line of a table.
+
+    ``state`` is complete, in progress, interrupted (planned, and to be resumed) or half-written (and not planned:
+    to be added anew). Of exposures that are not complete no more is known. ``size`` is in bytes.
+    """
+
+    path: str
+    state: str
+    mode: str = ""
+    filter: str = ""
+    grating: str = ""
+    subarray: str = ""
+    readout: str = ""
+    integrations: int = 0
+    groups: int = 0
+    has_raw: bool = False
+    size: int = 0
+    date: str = ""
+
+
+def open_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xr.DataTree:
+    """Open an archive lazily, from the metadata of all exposures that are complete.
+
+    Parameters
+    ----------
+    path : path or URL
+        The archive.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+
+    Returns
+    -------
+    DataTree
+        programme / observation / exposure / detector, header keywords in the ``attrs`` of the last; below it
+        ``rate``, ``rateints`` and, if kept, ``raw``.
+
+    Raises
+    ------
+    InputFileError
+        If there is no archive.
+    RemoteAccessError
+        If the store behind a URL cannot be reached.
+    """
+    folder = Folder.at(path, storage_options)
+    require_archive(folder)
+    with remote_errors(folder.root):
+        return xr.open_datatree(
+            folder.root, engine="zarr", chunks={}, consolidated=True, storage_options=folder.given()
+        )
+
+
+def select_exposures(tree: xr.DataTree, **keywords: Any) -> xr.DataTree:
+    """Choose the exposures of an archive whose headers have the given values.
+
+    Parameters
+    ----------
+    tree : DataTree
+        From :func:`open_archive`.
+    **keywords : value or list of values
+        Header keywords, ``GRATING="G395H"`` or ``GRATING=["G395H", "G395M"]``. Those with a hyphen go as
+        ``**{"DATE-OBS": "2026-01-15"}``.
+
+    Returns
+    -------
+    DataTree
+        The exposures with all below them, under the same paths; empty if there are none. Lazy: nothing is read.
+
+    Raises
+    ------
+    ParameterError
+        If no exposure has a keyword.
+    """
+    found = {node.path: node for node in tree.subtree if node.attrs.get(STATE) == "complete"}
+    known = {str(key) for node in found.values() for key in node.attrs}
+    unknown = [key for key in keywords if key not in known]
+    if unknown and found:
+        close = get_close_matches(unknown[0].upper(), sorted(known), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ParameterError(f"no exposure has the header keyword {', '.join(unknown)}{hint}")
+    wanted = {key: value if isinstance(value, list | tuple | set) else [value] for key, value in keywords.items()}
+    chosen = [node for node in found.values() if all(node.attrs.get(key) in values for key, values in wanted.items())]
+    contents = {part.path: part.to_dataset(inherit=False) for node in chosen for part in node.subtree}
+    selected = xr.DataTree.from_dict(contents, name=tree.name)
+    selected.attrs = dict(tree.attrs)
+    return selected
+
+
+def open_raw(tree: xr.DataTree) -> xr.Dataset:
+    """Return the raw exposure kept in an archive, as :func:`nsxr.open_exposure` would give it.
+
+    Parameters
+    ----------
+    tree : DataTree
+        Node of a detector, ``tree["01234/001/001_03101_00001/nrs1"]``, or one that has a single one below it.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` (integration, group, row, column) float32 [DN], lazy, in the chunks in which it was written; to be
+        calibrated by :func:`nsxr.detector1`.
+
+    Raises
+    ------
+    InputFileError
+        If the raw ramps have not been kept, or there are several.
+    """
+    found = [node for node in tree.subtree if node.name == "raw" and "sci" in node]
+    if len(found) != 1:
+        problem = f"{len(found)} raw exposures, choose one" if found else "no raw exposure; add with --raw keeps them"
+        raise InputFileError(f"{tree.path}: {problem}")
+    return from_raw(found[0].to_dataset(inherit=False))
+
+
+def list_exposures(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> list[ArchivedExposure]:
+    """List the exposures of an archive, those not complete too.
+
+    Parameters and errors as of :func:`open_archive`.
+    """
+    folder = Folder.at(path, storage_options)
+    require_archive(folder)
+    planned = set(plans(folder))
+    busy = {key.partition(".claim")[0] + ".json" for key, content in claims(folder).items() if is_at_work(content)}
+    nodes = set(all_nodes(folder)) | {plan["node"] for key in planned if (plan := folder.read_json(key))}
+    found = []
+    for name, document in folder.read_all_json([f"{node}/{METADATA}" for node in sorted(nodes)]).items():
+        node = name.rpartition("/")[0]
+        if is_complete(document):
+            found.append(_described(node, document["attributes"]))
+        elif plan_key(node) in busy:
+            found.append(ArchivedExposure(node, "in progress"))
+        else:
+            found.append(ArchivedExposure(node, "interrupted" if plan_key(node) in planned else "half-written"))
+    return found
+
+
+def _described(node: str, header: Mapping[str, Any]) -> ArchivedExposure:
+    manifest = json.loads(header[MANIFEST])
+    first, last = header.get("INTSTART"), header.get("INTEND")
+    return ArchivedExposure(
+        path=node,
+        state="complete",
+        mode=str(header.get("EXP_TYPE", "")),
+        filter=str(header.get("FILTER", "")),
+        grating=str(header.get("GRATING", "")),
+        subarray=str(header.get("SUBARRAY", "")),
+        readout=str(header.get("READPATT", "")),
+        integrations=int(last) - int(first) + 1 if first and last else int(header.get("NINTS", 0)),
+        groups=int(header.get("NGROUPS", 0)),
+        has_raw="raw/sci" in manifest,
+        size=sum(entry["bytes"] for entry in manifest.values()),
+        date=str(header.get("DATE-BEG") or header.get("DATE-OBS", "")),
+    )

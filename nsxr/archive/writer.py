@@ -1,0 +1,309 @@
+"""Calibrate exposures into an archive, and finish what was interrupted."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from nsxr.archive.folder import Folder
+from nsxr.archive.journal import Claim, Plan, claim, claims, is_at_work, plan_key, plans
+from nsxr.archive.layout import (
+    METADATA,
+    PLAN,
+    as_raw,
+    consolidate,
+    exposure_document,
+    is_complete,
+    make_archive,
+    make_parents,
+    node_path,
+    require_archive,
+)
+from nsxr.archive.manifest import make_manifest
+from nsxr.cluster import worker_errors
+from nsxr.errors import NsxrError, OutputExistsError
+from nsxr.io import open_exposure
+from nsxr.io.progress import compute
+from nsxr.io.stores import is_remote, shown
+from nsxr.io.zarr import create_zarr
+from nsxr.lazy import store
+from nsxr.model.history import steps
+from nsxr.recipe import Recipe
+
+__all__ = ["Job", "Resumed", "add_exposure", "carry_out", "plan_exposure", "resume_archive", "resuming", "taking_in"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An exposure that this process has claimed, planned and not yet calibrated."""
+
+    folder: Folder
+    plan: Plan
+    recipe: Recipe
+    claim: Claim
+
+
+@dataclass
+class Resumed:
+    """What :func:`resume_archive` has done."""
+
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+
+def add_exposure(
+    archive: str | os.PathLike[str],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    references: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+    *,
+    raw: bool = False,
+    overwrite: bool = False,
+    skip: Sequence[str] = (),
+    progress: bool | Literal["force"] = True,
+    storage_options: Mapping[str, Any] | None = None,
+    **parameters: Mapping[str, Any],
+) -> str:
+    """Calibrate one exposure into an archive.
+
+    Blocks go to their places as they come, through the active dask scheduler. When all of them are there, and have
+    been read back, the exposure appears in one go. What is interrupted is finished by :func:`resume_archive`.
+
+    Parameters
+    ----------
+    archive : path or URL
+        Zarr hierarchy; made if there is none.
+    paths : path, URL, or sequence of them
+        Raw file, or the segments of one exposure.
+    references : path, URL, mapping of str to path, or "crds"
+        As for :func:`nsxr.open_references`.
+    raw : bool, default False
+        Also keep the raw ramps, losslessly.
+    overwrite : bool, default False
+        Replace an exposure that is there. It disappears when the new one is begun.
+    skip : sequence of str
+        Steps to leave out.
+    progress : bool or "force", default True
+        Show a bar on standard error if that is a terminal.
+    storage_options : mapping, optional
+        How the stores behind URLs are reached, see :func:`nsxr.open_exposure`. They are written nowhere.
+    **parameters : mapping
+        Parameters of a step under its name.
+
+    Returns
+    -------
+    str
+        Path of the exposure in the archive: programme/observation/exposure/detector.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is there and not to be overwritten.
+    ArchiveInUseError
+        If another process is writing it.
+    InputFileError
+        If ``archive`` is something else, or a raw file is none.
+    OSError
+        If the disk is full or cannot be written. Nothing half-written stays behind.
+    """
+    folder = Folder.at(archive, storage_options)
+    source, named = (None, references) if isinstance(references, Mapping) else (os.fspath(references), {})
+    given = {kind: os.fspath(path) for kind, path in named.items()}
+    recipe = Recipe(source, given, parameters, tuple(skip), storage_options or {})
+    names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    with taking_in(folder) as jobs:
+        jobs.append(plan_exposure(folder, names, recipe, raw=raw, overwrite=overwrite))
+        carry_out(jobs[0], progress)
+        return jobs[0].plan.node
+
+
+def plan_exposure(
+    folder: Folder,
+    paths: Sequence[str | os.PathLike[str]],
+    recipe: Recipe,
+    *,
+    raw: bool = False,
+    overwrite: bool = False,
+) -> Job:
+    """Claim an exposure and write down what is going to be done, from headers alone.
+
+    Errors as of :func:`add_exposure`; all that headers can tell are raised before anything is written.
+    """
+    names = [_absolute(path) for path in paths]
+    node = node_path(open_exposure(names, storage_options=recipe.storage_options).attrs)
+    _refuse_complete(folder, node, overwrite)
+    chosen = _with_paths(recipe, names)
+    make_archive(folder)
+    taken = claim(folder, node)
+    try:
+        _refuse_complete(folder, node, overwrite)  # another run may have finished it meanwhile
+        plan = Plan(node, tuple(names), chosen.as_json(), raw)
+        folder.put_json(plan_key(node), plan.as_dict())
+    except BaseException:
+        taken.release()
+        raise
+    return Job(folder, plan, chosen, taken)
+
+
+def _refuse_complete(folder: Folder, node: str, overwrite: bool) -> None:
+    if not overwrite and is_complete(folder.read_json(f"{node}/{METADATA}")):
+        raise OutputExistsError(f"{folder}: {node} is there already; ask for overwriting to replace it")
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    return name if is_remote(name) else os.path.abspath(name)
+
+
+def _with_paths(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """Return the recipe with the references that an exposure takes by path, or chosen by the reference data system."""
+    used: dict[str, str] = {}
+    for node in recipe.calibrate(names).products.children.values():
+        for record in steps(node.to_dataset()):
+            used |= record["references"]
+    named = {}
+    for kind, file in used.items():
+        if kind in recipe.named:
+            named[kind] = _absolute(recipe.named[kind])
+        elif recipe.references not in (None, "crds"):
+            named[kind] = f"{_absolute(recipe.references).rstrip('/')}/{file}"
+    return replace(recipe, references="crds" if len(named) < len(used) else None, named=named)
+
+
+def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:
+    """Calibrate a planned exposure and make it appear; remove what was half-written, before and if this fails."""
+    try:
+        _carry_out(job.folder, job.plan, job.recipe, progress)
+    finally:
+        job.claim.release()
+
+
+def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal["force"]) -> None:
+    found = folder.read_json(f"{plan.node}/{METADATA}")
+    if not (is_complete(found) and json.loads(found["attributes"][PLAN])["planned"] == plan.planned):
+        if found is not None:
+            folder.remove(f"{plan.node}/{METADATA}")
+            consolidate(folder)  # before its pixels go
+        folder.remove(plan.node)
+        try:
+            _write(folder, plan, recipe, progress)
+        except BaseException:
+            folder.remove(plan.node)
+            raise
+    folder.remove(plan_key(plan.node))
+
+
+def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal["force"]) -> None:
+    exposure, _, tree = recipe.calibrate(plan.sources)
+    nodes = {name: node.to_dataset() for name, node in tree.children.items()}
+    if plan.raw:
+        nodes["raw"] = as_raw(exposure)
+    pairs = []
+    groups: dict[str, bytes] = {}
+    for name, dataset in nodes.items():
+        pairs += create_zarr(folder.place(f"{plan.node}/{name}"), {"/": dataset}, folder.options)
+        key = f"{plan.node}/{name}/{METADATA}"
+        groups[key] = folder.read(key) or b""
+        folder.remove(key)  # until all is there, not even who knows the path finds a group
+    stored = store([array for array, _ in pairs], [target for _, target in pairs])
+    with worker_errors():
+        compute(*stored, progress=progress, label=plan.node)
+        for key, content in groups.items():
+            folder.put(key, content)
+        manifest = make_manifest(folder, plan.node)
+    make_parents(folder, plan.node)
+    document = exposure_document(exposure.attrs, _without_secrets(plan), manifest)
+    folder.put_json(f"{plan.node}/{METADATA}", document)
+    logger.debug("%s: %s complete", folder, plan.node)
+
+
+def _without_secrets(plan: Plan) -> dict[str, Any]:
+    """Return a plan for everybody to read: URLs may carry signatures."""
+    named = {kind: shown(path) for kind, path in plan.recipe["named"].items()}
+    public = replace(plan, sources=tuple(map(shown, plan.sources)), recipe={**plan.recipe, "named": named})
+    return public.as_dict()
+
+
+@contextmanager
+def taking_in(folder: Folder) -> Iterator[list[Job]]:
+    """Yield a list for jobs; whatever happens, give their claims back and write the metadata of the whole archive."""
+    jobs: list[Job] = []
+    try:
+        yield jobs
+    finally:
+        for job in jobs:
+            job.claim.release()
+        if jobs:
+            consolidate(folder)
+
+
+def resume_archive(
+    archive: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: bool | Literal["force"] = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Resumed:
+    """Finish what was planned for an archive but interrupted; what is complete is not touched.
+
+    Parameters
+    ----------
+    archive : path or URL
+        The archive.
+    force : bool, default False
+        Also take over exposures that processes on other hosts have claimed. Only they know whether they are alive.
+    progress, storage_options
+        See :func:`add_exposure`.
+
+    Returns
+    -------
+    Resumed
+        ``finished``, paths of exposures, and ``failed``, errors by path or by file of the journal.
+
+    Raises
+    ------
+    InputFileError
+        If ``archive`` is none.
+    """
+    result = Resumed()
+    with resuming(Folder.at(archive, storage_options), force) as planned:
+        for name, job in planned.items():
+            try:
+                if isinstance(job, Exception):
+                    raise job
+                carry_out(job, progress)
+                result.finished.append(name)
+            except (NsxrError, OSError) as error:
+                result.failed[name] = error
+    return result
+
+
+@contextmanager
+def resuming(folder: Folder, force: bool = False) -> Iterator[dict[str, Job | Exception]]:
+    """Claim what was planned and not done; yield jobs, or why there is none, by path. Clean up in the end.
+
+    Parameters and errors as of :func:`resume_archive`.
+    """
+    require_archive(folder)
+    planned: dict[str, Job | Exception] = {}
+    with taking_in(folder) as jobs:
+        for key in plans(folder):
+            name = key
+            try:
+                plan = Plan.read(folder, key)
+                name = plan.node
+                recipe = Recipe.from_json(plan.recipe, folder.storage_options)
+                jobs.append(job := Job(folder, plan, recipe, claim(folder, name, force)))
+                if folder.read(key) is not None:  # else who had it has finished meanwhile
+                    planned[name] = job
+            except (NsxrError, OSError) as error:
+                planned[name] = error
+        yield planned
+    for key, content in claims(folder).items():  # of who died before planning, or after finishing
+        if not is_at_work(content):
+            folder.remove(key)
+    consolidate(folder, anew=True)

@@ -1,0 +1,141 @@
+"""nsxr archive: many exposures in one Zarr hierarchy."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from nsxr.archive import check_archive, list_exposures
+from nsxr.archive.folder import Folder
+from nsxr.archive.reader import ArchivedExposure
+from nsxr.archive.writer import Job, carry_out, plan_exposure, resuming, taking_in
+from nsxr.cli.options import (
+    group_exposures,
+    reports_errors,
+    run_each,
+    takes_cluster_options,
+    takes_recipe,
+    takes_storage_options,
+)
+from nsxr.cluster import require_reachable
+from nsxr.detector1 import STEPS
+from nsxr.errors import NsxrError, OutputExistsError
+from nsxr.io.stores import shown
+from nsxr.recipe import Recipe
+
+__all__ = ["archive"]
+
+
+@click.group()
+def archive() -> None:
+    """Keep many exposures in one Zarr archive.
+
+    Programme / observation / exposure / detector, with rate, rateints and, on request, the raw ramps.
+    """
+
+
+@archive.command(epilog=f"Steps: {', '.join(STEPS)}.")
+@click.argument("path", metavar="ARCHIVE", type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.option("--raw", is_flag=True, help="Keep the raw ramps too, losslessly.")
+@click.option("--overwrite", is_flag=True, help="Replace exposures that are there.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
+@reports_errors
+@takes_recipe
+@takes_cluster_options
+def add(
+    path: str,
+    files: tuple[str, ...],
+    raw: bool,
+    overwrite: bool,
+    progress: bool,
+    recipe: Recipe,
+    client: Any,
+) -> None:
+    """Calibrate raw exposures into an archive.
+
+    Segments of one exposure go together. An exposure appears in the archive when it is complete; what is
+    interrupted is finished by nsxr archive resume. One that fails does not stop the others.
+    """
+    folder = Folder.at(path, recipe.storage_options)
+    planned: dict[str, Job | Exception] = {}
+    with taking_in(folder) as jobs:
+        for root, paths in group_exposures(files).items():
+            try:
+                planned[root] = job = plan_exposure(folder, paths, recipe, raw=raw, overwrite=overwrite)
+                jobs.append(job)
+            except OutputExistsError:
+                click.echo(f"{root}: already there")
+            except (NsxrError, OSError) as error:
+                planned[root] = error
+        _carry_out(planned, progress, client)
+
+
+def _carry_out(planned: Mapping[str, Job | Exception], progress: bool, client: Any) -> None:
+    """Carry out jobs, on a cluster if a Client is given; fail with those that could not be planned."""
+
+    def run(root: str, job: Job | Exception) -> None:
+        if isinstance(job, Exception):
+            raise job
+        if client is not None:
+            require_reachable(client, [*job.plan.sources, *job.recipe.paths], job.folder.root)
+        carry_out(job, progress)
+        click.echo(job.plan.node)
+
+    run_each(planned, run)
+
+
+@archive.command()
+@click.argument("path", metavar="ARCHIVE", type=click.Path())
+@click.option("--force", is_flag=True, help="Also take over from runs on other hosts, which must be dead.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
+@reports_errors
+@takes_storage_options
+@takes_cluster_options
+def resume(path: str, force: bool, progress: bool, storage_options: Mapping[str, Any], client: Any) -> None:
+    """Finish what was planned but interrupted; complete exposures are not touched."""
+    with resuming(Folder.at(path, storage_options), force) as planned:
+        _carry_out(planned, progress, client)
+
+
+@archive.command()
+@click.argument("path", metavar="ARCHIVE", type=click.Path())
+@reports_errors
+@takes_storage_options
+def check(path: str, storage_options: Mapping[str, Any]) -> None:
+    """Read every chunk, compare checksums, provenance and metadata; a line for each problem."""
+    n_problems = 0
+    for problem in check_archive(path, storage_options):
+        click.echo(problem)
+        n_problems += 1
+    click.echo(f"{n_problems or 'no'} problem{'s' if n_problems != 1 else ''} in {shown(path)}", err=True)
+    if n_problems:
+        click.get_current_context().exit(1)
+
+
+@archive.command()
+@click.argument("path", metavar="ARCHIVE", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list; sizes in bytes.")
+@reports_errors
+@takes_storage_options
+def ls(path: str, as_json: bool, storage_options: Mapping[str, Any]) -> None:
+    """List the exposures of an archive."""
+    found = list_exposures(path, storage_options)
+    if as_json:
+        click.echo(json.dumps([asdict(exposure) for exposure in found], indent=1))
+        return
+    head = ("path", "mode", "filter", "grating", "subarray", "readout", "ints x groups", "state", "size", "date")
+    rows = [head, *map(_row, found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(exposure: ArchivedExposure) -> tuple[str, ...]:
+    names = (exposure.path, exposure.mode, exposure.filter, exposure.grating, exposure.subarray, exposure.readout)
+    if exposure.state != "complete":
+        return (*names, "", exposure.state, "", "")
+    ramps = f"{exposure.integrations} x {exposure.groups}{' raw' if exposure.has_raw else ''}"
+    return (*names, ramps, exposure.state, f"{exposure.size / 1e6:.1f} MB", exposure.date[:19])
