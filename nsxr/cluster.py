@@ -36,6 +36,7 @@ LEAST_MEMORY = 512 * 2**20
 
 _PATIENCE = 20  # seconds to reach a scheduler
 _IN_FLIGHT = 10  # seconds that tasks in flight may take to end after a failure: each takes a second or two
+_NO_WORKERS = "2 minutes"  # without any worker, before the work is given up
 _TRIES = 10  # of a task whose worker dies, before the task itself is blamed
 
 
@@ -161,6 +162,9 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
         "distributed.worker.memory.pause": False,
         # how long a worker tries to fetch results from one that has died; 30 s is for networks
         "distributed.comm.timeouts.connect": "10s",
+        # a busy machine may take longer than dask's 15 s to start a worker again, which then is not wanted any more
+        "distributed.deploy.lost-worker-timeout": "10 minutes",
+        "distributed.scheduler.no-workers-timeout": _NO_WORKERS,
     }
     with temporary as folder, dask.config.set(settings, temporary_directory=folder):
         try:
@@ -303,7 +307,7 @@ def worker_errors() -> Iterator[None]:
     Raises
     ------
     ClusterError
-        If the workers of a task died too often, or the scheduler was lost meanwhile.
+        If the workers of a task died too often, or none came back, or the scheduler was lost meanwhile.
     """
     client: Any = getattr(get_scheduler(), "__self__", None)
     if not hasattr(client, "scheduler_comm"):
@@ -326,8 +330,8 @@ def worker_errors() -> Iterator[None]:
 
 def _explained(error: BaseException, client: Any) -> NsxrError | None:
     """Return a ClusterError for the errors that the cluster itself makes."""
-    from distributed import KilledWorker
     from distributed.comm import CommClosedError
+    from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
     if isinstance(error, KilledWorker):
         limit = error.last_worker.memory_limit
@@ -336,6 +340,8 @@ def _explained(error: BaseException, client: Any) -> NsxrError | None:
             f"{error.allowed_failures + 1} workers died over the same block, the last one at "
             f"{error.last_worker.address}; most likely {memory} is too small: allow each of fewer workers more"
         )
+    if isinstance(error, NoValidWorkerError | NoWorkerError):
+        return ClusterError(f"the scheduler at {client.scheduler.address} has lost all its workers, and none came back")
     if isinstance(error, CancelledError | CommClosedError):
         return _lost(client, error)
     return None

@@ -379,3 +379,23 @@ def test_of_two_runs_into_one_output_the_second_is_refused_at_once(run, raw, slo
                 if hdu.is_image and hdu.data is not None:
                     np.testing.assert_array_equal(hdu.data, other.data)
     run(raw, "-o", tmp_path / "out", "--overwrite", status=0)  # the lock is gone
+
+
+@pytest.mark.parametrize("kind", ["superbias", "raw", "gzip"])
+def test_files_that_change_while_they_are_needed_are_named(run, made, raw, copied, tmp_path, monkeypatch, kind):
+    """Of the same size, so that nothing else would tell."""
+    mine = tmp_path / f"{ROOT}_uncal.fits{'.gz' if kind == 'gzip' else ''}"
+    content = raw.read_bytes()
+    mine.write_bytes(gzip.compress(content, compresslevel=0, mtime=0) if kind == "gzip" else content)
+    changed = copied / made.references[kind].name if kind == "superbias" else mine
+
+    def change():
+        before = changed.read_bytes()
+        changed.write_bytes(damaged_gzip(content) if kind == "gzip" else before[:-4000] + bytes(4000))
+        assert changed.stat().st_size == len(before)
+
+    before_writing(monkeypatch, change)
+    result = run(mine, "-o", tmp_path / "out", references=copied, status=1)
+    assert result.stderr.startswith(f"Error: {changed}: the file has changed since it was opened: ")
+    assert result.stderr.count("\n") == 1
+    assert names(tmp_path / "out") == []

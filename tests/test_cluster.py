@@ -111,9 +111,9 @@ def test_workers_make_the_same_bytes(made, expected, passes, client, tmp_path):
     _, paths = calibrate(made, tmp_path / "two")
     assert digests(paths) == expected
     client.cluster.scale(4)
-    client.wait_for_workers(4)
+    client.wait_for_workers(4, timeout=60)
     try:
-        _, paths = calibrate(made, tmp_path / "four", {"integration": 10})
+        _, paths = calibrate(made, tmp_path / "four")
     finally:
         client.cluster.scale(2)
     assert digests(paths) == expected
@@ -188,13 +188,13 @@ def take_too_much_once(mark):
 
 @pytest.mark.parametrize("happens", [kill_once, take_too_much_once], ids=["killed", "out of memory"])
 def test_a_worker_that_dies_costs_time_only(made, expected, passes, client, trouble, tmp_path, happens):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=60)
     before = set(client.run(os.getpid).values())
     trouble(happens)
     _, paths = calibrate(made, tmp_path / "out")
     assert (tmp_path / "mark").exists()
     assert digests(paths) == expected
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=60)
     assert len(before - set(client.run(os.getpid).values())) == 1
 
 
@@ -204,7 +204,19 @@ def test_blocks_for_which_no_worker_has_memory_are_one_clear_error(made, client,
         calibrate(made, tmp_path / "out", formats=("fits", "zarr"))
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "out").iterdir()) == []
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=60)
+
+
+def test_work_without_workers_is_given_up(monkeypatch):
+    def lose_all():
+        with connected(workers=1) as client:
+            client.cluster.scale(0)
+            with worker_errors():
+                client.submit(os.getpid).result(timeout=60)
+
+    monkeypatch.setattr("nsxr.cluster._NO_WORKERS", "0.5s")
+    with pytest.raises(ClusterError, match="has lost all its workers, and none came back"):
+        lose_all()
 
 
 def test_after_an_error_no_worker_is_at_work_any_more(client, tmp_path):
@@ -251,7 +263,7 @@ def test_a_lost_connection_is_an_error_and_no_product(made, blocks, client, trou
         other.sync(other.scheduler_comm.comm.close)
         (tmp_path / "mark.cut").touch()
 
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=60)
     trouble(wait)
     with distributed.Client(client.scheduler.address) as other:
         thread = threading.Thread(target=cut)

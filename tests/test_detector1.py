@@ -1,15 +1,18 @@
 """The whole of stage 1 on small simulated exposures: truth, laziness, chunks, errors."""
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 
 import nsxr
 from nsxr.detector1 import STEPS, reference_types
 from nsxr.errors import MissingReferenceError, ParameterError
+from nsxr.model import chunking
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
-from nsxr.simulate import QUIET, small_exposure
+from nsxr.simulate import QUIET, simulate_exposure, small_exposure
 from nsxr.testing import count_computes, forbid_computes
 
 CONFIGURATIONS = {
@@ -206,3 +209,47 @@ def test_amplifier_as_group_and_as_dimension(detector, order):
         assert exposure.chunk({"row": 512}).assign_coords(exposure.coords).nsxr.by_amplifier()["sci"].chunks
     with pytest.raises(ValueError, match="16 rows"):
         small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=2, columns=8).exposure.nsxr.by_amplifier()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_series_longer_than_memory_give_the_same_in_several_passes(tmp_path, monkeypatch, many):
+    settings = {"subarray": "SUB32", "readout": "NRSRAPID", "groups": 5, "segments": 3, "seed": 5}
+    made = simulate_exposure(tmp_path, integrations=120 if many else 9, **settings)  # with 100, clipping among them
+    products = []
+    for kept, chunk in ((2**30, 2**24), (1, 40_000)):
+        monkeypatch.setattr(chunking, "KEPT_BYTES", kept)
+        monkeypatch.setattr(chunking, "CHUNK_BYTES", chunk)
+        exposure = nsxr.open_exposure(made.uncal)
+        assert (exposure["sci"].chunks[2] == (32,)) == (kept > 1)
+        references = nsxr.open_references(made.references["gain"].parent, exposure)
+        with forbid_computes():
+            tree = nsxr.detector1(exposure, references)
+        settled = [n for n in tree["rate"]["sci"].data.__dask_graph__().layers if n.startswith("settle-")]
+        assert len(settled) == (0 if kept > 1 else 6)  # the levels of reference pixels, four limits, the rate
+        written = nsxr.write_products(tree, tmp_path / str(kept), "it", progress=False)
+        products.append([fits.open(path, memmap=False) for path in written])
+    for kept, again in zip(*products, strict=True):
+        assert len(kept) == len(again)
+        for one, other in zip(kept[1:], again[1:], strict=True):
+            assert one.data.tobytes() == other.data.tobytes(), one.name
+        kept.close()
+        again.close()
+
+
+def test_graph_of_a_long_series_is_small(tmp_path):
+    made = simulate_exposure(tmp_path, subarray="SUB512", readout="NRSRAPID", groups=5, integrations=2, seed=5)
+    short = nsxr.open_exposure(made.uncal[0])
+    references = nsxr.open_references(made.references["gain"].parent, short)
+    sizes = {**short.sizes, "integration": 10_000}
+    lengths = chunking.raw_chunks(sizes)
+    zeros = xr.DataArray(
+        da.zeros(tuple(sizes.values()), dtype=np.float32, chunks=tuple(lengths.values())), dims=list(sizes)
+    )
+    coordinates = {name: c for name, c in short.coords.items() if "integration" not in c.dims}
+    exposure = xr.Dataset({"sci": zeros.assign_attrs(units="DN")}, {**coordinates, "integration": np.arange(1, 10_001)})
+    exposure.attrs = {**short.attrs, "NINTS": 10_000}
+    with forbid_computes():
+        tree = nsxr.detector1(exposure, references)
+    pieces = exposure["sci"].data.npartitions
+    assert pieces < 5000
+    assert len(tree["rateints"]["sci"].data.__dask_graph__()) < 12 * pieces

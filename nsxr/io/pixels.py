@@ -149,10 +149,20 @@ class PixelSource:
             return
         buffer = np.empty(length, dtype=np.uint8)
         with open_binary(self.path, self.options) as file:
+            if not is_remote(self.path) and self.stamp:
+                self._require_unchanged(os.fstat(file.fileno()))
             for start in starts:
                 file.seek(start)
                 self._read_into(file, buffer.data)
                 yield buffer
+
+    def _require_unchanged(self, status: os.stat_result) -> None:
+        """Raise InputFileError if the file is another one than when its headers were read."""
+        if (status.st_mtime_ns, status.st_size) != self.stamp:
+            raise InputFileError(
+                f"{self.path}: the file has changed since it was opened: {status.st_size} bytes, {self.stamp[1]} "
+                "expected, or another time of change; start again, and leave it alone meanwhile"
+            )
 
     def _read_into(self, file: BinaryIO, view: memoryview) -> None:
         done = 0

@@ -81,7 +81,7 @@ def test_files_that_are_damaged_after_opening(tmp_path, sub32):
     shutil.copy(sub32, path)
     exposure = nsxr.open_exposure(path)
     path.write_bytes(sub32.read_bytes()[:30000])
-    with pytest.raises(InputFileError, match=r"x_uncal.fits: the file ends at byte 30000"):
+    with pytest.raises(InputFileError, match=r"x_uncal.fits: the file has changed since it was opened: 30000 bytes"):
         exposure["sci"].load(scheduler="synchronous")
 
 
