@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 import dask
+import dask.threaded
 from dask.base import get_scheduler
 from dask.utils import format_bytes, parse_bytes
 from numba.core.registry import CPUDispatcher
@@ -77,7 +78,8 @@ def connected(
     """
     limit = _checked(scheduler, workers, memory_limit, performance_report)
     if scheduler is None and workers is None:
-        yield None
+        with _as_it_is():
+            yield None
         return
     try:
         from distributed import Client
@@ -97,6 +99,14 @@ def connected(
         if performance_report is not None:
             stack.enter_context(_report(Path(performance_report)))
         yield client
+
+
+def _as_it_is() -> AbstractContextManager[Any]:
+    """Compute where dask would anyway; unless told, it imports distributed to see whether there is a Client."""
+    if "distributed" in sys.modules or dask.config.get("scheduler", None) is not None:
+        return nullcontext()
+    threads: AbstractContextManager[Any] = dask.config.set(scheduler=dask.threaded.get)
+    return threads
 
 
 def _checked(

@@ -21,7 +21,7 @@ from nsxr.corrections.snowballs import flag_snowballs
 from nsxr.corrections.superbias import subtract_superbias
 from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.lazy import settle
-from nsxr.model.chunking import is_kept, to_blocks, to_ramps
+from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
 from nsxr.model.readout import Readout
 
@@ -118,6 +118,7 @@ def reference_types(exposure: xr.Dataset, skip: Collection[str] = ()) -> list[st
     return needed
 
 
+@rechunk_by_tasks()
 def correct_ramps(
     exposure: xr.Dataset,
     references: Mapping[str, xr.Dataset],
@@ -189,6 +190,7 @@ def _linearized(
     return stages
 
 
+@rechunk_by_tasks()
 def fit_rates(
     ramps: xr.Dataset,
     references: Mapping[str, xr.Dataset],

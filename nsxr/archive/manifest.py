@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.core.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
 from nsxr.archive.folder import Folder, sync
 from nsxr.archive.layout import METADATA
@@ -122,6 +119,10 @@ def _examined(folder: Folder, node: str, name: str, known: str) -> str:
 
 def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
     """Decode the chunks that an object holds; tell which of them cannot be."""
+    import zarr
+    from zarr.core.buffer.cpu import Buffer
+    from zarr.storage import MemoryStore
+
     if metadata is None:
         return f"there is no {METADATA} beside it"
     try:

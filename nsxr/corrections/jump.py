@@ -244,11 +244,12 @@ def _limits(
     sci, groupdq = unlabelled(ramps["sci"]), chunk_like(unlabelled(ramps["groupdq"]), ramps["sci"])
     sizes = {str(dim): size for dim, size in sci.sizes.items()}
     image, differences = ("row", "column"), ("difference", "row", "column")
+    each = parameters["only_integrations"] and sizes["integration"] >= parameters["min_clip_groups"]
     find = partial(
         map_blocks,
         find_limits,
         outputs=[(differences, np.float64)] * 2 + [(image, np.float64)] * 2 + [(image, np.float32)],
-        sizes={"difference": sizes["group"] - 1},
+        sizes={"difference": sizes["group"] - 1 if each else 1},
         **parameters,
     )
     images = [chunk_like(unlabelled(array), sci.isel(integration=0, group=0)) for array in (gain, readnoise)]

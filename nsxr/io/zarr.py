@@ -2,7 +2,8 @@
 
 Each dask chunk covers whole shards, so blocks are written without locks; inside a shard, chunks of
 about a megabyte let a reader fetch a slit or the light curves of some rows alone. Every chunk carries a
-checksum, which readers verify. Metadata are consolidated once, at the end.
+checksum, which readers verify. Metadata are consolidated once, at the end. zarr is imported where it is needed:
+who writes FITS does not wait for it.
 """
 
 import math
@@ -14,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors
 
@@ -47,6 +46,8 @@ class ZarrTarget:
     options: StorageOptions = NO_OPTIONS
 
     def __setitem__(self, index: Any, block: Any) -> None:
+        import zarr
+
         with remote_errors(self.path):
             array = zarr.open_array(self.path, mode="r+", storage_options=_given(self.path, self.options))
             array[index] = np.asarray(block)
@@ -120,6 +121,8 @@ def _codecs(array: xr.DataArray) -> dict[str, Any]:
     integration come again farther off than the blocks of blosc are long: zstd alone sees them, 0.29 at 510 MB/s,
     against 0.37 at 440 MB/s by lz4. Of flags any codec leaves next to nothing.
     """
+    from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+
     typesize = 1 if array.dtype.kind == "O" else array.dtype.itemsize
     if array.dtype == np.uint16 and array.ndim == 4 and "group" in array.dims:
         group = array.get_axis_num("group")
@@ -180,6 +183,8 @@ def create_zarr(
 
 def consolidate(path: Path) -> None:
     """Consolidate the metadata of a finished store, so that opening it reads one file."""
+    import zarr
+
     with warnings.catch_warnings():
         # zarr warns that other readers may not know it; they read the groups' own metadata instead
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)

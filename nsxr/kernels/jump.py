@@ -318,7 +318,8 @@ def find_limits(
     Returns
     -------
     lower, upper : (difference, row, column) float64 [electron]
-        NaN where nothing is known: no difference is then a jump.
+        NaN where nothing is known: no difference is then a jump. Of length 1 along ``difference``, for all of them,
+        unless each difference is clipped among integrations.
     median, sigma : (row, column) float64 [electron]
         Median of all differences of a pixel and their expected scatter.
     rate : (row, column) float32 [DN per group]
@@ -338,8 +339,9 @@ def find_limits(
     sums = np.empty((3, tile), np.float64)
     tile_lower = np.empty((steps, tile), np.float64)
     tile_upper = np.empty((steps, tile), np.float64)
-    lower = np.empty((steps, rows, all_columns), np.float64)
-    upper = np.empty((steps, rows, all_columns), np.float64)
+    kept = steps if only_integrations and integrations >= min_clip_groups else 1
+    lower = np.empty((kept, rows, all_columns), np.float64)
+    upper = np.empty((kept, rows, all_columns), np.float64)
     median = np.empty((rows, all_columns), np.float64)
     sigma = np.empty((rows, all_columns), np.float64)
     rate = np.full((rows, all_columns), np.float32(np.nan))
@@ -382,7 +384,7 @@ def find_limits(
                 _clip(ordered, count, columns, threshold, sums, tile_lower[0], tile_upper[0])
                 tile_lower[1:] = tile_lower[0]
                 tile_upper[1:] = tile_upper[0]
-            for step in range(steps):
+            for step in range(kept):
                 for c in range(columns):
                     lower[step, row, start + c] = tile_lower[step, c]
                     upper[step, row, start + c] = tile_upper[step, c]
@@ -425,7 +427,7 @@ def flag_outside(
     sci : (integration, group, row, column) float32 [DN]
     groupdq : (integration, group, row, column) uint8
     gain : (row, column) float32 [electron/DN]
-    lower, upper : (difference, row, column) float64 [electron]
+    lower, upper : (difference or 1, row, column) float64 [electron]
     median, sigma : (row, column) float64 [electron]
     large, very_large : float [electron]
         Thresholds of the after-jump flags.
@@ -445,6 +447,7 @@ def flag_outside(
             for c in range(columns):
                 code[integration, 0, row, c] = groupdq[integration, 0, row, c] & KEPT
         for step in range(groups - 1):
+            at = step if lower.shape[0] > 1 else 0
             for row in range(rows):
                 for c in range(columns):
                     before, after = groupdq[integration, step, row, c], groupdq[integration, step + 1, row, c]
@@ -454,7 +457,7 @@ def flag_outside(
                     is_usable = ((before | after) & UNUSABLE == 0) & (abs(difference) < np.float32(np.inf))
                     excess = difference - median[row, c]
                     ratio = abs(excess) / sigma[row, c]
-                    is_outside = (difference < lower[step, row, c]) | (difference > upper[step, row, c])
+                    is_outside = (difference < lower[at, row, c]) | (difference > upper[at, row, c])
                     found = (after & KEPT) | (JUMP if is_outside & is_usable else np.uint8(0))
                     is_spread = ((found & JUMP) != 0) & is_usable & (ratio > min_spread) & (ratio < max_spread)
                     found |= SPREAD if is_spread else np.uint8(0)

@@ -15,7 +15,8 @@ Columns are never split: FITS bytes run along them. Chunks have about :data:`CHU
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import dask
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
     "one_chunk",
     "ramp_chunks",
     "raw_chunks",
+    "rechunk_by_tasks",
     "to_blocks",
     "to_frames",
     "to_ramps",
@@ -101,6 +103,16 @@ def _rows_within(most: int, rows: int) -> int:
     """Return the largest number of rows, up to ``most``, that divides an amplifier, an IRS2 output or the subarray."""
     whole = IRS2_ROWS // 5 if rows == IRS2_ROWS else AMPLIFIER_ROWS if rows % AMPLIFIER_ROWS == 0 else rows
     return next((n for n in range(min(most, whole), 0, -1) if whole % n == 0), 1)
+
+
+@contextmanager
+def rechunk_by_tasks() -> Iterator[None]:
+    """Have dask cut and join blocks by plain tasks, also where it would rather shuffle them over workers' disks.
+
+    What a lost worker held of a shuffle costs all of it, and a graph has to be the same with and without a cluster.
+    """
+    with dask.config.set({"array.rechunk.method": "tasks"}):  # given, it spares importing distributed to choose
+        yield
 
 
 def to_blocks(dataset: xr.Dataset) -> xr.Dataset:
