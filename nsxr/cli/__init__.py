@@ -18,7 +18,10 @@ from nsxr.cli.simulation import demo, simulate
 
 __all__ = ["main", "run"]
 
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+_MALLOC = {-8: 1, -3: 8 * 2**20, -1: 256 * 2**20}
+"""M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h. Threads of dask would each keep an arena of what they
+freed, and blocks of pixels leave holes in it that the next ones do not fit: these go back to the system at once. To
+ask for smaller ones again and again takes more time than it is worth."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,6 +64,7 @@ def run() -> None:
     gc.freeze()  # what has been imported stays until the end; looking through it for garbage took 0.3 s
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # another C library
-            # memory goes back to the system: threads of dask would each keep an arena of what they freed
-            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+            library = ctypes.CDLL(None)
+            for option, value in _MALLOC.items():
+                library.mallopt(option, value)
     main()
