@@ -1,6 +1,7 @@
 """Exceptions and warnings. Each exception is also the builtin that it resembles most."""
 
 __all__ = [
+    "ArchiveInUseError",
     "ClusterError",
     "DegradedResultWarning",
     "InputFileError",
@@ -41,6 +42,10 @@ class ParameterError(NsxrError, ValueError):
 
 class OutputExistsError(NsxrError, FileExistsError):
     """A product would overwrite an existing file and overwriting was not asked for."""
+
+
+class ArchiveInUseError(NsxrError, BlockingIOError):
+    """Another process is writing the same exposure into the archive."""
 
 
 class RemoteAccessError(NsxrError, OSError):

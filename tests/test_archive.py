@@ -23,11 +23,11 @@ import nsxr
 from nsxr import archive as archives
 from nsxr.archive import layout, writer
 from nsxr.archive.folder import Folder
-from nsxr.archive.journal import ArchiveInUseError, claim
+from nsxr.archive.journal import claim
 from nsxr.archive.layout import node_path
 from nsxr.cli import main
 from nsxr.cluster import connected
-from nsxr.errors import InputFileError, ModelError, OutputExistsError, ParameterError
+from nsxr.errors import ArchiveInUseError, InputFileError, ModelError, OutputExistsError, ParameterError
 from nsxr.io import zarr as zarr_io
 from nsxr.io.zarr import ZarrTarget
 from nsxr.simulate import simulate_exposure

@@ -5,9 +5,8 @@
 Each configuration of ``ci/peer/configurations.py`` is simulated once. Then the programs run in turn,
 peer, nsxr, peer, nsxr, ..., each as a fresh process that starts Python, imports, reads, calibrates and
 writes both products. Before the first turn all input files are read once, so that the file cache is
-warm for both, and nsxr runs once unmeasured against its neighbours: that run, which compiles the
-kernels if they are not kept on disk, is shown in a column of its own. Nothing else should run on the
-machine meanwhile.
+warm for both, and nsxr runs once with an empty cache of kernels: that run, which compiles them, is
+shown in a column of its own. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -56,6 +55,8 @@ def time_configuration(configuration: Configuration, folder: Path, python: Path,
         "nsxr": nsxr_command(configuration, paths, folder / "nsxr"),
     }
     warm_cache(folder / "exposure")
+    shutil.rmtree(folder / "kernels", ignore_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = str(folder / "kernels")
     first = measured(commands["nsxr"], folder / "nsxr.log")
     turns_of: dict[str, list[dict[str, float]]] = {"peer": [], "nsxr": []}
     for _ in range(turns):

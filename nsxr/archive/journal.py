@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from nsxr.archive.folder import Folder
-from nsxr.errors import InputFileError, NsxrError
+from nsxr.errors import ArchiveInUseError, InputFileError
 
-__all__ = ["JOURNAL", "ArchiveInUseError", "Claim", "Plan", "claim", "claims", "is_at_work", "now", "plan_key", "plans"]
+__all__ = ["JOURNAL", "Claim", "Plan", "claim", "claims", "is_at_work", "now", "plan_key", "plans"]
 
 JOURNAL = ".nsxr"
 """Folder of the journal. Zarr readers pass over it: it holds no metadata of theirs."""
-
-
-class ArchiveInUseError(NsxrError, BlockingIOError):
-    """Another process is writing the same exposure into the archive."""
 
 
 def now() -> str:
