@@ -14,7 +14,7 @@ from nsxr.corrections.gain_scale import scale_gain
 from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.jump import flag_jumps
 from nsxr.corrections.linearity import correct_linearity
-from nsxr.corrections.ramp_fit import fit_ramps
+from nsxr.corrections.ramp_fit import fit_algorithm, fit_ramps
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
@@ -156,7 +156,10 @@ def correct_ramps(
     if is_cheap and is_series and not is_kept({str(dim): size for dim, size in ramps["sci"].sizes.items()}):
         # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
         series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
-    stages["jump"] = _find_jumps(ramps, series, references, settings["jump"], is_cheap)
+    of_jumps = settings["jump"]
+    if fit_algorithm(settings["ramp_fit"].get("algorithm", "ols")) == "likelihood":
+        of_jumps = {"algorithm": "likelihood", **of_jumps}  # what is found agrees with what is fitted
+    stages["jump"] = _find_jumps(ramps, series, references, of_jumps, is_cheap)
     return stages
 
 

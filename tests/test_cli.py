@@ -219,6 +219,8 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
         (["--set", "jump.rejection_threshold=True"], "expected a number"),
         (["--set", "jump.flag_4_neighbors=1"], "expected true or false"),
         (["--set", "jump.edge_size=2.5"], "expected a whole number"),
+        (["--set", "ramp_fit.algorithm=3"], "ramp_fit.algorithm is 3, expected a word"),
+        (["--set", "ramp_fit.algorithm=best"], "algorithm is 'best', expected one of ols"),
         (["--set", "ramp_fit.firstgroup=first"], "expected a number or none"),
         (["--set", "dq_init.user_supplied_dq=mask.fits"], "from Python"),
         (["--set", "jump.rejection_threshold=-1"], "rejection_threshold"),

@@ -227,6 +227,8 @@ def _checked(name: str, value: Any) -> Any:
         fits, kind = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
         fits, kind = is_number and isinstance(value, int), "a whole number"
+    elif isinstance(default, str):
+        fits, kind = isinstance(value, str), "a word"
     elif default is None:
         fits, kind = is_number or value is None, "a number or none"
     else:

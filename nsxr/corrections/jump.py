@@ -1,13 +1,15 @@
-"""Find cosmic-ray jumps in ramps by the two-point difference method."""
+"""Find cosmic-ray jumps in ramps, by two-point differences or by likelihood."""
 
 from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import erfc
 
 from nsxr.errors import ParameterError
 from nsxr.kernels.jump import find_limits, flag_outside, spread_jumps
+from nsxr.kernels.likelihood import find_steps, shared_part
 from nsxr.lazy import map_blocks, map_with_halo, settle, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, ramp_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag
@@ -19,6 +21,7 @@ from nsxr.references.match import match
 __all__ = ["event_rate", "flag_jumps"]
 
 _RAMP = ("integration", "group", "row", "column")
+_ALGORITHMS = ("two-point", "likelihood")
 
 
 def flag_jumps(
@@ -26,6 +29,7 @@ def flag_jumps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
+    algorithm: str = "two-point",
     rejection_threshold: float = 4.0,
     three_group_rejection_threshold: float = 6.0,
     four_group_rejection_threshold: float = 5.0,
@@ -54,6 +58,10 @@ def flag_jumps(
     3. Else a search that takes out the most deviant difference again and again, comparing with the
        median of the others.
 
+    With ``algorithm="likelihood"``, a jump is instead what the fit of :func:`fit_ramps` with the same algorithm cannot
+    explain: a difference, or two in succession, without which chi square falls by more than a step of
+    ``rejection_threshold`` standard deviations would be worth; again and again while more than three are left.
+
     Parameters
     ----------
     exposure : Dataset
@@ -63,8 +71,11 @@ def flag_jumps(
         ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
     gain : Dataset
         ``sci`` (row, column) float32 [electron/DN].
+    algorithm : {"two-point", "likelihood"}
+        How jumps are told from noise.
     rejection_threshold : float
-        Threshold of a jump [sigma], with four valid differences or more.
+        Threshold of a jump [sigma], with four valid differences or more. By likelihood, two differences in succession
+        have to be as improbable as one beyond it.
     three_group_rejection_threshold, four_group_rejection_threshold : float
         Thresholds [sigma] in the third branch with two and with three valid differences, that is for ramps
         of three and of four groups.
@@ -106,7 +117,7 @@ def flag_jumps(
     ModelError
         If variables are missing or not as declared.
     ParameterError
-        If a parameter is negative.
+        If a parameter is negative, or the algorithm unknown.
 
     Notes
     -----
@@ -125,8 +136,13 @@ def flag_jumps(
     References
     ----------
     Anderson & Gordon 2011, PASP 123, 1237: "Optimal Cosmic-Ray Detection for Nondestructive Read Ramps".
+
+    Brandt 2024, PASP 136, 045005: "Likelihood-based Jump Detection and Cosmic Ray Rejection for Detectors Read Out
+    Up-the-ramp".
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    if algorithm not in _ALGORITHMS:
+        raise ParameterError(f"algorithm is {algorithm!r}, expected one of {', '.join(_ALGORITHMS)}")
     parameters: dict[str, Any] = {
         "rejection_threshold": rejection_threshold,
         "three_group_rejection_threshold": three_group_rejection_threshold,
@@ -146,6 +162,7 @@ def flag_jumps(
     negative = [name for name, value in parameters.items() if value < 0]
     if negative:
         raise ParameterError(f"jump parameters must not be negative: {', '.join(negative)}")
+    parameters = {"algorithm": algorithm, **parameters}
     groups = exposure.sizes["group"]
     least = max(3, minimum_groups)
     if groups < least:
@@ -154,30 +171,47 @@ def flag_jumps(
     readout = Readout.from_header(exposure.attrs)
     exposure = to_blocks(exposure)
     gain_values = match(gain, exposure)["sci"].astype(np.float32, copy=False)
-    limits, rate_per_group = _limits(
-        exposure if series is None else to_ramps(series),
-        gain_values,
-        match(readnoise, exposure)["sci"].astype(np.float32, copy=False),
-        n_frames=readout.n_frames,
-        threshold=float(rejection_threshold),
-        threshold_three=float(four_group_rejection_threshold),
-        threshold_two=float(three_group_rejection_threshold),
-        min_differences=int(min_diffs_single_pass),
-        min_clip_groups=int(minimum_sigclip_groups),
-        only_integrations=bool(only_use_ints),
-        first_group=readout.first_group_time / readout.group_time,
-    )
-    if series is not None:
-        limits, rate_per_group = [settle(array) for array in limits], settle(rate_per_group)
+    noise_values = match(readnoise, exposure)["sci"].astype(np.float32, copy=False)
+    is_series = exposure.sizes["integration"] > 1
+    by_likelihood = algorithm == "likelihood"
+    limits: list[xr.DataArray] = []
+    rate_per_group = None
+    if is_series or not by_likelihood:
+        limits, rate_per_group = _limits(
+            exposure if series is None else to_ramps(series),
+            gain_values,
+            noise_values,
+            n_frames=readout.n_frames,
+            threshold=float(rejection_threshold),
+            threshold_three=float(four_group_rejection_threshold),
+            threshold_two=float(three_group_rejection_threshold),
+            min_differences=int(min_diffs_single_pass),
+            min_clip_groups=int(minimum_sigclip_groups),
+            only_integrations=bool(only_use_ints),
+            first_group=readout.first_group_time / readout.group_time,
+        )
+        if series is not None:
+            limits, rate_per_group = [settle(array) for array in limits], settle(rate_per_group)
     after = [int(time // readout.group_time) for time in (after_jump_flag_time1, after_jump_flag_time2)]
     # only the after-jump thresholds need it, and it needs the whole reference
     median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
+    if by_likelihood:
+        expected = [] if rate_per_group is None or not is_series else [rate_per_group]
+        arrays = [gain_values, noise_values, *expected]
+        kernel = partial(
+            _find,
+            n_frames=readout.n_frames,
+            shared=shared_part(readout.n_frames, readout.frame_time, readout.group_time),
+            threshold=float(rejection_threshold),
+        )
+    else:
+        arrays, kernel = [gain_values, *limits], partial(_flag)
     (code,) = map_blocks(
-        _flag,
+        kernel,
         exposure["sci"],
         chunk_like(exposure["groupdq"], exposure["sci"]),
-        *(chunk_like(array, exposure["sci"].isel(integration=0, group=0)) for array in (gain_values, *limits)),
         median_gain,
+        *(chunk_like(array, exposure["sci"].isel(integration=0, group=0)) for array in arrays),
         core=("group", "column"),
         outputs=[(_RAMP, np.uint8)],
         large_dn=after_jump_flag_dn1 if after[0] else np.inf,
@@ -197,7 +231,7 @@ def flag_jumps(
         exposure, "jump", [readnoise, gain], parameters, groupdq=exposure["groupdq"] | jumps, pixeldq=pixeldq
     )
     result = result.assign(primary_cosmic_rays=rate)
-    if exposure.sizes["integration"] > 1:
+    if is_series and rate_per_group is not None:
         median_rate = chunk_like(rate_per_group, exposure["sci"].isel(integration=0, group=0))
         median_rate = median_rate / np.float32(readout.group_time)
         median_rate.attrs = {"units": "DN/s", **variable_attributes("median_rate")}
@@ -269,20 +303,40 @@ def _limits(
 def _flag(
     sci: np.ndarray,
     groupdq: np.ndarray,
-    gain: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    median: np.ndarray,
-    sigma: np.ndarray,
     median_gain: np.ndarray,
-    *,
+    gain: np.ndarray,
+    *limits: np.ndarray,
     large_dn: float,
     very_large_dn: float,
     min_spread: float,
     max_spread: float,
 ) -> np.ndarray:
-    """Run the kernel with the after-jump thresholds in electrons."""
+    """Run the kernel with the after-jump thresholds in electrons; ``limits`` are those of :func:`find_limits`."""
     factor = float(median_gain)
-    limits = lower, upper, median, sigma
+    lower, upper, median, sigma = limits
     sizes = large_dn * factor, very_large_dn * factor, min_spread, max_spread
-    return flag_outside(sci, groupdq, gain, *limits, *sizes)
+    return flag_outside(sci, groupdq, gain, lower, upper, median, sigma, *sizes)
+
+
+def _find(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    median_gain: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    rate: np.ndarray | None = None,
+    *,
+    n_frames: int,
+    shared: float,
+    threshold: float,
+    large_dn: float,
+    very_large_dn: float,
+    min_spread: float,
+    max_spread: float,
+) -> np.ndarray:
+    """Run the kernel of the likelihood with what chi square has to lose, and the after-jump thresholds in electrons."""
+    factor = float(median_gain)
+    two = -2 * np.log(erfc(threshold / np.sqrt(2)))  # as improbable with two degrees of freedom
+    given = np.empty((0, 0), np.float32) if rate is None else rate
+    sizes = large_dn * factor, very_large_dn * factor, min_spread, max_spread
+    return find_steps(sci, groupdq, gain, readnoise, given, n_frames, shared, threshold**2, float(two), *sizes)

@@ -1,5 +1,6 @@
-"""Fit slopes to ramps by optimally weighted least squares."""
+"""Fit slopes to ramps, by optimally weighted least squares or by likelihood."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ParameterError
+from nsxr.kernels.likelihood import WEIGHTED_SUMS, combine_weighted, finish_weighted, fit_rates, shared_part
 from nsxr.kernels.ramp_fit import SUMS, combine_sums, finish_slopes, fit_slopes, weight_tables
 from nsxr.lazy import map_blocks, reduce_tree, unlabelled
 from nsxr.model.chunking import chunk_like, to_blocks, to_ramps
@@ -16,12 +18,14 @@ from nsxr.model.readout import Readout
 from nsxr.model.variables import VARIABLES, check
 from nsxr.references.match import match
 
-__all__ = ["fit_ramps"]
+__all__ = ["fit_algorithm", "fit_ramps"]
 
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE.value)
 _RATES = ("integration", "row", "column")
 _IMAGE = ("row", "column")
 _PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
+_ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
+"""Names of the algorithms, and those that the observatory's pipeline has for them."""
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
 
@@ -30,6 +34,7 @@ def fit_ramps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
+    algorithm: str = "ols",
     average_dark_current: xr.DataArray | float = 0.0,
     suppress_one_group: bool = True,
     firstgroup: int | None = None,
@@ -42,6 +47,9 @@ def fit_ramps(
     segment of two or more groups gets a slope by weighted least squares, and slopes are averaged with
     the inverse of their read-noise variances. PERSISTENCE does not stop a group from being used.
 
+    With ``algorithm="likelihood"`` all differences of successive usable groups are fitted together, each with the
+    noise that it has and shares with its neighbours; a difference that leads to a JUMP_DET group is left out.
+
     Parameters
     ----------
     exposure : Dataset
@@ -53,6 +61,9 @@ def fit_ramps(
         ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
     gain : Dataset
         ``sci`` (row, column) float32 [electron/DN].
+    algorithm : {"ols", "likelihood"}
+        Weights of the groups: by the signal-to-noise ratio of a segment, or by the covariance of the differences.
+        ``"OLS_C"`` and ``"LIKELY"``, the names of the observatory's pipeline, mean the same.
     average_dark_current : DataArray or float
         Dark current [electron/s] that was subtracted from the ramps but still makes photon noise; a
         number or (row, column). NaN and negative values count as 0.
@@ -67,8 +78,9 @@ def fit_ramps(
     -------
     DataTree
         Nodes ``rate`` (row, column) and ``rateints`` (integration, row, column), each with float32
-        ``sci`` [DN/s], ``var_poisson``, ``var_rnoise`` [(DN/s)2] and uint32 ``dq``. Lazy if the exposure is:
-        all are made in one pass over the ramps, chunks are all integrations of some rows.
+        ``sci`` [DN/s], ``var_poisson``, ``var_rnoise`` [(DN/s)2] and uint32 ``dq``; by likelihood also float32
+        ``chi_square`` of the differences that were fitted, with one degree of freedom less. Lazy if the exposure
+        is: all are made in one pass over the ramps, chunks are all integrations of some rows.
 
         ``dq`` starts as ``pixeldq`` and takes over JUMP_DET, SATURATED and PERSISTENCE from any group.
         Where there is no slope, ``sci`` and both variances are NaN and DO_NOT_USE is set; in ``rate`` this
@@ -81,7 +93,7 @@ def fit_ramps(
     ModelError
         If variables are missing or not as declared.
     ParameterError
-        If firstgroup and lastgroup leave fewer than two of several groups.
+        If the algorithm is unknown, or firstgroup and lastgroup leave fewer than two of several groups.
 
     Notes
     -----
@@ -104,12 +116,24 @@ def fit_ramps(
     (M + dark / g) / (t g).
     Variances of segments and integrations add inversely, each kind by itself.
 
+    By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the
+    differences d [electron] have the covariance matrix ::
+
+        C = a tridiagonal(q, 1 - 2 q, q) + (r g)^2 tridiagonal(-1, 2, -1),  q = (t / T) (N^2 - 1) / (6 N)
+
+    and the slope is ``1' C^-1 d / (1' C^-1 1)`` with the variance ``1 / (1' C^-1 1)``, which is split into the parts
+    of both matrices. For a single integration, a is the slope itself, found in two steps from the median difference;
+    after the second it does not bias the slope to first order. For several, a is M for all of them, so that the
+    weights do not depend on the noise of an integration, and integrations are averaged by their inverse variances.
+
     References
     ----------
     Fixsen et al. 2000, PASP 112, 1350: "Cosmic-Ray Rejection and Readout Efficiency for Large-Area Arrays".
 
     Robberto 2008, JWST-STScI-001490: "On the Optimal Strategy to Fit MULTIACCUM Ramps in the Presence of
     Cosmic Rays".
+
+    Brandt 2024, PASP 136, 045004: "Optimal Fitting and Debiasing for Detectors Read Out Up-the-Ramp".
 
     Examples
     --------
@@ -135,44 +159,71 @@ def fit_ramps(
     images = [unlabelled(exposure["pixeldq"]), gain_values, readnoise_values, dark.transpose(*_IMAGE)]
     if "median_rate" in exposure:
         images.append(unlabelled(exposure["median_rate"]))
+    by_likelihood = fit_algorithm(algorithm) == "likelihood"
+    names = (*_PRODUCT, "chi_square") if by_likelihood else _PRODUCT
+    common: dict[str, Any] = {
+        "group_time": readout.group_time,
+        "one_group_time": readout.first_group_time,
+        "n_frames": readout.n_frames,
+        "first": first,
+        "last": last,
+        "suppress": bool(suppress_one_group) and groups > 1,
+    }
+    fit: Callable[..., Any]
+    finish: Callable[..., Any]
+    if by_likelihood:
+        shared = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
+        fit, combine, n_sums = partial(_fit_likelihood, shared=shared, **common), combine_weighted, WEIGHTED_SUMS
+        finish, images_of_finish = finish_weighted, [chunk_like(gain_values, sci.isel(integration=0, group=0))]
+    else:
+        fit, combine, n_sums = partial(_fit, **common), combine_sums, SUMS
+        finish, images_of_finish = finish_slopes, []
     *rates, sums = map_blocks(
-        _fit,
+        fit,
         sci,
         chunk_like(unlabelled(exposure["groupdq"]), sci),
         *(chunk_like(image, sci.isel(integration=0, group=0)) for image in images),
         core=("group", "column"),
         outputs=[
-            *((_RATES, VARIABLES[name].dtype) for name in _PRODUCT),
+            *((_RATES, VARIABLES[name].dtype) for name in names),
             (("integration", "sum", "row", "column"), np.float64),
         ],
-        sizes={"sum": SUMS},
-        reduced={len(_PRODUCT): "integration"},
-        group_time=readout.group_time,
-        one_group_time=readout.first_group_time,
-        n_frames=readout.n_frames,
-        first=first,
-        last=last,
-        suppress=bool(suppress_one_group) and groups > 1,
+        sizes={"sum": n_sums},
+        reduced={len(names): "integration"},
     )
+    flags = reduce_tree(_any_flag, rates[_PRODUCT.index("dq")], "integration", np.uint32)
     combined = map_blocks(
-        finish_slopes,
-        reduce_tree(combine_sums, sums, "integration", np.float64),
-        reduce_tree(_any_flag, rates[-1], "integration", np.uint32).isel(integration=0, drop=True),
+        finish,
+        reduce_tree(combine, sums, "integration", np.float64),
+        flags.isel(integration=0, drop=True),
+        *images_of_finish,
         core=("integration", "sum"),
-        outputs=[(_IMAGE, VARIABLES[name].dtype) for name in _PRODUCT],
+        outputs=[(_IMAGE, VARIABLES[name].dtype) for name in names],
         group_time=readout.group_time,
     )
     parameters: dict[str, Any] = {
+        "algorithm": fit_algorithm(algorithm),
         "suppress_one_group": suppress_one_group,
         "firstgroup": firstgroup,
         "lastgroup": lastgroup,
     }
     if not isinstance(average_dark_current, xr.DataArray):
         parameters["average_dark_current"] = float(average_dark_current)
-    finish = partial(_finish, exposure, [readnoise, gain], parameters)
+    product = partial(_product, exposure, [readnoise, gain], parameters)
     return xr.DataTree.from_dict(
-        {"rate": finish({"integration", "group"}, combined), "rateints": finish({"group"}, tuple(rates))}
+        {
+            "rate": product({"integration", "group"}, dict(zip(names, combined, strict=True))),
+            "rateints": product({"group"}, dict(zip(names, rates, strict=True))),
+        }
     )
+
+
+def fit_algorithm(name: str) -> str:
+    """Return ``"ols"`` or ``"likelihood"`` for any name that :func:`fit_ramps` takes, or raise ParameterError."""
+    try:
+        return _ALGORITHMS[str(name).lower()]
+    except KeyError:
+        raise ParameterError(f"algorithm is {name!r}, expected one of {', '.join(_ALGORITHMS)}") from None
 
 
 def _selected_groups(groups: int, firstgroup: int | None, lastgroup: int | None) -> tuple[int, int]:
@@ -187,28 +238,17 @@ def _selected_groups(groups: int, firstgroup: int | None, lastgroup: int | None)
     return first, last
 
 
-def _finish(
+def _product(
     exposure: xr.Dataset,
     references: list[xr.Dataset],
     parameters: dict[str, Any],
     lost: set[str],
-    fitted: tuple[xr.DataArray, ...],
+    fitted: dict[str, Any],
 ) -> xr.Dataset:
     """Return a product: the exposure without what has one of the lost dims, and with the fit."""
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
     base = exposure.drop_vars([*gone, "pixeldq", "median_rate"], errors="ignore")
-    sci, var_poisson, var_rnoise, dq = fitted
-    return record(
-        base,
-        "ramp_fit",
-        references,
-        parameters,
-        _UNITS,
-        sci=sci,
-        var_poisson=var_poisson,
-        var_rnoise=var_rnoise,
-        dq=dq,
-    )
+    return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)
 
 
 def _any_flag(dq: np.ndarray) -> np.ndarray:
@@ -240,3 +280,19 @@ def _fit(
     return fit_slopes(
         sci, groupdq, *images, coefficients, norms, group_time, one_group_time, n_frames, first, last, suppress
     )
+
+
+def _fit_likelihood(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    dark: np.ndarray,
+    rate: np.ndarray | None = None,
+    **parameters: Any,
+) -> tuple[np.ndarray, ...]:
+    """Run the kernel of the likelihood."""
+    given = np.empty((0, 0), np.float32) if rate is None else rate
+    images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
+    return fit_rates(sci, groupdq, *images, **parameters)

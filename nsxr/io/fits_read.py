@@ -25,7 +25,8 @@ RATES = ("integration", "row", "column")
 IMAGE = ("row", "column")
 
 _TABLES = ("INT_TIMES", "GROUP", "NSXR_STEPS")
-_RATE_VARIANCES = {"VAR_POISSON": "var_poisson", "VAR_RNOISE": "var_rnoise"}
+_OF_RATES = {"VAR_POISSON": "var_poisson", "VAR_RNOISE": "var_rnoise", "CHI_SQUARE": "chi_square"}
+_OPTIONAL = ("CHI_SQUARE",)
 
 
 class NirspecBackend(BackendEntrypoint):
@@ -96,7 +97,11 @@ def read_dataset(
         images |= {v: file.image(name, dtype) for name, (v, dtype) in optional.items() if name in file.extensions}
     else:
         images["dq"] = file.image("DQ", "uint32")
-        images |= {v: file.image(name, "float32") for name, v in _RATE_VARIANCES.items()}
+        images |= {
+            variable: file.image(name, "float32")
+            for name, variable in _OF_RATES.items()
+            if name not in _OPTIONAL or name in file.extensions
+        }
     default_units = "DN" if dims == RAMP else "DN/s"
     units = str(sci.header.get("BUNIT", default_units)).strip() or default_units
     variables = {}

@@ -260,6 +260,8 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
         yield from tables.items()
         yield "VAR_POISSON", dataset["var_poisson"]
         yield "VAR_RNOISE", dataset["var_rnoise"]
+        if "chi_square" in dataset:
+            yield "CHI_SQUARE", dataset["chi_square"]
     provenance = _provenance(dataset)
     if provenance is not None:
         yield "NSXR_STEPS", provenance

@@ -12,7 +12,18 @@ import numpy as np
 from nsxr.kernels.compilation import kernel
 from nsxr.model.dq import GroupFlag
 
-__all__ = ["LARGE", "SPREAD", "VERY_LARGE", "find_limits", "flag_outside", "sort_columns", "spread_jumps"]
+__all__ = [
+    "JUMP",
+    "KEPT",
+    "LARGE",
+    "SPREAD",
+    "UNUSABLE",
+    "VERY_LARGE",
+    "find_limits",
+    "flag_outside",
+    "sort_columns",
+    "spread_jumps",
+]
 
 DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
 SATURATED = np.uint8(GroupFlag.SATURATED.value)

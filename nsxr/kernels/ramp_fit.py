@@ -14,7 +14,22 @@ from nsxr.kernels.compilation import kernel
 from nsxr.kernels.jump import sort_columns
 from nsxr.model.dq import GroupFlag, PixelFlag
 
-__all__ = ["POWERS", "SIGNAL_TO_NOISE", "SUMS", "combine_sums", "finish_slopes", "fit_slopes", "weight_tables"]
+__all__ = [
+    "BAD",
+    "CONSIDERED",
+    "INHERITED",
+    "INVALID",
+    "POWERS",
+    "SIGNAL_TO_NOISE",
+    "SUMS",
+    "add_exactly",
+    "combine_sums",
+    "finish_slopes",
+    "fit_slopes",
+    "pixel_state",
+    "take_ramps",
+    "weight_tables",
+]
 
 SIGNAL_TO_NOISE = (5.0, 10.0, 20.0, 50.0, 100.0)
 """Signal-to-noise ratios of a segment at which the next power begins."""
@@ -82,7 +97,7 @@ def _power(rise: float, noise: float) -> int:  # pragma: no cover
 
 
 @kernel
-def _take_ramps(
+def take_ramps(
     sci: np.ndarray,
     groupdq: np.ndarray,
     integration: int,
@@ -303,13 +318,13 @@ def fit_slopes(
         for start in range(0, all_columns, tile):
             columns = min(tile, all_columns - start)
             for c in range(columns):
-                base[c], gains[c], noise[c] = _pixel(
+                base[c], gains[c], noise[c] = pixel_state(
                     pixeldq[row, start + c], gain[row, start + c], readnoise[row, start + c], n_frames
                 )
             sum_rates[:] = 0.0
             count_rates[:] = 0
             for i in range(integrations):
-                has_flags = _take_ramps(
+                has_flags = take_ramps(
                     sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union
                 )
                 median[:] = np.nan
@@ -345,7 +360,7 @@ def fit_slopes(
                     slopes[i, row, at] = weighted / cubes / group_time
                     slopes_noise[i, row, at] = cubes  # turned into variances below
                     slopes_poisson[i, row, at] = length
-                    _add(sums, row, at, weighted, 0.0)
+                    add_exactly(sums, row, at, weighted, 0.0)
                     sums[0, 2, row, at] += cubes
                     sums[0, 3, row, at] += length
             for c in range(columns):
@@ -367,7 +382,9 @@ def fit_slopes(
 
 
 @kernel
-def _pixel(pixeldq: int, gain: float, readnoise: float, n_frames: int) -> tuple[Any, float, Any]:  # pragma: no cover
+def pixel_state(
+    pixeldq: int, gain: float, readnoise: float, n_frames: int
+) -> tuple[Any, float, Any]:  # pragma: no cover
     """Return the flags of a pixel, its gain, and the variance of one group [electron2]."""
     dq = np.uint32(pixeldq)
     electrons = np.float64(gain)
@@ -381,7 +398,7 @@ def _pixel(pixeldq: int, gain: float, readnoise: float, n_frames: int) -> tuple[
 
 
 @kernel
-def _add(sums: np.ndarray, row: int, column: int, value: float, rest: float) -> None:  # pragma: no cover
+def add_exactly(sums: np.ndarray, row: int, column: int, value: float, rest: float) -> None:  # pragma: no cover
     """Add to the first sum and to its rounding error, the second: the total does not depend on the order."""
     total = sums[0, 0, row, column]
     added = total + value
@@ -399,7 +416,7 @@ def combine_sums(sums: np.ndarray) -> np.ndarray:  # pragma: no cover
     for block in range(blocks):
         for row in range(rows):
             for c in range(columns):
-                _add(out, row, c, sums[block, 0, row, c], sums[block, 1, row, c])
+                add_exactly(out, row, c, sums[block, 0, row, c], sums[block, 1, row, c])
                 out[0, 2, row, c] += sums[block, 2, row, c]
                 out[0, 3, row, c] += sums[block, 3, row, c]
                 # the same in all blocks that have a slope

@@ -35,6 +35,7 @@ VARIABLES: Mapping[str, Variable] = {
     "var_poisson": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from photon noise"),
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
     "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
+    "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
 }
 
 

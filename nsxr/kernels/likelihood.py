@@ -1,0 +1,578 @@
+"""Loops of the likelihood fit of ramps and of the search for jumps that belongs to it.
+
+The differences of successive groups of a ramp, in electrons, have the covariance matrix ::
+
+    C = rate * tridiagonal(q, 1 - 2 q, q) + noise * tridiagonal(-1, 2, -1)
+
+with the rate per group time, the variance of the read noise of one group, and q the part of the photon noise that
+two differences share because each group is a mean over frames. A difference that is not used takes its row and
+column with it, so that those on its two sides are independent. With ``d`` the differences and ``1`` a vector of ones ::
+
+    rate = 1' C^-1 d / (1' C^-1 1),    variance = 1 / (1' C^-1 1)
+
+A jump is a free parameter added to one difference, or to two in succession; what chi square loses by it follows
+from C^-1 near the diagonal, without another fit.
+
+The work is done on tiles ``(difference, column)`` that stay in the first-level cache: the matrices are factored
+from the first difference to the last, for all columns side by side on vector registers, and solved on the way back.
+"""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+from nsxr.kernels.jump import JUMP, KEPT, LARGE, SPREAD, UNUSABLE, VERY_LARGE, sort_columns
+from nsxr.kernels.ramp_fit import BAD, CONSIDERED, INHERITED, INVALID, add_exactly, pixel_state, take_ramps
+
+__all__ = ["WEIGHTED_SUMS", "combine_weighted", "find_steps", "finish_weighted", "fit_rates", "shared_part"]
+
+_TILE_COLUMNS = 32
+_LEAST = 3
+"""Differences that a search never goes below."""
+
+WEIGHTED_SUMS = 7
+"""What is summed over integrations: weight times rate with its rounding error, weight, weight squared times the
+variances by photons and by reads, chi square, and weight times the square of the rate."""
+
+
+def shared_part(n_frames: int, frame_time: float, group_time: float) -> float:
+    """Return q: the part of the photon noise of a group time that neighbouring differences share.
+
+    Brandt 2024, PASP 136, 045004: mean time less tau, for frames in succession.
+    """
+    return frame_time / group_time * (n_frames**2 - 1) / (6 * n_frames)
+
+
+@kernel
+def _factor(
+    differences: np.ndarray,
+    used: np.ndarray,
+    rate: np.ndarray,
+    noise: np.ndarray,
+    shared: float,
+    steps: int,
+    columns: int,
+    inverse: np.ndarray,
+    reduced: np.ndarray,
+    ones: np.ndarray,
+    weight: np.ndarray,
+    slope: np.ndarray,
+    chi_square: np.ndarray,
+) -> None:  # pragma: no cover
+    """Factor the covariance of each column: inverse pivots, both right-hand sides on the way, and the fit.
+
+    ``used`` is 1 or 0; unused differences are 0. Without any used one the slope is NaN.
+    """
+    for c in range(columns):
+        weight[c] = 0.0
+        slope[c] = 0.0
+        chi_square[c] = 0.0
+    for k in range(steps):
+        before = max(k - 1, 0)
+        for c in range(columns):
+            diagonal = rate[c] * (1.0 - 2.0 * shared) + 2.0 * noise[c]
+            off = (rate[c] * shared - noise[c]) * used[k, c] * used[before, c] if k > 0 else 0.0
+            factor = off * inverse[before, c] if k > 0 else 0.0
+            pivot = 1.0 / (diagonal - off * factor)
+            left = differences[k, c] - (factor * reduced[before, c] if k > 0 else 0.0)
+            one = used[k, c] - (factor * ones[before, c] if k > 0 else 0.0)
+            inverse[k, c] = pivot
+            reduced[k, c] = left
+            ones[k, c] = one
+            weight[c] += one * one * pivot
+            slope[c] += one * left * pivot
+            chi_square[c] += left * left * pivot
+    for c in range(columns):
+        chi_square[c] -= slope[c] * slope[c] / weight[c]
+        slope[c] /= weight[c]
+
+
+@kernel
+def _weights(
+    used: np.ndarray,
+    rate: np.ndarray,
+    noise: np.ndarray,
+    shared: float,
+    steps: int,
+    columns: int,
+    inverse: np.ndarray,
+    ones: np.ndarray,
+    weight: np.ndarray,
+    later: np.ndarray,
+    by_photons: np.ndarray,
+    by_reads: np.ndarray,
+) -> None:  # pragma: no cover
+    """Split the variance of each fitted slope into that by photons and that by reads."""
+    for c in range(columns):
+        later[c] = 0.0
+        by_photons[c] = 0.0
+        by_reads[c] = 0.0
+    for step in range(steps):
+        k = steps - 1 - step
+        after = min(k + 1, steps - 1)
+        for c in range(columns):
+            joined = used[k, c] * used[after, c] if step > 0 else 0.0
+            off = (rate[c] * shared - noise[c]) * joined
+            own = (ones[k, c] - off * later[c]) * inverse[k, c]
+            square, product = own * own, own * later[c] * joined
+            by_photons[c] += (1.0 - 2.0 * shared) * square + 2.0 * shared * product
+            by_reads[c] += 2.0 * (square - product)
+            later[c] = own
+    for c in range(columns):
+        norm = weight[c] * weight[c]
+        by_photons[c] *= rate[c] / norm
+        by_reads[c] *= noise[c] / norm
+
+
+@kernel
+def _search(
+    used: np.ndarray,
+    rate: np.ndarray,
+    noise: np.ndarray,
+    shared: float,
+    steps: int,
+    columns: int,
+    inverse: np.ndarray,
+    reduced: np.ndarray,
+    ones: np.ndarray,
+    weight: np.ndarray,
+    slope: np.ndarray,
+    single: float,
+    double: float,
+    later: np.ndarray,
+    excess: np.ndarray,
+    where: np.ndarray,
+    change: np.ndarray,
+) -> None:  # pragma: no cover
+    """Find for each column the jump, of one difference or two, that takes most from chi square.
+
+    ``excess`` is what it takes above the threshold, ``where`` the first difference, plus ``steps`` for two of them,
+    and ``change`` what it does to the slope.
+    """
+    for c in range(columns):
+        excess[c] = 0.0
+        where[c] = -1
+        change[c] = 0.0
+        for i in range(4):
+            later[i, c] = 0.0
+    for step in range(steps):
+        k = steps - 1 - step
+        after = min(k + 1, steps - 1)
+        for c in range(columns):
+            joined = used[k, c] * used[after, c] if step > 0 else 0.0
+            factor = (rate[c] * shared - noise[c]) * joined * inverse[k, c]
+            # rows of C^-1 (d - slope) and C^-1 1, and the two elements of C^-1 beside the diagonal and on it
+            left = (reduced[k, c] - slope[c] * ones[k, c]) * inverse[k, c] - factor * later[0, c]
+            own = ones[k, c] * inverse[k, c] - factor * later[1, c]
+            element = inverse[k, c] + factor * factor * later[3, c]
+            beside = -factor * later[3, c] - own * later[1, c] / weight[c]
+            free = element - own * own / weight[c]
+            is_used = used[k, c] > 0
+            gain = left * left / free
+            score = gain - single if is_used & (free > 0) else -1.0
+            amplitude = left / free
+            is_best = score > excess[c]
+            excess[c] = score if is_best else excess[c]
+            where[c] = k if is_best else where[c]
+            change[c] = own * amplitude / weight[c] if is_best else change[c]
+            # together with the difference after it
+            determinant = free * later[2, c] - beside * beside
+            first = (left * later[2, c] - later[0, c] * beside) / determinant
+            second = (later[0, c] * free - left * beside) / determinant
+            gain = first * left + second * later[0, c]
+            score = gain - double if (joined > 0) & (determinant > 0) else -1.0
+            is_best = score > excess[c]
+            excess[c] = score if is_best else excess[c]
+            where[c] = k + steps if is_best else where[c]
+            change[c] = (own * first + later[1, c] * second) / weight[c] if is_best else change[c]
+            later[0, c] = left
+            later[1, c] = own
+            later[2, c] = free
+            later[3, c] = element
+
+
+@kernel
+def find_steps(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    given_rate: np.ndarray,
+    n_frames: int,
+    shared: float,
+    single: float,
+    double: float,
+    large: float,
+    very_large: float,
+    min_spread: float,
+    max_spread: float,
+) -> np.ndarray:  # pragma: no cover
+    """Flag the differences without which a ramp is likely, one or two neighbours at a time.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32 [DN]
+    groupdq : (integration, group, row, column) uint8
+        Differences that touch a DO_NOT_USE or SATURATED group are not used.
+    gain : (row, column) float32 [electron/DN]
+    readnoise : (row, column) float32 [DN]
+        Correlated double sampling noise.
+    given_rate : (row, column) or (0, 0) float32 [DN per group]
+        Rate for the photon noise; if empty, the median difference of the ramp.
+    n_frames : int
+        Frames averaged into a group.
+    shared : float
+        From :func:`shared_part`.
+    single, double : float
+        What chi square has to lose by one jump, and by two differences in succession.
+    large, very_large : float [electron]
+        Thresholds of the after-jump flags.
+    min_spread, max_spread : float
+        Jumps between these [standard deviations of a difference] are spread.
+
+    Returns
+    -------
+    (integration, group, row, column) uint8
+        As :func:`nsxr.kernels.jump.flag_outside`.
+    """
+    integrations, groups, rows, all_columns = sci.shape
+    steps = groups - 1
+    tile = min(all_columns, _TILE_COLUMNS)
+    is_given = given_rate.size > 0
+    differences = np.empty((steps, tile))
+    used = np.empty((steps, tile))
+    ordered = np.empty((steps, tile), np.float32)
+    inverse = np.empty((steps, tile))
+    reduced = np.empty((steps, tile))
+    ones = np.empty((steps, tile))
+    count = np.empty(tile, np.int64)
+    place = np.empty(tile, np.int64)
+    where = np.empty(tile, np.int64)
+    rate, noise, weight = np.empty(tile), np.empty(tile), np.empty(tile)
+    slope, chi_square, excess, change = np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile)
+    later = np.empty((4, tile))
+    code = np.empty(sci.shape, np.uint8)
+    for integration in range(integrations):
+        for row in range(rows):
+            for start in range(0, all_columns, tile):
+                columns = min(tile, all_columns - start)
+                for group in range(groups):
+                    for c in range(columns):
+                        code[integration, group, row, start + c] = groupdq[integration, group, row, start + c] & KEPT
+                for c in range(columns):
+                    count[c] = 0
+                for k in range(steps):
+                    for c in range(columns):
+                        before = groupdq[integration, k, row, start + c]
+                        after = groupdq[integration, k + 1, row, start + c]
+                        last = sci[integration, k, row, start + c] * gain[row, start + c]
+                        difference = sci[integration, k + 1, row, start + c] * gain[row, start + c] - last
+                        is_usable = ((before | after) & UNUSABLE == 0) & (after & JUMP == 0)
+                        is_usable &= abs(difference) < np.float32(np.inf)
+                        differences[k, c] = difference if is_usable else np.float32(0)
+                        ordered[k, c] = difference if is_usable else np.float32(np.inf)
+                        used[k, c] = 1.0 if is_usable else 0.0
+                        count[c] += is_usable
+                if not is_given:
+                    sort_columns(ordered, steps, columns)
+                active = 0
+                for c in range(columns):
+                    single_noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
+                    variance = single_noise * single_noise / (2.0 * n_frames)
+                    if count[c] <= _LEAST or not (variance > 0.0) & (variance < np.inf):
+                        continue
+                    if is_given:
+                        expected = np.float64(given_rate[row, start + c]) * gain[row, start + c]
+                    else:
+                        n = count[c]
+                        expected = 0.5 * (np.float64(ordered[(n - 1) // 2, c]) + np.float64(ordered[n // 2, c]))
+                    rate[active] = expected if expected > 0.0 else 0.0
+                    noise[active] = variance
+                    place[active] = c
+                    count[active] = count[c]
+                    if active < c:
+                        for k in range(steps):
+                            differences[k, active] = differences[k, c]
+                            used[k, active] = used[k, c]
+                    active += 1
+                while active > 0:
+                    _factor(
+                        differences,
+                        used,
+                        rate,
+                        noise,
+                        shared,
+                        steps,
+                        active,
+                        inverse,
+                        reduced,
+                        ones,
+                        weight,
+                        slope,
+                        chi_square,
+                    )
+                    _search(
+                        used,
+                        rate,
+                        noise,
+                        shared,
+                        steps,
+                        active,
+                        inverse,
+                        reduced,
+                        ones,
+                        weight,
+                        slope,
+                        single,
+                        double,
+                        later,
+                        excess,
+                        where,
+                        change,
+                    )
+                    searched, active = active, 0
+                    for j in range(searched):
+                        if where[j] < 0:
+                            continue
+                        c = start + place[j]
+                        fitted = slope[j] - change[j]
+                        scatter = np.sqrt(rate[j] * (1.0 - 2.0 * shared) + 2.0 * noise[j])
+                        first = where[j] % steps
+                        end = first + (2 if where[j] >= steps else 1)
+                        for k in range(first, end):
+                            step = differences[k, j] - fitted
+                            ratio = abs(step) / scatter
+                            found = JUMP
+                            found |= SPREAD if (ratio > min_spread) & (ratio < max_spread) else np.uint8(0)
+                            found |= LARGE if step >= large else np.uint8(0)
+                            found |= VERY_LARGE if step >= very_large else np.uint8(0)
+                            code[integration, k + 1, row, c] |= found
+                            differences[k, j] = 0.0
+                            used[k, j] = 0.0
+                        left = count[j] - (end - first)
+                        if left <= _LEAST:
+                            continue
+                        # the columns with a jump move together, and are searched again
+                        for k in range(steps):
+                            differences[k, active] = differences[k, j]
+                            used[k, active] = used[k, j]
+                        rate[active] = rate[j] if is_given else max(fitted, 0.0)
+                        noise[active] = noise[j]
+                        place[active] = place[j]
+                        count[active] = left
+                        active += 1
+    return code
+
+
+@kernel
+def fit_rates(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    dark: np.ndarray,
+    given_rate: np.ndarray,
+    shared: float,
+    group_time: float,
+    one_group_time: float,
+    n_frames: int,
+    first: int,
+    last: int,
+    suppress: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """Fit ramps, per integration, and take the sums of which all integrations together are made.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32 [DN]
+    groupdq : (integration, group, row, column) uint8
+    pixeldq : (row, column) uint32
+    gain : (row, column) float32 [electron/DN]
+    readnoise : (row, column) float32 [DN]
+        Correlated double sampling noise.
+    dark : (row, column) float32 [electron/s]
+    given_rate : (row, column) or (0, 0) float32 [DN/s]
+        Mean rate for the photon noise; if empty, that of the fit, found in two steps from the median difference.
+    shared : float
+        From :func:`shared_part`.
+    group_time : float [s]
+    one_group_time : float [s]
+        Exposure of the first group.
+    n_frames : int
+        Frames averaged into a group.
+    first, last : int
+        Groups to use, inclusive.
+    suppress : bool
+        Whether ramps with a single good group are given up.
+
+    Returns
+    -------
+    slopes, var_poisson, var_rnoise : (integration, row, column) float32 [DN/s, (DN/s)2]
+    dq : (integration, row, column) uint32
+    chi_square : (integration, row, column) float32
+        Of the fit, with one degree of freedom less than there are differences.
+    sums : (1, WEIGHTED_SUMS, row, column) float64
+        For :func:`combine_weighted` and :func:`finish_weighted`.
+    """
+    integrations, groups, rows, all_columns = sci.shape
+    steps = groups - 1
+    is_given = given_rate.size > 0
+    tile = min(all_columns, _TILE_COLUMNS)
+    values = np.empty((groups, tile), np.float32)
+    flags = np.empty((groups, tile), np.uint8)
+    ordered = np.empty((groups, tile), np.float32)
+    flagged = np.empty(tile, np.uint8)
+    union = np.empty(tile, np.uint8)
+    differences, used = np.empty((groups, tile)), np.empty((groups, tile))
+    inverse, reduced, ones = np.empty((groups, tile)), np.empty((groups, tile)), np.empty((groups, tile))
+    count = np.empty(tile, np.int64)
+    base = np.empty(tile, np.uint32)
+    gains, noise, current, rate = np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile)
+    weight, slope, square = np.empty(tile), np.empty(tile), np.empty(tile)
+    later, by_photons, by_reads = np.empty(tile), np.empty(tile), np.empty(tile)
+    shape = (integrations, rows, all_columns)
+    slopes = np.full(shape, np.float32(np.nan))
+    poisson = np.full(shape, np.float32(np.nan))
+    reads = np.full(shape, np.float32(np.nan))
+    chi_square = np.full(shape, np.float32(np.nan))
+    dq = np.empty(shape, np.uint32)
+    sums = np.zeros((1, WEIGHTED_SUMS, rows, all_columns), np.float64)
+    exposed = one_group_time / group_time  # of a single group, as a part of the group time
+    for row in range(rows):
+        for start in range(0, all_columns, tile):
+            columns = min(tile, all_columns - start)
+            for c in range(columns):
+                at = start + c
+                base[c], gains[c], noise[c] = pixel_state(pixeldq[row, at], gain[row, at], readnoise[row, at], n_frames)
+                electrons = np.float64(dark[row, at]) * group_time
+                current[c] = electrons if (electrons > 0.0) & (electrons < np.inf) else 0.0
+            for i in range(integrations):
+                take_ramps(sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union)
+                count[:] = 0
+                for k in range(steps):
+                    for c in range(columns):
+                        stop = ((flags[k, c] | flags[k + 1, c]) & ~JUMP & CONSIDERED) | (flags[k + 1, c] & JUMP)
+                        difference = values[k + 1, c] - values[k, c]
+                        differences[k, c] = 0.0 if stop else np.float64(difference) * gains[c]
+                        ordered[k, c] = np.float32(np.inf) if stop else difference
+                        used[k, c] = 0.0 if stop else 1.0
+                        count[c] += stop == 0
+                if not is_given:
+                    sort_columns(ordered, steps, columns)
+                for c in range(columns):
+                    if is_given:
+                        expected = np.float64(given_rate[row, start + c]) * gains[c] * group_time
+                    elif count[c] > 0:
+                        n = count[c]
+                        expected = 0.5 * (np.float64(ordered[(n - 1) // 2, c]) + np.float64(ordered[n // 2, c]))
+                        expected *= gains[c]
+                    else:
+                        expected = np.float64(values[0, c]) * gains[c] / exposed
+                    rate[c] = (expected if expected > 0.0 else 0.0) + current[c]
+                for repeat in range(1 if is_given else 3):
+                    if repeat > 0:
+                        for c in range(columns):
+                            rate[c] = (slope[c] if slope[c] > 0.0 else 0.0) + current[c]
+                    _factor(
+                        differences,
+                        used,
+                        rate,
+                        noise,
+                        shared,
+                        steps,
+                        columns,
+                        inverse,
+                        reduced,
+                        ones,
+                        weight,
+                        slope,
+                        square,
+                    )
+                _weights(used, rate, noise, shared, steps, columns, inverse, ones, weight, later, by_photons, by_reads)
+                for c in range(columns):
+                    at = start + c
+                    inherited = np.uint32(union[c] & INHERITED)
+                    dq[i, row, at] = base[c] | inherited | BAD
+                    if base[c] & INVALID:
+                        continue
+                    if count[c] == 0:
+                        if suppress or flags[0, c]:
+                            continue
+                        # a first group alone, whose pedestal was taken away exactly but for its own noise
+                        slope[c] = np.float64(values[0, c]) * gains[c] / exposed
+                        by_photons[c] = rate[c] / exposed
+                        by_reads[c] = 2.0 * noise[c] / (exposed * exposed)
+                        weight[c] = 1.0 / (by_photons[c] + by_reads[c])
+                        square[c] = 0.0
+                    scale = group_time * gains[c]
+                    dq[i, row, at] = base[c] | inherited
+                    slopes[i, row, at] = slope[c] / scale
+                    poisson[i, row, at] = by_photons[c] / (scale * scale)
+                    reads[i, row, at] = by_reads[c] / (scale * scale)
+                    chi_square[i, row, at] = square[c]
+                    add_exactly(sums, row, at, weight[c] * slope[c] / scale, 0.0)
+                    sums[0, 2, row, at] += weight[c]
+                    sums[0, 3, row, at] += weight[c] * weight[c] * by_photons[c] / (scale * scale)
+                    sums[0, 4, row, at] += weight[c] * weight[c] * by_reads[c] / (scale * scale)
+                    sums[0, 5, row, at] += square[c]
+                    sums[0, 6, row, at] += weight[c] * slope[c] * slope[c]
+    return slopes, poisson, reads, dq, chi_square, sums
+
+
+@kernel
+def combine_weighted(sums: np.ndarray) -> np.ndarray:  # pragma: no cover
+    """Combine the sums of several blocks of integrations, (block, WEIGHTED_SUMS, row, column) float64, to one."""
+    blocks, _, rows, columns = sums.shape
+    out = np.zeros((1, WEIGHTED_SUMS, rows, columns), np.float64)
+    for block in range(blocks):
+        for row in range(rows):
+            for c in range(columns):
+                add_exactly(out, row, c, sums[block, 0, row, c], sums[block, 1, row, c])
+        for number in range(2, WEIGHTED_SUMS):
+            for row in range(rows):
+                for c in range(columns):
+                    out[0, number, row, c] += sums[block, number, row, c]
+    return out
+
+
+@kernel
+def finish_weighted(
+    sums: np.ndarray, dq: np.ndarray, gain: np.ndarray, group_time: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """Turn sums over all integrations into the combined slope.
+
+    Parameters
+    ----------
+    sums : (1, WEIGHTED_SUMS, row, column) float64
+    dq : (row, column) uint32
+        Flags of all integrations together, DO_NOT_USE left out that not all have.
+    gain : (row, column) float32 [electron/DN]
+    group_time : float [s]
+
+    Returns
+    -------
+    slope, var_poisson, var_rnoise : (row, column) float32 [DN/s, (DN/s)2]
+    dq : (row, column) uint32
+    chi_square : (row, column) float32
+        Of one slope for all integrations.
+    """
+    rows, columns = dq.shape
+    slope = np.full((rows, columns), np.float32(np.nan))
+    poisson = np.full((rows, columns), np.float32(np.nan))
+    reads = np.full((rows, columns), np.float32(np.nan))
+    chi_square = np.full((rows, columns), np.float32(np.nan))
+    flags = dq.copy()
+    for row in range(rows):
+        for c in range(columns):
+            weight = sums[0, 2, row, c]
+            if weight == 0.0:
+                flags[row, c] |= BAD
+                continue
+            mean = (sums[0, 0, row, c] + sums[0, 1, row, c]) / weight
+            slope[row, c] = mean
+            poisson[row, c] = sums[0, 3, row, c] / (weight * weight)
+            reads[row, c] = sums[0, 4, row, c] / (weight * weight)
+            electrons = mean * group_time * gain[row, c]
+            spread = sums[0, 6, row, c] - weight * electrons * electrons
+            chi_square[row, c] = sums[0, 5, row, c] + max(spread, 0.0)
+    return slope, poisson, reads, flags, chi_square

@@ -1,0 +1,194 @@
+"""The likelihood as jump search and as fit: known answers, truth, laziness. Group time 2 s unless stated."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import nsxr
+from nsxr.corrections.jump import flag_jumps
+from nsxr.corrections.ramp_fit import fit_ramps
+from nsxr.errors import ParameterError
+from nsxr.model.history import steps
+from nsxr.simulate import small_exposure
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
+
+JUMP = 4
+
+
+@pytest.fixture
+def references(make_reference):
+    def make(exposure, readnoise=10.0, gain=1.25):
+        return make_reference("readnoise", exposure, sci=readnoise), make_reference("gain", exposure, sci=gain)
+
+    return make
+
+
+def nodes(exposure, *references, node="rate", **parameters):
+    return fit_ramps(exposure, *references, algorithm="likelihood", **parameters)[node].to_dataset()
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("integrations", [1, 3])
+def test_noise_free_ramps_are_exact(make_exposure, references, frames, integrations):
+    ramp = 100 + 37.0 * np.arange(8)
+    ramp[4:] += 900
+    exposure = make_exposure(
+        np.broadcast_to(ramp[:, None, None], (integrations, 8, 4, 5)), NFRAMES=frames, TFRAME=2 / frames
+    )
+    exposure["groupdq"][:, 4] = JUMP
+    rate = nodes(exposure, *references(exposure))
+    np.testing.assert_allclose(rate["sci"], 18.5, rtol=1e-6)
+    np.testing.assert_allclose(rate["chi_square"], 0, atol=1e-6)
+    assert (rate["dq"] == JUMP).all()
+    assert (rate["var_poisson"] > 0).all()
+    assert (rate["var_rnoise"] > 0).all()
+
+
+def test_two_segments_are_independent_and_photons_alone_make_the_mean_difference(make_exposure, references):
+    """Without read noise the slope is from first to last sample of each segment, and its variance that of a count."""
+    rng = np.random.default_rng(1)
+    sci = rng.poisson(5000, (1, 7, 3, 4)).cumsum(axis=1).astype(float)
+    exposure = make_exposure(sci)
+    exposure["groupdq"][:, 3] = JUMP
+    rate = nodes(exposure, *references(exposure, readnoise=1e-3, gain=1.0))
+    mean = (sci[0, 2] - sci[0, 0] + sci[0, 6] - sci[0, 3]) / 5
+    np.testing.assert_allclose(rate["sci"], mean / 2, rtol=1e-6)
+    np.testing.assert_allclose(rate["var_poisson"], mean / 5 / 4, rtol=1e-4)
+    assert (rate["var_rnoise"] < 1e-6).all()
+
+
+def test_read_noise_alone_makes_least_squares(make_exposure, references):
+    rng = np.random.default_rng(2)
+    sci = rng.normal(0, 10, (1, 9, 3, 40))
+    exposure = make_exposure(sci)
+    rate = nodes(exposure, *references(exposure, readnoise=10 * np.sqrt(2), gain=1e6))  # photons hardly scatter
+    slopes = np.polyfit(np.arange(9), sci[0].reshape(9, -1), 1)[0].reshape(3, 40) / 2
+    np.testing.assert_allclose(rate["sci"], slopes, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(rate["var_rnoise"], 12 * 100 / 4 / (9**3 - 9), rtol=1e-3)
+
+
+def truth(rng, flux, frames, shape=(1, 20, 40, 500), time=14.6, noise=6.0, hit=0.06):
+    """Return ramps [electron], which of them are hit after the first group, and the rate per second."""
+    total, sci = np.zeros((shape[0], *shape[2:])), np.zeros(shape)
+    hits = rng.random(total.shape) < hit
+    when = rng.uniform(time, shape[1] * time, hits.shape)
+    charge = np.exp(rng.uniform(np.log(10), np.log(3000), hits.shape)) * hits
+    for group in range(shape[1]):
+        for frame in range(frames):
+            total += rng.poisson(flux * time / frames, total.shape)
+            now = group * time + (frame + 1) * time / frames
+            sci[:, group] += (total + charge * (when <= now) + rng.normal(0, noise, total.shape)) / frames
+    return sci, hits
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize("flux", [0.02, 1.0, 20.0])
+def test_rates_of_clean_and_of_hit_pixels(make_exposure, references, frames, flux):
+    """Uncertainties mean what they say, and hits leave less behind than by two-point differences."""
+    rng = np.random.default_rng(3)
+    sci, hits = truth(rng, flux, frames)
+    exposure = make_exposure(sci, NFRAMES=frames, TFRAME=14.6 / frames, TGROUP=14.6)
+    given = references(exposure, readnoise=6 * np.sqrt(2), gain=1.0)
+    bias, false = {}, {}
+    for jump, fit in (("likelihood", "likelihood"), ("two-point", "ols")):
+        flagged = flag_jumps(exposure, *given, algorithm=jump, flag_4_neighbors=False)
+        rate = fit_ramps(flagged, *given, algorithm=fit)["rate"]
+        deviation = ((rate["sci"] - flux) / np.sqrt(rate["var_poisson"] + rate["var_rnoise"])).values
+        bias[fit] = deviation[hits[0]].mean()
+        false[fit] = (flagged["groupdq"].values & JUMP)[:, 1:].astype(bool).mean(1)[~hits].mean()
+        if fit == "likelihood":
+            # of faint pixels the uncertainty follows the estimate, up and down; the mean variance is still right
+            spread = deviation[~hits[0]].std() if flux > 0.5 else 1.0
+            assert abs(spread - 1) < 0.02
+            variance = (rate["var_poisson"] + rate["var_rnoise"]).values[~hits[0]].mean()
+            measured = (rate["sci"].values[~hits[0]] - flux).var()
+            assert abs(measured / variance - 1) < 0.06
+            degrees = 18 - (flagged["groupdq"].values & JUMP).astype(bool).sum(1)[0]
+            np.testing.assert_allclose((rate["chi_square"] / degrees).values[~hits[0]].mean(), 1, atol=0.02)
+    assert bias["likelihood"] < min(0.4, bias["ols"] + 0.01)
+    assert false["likelihood"] < 1e-3
+
+
+@pytest.fixture
+def scene(make_exposure, rng):
+    shape = (3, 9, 16, 40)
+    sci = rng.poisson(40, shape).cumsum(axis=1) + rng.normal(0, 7, shape)
+    sci += ((rng.random(shape) < 0.05) * 900).cumsum(axis=1)
+    exposure = make_exposure(sci)
+    exposure["groupdq"][:] = rng.choice([0, 1, 2, 32], shape, p=[0.85, 0.05, 0.05, 0.05]).astype(np.uint8)
+    exposure["pixeldq"][2, 3:6] = [1 << 11, 1, 1 << 10]
+    return exposure
+
+
+@pytest.mark.parametrize("integrations", [1, 3])
+def test_lazy_and_independent_of_chunks(scene, references, chunkings, integrations):
+    scene = scene.isel(integration=slice(integrations))
+    flagged = assert_lazy_and_chunk_invariant(
+        flag_jumps, scene, *references(scene), chunkings=chunkings, algorithm="likelihood"
+    )
+    assert ("median_rate" in flagged) == (integrations > 1)
+    assert ((flagged["groupdq"] & JUMP) != 0).sum() > 100
+    for node, dims in (("rate", ("row", "column")), ("rateints", ("integration", "row", "column"))):
+        result = assert_lazy_and_chunk_invariant(
+            nodes, flagged, *references(scene), chunkings=chunkings, node=node, rtol=2e-7
+        )
+        kinds = {name: (array.dims, str(array.dtype), array.attrs.get("units")) for name, array in result.items()}
+        del kinds["primary_cosmic_rays"]
+        assert kinds == {
+            "sci": (dims, "float32", "DN/s"),
+            "var_poisson": (dims, "float32", "(DN/s)2"),
+            "var_rnoise": (dims, "float32", "(DN/s)2"),
+            "chi_square": (dims, "float32", None),
+            "dq": (dims, "uint32", None),
+        }
+    assert steps(result)[-1]["parameters"]["algorithm"] == "likelihood"
+
+
+def test_integrations_share_one_covariance(make_exposure, references):
+    """Were the weights those of each integration, low ones would count more, by one part in the electrons of each."""
+    rng = np.random.default_rng(4)
+    sci = rng.poisson(20, (40, 6, 40, 100)).cumsum(axis=1)
+    exposure = make_exposure(sci)
+    given = references(exposure, readnoise=0.5, gain=1.0)
+    flagged = flag_jumps(exposure, *given, algorithm="likelihood", rejection_threshold=20.0)
+    rate = nodes(flagged, *given)
+    error = np.sqrt((rate["var_poisson"] + rate["var_rnoise"]).mean() / rate["sci"].size)
+    assert abs(rate["sci"].mean() - 10) < 4 * error
+    assert 20 * error < 10 / 100  # what that bias would be
+
+
+def algorithms(tree):
+    """What steps say about their algorithm."""
+    done = [(entry["step"], entry["parameters"]) for entry in steps(tree["rate"].to_dataset())]
+    return {step: parameters["algorithm"] for step, parameters in done if "algorithm" in parameters}
+
+
+@pytest.mark.parametrize("name", ["likelihood", "LIKELY"])
+def test_one_name_switches_search_and_fit(tmp_path, name):
+    made = small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=8, columns=None)
+    with forbid_computes():
+        tree = nsxr.detector1(made.exposure, made.references, ramp_fit={"algorithm": name})
+    assert algorithms(tree) == {"jump": "likelihood", "ramp_fit": "likelihood"}
+    mixed = nsxr.detector1(
+        made.exposure, made.references, ramp_fit={"algorithm": name}, jump={"algorithm": "two-point"}
+    )
+    assert algorithms(mixed) == {"jump": "two-point", "ramp_fit": "likelihood"}
+    paths = nsxr.write_products(tree, tmp_path, "it", formats=("fits", "zarr"), progress=False)
+    for path in paths:
+        if path.suffix == ".fits":
+            again = xr.open_dataset(path, engine="nirspec")
+            expected = tree["rateints" if "rateints" in path.name else "rate"]
+            np.testing.assert_array_equal(again["chi_square"], expected["chi_square"])
+        else:
+            assert "chi_square" in xr.open_dataset(path, group="rate", engine="zarr")
+
+
+def test_unknown_algorithms_are_refused(make_exposure, references):
+    exposure = make_exposure(np.zeros((1, 5, 4, 4)))
+    with pytest.raises(ParameterError, match="'best', expected one of two-point, likelihood"):
+        flag_jumps(exposure, *references(exposure), algorithm="best")
+    with pytest.raises(ParameterError, match="'best', expected one of ols"):
+        fit_ramps(exposure, *references(exposure), algorithm="best")
+    made = small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=5, columns=16)
+    with pytest.raises(ParameterError, match="'best'"):
+        nsxr.detector1(made.exposure, made.references, ramp_fit={"algorithm": "best"})
