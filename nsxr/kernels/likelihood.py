@@ -217,7 +217,8 @@ def find_steps(
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
     given_rate : (row, column) or (0, 0) float32 [DN per group]
-        Rate for the photon noise; if empty, the median difference of the ramp.
+        Rate for the photon noise; if empty, the mean difference of the ramp at first, then the slope without the
+        jumps found. A large jump makes the first one too large, by less than it takes to hide it.
     n_frames : int
         Frames averaged into a group.
     shared : float
@@ -240,7 +241,7 @@ def find_steps(
     is_given = given_rate.size > 0
     differences = np.empty((steps, tile))
     used = np.empty((steps, tile))
-    ordered = np.empty((steps, tile), np.float32)
+    total = np.empty(tile)
     inverse = np.empty((steps, tile))
     reduced = np.empty((steps, tile))
     ones = np.empty((steps, tile))
@@ -260,6 +261,7 @@ def find_steps(
                         code[integration, group, row, start + c] = groupdq[integration, group, row, start + c] & KEPT
                 for c in range(columns):
                     count[c] = 0
+                    total[c] = 0.0
                 for k in range(steps):
                     for c in range(columns):
                         before = groupdq[integration, k, row, start + c]
@@ -269,11 +271,9 @@ def find_steps(
                         is_usable = ((before | after) & UNUSABLE == 0) & (after & JUMP == 0)
                         is_usable &= abs(difference) < np.float32(np.inf)
                         differences[k, c] = difference if is_usable else np.float32(0)
-                        ordered[k, c] = difference if is_usable else np.float32(np.inf)
                         used[k, c] = 1.0 if is_usable else 0.0
                         count[c] += is_usable
-                if not is_given:
-                    sort_columns(ordered, steps, columns)
+                        total[c] += differences[k, c]
                 active = 0
                 for c in range(columns):
                     single_noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
@@ -283,8 +283,7 @@ def find_steps(
                     if is_given:
                         expected = np.float64(given_rate[row, start + c]) * gain[row, start + c]
                     else:
-                        n = count[c]
-                        expected = 0.5 * (np.float64(ordered[(n - 1) // 2, c]) + np.float64(ordered[n // 2, c]))
+                        expected = total[c] / count[c]
                     rate[active] = expected if expected > 0.0 else 0.0
                     noise[active] = variance
                     place[active] = c

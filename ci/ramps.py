@@ -1,0 +1,214 @@
+"""Fit ramps whose truth is known, with and without cosmic rays, by nsxr and by the peer; print one table.
+
+    python ci/ramps.py [--peer FOLDER] [--rows 48] [--seed 1] [SCENE...]
+
+Scenes: ``single`` is one integration of 20 groups of 14.6 s, ``averaged`` the same with groups that are means of five
+frames, ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups. Read noise is 6 electrons for
+one frame, 6 % of the pixels of an integration are hit, with charges spread evenly in their logarithm from 10 to 3000
+electrons. For each flux [electron/s] and method:
+
+- *deviation*: standard deviation of (rate - truth) / uncertainty, pixels without hit;
+- *over bound*: standard deviation of their rates over the Cramér-Rao bound for ramps without jumps;
+- *hit*: mean of (rate - truth) / uncertainty, pixels that are hit after the first group;
+- *found*: hits of 10-30, 30-100, 100-300 and more electrons that are flagged;
+- *false*: pixels without hit that are flagged;
+- *Msample/s* of search and fit together, processor time. Of the peer with its steps around it.
+
+The peer runs with its own defaults, in an environment that ``ci/peer/environment.sh`` makes; without it the rows of the
+peer are left out (``--no-peer``).
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "peer"))
+
+from compare_all import peer_python  # noqa: E402
+
+import nsxr  # noqa: E402
+from nsxr.kernels.likelihood import shared_part  # noqa: E402
+from nsxr.model.dq import GroupFlag  # noqa: E402
+from nsxr.model.readout import Readout  # noqa: E402
+
+NOISE, HIT = 6.0, 0.06
+CHARGES = (10, 30, 100, 300, 3000)
+JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+METHODS = {"nsxr default": ("two-point", "ols"), "nsxr likelihood": ("likelihood", "likelihood")}
+PEER = {"peer default": "OLS_C", "peer likelihood": "LIKELY"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Sizes and times of ramps."""
+
+    integrations: int
+    groups: int
+    frames: int
+    group_time: float
+    fluxes: tuple[float, ...] = (0.01, 0.03, 0.1, 1.0, 5.0, 20.0)
+
+
+SCENES = {
+    "single": Scene(1, 20, 1, 14.6),
+    "averaged": Scene(1, 20, 5, 14.6),
+    "short": Scene(1, 5, 5, 73.0),
+    "series": Scene(100, 10, 1, 0.9, (20.0, 500.0, 5000.0)),
+}
+
+
+@dataclass(frozen=True)
+class Ramps:
+    """Samples [electron] and what hit them."""
+
+    sci: np.ndarray
+    charge: np.ndarray
+    is_late: np.ndarray
+
+
+def simulate(scene: Scene, flux: float, shape: tuple[int, int], generator: np.random.Generator) -> Ramps:
+    """Draw ramps frame by frame."""
+    frame_time = scene.group_time / scene.frames
+    charge = np.exp(generator.uniform(*np.log((CHARGES[0], CHARGES[-1])), (scene.integrations, *shape)))
+    charge *= generator.random(charge.shape) < HIT
+    when = generator.uniform(0, scene.groups * scene.group_time, charge.shape)
+    total = np.zeros(charge.shape)
+    sci = np.empty((scene.integrations, scene.groups, *shape), np.float32)
+    for group in range(scene.groups):
+        mean = 0.0
+        for frame in range(scene.frames):
+            total += generator.poisson(flux * frame_time, total.shape)
+            hit = charge * (when <= group * scene.group_time + (frame + 1) * frame_time)
+            mean = mean + (total + hit + generator.normal(0, NOISE, total.shape)) / scene.frames
+        sci[:, group] = mean
+    return Ramps(sci, charge, when > scene.group_time)
+
+
+def as_exposure(scene: Scene, sci: np.ndarray) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
+    """Return ramps as nsxr takes them, with references; one DN is one electron."""
+    integrations, groups, rows, columns = sci.shape
+    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
+    header |= {"SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations, "NGROUPS": groups}
+    header |= {"NFRAMES": scene.frames, "TFRAME": scene.group_time / scene.frames, "TGROUP": scene.group_time}
+    image, ramp = ("row", "column"), ("integration", "group", "row", "column")
+    variables = {
+        "sci": (ramp, sci, {"units": "DN"}),
+        "groupdq": (ramp, np.zeros(sci.shape, np.uint8)),
+        "pixeldq": (image, np.zeros((rows, columns), np.uint32)),
+    }
+    places = {**Readout.from_header(header).row_coordinates(rows), "column": np.arange(columns)}
+    counts = {"integration": np.arange(1, integrations + 1), "group": np.arange(1, groups + 1)}
+    references = {
+        kind: xr.Dataset(
+            {"sci": (image, np.full((rows, columns), value, np.float32))}, {"row": places["row"], **counts}
+        )
+        .assign_coords(column=places["column"])
+        .drop_vars(list(counts))
+        .assign_attrs(reference_type=kind, filename=f"{kind}.fits")
+        for kind, value in (("readnoise", NOISE * np.sqrt(2)), ("gain", 1.0))
+    }
+    return xr.Dataset(variables, {**places, **counts}, header), references
+
+
+def run_nsxr(scene: Scene, sci: np.ndarray, method: str) -> dict[str, np.ndarray]:
+    """Return rate, variance, flags of every integration, and the seconds that it took."""
+    jump, fit = METHODS[method]
+    exposure, references = as_exposure(scene, sci)
+    start = time.process_time()
+    given = references["readnoise"], references["gain"]
+    flagged = nsxr.flag_jumps(exposure, *given, algorithm=jump, flag_4_neighbors=False)
+    rates = nsxr.fit_ramps(flagged, *given, algorithm=fit)["rateints"].to_dataset()
+    seconds = time.process_time() - start
+    variance = (rates["var_poisson"] + rates["var_rnoise"]).values
+    return {"rate": rates["sci"].values, "variance": variance, "flags": flagged["groupdq"].values, "seconds": seconds}
+
+
+def run_peer(scene: Scene, sci: np.ndarray, python: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the same of the peer, by name of the method."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "ramps.npz", Path(folder) / "rates.npz"
+        times = {"group_time": scene.group_time, "frame_time": scene.group_time / scene.frames}
+        np.savez(given, sci=sci, gain=1.0, readnoise=NOISE * np.sqrt(2), n_frames=scene.frames, **times)
+        command = [str(python), str(HERE / "peer" / "fit_arrays.py"), str(given), str(made)]
+        subprocess.run(command, check=True, capture_output=True)
+        with np.load(made) as results:
+            parts = ("rate", "variance", "flags", "seconds")
+            return {
+                name: {part: results[f"{algorithm}_{part}"].reshape(_shape(part, sci)) for part in parts}
+                for name, algorithm in PEER.items()
+            }
+
+
+def _shape(part: str, sci: np.ndarray) -> tuple[int, ...]:
+    return {"flags": sci.shape, "seconds": ()}.get(part, (sci.shape[0], *sci.shape[2:]))
+
+
+def bound(scene: Scene, flux: float) -> float:
+    """Return the Cramér-Rao bound of a rate [electron/s]."""
+    n, shared = scene.groups - 1, shared_part(scene.frames, 1.0, scene.frames)
+    signal, noise = flux * scene.group_time, NOISE**2 / scene.frames
+    matrix = np.diag(np.full(n, signal * (1 - 2 * shared) + 2 * noise))
+    matrix += (signal * shared - noise) * (np.eye(n, k=1) + np.eye(n, k=-1))
+    return float(np.linalg.inv(matrix).sum() ** -0.5 / scene.group_time)
+
+
+def cells(scene: Scene, flux: float, ramps: Ramps, found: dict[str, np.ndarray]) -> list[str]:
+    """Return the numbers of one row of the table."""
+    clean, late = ramps.charge == 0, (ramps.charge > 0) & ramps.is_late
+    error = found["rate"].astype(float) - flux
+    pull = error / np.sqrt(found["variance"])
+    is_flagged = (found["flags"] & JUMP).any(1)
+    edges = pairwise(CHARGES)
+    shares = [is_flagged[late & (ramps.charge >= low) & (ramps.charge < high)].mean() for low, high in edges]
+    return [
+        f"{np.nanstd(pull[clean]):.3f}",
+        f"{np.nanstd(error[clean]) / bound(scene, flux):.3f}",
+        f"{np.nanmean(pull[late]):+.3f}",
+        " ".join(f"{share:.2f}" for share in shares),
+        f"{100 * is_flagged[clean].mean():.3f} %",
+        f"{found['flags'].size / found['seconds'] / 1e6:.1f}",
+    ]
+
+
+def main() -> None:
+    """Print the table, row by row."""
+    parser = argparse.ArgumentParser(description="Fit ramps whose truth is known, by nsxr and by the peer.")
+    parser.add_argument("scenes", nargs="*", default=list(SCENES), help=f"of {', '.join(SCENES)}")
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
+    parser.add_argument("--no-peer", action="store_true", help="nsxr alone")
+    parser.add_argument("--rows", type=int, default=48, help="rows of 2048 pixels; a series has a hundredth")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.scenes) - set(SCENES))
+    if unknown:
+        parser.error(f"unknown scenes {', '.join(unknown)}; known are {', '.join(SCENES)}")
+    python = None if arguments.no_peer else peer_python(arguments.peer)
+    header = ("scene", "electron/s", "method", "deviation", "over bound", "hit", "found", "false", "Msample/s")
+    sys.stdout.write("| " + " | ".join(header) + " |\n|" + " --- |" * len(header) + "\n")
+    generator = np.random.default_rng(arguments.seed)
+    for name in arguments.scenes:
+        scene = SCENES[name]
+        shape = (max(1, arguments.rows // scene.integrations), 2048)
+        for flux in scene.fluxes:
+            ramps = simulate(scene, flux, shape, generator)
+            results = {} if python is None else run_peer(scene, ramps.sci, python)
+            for method in METHODS:
+                run_nsxr(scene, ramps.sci[:, :, :1, :64], method)  # compiles
+                results[method] = run_nsxr(scene, ramps.sci, method)
+            for method, found in results.items():
+                row = [name, f"{flux:g}", method, *cells(scene, flux, ramps, found)]
+                sys.stdout.write("| " + " | ".join(row) + " |\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
