@@ -1,10 +1,10 @@
 """Stage 1 on small simulated exposures: one through a single output, one full frame."""
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import dask
 import xarray as xr
 
@@ -70,7 +70,7 @@ class Stage1:
 
     def track_graph_bytes(self, folders: dict[str, str], name: str) -> int:
         """Bytes of the pickled graph of both products, as a scheduler gets it."""
-        return sum(len(pickle.dumps(dict(part.__dask_graph__()), protocol=5)) for part in dask.optimize(*self._parts()))
+        return sum(len(cloudpickle.dumps(dict(part.__dask_graph__()))) for part in dask.optimize(*self._parts()))
 
     def time_calibrate(self, folders: dict[str, str], name: str) -> None:
         """Compute both products in memory."""
@@ -126,7 +126,7 @@ class Corrections:
 
     def track_graph(self, folders: dict[str, str], name: str, step: str) -> int:
         """Bytes of the pickled graph up to a step."""
-        return sum(len(pickle.dumps(dict(part.__dask_graph__()), protocol=5)) for part in dask.optimize(*self.stored))
+        return sum(len(cloudpickle.dumps(dict(part.__dask_graph__()))) for part in dask.optimize(*self.stored))
 
 
 for _name in ("track_tasks_built", "track_tasks_run", "track_tasks_of_one_amplifier"):
