@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import erfc
+from scipy.special import erfc, erfcinv
 
 from nsxr.errors import ParameterError
 from nsxr.kernels.jump import find_limits, flag_outside, spread_jumps
@@ -21,8 +21,12 @@ from nsxr.references.match import match
 __all__ = ["event_rate", "flag_jumps"]
 
 _RAMP = ("integration", "group", "row", "column")
-_THRESHOLDS = {"two-point": 4.0, "likelihood": 4.2}
-"""Default thresholds by algorithm [sigma]. By likelihood, 0.1 % of ramps of 20 groups at most have a false jump."""
+_ALGORITHMS = ("two-point", "likelihood")
+_TWO_POINT_THRESHOLD = 4.0
+_FALSE_RAMPS = 8e-4
+"""Ramps without a jump in which the likelihood may find one, whatever their length."""
+_LEAST_GROUPS = 5
+"""For the likelihood: of three differences it cannot tell which one is apart."""
 
 
 def flag_jumps(
@@ -61,7 +65,8 @@ def flag_jumps(
 
     With ``algorithm="likelihood"``, a jump is instead what the fit of :func:`fit_ramps` with the same algorithm cannot
     explain: a difference, or two in succession, without which chi square falls by more than a step of
-    ``rejection_threshold`` standard deviations would be worth; again and again while more than three are left.
+    ``rejection_threshold`` standard deviations would be worth; again and again while more than three are left. With
+    fewer than five groups differences are compared all the same.
 
     Parameters
     ----------
@@ -75,8 +80,9 @@ def flag_jumps(
     algorithm : {"two-point", "likelihood"}
         How jumps are told from noise.
     rejection_threshold : float, optional
-        Threshold of a jump [sigma], with four valid differences or more; default 4, by likelihood 4.2, where two
-        differences in succession have to be as improbable as one beyond it.
+        Threshold of a jump [sigma], with four valid differences or more; default 4. By likelihood, two differences in
+        succession have to be as improbable as one beyond it, and the default is such that less than 0.1 % of ramps
+        without a jump get one, whatever their length: 3.8 for 5 groups, 4.2 for 20.
     three_group_rejection_threshold, four_group_rejection_threshold : float
         Thresholds [sigma] in the third branch with two and with three valid differences, that is for ramps
         of three and of four groups.
@@ -142,9 +148,13 @@ def flag_jumps(
     Up-the-ramp".
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
-    if algorithm not in _THRESHOLDS:
-        raise ParameterError(f"algorithm is {algorithm!r}, expected one of {', '.join(_THRESHOLDS)}")
-    threshold = float(_THRESHOLDS[algorithm] if rejection_threshold is None else rejection_threshold)
+    if algorithm not in _ALGORITHMS:
+        raise ParameterError(f"algorithm is {algorithm!r}, expected one of {', '.join(_ALGORITHMS)}")
+    if exposure.sizes["group"] < _LEAST_GROUPS:
+        algorithm = "two-point"
+    threshold = _default_threshold(algorithm, exposure.sizes["group"] - 1)
+    if rejection_threshold is not None:
+        threshold = float(rejection_threshold)
     parameters: dict[str, Any] = {
         "rejection_threshold": threshold,
         "three_group_rejection_threshold": three_group_rejection_threshold,
@@ -239,6 +249,14 @@ def flag_jumps(
         median_rate.attrs = {"units": "DN/s", **variable_attributes("median_rate")}
         result = result.assign(median_rate=median_rate)
     return result
+
+
+def _default_threshold(algorithm: str, differences: int) -> float:
+    """Return the threshold [sigma] for ramps of so many differences."""
+    if algorithm == "two-point":
+        return _TWO_POINT_THRESHOLD
+    tests = differences + (differences - 1) / 2  # those of pairs go with those of their halves
+    return float(np.sqrt(2) * erfcinv(_FALSE_RAMPS / tests))
 
 
 def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:

@@ -159,6 +159,27 @@ def test_integrations_share_one_covariance(make_exposure, references):
     assert 20 * error < 10 / 100  # what that bias would be
 
 
+@pytest.mark.parametrize(("groups", "expected"), [(5, 3.80), (20, 4.18), (70, 4.47)])
+def test_false_jumps_are_as_rare_in_ramps_of_any_length(make_exposure, references, groups, expected):
+    rng = np.random.default_rng(5)
+    sci = rng.poisson(20, (1, groups, 200, 200)).cumsum(axis=1) + rng.normal(0, 7, (1, groups, 200, 200))
+    exposure = make_exposure(sci)
+    given = references(exposure, readnoise=7 * np.sqrt(2), gain=1.0)
+    flagged = flag_jumps(exposure, *given, algorithm="likelihood", flag_4_neighbors=False)
+    assert steps(flagged)[-1]["parameters"]["rejection_threshold"] == pytest.approx(expected, abs=0.01)
+    assert 2e-4 < ((flagged["groupdq"] & JUMP) != 0).any("group").mean() < 1.2e-3
+
+
+def test_ramps_of_few_groups_are_searched_by_differences(make_exposure, references):
+    sci = np.broadcast_to(100.0 * np.arange(4)[:, None, None], (1, 4, 3, 3)).copy()
+    sci[0, 2:, 1, 1] += 900
+    exposure = make_exposure(sci)
+    results = [flag_jumps(exposure, *references(exposure), algorithm=name) for name in ("two-point", "likelihood")]
+    xr.testing.assert_identical(*results)
+    assert results[1]["groupdq"].values[0, 2, 1, 1] == JUMP
+    assert steps(results[1])[-1]["parameters"]["algorithm"] == "two-point"
+
+
 def algorithms(tree):
     """What steps say about their algorithm."""
     done = [(entry["step"], entry["parameters"]) for entry in steps(tree["rate"].to_dataset())]
