@@ -1,5 +1,6 @@
 """Find cosmic-ray jumps in ramps, by two-point differences or by likelihood."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -207,6 +208,7 @@ def flag_jumps(
     after = [int(time // readout.group_time) for time in (after_jump_flag_time1, after_jump_flag_time2)]
     # only the after-jump thresholds need it, and it needs the whole reference
     median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
+    kernel: Callable[..., np.ndarray]
     if by_likelihood:
         expected = [] if rate_per_group is None or not is_series else [rate_per_group]
         arrays = [gain_values, noise_values, *expected]
@@ -217,7 +219,7 @@ def flag_jumps(
             threshold=threshold,
         )
     else:
-        arrays, kernel = [gain_values, *limits], partial(_flag)
+        arrays, kernel = [gain_values, *limits], _flag
     (code,) = map_blocks(
         kernel,
         exposure["sci"],
