@@ -145,9 +145,7 @@ def correct_ramps(
     if "jump" in skip or exposure.sizes["group"] <= 2:
         stages = _linearized(to_ramps(exposure) if is_cheap else exposure, references, settings, skip)
         ramps = list(stages.values())[-1]
-        if "jump" in skip:
-            return {**stages, "jump": record_skip(ramps, "jump", "on request")}
-        reason = f"{ramps.sizes['group']} groups, at least 3 are needed"
+        reason = "on request" if "jump" in skip else f"{ramps.sizes['group']} groups, at least 3 are needed"
         return {**stages, "jump": record_skip(ramps, "jump", reason)}
     stages = _linearized(to_blocks(exposure) if is_cheap else exposure, references, settings, skip)
     ramps = to_blocks(list(stages.values())[-1])
@@ -240,24 +238,18 @@ def _find_jumps(
     settings: Mapping[str, Any],
     is_cheap: bool,
 ) -> xr.Dataset:
-    snowballs = STEPS["jump"].functions[1]
-    of_snowballs = set(inspect.signature(snowballs).parameters)
-    known = {k: v for k, v in settings.items() if k != "expand_large_events"}
-    flagged = flag_jumps(
-        ramps,
-        references["readnoise"],
-        references["gain"],
-        series=series,
-        **{k: v for k, v in known.items() if k not in of_snowballs},
-    )
+    names = set(inspect.signature(flag_snowballs).parameters)
+    of_snowballs = {k: v for k, v in settings.items() if k in names}
+    of_jumps = {k: v for k, v in settings.items() if k not in names and k != "expand_large_events"}
+    flagged = flag_jumps(ramps, references["readnoise"], references["gain"], series=series, **of_jumps)
     if not settings.get("expand_large_events", True):
         return flagged
-    if is_cheap and len((ramps["sci"].chunks or ((), (), ()))[2]) > 1:
-        # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept
-        found = flag_snowballs(flagged, **{k: v for k, v in known.items() if k in of_snowballs})
-        names = [name for name, array in found.data_vars.items() if name == "groupdq" or not array.dims]
-        return found.assign({name: settle(found[name]) for name in names})
-    return flag_snowballs(flagged, **{k: v for k, v in known.items() if k in of_snowballs})
+    found = flag_snowballs(flagged, **of_snowballs)
+    if not is_cheap or len((ramps["sci"].chunks or ((), (), ()))[2]) <= 1:
+        return found
+    # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept
+    waiting = [name for name, array in found.data_vars.items() if name == "groupdq" or not array.dims]
+    return found.assign({name: settle(found[name]) for name in waiting})
 
 
 def check_settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection[str]) -> dict[str, dict[str, Any]]:

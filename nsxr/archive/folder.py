@@ -11,9 +11,10 @@ from uuid import uuid4
 
 import fsspec
 
+from nsxr.io.products import sync
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, filesystem, is_remote, remote_errors, shown
 
-__all__ = ["Folder", "sync"]
+__all__ = ["Folder"]
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,6 @@ def _aside(final: Path, content: bytes) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring the bytes of a file, or the names in a directory, to the disk, where full disks show at the latest."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _parsed(content: bytes | None) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.archive.folder import Folder, sync
+from nsxr.archive.folder import Folder
 from nsxr.archive.layout import METADATA
+from nsxr.io.products import sync
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import in_chunks
 

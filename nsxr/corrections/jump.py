@@ -10,7 +10,8 @@ from scipy.special import erfc, erfcinv
 
 from nsxr.errors import ParameterError
 from nsxr.kernels.jump import find_limits, flag_outside, spread_jumps
-from nsxr.kernels.likelihood import find_steps, shared_part
+from nsxr.kernels.likelihood import shared_part
+from nsxr.kernels.likelihood_search import find_steps
 from nsxr.lazy import map_blocks, map_with_halo, settle, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, ramp_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag
@@ -210,7 +211,7 @@ def flag_jumps(
     median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
     kernel: Callable[..., np.ndarray]
     if by_likelihood:
-        expected = [] if rate_per_group is None or not is_series else [rate_per_group]
+        expected = [] if rate_per_group is None else [rate_per_group]
         arrays = [gain_values, noise_values, *expected]
         kernel = partial(
             _find,

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ParameterError
-from nsxr.kernels.likelihood import WEIGHTED_SUMS, combine_weighted, finish_weighted, fit_rates, shared_part
+from nsxr.kernels.likelihood import WEIGHTED_SUMS, combine_weighted, finish_weighted, fit_by_likelihood, shared_part
 from nsxr.kernels.ramp_fit import SUMS, combine_sums, finish_slopes, fit_slopes, weight_tables
 from nsxr.lazy import map_blocks, reduce_tree, unlabelled
 from nsxr.model.chunking import chunk_like, to_blocks, to_ramps
@@ -161,25 +161,18 @@ def fit_ramps(
         images.append(unlabelled(exposure["median_rate"]))
     by_likelihood = fit_algorithm(algorithm) == "likelihood"
     names = (*_PRODUCT, "chi_square") if by_likelihood else _PRODUCT
-    common: dict[str, Any] = {
-        "group_time": readout.group_time,
-        "one_group_time": readout.first_group_time,
-        "n_frames": readout.n_frames,
-        "first": first,
-        "last": last,
-        "suppress": bool(suppress_one_group) and groups > 1,
-    }
-    fit: Callable[..., Any]
+    combine: Callable[..., Any]
     finish: Callable[..., Any]
     if by_likelihood:
         shared = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
-        fit, combine, n_sums = partial(_fit_likelihood, shared=shared, **common), combine_weighted, WEIGHTED_SUMS
-        finish, images_of_finish = finish_weighted, [chunk_like(gain_values, sci.isel(integration=0, group=0))]
+        n_sums, combine, finish = WEIGHTED_SUMS, combine_weighted, finish_weighted
+        images_of_finish = [chunk_like(gain_values, sci.isel(integration=0, group=0))]
     else:
-        fit, combine, n_sums = partial(_fit, **common), combine_sums, SUMS
-        finish, images_of_finish = finish_slopes, []
+        shared = None
+        n_sums, combine, finish = SUMS, combine_sums, finish_slopes
+        images_of_finish = []
     *rates, sums = map_blocks(
-        fit,
+        _fit,
         sci,
         chunk_like(unlabelled(exposure["groupdq"]), sci),
         *(chunk_like(image, sci.isel(integration=0, group=0)) for image in images),
@@ -190,6 +183,13 @@ def fit_ramps(
         ],
         sizes={"sum": n_sums},
         reduced={len(names): "integration"},
+        shared=shared,
+        group_time=readout.group_time,
+        one_group_time=readout.first_group_time,
+        n_frames=readout.n_frames,
+        first=first,
+        last=last,
+        suppress=bool(suppress_one_group) and groups > 1,
     )
     flags = reduce_tree(_any_flag, rates[_PRODUCT.index("dq")], "integration", np.uint32)
     combined = map_blocks(
@@ -266,33 +266,12 @@ def _fit(
     dark: np.ndarray,
     rate: np.ndarray | None = None,
     *,
-    group_time: float,
-    one_group_time: float,
-    n_frames: int,
-    first: int,
-    last: int,
-    suppress: bool,
-) -> tuple[np.ndarray, ...]:
-    """Run the kernel with its tables."""
-    coefficients, norms = weight_tables(sci.shape[1])
-    given = np.empty((0, 0), np.float32) if rate is None else rate
-    images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
-    return fit_slopes(
-        sci, groupdq, *images, coefficients, norms, group_time, one_group_time, n_frames, first, last, suppress
-    )
-
-
-def _fit_likelihood(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    pixeldq: np.ndarray,
-    gain: np.ndarray,
-    readnoise: np.ndarray,
-    dark: np.ndarray,
-    rate: np.ndarray | None = None,
+    shared: float | None,
     **parameters: Any,
 ) -> tuple[np.ndarray, ...]:
-    """Run the kernel of the likelihood."""
+    """Run the kernel of least squares with its tables, or with ``shared`` that of the likelihood."""
     given = np.empty((0, 0), np.float32) if rate is None else rate
     images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
-    return fit_rates(sci, groupdq, *images, **parameters)
+    if shared is not None:
+        return fit_by_likelihood(sci, groupdq, *images, shared, **parameters)
+    return fit_slopes(sci, groupdq, *images, *weight_tables(sci.shape[1]), **parameters)

@@ -22,7 +22,7 @@ from nsxr.io.progress import compute
 from nsxr.io.zarr import consolidate, create_zarr
 from nsxr.lazy import store
 
-__all__ = ["product_paths", "write_products"]
+__all__ = ["product_paths", "sync", "write_products"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ class _Output:
             consolidate(self.partial)
             for folder, _, files in os.walk(self.partial):
                 for name in files:
-                    _sync(Path(folder, name))
-                _sync(Path(folder))
+                    sync(Path(folder, name))
+                sync(Path(folder))
         else:
-            _sync(self.partial)
+            sync(self.partial)
 
     @property
     def aside(self) -> Path:
@@ -69,7 +69,7 @@ class _Output:
             except OSError:  # nor have files on some file systems
                 os.replace(self.final, self.aside)
         os.replace(self.partial, self.final)
-        _sync(self.final.parent)
+        sync(self.final.parent)
 
     def take_back(self) -> None:
         """Undo :meth:`publish`, however far it came."""
@@ -96,7 +96,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring the bytes of a file, or the names in a directory, to the disk, where full disks show at the latest."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,6 +7,8 @@ sorted differences medians, clipping windows and the iterative search are all ch
 throw out is always at one of the two ends.
 """
 
+from typing import Any
+
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
@@ -19,8 +21,10 @@ __all__ = [
     "SPREAD",
     "UNUSABLE",
     "VERY_LARGE",
+    "difference_at",
     "find_limits",
     "flag_outside",
+    "median_of",
     "sort_columns",
     "spread_jumps",
 ]
@@ -137,7 +141,16 @@ def _take_differences(
 
 
 @kernel
-def _median(ordered: np.ndarray, column: int, low: int, high: int) -> float:  # pragma: no cover
+def difference_at(
+    sci: np.ndarray, gain: np.ndarray, integration: int, step: int, row: int, column: int
+) -> Any:  # pragma: no cover
+    """Return the difference of two successive groups [electron]: of two products, each rounded, as in the limits."""
+    last = sci[integration, step, row, column] * gain[row, column]
+    return sci[integration, step + 1, row, column] * gain[row, column] - last
+
+
+@kernel
+def median_of(ordered: np.ndarray, column: int, low: int, high: int) -> float:  # pragma: no cover
     """Return the median of the sorted values ``low`` to ``high`` (exclusive) of a column, NaN if there are none."""
     if high <= low:
         return np.nan
@@ -163,7 +176,7 @@ def _clip(
     most = 0
     for c in range(columns):
         most = max(most, count[c])
-        origin[c] = _median(ordered, c, 0, count[c])
+        origin[c] = median_of(ordered, c, 0, count[c])
     for k in range(most):
         for c in range(columns):
             value = ordered[k, c] - origin[c] if k < count[c] else 0.0
@@ -175,7 +188,7 @@ def _clip(
         for _ in range(_CLIP_ITERATIONS):
             if high <= low:
                 break
-            centre = _median(ordered, c, low, high)
+            centre = median_of(ordered, c, low, high)
             mean = total[c] / (high - low)
             width = threshold * np.sqrt(max(square[c] / (high - low) - mean * mean, 0.0))
             lower[c], upper[c] = centre - width, centre + width
@@ -212,7 +225,7 @@ def _search(
             limit = threshold
             is_downward = abs(smallest) >= abs(largest)
             first, last = (low + 1, high) if is_downward else (low, high - 1)
-            location = _median(ordered, column, first, last)
+            location = median_of(ordered, column, first, last)
         elif high - low == 3:
             limit = threshold_three
             location = np.float64(ordered[low + 1, column])
@@ -273,7 +286,7 @@ def _mean_of_medians(
             while usable > 0 and steps[usable - 1, c] == unused:
                 usable -= 1
             if usable > 0:
-                total[c] += _median(steps, c, 0, usable) / gain[row, start + c]
+                total[c] += median_of(steps, c, 0, usable) / gain[row, start + c]
                 count[c] += 1
     for c in range(columns):
         if count[c] > 0:
@@ -367,7 +380,7 @@ def find_limits(
             for c in range(columns):
                 noise = readnoise[row, start + c] * gain[row, start + c]
                 variance = np.float64(noise * noise) / n_frames
-                centre = _median(ordered, c, 0, count[c])
+                centre = median_of(ordered, c, 0, count[c])
                 deviation = np.sqrt(abs(centre) + variance)
                 deviation = deviation if deviation > 0 else np.nan
                 median[row, start + c] = centre
@@ -462,13 +475,11 @@ def flag_outside(
             for row in range(rows):
                 for c in range(columns):
                     before, after = groupdq[integration, step, row, c], groupdq[integration, step + 1, row, c]
-                    # two products, each rounded, as in find_limits
-                    last = sci[integration, step, row, c] * gain[row, c]
-                    difference = sci[integration, step + 1, row, c] * gain[row, c] - last
-                    is_usable = ((before | after) & UNUSABLE == 0) & (abs(difference) < np.float32(np.inf))
-                    excess = difference - median[row, c]
+                    value = difference_at(sci, gain, integration, step, row, c)
+                    is_usable = ((before | after) & UNUSABLE == 0) & (abs(value) < np.float32(np.inf))
+                    excess = value - median[row, c]
                     ratio = abs(excess) / sigma[row, c]
-                    is_outside = (difference < lower[at, row, c]) | (difference > upper[at, row, c])
+                    is_outside = (value < lower[at, row, c]) | (value > upper[at, row, c])
                     found = (after & KEPT) | (JUMP if is_outside & is_usable else np.uint8(0))
                     is_spread = ((found & JUMP) != 0) & is_usable & (ratio > min_spread) & (ratio < max_spread)
                     found |= SPREAD if is_spread else np.uint8(0)

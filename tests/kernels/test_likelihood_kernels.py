@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nsxr.kernels.jump import JUMP, SPREAD
-from nsxr.kernels.likelihood import combine_weighted, find_steps, finish_weighted, fit_rates, shared_part
+from nsxr.kernels.likelihood import combine_weighted, finish_weighted, fit_by_likelihood, shared_part
+from nsxr.kernels.likelihood_search import find_steps
 
 NONE = np.empty((0, 0), np.float32)
 TIME, FRAMES = 20.0, 5
@@ -106,7 +107,7 @@ def test_fit_is_that_of_dense_matrices(gain, is_given):
         groups - 1,
         True,
     )
-    slopes, poisson, reads, dq, chi_square, _ = fit_rates(sci, groupdq, *arguments)
+    slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(sci, groupdq, *arguments)
     lost = 0
     for c in range(columns):
         flags = groupdq[0, :, 0, c] & ~np.uint8(32)
@@ -164,8 +165,8 @@ def test_blocks_of_integrations_combine_to_the_weighted_mean():
     groupdq[:, :, 0, 4] = 1
     pixeldq, one = np.zeros((1, 40), np.uint32), images(40)
     tail = (pixeldq, one, readnoise, 0 * one, 2 * one, SHARED, TIME, 12.0, FRAMES, 0, sci.shape[1] - 1, True)
-    slopes, poisson, reads, _, chi_square, sums = fit_rates(sci, groupdq, *tail)
-    parts = [fit_rates(sci[i : i + 1], groupdq[i : i + 1], *tail)[-1] for i in range(3)]
+    slopes, poisson, reads, _, chi_square, sums = fit_by_likelihood(sci, groupdq, *tail)
+    parts = [fit_by_likelihood(sci[i : i + 1], groupdq[i : i + 1], *tail)[-1] for i in range(3)]
     together = combine_weighted(np.concatenate(parts))
     np.testing.assert_allclose(together, sums, rtol=1e-12)
     rate, var_poisson, var_rnoise, dq, square = finish_weighted(together, pixeldq, one, TIME)
