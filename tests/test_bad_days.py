@@ -290,11 +290,12 @@ cli.main()
 # signals, and several runs at once
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from nsxr import cli
 from nsxr.io.fits_write import BlockFile
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
 mark, go = Path(sys.argv.pop()), Path(sys.argv.pop())
 write = BlockFile.__setitem__
 
