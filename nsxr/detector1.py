@@ -244,11 +244,11 @@ def _find_jumps(
     flagged = flag_jumps(ramps, references["readnoise"], references["gain"], series=series, **of_jumps)
     if not settings.get("expand_large_events", True):
         return flagged
-    found = flag_snowballs(flagged, **of_snowballs)
+    found = flag_snowballs(flagged, references["readnoise"], references["gain"], **of_snowballs)
     if not is_cheap or len((ramps["sci"].chunks or ((), (), ()))[2]) <= 1:
         return found
     # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept
-    waiting = [name for name, array in found.data_vars.items() if name == "groupdq" or not array.dims]
+    waiting = [name for name, array in found.data_vars.items() if name == "groupdq" or "row" not in array.dims]
     return found.assign({name: settle(found[name]) for name in waiting})
 
 

@@ -26,6 +26,7 @@ from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.noise import noise_spectrum
+from nsxr.plot_events import plot_snowballs
 
 __all__ = [
     "choose_pixel",
@@ -369,8 +370,8 @@ def plot_quicklook(
 ) -> Figure:
     """Return a figure that shows an exposure at a glance.
 
-    Rate image, data quality map, the fraction of pixels per flag, one ramp with its fit, and the noise
-    spectrum before and after correction. What is not given is left out.
+    Rate image, data quality map with circles around large cosmic-ray events, the fraction of pixels per flag, one ramp
+    with its fit, and the noise spectrum before and after correction. What is not given is left out.
 
     Parameters
     ----------
@@ -407,6 +408,8 @@ def plot_quicklook(
         )
     plot_rate(panels["rate"], image)
     plot_dq_map(panels["map"], image)
+    if "snowballs" in image:
+        plot_snowballs(panels["map"], image, None if "integration" not in rate.dims else int(image["integration"]))
     plot_dq(panels["flags"], image)
     if ramp is None:
         _say(panels["ramp"], "no ramp given")

@@ -81,7 +81,7 @@ def run_configuration(configuration: Configuration, folder: Path, python: Path) 
     result: dict[str, object] = {"configuration": configuration.name, "label": configuration.label}
     result["peer"] = measured(peer_command(configuration, paths, peer, python), folder / "peer.log")
     result["peer"]["steps"] = peer_seconds(folder / "peer.log")
-    result["nsxr"] = measured(nsxr_command(configuration, paths, ours), folder / "nsxr.log")
+    result["nsxr"] = measured(nsxr_command(configuration, paths, ours, like_peer=True), folder / "nsxr.log")
     products = [str(ours / f"{paths.root}_{kind}.fits") for kind in ("rate", "rateints")]
     try:
         run([str(python), str(HERE / "validate_product.py"), *products], folder / "validate.log")
@@ -92,7 +92,7 @@ def run_configuration(configuration: Configuration, folder: Path, python: Path) 
     for whose in (peer, ours):
         shutil.rmtree(whose)
     run(peer_command(configuration, paths, peer, python, save_steps=True), folder / "peer-steps.log")
-    run(nsxr_command(configuration, paths, ours, save=STEPS), folder / "nsxr-steps.log")
+    run(nsxr_command(configuration, paths, ours, save=STEPS, like_peer=True), folder / "nsxr-steps.log")
     result |= compare(peer, ours, paths.root)
     result["pulls"] = as_is["pulls"]
     result["as_is"] = {kind: product["slopes"] for kind, product in as_is["products"].items()}

@@ -117,12 +117,21 @@ def simulate_command(configuration: Configuration, folder: Path) -> list[str]:
     return [*_nsxr(), "simulate", "-o", str(folder), *flat]
 
 
+LIKE_PEER = ("jump.snowball_algorithm=ellipse",)
+"""What nsxr does otherwise by default."""
+
+
 def nsxr_command(
-    configuration: Configuration, paths: Paths, output: Path, save: Sequence[str] = (), overwrite: bool = True
+    configuration: Configuration,
+    paths: Paths,
+    output: Path,
+    save: Sequence[str] = (),
+    overwrite: bool = True,
+    like_peer: bool = False,
 ) -> list[str]:
-    """Return the command that calibrates an exposure with nsxr."""
+    """Return the command that calibrates an exposure with nsxr, if asked for with the methods that are the peer's."""
     command = [*_nsxr(), "detector1", str(paths.uncal), "-o", str(output), "--references", str(paths.references)]
-    for setting in configuration.settings:
+    for setting in (*(LIKE_PEER if like_peer else ()), *configuration.settings):
         command += ["--set", setting]
     for step in save:
         command += ["--save", step]

@@ -2,8 +2,9 @@
 
 Executed by the Python of the peer's environment; imports nothing of nsxr. The input is an ``.npz`` of ``sci``
 (integration, group, row, column) [DN], and numbers ``gain``, ``readnoise`` [DN], ``group_time``, ``frame_time`` [s],
-``n_frames``. The output has for each algorithm ``rate``, ``variance`` (integration, row, column), ``flags`` (the jumps
-found before the fit, as ``sci``) and ``seconds`` of processor time.
+``n_frames``, and ``groupdq`` if flags are there already. The output has for each algorithm ``rate``, ``variance``
+(integration, row, column), ``flags`` (as ``sci``, with the jumps found before the fit) and ``seconds`` of processor
+time.
 """
 
 import argparse
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--algorithms", nargs="+", default=["OLS_C", "LIKELY"])
+    parser.add_argument("--snowballs", action="store_true", help="enlarge large events")
     arguments = parser.parse_args()
     with offline(), TemporaryDirectory() as scratch, np.load(arguments.input) as given:
         from jwst.jump import JumpStep
@@ -41,7 +43,7 @@ def main() -> None:
         for algorithm in arguments.algorithms:
             model = datamodels.RampModel(
                 data=sci.astype(np.float32),
-                groupdq=np.zeros(sci.shape, np.uint8),
+                groupdq=given["groupdq"].copy() if "groupdq" in given else np.zeros(sci.shape, np.uint8),
                 pixeldq=np.zeros(sci.shape[2:], np.uint32),
             )
             describe(model, sci.shape)
@@ -50,7 +52,7 @@ def main() -> None:
             model.meta.exposure.frame_time = float(given["frame_time"])
             model.meta.exposure.nframes = int(given["n_frames"])
             start = time.process_time()
-            found = JumpStep.call(model, flag_4_neighbors=False, expand_large_events=False, **overrides)
+            found = JumpStep.call(model, flag_4_neighbors=False, expand_large_events=arguments.snowballs, **overrides)
             flags = np.array(found.groupdq)
             _, rates = RampFitStep.call(found, algorithm=algorithm, **overrides)
             results[f"{algorithm}_seconds"] = time.process_time() - start

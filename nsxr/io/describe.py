@@ -132,6 +132,6 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
             lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
         lines.append("contents:")
         for name, node in nodes.items():
-            sizes = ", ".join(f"{dim} {size}" for dim, size in node.sizes.items())
+            sizes = ", ".join(f"{dim} {size}" for dim, size in node["sci"].sizes.items())
             lines.append(f"  {name:<12} {', '.join(map(str, node.data_vars))} ({sizes})")
     return "\n".join(lines)

@@ -6,12 +6,10 @@ where it belongs. Blocks may arrive in any order, from any thread or process tha
 """
 
 import errno
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +18,19 @@ import xarray as xr
 from astropy.io import fits
 
 from nsxr.errors import ModelError
-from nsxr.io.fits_keywords import carried_header, primary_header, printable, set_keyword
-from nsxr.model.history import steps
+from nsxr.io.fits_keywords import carried_header, primary_header, set_keyword
+from nsxr.io.fits_tables import (
+    EventTable,
+    asdf_marker,
+    event_header,
+    groups,
+    integration_times,
+    provenance,
+    table,
+)
 from nsxr.model.variables import check
 
-__all__ = ["BlockFile", "CardFile", "asdf_marker", "create_fits", "steps_from_table"]
-
-TIME_COLUMNS = (
-    "int_start_MJD_UTC",
-    "int_mid_MJD_UTC",
-    "int_end_MJD_UTC",
-    "int_start_BJD_TDB",
-    "int_mid_BJD_TDB",
-    "int_end_BJD_TDB",
-)
-"""Columns of INT_TIMES, coordinates of a Dataset under the same names, float64 [d]."""
-
-GROUP_COLUMNS: Mapping[str, str] = {
-    "integration_number": "i4",
-    "group_number": "i2",
-    "end_day": "i2",
-    "end_milliseconds": "i4",
-    "end_submilliseconds": "i2",
-    "group_end_time": "S26",
-    "number_of_columns": "i2",
-    "number_of_rows": "i2",
-    "number_of_gaps": "i2",
-    "completion_code_number": "i2",
-    "completion_code_text": "S36",
-    "bary_end_time": "f8",
-    "helio_end_time": "f8",
-}
-"""Columns of GROUP, coordinates (integration, group) of a ramp where a file had them."""
+__all__ = ["BlockFile", "CardFile", "create_fits"]
 
 _BLOCK = 2880  # FITS pads headers and data to multiples of this many bytes
 _SIGN = np.uint32(0x80000000)
@@ -166,92 +145,16 @@ def _image_header(name: str, array: xr.DataArray) -> fits.Header:
     return header
 
 
-def _table(name: str, rows: np.ndarray) -> tuple[fits.Header, bytes]:
-    """Return header and bytes of a binary table given as a structured array."""
-    header = fits.BinTableHDU(rows, name=name).header
-    return header, rows.astype(rows.dtype.newbyteorder(">")).tobytes()
-
-
-def _integration_times(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return INT_TIMES, or None if the Dataset does not carry all of its columns."""
-    if not all(name in dataset.coords for name in TIME_COLUMNS):
-        return None
-    columns = {"integration_number": dataset["integration"].to_numpy().astype("i4")}
-    columns |= {name: dataset[name].to_numpy().astype("f8") for name in TIME_COLUMNS}
-    rows = np.empty(dataset.sizes["integration"], dtype=[(name, values.dtype) for name, values in columns.items()])
-    for name, values in columns.items():
-        rows[name] = values
-    return rows
-
-
-def _groups(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return GROUP, one row per group and integration, or None if the Dataset carries no such column."""
-    present = [name for name in GROUP_COLUMNS if name in dataset.coords]
-    if not present:
-        return None
-    model = xr.DataArray(
-        np.zeros((dataset.sizes["integration"], dataset.sizes["group"])), dims=("integration", "group")
-    )
-    known: dict[str, Any] = {
-        "integration_number": dataset["integration"],
-        "group_number": dataset["group"],
-        "number_of_columns": xr.DataArray(dataset.sizes["column"]),
-        "number_of_rows": xr.DataArray(dataset.sizes["row"]),
-    }
-    known |= {name: dataset[name] for name in present}
-    rows = np.zeros(model.size, dtype=list(GROUP_COLUMNS.items()))
-    for name, values in known.items():
-        rows[name] = values.broadcast_like(model).transpose("integration", "group").to_numpy().ravel()
-    return rows
-
-
-def _provenance(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return NSXR_STEPS, one row per provenance record, or None if there is none."""
-    records = steps(dataset)
-    if not records:
-        return None
-    texts = [json.dumps(entry) for entry in records]
-    dtype = [("STEP", "S32"), ("STATUS", "S16"), ("RECORD", f"S{max(map(len, texts))}")]
-    cells = [(printable(e["step"]), printable(e["status"]), text) for e, text in zip(records, texts, strict=True)]
-    return np.array(cells, dtype=dtype)
-
-
-def asdf_marker() -> np.ndarray:
-    """Return the ASDF extension, which the peer's pipelines look for before they read the headers.
-
-    It says which software wrote the file and nothing else: readers take metadata and arrays from
-    the FITS part where the ASDF part has none, so there is one copy of each.
-    """
-    text = (
-        "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
-        f"asdf_library: !core/software-1.0.0 {{name: nsxr, version: {json.dumps(version('nsxr'))}}}\n...\n"
-    )
-    data = np.frombuffer(text.encode("ascii"), dtype="u1")
-    return np.array([(data,)], dtype=[("ASDF_METADATA", "u1", (len(data),))])
-
-
-def steps_from_table(rows: np.ndarray) -> str:
-    """Return ``attrs["nsxr_steps"]`` from the table of a product's NSXR_STEPS extension.
-
-    Parameters
-    ----------
-    rows : structured ndarray
-        With column ``RECORD``, the JSON text of each provenance record.
-    """
-    records = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in rows["RECORD"]]
-    return "[" + ", ".join(text.rstrip("\0 ") for text in records) + "]"
-
-
 def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.ndarray]]:
     """Yield name and content of each extension, images and tables, in the order of the peer's files."""
     is_ramp = "group" in dataset.dims
-    times = _integration_times(dataset) if "integration" in dataset.dims else None
+    times = integration_times(dataset) if "integration" in dataset.dims else None
     tables = {"INT_TIMES": times} if times is not None else {}
     yield "SCI", dataset["sci"]
     if is_ramp:
         yield from ((name.upper(), dataset[name]) for name in ("pixeldq", "groupdq") if name in dataset)
-        groups = _groups(dataset)
-        tables = ({"GROUP": groups} if groups is not None else {}) | tables
+        rows = groups(dataset)
+        tables = ({"GROUP": rows} if rows is not None else {}) | tables
         yield from tables.items()
     else:
         error = xr.ufuncs.sqrt(dataset["var_poisson"] + dataset["var_rnoise"])
@@ -262,9 +165,11 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
         yield "VAR_RNOISE", dataset["var_rnoise"]
         if "chi_square" in dataset:
             yield "CHI_SQUARE", dataset["chi_square"]
-    provenance = _provenance(dataset)
-    if provenance is not None:
-        yield "NSXR_STEPS", provenance
+    if "snowballs" in dataset:
+        yield "SNOWBALLS", dataset["snowballs"]
+    records = provenance(dataset)
+    if records is not None:
+        yield "NSXR_STEPS", records
     yield "ASDF", asdf_marker()
 
 
@@ -278,13 +183,15 @@ def _allocate(descriptor: int, offset: int, length: int) -> None:
         os.ftruncate(descriptor, offset + length)
 
 
-def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, BlockFile | CardFile]]:
+def create_fits(
+    path: Path, dataset: xr.Dataset, filename: str
+) -> list[tuple[xr.DataArray, BlockFile | CardFile | EventTable]]:
     """Create a FITS product of full size, all but its pixels, and say where those go.
 
     Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are
     integrations; ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the Dataset has them.
     ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Provenance follows in a table ``NSXR_STEPS``
-    with the JSON text of each record (:func:`steps_from_table` turns it back), and a small ASDF
+    with the JSON text of each record, after a table ``SNOWBALLS`` of large cosmic-ray events, and a small ASDF
     extension for the tools that insist on one.
 
     Parameters
@@ -300,8 +207,8 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
 
     Returns
     -------
-    list of (DataArray, BlockFile or CardFile)
-        Each image, and each number with an attribute ``keyword``, lazy if the input was, and the
+    list of (DataArray, BlockFile, CardFile or EventTable)
+        Each image, the table of events, and each number with an attribute ``keyword``, lazy if the input was, and the
         place to store it. Nothing is computed.
 
     Raises
@@ -315,11 +222,14 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
     check(dataset, *(("sci",) if is_ramp else ("sci", "dq", "var_poisson", "var_rnoise")))
     contents: list[tuple[str, fits.Header, xr.DataArray | bytes]] = []
     for name, content in _extensions(dataset):
-        if isinstance(content, xr.DataArray):
-            contents.append((name, _image_header(name, content), content))
+        if not isinstance(content, xr.DataArray):
+            contents.append((name, *table(name, content)))
+        elif name == "SNOWBALLS":
+            check(dataset, "snowballs")
+            contents.append((name, event_header(content.sizes["snowball"])[0], content))
         else:
-            contents.append((name, *_table(name, content)))
-    targets: list[tuple[xr.DataArray, BlockFile | CardFile]] = []
+            contents.append((name, _image_header(name, content), content))
+    targets: list[tuple[xr.DataArray, BlockFile | CardFile | EventTable]] = []
     primary = primary_header(dataset, filename)
     late = _late_keywords(dataset)
     for keyword in late:
@@ -330,12 +240,16 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
         targets.append((array, CardFile(str(path), offset, keyword, str(array.attrs.get("long_name", "")))))
     with open(path, "xb") as file:
         file.write(text.encode("ascii"))
-        for _, header, data in contents:
-            file.write(header.tostring().encode("ascii"))
+        for name, header, data in contents:
+            text = header.tostring()
+            file.write(text.encode("ascii"))
             offset = file.tell()
             if isinstance(data, bytes):
                 file.write(data)
                 length = len(data)
+            elif name == "SNOWBALLS":
+                targets.append((data, EventTable(str(path), text, offset)))
+                length = data.nbytes
             else:
                 targets.append((data, BlockFile(str(path), offset, data.shape, data.dtype.name)))
                 length = data.nbytes

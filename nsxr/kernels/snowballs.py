@@ -7,7 +7,15 @@ import numpy as np
 from nsxr.kernels.compilation import kernel
 from nsxr.model.dq import GroupFlag
 
-__all__ = ["Ellipses", "fill_ellipse", "find_ellipses", "find_regions", "flag_large_events", "is_near_edge"]
+__all__ = [
+    "Ellipses",
+    "fill_ellipse",
+    "fill_ellipses",
+    "find_ellipses",
+    "find_regions",
+    "flag_large_events",
+    "is_near_edge",
+]
 
 SATURATED = np.uint8(GroupFlag.SATURATED.value)
 JUMP = np.uint8(GroupFlag.JUMP_DET.value)
@@ -219,7 +227,7 @@ def is_near_edge(ellipses: Ellipses, shape: tuple[int, int], edge_size: int) -> 
     return np.asarray(is_near_rows | is_near_columns)
 
 
-def _fill(
+def fill_ellipses(
     cube: np.ndarray, flag: np.uint8, blocked: np.uint8, ellipses: Ellipses, minor: np.ndarray, major: np.ndarray
 ) -> None:
     """Fill ellipses with other full axes, centred on whole pixels with whole semi-axes."""
@@ -279,10 +287,10 @@ def flag_large_events(
                 jumps = Ellipses(*(values[is_snowball] for values in jumps))
                 large = Ellipses(*(values[saturated.minor > min_sat_radius_extend] for values in saturated))
                 minor, major = (np.minimum(axis + 2 * sat_expand, widest) for axis in (large.minor, large.major))
-                _fill(cube[group:], SATURATED, np.uint8(0), large, minor, major)
-                _fill(cores[integration : integration + 1], JUMP, np.uint8(0), large, large.minor, large.major)
+                fill_ellipses(cube[group:], SATURATED, np.uint8(0), large, minor, major)
+                fill_ellipses(cores[integration : integration + 1], JUMP, np.uint8(0), large, large.minor, large.major)
             minor = np.minimum(jumps.minor * expand_factor, widest)
             major = np.minimum(jumps.major + jumps.minor * (expand_factor - 1), widest)
-            _fill(cube[group : group + 1], JUMP, SATURATED, jumps, minor, major)
+            fill_ellipses(cube[group : group + 1], JUMP, SATURATED, jumps, minor, major)
             events[integration] += jumps.row.size
     return flags, cores != 0, events

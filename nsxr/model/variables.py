@@ -10,11 +10,22 @@ from nsxr.errors import ModelError
 from nsxr.model import units as _units
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
-__all__ = ["VARIABLES", "Variable", "check", "variable_attributes"]
+__all__ = ["EVENT_PROPERTIES", "VARIABLES", "Variable", "check", "variable_attributes"]
 
 RAMP = ("integration", "group", "row", "column")
 RATES = ("integration", "row", "column")
 IMAGE = ("row", "column")
+EVENT_PROPERTIES = (
+    "integration",
+    "group",
+    "row",
+    "column",
+    "core_radius",
+    "halo_amplitude",
+    "masked_radius",
+    "pixels",
+)
+"""Labels along ``property`` of ``snowballs``, see :func:`nsxr.corrections.snowballs.flag_snowballs`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ VARIABLES: Mapping[str, Variable] = {
     "var_poisson": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from photon noise"),
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
     "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
+    "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
 }
 

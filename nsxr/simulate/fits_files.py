@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from nsxr.io.fits_write import asdf_marker
+from nsxr.io.fits_tables import asdf_marker
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
 from nsxr.simulate.headers import Segment, group_table, integration_times, primary_header, science_header

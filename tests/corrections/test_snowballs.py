@@ -1,4 +1,4 @@
-"""Snowballs: regions and ellipses against scipy, known events, laziness."""
+"""Snowballs by ellipses: regions and ellipses against scipy, known events, laziness."""
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ JUMP, SATURATED, DO_NOT_USE = (
     np.uint8(flag.value) for flag in (GroupFlag.JUMP_DET, GroupFlag.SATURATED, GroupFlag.DO_NOT_USE)
 )
 RAMP = ("integration", "group", "row", "column")
+ELLIPSE = {"snowball_algorithm": "ellipse"}
 NOTHING = np.uint8(0)
 EIGHT = np.ones((3, 3))
 
@@ -47,11 +48,11 @@ def snowball(shape=(1, 5, 120, 120), place=(60, 60), core=4.0, ring=9.0, at=(0, 
 
 
 def flag(groupdq, **parameters):
-    return flag_snowballs(make_exposure(groupdq), **parameters)["groupdq"].values
+    return flag_snowballs(make_exposure(groupdq), **ELLIPSE, **parameters)["groupdq"].values
 
 
 def count(groupdq, **parameters):
-    result = flag_snowballs(make_exposure(groupdq), **parameters)["extended_emission_events"]
+    result = flag_snowballs(make_exposure(groupdq), **ELLIPSE, **parameters)["extended_emission_events"]
     return round(float(result) * 10 * (groupdq[:, 1:].size) / 1e6)
 
 
@@ -211,12 +212,12 @@ def test_no_flag_is_lost_where_a_core_grows():
 def test_cores_are_flagged_in_the_next_integration(time, groups):
     groupdq = snowball((3, 5, 60, 60), (30, 30), at=(1, 3))
     exposure = make_exposure(groupdq)
-    after = flag_snowballs(exposure, snowball_time_masked_next_int=time)["groupdq"].values
+    after = flag_snowballs(exposure, **ELLIPSE, snowball_time_masked_next_int=time)["groupdq"].values
     core = disc(groupdq.shape, 30, 30, 3)
     for group in range(5):
         assert (after[2, group][core] == (JUMP if 1 <= group <= groups else 0)).all()
     assert not after[0].any()
-    without = flag_snowballs(exposure, mask_snowball_core_next_int=False)["groupdq"].values
+    without = flag_snowballs(exposure, **ELLIPSE, mask_snowball_core_next_int=False)["groupdq"].values
     assert not without[2].any()
 
 
@@ -224,7 +225,7 @@ def test_events_cross_amplifier_borders():
     groupdq = snowball((1, 4, 80, 80), (40, 40))
     exposure = make_exposure(groupdq, row_start=472)
     assert set(exposure["amplifier"].values) == {1, 2}
-    lazy = flag_snowballs(exposure.chunk({"row": 40}))["groupdq"]
+    lazy = flag_snowballs(exposure.chunk({"row": 40}), **ELLIPSE)["groupdq"]
     assert lazy.chunks[2] == (40, 40)
     after = lazy.values
     np.testing.assert_array_equal(after, after[:, :, ::-1][:, :, np.r_[79, :79]])  # mirrored about row 40
@@ -246,7 +247,7 @@ def test_lazy_and_chunk_invariant(parameters):
     groupdq |= np.where(rng.random(shape) < 0.02, DO_NOT_USE, NOTHING)
     chunkings = {"row": 30}, {"row": 7, "integration": 1, "column": 50}, {"group": 2, "integration": 2}
     result = assert_lazy_and_chunk_invariant(
-        flag_snowballs, make_exposure(groupdq), chunkings=chunkings, rtol=1e-12, **parameters
+        flag_snowballs, make_exposure(groupdq), chunkings=chunkings, rtol=1e-12, **ELLIPSE, **parameters
     )
     after = result["groupdq"].values
     assert not (groupdq & ~after).any()
@@ -261,6 +262,6 @@ def test_lazy_and_chunk_invariant(parameters):
 def test_errors_name_what_is_wrong():
     exposure = make_exposure(snowball())
     with pytest.raises(ModelError, match="'groupdq' is missing"):
-        flag_snowballs(exposure.drop_vars("groupdq"))
+        flag_snowballs(exposure.drop_vars("groupdq"), **ELLIPSE)
     with pytest.raises(ParameterError, match="expand_factor"):
-        flag_snowballs(exposure, expand_factor=-1.0)
+        flag_snowballs(exposure, **ELLIPSE, expand_factor=-1.0)

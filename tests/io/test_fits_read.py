@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 import nsxr
 from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import keywords, scan
-from nsxr.io.fits_write import GROUP_COLUMNS, TIME_COLUMNS
+from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS
 from nsxr.io.pixels import PixelSource
 from nsxr.io.products import write_products
 from nsxr.model.history import record, steps

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nsxr.errors import ModelError
 from nsxr.io.fits_keywords import primary_header
-from nsxr.io.fits_write import GROUP_COLUMNS, TIME_COLUMNS, BlockFile, create_fits, steps_from_table
+from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, steps_from_table
+from nsxr.io.fits_write import BlockFile, create_fits
 from nsxr.model.history import record, record_skip
 from nsxr.model.variables import variable_attributes
 

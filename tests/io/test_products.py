@@ -14,7 +14,7 @@ from astropy.io import fits
 
 from nsxr.detector1 import detector1
 from nsxr.errors import ModelError, OutputExistsError, ParameterError
-from nsxr.io.fits_write import TIME_COLUMNS
+from nsxr.io.fits_tables import TIME_COLUMNS
 from nsxr.io.products import _Output, product_paths, write_products
 from nsxr.io.progress import compute
 from nsxr.model.history import record
