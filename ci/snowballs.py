@@ -4,8 +4,8 @@
 
 One integration of 20 groups of 14.6 s, 0.05 electron/s, 6 electrons of noise a frame, cosmic rays in 6 % of the
 pixels, and one event in 20 000 pixels: cores of 2 to 12 pixels (power law), a fifth of them centred at most 30 pixels
-inside or 15 outside of an edge. Scenes are shapes of the halo, 2500 electrons beside the core: ``exponential``, ``gaussian``,
-``power`` (fourth power), ``disc`` (an exponential that ends at four radii), and ``release``, an exponential that gives
+inside or 15 outside of an edge. Scenes are shapes of the halo, 2500 electrons beside the core: ``exponential``,
+``gaussian``, ``power`` (fourth power), ``disc`` (an exponential that ends at four radii), and ``release``, which gives
 off another tenth of its charge later, with an e-folding time of two groups. For each method:
 
 - *found*: events with cores of at least 2.5 pixels of which 95 % of the pixels that shift by more than half a

@@ -16,6 +16,7 @@ from nsxr.corrections.gain_scale import scale_gain
 from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.jump import flag_jumps
 from nsxr.corrections.linearity import correct_linearity
+from nsxr.corrections.persistence import flag_persistence, last_saturation
 from nsxr.corrections.ramp_fit import fit_ramps
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
@@ -24,6 +25,7 @@ from nsxr.corrections.superbias import subtract_superbias
 from nsxr.detector1 import correct_ramps, detector1, fit_rates
 from nsxr.io import open_exposure
 from nsxr.io.products import write_products
+from nsxr.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.references import open_references
 
 __all__ = [
@@ -36,10 +38,14 @@ __all__ = [
     "fit_ramps",
     "fit_rates",
     "flag_jumps",
+    "flag_persistence",
     "flag_saturation",
     "flag_snowballs",
     "initialize_dq",
+    "last_saturation",
+    "linearity_table",
     "list_exposures",
+    "measure_linearity_residual",
     "open_archive",
     "open_exposure",
     "open_raw",

@@ -1,10 +1,10 @@
 """Stage 1: the ordered corrections from raw ramps to count rates."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, overload
 
 import xarray as xr
 
@@ -14,6 +14,12 @@ from nsxr.corrections.gain_scale import scale_gain
 from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.jump import flag_jumps
 from nsxr.corrections.linearity import correct_linearity
+from nsxr.corrections.persistence import (
+    earlier_exposures,
+    flag_persistence,
+    last_saturation,
+    latest_saturation,
+)
 from nsxr.corrections.ramp_fit import fit_algorithm, fit_ramps
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
@@ -25,7 +31,16 @@ from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
 from nsxr.model.readout import Readout
 
-__all__ = ["STEPS", "check_settings", "correct_ramps", "detector1", "fit_rates", "reference_types"]
+__all__ = [
+    "SATURATION_REFERENCES",
+    "STEPS",
+    "check_settings",
+    "correct_ramps",
+    "detector1",
+    "fit_rates",
+    "reference_types",
+    "saturation_of",
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ STEPS: Mapping[str, Step] = {
     "linearity": Step((correct_linearity,), ("linearity",)),
     "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
     "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
+    "persistence": Step((flag_persistence,)),
     "ramp_fit": Step((fit_ramps,), ("readnoise", "gain")),
     "gain_scale": Step((scale_gain,), ("gain",)),
 }
@@ -68,22 +84,47 @@ STEPS: Mapping[str, Step] = {
 
 _ESSENTIAL = ("dq_init", "ramp_fit")
 
+SATURATION_REFERENCES = ("mask", "saturation", "superbias")
+"""Reference types that :func:`saturation_of` needs."""
 
+
+@overload
 def detector1(
     exposure: xr.Dataset,
     references: Mapping[str, xr.Dataset],
     *,
+    skip: Collection[str] = ...,
+    **parameters: Mapping[str, Any],
+) -> xr.DataTree: ...
+
+
+@overload
+def detector1(
+    exposure: Sequence[xr.Dataset],
+    references: Mapping[str, xr.Dataset] | Sequence[Mapping[str, xr.Dataset]],
+    *,
+    skip: Collection[str] = ...,
+    **parameters: Mapping[str, Any],
+) -> list[xr.DataTree]: ...
+
+
+def detector1(
+    exposure: xr.Dataset | Sequence[xr.Dataset],
+    references: Mapping[str, xr.Dataset] | Sequence[Mapping[str, xr.Dataset]],
+    *,
     skip: Collection[str] = (),
     **parameters: Mapping[str, Any],
-) -> xr.DataTree:
-    """Calibrate a raw exposure to count rates.
+) -> xr.DataTree | list[xr.DataTree]:
+    """Calibrate a raw exposure, or the exposures of a programme, to count rates.
 
     Parameters
     ----------
-    exposure : Dataset
-        Raw ramps, as from :func:`nsxr.open_exposure`: ``sci`` (integration, group, row, column) [DN].
-    references : mapping of str to Dataset
-        References by type, as from :func:`nsxr.open_references`.
+    exposure : Dataset, or sequence of Dataset
+        Raw ramps, as from :func:`nsxr.open_exposure`: ``sci`` (integration, group, row, column) [DN]. Of several, in
+        any order, saturated pixels are carried from one to the next of the same detector, if
+        ``persistence={"persistence_time": ...}`` says for how long.
+    references : mapping of str to Dataset, or sequence of mapping
+        References by type, as from :func:`nsxr.open_references`; the same for all exposures, or one mapping for each.
     skip : collection of str
         Steps to leave out; this is recorded in the products.
     **parameters : mapping
@@ -92,7 +133,7 @@ def detector1(
 
     Returns
     -------
-    DataTree
+    DataTree, or list of DataTree in the order of the exposures
         ``rate`` (row, column), all integrations combined, and ``rateints`` (integration, row,
         column). Each with ``sci`` [DN/s], ``dq``, ``var_poisson`` and ``var_rnoise`` [(DN/s)2]. Lazy
         if the exposure is: building
@@ -105,8 +146,55 @@ def detector1(
     ParameterError
         If a step or parameter is unknown.
     """
-    stages = correct_ramps(exposure, references, skip=skip, **parameters)
+    if isinstance(exposure, xr.Dataset):
+        assert isinstance(references, Mapping)
+        return _rates_of(exposure, references, None, skip, parameters)
+    exposures = list(exposure)
+    each = [references] * len(exposures) if isinstance(references, Mapping) else list(references)
+    if len(each) != len(exposures):
+        raise ParameterError(f"{len(exposures)} exposures and {len(each)} mappings of references; give one for each")
+    duration = check_settings(parameters, skip)["persistence"].get("persistence_time")
+    headers = [one.attrs for one in exposures]
+    trees = []
+    for one, own in zip(exposures, each, strict=True):
+        before = None
+        if duration and "persistence" not in skip:
+            chosen = earlier_exposures(one.attrs, headers, float(duration))
+            states = [saturation_of(exposures[i], each[i], skip=skip, **parameters) for i in chosen]
+            before = latest_saturation(states) if states else None
+        trees.append(_rates_of(one, own, before, skip, parameters))
+    return trees
+
+
+def _rates_of(
+    exposure: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    before: xr.DataArray | None,
+    skip: Collection[str],
+    parameters: Mapping[str, Mapping[str, Any]],
+) -> xr.DataTree:
+    stages = correct_ramps(exposure, references, before=before, skip=skip, **parameters)
     return fit_rates(list(stages.values())[-1], references, skip=skip, **parameters)
+
+
+def saturation_of(
+    exposure: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    *,
+    skip: Collection[str] = (),
+    **parameters: Mapping[str, Any],
+) -> xr.DataArray:
+    """Return when pixels of a raw exposure were last saturated, for the exposures after it.
+
+    Parameters as of :func:`detector1`; of the references, those in :data:`SATURATION_REFERENCES` are used.
+
+    Returns
+    -------
+    DataArray
+        (row, column) float64 [d], see :func:`nsxr.corrections.persistence.last_saturation`.
+    """
+    settings = check_settings(parameters, skip)
+    return last_saturation(_linearized(exposure, references, settings, skip, until="superbias")["saturation"])
 
 
 def reference_types(exposure: xr.Dataset, skip: Collection[str] = ()) -> list[str]:
@@ -123,12 +211,13 @@ def correct_ramps(
     exposure: xr.Dataset,
     references: Mapping[str, xr.Dataset],
     *,
+    before: xr.DataArray | None = None,
     skip: Collection[str] = (),
     **parameters: Mapping[str, Any],
 ) -> dict[str, xr.Dataset]:
-    """Run the corrections of the ramps, up to and including jump detection.
+    """Run the corrections of the ramps: all but their fit.
 
-    Parameters as of :func:`detector1`.
+    Parameters as of :func:`detector1`; ``before`` as in :func:`nsxr.flag_persistence`.
 
     Returns
     -------
@@ -146,7 +235,8 @@ def correct_ramps(
         stages = _linearized(to_ramps(exposure) if is_cheap else exposure, references, settings, skip)
         ramps = list(stages.values())[-1]
         reason = "on request" if "jump" in skip else f"{ramps.sizes['group']} groups, at least 3 are needed"
-        return {**stages, "jump": record_skip(ramps, "jump", reason)}
+        stages["jump"] = record_skip(ramps, "jump", reason)
+        return {**stages, "persistence": _persistence(stages["jump"], before, settings, skip)}
     stages = _linearized(to_blocks(exposure) if is_cheap else exposure, references, settings, skip)
     ramps = to_blocks(list(stages.values())[-1])
     series = None
@@ -158,7 +248,15 @@ def correct_ramps(
     if fit_algorithm(settings["ramp_fit"].get("algorithm", "ols")) == "likelihood":
         of_jumps = {"algorithm": "likelihood", **of_jumps}  # what is found agrees with what is fitted
     stages["jump"] = _find_jumps(ramps, series, references, of_jumps, is_cheap)
-    return stages
+    return {**stages, "persistence": _persistence(stages["jump"], before, settings, skip)}
+
+
+def _persistence(
+    ramps: xr.Dataset, before: xr.DataArray | None, settings: Mapping[str, Mapping[str, Any]], skip: Collection[str]
+) -> xr.Dataset:
+    if "persistence" in skip:
+        return record_skip(ramps, "persistence", "on request")
+    return flag_persistence(ramps, before, **settings["persistence"])
 
 
 def _linearized(
@@ -166,12 +264,13 @@ def _linearized(
     references: Mapping[str, xr.Dataset],
     settings: Mapping[str, Mapping[str, Any]],
     skip: Collection[str],
+    until: str = "jump",
 ) -> dict[str, xr.Dataset]:
-    """Run the steps before jump detection; return the exposure after each."""
+    """Run the steps before ``until``; return the exposure after each."""
     stages: dict[str, xr.Dataset] = {}
     current = exposure
     for name, step in STEPS.items():
-        if name == "jump":
+        if name == until:
             break
         if name in skip:
             current = record_skip(current, name, "on request")

@@ -22,6 +22,7 @@ __all__ = [
     "reduce_tree",
     "settle",
     "settled",
+    "spread_blocks",
     "store",
     "take_rows",
     "unlabelled",
@@ -113,7 +114,9 @@ def map_blocks(
             pairs += [array.data, tuple(map(str, array.dims))]
         if len(outputs) == 1:
             dims, dtype = outputs[0]
-            data = [_blockwise(run, dims, pairs, {d: lengths[d] for d in dims if d in (sizes or {})}, dtype)]
+            new = {d: lengths[d] for d in dims if d in (sizes or {})}
+            adjust = {reduced[0]: 1} if reduced else None
+            data = [_blockwise(run, dims, pairs, new, dtype, adjust)]
         else:
             together = _blockwise(run, loop, pairs, {}, np.object_)
             data = [
@@ -281,6 +284,30 @@ def reduce_tree(
     while reduced.sizes[dim] > 1:
         reduced = reduce_blocks(lambda block, start: kernel(block), in_groups(reduced, dim), dim, dtype)
     return reduced
+
+
+def spread_blocks(array: xr.DataArray, model: xr.DataArray, dim: str) -> xr.DataArray:
+    """Return an array with an entry along a dim for each block of ``model``, repeated to the length of the block.
+
+    The inverse of a reduction of blocks; other dims that both have are chunked as in ``model``. Without chunks it
+    stays as it is.
+    """
+    if model.chunks is None:
+        return array
+    lengths = dict(zip(model.dims, model.chunks, strict=True))
+    aligned = array.chunk({d: 1 if d == dim else lengths.get(d, -1) for d in array.dims})
+    axis = aligned.get_axis_num(dim)
+    starts = np.cumsum((0, *lengths[dim]))
+
+    def repeat(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        number = block_info[0]["chunk-location"][axis]
+        return np.repeat(block, int(starts[number + 1] - starts[number]), axis)
+
+    assert aligned.chunks is not None
+    chunks = tuple(lengths[dim] if i == axis else c for i, c in enumerate(aligned.chunks))
+    meta = np.empty((0,) * array.ndim, dtype=array.dtype)
+    data = da.map_blocks(repeat, aligned.data, chunks=chunks, dtype=array.dtype, meta=meta)
+    return xr.DataArray(data, dims=array.dims)
 
 
 def settle(array: xr.DataArray) -> xr.DataArray:

@@ -1,12 +1,20 @@
 """How exposures are calibrated, in one object that can be written down and read back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import xarray as xr
 
-from nsxr.detector1 import check_settings, correct_ramps, fit_rates, reference_types
+from nsxr.corrections.persistence import earlier_exposures, latest_saturation
+from nsxr.detector1 import (
+    SATURATION_REFERENCES,
+    check_settings,
+    correct_ramps,
+    fit_rates,
+    reference_types,
+    saturation_of,
+)
 from nsxr.io.exposure import open_exposure
 from nsxr.references import open_references
 
@@ -37,6 +45,9 @@ class Recipe:
         Steps to leave out.
     storage_options : mapping
         How the stores behind URLs are reached. Not written down: it may hold secrets.
+    earlier : tuple of mapping
+        Exposures before, of which saturated pixels may still glow: ``paths`` of their raw files, ``references`` and
+        ``named`` as above. See :meth:`Recipe.after`.
     """
 
     references: str | None = None
@@ -44,6 +55,7 @@ class Recipe:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    earlier: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse unknown steps and parameters before anything is opened."""
@@ -56,7 +68,27 @@ class Recipe:
     @classmethod
     def from_json(cls, entries: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
         """Return the recipe that was written down."""
-        return cls(**{**entries, "skip": tuple(entries["skip"])}, storage_options=storage_options or {})
+        tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "earlier")}
+        return cls(**{**entries, **tuples}, storage_options=storage_options or {})
+
+    def after(self, paths: Sequence[str], others: Sequence[Sequence[str]]) -> "Recipe":
+        """Return the recipe for an exposure that remembers which of the others were before it; headers are read.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            File or segments of the exposure.
+        others : sequence of sequence of str
+            Those of others, in any order, the exposure itself may be among them. Of another detector, later, or so
+            long ago that it does not matter, they are left out.
+        """
+        duration = self.parameters.get("persistence", {}).get("persistence_time")
+        if not duration or "persistence" in self.skip:
+            return self
+        headers = [open_exposure(list(names), storage_options=self.storage_options).attrs for names in (paths, *others)]
+        own = {"references": self.references, "named": dict(self.named)}
+        chosen = earlier_exposures(headers[0], headers[1:], float(duration))
+        return replace(self, earlier=tuple({"paths": list(others[number]), **own} for number in chosen))
 
     def calibrate(self, paths: Sequence[str]) -> Calibrated:
         """Open an exposure with its references and calibrate it; nothing is computed.
@@ -70,11 +102,22 @@ class Recipe:
         references = open_references(
             self.references or {}, exposure, self.named, reference_types(exposure, self.skip), self.storage_options
         )
-        stages = correct_ramps(exposure, references, skip=self.skip, **self.parameters)
+        before = None
+        for entry in self.earlier:
+            state = self._saturation(**entry)
+            before = state if before is None else latest_saturation([before, state])
+        stages = correct_ramps(exposure, references, before=before, skip=self.skip, **self.parameters)
         tree = fit_rates(list(stages.values())[-1], references, skip=self.skip, **self.parameters)
         return Calibrated(exposure, stages, tree)
+
+    def _saturation(self, paths: list[str], references: str | None, named: Mapping[str, str]) -> xr.DataArray:
+        """Return when pixels saturated in an earlier exposure."""
+        exposure = open_exposure(paths, storage_options=self.storage_options)
+        found = open_references(references or {}, exposure, named, SATURATION_REFERENCES, self.storage_options)
+        return saturation_of(exposure, found, skip=self.skip, **self.parameters)
 
     @property
     def paths(self) -> list[str]:
         """Local paths and URLs that the recipe names."""
-        return [*([self.references] if self.references not in (None, "crds") else []), *self.named.values()]
+        earlier = [path for entry in self.earlier for path in entry["paths"]]
+        return [*earlier, *([self.references] if self.references not in (None, "crds") else []), *self.named.values()]

@@ -140,7 +140,7 @@ def test_every_step_can_be_inspected(small):
     stages = nsxr.correct_ramps(small.exposure, small.references)
     assert list(stages) == [name for name in STEPS if name not in ("ramp_fit", "gain_scale")]
     assert stages["saturation"].sizes == small.exposure.sizes
-    tree = nsxr.fit_rates(stages["jump"], small.references)
+    tree = nsxr.fit_rates(stages["persistence"], small.references)
     xr.testing.assert_identical(tree["rate"].to_dataset(), calibrate(small)["rate"].to_dataset())
 
 

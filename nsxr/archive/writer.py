@@ -171,7 +171,17 @@ def _with_paths(recipe: Recipe, names: Sequence[str]) -> Recipe:
             named[kind] = _absolute(recipe.named[kind])
         elif recipe.references not in (None, "crds"):
             named[kind] = f"{_absolute(recipe.references).rstrip('/')}/{file}"
-    return replace(recipe, references="crds" if len(named) < len(used) else None, named=named)
+    earlier = tuple(
+        {
+            "paths": [_absolute(path) for path in entry["paths"]],
+            "references": entry["references"]
+            if entry["references"] in (None, "crds")
+            else _absolute(entry["references"]),
+            "named": {kind: _absolute(path) for kind, path in entry["named"].items()},
+        }
+        for entry in recipe.earlier
+    )
+    return replace(recipe, references="crds" if len(named) < len(used) else None, named=named, earlier=earlier)
 
 
 def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:

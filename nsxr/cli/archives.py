@@ -62,9 +62,11 @@ def add(
     folder = Folder.at(path, recipe.storage_options)
     planned: dict[str, Job | Exception] = {}
     with taking_in(folder) as jobs:
-        for root, paths in group_exposures(files).items():
+        exposures = group_exposures(files)
+        for root, paths in exposures.items():
             try:
-                planned[root] = job = plan_exposure(folder, paths, recipe, raw=raw, overwrite=overwrite)
+                own = recipe.after(paths, list(exposures.values()))
+                planned[root] = job = plan_exposure(folder, paths, own, raw=raw, overwrite=overwrite)
                 jobs.append(job)
             except OutputExistsError:
                 click.echo(f"{root}: already there")

@@ -1,7 +1,7 @@
 """nsxr detector1: raw exposures to count rates."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import click
 import xarray as xr
 
 from nsxr.cli.options import group_exposures, reports_errors, run_each, takes_cluster_options, takes_recipe
-from nsxr.cluster import require_reachable
+from nsxr.cluster import require_reachable, worker_errors
 from nsxr.detector1 import STEPS
 from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.io.products import write_products
+from nsxr.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.recipe import Recipe
 
 __all__ = ["Wanted", "calibrate", "detector1"]
@@ -33,6 +34,8 @@ class Wanted:
         Steps after which the ramps are saved.
     has_quicklook : bool
         Whether a picture is drawn.
+    has_linearity : bool
+        Whether late and early slopes are compared, in a table and a picture.
     overwrite : bool
         Whether existing products may be replaced.
     progress : bool
@@ -43,6 +46,7 @@ class Wanted:
     formats: tuple[str, ...] = ("fits",)
     saved: tuple[str, ...] = ()
     has_quicklook: bool = False
+    has_linearity: bool = False
     overwrite: bool = False
     progress: bool = True
 
@@ -53,6 +57,7 @@ class Wanted:
 @click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
 @click.option("--save", metavar="STEP", multiple=True, help="Also save the ramps after a step, as FITS.")
 @click.option("--quicklook", is_flag=True, help="Draw <root>_quicklook.png.")
+@click.option("--linearity", is_flag=True, help="Compare late and early slopes: <root>_linearity.ecsv and .png.")
 @click.option("--overwrite", is_flag=True, help="Replace existing products.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
@@ -64,6 +69,7 @@ def detector1(
     form: str,
     save: tuple[str, ...],
     quicklook: bool,
+    linearity: bool,
     overwrite: bool,
     progress: bool,
     recipe: Recipe,
@@ -80,10 +86,12 @@ def detector1(
     if unknown:
         raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(known)}")
     exposures = group_exposures(files)
-    wanted = Wanted(output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, overwrite, progress)
+    wanted = Wanted(
+        output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, linearity, overwrite, progress
+    )
 
     def run(root: str, paths: list[str]) -> None:
-        for path in calibrate(paths, recipe, root, wanted, client):
+        for path in calibrate(paths, recipe.after(paths, list(exposures.values())), root, wanted, client):
             click.echo(path)
 
     run_each(exposures, run)
@@ -91,9 +99,18 @@ def detector1(
 
 def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, client: Any = None) -> list[Path]:
     """Calibrate one exposure, write its products and return their paths; on a cluster, if a Client is given."""
-    picture = Path(wanted.directory) / f"{root}_quicklook.png"
-    if wanted.has_quicklook and not wanted.overwrite and picture.exists():
-        raise OutputExistsError(f"{picture} already there; ask for overwriting or choose another directory")
+    extra = {
+        name: Path(wanted.directory) / f"{root}_{name}"
+        for name, is_wanted in {
+            "quicklook.png": wanted.has_quicklook,
+            "linearity.ecsv": wanted.has_linearity,
+            "linearity.png": wanted.has_linearity,
+        }.items()
+        if is_wanted
+    }
+    existing = [str(path) for path in extra.values() if path.exists()]
+    if existing and not wanted.overwrite:
+        raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
     _, stages, tree = recipe.calibrate(paths)
     if client is not None:
         require_reachable(client, [*paths, *recipe.paths], wanted.directory)
@@ -101,19 +118,32 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     written = write_products(
         tree, wanted.directory, root, wanted.formats, wanted.overwrite, wanted.progress, steps=saved
     )
+    ramps = list(stages.values())[-1]
     if wanted.has_quicklook:
         from nsxr.plot import plot_quicklook  # matplotlib takes 0.3 s to import
 
         with _open_rate(written) as rate:
-            figure = plot_quicklook(rate, list(stages.values())[-1], stages["superbias"])
-        partial = picture.with_name(f".{picture.name}.partial")
-        try:
-            figure.savefig(partial, dpi=120, format="png")
-            os.replace(partial, picture)
-        finally:
-            partial.unlink(missing_ok=True)
-        written.append(picture)
-    return written
+            figure = plot_quicklook(rate, ramps, stages["superbias"])
+        _put(extra["quicklook.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
+    if wanted.has_linearity:
+        from nsxr.plot_linearity import plot_linearity
+
+        residual = measure_linearity_residual(ramps)
+        with worker_errors():
+            residual = residual.compute()
+        _put(extra["linearity.ecsv"], lambda path: linearity_table(residual).write(path, format="ascii.ecsv"))
+        _put(extra["linearity.png"], lambda path: plot_linearity(residual).savefig(path, dpi=120, format="png"))
+    return [*written, *extra.values()]
+
+
+def _put(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a small file under another name first, so that it appears when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _open_rate(products: Sequence[Path]) -> xr.Dataset:

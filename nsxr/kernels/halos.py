@@ -325,6 +325,8 @@ def _flag_event(
         limit = smallest_charge(group, groups, tolerance)
         halo = fit_halo(histogram, core, limit, _SURE if group == start else _STILL)
         if halo is None or (is_doubtful and (np.isnan(halo.amplitude) or halo.reach <= core)):
+            if group > start + 1:  # charge has come for a while, and may still, less than can be told
+                pixels += fill_disc(cube[group], JUMP, SATURATED, row, column, reach)
             break
         first = first or halo
         reach = min(reach, halo.reach)
