@@ -18,6 +18,7 @@ from nsxr.corrections.jump import flag_jumps
 from nsxr.corrections.linearity import correct_linearity
 from nsxr.corrections.persistence import flag_persistence, last_saturation
 from nsxr.corrections.ramp_fit import fit_ramps
+from nsxr.corrections.read_noise import rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
@@ -50,6 +51,7 @@ __all__ = [
     "open_exposure",
     "open_raw",
     "open_references",
+    "rescale_read_noise",
     "resume_archive",
     "scale_gain",
     "scale_groups",

@@ -21,6 +21,7 @@ from nsxr.corrections.persistence import (
     latest_saturation,
 )
 from nsxr.corrections.ramp_fit import fit_algorithm, fit_ramps
+from nsxr.corrections.read_noise import rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
@@ -77,7 +78,7 @@ STEPS: Mapping[str, Step] = {
     "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
     "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
     "persistence": Step((flag_persistence,)),
-    "ramp_fit": Step((fit_ramps,), ("readnoise", "gain")),
+    "ramp_fit": Step((fit_ramps,), ("readnoise", "gain"), (("rescale_read_noise", False),)),
     "gain_scale": Step((scale_gain,), ("gain",)),
 }
 """The steps of stage 1 in order, under the names of the observatory's pipeline."""
@@ -310,17 +311,17 @@ def fit_rates(
     settings = check_settings(parameters, skip)
     value = settings["dark_current"].get("average_dark_current")
     dark = None if "dark_current" in skip else references["dark"]
-    gain = references["gain"]
-    tree = fit_ramps(
-        ramps,
-        references["readnoise"],
-        gain,
-        average_dark_current=average_dark_current(dark, ramps, value),
-        **settings["ramp_fit"],
-    )
+    gain, readnoise = references["gain"], references["readnoise"]
+    of_fit = dict(settings["ramp_fit"])
+    if rescale := of_fit.pop("rescale_read_noise", False):
+        readnoise = rescale_read_noise(ramps, readnoise, gain)
+    dark_value = average_dark_current(dark, ramps, value)
+    tree = fit_ramps(ramps, readnoise, gain, average_dark_current=dark_value, **of_fit)
     nodes = {}
     for name, node in tree.children.items():
         rates = node.to_dataset()
+        if rescale:
+            rates = rates.assign(_scale_keywords(readnoise["scale"]))
         if "gain_scale" in skip:
             nodes[name] = record_skip(rates, "gain_scale", "on request")
         elif gain.attrs.get("gain_factor") is None:
@@ -349,6 +350,16 @@ def _find_jumps(
     # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept
     waiting = [name for name, array in found.data_vars.items() if name == "groupdq" or "row" not in array.dims]
     return found.assign({name: settle(found[name]) for name in waiting})
+
+
+def _scale_keywords(scale: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return the factors on the read noise as numbers that become keywords of a product."""
+    found = {}
+    for number in scale["amplifier"].values:
+        value = scale.sel(amplifier=number, drop=True)
+        value.attrs = {"long_name": f"factor on read noise, output {number}", "keyword": f"RNSCALE{number}"}
+        found[f"read_noise_scale_{number}"] = value
+    return found
 
 
 def check_settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection[str]) -> dict[str, dict[str, Any]]:

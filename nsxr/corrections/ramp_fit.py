@@ -206,6 +206,7 @@ def fit_ramps(
         "suppress_one_group": suppress_one_group,
         "firstgroup": firstgroup,
         "lastgroup": lastgroup,
+        "rescale_read_noise": "scale" in readnoise,
     }
     if not isinstance(average_dark_current, xr.DataArray):
         parameters["average_dark_current"] = float(average_dark_current)

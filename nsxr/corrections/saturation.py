@@ -18,6 +18,7 @@ __all__ = ["flag_saturation"]
 _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 _DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
 _FLOOR = np.uint8((GroupFlag.AD_FLOOR | GroupFlag.DO_NOT_USE).value)
+_PARTIAL = ("line", "peer")
 _NO_CHECK = np.uint32(PixelFlag.NO_SAT_CHECK.value)
 
 
@@ -28,6 +29,7 @@ def flag_saturation(
     *,
     n_pix_grow_sat: int = 1,
     use_readpatt: bool = True,
+    partial_saturation: str = "line",
 ) -> xr.Dataset:
     """Flag saturated groups, groups at the converter's floor, and partly saturated averages.
 
@@ -36,9 +38,12 @@ def flag_saturation(
     and not used. Where frames are averaged, a group may hold saturated frames while its mean is
     still below the threshold:
 
-    * traditional readouts: the last group before saturation is DO_NOT_USE, neighbours included,
-      if it lies above the threshold scaled by (mean frame number / last frame number);
-    * all readouts: the second group is flagged if the third is saturated, the first would not have
+    * the last group before saturation is DO_NOT_USE, neighbours included, if its last frame is saturated on the
+      straight line from the bias at the reset through its mean. For a steady signal this finds every such group,
+      however many of its frames are saturated, and no other. With ``partial_saturation="peer"`` it is the
+      observatory's rule: traditional readouts only, and the line starts from zero, so that groups up to
+      a third of the bias below are lost needlessly;
+    * the second group is flagged if the third is saturated, the first would not have
       led there, and the step from first to second is larger than one saturating frame explains
       (DO_NOT_USE in traditional readouts, SATURATED with neighbours in IRS2).
 
@@ -50,11 +55,13 @@ def flag_saturation(
     saturation : Dataset
         ``sci`` (row, column) float32 [DN], thresholds that include the bias, and ``dq``.
     superbias : Dataset, optional
-        ``sci`` (row, column) [DN], used by the test of the second group; 0 if not given.
+        ``sci`` (row, column) [DN], where signals start from in the tests of averaged groups; 0 if not given.
     n_pix_grow_sat : int
         Pixels by which saturation grows in all eight directions.
     use_readpatt : bool
         Whether to test averaged groups.
+    partial_saturation : {"line", "peer"}
+        How the last group before saturation is tested.
 
     Returns
     -------
@@ -67,11 +74,13 @@ def flag_saturation(
     Raises
     ------
     ParameterError
-        If ``n_pix_grow_sat`` is negative.
+        If ``n_pix_grow_sat`` is negative, or ``partial_saturation`` unknown.
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     if n_pix_grow_sat < 0:
         raise ParameterError(f"n_pix_grow_sat is {n_pix_grow_sat}, expected 0 or more pixels")
+    if partial_saturation not in _PARTIAL:
+        raise ParameterError(f"partial_saturation is {partial_saturation!r}, expected {' or '.join(_PARTIAL)}")
     readout = Readout.from_header(exposure.attrs)
     sci = exposure["sci"]
     n_groups = sci.sizes["group"]
@@ -95,27 +104,40 @@ def flag_saturation(
     first = reduce_blocks(first_flagged, limits, "group", np.int16, flag=_SATURATED, never=n_groups).min("group")
     averaged = use_readpatt and readout.n_frames > 1
     suspicious = None
+    bias = _bias(superbias, exposure) if averaged else np.float32(0)
     if averaged and n_groups > 2:
-        suspicious = _second_group_is_partly_saturated(sci, threshold, _bias(superbias, exposure), readout)
+        suspicious = _second_group_is_partly_saturated(sci, threshold, bias, readout)
         if is_irs2:
             first = first.where(~(suspicious & (first == 2)), np.int16(1))
     grown = _grow(first, n_groups, n_pix_grow_sat, readout.detector if is_irs2 else None)
 
     saturated = number >= grown
     groupdq = exposure["groupdq"] | (limits & _FLOOR) | saturated * _SATURATED
-    if averaged and not is_irs2:
-        dilution = xr.DataArray([_dilution(readout, g) for g in range(n_groups)], dims="group").astype(np.float32)
-        partial = (number + 1 == grown) & (sci >= threshold * dilution) & ((groupdq & _DO_NOT_USE) == 0)
+    dilution = xr.DataArray([_dilution(readout, g) for g in range(n_groups)], dims="group").astype(np.float32)
+    before = number + 1 == grown
+    if averaged and partial_saturation == "line":
+        partial = before & (sci - bias >= (threshold - bias) * dilution)
+        # after the earliest of these groups, neighbours are saturated
+        never = np.int16(n_groups)
+        last = (partial * (number - never) + never).min("group").transpose(*first.dims)
+        lost = _grow(last, n_groups, n_pix_grow_sat, readout.detector if is_irs2 else None)
+        groupdq = groupdq | (number == lost) * _DO_NOT_USE
+    elif averaged and not is_irs2:
+        partial = before & (sci >= threshold * dilution) & ((groupdq & _DO_NOT_USE) == 0)
         groupdq = groupdq | _grow_groups(partial, n_pix_grow_sat) * _DO_NOT_USE
-        if suspicious is not None:
-            second = suspicious & (grown == 2) & (number == 1)
-            groupdq = groupdq | second * _DO_NOT_USE
+    if suspicious is not None and not is_irs2:
+        second = suspicious & (grown == 2) & (number == 1)
+        groupdq = groupdq | second * _DO_NOT_USE
     flags = reference["dq"] | (unchecked & is_science) * _NO_CHECK
     return record(
         exposure,
         "saturation",
         [saturation],
-        {"n_pix_grow_sat": n_pix_grow_sat, "use_readpatt": use_readpatt},
+        {
+            "n_pix_grow_sat": n_pix_grow_sat,
+            "use_readpatt": use_readpatt,
+            "partial_saturation": partial_saturation,
+        },
         pixeldq=exposure["pixeldq"] | flags,
         groupdq=groupdq.transpose(*sci.dims),
     )

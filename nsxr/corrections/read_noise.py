@@ -1,0 +1,109 @@
+"""Read noise as dark pixels show it."""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.kernels.read_noise import BINS, histograms, scale_from_histogram
+from nsxr.lazy import map_blocks, reduce_tree, settle, unlabelled
+from nsxr.model.chunking import chunk_like, one_chunk, to_blocks
+from nsxr.model.dq import PixelFlag
+from nsxr.model.readout import Readout
+from nsxr.model.variables import check
+from nsxr.references.match import match
+
+__all__ = ["rescale_read_noise"]
+
+_UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
+
+
+def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
+    """Scale a read noise reference, output by output, to what pixels with little light show.
+
+    Light, bias and dark current cancel in the second differences of groups; their median absolute value does not
+    care about outliers. All noise that is left in the ramps counts, correlated noise included. Pixels in which photons
+    would make up more than a tenth of the variance are left out, and what photons do in the others is subtracted.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Corrected ramps, after jumps were flagged: ``sci`` (integration, group, row, column) float32 [DN], ``groupdq``,
+        ``pixeldq``.
+    readnoise : Dataset
+        ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
+    gain : Dataset
+        ``sci`` (row, column) float32 [electron/DN].
+
+    Returns
+    -------
+    Dataset
+        ``readnoise`` cut to the exposure, ``sci`` multiplied by ``scale`` of the output of its row; ``scale`` and
+        ``scale_error`` (amplifier) float64, the factor and its standard error. 1 and 0 where fewer than 1000 second
+        differences are usable, as in ramps of one and two groups; between 0.5 and 2. Lazy if the exposure is: one
+        number of each output waits for all pixels.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared.
+    """
+    check(exposure, "sci", "groupdq", "pixeldq", units={"sci": "DN"})
+    readout = Readout.from_header(exposure.attrs)
+    blocks = to_blocks(exposure)
+    sci = unlabelled(blocks["sci"])
+    reference = match(readnoise, exposure)
+    labels, output = np.unique(readout.amplifier_of(exposure["row"].values), return_inverse=True)
+    image = sci.isel(integration=0, group=0)
+    images = [blocks["pixeldq"], match(gain, exposure)["sci"], reference["sci"]]
+    (counts,) = map_blocks(
+        _counts,
+        sci,
+        chunk_like(unlabelled(blocks["groupdq"]), sci),
+        *(chunk_like(unlabelled(array), image) for array in images),
+        chunk_like(xr.DataArray(output.astype(np.int64), dims="row"), image),
+        core=("group", "column"),
+        outputs=[(("integration", "row", "amplifier", "size"), np.float64)],
+        sizes={"amplifier": labels.size, "size": BINS + 2},
+        reduced={0: "row"},
+        n_outputs=labels.size,
+        n_frames=readout.n_frames,
+    )
+    rows = reduce_tree(_add_rows, counts, "row", np.float64)
+    total = reduce_tree(_add, rows, "integration", np.float64).isel(integration=0, row=0, drop=True)
+    scale, error = map_blocks(
+        scale_from_histogram,
+        one_chunk(total, "amplifier", "size"),
+        core=("amplifier", "size"),
+        outputs=[(("amplifier",), np.float64)] * 2,
+    )
+    if not readout.is_irs2:  # whose ramps are cheap to correct a second time, so that they need not wait in memory
+        scale, error = settle(scale), settle(error)
+    scale = scale.assign_coords(amplifier=labels)
+    factor = scale.isel(amplifier=xr.DataArray(output, dims="row")).drop_vars("amplifier").astype(np.float32)
+    scaled = (reference["sci"] * chunk_like(factor, image)).transpose("row", "column").astype(np.float32)
+    scaled.attrs = reference["sci"].attrs
+    return reference.assign(sci=scaled, scale=scale, scale_error=error.assign_coords(amplifier=labels))
+
+
+def _counts(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    output: np.ndarray,
+    *,
+    n_outputs: int,
+    n_frames: int,
+) -> np.ndarray:
+    references = gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False)
+    return histograms(sci, groupdq, pixeldq, *references, output, n_outputs, n_frames, _UNUSABLE)[:, None]
+
+
+def _add(block: np.ndarray) -> np.ndarray:
+    total: np.ndarray = block.sum(0, keepdims=True)
+    return total
+
+
+def _add_rows(block: np.ndarray) -> np.ndarray:
+    total: np.ndarray = block.sum(1, keepdims=True)
+    return total

@@ -1,0 +1,107 @@
+"""Histograms of second differences of groups, from which read noise is measured."""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+from nsxr.model.dq import GroupFlag
+
+__all__ = ["BINS", "BIN_WIDTH", "histograms", "scale_from_histogram"]
+
+BIN_WIDTH, BINS = 1 / 256, 1536
+"""Of the histograms [expected standard deviation]; two more columns hold the photon noise and the number of samples."""
+
+JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+UNUSABLE = np.uint8((GroupFlag.SATURATED | GroupFlag.DO_NOT_USE).value)
+
+_MOST_PHOTONS = 0.1  # of the expected variance; brighter pixels do not count
+_LEAST_SAMPLES = 1000
+_LIMITS = 0.5, 2.0
+_MEDIAN = 1.482602218505602  # standard deviation over the median absolute value, of normal noise
+
+
+@kernel
+def histograms(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    output: np.ndarray,
+    n_outputs: int,
+    n_frames: int,
+    unusable: np.uint32,
+) -> np.ndarray:  # pragma: no cover
+    """Count the absolute second differences of pixels with little light, by output.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32
+        [DN].
+    groupdq : (integration, group, row, column) uint8
+        Second differences that touch an UNUSABLE group, or a difference that leads to JUMP, are left out.
+    pixeldq : (row, column) uint32
+        Pixels with an ``unusable`` flag are left out.
+    gain, readnoise : (row, column) float32
+        [electron/DN]; noise of a difference of two single frames [DN].
+    output : (row,) int64
+        Zero-based output of each row.
+    n_outputs, n_frames : int
+        Outputs, and frames per group.
+
+    Returns
+    -------
+    (integration, n_outputs, BINS + 2) float64
+        Numbers by size; the sum of expected photon over expected read variances; the number of samples.
+    """
+    integrations, groups, rows, columns = sci.shape
+    out = np.zeros((integrations, n_outputs, BINS + 2))
+    for i in range(integrations):
+        for r in range(rows):
+            counts = out[i, output[r]]
+            for c in range(columns):
+                expected = 3 * readnoise[r, c] ** 2 / n_frames
+                if (pixeldq[r, c] & unusable) != 0 or not (expected > 0 and gain[r, c] > 0):
+                    continue
+                total, n = 0.0, 0
+                for g in range(1, groups):
+                    if ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0 and not (
+                        groupdq[i, g, r, c] & JUMP
+                    ):
+                        total += sci[i, g, r, c] - sci[i, g - 1, r, c]
+                        n += 1
+                if n < 2:
+                    continue
+                photons = 2 * max(total / n, 0.0) / gain[r, c] / expected
+                if not photons < _MOST_PHOTONS:
+                    continue
+                for g in range(2, groups):
+                    touched = groupdq[i, g, r, c] | groupdq[i, g - 1, r, c] | groupdq[i, g - 2, r, c]
+                    if (touched & UNUSABLE) != 0 or ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & JUMP) != 0:
+                        continue
+                    second = sci[i, g, r, c] - 2 * sci[i, g - 1, r, c] + sci[i, g - 2, r, c]
+                    size = abs(second) / np.sqrt(expected) / BIN_WIDTH
+                    if size == size:
+                        counts[min(int(size), BINS - 1)] += 1
+                        counts[BINS] += photons
+                        counts[BINS + 1] += 1
+    return out
+
+
+def scale_from_histogram(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return by how much noise is larger than expected, and the standard error, for each output.
+
+    ``histogram`` (output, BINS + 2) from :func:`histograms`; 1 and 0 where there are fewer than 1000 samples.
+    """
+    counts, photons, samples = histogram[:, :BINS], histogram[:, BINS], histogram[:, BINS + 1]
+    below = np.cumsum(counts, axis=1)
+    place = np.argmax(2 * below >= samples[:, None], axis=1)
+    rows = np.arange(len(counts))
+    inside = counts[rows, place]
+    enough = samples >= _LEAST_SAMPLES
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = (samples / 2 - (below[rows, place] - inside)) / inside
+        variance = (_MEDIAN * BIN_WIDTH * (place + part)) ** 2 - photons / samples
+        # the median of n values has the error 0.787 / sqrt(n) of their scale; of three successive ones two are apart
+        error = 0.787 * _MEDIAN * np.sqrt(1.5 / samples)
+    scale = np.clip(np.sqrt(np.maximum(variance, 0)), *_LIMITS)
+    return np.where(enough, scale, 1.0), np.where(enough, error * scale, 0.0)
