@@ -43,7 +43,7 @@ from nsxr.model.readout import Readout  # noqa: E402
 NOISE, HIT = 6.0, 0.06
 CHARGES = (10, 30, 100, 300, 3000)
 JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-METHODS = {"nsxr default": ("two-point", "ols"), "nsxr likelihood": ("likelihood", "likelihood")}
+METHODS = {"nsxr least squares": ("two-point", "ols"), "nsxr likelihood": ("likelihood", "likelihood")}
 PEER = {"peer default": "OLS_C", "peer likelihood": "LIKELY"}
 
 

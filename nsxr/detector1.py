@@ -246,8 +246,8 @@ def correct_ramps(
         # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
         series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
     of_jumps = settings["jump"]
-    if fit_algorithm(settings["ramp_fit"].get("algorithm", "ols")) == "likelihood":
-        of_jumps = {"algorithm": "likelihood", **of_jumps}  # what is found agrees with what is fitted
+    if "algorithm" in settings["ramp_fit"] and fit_algorithm(settings["ramp_fit"]["algorithm"]) == "ols":
+        of_jumps = {"algorithm": "two-point", **of_jumps}  # what is found agrees with what is fitted
     stages["jump"] = _find_jumps(ramps, series, references, of_jumps, is_cheap)
     return {**stages, "persistence": _persistence(stages["jump"], before, settings, skip)}
 

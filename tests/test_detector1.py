@@ -119,7 +119,7 @@ def test_one_amplifier_costs_a_fraction(monkeypatch):
     with count_computes() as whole:
         everything = tree["rate"]["sci"].compute()
     assert len(corrected) == 4
-    assert part.tasks < 0.6 * whole.tasks
+    assert part.tasks < 0.65 * whole.tasks  # three of the five outputs of a raw frame, and the way to the rates
     np.testing.assert_array_equal(values, everything.isel(row=slice(0, 512)))
 
 

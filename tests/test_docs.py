@@ -130,14 +130,14 @@ DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
 
 @pytest.fixture
 def jumps_of(make_exposure, make_reference):
-    """Return a function that gives the places of jumps in ramps of 100 electrons a group, read noise 10."""
+    """Return a function that gives the places of jumps by differences, 100 electrons a group, read noise 10."""
 
     def places(sci, groupdq=None, **parameters):
         exposure = make_exposure(sci)
         if groupdq is not None:
             exposure["groupdq"][:] = groupdq
         references = (make_reference(kind, exposure, sci=value) for kind, value in (("readnoise", 10.0), ("gain", 1.0)))
-        flags = flag_jumps(exposure, *references, **parameters)["groupdq"].values
+        flags = flag_jumps(exposure, *references, algorithm="two-point", **parameters)["groupdq"].values
         return [tuple(map(int, place)) for place in np.argwhere(flags & JUMP)]
 
     return places

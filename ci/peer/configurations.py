@@ -117,7 +117,7 @@ def simulate_command(configuration: Configuration, folder: Path) -> list[str]:
     return [*_nsxr(), "simulate", "-o", str(folder), *flat]
 
 
-LIKE_PEER = ("saturation.partial_saturation=peer", "jump.snowball_algorithm=ellipse")
+LIKE_PEER = ("saturation.partial_saturation=scaled", "jump.snowball_algorithm=ellipse", "ramp_fit.algorithm=ols")
 """What nsxr does otherwise by default."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import erfc, erfcinv
+from scipy.special import erfcinv, log_ndtr
 
 from nsxr.errors import ParameterError
 from nsxr.kernels.jump import find_limits, flag_outside, spread_jumps
@@ -36,7 +36,7 @@ def flag_jumps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
-    algorithm: str = "two-point",
+    algorithm: str = "likelihood",
     rejection_threshold: float | None = None,
     three_group_rejection_threshold: float = 6.0,
     four_group_rejection_threshold: float = 5.0,
@@ -68,7 +68,7 @@ def flag_jumps(
     With ``algorithm="likelihood"``, a jump is instead what the fit of :func:`fit_ramps` with the same algorithm cannot
     explain: a difference, or two in succession, without which chi square falls by more than a step of
     ``rejection_threshold`` standard deviations would be worth; again and again while more than three are left. With
-    fewer than five groups differences are compared all the same.
+    fewer than five groups, or where no more than three differences are usable, differences are compared all the same.
 
     Parameters
     ----------
@@ -218,6 +218,8 @@ def flag_jumps(
             n_frames=readout.n_frames,
             shared=shared_part(readout.n_frames, readout.frame_time, readout.group_time),
             threshold=threshold,
+            three=float(four_group_rejection_threshold),
+            two=float(three_group_rejection_threshold),
         )
     else:
         arrays, kernel = [gain_values, *limits], _flag
@@ -352,6 +354,8 @@ def _find(
     n_frames: int,
     shared: float,
     threshold: float,
+    three: float,
+    two: float,
     large_dn: float,
     very_large_dn: float,
     min_spread: float,
@@ -359,7 +363,8 @@ def _find(
 ) -> np.ndarray:
     """Run the kernel of the likelihood with what chi square has to lose, and the after-jump thresholds in electrons."""
     factor = float(median_gain)
-    two = -2 * np.log(erfc(threshold / np.sqrt(2)))  # as improbable with two degrees of freedom
+    double = -2 * (np.log(2) + log_ndtr(-threshold))  # as improbable with two degrees of freedom
     given = np.empty((0, 0), np.float32) if rate is None else rate
     sizes = large_dn * factor, very_large_dn * factor, min_spread, max_spread
-    return find_steps(sci, groupdq, gain, readnoise, given, n_frames, shared, threshold**2, float(two), *sizes)
+    limits = threshold**2, float(double), three, two
+    return find_steps(sci, groupdq, gain, readnoise, given, n_frames, shared, *limits, *sizes)

@@ -34,11 +34,12 @@ def fit_ramps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
-    algorithm: str = "ols",
+    algorithm: str = "likelihood",
     average_dark_current: xr.DataArray | float = 0.0,
     suppress_one_group: bool = True,
     firstgroup: int | None = None,
     lastgroup: int | None = None,
+    reset_noise: float | None = None,
 ) -> xr.DataTree:
     """Fit the count rate of every pixel, per integration and for the whole exposure.
 
@@ -48,7 +49,8 @@ def fit_ramps(
     the inverse of their read-noise variances. PERSISTENCE does not stop a group from being used.
 
     With ``algorithm="likelihood"`` all differences of successive usable groups are fitted together, each with the
-    noise that it has and shares with its neighbours; a difference that leads to a JUMP_DET group is left out.
+    noise that it has and shares with its neighbours; a difference that leads to a JUMP_DET group is left out. With
+    ``reset_noise`` the first group is a measurement like the differences: of the charge since the reset.
 
     Parameters
     ----------
@@ -73,6 +75,11 @@ def fit_ramps(
         exposure as rate.
     firstgroup, lastgroup : int, optional
         First and last group to use, counted from 0; default all. A last group beyond the end means the end.
+    reset_noise : float, optional
+        Likelihood only: scatter [electron] of the level after a reset around the superbias that was subtracted.
+        A ramp with a good first group then has a rate, also if that is its only one, whatever
+        ``suppress_one_group`` says. Rates of two or three bright groups become up to 9 % more precise, others hardly.
+        A cosmic ray in the first group does more harm than without. Default: the level is unknown.
 
     Returns
     -------
@@ -93,7 +100,8 @@ def fit_ramps(
     ModelError
         If variables are missing or not as declared.
     ParameterError
-        If the algorithm is unknown, or firstgroup and lastgroup leave fewer than two of several groups.
+        If the algorithm is unknown, firstgroup and lastgroup leave fewer than two of several groups, or
+        ``reset_noise`` is negative, not finite, or given for another algorithm.
 
     Notes
     -----
@@ -125,6 +133,9 @@ def fit_ramps(
     of both matrices. For a single integration, a is the slope itself, found in two steps from the median difference;
     after the second it does not bias the slope to first order. For several, a is M for all of them, so that the
     weights do not depend on the noise of an integration, and integrations are averaged by their inverse variances.
+    A reset noise s adds a first row to the matrices: the signal of the first group, of the exposure t = e T, which
+    expects e times the slope and has the variance ``a (e - q) + (r g)^2 + s^2``, with ``a q - (r g)^2`` beside it. That
+    of s counts as read noise.
 
     References
     ----------
@@ -143,6 +154,12 @@ def fit_ramps(
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     groups = exposure.sizes["group"]
     first, last = _selected_groups(groups, firstgroup, lastgroup)
+    by_likelihood = fit_algorithm(algorithm) == "likelihood"
+    if reset_noise is not None and not (by_likelihood and 0 <= reset_noise < np.inf):
+        raise ParameterError(
+            f"reset_noise is {reset_noise!r} with algorithm {algorithm!r}, expected None, or 0 or more electrons with "
+            "algorithm 'likelihood'"
+        )
     readout = Readout.from_header(exposure.attrs)
     if "median_rate" in exposure:
         check(exposure, "median_rate", units={"median_rate": "DN/s"})
@@ -159,16 +176,16 @@ def fit_ramps(
     images = [unlabelled(exposure["pixeldq"]), gain_values, readnoise_values, dark.transpose(*_IMAGE)]
     if "median_rate" in exposure:
         images.append(unlabelled(exposure["median_rate"]))
-    by_likelihood = fit_algorithm(algorithm) == "likelihood"
     names = (*_PRODUCT, "chi_square") if by_likelihood else _PRODUCT
     combine: Callable[..., Any]
     finish: Callable[..., Any]
+    of_algorithm: dict[str, Any] = {}
     if by_likelihood:
-        shared = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
+        of_algorithm["shared"] = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
+        of_algorithm["reset_noise"] = -1.0 if reset_noise is None else float(reset_noise)
         n_sums, combine, finish = WEIGHTED_SUMS, combine_weighted, finish_weighted
         images_of_finish = [chunk_like(gain_values, sci.isel(integration=0, group=0))]
     else:
-        shared = None
         n_sums, combine, finish = SUMS, combine_sums, finish_slopes
         images_of_finish = []
     *rates, sums = map_blocks(
@@ -183,13 +200,13 @@ def fit_ramps(
         ],
         sizes={"sum": n_sums},
         reduced={len(names): "integration"},
-        shared=shared,
         group_time=readout.group_time,
         one_group_time=readout.first_group_time,
         n_frames=readout.n_frames,
         first=first,
         last=last,
-        suppress=bool(suppress_one_group) and groups > 1,
+        suppress=bool(suppress_one_group) and groups > 1 and reset_noise is None,
+        **of_algorithm,
     )
     flags = reduce_tree(_any_flag, rates[_PRODUCT.index("dq")], "integration", np.uint32)
     combined = map_blocks(
@@ -208,6 +225,8 @@ def fit_ramps(
         "lastgroup": lastgroup,
         "rescale_read_noise": "scale" in readnoise,
     }
+    if by_likelihood:
+        parameters["reset_noise"] = reset_noise
     if not isinstance(average_dark_current, xr.DataArray):
         parameters["average_dark_current"] = float(average_dark_current)
     product = partial(_product, exposure, [readnoise, gain], parameters)
@@ -266,13 +285,11 @@ def _fit(
     readnoise: np.ndarray,
     dark: np.ndarray,
     rate: np.ndarray | None = None,
-    *,
-    shared: float | None,
     **parameters: Any,
 ) -> tuple[np.ndarray, ...]:
-    """Run the kernel of least squares with its tables, or with ``shared`` that of the likelihood."""
+    """Run the kernel of least squares with its tables, or that of the likelihood, which has a ``shared``."""
     given = np.empty((0, 0), np.float32) if rate is None else rate
     images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
-    if shared is not None:
-        return fit_by_likelihood(sci, groupdq, *images, shared, **parameters)
+    if "shared" in parameters:
+        return fit_by_likelihood(sci, groupdq, *images, **parameters)
     return fit_slopes(sci, groupdq, *images, *weight_tables(sci.shape[1]), **parameters)

@@ -169,7 +169,7 @@ def flag_snowballs(
     frames = to_frames(groupdq)
     per_integration = ("integration", "row", "column")
     outputs = [(_RAMP, np.uint8), (per_integration, np.bool_), (("integration",), np.int64)]
-    core = ("group", "row", "column")
+    core = ("group", "row", "column", "pair")
     needed = by_halo or find_showers
     scaled = [_scaled(exposure, readnoise, gain, readout)] if needed else []
     table = None
@@ -232,7 +232,8 @@ def _scaled(
         chunk_like(blocks["groupdq"], blocks["sci"]),
         *references,
         core=("group", "column"),
-        outputs=[(_RAMP, np.int8)],
+        outputs=[(("integration", "group", "row", "pair"), np.int8)],
+        sizes={"pair": (exposure.sizes["column"] + 1) // 2},
         n_frames=readout.n_frames,
     )
     return chunk_like(scaled, to_frames(exposure["groupdq"]))

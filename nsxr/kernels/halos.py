@@ -32,7 +32,7 @@ _LEAST_RINGS = 4
 _FARTHEST = 6.0  # e-foldings to which the fit is followed inwards
 _LEAST_DEPTH = 3  # of a region at an edge [pixel], twice as long along it
 _SCALES = np.geomspace(0.1, 2.0, 30)  # of exponentials [radius of the core]
-_POWERS = np.arange(2.5, 9.0, 0.5)  # of power laws
+_POWERS = np.arange(2.5, 9.0, 0.25)  # of power laws
 
 
 class Halo(NamedTuple):
@@ -48,6 +48,8 @@ def scaled_differences(
 ) -> np.ndarray:  # pragma: no cover
     """Return by how many of their standard deviations differences of groups are above the others of the pixel.
 
+    Pairs of columns share their mean, which halves what has to wait for the rest of the frame.
+
     Parameters
     ----------
     sci : (integration, group, row, column) float32
@@ -61,11 +63,15 @@ def scaled_differences(
 
     Returns
     -------
-    (integration, group, row, column) int8
-        In units of one ``STEPS_PER_SIGMA``-th, clipped; on the later group; -128 where there is none.
+    (integration, group, row, pair) int8
+        In units of one ``STEPS_PER_SIGMA``-th, clipped; on the later group; -128 where there is none. Of an odd number
+        of columns the last one is a pair.
     """
     integrations, groups, rows, columns = sci.shape
-    out = np.empty(sci.shape, np.int8)
+    pairs = (columns + 1) // 2
+    out = np.empty((integrations, groups, rows, pairs), np.int8)
+    line = np.empty(2 * pairs, np.float32)
+    line[-1] = np.nan
     total, count = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for i in range(integrations):
         for r in range(rows):
@@ -78,8 +84,8 @@ def scaled_differences(
                     step = sci[i, g, r, c] - sci[i, g - 1, r, c]
                     total[c] += step if is_ordinary else np.float32(0)
                     count[c] += np.float32(1) if is_ordinary else np.float32(0)
-            for c in range(columns):
-                out[i, 0, r, c] = _NONE
+            for p in range(pairs):
+                out[i, 0, r, p] = _NONE
             for g in range(1, groups):
                 for c in range(columns):
                     is_usable = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0
@@ -89,35 +95,57 @@ def scaled_differences(
                     others = (total[c] - (step if is_counted else np.float32(0))) / n
                     noise = np.sqrt(readnoise[r, c] ** 2 / n_frames + max(others, np.float32(0)) / gain[r, c])
                     scaled = np.float32(STEPS_PER_SIGMA) * (step - others) / noise
-                    scaled = min(max(scaled, np.float32(-127)), np.float32(127))
-                    is_usable &= scaled == scaled
-                    out[i, g, r, c] = np.int8(np.rint(scaled)) if is_usable else _NONE
+                    line[c] = min(max(scaled, np.float32(-127)), np.float32(127)) if is_usable else np.float32(np.nan)
+                for p in range(pairs):
+                    first, second = line[2 * p], line[2 * p + 1]
+                    mean = (first + second) / 2
+                    mean = mean if mean == mean else (first if first == first else second)
+                    out[i, g, r, p] = np.int8(np.rint(mean)) if mean == mean else _NONE
     return out
 
 
 @kernel
 def ring_histograms(
     plane: np.ndarray, flags: np.ndarray, row: float, column: float, rings: int
-) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
     """Count scaled differences in rings of one pixel width around a place, which may be outside.
+
+    Parameters
+    ----------
+    plane : (row, pair) int8
+        From :func:`scaled_differences`.
+    flags : (row, column) uint8
+        Of the same group.
+    row, column : float
+        Place, in pixels.
+    rings : int
+        How many.
 
     Returns
     -------
     histogram : (ring, 256) int32
-        Number of pixels by difference, the lowest, -128, first; pixels that are UNUSABLE in ``flags`` do not count.
-    jumps : (ring,) int32
-        Number of those pixels that have JUMP.
+        Number of pairs by difference, the lowest, -128, first; pairs with a pixel that is UNUSABLE do not count.
+    pixels, jumps : (ring,) int32
+        Number of pixels that are not UNUSABLE, and of those that have JUMP.
     """
     histogram = np.zeros((rings, 256), np.int32)
-    jumps = np.zeros(rings, np.int32)
-    rows, columns = plane.shape
+    pixels, jumps = np.zeros(rings, np.int32), np.zeros(rings, np.int32)
+    rows, columns = flags.shape
     for r in range(max(int(row) - rings, 0), min(int(row) + rings + 2, rows)):
-        for c in range(max(int(column) - rings, 0), min(int(column) + rings + 2, columns)):
-            ring = int(np.sqrt((r - row) ** 2 + (c - column) ** 2))
-            if ring < rings and (flags[r, c] & UNUSABLE) == 0 and plane[r, c] != _NONE:
-                histogram[ring, int(plane[r, c]) + 128] += 1
-                jumps[ring] += (flags[r, c] & JUMP) != 0
-    return histogram, jumps
+        for p in range(max(int(column) - rings, 0) // 2, min(int(column) + rings + 4, columns + 1) // 2):
+            last = min(2 * p + 1, columns - 1)
+            is_usable = True
+            for c in range(2 * p, last + 1):
+                ring = int(np.sqrt((r - row) ** 2 + (c - column) ** 2))
+                if (flags[r, c] & UNUSABLE) != 0:
+                    is_usable = False
+                elif ring < rings:
+                    pixels[ring] += 1
+                    jumps[ring] += (flags[r, c] & JUMP) != 0
+            ring = int(np.sqrt((r - row) ** 2 + ((2 * p + last) / 2 - column) ** 2))
+            if ring < rings and is_usable and plane[r, p] != _NONE:
+                histogram[ring, int(plane[r, p]) + 128] += 1
+    return histogram, pixels, jumps
 
 
 def _means(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -224,7 +252,7 @@ def flag_halos(
     ----------
     groupdq : (integration, group, row, column) uint8
         Not changed.
-    scaled : (integration, group, row, column) int8
+    scaled : (integration, group, row, pair) int8
         From :func:`scaled_differences`.
     edges : tuple of int
         First and last light-sensitive row, first and last light-sensitive column.
@@ -298,8 +326,8 @@ def _start(flags: np.ndarray, planes: np.ndarray, group: int, row: float, column
     """Return the group in which pixels around a core jump, that in which it saturates or one beside it."""
     first = int(core) + 1
     for start in range(max(group - 1, 1), min(group + 2, len(flags))):
-        histogram, jumps = ring_histograms(planes[start], flags[start], row, column, first + 3)
-        if 2 * jumps[first:].sum() >= max(histogram[first:].sum(), _LEAST_PIXELS):
+        _, pixels, jumps = ring_histograms(planes[start], flags[start], row, column, first + 3)
+        if 2 * jumps[first:].sum() >= max(pixels[first:].sum(), _LEAST_PIXELS):
             return start
     return None
 
@@ -321,7 +349,7 @@ def _flag_event(
     first: Halo | None = None
     reach, pixels = float(max_extended_radius), 0
     for group in range(start, groups):
-        histogram, _ = ring_histograms(planes[group], flags[group], row, column, rings)
+        histogram, _, _ = ring_histograms(planes[group], flags[group], row, column, rings)
         limit = smallest_charge(group, groups, tolerance)
         halo = fit_halo(histogram, core, limit, _SURE if group == start else _STILL)
         if halo is None or (is_doubtful and (np.isnan(halo.amplitude) or halo.reach <= core)):

@@ -10,6 +10,10 @@ column with it, so that those on its two sides are independent. With ``d`` the d
 
     rate = 1' C^-1 d / (1' C^-1 1),    variance = 1 / (1' C^-1 1)
 
+The first row of C, its ``head``, may instead be the first group itself, less the level after the reset: it expects the
+part e of the rate, with the variance ``rate (e - q) + noise + reset``, and has the same covariance with what follows.
+``1`` then begins with e.
+
 The work is done on tiles ``(difference, column)`` that stay in the first-level cache: the matrices are factored
 from the first difference to the last, for all columns side by side on vector registers, and solved on the way back.
 """
@@ -20,13 +24,26 @@ from nsxr.kernels.compilation import kernel
 from nsxr.kernels.jump import JUMP, median_of, sort_columns
 from nsxr.kernels.ramp_fit import BAD, CONSIDERED, INHERITED, INVALID, add_exactly, pixel_state, take_ramps
 
-__all__ = ["WEIGHTED_SUMS", "combine_weighted", "factor", "finish_weighted", "fit_by_likelihood", "shared_part"]
+__all__ = [
+    "WEIGHTED_SUMS",
+    "combine_weighted",
+    "factor",
+    "finish_weighted",
+    "fit_by_likelihood",
+    "head_of",
+    "shared_part",
+]
 
 _TILE_COLUMNS = 32
 
 WEIGHTED_SUMS = 7
 """What is summed over integrations: weight times rate with its rounding error, weight, weight squared times the
 variances by photons and by reads, chi square, and weight times the square of the rate."""
+
+
+Head = tuple[float, float, float, float]
+"""What the first row is: the part of the rate that it expects, the parts of rate and noise in its variance, and a
+variance of its own [electron2]."""
 
 
 def shared_part(n_frames: int, frame_time: float, group_time: float) -> float:
@@ -38,12 +55,24 @@ def shared_part(n_frames: int, frame_time: float, group_time: float) -> float:
 
 
 @kernel
+def head_of(shared: float, exposed: float, reset_noise: float) -> Head:  # pragma: no cover
+    """Return the head of the matrix: the first difference, or with a reset noise not below 0 the first group.
+
+    ``exposed`` is the mean exposure of the first group as a part of the group time.
+    """
+    if reset_noise >= 0.0:
+        return exposed, exposed - shared, 1.0, reset_noise * reset_noise
+    return 1.0, 1.0 - 2.0 * shared, 2.0, 0.0
+
+
+@kernel
 def factor(
     differences: np.ndarray,
     used: np.ndarray,
     rate: np.ndarray,
     noise: np.ndarray,
     shared: float,
+    head: Head,
     steps: int,
     columns: int,
     inverse: np.ndarray,
@@ -57,19 +86,25 @@ def factor(
 
     ``used`` is 1 or 0; unused differences are 0. Without any used one the slope is NaN.
     """
+    expected, by_photons, by_reads, by_reset = head
     for c in range(columns):
-        weight[c] = 0.0
-        slope[c] = 0.0
-        chi_square[c] = 0.0
-    for k in range(steps):
-        before = max(k - 1, 0)
+        pivot = 1.0 / (rate[c] * by_photons + by_reads * noise[c] + by_reset)
+        left = differences[0, c]
+        one = used[0, c] * expected
+        inverse[0, c] = pivot
+        reduced[0, c] = left
+        ones[0, c] = one
+        weight[c] = one * one * pivot
+        slope[c] = one * left * pivot
+        chi_square[c] = left * left * pivot
+    for k in range(1, steps):
         for c in range(columns):
             diagonal = rate[c] * (1.0 - 2.0 * shared) + 2.0 * noise[c]
-            off = (rate[c] * shared - noise[c]) * used[k, c] * used[before, c] if k > 0 else 0.0
-            factor = off * inverse[before, c] if k > 0 else 0.0
+            off = (rate[c] * shared - noise[c]) * used[k, c] * used[k - 1, c]
+            factor = off * inverse[k - 1, c]
             pivot = 1.0 / (diagonal - off * factor)
-            left = differences[k, c] - (factor * reduced[before, c] if k > 0 else 0.0)
-            one = used[k, c] - (factor * ones[before, c] if k > 0 else 0.0)
+            left = differences[k, c] - factor * reduced[k - 1, c]
+            one = used[k, c] - factor * ones[k - 1, c]
             inverse[k, c] = pivot
             reduced[k, c] = left
             ones[k, c] = one
@@ -87,6 +122,7 @@ def _weights(
     rate: np.ndarray,
     noise: np.ndarray,
     shared: float,
+    head: Head,
     steps: int,
     columns: int,
     inverse: np.ndarray,
@@ -104,18 +140,20 @@ def _weights(
     for step in range(steps):
         k = steps - 1 - step
         after = min(k + 1, steps - 1)
+        photons_here = head[1] if k == 0 else 1.0 - 2.0 * shared
+        reads_here = head[2] if k == 0 else 2.0
         for c in range(columns):
             joined = used[k, c] * used[after, c] if step > 0 else 0.0
             off = (rate[c] * shared - noise[c]) * joined
             own = (ones[k, c] - off * later[c]) * inverse[k, c]
             square, product = own * own, own * later[c] * joined
-            by_photons[c] += (1.0 - 2.0 * shared) * square + 2.0 * shared * product
-            by_reads[c] += 2.0 * (square - product)
+            by_photons[c] += photons_here * square + 2.0 * shared * product
+            by_reads[c] += reads_here * square - 2.0 * product
             later[c] = own
     for c in range(columns):
         norm = weight[c] * weight[c]
         by_photons[c] *= rate[c] / norm
-        by_reads[c] *= noise[c] / norm
+        by_reads[c] = by_reads[c] * (noise[c] / norm) + head[3] * later[c] * later[c] / norm
 
 
 @kernel
@@ -134,6 +172,7 @@ def fit_by_likelihood(
     first: int,
     last: int,
     suppress: bool,
+    reset_noise: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
     """Fit ramps, per integration, and take the sums of which all integrations together are made.
 
@@ -159,18 +198,21 @@ def fit_by_likelihood(
         Groups to use, inclusive.
     suppress : bool
         Whether ramps with a single good group are given up.
+    reset_noise : float [electron]
+        Scatter of the level after a reset, about 0: the first group is then a measurement too. Below 0: it is not.
 
     Returns
     -------
     slopes, var_poisson, var_rnoise : (integration, row, column) float32 [DN/s, (DN/s)2]
     dq : (integration, row, column) uint32
     chi_square : (integration, row, column) float32
-        Of the fit, with one degree of freedom less than there are differences.
+        Of the fit, with one degree of freedom less than there are differences, the first group counted where it is one.
     sums : (1, WEIGHTED_SUMS, row, column) float64
         For :func:`combine_weighted` and :func:`finish_weighted`.
     """
     integrations, groups, rows, all_columns = sci.shape
-    steps = groups - 1
+    head_rows = 1 if reset_noise >= 0.0 else 0
+    steps = groups - 1 + head_rows
     is_given = given_rate.size > 0
     tile = min(all_columns, _TILE_COLUMNS)
     values = np.empty((groups, tile), np.float32)
@@ -178,7 +220,7 @@ def fit_by_likelihood(
     ordered = np.empty((groups, tile), np.float32)
     flagged = np.empty(tile, np.uint8)
     union = np.empty(tile, np.uint8)
-    differences, used = np.empty((groups, tile)), np.empty((groups, tile))
+    differences, used = np.zeros((groups, tile)), np.zeros((groups, tile))
     inverse, reduced, ones = np.empty((groups, tile)), np.empty((groups, tile)), np.empty((groups, tile))
     count = np.empty(tile, np.int64)
     base = np.empty(tile, np.uint32)
@@ -193,6 +235,7 @@ def fit_by_likelihood(
     dq = np.empty(shape, np.uint32)
     sums = np.zeros((1, WEIGHTED_SUMS, rows, all_columns), np.float64)
     exposed = one_group_time / group_time  # of a single group, as a part of the group time
+    head = head_of(shared, exposed, reset_noise)
     for row in range(rows):
         for start in range(0, all_columns, tile):
             columns = min(tile, all_columns - start)
@@ -204,20 +247,24 @@ def fit_by_likelihood(
             for i in range(integrations):
                 take_ramps(sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union)
                 count[:] = 0
-                for k in range(steps):
+                for k in range(groups - 1):
                     for c in range(columns):
                         stop = ((flags[k, c] | flags[k + 1, c]) & ~JUMP & CONSIDERED) | (flags[k + 1, c] & JUMP)
                         difference = values[k + 1, c] - values[k, c]
-                        differences[k, c] = 0.0 if stop else np.float64(difference) * gains[c]
+                        differences[k + head_rows, c] = 0.0 if stop else np.float64(difference) * gains[c]
                         ordered[k, c] = np.float32(np.inf) if stop else difference
-                        used[k, c] = 0.0 if stop else 1.0
+                        used[k + head_rows, c] = 0.0 if stop else 1.0
                         count[c] += stop == 0
                 if not is_given:
-                    sort_columns(ordered, steps, columns)
+                    sort_columns(ordered, groups - 1, columns)
                 for c in range(columns):
-                    if is_given:
-                        expected = np.float64(given_rate[row, start + c]) * gains[c] * group_time
-                    elif count[c] > 0:
+                    if head_rows:
+                        used[0, c] = 0.0 if flags[0, c] & CONSIDERED else 1.0
+                        differences[0, c] = used[0, c] * np.float64(values[0, c]) * gains[c]
+                    given = np.float64(given_rate[row, start + c]) if is_given else np.nan
+                    if given == given:
+                        expected = given * gains[c] * group_time
+                    elif count[c] > 0 and not is_given:
                         expected = median_of(ordered, c, 0, count[c]) * gains[c]
                     else:
                         expected = np.float64(values[0, c]) * gains[c] / exposed
@@ -225,13 +272,15 @@ def fit_by_likelihood(
                 for repeat in range(1 if is_given else 3):
                     if repeat > 0:
                         for c in range(columns):
-                            rate[c] = (slope[c] if slope[c] > 0.0 else 0.0) + current[c]
+                            better = (slope[c] if slope[c] > 0.0 else 0.0) + current[c]
+                            rate[c] = better if slope[c] == slope[c] else rate[c]
                     factor(
                         differences,
                         used,
                         rate,
                         noise,
                         shared,
+                        head,
                         steps,
                         columns,
                         inverse,
@@ -241,14 +290,28 @@ def fit_by_likelihood(
                         slope,
                         square,
                     )
-                _weights(used, rate, noise, shared, steps, columns, inverse, ones, weight, later, by_photons, by_reads)
+                _weights(
+                    used,
+                    rate,
+                    noise,
+                    shared,
+                    head,
+                    steps,
+                    columns,
+                    inverse,
+                    ones,
+                    weight,
+                    later,
+                    by_photons,
+                    by_reads,
+                )
                 for c in range(columns):
                     at = start + c
                     inherited = np.uint32(union[c] & INHERITED)
                     dq[i, row, at] = base[c] | inherited | BAD
                     if base[c] & INVALID:
                         continue
-                    if count[c] == 0:
+                    if count[c] == 0 and not (head_rows and used[0, c] > 0.0):
                         if suppress or flags[0, c]:
                             continue
                         # a first group alone, whose pedestal was taken away exactly but for its own noise

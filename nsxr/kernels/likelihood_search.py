@@ -8,13 +8,13 @@ import numpy as np
 
 from nsxr.kernels.compilation import kernel
 from nsxr.kernels.jump import JUMP, KEPT, LARGE, SPREAD, UNUSABLE, VERY_LARGE, difference_at
-from nsxr.kernels.likelihood import factor
+from nsxr.kernels.likelihood import factor, head_of
 
 __all__ = ["find_steps"]
 
 _TILE_COLUMNS = 32
 _LEAST = 3
-"""Differences that a search never goes below."""
+"""Differences that a search never goes below: of three it cannot tell which one is apart. They are compared instead."""
 
 
 @kernel
@@ -85,6 +85,32 @@ def _search(
 
 
 @kernel
+def _most_deviant(
+    differences: np.ndarray, used: np.ndarray, column: int, steps: int, variance: float, three: float, two: float
+) -> int:  # pragma: no cover
+    """Return which one of three or two differences is apart from their median, or from the smaller one, or -1."""
+    count = 0
+    lowest, highest, total, nearest = np.inf, -np.inf, 0.0, np.inf
+    for k in range(steps):
+        if used[k, column] > 0:
+            value = differences[k, column]
+            count += 1
+            total += value
+            lowest, highest = min(lowest, value), max(highest, value)
+            nearest = value if abs(value) < abs(nearest) else nearest
+    if count < 2 or count > 3:
+        return -1
+    location = total - lowest - highest if count == 3 else nearest
+    limit = (three if count == 3 else two) * np.sqrt(abs(location) + 2.0 * variance)
+    found, largest = -1, limit
+    for k in range(steps):
+        distance = abs(differences[k, column] - location)
+        if used[k, column] > 0 and distance > largest:
+            found, largest = k, distance
+    return found
+
+
+@kernel
 def find_steps(
     sci: np.ndarray,
     groupdq: np.ndarray,
@@ -95,6 +121,8 @@ def find_steps(
     shared: float,
     single: float,
     double: float,
+    three: float,
+    two: float,
     large: float,
     very_large: float,
     min_spread: float,
@@ -119,6 +147,9 @@ def find_steps(
         From :func:`shared_part`.
     single, double : float
         What chi square has to lose by one jump, and by two differences in succession.
+    three, two : float
+        Thresholds [sigma] for ramps of which only so many differences are usable: distance from the median of three, or
+        from the smaller one of two.
     large, very_large : float [electron]
         Thresholds of the after-jump flags.
     min_spread, max_spread : float
@@ -146,6 +177,7 @@ def find_steps(
     slope, chi_square, excess, change = np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile)
     later = np.empty((4, tile))
     code = np.empty(sci.shape, np.uint8)
+    head = head_of(shared, 0.0, -1.0)
     for integration in range(integrations):
         for row in range(rows):
             for start in range(0, all_columns, tile):
@@ -171,7 +203,20 @@ def find_steps(
                 for c in range(columns):
                     single_noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
                     variance = single_noise * single_noise / (2.0 * n_frames)
-                    if count[c] <= _LEAST or not (variance > 0.0) & (variance < np.inf):
+                    if not (variance > 0.0) & (variance < np.inf):
+                        continue
+                    if count[c] <= _LEAST:
+                        k = _most_deviant(differences, used, c, steps, variance, three, two)
+                        while k >= 0:
+                            size = abs(differences[k, c])
+                            ratio = size / np.sqrt(2.0 * variance)
+                            found = JUMP
+                            found |= SPREAD if (ratio > min_spread) & (ratio < max_spread) else np.uint8(0)
+                            found |= LARGE if size >= large else np.uint8(0)
+                            found |= VERY_LARGE if size >= very_large else np.uint8(0)
+                            code[integration, k + 1, row, start + c] |= found
+                            used[k, c] = 0.0
+                            k = _most_deviant(differences, used, c, steps, variance, three, two)
                         continue
                     if is_given:
                         expected = np.float64(given_rate[row, start + c]) * gain[row, start + c]
@@ -193,6 +238,7 @@ def find_steps(
                         rate,
                         noise,
                         shared,
+                        head,
                         steps,
                         active,
                         inverse,

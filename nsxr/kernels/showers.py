@@ -21,7 +21,7 @@ def flag_excess(
     ----------
     groupdq : (integration, group, row, column) uint8
         Not changed. Pixels that are flagged do not count.
-    scaled : (integration, group, row, column) int8
+    scaled : (integration, group, row, pair) int8
         From :func:`nsxr.kernels.halos.scaled_differences`.
     shower_threshold : float
         In robust standard deviations of the local mean in the frame, which correlated noise raises.
@@ -37,7 +37,8 @@ def flag_excess(
 
     flags = groupdq.copy()
     for cube, planes in zip(flags, scaled, strict=True):
-        for plane, values in zip(cube[1:], planes[1:], strict=True):
+        for plane, pairs in zip(cube[1:], planes[1:], strict=True):
+            values = pairs.repeat(2, axis=1)[:, : plane.shape[1]]
             is_counted = (plane == 0) & (values != -128)
             if not is_counted.any():
                 continue

@@ -1,5 +1,7 @@
 """Snowballs by their halos: scaled differences and rings against plain versions, events whose truth is known."""
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -74,64 +76,78 @@ def found(result):
 
 def test_scaled_differences_are_those_of_the_other_groups():
     rng = np.random.default_rng(2)
-    sci = rng.normal(0, 30, (2, 7, 5, 6)).cumsum(1).astype(np.float32)
+    sci = rng.normal(0, 30, (2, 7, 5, 7)).cumsum(1).astype(np.float32)
     sci[0, 3, 2, 2] = np.nan
     flags = rng.choice(np.array([0, 0, 0, 0, JUMP, DO_NOT_USE, SATURATED | JUMP], np.uint8), sci.shape)
-    gain, noise = (rng.uniform(1, 2, (5, 6)).astype(np.float32) for _ in range(2))
+    gain, noise = (rng.uniform(1, 2, (5, 7)).astype(np.float32) for _ in range(2))
     result = scaled_differences(sci, flags, gain, noise * 10, 4)
-    for index in np.ndindex(2, 5, 6):
-        i, r, c = index
+    expected = np.full(sci.shape, np.nan)
+    for i, r, c in np.ndindex(2, 5, 7):
         ramp, dq = sci[i, :, r, c].astype(float), flags[i, :, r, c]
         step = np.diff(ramp)
         usable = ((dq[1:] | dq[:-1]) & (SATURATED | DO_NOT_USE)) == 0
         ordinary = usable & ((dq[1:] & JUMP) == 0)
-        assert result[i, 0, r, c] == -128
-        for g in range(6):
+        for g in np.flatnonzero(usable):
             others = np.delete(step, g)[np.delete(ordinary, g)]
             level = others.mean() if others.size else np.nan
             sigma = np.sqrt((noise[r, c] * 10) ** 2 / 4 + max(level, 0) / gain[r, c])
-            expected = STEPS_PER_SIGMA * (step[g] - level) / sigma
-            if not usable[g] or np.isnan(expected):
-                assert result[i, g + 1, r, c] == -128
-            else:
-                assert abs(result[i, g + 1, r, c] - np.clip(expected, -127, 127)) < 0.51
+            expected[i, g + 1, r, c] = np.clip(STEPS_PER_SIGMA * (step[g] - level) / sigma, -127, 127)
+    padded = np.pad(expected, [(0, 0)] * 3 + [(0, 1)], constant_values=np.nan)
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pairs of which none is known
+        pairs = np.nanmean(padded.reshape(2, 7, 5, 4, 2), axis=-1)
+    np.testing.assert_array_equal(result == -128, np.isnan(pairs))
+    known = ~np.isnan(pairs)
+    assert np.abs(result - pairs)[known].max() < 0.51
+    assert 100 < known.sum() < result.size
 
 
 @pytest.mark.parametrize("place", [(20.0, 31.5), (-3.0, 10.0), (41.2, 60.4)])
 def test_rings_are_those_of_the_distances(place):
     rng = np.random.default_rng(3)
-    plane = rng.integers(-128, 128, (40, 60)).astype(np.int8)
-    flags = rng.choice(np.array([0, 0, JUMP, SATURATED], np.uint8), plane.shape)
-    histogram, jumps = ring_histograms(plane, flags, *place, 12)
-    ring = np.hypot(np.arange(40)[:, None] - place[0], np.arange(60) - place[1]).astype(int)
-    counted = (plane != -128) & ((flags & SATURATED) == 0)
+    plane = rng.integers(-128, 128, (40, 30)).astype(np.int8)
+    flags = rng.choice(np.array([0, 0, 0, JUMP, SATURATED], np.uint8), (40, 60))
+    histogram, pixels, jumps = ring_histograms(plane, flags, *place, 12)
+    rows = np.arange(40)[:, None] - place[0]
+    ring = np.hypot(rows, np.arange(60) - place[1]).astype(int)
+    ring_of_pair = np.hypot(rows, 2 * np.arange(30) + 0.5 - place[1]).astype(int)
+    is_usable = (flags & SATURATED) == 0
+    counted = (plane != -128) & is_usable.reshape(40, 30, 2).all(-1)
     for k in range(12):
-        values = plane[(ring == k) & counted]
+        values = plane[(ring_of_pair == k) & counted]
         np.testing.assert_array_equal(histogram[k], np.bincount(values.astype(int) + 128, minlength=256))
-        assert jumps[k] == ((flags & JUMP) > 0)[(ring == k) & counted].sum()
+        assert pixels[k] == is_usable[ring == k].sum()
+        assert jumps[k] == ((flags & JUMP) > 0)[(ring == k) & is_usable].sum()
+
+
+def paired(image):
+    """Differences [sigma] as means of pairs of columns, in bytes."""
+    columns = image.shape[1] // 2 * 2
+    pairs = np.clip(image, -7.9, 7.9)[:, :columns].reshape(len(image), -1, 2).mean(-1)
+    return np.rint(STEPS_PER_SIGMA * pairs).astype(np.int8)
 
 
 @pytest.mark.parametrize("shape", ["exponential", "power"])
 def test_reach_of_a_halo_that_is_known(shape):
     rng = np.random.default_rng(4)
-    y, x = np.mgrid[:301, :301] - 150.0
+    y, x = np.mgrid[:300, :300] - 150.0
     distance = np.hypot(y, x)
     charge = 60 * np.exp(-(distance - 4) / 3.0) if shape == "exponential" else 60 * (np.maximum(distance, 4) / 4) ** -4
     noise = rng.normal(0.3, 1, distance.shape)  # the level does not matter
-    plane = np.clip(np.rint(STEPS_PER_SIGMA * (charge + noise)), -127, 127).astype(np.int8)
-    histogram, _ = ring_histograms(plane, np.zeros(plane.shape, np.uint8), 150.0, 150.0, 80)
+    plane = paired(charge + noise)
+    histogram, _, _ = ring_histograms(plane, np.zeros(distance.shape, np.uint8), 150.0, 150.0, 80)
     limit = 0.05
     halo = fit_halo(histogram, 4.0, limit)
     true = 4 + 3 * np.log(60 / limit) if shape == "exponential" else 4 * (60 / limit) ** 0.25
     assert halo.reach == pytest.approx(true, rel=0.12)
-    assert halo.amplitude == pytest.approx(60, rel=0.35)
+    assert halo.amplitude == pytest.approx(60, rel=0.35 if shape == "exponential" else 0.7)  # followed inwards
 
 
 def test_noise_is_no_halo():
     rng = np.random.default_rng(5)
     for _ in range(50):
-        plane = np.rint(STEPS_PER_SIGMA * rng.normal(0, 1, (120, 120))).astype(np.int8)
-        histogram, _ = ring_histograms(plane, np.zeros(plane.shape, np.uint8), 60.0, 60.0, 50)
+        plane = paired(rng.normal(0, 1, (120, 120)))
+        histogram, _, _ = ring_histograms(plane, np.zeros((120, 120), np.uint8), 60.0, 60.0, 50)
         assert fit_halo(histogram, 3.0, 0.04) is None
 
 
@@ -170,7 +186,7 @@ def test_an_event_is_flagged_as_far_as_it_matters():
         pull = (rate["sci"] - FLUX) / np.sqrt(rate["var_poisson"] + rate["var_rnoise"])
         return float(pull.values[(distance > 7) & (distance < need + 5)].mean())
 
-    assert mean_pull(jumps) > 0.6
+    assert mean_pull(jumps) > 0.3
     assert abs(mean_pull(result)) < 0.05  # of 2500 pixels
 
 

@@ -1,6 +1,7 @@
 """Jump detection: known answers, noise, laziness."""
 
 import warnings
+from functools import partial
 
 import cloudpickle
 import numpy as np
@@ -9,13 +10,16 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsxr.corrections.jump import event_rate, flag_jumps
+from nsxr.corrections import jump
+from nsxr.corrections.jump import event_rate
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model import chunking
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.testing import assert_lazy_and_chunk_invariant
+
+flag_jumps = partial(jump.flag_jumps, algorithm="two-point")
 
 JUMP, SATURATED, DO_NOT_USE = (
     np.uint8(flag.value) for flag in (GroupFlag.JUMP_DET, GroupFlag.SATURATED, GroupFlag.DO_NOT_USE)

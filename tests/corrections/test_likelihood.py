@@ -12,7 +12,7 @@ from nsxr.model.history import steps
 from nsxr.simulate import small_exposure
 from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
 
-JUMP = 4
+JUMP, SATURATED = 4, np.uint8(2)
 
 
 @pytest.fixture
@@ -146,6 +146,84 @@ def test_lazy_and_independent_of_chunks(scene, references, chunkings, integratio
     assert steps(result)[-1]["parameters"]["algorithm"] == "likelihood"
 
 
+@pytest.mark.parametrize("reset_noise", [None, 25.0])
+@pytest.mark.parametrize("flux", [5.0, 150.0])
+@pytest.mark.parametrize("good", [1, 2, 3])
+def test_few_good_groups(make_exposure, references, good, flux, reset_noise):
+    """Rates without bias and with the uncertainty that they have; with the level after the reset also of one group."""
+    rng, time = np.random.default_rng(6), 73.0
+    sci, _ = truth(rng, flux, 5, shape=(1, good + 1, 100, 200), time=time, hit=0.0)
+    level = rng.normal(0, 25, (100, 200))
+    exposure = make_exposure(sci + level, NFRAMES=5, TFRAME=time / 5, TGROUP=time)
+    exposure["groupdq"][:, good:] = 2
+    given = references(exposure, readnoise=6 * np.sqrt(2), gain=1.0)
+    rate = nodes(exposure, *given, reset_noise=reset_noise)
+    if reset_noise is None and good == 1:
+        assert np.isnan(rate["sci"]).all()
+        return
+    deviation = (rate["sci"] - flux) / np.sqrt(rate["var_poisson"] + rate["var_rnoise"])
+    assert abs(deviation.mean()) < 0.03
+    assert abs(deviation.std() - 1) < 0.02
+    if reset_noise is not None and good > 1:
+        unknown = nodes(exposure, *given)
+        gain = (unknown["sci"].std() / rate["sci"].std()).item()
+        expected = {(2, 5.0): 1.02, (2, 150.0): 1.09, (3, 5.0): 1.02, (3, 150.0): 1.08}[good, flux]
+        assert abs(gain - expected) < 0.015
+
+
+@pytest.mark.parametrize("integrations", [1, 2])
+def test_a_first_group_alone(make_exposure, references, integrations):
+    """Rate and variances by hand: of frames 1 to 4 of 0.5 s, and of one that has a neighbour."""
+    sci = np.full((integrations, 3, 2, 2), 100.0)
+    sci[:, 0] = 50
+    exposure = make_exposure(sci, NFRAMES=4, TFRAME=0.5)
+    exposure["groupdq"][:, 1:] = 2
+    given = references(exposure)
+    known = nodes(exposure, *given, reset_noise=20.0, node="rateints")
+    np.testing.assert_allclose(known["sci"], 50 / 1.25, rtol=1e-6)
+    shared_time = 0.5 * 5 * 9 / (6 * 4)  # of the charge in four frames
+    np.testing.assert_allclose(known["var_poisson"], 40 * shared_time / 1.25 / 1.25**2, rtol=1e-6)
+    np.testing.assert_allclose(known["var_rnoise"], ((10**2 / 8) + 16**2) / 1.25**2, rtol=1e-6)
+    assert (known["dq"] == 2).all()
+    assert (known["chi_square"] < 1e-6).all()
+    unknown = nodes(exposure, *given, suppress_one_group=False, node="rateints")
+    np.testing.assert_allclose(unknown["sci"], known["sci"])
+    np.testing.assert_allclose(unknown["var_poisson"], 40 / 1.25 / 1.25, rtol=1e-6)
+
+
+def test_the_first_group_counts_only_where_it_is_good(make_exposure, references):
+    ramp = np.array([999.0, 140, 180, 220, 260])
+    exposure = make_exposure(np.broadcast_to(ramp[:, None, None], (1, 5, 2, 2)).copy())
+    exposure["groupdq"][:, 0] = 1
+    rate = nodes(exposure, *references(exposure), reset_noise=1.0)
+    np.testing.assert_allclose(rate["sci"], 20, rtol=1e-6)
+    xr.testing.assert_equal(rate, nodes(exposure, *references(exposure)))
+    exposure["groupdq"][:, 0] = 0
+    rate = nodes(exposure, *references(exposure), reset_noise=1.0, firstgroup=1)
+    np.testing.assert_allclose(rate["sci"], 20, rtol=1e-6)
+
+
+@pytest.mark.parametrize("integrations", [1, 3])
+def test_reset_level_lazily(scene, references, chunkings, integrations):
+    scene = scene.isel(integration=slice(integrations))
+    flagged = flag_jumps(scene, *references(scene), algorithm="likelihood")
+    results = [
+        assert_lazy_and_chunk_invariant(
+            nodes, flagged, *references(scene), chunkings=chunkings, rtol=2e-7, reset_noise=reset_noise
+        )
+        for reset_noise in (None, 30.0)
+    ]
+    assert (results[0]["sci"] != results[1]["sci"]).mean() > 0.5
+    assert steps(results[1])[-1]["parameters"]["reset_noise"] == 30.0
+
+
+@pytest.mark.parametrize(("reset_noise", "algorithm"), [(-1.0, "likelihood"), (np.inf, "likelihood"), (25.0, "ols")])
+def test_reset_noise_that_cannot_be_is_refused(make_exposure, references, reset_noise, algorithm):
+    exposure = make_exposure(np.zeros((1, 5, 4, 4)))
+    with pytest.raises(ParameterError, match=f"reset_noise is {reset_noise!r} with algorithm '{algorithm}'"):
+        fit_ramps(exposure, *references(exposure), algorithm=algorithm, reset_noise=reset_noise)
+
+
 def test_integrations_share_one_covariance(make_exposure, references):
     """Were the weights those of each integration, low ones would count more, by one part in the electrons of each."""
     rng = np.random.default_rng(4)
@@ -215,3 +293,23 @@ def test_unknown_algorithms_are_refused(make_exposure, references):
     made = small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=5, columns=16)
     with pytest.raises(ParameterError, match="'best'"):
         nsxr.detector1(made.exposure, made.references, ramp_fit={"algorithm": "best"})
+
+
+@pytest.mark.parametrize(("good", "hit"), [(3, 2), (4, 1), (4, 3)])
+def test_hits_in_ramps_that_are_cut_short_are_found(make_exposure, make_reference, rng, good, hit):
+    """Of three differences or two the likelihood cannot tell which one is apart; they are compared."""
+    sci = 50.0 * np.arange(1, 13)[:, None, None] + rng.normal(0, 6, (1, 12, 40, 100))
+    plain = make_exposure(sci)
+    sci[:, hit:, :, ::2] += 400
+    exposure = make_exposure(sci)
+    flags = np.where(np.arange(12)[:, None, None] >= good, SATURATED, np.uint8(0)) | np.zeros(sci.shape, np.uint8)
+    readnoise, gain = (
+        make_reference("readnoise", exposure, sci=6 * np.sqrt(2)),
+        make_reference("gain", exposure, sci=1.0),
+    )
+    settings = {"algorithm": "likelihood", "flag_4_neighbors": False}
+    for one, share in ((exposure, 0.5), (plain, 0.0)):
+        one = one.assign(groupdq=one["groupdq"].copy(data=flags))
+        found = (flag_jumps(one, readnoise, gain, **settings)["groupdq"].values & JUMP) > 0
+        assert found[0, hit].mean() == pytest.approx(share, abs=0.001)
+        assert np.delete(found[0], hit, axis=0).mean() < 0.001

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nsxr.corrections.ramp_fit import fit_ramps
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.errors import ParameterError
 from nsxr.model.readout import irs2_layout
@@ -59,7 +58,8 @@ def ramp_with_saturated_frames(threshold, frames, level, rate, start):
     return reads.reshape(4, frames).mean(1)
 
 
-def test_partly_saturated_average_is_not_used(make_exposure, make_reference, chunkings):
+@pytest.mark.parametrize("rule", ["predicted", "scaled"])
+def test_partly_saturated_average_is_not_used(make_exposure, make_reference, chunkings, rule):
     # frames rise by 1000 and stop at 10100, the threshold is 10000: group 2 holds frames 9 to 12,
     # saturated from the second on, and lies above threshold * 10.5 / 12
     values = ramp_with_saturated_frames(10000, 4, 10100, 1000, 0)
@@ -68,7 +68,9 @@ def test_partly_saturated_average_is_not_used(make_exposure, make_reference, chu
     sci[0, :, 3, 4] = values
     exposure = make_exposure(sci, NFRAMES=4, FRMDIVSR=4)
     reference = make_reference("saturation", exposure, sci=10000)
-    result = assert_lazy_and_chunk_invariant(flag_saturation, exposure, reference, chunkings=chunkings)
+    result = assert_lazy_and_chunk_invariant(
+        flag_saturation, exposure, reference, chunkings=chunkings, partial_saturation=rule
+    )
     flags = result["groupdq"].values[0]
     np.testing.assert_array_equal(flags[2, 2:5, 3:6], DNU)
     np.testing.assert_array_equal(flags[3, 2:5, 3:6], SAT)
@@ -77,16 +79,17 @@ def test_partly_saturated_average_is_not_used(make_exposure, make_reference, chu
     assert off.astype(int).sum() == 9 * SAT
 
 
-def test_second_group_with_one_saturating_hit(make_exposure, make_reference):
+@pytest.mark.parametrize(("rule", "pixels"), [("predicted", 9), ("scaled", 1)])
+def test_second_group_with_one_saturating_hit(make_exposure, make_reference, rule, pixels):
     # flat ramp, then a hit in the last of four frames of group 1 takes the pixel over the threshold
     sci = np.full((1, 5, 5, 5), 1100.0)
     sci[0, :, 2, 2] = [1100, 1100 + 40000 / 4, 41100, 41100, 41100]
     exposure = make_exposure(sci, NFRAMES=4, FRMDIVSR=4)
     saturation = make_reference("saturation", exposure, sci=40000)
     superbias = make_reference("superbias", exposure, sci=1000)
-    flags = flag_saturation(exposure, saturation, superbias)["groupdq"].values[0]
+    flags = flag_saturation(exposure, saturation, superbias, partial_saturation=rule)["groupdq"].values[0]
     assert flags[1, 2, 2] == DNU
-    assert flags[1].astype(int).sum() == DNU  # not grown
+    assert flags[1].astype(int).sum() == pixels * DNU  # "scaled" does not grow these
     assert (flags[2:, 1:4, 1:4] == SAT).all()
 
 
@@ -122,7 +125,8 @@ def test_irs2_second_group_is_saturated_and_grown(make_exposure, make_reference)
     changes = {"SUBARRAY": "FULL", "READPATT": "NRSIRS2", "SUBSTRT1": 1, "SUBSTRT2": 1, "NOUTPUTS": 5}
     exposure = make_exposure(sci, NFRAMES=5, FRMDIVSR=8, **changes)
     small = make_exposure(np.zeros((1, 1, 2048, 5)), **changes)
-    result = flag_saturation(exposure, make_reference("saturation", small, sci=40000))
+    reference = make_reference("saturation", small, sci=40000)
+    result = flag_saturation(exposure, reference, partial_saturation="scaled")
     stripped = result["groupdq"].values[0][:, layout.science_rows_raw]
     assert (stripped[0] == 0).all()
     assert (stripped[1:, 99:102, 1:4] == SAT).all()
@@ -135,77 +139,7 @@ def test_negative_growth_is_refused(make_exposure, make_reference):
         flag_saturation(exposure, make_reference("saturation", exposure, sci=1), n_pix_grow_sat=-1)
 
 
-BIAS, FULL, NOISE = 9000.0, 50000.0, 6.0
-
-
-def averaged_ramps(rates, groups, frames, rng):
-    """Groups of several frames that are cut a little above the threshold, (1, group, len(rates), 200), and frames."""
-    photons = rng.poisson(np.asarray(rates)[None, :, None], (groups * frames, len(rates), 200)).cumsum(0)
-    reads = np.minimum(BIAS + photons, 1.03 * FULL) + rng.normal(0, NOISE, photons.shape)
-    return reads.reshape(1, groups, frames, *photons.shape[1:]).mean(2), BIAS + photons
-
-
-def usable(flags):
-    return (flags & (SAT | DNU)) == 0
-
-
-@pytest.mark.parametrize(("pattern", "frames", "divisor"), [("NRS", 4, 4), ("NRSIRS2", 5, 8)])
-@pytest.mark.parametrize("groups", [4, 8])
-def test_partial_saturation_in_every_readout(make_exposure, make_reference, rng, pattern, frames, divisor, groups):
-    """Groups with a saturated frame are not used, others are, and rates have no bias up to the last good group."""
-    rates = np.geomspace(FULL / groups / frames / 4, FULL / 2, 40)
-    values, reads = averaged_ramps(rates, groups, frames, rng)
-    rows, places = 40, slice(None)
-    sci = values
-    if pattern == "NRSIRS2":
-        rows = 2048
-        places = irs2_layout("NRS1").science_rows_raw[100:140]
-        sci = np.full((1, groups, 3200, 200), BIAS)
-        sci[:, :, places] = values
-    changes = {"SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1} if pattern == "NRSIRS2" else {}
-    exposure = make_exposure(sci, READPATT=pattern, NFRAMES=frames, FRMDIVSR=divisor, TGROUP=2.0 * frames, **changes)
-    small = make_exposure(np.zeros((1, 1, rows, 200)), **changes)
-    threshold, bias = make_reference("saturation", small, sci=FULL), make_reference("superbias", small, sci=BIAS)
-    settings = {"n_pix_grow_sat": 0}
-    flags = flag_saturation(exposure, threshold, bias, **settings)["groupdq"].values[0][:, places]
-    is_clipped = (reads.reshape(groups, frames, 40, 200) >= FULL).any(1)
-    is_used = usable(flags)
-    assert (is_used & is_clipped).mean() < 0.003  # the last frame of a group is above by no more than its noise
-    first = is_clipped.argmax(0)
-    needless = ~is_used & ~is_clipped & (np.arange(groups)[:, None, None] < np.where(is_clipped.any(0), first, groups))
-    assert needless.mean() < 0.003  # photons and read noise of a group that ends just below the threshold
-
-    older = flag_saturation(exposure, threshold, bias, partial_saturation="peer", **settings)["groupdq"].values[0]
-    older = usable(older[:, places])
-    clipped_and_used, lost = (older & is_clipped).mean(), (~older & ~is_clipped).mean()
-    if pattern == "NRSIRS2":
-        assert clipped_and_used > 0.01
-    else:
-        assert lost > 3 * (~is_used & ~is_clipped).mean()
-
-
-@pytest.mark.parametrize("algorithm", ["ols", "likelihood"])
-@pytest.mark.parametrize(("groups", "good"), [(3, 2), (4, 2), (5, 3), (6, 3)])
-def test_rates_of_bright_lines_with_few_good_groups(make_exposure, make_reference, rng, algorithm, groups, good):
-    frames = 5
-    rate = (FULL - BIAS) / frames / (good + 0.6)  # saturates within the group after the last good one
-    values, _ = averaged_ramps([rate] * 40, groups, frames, rng)
-    exposure = make_exposure(values, READPATT="NRS", NFRAMES=frames, FRMDIVSR=frames, TFRAME=1.0, TGROUP=5.0)
-    threshold, bias = make_reference("saturation", exposure, sci=FULL), make_reference("superbias", exposure, sci=BIAS)
-    gain = make_reference("gain", exposure, sci=1.0)
-    readnoise = make_reference("readnoise", exposure, sci=NOISE * np.sqrt(2))
-    flagged = flag_saturation(exposure, threshold, bias, n_pix_grow_sat=0)
-    assert (usable(flagged["groupdq"].values).sum(1) == good).mean() > 0.95
-    product = fit_ramps(flagged, readnoise, gain, algorithm=algorithm)["rate"].to_dataset()
-    sci, variance = product["sci"].values, (product["var_poisson"] + product["var_rnoise"]).values
-    assert np.isfinite(sci).mean() > 0.95
-    pull = ((sci - rate) / np.sqrt(variance))[np.isfinite(sci)]
-    assert abs(pull.mean()) < 4 / np.sqrt(pull.size)
-    # least squares take frames of a group for one, and two groups of five frames for less certain than they are
-    assert 0.8 < pull.std() < 1.05 if algorithm == "ols" else pull.std() == pytest.approx(1, abs=0.03)
-
-
-def test_unknown_rule_is_refused(make_exposure, make_reference):
+def test_unknown_rules_are_refused(make_exposure, make_reference):
     exposure = make_exposure(np.zeros((1, 1, 2, 2)))
-    with pytest.raises(ParameterError, match="partial_saturation is 'half'"):
-        flag_saturation(exposure, make_reference("saturation", exposure, sci=1), partial_saturation="half")
+    with pytest.raises(ParameterError, match="'best', expected one of predicted, scaled"):
+        flag_saturation(exposure, make_reference("saturation", exposure, sci=1), partial_saturation="best")

@@ -106,6 +106,7 @@ def test_fit_is_that_of_dense_matrices(gain, is_given):
         0,
         groups - 1,
         True,
+        -1.0,
     )
     slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(sci, groupdq, *arguments)
     lost = 0
@@ -131,11 +132,64 @@ def test_fit_is_that_of_dense_matrices(gain, is_given):
     assert 0 < lost < columns / 10
 
 
+@pytest.mark.parametrize("reset_noise", [0.0, 25.0])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_fit_with_the_reset_level_is_that_of_dense_matrices(reset_noise, is_given):
+    """From the covariance of the groups themselves, which all share the level after the reset."""
+    sci, readnoise = ramps(11, groups=5, columns=400)
+    groups, columns = sci.shape[1], sci.shape[3]
+    sci += np.random.default_rng(12).normal(0, reset_noise, columns).astype(np.float32)
+    groupdq = np.random.default_rng(13).choice([0, 1, 4, 2], sci.shape, p=[0.7, 0.1, 0.1, 0.1]).astype(np.uint8)
+    groupdq[:, 0] &= 1
+    groupdq[:, 2:, 0, :20] = 2
+    groupdq[:, 1:, 0, 20:40] = 2
+    given = images(columns, 1.5) if is_given else NONE
+    pixeldq, dark, exposed = np.zeros((1, columns), np.uint32), images(columns, 0.01), (FRAMES + 1) / (2 * FRAMES)
+    tail = (SHARED, TIME, exposed * TIME, FRAMES, 0, groups - 1, False, reset_noise)
+    arguments = (pixeldq, images(columns), readnoise, dark, given, *tail)
+    slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(sci, groupdq, *arguments)
+    times = np.arange(1, groups * FRAMES + 1) / FRAMES
+    means = np.kron(np.eye(groups), np.full(FRAMES, 1 / FRAMES))
+    photons = means @ np.minimum.outer(times, times) @ means.T
+    steps = np.eye(groups) - np.eye(groups, k=-1)  # the first group, and the differences
+    noise = 144 / (2 * FRAMES)
+    alone = lost = 0
+    for c in range(columns):
+        flags = groupdq[0, :, 0, c]
+        stop = flags & 3 != 0
+        used = np.append(flags[0] == 0, ~(stop[1:] | stop[:-1] | (flags[1:] & 4 != 0)))
+        if not used.any():
+            lost += 1
+            assert np.isnan(slopes[0, 0, c]) & (dq[0, 0, c] & 1 == 1)
+            continue
+        alone += used.sum() == 1 and used[0]
+        d = (steps @ sci[0, :, 0, c].astype(float))[used]
+        expected = (steps @ means @ times)[used]
+        rate = np.median(d[1:] if used[0] else d) if used[1:].any() else d[0] / expected[0]
+        rate = 1.5 * TIME if is_given else rate
+        for _ in range(1 if is_given else 3):
+            rate = max(rate, 0.0) + 0.01 * TIME
+            by_reads = steps @ (noise * np.eye(groups) + reset_noise**2) @ steps.T
+            matrix = (rate * steps @ photons @ steps.T + by_reads)[np.ix_(used, used)]
+            weights = np.linalg.solve(matrix, expected)
+            weights /= weights @ expected
+            rate = weights @ d
+        rest = d - rate * expected
+        variance = weights @ by_reads[np.ix_(used, used)] @ weights
+        np.testing.assert_allclose(slopes[0, 0, c], rate / TIME, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(reads[0, 0, c], variance / TIME**2, rtol=1e-4)
+        total = weights @ matrix @ weights
+        np.testing.assert_allclose(poisson[0, 0, c] + reads[0, 0, c], total / TIME**2, rtol=1e-4)
+        np.testing.assert_allclose(chi_square[0, 0, c], rest @ np.linalg.solve(matrix, rest), rtol=1e-3, atol=1e-4)
+    assert alone > 20
+    assert 0 < lost < columns / 5
+
+
 def test_search_is_that_of_fits_with_free_steps():
     sci, readnoise = ramps(3, groups=9, columns=200, hits=0.08)
     groupdq = (np.random.default_rng(4).random(sci.shape) < 0.05).astype(np.uint8)
     one = images(sci.shape[3])
-    limits = (20.25, 23.8, np.inf, np.inf, 10.0, 1e9)
+    limits = (20.25, 23.8, *[np.inf] * 4, 10.0, 1e9)  # ramps of three differences are not compared
     code = find_steps(sci, groupdq, one, readnoise, NONE, FRAMES, SHARED, *limits)
     found = 0
     for c in range(sci.shape[3]):
@@ -153,7 +207,7 @@ def test_search_is_that_of_fits_with_free_steps():
 def test_flags_of_unusable_groups_stay_and_nothing_else_is_flagged_in_short_ramps():
     sci, readnoise = ramps(5, groups=4, columns=50, hits=0.3)
     groupdq = np.random.default_rng(6).choice([0, 1, 2, 64], sci.shape).astype(np.uint8)
-    code = find_steps(sci, groupdq, images(50), readnoise, NONE, FRAMES, SHARED, 16.0, 20.0, np.inf, np.inf, 0.0, 1e9)
+    code = find_steps(sci, groupdq, images(50), readnoise, NONE, FRAMES, SHARED, 16.0, 20.0, *[np.inf] * 4, 0.0, 1e9)
     np.testing.assert_array_equal(code, groupdq & 3)
 
 
@@ -164,7 +218,7 @@ def test_blocks_of_integrations_combine_to_the_weighted_mean():
     groupdq[1, :, 0, 3] = 1
     groupdq[:, :, 0, 4] = 1
     pixeldq, one = np.zeros((1, 40), np.uint32), images(40)
-    tail = (pixeldq, one, readnoise, 0 * one, 2 * one, SHARED, TIME, 12.0, FRAMES, 0, sci.shape[1] - 1, True)
+    tail = (pixeldq, one, readnoise, 0 * one, 2 * one, SHARED, TIME, 12.0, FRAMES, 0, sci.shape[1] - 1, True, -1.0)
     slopes, poisson, reads, _, chi_square, sums = fit_by_likelihood(sci, groupdq, *tail)
     parts = [fit_by_likelihood(sci[i : i + 1], groupdq[i : i + 1], *tail)[-1] for i in range(3)]
     together = combine_weighted(np.concatenate(parts))
