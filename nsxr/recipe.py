@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from nsxr.corrections.persistence import earlier_exposures, latest_saturation
+from nsxr.corrections.persistence import earlier_exposures, exposure_span, latest_saturation
 from nsxr.detector1 import (
     SATURATION_REFERENCES,
     check_settings,
@@ -15,6 +15,7 @@ from nsxr.detector1 import (
     reference_types,
     saturation_of,
 )
+from nsxr.errors import NsxrError
 from nsxr.io.exposure import open_exposure
 from nsxr.references import open_references
 
@@ -47,7 +48,7 @@ class Recipe:
         How the stores behind URLs are reached. Not written down: it may hold secrets.
     earlier : tuple of mapping
         Exposures before, of which saturated pixels may still glow: ``paths`` of their raw files, ``references`` and
-        ``named`` as above. See :meth:`Recipe.after`.
+        ``named`` as above. See :meth:`Recipe.in_turn`.
     """
 
     references: str | None = None
@@ -71,24 +72,36 @@ class Recipe:
         tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "earlier")}
         return cls(**{**entries, **tuples}, storage_options=storage_options or {})
 
-    def after(self, paths: Sequence[str], others: Sequence[Sequence[str]]) -> "Recipe":
-        """Return the recipe for an exposure that remembers which of the others were before it; headers are read.
+    def in_turn(self, exposures: Mapping[str, Sequence[str]]) -> dict[str, "Recipe"]:
+        """Return the recipe of each exposure, which remembers those before it; headers are read.
 
         Parameters
         ----------
-        paths : sequence of str
-            File or segments of the exposure.
-        others : sequence of sequence of str
-            Those of others, in any order, the exposure itself may be among them. Of another detector, later, or so
-            long ago that it does not matter, they are left out.
+        exposures : mapping of str to sequence of str
+            File or segments of each exposure, by name, in any order. What cannot be opened is nobody's predecessor.
+
+        Returns
+        -------
+        dict
+            The recipe itself where nothing has to be remembered.
         """
         duration = self.parameters.get("persistence", {}).get("persistence_time")
         if not duration or "persistence" in self.skip:
-            return self
-        headers = [open_exposure(list(names), storage_options=self.storage_options).attrs for names in (paths, *others)]
-        own = {"references": self.references, "named": dict(self.named)}
-        chosen = earlier_exposures(headers[0], headers[1:], float(duration))
-        return replace(self, earlier=tuple({"paths": list(others[number]), **own} for number in chosen))
+            return dict.fromkeys(exposures, self)
+        headers = {}
+        for name, paths in exposures.items():
+            try:
+                headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
+                exposure_span(headers[name])
+            except (NsxrError, OSError):  # said when its turn comes
+                headers.pop(name, None)
+        names, own = list(headers), {"references": self.references, "named": dict(self.named)}
+        recipes = dict.fromkeys(exposures, self)
+        for name, header in headers.items():
+            chosen = earlier_exposures(header, list(headers.values()), float(duration))
+            earlier = tuple({"paths": list(exposures[names[number]]), **own} for number in chosen)
+            recipes[name] = replace(self, earlier=earlier)
+        return recipes
 
     def calibrate(self, paths: Sequence[str]) -> Calibrated:
         """Open an exposure with its references and calibrate it; nothing is computed.

@@ -88,3 +88,13 @@ def test_archives_in_any_order_and_resumed(tmp_path, made, monkeypatch):
         for other in rates[1:]:
             xr.testing.assert_equal(rates[0], other)
     run("archive", "check", tmp_path / "late.zarr")
+
+
+def test_a_file_that_cannot_be_read_fails_alone(tmp_path, made):
+    bad = tmp_path / f"{NAMES[1].replace('00002', '00009')}_uncal.fits"
+    bad.write_bytes(made["files"][1].read_bytes()[:5000])
+    words = ["detector1", bad, *made["files"][:2], "--references", made["references"], "-o", tmp_path, *WINDOW]
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 1
+    assert "2 of 3 exposures done" in result.output
+    assert glowing(xr.open_dataset(tmp_path / f"{NAMES[1]}_rate.fits", engine="nirspec")["dq"]) == SPOT

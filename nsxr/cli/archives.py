@@ -63,10 +63,10 @@ def add(
     planned: dict[str, Job | Exception] = {}
     with taking_in(folder) as jobs:
         exposures = group_exposures(files)
+        recipes = recipe.in_turn(exposures)
         for root, paths in exposures.items():
             try:
-                own = recipe.after(paths, list(exposures.values()))
-                planned[root] = job = plan_exposure(folder, paths, own, raw=raw, overwrite=overwrite)
+                planned[root] = job = plan_exposure(folder, paths, recipes[root], raw=raw, overwrite=overwrite)
                 jobs.append(job)
             except OutputExistsError:
                 click.echo(f"{root}: already there")

@@ -90,8 +90,10 @@ def detector1(
         output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, linearity, overwrite, progress
     )
 
+    recipes = recipe.in_turn(exposures)
+
     def run(root: str, paths: list[str]) -> None:
-        for path in calibrate(paths, recipe.after(paths, list(exposures.values())), root, wanted, client):
+        for path in calibrate(paths, recipes[root], root, wanted, client):
             click.echo(path)
 
     run_each(exposures, run)

@@ -15,7 +15,7 @@ from nsxr.model.history import record, record_skip
 from nsxr.model.readout import Readout, irs2_layout
 from nsxr.model.variables import check
 
-__all__ = ["earlier_exposures", "flag_persistence", "last_saturation", "latest_saturation"]
+__all__ = ["earlier_exposures", "exposure_span", "flag_persistence", "last_saturation", "latest_saturation"]
 
 _RAMP = ("integration", "group", "row", "column")
 _RATES = ("integration", "row", "column")
@@ -156,13 +156,13 @@ def earlier_exposures(
 
     Their positions, whatever the order in which they come.
     """
-    start = _span(header)[0]
-    spans = {i: _span(o) for i, o in enumerate(others) if o.get("DETECTOR") == header.get("DETECTOR")}
+    start = exposure_span(header)[0]
+    spans = {i: exposure_span(o) for i, o in enumerate(others) if o.get("DETECTOR") == header.get("DETECTOR")}
     chosen = [i for i, (first, end) in spans.items() if first < start and end + persistence_time / _SECONDS >= start]
     return sorted(chosen, key=lambda i: spans[i])
 
 
-def _span(header: Mapping[str, Any]) -> tuple[float, float]:
+def exposure_span(header: Mapping[str, Any]) -> tuple[float, float]:
     """Return start and end of an exposure, MJD in UTC [d].
 
     Raises
@@ -204,7 +204,7 @@ def _integrations(exposure: xr.Dataset) -> tuple[float, np.ndarray, np.ndarray]:
         zero = float(start[0])
         return zero, (start - zero) * _SECONDS, (end - zero) * _SECONDS
     readout = Readout.from_header(exposure.attrs)
-    zero = _span(exposure.attrs)[0]
+    zero = exposure_span(exposure.attrs)[0]
     length = readout.group_time * readout.n_groups
     number = exposure["integration"].values - 1
     start = number * (length + readout.frame_time)  # one frame time to reset
