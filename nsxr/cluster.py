@@ -86,6 +86,8 @@ def connected(
     except ImportError as error:
         raise ParameterError('clusters need another package: pip install "nsxr[distributed]"') from error
     with ExitStack() as stack:
+        # a Client that does not get its connection leaves itself as the scheduler of everything
+        stack.enter_context(dask.config.set(scheduler=dask.config.get("scheduler", None)))
         stack.enter_context(_quiet())
         if workers is not None:
             client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, limit))))

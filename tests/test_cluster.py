@@ -356,8 +356,10 @@ def test_missing_packages_are_named(monkeypatch):
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://somewhere:9", "127.0.0.1"])
 def test_a_scheduler_that_does_not_answer(monkeypatch, address):
     monkeypatch.setattr("nsxr.cluster._PATIENCE", 1)
+    before = dask.config.get("scheduler", None)
     with pytest.raises(ClusterError, match=f"no dask scheduler answers at {address} within 1 s"), connected(address):
         pass
+    assert dask.config.get("scheduler", None) == before  # nothing computes through a Client without connection
 
 
 def test_a_scheduler_without_workers():
