@@ -65,7 +65,8 @@ def fit_ramps(
         ``sci`` (row, column) float32 [electron/DN].
     algorithm : {"ols", "likelihood"}
         Weights of the groups: by the signal-to-noise ratio of a segment, or by the covariance of the differences.
-        ``"OLS_C"`` and ``"LIKELY"``, the names of the observatory's pipeline, mean the same.
+        ``"OLS_C"`` and ``"LIKELY"``, the names of the observatory's pipeline, mean the same. Several integrations
+        without ``median_rate``, as when they have two groups each, are fitted by ``"ols"``.
     average_dark_current : DataArray or float
         Dark current [electron/s] that was subtracted from the ramps but still makes photon noise; a
         number or (row, column). NaN and negative values count as 0.
@@ -160,6 +161,9 @@ def fit_ramps(
             f"reset_noise is {reset_noise!r} with algorithm {algorithm!r}, expected None, or 0 or more electrons with "
             "algorithm 'likelihood'"
         )
+    if by_likelihood and exposure.sizes["integration"] > 1 and "median_rate" not in exposure and reset_noise is None:
+        # covariances that follow the noise of each integration would give more weight to low ones
+        by_likelihood, algorithm = False, "ols"
     readout = Readout.from_header(exposure.attrs)
     if "median_rate" in exposure:
         check(exposure, "median_rate", units={"median_rate": "DN/s"})

@@ -36,6 +36,8 @@ def test_noise_free_ramps_are_exact(make_exposure, references, frames, integrati
         np.broadcast_to(ramp[:, None, None], (integrations, 8, 4, 5)), NFRAMES=frames, TFRAME=2 / frames
     )
     exposure["groupdq"][:, 4] = JUMP
+    common = (("row", "column"), np.full((4, 5), 18.5, np.float32), {"units": "DN/s"})
+    exposure = exposure.assign(median_rate=common) if integrations > 1 else exposure
     rate = nodes(exposure, *references(exposure))
     np.testing.assert_allclose(rate["sci"], 18.5, rtol=1e-6)
     np.testing.assert_allclose(rate["chi_square"], 0, atol=1e-6)
@@ -313,3 +315,13 @@ def test_hits_in_ramps_that_are_cut_short_are_found(make_exposure, make_referenc
         found = (flag_jumps(one, readnoise, gain, **settings)["groupdq"].values & JUMP) > 0
         assert found[0, hit].mean() == pytest.approx(share, abs=0.001)
         assert np.delete(found[0], hit, axis=0).mean() < 0.001
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_several_integrations_without_a_common_rate_have_no_bias(make_exposure, make_reference, rng, groups):
+    """Covariances of each integration's own would favour low ones: -47 % here."""
+    sci = rng.poisson(1.0, (40, groups, 30, 60)).cumsum(1) + rng.normal(0, 3, (40, groups, 30, 60))
+    exposure = make_exposure(sci)
+    given = make_reference("readnoise", exposure, sci=3 * np.sqrt(2)), make_reference("gain", exposure, sci=1.0)
+    rate = fit_ramps(exposure, *given, algorithm="likelihood")["rate"]["sci"].values
+    assert rate.mean() * 2.0 == pytest.approx(1, abs=0.05)
