@@ -12,6 +12,8 @@ from nsxr.archive import (
 )
 from nsxr.corrections.dark_current import average_dark_current, subtract_dark
 from nsxr.corrections.dq_init import initialize_dq
+from nsxr.corrections.flicker_frames import find_dark_pixels
+from nsxr.corrections.flicker_noise import clean_flicker_noise, estimate_flicker_noise
 from nsxr.corrections.gain_scale import scale_gain
 from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.jump import flag_jumps
@@ -33,9 +35,12 @@ __all__ = [
     "add_exposure",
     "average_dark_current",
     "check_archive",
+    "clean_flicker_noise",
     "correct_linearity",
     "correct_ramps",
     "detector1",
+    "estimate_flicker_noise",
+    "find_dark_pixels",
     "fit_ramps",
     "fit_rates",
     "flag_jumps",

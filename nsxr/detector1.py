@@ -10,6 +10,7 @@ import xarray as xr
 
 from nsxr.corrections.dark_current import average_dark_current, subtract_dark
 from nsxr.corrections.dq_init import initialize_dq
+from nsxr.corrections.flicker_noise import clean_flicker_noise
 from nsxr.corrections.gain_scale import scale_gain
 from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.jump import flag_jumps
@@ -21,7 +22,7 @@ from nsxr.corrections.persistence import (
     latest_saturation,
 )
 from nsxr.corrections.ramp_fit import fit_algorithm, fit_ramps
-from nsxr.corrections.read_noise import rescale_read_noise
+from nsxr.corrections.read_noise import read_noise_after_cleaning, rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
@@ -48,7 +49,7 @@ __all__ = [
 class Step:
     """One step of stage 1: the functions that it runs and the references that it takes.
 
-    ``options`` are parameters of the step that no function takes under that name.
+    ``options`` are parameters of the step that no function takes under that name, or with another default.
     """
 
     functions: tuple[Callable[..., Any], ...]
@@ -58,12 +59,12 @@ class Step:
     @property
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the parameters of the step."""
-        found = dict(self.options)
+        found = {}
         for function in self.functions:
             for name, parameter in inspect.signature(function).parameters.items():
                 if parameter.kind is parameter.KEYWORD_ONLY and name not in _GIVEN:
                     found[name] = parameter.default
-        return found
+        return {**found, **dict(self.options)}
 
 
 _GIVEN = ("average_dark_current", "series")  # keyword arguments that the pipeline works out
@@ -77,6 +78,7 @@ STEPS: Mapping[str, Step] = {
     "linearity": Step((correct_linearity,), ("linearity",)),
     "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
     "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
+    "clean_flicker_noise": Step((clean_flicker_noise,), options=(("fit_method", None),)),
     "persistence": Step((flag_persistence,)),
     "ramp_fit": Step((fit_ramps,), ("readnoise", "gain"), (("rescale_read_noise", False),)),
     "gain_scale": Step((scale_gain,), ("gain",)),
@@ -237,7 +239,7 @@ def correct_ramps(
         ramps = list(stages.values())[-1]
         reason = "on request" if "jump" in skip else f"{ramps.sizes['group']} groups, at least 3 are needed"
         stages["jump"] = record_skip(ramps, "jump", reason)
-        return {**stages, "persistence": _persistence(stages["jump"], before, settings, skip)}
+        return {**stages, **_after_jumps(stages["jump"], before, settings, skip)}
     stages = _linearized(to_blocks(exposure) if is_cheap else exposure, references, settings, skip)
     ramps = to_blocks(list(stages.values())[-1])
     series = None
@@ -249,15 +251,27 @@ def correct_ramps(
     if "algorithm" in settings["ramp_fit"] and fit_algorithm(settings["ramp_fit"]["algorithm"]) == "ols":
         of_jumps = {"algorithm": "two-point", **of_jumps}  # what is found agrees with what is fitted
     stages["jump"] = _find_jumps(ramps, series, references, of_jumps, is_cheap)
-    return {**stages, "persistence": _persistence(stages["jump"], before, settings, skip)}
+    return {**stages, **_after_jumps(stages["jump"], before, settings, skip)}
 
 
-def _persistence(
+def _after_jumps(
     ramps: xr.Dataset, before: xr.DataArray | None, settings: Mapping[str, Mapping[str, Any]], skip: Collection[str]
-) -> xr.Dataset:
+) -> dict[str, xr.Dataset]:
+    """Run the steps between the search for jumps and the fit; return the exposure after each."""
+    of_flicker = settings["clean_flicker_noise"]
+    if "clean_flicker_noise" in skip:
+        cleaned = record_skip(ramps, "clean_flicker_noise", "on request")
+    elif of_flicker.get("fit_method") is None:
+        cleaned = record_skip(ramps, "clean_flicker_noise", "off, no fit_method was given")
+    elif ramps.sizes["group"] < 2:
+        cleaned = record_skip(ramps, "clean_flicker_noise", "1 group, at least 2 are needed; clean the rates")
+    else:
+        cleaned = clean_flicker_noise(ramps, **of_flicker)
     if "persistence" in skip:
-        return record_skip(ramps, "persistence", "on request")
-    return flag_persistence(ramps, before, **settings["persistence"])
+        flagged = record_skip(cleaned, "persistence", "on request")
+    else:
+        flagged = flag_persistence(cleaned, before, **settings["persistence"])
+    return {"clean_flicker_noise": cleaned, "persistence": flagged}
 
 
 def _linearized(
@@ -316,6 +330,8 @@ def fit_rates(
     if rescale := of_fit.pop("rescale_read_noise", False):
         readnoise = rescale_read_noise(ramps, readnoise, gain)
     dark_value = average_dark_current(dark, ramps, value)
+    if "flicker_variance" in ramps:
+        readnoise = read_noise_after_cleaning(ramps, readnoise, gain, dark_value)
     tree = fit_ramps(ramps, readnoise, gain, average_dark_current=dark_value, **of_fit)
     nodes = {}
     for name, node in tree.children.items():

@@ -6,11 +6,9 @@ import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.readout import Readout
+from nsxr.model.time_order import SAMPLE_TIME
 
 __all__ = ["noise_spectrum"]
-
-SAMPLE_TIME = 1e-5
-"""Time between two pixels of one output, seconds."""
 
 
 def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:

@@ -26,6 +26,7 @@ _IMAGE = ("row", "column")
 _PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
 """Names of the algorithms, and those that the observatory's pipeline has for them."""
+_OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark")
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
 
@@ -271,7 +272,7 @@ def _product(
 ) -> xr.Dataset:
     """Return a product: the exposure without what has one of the lost dims, and with the fit."""
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
-    base = exposure.drop_vars([*gone, "pixeldq", "median_rate"], errors="ignore")
+    base = exposure.drop_vars([*gone, "pixeldq", *_OF_RAMPS], errors="ignore")
     return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)
 
 

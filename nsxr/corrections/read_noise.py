@@ -11,7 +11,7 @@ from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 from nsxr.references.match import match
 
-__all__ = ["rescale_read_noise"]
+__all__ = ["read_noise_after_cleaning", "rescale_read_noise"]
 
 _UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
 
@@ -82,6 +82,54 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     scaled = (reference["sci"] * chunk_like(factor, image)).transpose("row", "column").astype(np.float32)
     scaled.attrs = reference["sci"].attrs
     return reference.assign(sci=scaled, scale=scale, scale_error=error.assign_coords(amplifier=labels))
+
+
+def read_noise_after_cleaning(
+    exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset, average_dark_current: xr.DataArray | float = 0.0
+) -> xr.Dataset:
+    r"""Bring a read noise reference in line with ramps from which correlated noise was removed.
+
+    The reference counts the correlated noise of other exposures in. Here its square is scaled to the noise that is not
+    correlated, as dark pixels show it, and gets the variance that cleaning leaves.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Ramps from :func:`nsxr.clean_flicker_noise`, with ``flicker_variance``, ``white_variance``, ``dark_level`` and
+        ``is_dark``.
+    readnoise, gain, average_dark_current
+        As of :func:`nsxr.fit_ramps`.
+
+    Returns
+    -------
+    Dataset
+        ``readnoise`` cut to the exposure with a new ``sci`` (row, column) float32 [DN].
+
+    Notes
+    -----
+    With N frames in a group, w the white variance, p that of photons in the dark, and v that of correlated noise,
+
+    .. math:: R'^2 = R^2 \frac{2 N (w - p)}{\langle R^2 \rangle} + 2 N v
+    """
+    check(exposure, "flicker_variance", "white_variance", "dark_level", "is_dark")
+    readout = Readout.from_header(exposure.attrs)
+    reference = match(readnoise, exposure)
+    square = unlabelled(reference["sci"]).astype(np.float32) ** 2
+    dark = chunk_like(unlabelled(exposure["is_dark"]), square)
+    of_gain = unlabelled(match(gain, exposure)["sci"]).where(dark).mean()
+    frames = readout.n_frames
+    shared = readout.frame_time / readout.group_time * (frames**2 - 1) / (6 * frames)
+    current = average_dark_current
+    if isinstance(current, xr.DataArray):
+        current = unlabelled(current).where(dark).mean()
+    electrons = exposure["dark_level"].clip(0.0, None) * of_gain + current * readout.group_time
+    photons = 0.5 * electrons * (1 - 2 * shared) / of_gain**2
+    white = (exposure["white_variance"] - photons).clip(0.0, None)
+    left = chunk_like(unlabelled(exposure["flicker_variance"]), square)
+    factor = 2 * frames * white / square.where(dark).astype(np.float64).mean()
+    changed = (square * factor.astype(np.float32) + np.float32(2 * frames) * left).clip(0.0, None) ** np.float32(0.5)
+    changed = changed.transpose("row", "column").astype(np.float32)
+    return reference.assign(sci=changed.assign_attrs(reference["sci"].attrs))
 
 
 def _counts(

@@ -39,6 +39,7 @@ __all__ = [
     "to_blocks",
     "to_frames",
     "to_ramps",
+    "to_whole_frames",
 ]
 
 CHUNK_BYTES = 24 * 2**20
@@ -147,6 +148,20 @@ def to_frames(array: xr.DataArray, limit: int = FRAME_BYTES) -> xr.DataArray:
     samples = int(np.prod([size for dim, size in array.sizes.items() if dim != "integration"]))
     lengths = {dim: -1 for dim in array.dims if dim != "integration"}
     return array.chunk({"integration": max(1, limit // samples), **lengths}).assign_coords(array.coords)
+
+
+def to_whole_frames(array: xr.DataArray) -> xr.DataArray:
+    """Return an array in chunks of single frames, or of whole integrations if all their frames are small.
+
+    An integration is never cut in another way, so that sums over its groups do not depend on chunks.
+    """
+    if array.chunks is None:
+        return array
+    sizes = {dim: size for dim, size in array.sizes.items() if dim in ("group", "row", "column")}
+    integrations = FRAME_BYTES // (4 * math.prod(sizes.values()))
+    lengths = {"group": -1, "integration": integrations} if integrations else {"group": 1, "integration": 1}
+    kept = {dim: n for dim, n in lengths.items() if dim in array.dims}
+    return array.chunk({**dict.fromkeys(("row", "column"), -1), **kept}).assign_coords(array.coords)
 
 
 def in_chunks(dataset: xr.Dataset, lengths: Mapping[str, int], name: str, token: str | None = None) -> xr.Dataset:

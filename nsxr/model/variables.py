@@ -47,6 +47,12 @@ VARIABLES: Mapping[str, Variable] = {
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
     "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
     "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
+    "flicker_variance": Variable(
+        (IMAGE,), np.float32, ("DN2",), "what correlated noise adds to the variance of a group"
+    ),
+    "white_variance": Variable(((),), np.float32, ("DN2",), "variance of other noise in a group in the dark"),
+    "dark_level": Variable(((),), np.float32, ("DN",), "signal of a group in pixels that see no light"),
+    "is_dark": Variable((IMAGE,), np.bool_, (), "pixels that see no light"),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
 }
 

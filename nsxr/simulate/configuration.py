@@ -8,6 +8,7 @@ import numpy as np
 
 from nsxr.errors import ParameterError
 from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS, REFERENCE_BORDER, irs2_layout
+from nsxr.model.time_order import TimeOrder, time_order
 
 __all__ = ["READOUTS", "SCENES", "SUBARRAYS", "Configuration", "configure"]
 
@@ -175,6 +176,11 @@ class Configuration:
         last = DETECTOR_SIZE - REFERENCE_BORDER
         rows, columns = ((axis < REFERENCE_BORDER) | (axis >= last) for axis in (self.rows, self.columns))
         return np.asarray(rows[:, None] | columns[None, :])
+
+    @property
+    def time_order(self) -> TimeOrder:
+        """When each pixel of a raw frame is read."""
+        return time_order(self.detector, self.raw_rows, self.columns.size, self.n_outputs)
 
     @property
     def output_of_row(self) -> np.ndarray:

@@ -4,7 +4,6 @@ import numpy as np
 
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.configuration import Configuration
-from nsxr.simulate.time_order import time_order
 
 __all__ = ["irs2_weights", "remaining_correlated_variance"]
 
@@ -49,7 +48,7 @@ def irs2_weights(configuration: Configuration, artifacts: Artifacts) -> tuple[np
     ----------
     Moseley et al. 2010, Proc. SPIE 7742; Rauscher et al. 2017, PASP 129, 105003.
     """
-    order = time_order(configuration)
+    order = configuration.time_order
     n = order.slots * order.lines
     bins = np.minimum(np.arange(n), n - np.arange(n))
     frequency = np.maximum(bins, 0.5) / n

@@ -7,7 +7,6 @@ from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import bad_interleaved, expand_rows
-from nsxr.simulate.time_order import time_order
 
 __all__ = ["FrameNoise", "picture_frame", "pink_amplitudes"]
 
@@ -56,7 +55,7 @@ class FrameNoise:
         self._configuration = configuration
         self._artifacts = artifacts
         self._white_noise = white_noise
-        self._order = order = time_order(configuration)
+        self._order = order = configuration.time_order
         self._length = 2 * scipy.fft.next_fast_len(order.slots * order.lines, real=True)
         self._common = pink_amplitudes(self._length, artifacts.correlated("common_pink"), 0.0)
         self._own = pink_amplitudes(

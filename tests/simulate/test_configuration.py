@@ -6,7 +6,6 @@ from nsxr.model.readout import Readout, irs2_layout
 from nsxr.simulate import Artifacts
 from nsxr.simulate.configuration import READOUTS, SUBARRAYS, configure
 from nsxr.simulate.headers import Segment, integration_times, primary_header
-from nsxr.simulate.time_order import time_order
 
 
 def setup(readout="NRSRAPID", subarray="FULL", detector="NRS1", **changes):
@@ -53,13 +52,13 @@ def test_frame_times_follow_from_the_number_of_slots():
         fast = 512 if name == "FULL" else subarray.rows
         by_count = (fast + 12) * (subarray.columns + 1) * 1e-5
         assert subarray.frame_time == pytest.approx(by_count, abs=0.0005), name
-    order = time_order(setup("NRSIRS2RAPID"))
+    order = setup("NRSIRS2RAPID").time_order
     assert setup("NRSIRS2RAPID").frame_time == pytest.approx((order.slots * order.lines + 714) * 1e-5, abs=2e-5)
 
 
 def test_irs2_slots_follow_the_published_layout():
     """Twin: science pixel i of an output is read in slot i + 6 ((i + 8) // 16), reference i in i + 18 (i // 4) + 9."""
-    order = time_order(setup("NRSIRS2RAPID"))
+    order = setup("NRSIRS2RAPID").time_order
     science = np.arange(512)
     reference = np.arange(128)
     expected_science = science + 6 * ((science + 8) // 16)
@@ -78,14 +77,14 @@ def test_irs2_slots_follow_the_published_layout():
 
 @pytest.mark.parametrize("readout", ["NRSRAPID", "NRSIRS2RAPID"])
 def test_nrs2_is_nrs1_turned_upside_down(readout):
-    first, second = (time_order(setup(readout, detector=d, columns=6)) for d in ("NRS1", "NRS2"))
+    first, second = (setup(readout, detector=d, columns=6).time_order for d in ("NRS1", "NRS2"))
     series = [np.arange(first.slots * first.lines, dtype=np.float32) + 1e5 * k for k in range(len(first.rows))]
     rows = setup(readout).raw_rows
     np.testing.assert_array_equal(second.image(series, rows), first.image(series, rows)[::-1, ::-1])
 
 
 def test_outputs_alternate_in_direction():
-    order = time_order(setup(columns=2))
+    order = setup(columns=2).time_order
     image = order.image([np.arange(order.slots * 2, dtype=np.float32)] * 4, 2048)
     steps = np.diff(image[:, 0].reshape(4, 512), axis=1)
     np.testing.assert_array_equal(steps, np.array([1, -1, 1, -1])[:, None] * np.ones((1, 511)))

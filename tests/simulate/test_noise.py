@@ -11,7 +11,6 @@ from nsxr.simulate.configuration import configure
 from nsxr.simulate.detectors import detector_pixels
 from nsxr.simulate.irs2_weights import irs2_weights
 from nsxr.simulate.noise import FrameNoise, picture_frame
-from nsxr.simulate.time_order import time_order
 
 SILENT = replace(QUIET, white_noise=0.0)
 
@@ -79,7 +78,7 @@ def slope(power, first, last):
 
 def series_of(configuration, drawn):
     """Values in the order of time, gaps left out, of the only output."""
-    order = time_order(configuration)
+    order = configuration.time_order
     lines = drawn[:, np.argsort(order.slot[0]), :]
     return (lines[..., ::-1] if order.is_reversed else lines).swapaxes(1, 2).reshape(len(drawn), -1)
 
@@ -95,7 +94,7 @@ def test_pink_noise_falls_as_one_over_frequency_in_time_order(detector):
 def test_alternating_noise_is_pink_noise_of_alternating_sign():
     configuration = setup()
     drawn = frames(configuration, replace(SILENT, alternating_columns=1.0), 100)
-    sign = np.where(time_order(configuration).slot[0] % 2, -1, 1)[:, None]
+    sign = np.where(configuration.time_order.slot[0] % 2, -1, 1)[:, None]
     power = spectrum(series_of(configuration, drawn * sign))
     assert slope(power, 30, 5000) == pytest.approx(-1.0, abs=0.08)
     assert np.corrcoef(drawn[:, :-1].ravel(), drawn[:, 1:].ravel())[0, 1] < -0.5
@@ -104,7 +103,7 @@ def test_alternating_noise_is_pink_noise_of_alternating_sign():
 def test_common_noise_is_the_same_in_all_outputs_at_a_time():
     configuration = setup("NRSIRS2RAPID", "FULL", columns=8)
     (drawn,) = frames(configuration, replace(SILENT, common_pink=3.0), 1)
-    order = time_order(configuration)
+    order = configuration.time_order
     in_time = np.stack([drawn[rows][np.argsort(slot)] for rows, slot in zip(order.rows, order.slot, strict=True)])
     np.testing.assert_array_equal(in_time, np.broadcast_to(in_time[:1], in_time.shape))
     (own,) = frames(configuration, replace(SILENT, output_pink=3.0), 1)
@@ -172,7 +171,7 @@ def test_weights_remove_correlated_noise(detector):
     """Variance in excess of the white noise falls more than six-fold, to what the weights promise."""
     artifacts = replace(Artifacts(bad_reference_pixels=0), pixel_scatter=0, bad_pixels=0)
     configuration = setup("NRSIRS2RAPID", "FULL", detector, columns=256)
-    order = time_order(configuration)
+    order = configuration.time_order
     drawn = frames(configuration, artifacts, 4).astype(float)
     if order.is_reversed:
         drawn = drawn[:, :, ::-1]

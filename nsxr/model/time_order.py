@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsxr.model.readout import AMPLIFIER_ROWS, IRS2_ROWS
-from nsxr.simulate.configuration import Configuration
+from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS, Readout, irs2_layout
 
-__all__ = ["TimeOrder", "time_order"]
+__all__ = ["TimeOrder", "science_time_order", "time_order"]
+
+SAMPLE_TIME = 1e-5
+"""Time between two samples of one output [s]."""
 
 _OVERHEAD = 12  # slots from the end of a line to the next one; IRS2: 8
 _IRS2_SLOTS = 712
@@ -50,8 +52,8 @@ class TimeOrder:
         return out
 
 
-def time_order(configuration: Configuration) -> TimeOrder:
-    """Return the time order of the pixels of a configuration.
+def time_order(detector: str, n_rows: int, n_columns: int, n_outputs: int) -> TimeOrder:
+    """Return the time order of the pixels of raw frames.
 
     Detector columns follow each other in time along a line, in detector direction for the first
     output and alternating from one to the next; subarrays have one output. In science orientation
@@ -62,15 +64,23 @@ def time_order(configuration: Configuration) -> TimeOrder:
     pixels and so on, and waits 8 slots at the end of a line. The second and the third reference pixel
     of a block are sampled in each other's slot, so that the pixels of a pair share the parity that
     alternating-column noise gives to a slot; this shifts them by 10 us.
+
+    Parameters
+    ----------
+    detector : str
+        ``NRS1`` or ``NRS2``.
+    n_rows, n_columns : int
+        Size of a frame; 3200 rows are IRS2.
+    n_outputs : int
+        1 or 4, the IRS2 reference output not counted.
     """
-    is_second = configuration.detector == "NRS2"
-    n_rows = configuration.raw_rows
-    if configuration.is_irs2:
+    is_second = detector == "NRS2"
+    if n_rows == IRS2_ROWS:
         outputs, size, slots = _IRS2_OUTPUTS, _SECTOR, _IRS2_SLOTS
         slot_in_time = _irs2_slots()
         is_backward = [output % 2 == 0 for output in range(outputs)]
     else:
-        outputs = configuration.n_outputs
+        outputs = n_outputs
         size = AMPLIFIER_ROWS if outputs == 4 else n_rows
         slots = size + _OVERHEAD
         slot_in_time = np.arange(size)
@@ -85,7 +95,29 @@ def time_order(configuration: Configuration) -> TimeOrder:
         else:
             rows.append(detector_column)
             slot.append(slot_of_column)
-    return TimeOrder(slots, configuration.columns.size, is_second, tuple(rows), tuple(slot))
+    return TimeOrder(slots, n_columns, is_second, tuple(rows), tuple(slot))
+
+
+def science_time_order(readout: Readout, n_rows: int, n_columns: int) -> TimeOrder:
+    """Return the time order of the science pixels of frames without interleaved reference pixels.
+
+    Parameters
+    ----------
+    readout : Readout
+        How the frames were read out. Frames of IRS2 keep the slots in which their pixels were read.
+    n_rows, n_columns : int
+        Size of a frame, at most 2048 x 2048.
+    """
+    if not (readout.is_irs2 and n_rows == DETECTOR_SIZE):
+        return time_order(readout.detector, n_rows, n_columns, readout.n_outputs)
+    raw = time_order(readout.detector, IRS2_ROWS, n_columns, readout.n_outputs)
+    science_row = irs2_layout(readout.detector).science_row
+    rows, slot = [], []
+    for of_output, read in zip(raw.rows[1:], raw.slot[1:], strict=True):
+        is_science = science_row[of_output] >= 0
+        rows.append(science_row[of_output[is_science]].astype(np.int64))
+        slot.append(read[is_science])
+    return TimeOrder(raw.slots, raw.lines, raw.is_reversed, tuple(rows), tuple(slot))
 
 
 def _irs2_slots() -> np.ndarray:

@@ -1,0 +1,126 @@
+"""Which pixels of an image see no light, from the image alone."""
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["dark_level", "find_dark"]
+
+_LENGTHS = (1, 9, 65)
+"""Pixels along the dispersion that are averaged, to see bright, faint and very faint traces."""
+
+_ROUNDS = 3
+_FEWEST = 24  # dark pixels of an output in a column that tell its level
+
+
+def dark_level(values: np.ndarray) -> tuple[float, float]:
+    """Return the middle and the scatter of the values in the dark, if most others are larger.
+
+    The middle is that of the densest quarter; the scatter is that of the values below it. (NaN, NaN) for fewer than 10.
+    """
+    ordered = np.sort(values[np.isfinite(values)].astype(np.float64))
+    if ordered.size < 10:
+        return np.nan, np.nan
+    ordered = ordered[:: max(1, ordered.size // 200_000)]
+    part = ordered.size // 4
+    width = ordered[part:] - ordered[:-part]
+    smooth = ndimage.uniform_filter1d(width, max(1, width.size // 50), mode="nearest")
+    first = int(np.argmin(smooth))
+    middle = float(np.median(ordered[first : first + part]))
+    below = middle - ordered[ordered <= middle]
+    scatter = float(1.4826 * np.median(below))
+    return middle, scatter
+
+
+def find_dark(
+    image: np.ndarray, usable: np.ndarray, bands: np.ndarray, n_sigma: float = 3.0
+) -> tuple[np.ndarray, float]:
+    """Find the pixels that see no light.
+
+    Light is what stands out, in the pixel or in means along the dispersion, over the level of dark pixels of the same
+    output in the same column, which follows correlated noise. Found light grows along the dispersion by part of the
+    length that was averaged, and by a pixel across.
+
+    Parameters
+    ----------
+    image : ndarray
+        (row, column) float32, a mean of many groups for instance; dispersion runs along columns.
+    usable : ndarray
+        (row, column) bool, pixels whose value means something.
+    bands : ndarray
+        (row,) int, the output that reads each row.
+    n_sigma : float
+        How far light stands out [standard deviations of the dark].
+
+    Returns
+    -------
+    is_dark : ndarray
+        (row, column) bool.
+    level : float
+        Of the dark pixels; NaN if there are none.
+    """
+    usable = usable & np.isfinite(image)
+    values = np.where(usable, image, np.float32(0))
+    middle, scatter = dark_level(values[usable])
+    if not np.isfinite(middle):
+        return np.zeros_like(usable), np.nan
+    is_dark = usable & (np.abs(values - middle) <= n_sigma * scatter)
+    for _ in range(_ROUNDS):
+        flat = values - _column_levels(values, is_dark, bands)
+        lit = np.zeros_like(usable)
+        for length in _LENGTHS:
+            mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
+            of_dark = mean[is_dark & known]
+            centre, width = dark_level(of_dark)
+            if not width > 0:
+                continue
+            limit = n_sigma + 1 if length == 1 else n_sigma
+            found = known & (mean - centre > limit * width)
+            if length == 1:
+                lit |= known & (mean - centre < -(n_sigma + 1) * width)  # not dark either: it is wrong
+                # light has neighbours along the dispersion: a pixel above 2 sigma beside one that stands out
+                found |= ndimage.binary_dilation(found, np.ones((1, 3))) & (mean - centre > 2 * width)
+            else:
+                found = _opened(found, length)
+            lit |= found
+        across = ndimage.binary_dilation(_traces(lit), np.ones((3, 3)))
+        is_dark = usable & ~lit & ~across
+    return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
+
+
+def _traces(lit: np.ndarray) -> np.ndarray:
+    """Return lit pixels that have lit ones beside them along the dispersion."""
+    both: np.ndarray = ndimage.uniform_filter1d(lit.astype(np.float32), 9, axis=1, mode="constant") > 0.4
+    found: np.ndarray = lit & both
+    return found
+
+
+def _opened(found: np.ndarray, length: int) -> np.ndarray:
+    """Return found means grown back to the pixels of which they are means."""
+    grown: np.ndarray = ndimage.binary_dilation(found, np.ones((1, 2 * (length // 4) + 1)))
+    return grown
+
+
+def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return means of usable pixels along the dispersion, as noisy as of a full window, and where they are known."""
+    if length == 1:
+        return values, usable
+    share = ndimage.uniform_filter1d(usable.astype(np.float32), length, axis=1, mode="constant")
+    total = ndimage.uniform_filter1d(np.where(usable, values, 0), length, axis=1, mode="constant")
+    known = share > 0.3
+    return np.where(known, total / np.sqrt(np.maximum(share, 0.3)), 0), known
+
+
+def _column_levels(values: np.ndarray, is_dark: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    """Return the median of the dark pixels of each output in each column, as an image."""
+    levels = np.zeros_like(values)
+    masked = np.where(is_dark, values, np.nan)
+    overall = np.nanmedian(masked) if is_dark.any() else 0.0
+    for band in np.unique(bands):
+        rows = bands == band
+        enough = is_dark[rows].sum(0) >= _FEWEST
+        found = np.full(values.shape[1], overall, dtype=np.float32)
+        if enough.any():
+            found[enough] = np.nanmedian(masked[rows][:, enough], axis=0)
+            found[~enough] = np.median(found[enough])
+        levels[rows] = found
+    return levels

@@ -1,0 +1,330 @@
+r"""The conditional mean of correlated noise, given the pixels that see nothing else.
+
+What an output reads is a series in time. The outputs of a frame together are a *series* (output, time)
+float32 of a length that Fourier transforms like, zero beyond the frame. The noise of output *k* is
+
+.. math:: y_k = c + p_k + w_k
+
+with *c* common to all outputs, :math:`p_k` its own, both stationary with spectral densities *C* and *P*, and *w* white
+with variance :math:`\sigma^2 / q`, where the *weight* *q* of a sample is 1 in the dark, smaller where light adds to the
+noise, and 0 where nothing is known. With *K* the covariance of :math:`m_k = c + p_k`, the mean of *m* given *y* is
+:math:`K^{1/2} \xi`, where
+
+.. math:: (1 + K^{1/2} \sigma^{-2} q K^{1/2})\, \xi = K^{1/2} \sigma^{-2} q\, y
+
+*K* is diagonal in frequency, and among outputs it knows their sum and nothing else. The equation is solved by conjugate
+gradients in the frequencies, with the solution for a constant weight as preconditioner, from coarse series, whose
+samples are means of several, to the whole one. A spectrum of a series is its real Fourier transform, (output,
+frequency) complex64.
+
+References
+----------
+Rauscher 2015, PASP 127, 1144 (the noise). Rybicki & Press 1992, ApJ 398, 169 (the estimate).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+
+from nsxr.kernels.compilation import kernel
+from nsxr.model.time_order import TimeOrder
+
+__all__ = ["Densities", "Solver", "draw_noise", "series_length", "to_image", "to_series"]
+
+_BINS = (64, 8, 1)
+"""Samples that are averaged into one, from the coarsest series to the whole one."""
+
+_ITERATIONS = (40, 30, 10)
+_TOLERANCE = 1e-4
+"""Square of the residual, relative to that of unit noise, at which iterations end. With a third of it, what is left of
+the noise changes by less than 0.1 %."""
+
+
+class Densities(NamedTuple):
+    """Spectral densities of the noise, two-sided, variance for each frequency 1/length.
+
+    Attributes
+    ----------
+    white : float
+        Variance of white noise in a sample of weight 1.
+    own, common : (length / 2 + 1,) float64
+        Correlated noise of each output, and of all.
+    """
+
+    white: float
+    own: np.ndarray
+    common: np.ndarray
+
+
+def series_length(order: TimeOrder) -> int:
+    """Return the length of the series of a frame: 1 % longer, in which the end may come back to the beginning."""
+    samples = order.slots * order.lines
+    coarse = _BINS[0]
+    shortest = -(-(samples + max(samples // 100, order.slots)) // coarse)
+    return coarse * int(scipy.fft.next_fast_len(shortest, real=True))
+
+
+def to_series(image: np.ndarray, order: TimeOrder, length: int) -> np.ndarray:
+    """Arrange an image (row, column) as a series (output, length) float32, zero where nothing is read."""
+    series = np.zeros((len(order.rows), length), dtype=np.float32)
+    for values, rows, slot in zip(series, order.rows, order.slot, strict=True):
+        lines = values[: order.lines * order.slots].reshape(order.lines, order.slots)
+        band = image[rows].T
+        lines[:, slot] = band[::-1] if order.is_reversed else band
+    return series
+
+
+def to_image(series: np.ndarray, order: TimeOrder) -> np.ndarray:
+    """Undo :func:`to_series`: (row, column) float32."""
+    return order.image(list(series), sum(rows.size for rows in order.rows))
+
+
+@kernel
+def _colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    """Multiply a spectrum by a matrix with ``own`` for what differs among outputs, and ``mean`` for their sum."""
+    n_outputs = xi.shape[0]
+    for f in range(xi.shape[1]):
+        total = np.complex64(0)
+        for k in range(n_outputs):
+            total += xi[k, f]
+        total *= (mean[f] - own[f]) / np.float32(n_outputs)
+        for k in range(n_outputs):
+            out[k, f] = own[f] * xi[k, f] + total
+
+
+@kernel
+def _curvature(seen: np.ndarray, direction: np.ndarray, own: np.ndarray, mean: np.ndarray) -> float:  # pragma: no cover
+    """Turn the spectrum of the weighted series into the left side of the equation, in place; return p A p."""
+    n_outputs, n = seen.shape
+    found = 0.0
+    for f in range(n):
+        total = np.complex64(0)
+        for k in range(n_outputs):
+            total += seen[k, f]
+        total *= (mean[f] - own[f]) / np.float32(n_outputs)
+        count = 1.0 if f == 0 or f == n - 1 else 2.0
+        for k in range(n_outputs):
+            seen[k, f] = direction[k, f] + own[f] * seen[k, f] + total
+            found += count * (seen[k, f] * np.conj(direction[k, f])).real
+    return found
+
+
+@kernel
+def _descend(
+    xi: np.ndarray,
+    residual: np.ndarray,
+    direction: np.ndarray,
+    changed: np.ndarray,
+    step: float,
+    own: np.ndarray,
+    mean: np.ndarray,
+) -> float:  # pragma: no cover
+    """Go a step along the direction, in place; return the preconditioned square of the residual."""
+    n_outputs, n = xi.shape
+    length = np.float32(step)
+    found = 0.0
+    for f in range(n):
+        total = np.complex64(0)
+        for k in range(n_outputs):
+            xi[k, f] += length * direction[k, f]
+            residual[k, f] -= length * changed[k, f]
+            total += residual[k, f]
+        total *= (mean[f] - own[f]) / np.float32(n_outputs)
+        count = 1.0 if f == 0 or f == n - 1 else 2.0
+        for k in range(n_outputs):
+            preconditioned = own[f] * residual[k, f] + total
+            found += count * (preconditioned * np.conj(residual[k, f])).real
+    return found
+
+
+@kernel
+def _turn(
+    residual: np.ndarray,
+    direction: np.ndarray,
+    keep: float,
+    own: np.ndarray,
+    mean: np.ndarray,
+    root_own: np.ndarray,
+    root_mean: np.ndarray,
+    out: np.ndarray,
+) -> None:  # pragma: no cover
+    """Make the next direction, in place, and write its spectrum as noise to ``out``."""
+    n_outputs, n = residual.shape
+    share = np.float32(keep)
+    for f in range(n):
+        total = np.complex64(0)
+        for k in range(n_outputs):
+            total += residual[k, f]
+        total *= (mean[f] - own[f]) / np.float32(n_outputs)
+        along = np.complex64(0)
+        for k in range(n_outputs):
+            direction[k, f] = own[f] * residual[k, f] + total + share * direction[k, f]
+            along += direction[k, f]
+        along *= (root_mean[f] - root_own[f]) / np.float32(n_outputs)
+        for k in range(n_outputs):
+            out[k, f] = root_own[f] * direction[k, f] + along
+
+
+@kernel
+def _mean_of_bins(
+    values: np.ndarray, weight: np.ndarray, size: int, mean: np.ndarray, total: np.ndarray
+) -> None:  # pragma: no cover
+    for k in range(values.shape[0]):
+        for b in range(mean.shape[1]):
+            weights = sums = np.float32(0)
+            for t in range(b * size, (b + 1) * size):
+                weights += weight[k, t]
+                sums += weight[k, t] * values[k, t]
+            total[k, b] = weights
+            mean[k, b] = sums / weights if weights > 0 else np.float32(0)
+
+
+class _Level:
+    """The equation for series of one length."""
+
+    def __init__(self, densities: Densities, n_outputs: int, size: int) -> None:
+        n = densities.own.size - 1
+        kept = slice(0, n // size + 1)
+        own = densities.own[kept] / size
+        self.size, self.length = size, 2 * n // size
+        self.white = np.float32(densities.white)
+        self.powers = own, own + n_outputs * densities.common[kept] / size
+        self.root_own, self.root_mean = (np.sqrt(v).astype(np.float32) for v in self.powers)
+        self.noise = np.empty((n_outputs, own.size), dtype=np.complex64)
+
+    def series(self, xi: np.ndarray) -> np.ndarray:
+        """Return the noise that belongs to a solution, (output, time) float32."""
+        _colour(xi, self.root_own, self.root_mean, self.noise)
+        return self._in_time()
+
+    def _in_time(self) -> np.ndarray:
+        found: np.ndarray = scipy.fft.irfft(self.noise, self.length, axis=1)
+        return found
+
+    def solve(
+        self,
+        values: np.ndarray,
+        weight: np.ndarray,
+        xi: np.ndarray,
+        iterations: int,
+        limit: float = np.inf,
+        tolerance: float = _TOLERANCE,
+    ) -> np.ndarray:
+        """Improve a solution of the equation, in place; values far from the first one do not count."""
+        weight = weight / self.white
+        data = values - self.series(xi)
+        if limit < np.inf:
+            weight[weight * data**2 > limit**2] = 0
+        data *= weight
+        residual: np.ndarray = scipy.fft.rfft(data, axis=1, overwrite_x=True)
+        _colour(residual, self.root_own, self.root_mean, residual)
+        residual -= xi
+        typical = float(weight.mean(dtype=np.float64))
+        own, mean = ((1 / (1 + v * typical)).astype(np.float32) for v in self.powers)
+        direction = np.zeros_like(residual)
+        enough = tolerance / self.size * residual.shape[0] * float(self.length) ** 2
+        square = _descend(xi, residual, direction, direction, 0.0, own, mean)
+        _turn(residual, direction, 0.0, own, mean, self.root_own, self.root_mean, self.noise)
+        for _ in range(iterations):
+            if square <= enough:
+                break
+            changed = self._in_time()
+            changed *= weight
+            changed = scipy.fft.rfft(changed, axis=1, overwrite_x=True)
+            curvature = _curvature(changed, direction, self.root_own, self.root_mean)
+            if curvature <= 0:
+                break
+            step = square / curvature
+            before, square = square, _descend(xi, residual, direction, changed, step, own, mean)
+            _turn(residual, direction, square / before, own, mean, self.root_own, self.root_mean, self.noise)
+        return xi
+
+
+class Solver:
+    """Estimates the correlated noise of frames that have a spectrum in common.
+
+    Parameters
+    ----------
+    densities : Densities
+        Of the noise.
+    n_outputs : int
+        How many read a frame at the same time.
+    iterations : sequence of int
+        Of conjugate gradients at most, for means of 64 and 8 samples and for samples.
+    tolerance : float
+        Square of the residual at which they end, relative to that of unit noise; less for means.
+    """
+
+    def __init__(
+        self,
+        densities: Densities,
+        n_outputs: int,
+        iterations: Sequence[int] = _ITERATIONS,
+        tolerance: float = _TOLERANCE,
+    ) -> None:
+        self._tolerance = tolerance
+        self._levels = [_Level(densities, n_outputs, size) for size in _BINS]
+        self._iterations = tuple(iterations)
+        scatter = densities.white + float((densities.own[1:] + densities.common[1:]).mean())
+        self._wide = np.sqrt(scatter / densities.white)
+
+    def noise(self, values: np.ndarray, weight: np.ndarray, limit: float = np.inf) -> np.ndarray:
+        """Return the mean of the correlated noise given a series.
+
+        Parameters
+        ----------
+        values, weight : ndarray
+            (output, time) float32, the series and its weight.
+        limit : float
+            Samples that deviate by more do not count [standard deviations]: first from the coarsest solution,
+            with what it cannot follow, then from the one before the last.
+
+        Returns
+        -------
+        ndarray
+            (output, time) float32.
+        """
+        xi = np.zeros_like(self._levels[0].noise)
+        for number, (level, iterations) in enumerate(zip(self._levels, self._iterations, strict=True)):
+            if number:
+                xi = _refine(xi, self._levels[number - 1].size, level.size, values.shape[1])
+            if level.size == 1:
+                xi = level.solve(values, weight, xi, iterations, limit, self._tolerance)
+                continue
+            mean, total = (np.empty((values.shape[0], level.length), dtype=np.float32) for _ in range(2))
+            _mean_of_bins(values, weight, level.size, mean, total)
+            if number == 0 and limit < np.inf:  # from levels and drifts, before anything is known
+                level.solve(mean, total, xi, iterations // 2)
+                rough = np.repeat(level.series(xi), level.size, axis=1)
+                far = weight * (values - rough) ** 2 > (limit * self._wide) ** 2 * level.white
+                weight = np.where(far, np.float32(0), weight)
+                _mean_of_bins(values, weight, level.size, mean, total)
+            xi = level.solve(mean, total, xi, iterations, tolerance=self._tolerance)
+        return self._levels[-1].series(xi)
+
+
+def _refine(xi: np.ndarray, coarse: int, fine: int, length: int) -> np.ndarray:
+    """Return a solution for means of ``coarse`` samples as a first guess for those of ``fine`` samples."""
+    guess = np.zeros((xi.shape[0], length // fine // 2 + 1), dtype=np.complex64)
+    ratio = coarse // fine
+    known = xi.shape[1] - 1  # the highest frequency of the coarse series is left out
+    shift = np.exp(-1j * np.pi * np.arange(known) * (ratio - 1) * fine / length) * np.sqrt(ratio)
+    guess[:, :known] = xi[:, :known] * shift.astype(np.complex64)
+    return guess
+
+
+def draw_noise(densities: Densities, n_outputs: int, length: int, random: np.random.Generator) -> np.ndarray:
+    """Draw correlated noise of the given spectrum, (output, time) float32."""
+    size = densities.own.size
+
+    def drawn(density: np.ndarray, n: int) -> np.ndarray:
+        normal = random.standard_normal((n, size, 2), dtype=np.float32).view(np.complex64)[..., 0]
+        normal[:, [0, -1]] = normal[:, [0, -1]].real * np.float32(np.sqrt(2))
+        normal *= np.sqrt(density * length / 2).astype(np.float32)
+        series: np.ndarray = scipy.fft.irfft(normal, length, axis=1, overwrite_x=True)
+        return series
+
+    noise: np.ndarray = drawn(densities.own, n_outputs) + drawn(densities.common, 1)
+    return noise
