@@ -14,7 +14,7 @@ from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
 from nsxr.model.variables import check
 
-__all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of", "level_of"]
+__all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of"]
 
 _UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
 _LOST = np.uint8(GroupFlag.DO_NOT_USE | GroupFlag.SATURATED)
@@ -40,6 +40,8 @@ class Frames:
         integrations. None if there are too few frames.
     kept : float
         Share of the variance of noise that is left then.
+    shared : float
+        Variance of noise in ``mean`` over that in a frame.
     is_series : bool
         Whether the source is so well known from other integrations that lit pixels count, too.
     order : TimeOrder
@@ -52,6 +54,7 @@ class Frames:
     mean: xr.DataArray
     static: xr.DataArray | None
     kept: float
+    shared: float
     is_series: bool
     order: TimeOrder
     bands: np.ndarray
@@ -80,10 +83,10 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     elif integrations * groups >= _FEWEST:
         static = mean
         kept = 1 - (1 - _kept(weights)) / integrations if has_groups else 1 - 1 / integrations
+    shared = (_variance_of_mean(weights) if has_groups else 1.0) / integrations
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
-    return Frames(
-        values, mean, static, kept, is_series, order, readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    )
+    bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
+    return Frames(values, mean, static, kept, shared, is_series, order, bands)
 
 
 def _differences(exposure: xr.Dataset) -> xr.DataArray:
@@ -119,12 +122,21 @@ def _slope_weights(n: int) -> np.ndarray:
     return weights
 
 
+def _covariance(n: int) -> np.ndarray:
+    """Return the covariance of differences of successive groups, in units of their variance."""
+    covariance: np.ndarray = np.eye(n) - 0.5 * np.eye(n, k=1) - 0.5 * np.eye(n, k=-1)
+    return covariance
+
+
 def _kept(weights: np.ndarray) -> float:
     """Return the variance of a difference of groups less their weighted mean, over that of a difference."""
-    n = weights.size
-    covariance = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
-    rest = np.eye(n) - weights
-    return float(np.trace(rest @ covariance @ rest.T) / (2 * n))
+    rest = np.eye(weights.size) - weights
+    return float(np.trace(rest @ _covariance(weights.size) @ rest.T) / weights.size)
+
+
+def _variance_of_mean(weights: np.ndarray) -> float:
+    """Return the variance of the weighted mean of differences of groups, over that of a difference."""
+    return float(weights @ _covariance(weights.size) @ weights)
 
 
 def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataArray:
@@ -152,23 +164,21 @@ def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataAr
     return is_dark.assign_coords(labels).assign_attrs(long_name="pixels that see no light")
 
 
-def dark_of(frames: Frames, n_sigma: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return where it is dark, and the level there as an image."""
+def dark_of(
+    frames: Frames, n_sigma: float, mask: xr.DataArray | None = None, noise: xr.DataArray | None = None
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return where it is dark, and the level there as an image.
 
-    def find(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        is_dark, level = find_dark(mean, np.isfinite(mean), frames.bands, n_sigma)
+    Of a given mask, single pixels that stand out are left out: a wrong one must not take light for noise. With the
+    noise of the mean, (row, column), fainter light is found.
+    """
+
+    def find(mean: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        is_dark, level = find_dark(mean, np.isfinite(mean), frames.bands, n_sigma, *given)
         return is_dark, np.full(mean.shape, level, dtype=np.float32)
 
-    is_dark, level = map_blocks(find, frames.mean, core=_IMAGE, outputs=[(_IMAGE, np.bool_), (_IMAGE, np.float32)])
+    given = [] if mask is None else [mask]
+    outputs = [(_IMAGE, np.bool_), (_IMAGE, np.float32)]
+    mean = frames.mean if noise is None else frames.mean - noise
+    is_dark, level = map_blocks(find, mean, *given, core=_IMAGE, outputs=outputs)
     return is_dark, level
-
-
-def level_of(mean: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
-    """Return the median of an image where it is dark, as an image."""
-
-    def level(values: np.ndarray, dark: np.ndarray) -> np.ndarray:
-        inside = values[dark & np.isfinite(values)]
-        return np.full(values.shape, np.median(inside) if inside.size else np.nan, dtype=np.float32)
-
-    (found,) = map_blocks(level, mean, is_dark, core=_IMAGE, outputs=[(_IMAGE, np.float32)])
-    return found

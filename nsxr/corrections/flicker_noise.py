@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from nsxr.corrections.flicker_frames import Frames, dark_of, frames_of, level_of
+from nsxr.corrections.flicker_frames import Frames, dark_of, frames_of
 from nsxr.errors import ModelError
 from nsxr.kernels.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.noise_spectrum import binned_power, fit_densities, power_bins
@@ -12,6 +12,7 @@ from nsxr.lazy import map_blocks, settle, unlabelled
 from nsxr.model.chunking import chunk_like, in_groups, is_kept, one_chunk, to_whole_frames
 from nsxr.model.history import record
 from nsxr.model.time_order import SAMPLE_TIME, TimeOrder
+from nsxr.model.variables import SPECTRUM_COLUMNS
 from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
@@ -21,6 +22,13 @@ _FRAMES = ("integration", "group", "row", "column")
 _MODEL = ("component", "frequency")
 _OUTLIER = 4.0  # samples that deviate by more standard deviations do not count
 _DRAWS = 4
+_NUMBERS = {
+    "dark_share": ("FLKDARK", "share of pixels that see no light"),
+    "white_noise": ("FLKWHITE", "white noise of a frame, rms"),
+    "flicker_noise": ("FLKNOISE", "correlated noise before cleaning, rms"),
+    "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
+    "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
+}
 _SMOOTHED = 65  # columns over which the variance of what is left is averaged
 
 
@@ -69,29 +77,32 @@ def estimate_flicker_noise(
 
     Notes
     -----
+    What is dark is decided twice, the second time after the noise of the mean was subtracted by means of the first.
     See :mod:`nsxr.kernels.flicker` for the estimate, and :mod:`nsxr.kernels.noise_spectrum` for the spectra, which
     are found after the mean of all frames is subtracted, where there are four or more. The variance is that of
     simulated frames with these spectra, cleaned in the same way, averaged over 65 columns. The amount of a pattern is
     that of generalized least squares.
     """
     frames = frames_of(exposure)
-    if mask is None:
-        is_dark, level = dark_of(frames, n_sigma)
-    else:
+    given = None
+    if mask is not None:
         if set(mask.dims) != set(_IMAGE) or any(mask.sizes[d] != frames.values.sizes[d] for d in _IMAGE):
             expected = {d: frames.values.sizes[d] for d in _IMAGE}
             raise ModelError(f"mask has sizes {dict(mask.sizes)}, expected {expected}")
-        is_dark = one_chunk(unlabelled(mask.transpose(*_IMAGE)).astype(bool), *_IMAGE)
-        level = level_of(frames.mean, is_dark)
+        given = one_chunk(unlabelled(mask.transpose(*_IMAGE)).astype(bool), *_IMAGE)
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
-    is_dark, level = wait(is_dark), wait(level)
+    first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
+    residual = frames.values - (level if frames.static is None else frames.static)
+    weight = wait(_weight_of_series(residual, first)) if frames.is_series else first.astype(np.float32)
+    density = wait(_spectrum(residual, frames, weight))
+    mean = (frames.mean - level).expand_dims(("integration", "group"))
+    of_mean = _noise(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(integration=0, group=0)
+    is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean))
+    of_dark = is_dark.astype(np.float32)
+    weight = weight if frames.is_series else of_dark
     pattern = None
     if picture_frame is not None:
         pattern = one_chunk(unlabelled(match(picture_frame, exposure)["sci"]), *_IMAGE)
-    of_dark = is_dark.astype(np.float32)
-    residual = frames.values - (level if frames.static is None else frames.static)
-    weight = wait(_weight_of_series(residual, is_dark)) if frames.is_series else of_dark
-    density = wait(_spectrum(residual, frames, weight))
     if frames.is_series:
         assert frames.static is not None
         light = frames.static - level
@@ -344,7 +355,9 @@ def clean_flicker_noise(
         that of all other noise in a group where it is dark, ``dark_level`` () [DN], the signal of a group there, and
         ``is_dark`` (row, column): see :func:`nsxr.corrections.read_noise.read_noise_after_cleaning`. In rates,
         ``var_rnoise`` becomes its uncorrelated part, as seen in the dark, plus what correlated noise adds. DQ does
-        not change.
+        not change. All get ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group or rate by
+        :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
+        ``flicker_noise`` (without levels), ``alternating_noise``, ``flicker_left`` [DN], which become keywords.
 
     Raises
     ------
@@ -384,8 +397,52 @@ def clean_flicker_noise(
             "var_rnoise": (images[0] * share + change).clip(0.0, None),
         }
         units = {}
+    table, numbers = _summary(found, 2.0 if "group" in sci.dims else 1.0)
     dims = exposure["sci"].dims
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
+    changed["noise_spectrum"] = table
     changed["sci"] = changed["sci"].assign_coords(exposure["sci"].coords)
     references = [] if picture_frame is None else [picture_frame]
-    return record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
+    cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
+    return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS))
+
+
+def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    """Return the table of spectra, and the numbers that become keywords, for one of the ``frames`` of a difference."""
+
+    def summarize(
+        density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        length = 2 * (density.shape[1] - 1)
+        starts = power_bins(length)[1:]
+        counts = np.diff(np.append(starts, density.shape[1]))
+        frequency = np.add.reduceat(np.arange(density.shape[1], dtype=np.float64), starts) / counts
+        parts = np.add.reduceat(density, starts, axis=1) / counts * (2 * SAMPLE_TIME / frames)
+        high = density[0, 3 * length // 8 :]
+        rest = variance[weight == 0] if (weight == 0).any() else variance
+        numbers = [
+            is_dark.mean(),
+            np.sqrt(density[2, 0] / frames),
+            np.sqrt((density[0, 1:] + density[1, 1:]).mean() / frames),
+            np.sqrt((high - high.min()).sum() * 2 / length / frames),
+            np.sqrt(np.median(rest) / frames),
+        ]
+        columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
+        return columns.astype(np.float32), np.array(numbers)
+
+    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark")]
+    table, numbers = map_blocks(
+        summarize,
+        *images,
+        core=(*_MODEL, *_IMAGE),
+        outputs=[(("band", "part"), np.float32), (("number",), np.float64)],
+        sizes={
+            "band": power_bins(2 * (found.sizes["frequency"] - 1)).size - 1,
+            "part": len(SPECTRUM_COLUMNS),
+            "number": len(_NUMBERS),
+        },
+    )
+    named = {}
+    for place, (name, (keyword, meaning)) in enumerate(_NUMBERS.items()):
+        named[name] = numbers.isel(number=place).assign_attrs(long_name=meaning, keyword=keyword)
+    return table, named

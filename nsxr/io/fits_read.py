@@ -11,12 +11,12 @@ from xarray.core import indexing
 
 from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
-from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, events_from_table, steps_from_table
+from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, steps_from_table
 from nsxr.io.pixels import FitsArray, PixelSource
 from nsxr.io.stores import StorageOptions
 from nsxr.model.chunking import raw_chunks
 from nsxr.model.readout import IRS2_ROWS, Readout
-from nsxr.model.variables import EVENT_PROPERTIES, variable_attributes
+from nsxr.model.variables import TABLES, variable_attributes
 
 __all__ = ["NirspecBackend", "read_dataset"]
 
@@ -24,7 +24,7 @@ RAMP = ("integration", "group", "row", "column")
 RATES = ("integration", "row", "column")
 IMAGE = ("row", "column")
 
-_TABLES = ("INT_TIMES", "GROUP", "SNOWBALLS", "NSXR_STEPS")
+_TABLES = ("INT_TIMES", "GROUP", *TABLES, "NSXR_STEPS")
 _OF_RATES = {"VAR_POISSON": "var_poisson", "VAR_RNOISE": "var_rnoise", "CHI_SQUARE": "chi_square"}
 _OPTIONAL = ("CHI_SQUARE",)
 
@@ -123,9 +123,10 @@ def read_dataset(
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
     coordinates = _coordinates(file, readout, dict(zip(dims, shape, strict=True)))
-    if (events := _rows(file, "SNOWBALLS")) is not None:
-        variables["snowballs"] = events_from_table(events)
-        coordinates["property"] = ("property", list(EVENT_PROPERTIES))
+    for name, (variable, dim, labels) in TABLES.items():
+        if (rows := _rows(file, name)) is not None:
+            variables[variable] = late_table(name, rows)
+            coordinates[dim] = (dim, list(labels))
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
 
 

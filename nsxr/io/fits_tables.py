@@ -13,17 +13,17 @@ from astropy.io import fits
 from nsxr.errors import ModelError
 from nsxr.io.fits_keywords import printable
 from nsxr.model.history import steps
-from nsxr.model.variables import EVENT_PROPERTIES, variable_attributes
+from nsxr.model.variables import TABLES, VARIABLES, variable_attributes
 
 __all__ = [
     "GROUP_COLUMNS",
     "TIME_COLUMNS",
-    "EventTable",
+    "LateTable",
     "asdf_marker",
-    "event_header",
-    "events_from_table",
     "groups",
     "integration_times",
+    "late_header",
+    "late_table",
     "provenance",
     "steps_from_table",
     "table",
@@ -57,7 +57,14 @@ GROUP_COLUMNS: Mapping[str, str] = {
 """Columns of GROUP, coordinates (integration, group) of a ramp where a file had them."""
 
 _WHOLE = ("integration", "group", "pixels")
-_EVENT = np.dtype([(name, ">i4" if name in _WHOLE else ">f4") for name in EVENT_PROPERTIES])
+_UNITS = {"core_radius": "pixel", "masked_radius": "pixel", "frequency": "Hz"} | dict.fromkeys(
+    ("own", "common", "white"), "DN**2/Hz"
+)
+
+
+def _row_type(name: str) -> np.dtype[Any]:
+    """Return the type of a row of a table in :data:`nsxr.model.variables.TABLES`."""
+    return np.dtype([(label, ">i4" if label in _WHOLE else ">f4") for label in TABLES[name][2]])
 
 
 def table(name: str, rows: np.ndarray) -> tuple[fits.Header, bytes]:
@@ -137,44 +144,47 @@ def steps_from_table(rows: np.ndarray) -> str:
 
 
 @dataclass(frozen=True)
-class EventTable:
+class LateTable:
     """A table in a file that exists already, of rows whose number is known late; assignment writes them all.
 
     The space of rows that do not come is left as what FITS calls the gap before a heap.
     """
 
     path: str
+    name: str
     header: str
     offset: int
 
     def __setitem__(self, index: Any, block: Any) -> None:
-        values = np.asarray(block)
-        if values.ndim != 2 or values.shape[1] != len(EVENT_PROPERTIES):
-            raise ModelError(f"a block of shape {values.shape} reached the table of events in {self.path}")
+        values, labels, kind = np.asarray(block), TABLES[self.name][2], _row_type(self.name)
+        if values.ndim != 2 or values.shape[1] != len(labels):
+            raise ModelError(f"a block of shape {values.shape} reached the table {self.name} in {self.path}")
         values = values[~np.isnan(values[:, 0])]
-        rows = np.empty(len(values), _EVENT)
-        for name, column in zip(EVENT_PROPERTIES, values.T, strict=True):
-            rows[name] = column
+        rows = np.empty(len(values), kind)
+        for label, column in zip(labels, values.T, strict=True):
+            rows[label] = column
         header = fits.Header.fromstring(self.header)
-        header["PCOUNT"] += (header["NAXIS2"] - rows.size) * _EVENT.itemsize
+        header["PCOUNT"] += (header["NAXIS2"] - rows.size) * kind.itemsize
         header["NAXIS2"] = rows.size
         with open(self.path, "r+b") as file:
             file.seek(self.offset - len(self.header))
             file.write(header.tostring().encode("ascii") + rows.tobytes())
 
 
-def event_header(most: int) -> tuple[fits.Header, bytes]:
-    """Return header and bytes of a table SNOWBALLS with room for so many events; rows and columns count from 0."""
-    header, data = table("SNOWBALLS", np.zeros(most, _EVENT))
-    for number, name in enumerate(EVENT_PROPERTIES, start=1):
-        if name.endswith("_radius"):
-            header.set(f"TUNIT{number}", "pixel", after=f"TFORM{number}")
-    return header, data
+def late_header(name: str, most: int) -> fits.Header:
+    """Return the header of a table in :data:`nsxr.model.variables.TABLES` with room for so many rows."""
+    header, _ = table(name, np.zeros(most, _row_type(name)))
+    for number, label in enumerate(TABLES[name][2], start=1):
+        if label in _UNITS:
+            header.set(f"TUNIT{number}", _UNITS[label], after=f"TFORM{number}")
+    return header
 
 
-def events_from_table(rows: np.ndarray) -> xr.Variable:
-    """Return ``snowballs`` (snowball, property) float32 from the table of a product's SNOWBALLS extension."""
-    values = np.empty((rows.size, len(EVENT_PROPERTIES)), np.float32)
-    for number, name in enumerate(EVENT_PROPERTIES):
-        values[:, number] = rows[name]
-    return xr.Variable(("snowball", "property"), values, variable_attributes("snowballs"))
+def late_table(name: str, rows: np.ndarray) -> xr.Variable:
+    """Return a variable from the table of a product's extension, float32."""
+    variable, dim, labels = TABLES[name]
+    values = np.empty((rows.size, len(labels)), np.float32)
+    for number, label in enumerate(labels):
+        values[:, number] = rows[label]
+    first = VARIABLES[variable].dims[0][0]
+    return xr.Variable((first, dim), values, variable_attributes(variable))

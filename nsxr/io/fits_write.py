@@ -20,15 +20,15 @@ from astropy.io import fits
 from nsxr.errors import ModelError
 from nsxr.io.fits_keywords import carried_header, primary_header, set_keyword
 from nsxr.io.fits_tables import (
-    EventTable,
+    LateTable,
     asdf_marker,
-    event_header,
     groups,
     integration_times,
+    late_header,
     provenance,
     table,
 )
-from nsxr.model.variables import check
+from nsxr.model.variables import TABLES, check
 
 __all__ = ["BlockFile", "CardFile", "create_fits"]
 
@@ -165,8 +165,7 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
         yield "VAR_RNOISE", dataset["var_rnoise"]
         if "chi_square" in dataset:
             yield "CHI_SQUARE", dataset["chi_square"]
-    if "snowballs" in dataset:
-        yield "SNOWBALLS", dataset["snowballs"]
+    yield from ((name, dataset[variable]) for name, (variable, _, _) in TABLES.items() if variable in dataset)
     records = provenance(dataset)
     if records is not None:
         yield "NSXR_STEPS", records
@@ -185,14 +184,14 @@ def _allocate(descriptor: int, offset: int, length: int) -> None:
 
 def create_fits(
     path: Path, dataset: xr.Dataset, filename: str
-) -> list[tuple[xr.DataArray, BlockFile | CardFile | EventTable]]:
+) -> list[tuple[xr.DataArray, BlockFile | CardFile | LateTable]]:
     """Create a FITS product of full size, all but its pixels, and say where those go.
 
     Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are
     integrations; ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the Dataset has them.
     ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Provenance follows in a table ``NSXR_STEPS``
-    with the JSON text of each record, after a table ``SNOWBALLS`` of large cosmic-ray events, and a small ASDF
-    extension for the tools that insist on one.
+    with the JSON text of each record, after tables ``SNOWBALLS`` of large cosmic-ray events and ``NOISE`` of noise
+    spectra, and a small ASDF extension for the tools that insist on one.
 
     Parameters
     ----------
@@ -207,9 +206,9 @@ def create_fits(
 
     Returns
     -------
-    list of (DataArray, BlockFile, CardFile or EventTable)
-        Each image, the table of events, and each number with an attribute ``keyword``, lazy if the input was, and the
-        place to store it. Nothing is computed.
+    list of (DataArray, BlockFile, CardFile or LateTable)
+        Each image, each table of events or noise, and each number with an attribute ``keyword``, lazy if the input was,
+        and the place to store it. Nothing is computed.
 
     Raises
     ------
@@ -224,12 +223,12 @@ def create_fits(
     for name, content in _extensions(dataset):
         if not isinstance(content, xr.DataArray):
             contents.append((name, *table(name, content)))
-        elif name == "SNOWBALLS":
-            check(dataset, "snowballs")
-            contents.append((name, event_header(content.sizes["snowball"])[0], content))
+        elif name in TABLES:
+            check(dataset, TABLES[name][0])
+            contents.append((name, late_header(name, content.shape[0]), content))
         else:
             contents.append((name, _image_header(name, content), content))
-    targets: list[tuple[xr.DataArray, BlockFile | CardFile | EventTable]] = []
+    targets: list[tuple[xr.DataArray, BlockFile | CardFile | LateTable]] = []
     primary = primary_header(dataset, filename)
     late = _late_keywords(dataset)
     for keyword in late:
@@ -247,8 +246,8 @@ def create_fits(
             if isinstance(data, bytes):
                 file.write(data)
                 length = len(data)
-            elif name == "SNOWBALLS":
-                targets.append((data, EventTable(str(path), text, offset)))
+            elif name in TABLES:
+                targets.append((data, LateTable(str(path), name, text, offset)))
                 length = data.nbytes
             else:
                 targets.append((data, BlockFile(str(path), offset, data.shape, data.dtype.name)))

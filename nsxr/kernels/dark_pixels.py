@@ -32,7 +32,11 @@ def dark_level(values: np.ndarray) -> tuple[float, float]:
 
 
 def find_dark(
-    image: np.ndarray, usable: np.ndarray, bands: np.ndarray, n_sigma: float = 3.0
+    image: np.ndarray,
+    usable: np.ndarray,
+    bands: np.ndarray,
+    n_sigma: float = 3.0,
+    mask: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Find the pixels that see no light.
 
@@ -50,6 +54,8 @@ def find_dark(
         (row,) int, the output that reads each row.
     n_sigma : float
         How far light stands out [standard deviations of the dark].
+    mask : ndarray, optional
+        (row, column) bool, where it is known to be dark: only single pixels that stand out are left out then.
 
     Returns
     -------
@@ -60,6 +66,8 @@ def find_dark(
     """
     usable = usable & np.isfinite(image)
     values = np.where(usable, image, np.float32(0))
+    if mask is not None:
+        usable = usable & mask
     middle, scatter = dark_level(values[usable])
     if not np.isfinite(middle):
         return np.zeros_like(usable), np.nan
@@ -67,13 +75,13 @@ def find_dark(
     for _ in range(_ROUNDS):
         flat = values - _column_levels(values, is_dark, bands)
         lit = np.zeros_like(usable)
-        for length in _LENGTHS:
+        for length in _LENGTHS if mask is None else _LENGTHS[:1]:
             mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
             of_dark = mean[is_dark & known]
             centre, width = dark_level(of_dark)
             if not width > 0:
                 continue
-            limit = n_sigma + 1 if length == 1 else n_sigma
+            limit = n_sigma + 1 if length == 1 and mask is None else n_sigma
             found = known & (mean - centre > limit * width)
             if length == 1:
                 lit |= known & (mean - centre < -(n_sigma + 1) * width)  # not dark either: it is wrong
@@ -82,8 +90,9 @@ def find_dark(
             else:
                 found = _opened(found, length)
             lit |= found
-        across = ndimage.binary_dilation(_traces(lit), np.ones((3, 3)))
-        is_dark = usable & ~lit & ~across
+        if mask is None:
+            lit |= ndimage.binary_dilation(_traces(lit), np.ones((3, 3)))
+        is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
 
 

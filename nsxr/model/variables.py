@@ -10,7 +10,7 @@ from nsxr.errors import ModelError
 from nsxr.model import units as _units
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
-__all__ = ["EVENT_PROPERTIES", "VARIABLES", "Variable", "check", "variable_attributes"]
+__all__ = ["EVENT_PROPERTIES", "SPECTRUM_COLUMNS", "TABLES", "VARIABLES", "Variable", "check", "variable_attributes"]
 
 RAMP = ("integration", "group", "row", "column")
 RATES = ("integration", "row", "column")
@@ -26,6 +26,13 @@ EVENT_PROPERTIES = (
     "pixels",
 )
 """Labels along ``property`` of ``snowballs``, see :func:`nsxr.corrections.snowballs.flag_snowballs`."""
+SPECTRUM_COLUMNS = ("frequency", "own", "common", "white")
+"""Labels along ``part`` of ``noise_spectrum``, see :func:`nsxr.corrections.flicker_noise.clean_flicker_noise`."""
+TABLES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "SNOWBALLS": ("snowballs", "property", EVENT_PROPERTIES),
+    "NOISE": ("noise_spectrum", "part", SPECTRUM_COLUMNS),
+}
+"""Variables that are tables: for each extension of a file the variable, its second dim, and the labels along it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ VARIABLES: Mapping[str, Variable] = {
     "white_variance": Variable(((),), np.float32, ("DN2",), "variance of other noise in a group in the dark"),
     "dark_level": Variable(((),), np.float32, ("DN",), "signal of a group in pixels that see no light"),
     "is_dark": Variable((IMAGE,), np.bool_, (), "pixels that see no light"),
+    "noise_spectrum": Variable(
+        (("band", "part"),), np.float32, (), "spectral densities of the noise of a group, DN2/Hz"
+    ),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
 }
 
