@@ -293,7 +293,9 @@ def _linearized(
             bias = None if "superbias" in skip else references["superbias"]
             current = flag_saturation(current, references["saturation"], bias, **settings[name])
         elif name == "refpix":
-            current = subtract_reference_pixels(current, references.get("refpix"), **settings[name])
+            current = subtract_reference_pixels(
+                current, references.get("refpix"), references.get("sirskernel"), **settings[name]
+            )
             # IRS2 frames had the layout of the transforms; what has all integrations in a chunk keeps them
             current = to_blocks(current) if "science_row" in exposure.coords else current
         elif name == "dark_current":

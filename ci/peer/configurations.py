@@ -117,7 +117,12 @@ def simulate_command(configuration: Configuration, folder: Path) -> list[str]:
     return [*_nsxr(), "simulate", "-o", str(folder), *flat]
 
 
-LIKE_PEER = ("saturation.partial_saturation=scaled", "jump.snowball_algorithm=ellipse", "ramp_fit.algorithm=ols")
+LIKE_PEER = (
+    "saturation.partial_saturation=scaled",
+    "refpix.shrink_levels=False",
+    "jump.snowball_algorithm=ellipse",
+    "ramp_fit.algorithm=ols",
+)
 """What nsxr does otherwise by default."""
 
 

@@ -4,45 +4,55 @@ IRS2 frames have their own correction, :mod:`nsxr.corrections.refpix_irs2`;
 :func:`subtract_reference_pixels` chooses by readout.
 """
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
+from nsxr.corrections.reference_levels import estimate_levels, estimate_shrunken_levels, evidence_keywords
 from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
+from nsxr.corrections.side_reference import (
+    estimate_side_kernels,
+    estimate_side_signal,
+    filtered_sides,
+    read_sides,
+    side_kernels,
+)
 from nsxr.errors import MissingReferenceError, ParameterError
-from nsxr.kernels.reference_pixels import clipped_means, running_median
-from nsxr.lazy import map_blocks, settle, unlabelled
-from nsxr.model.chunking import is_kept, one_chunk
-from nsxr.model.dq import PixelFlag
+from nsxr.lazy import settle, unlabelled
+from nsxr.model.chunking import is_kept
 from nsxr.model.history import record
-from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER, Readout
+from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 
-__all__ = ["estimate_levels", "estimate_side_signal", "subtract_reference_pixels"]
+__all__ = ["subtract_reference_pixels"]
 
 EDGELESS = ("SUB512", "SUB512S", "SUB32")
 """Subarrays that hold no reference pixels; their first and last four columns stand in."""
-
-_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE.value)
-_REFERENCE = np.uint32(PixelFlag.REFERENCE_PIXEL.value)
 
 
 def subtract_reference_pixels(
     exposure: xr.Dataset,
     refpix: xr.Dataset | None = None,
+    sirskernel: xr.Dataset | None = None,
     *,
     odd_even_columns: bool = True,
+    shrink_levels: bool = True,
     use_side_ref_pixels: bool = True,
+    refpix_algorithm: str = "median",
     side_smoothing_length: int = 11,
     side_gain: float = 1.0,
     siglimit: float = 3.0,
+    sigreject: float = 4.0,
+    gaussmooth: float = 1.0,
+    halfwidth: int = 30,
     ovr_corr_mitigation_ftr: float = 3.0,
 ) -> xr.Dataset:
     """Subtract bias drifts and correlated noise as seen by the reference pixels.
 
-    *Full frame, four outputs*: from each amplifier and row parity, the clipped mean of its reference
-    columns, averaged over both ends; then from every column, the running median of the side
-    reference rows. *Subarrays, one output*: one clipped mean for each row parity, no side signal.
-    *IRS2*: see :func:`~nsxr.corrections.refpix_irs2.subtract_interleaved_reference`.
+    *Full frame, four outputs*: from each amplifier and row parity, the level of its reference columns; then from every
+    column, what the side reference rows say of it. *Subarrays, one output*: a level for each row parity, no side
+    signal. *IRS2*: see :func:`~nsxr.corrections.refpix_irs2.subtract_interleaved_reference`.
 
     The names speak of detector columns, which are rows here: "odd and even columns" are odd and even
     rows of an image in science orientation.
@@ -53,16 +63,31 @@ def subtract_reference_pixels(
         ``sci`` (integration, group, row, column) float32 [DN], ``pixeldq``, ``groupdq``.
     refpix : Dataset, optional
         Weights ``alpha`` and ``beta`` of IRS2; not used by other readouts.
+    sirskernel : Dataset, optional
+        ``gamma`` and ``zeta`` (output, frequency) complex: filters from the left and the right side reference
+        pixels to each output. Used with ``refpix_algorithm="sirs"``; without it they are estimated from the exposure.
     odd_even_columns : bool
         Whether parities have levels of their own.
+    shrink_levels : bool
+        Whether levels, and offsets between parities, are subtracted only as far as they exceed their uncertainty,
+        see :func:`~nsxr.corrections.reference_levels.estimate_shrunken_levels`. Otherwise they are plain clipped
+        means.
     use_side_ref_pixels : bool
         Whether to subtract the side signal (full frame only).
+    refpix_algorithm : {"median", "sirs"}
+        Side signal: a running median, the same for all outputs; or a filter from both sides to each output.
     side_smoothing_length : int
         Columns in the running median; an even number is raised by one.
     side_gain : float
-        Factor on the side signal.
+        Factor on the running median.
     siglimit : float
-        Clipping limit [standard deviations].
+        Clipping limit of levels [standard deviations].
+    sigreject : float
+        ``"sirs"``: limit beyond which a side reference pixel is left out [standard deviations].
+    gaussmooth : float
+        ``"sirs"``: standard deviation of the Gaussian that smooths kernels of a reference [lines].
+    halfwidth : int
+        ``"sirs"``: lines to each side of the centre of a kernel.
     ovr_corr_mitigation_ftr : float
         IRS2: limit beyond which interleaved reference pixels count as bad [standard deviations].
 
@@ -73,16 +98,40 @@ def subtract_reference_pixels(
         exposures lose their interleaved rows (``pixeldq`` and ``groupdq`` too). Where an amplifier
         has no usable reference pixels of one parity it is left as it is.
 
+        With ``shrink_levels`` also, for each amplifier, float64 numbers that become keywords of products:
+        ``reference_level_kept_1`` (RPKEEP1), the share of the variation of the level that was subtracted;
+        ``reference_offset_1`` (OEOFFS1), the constant offset between parities [DN]; ``reference_offset_scatter_1``
+        (OESCAT1), its scatter between groups beyond uncertainty [DN]; ``reference_offset_kept_1`` (OEKEEP1), the share
+        of its variation that was subtracted. With ``"sirs"`` ``reference_side_gain_1`` (RPGAIN1), the sum of kernels.
+
     Raises
     ------
     MissingReferenceError
         If an IRS2 exposure comes without ``refpix``.
+    ReferenceFileError
+        If ``sirskernel`` does not fit.
     ParameterError
-        If a limit or length is not positive.
+        If a limit or length is not positive, the algorithm is unknown, or filters are to be estimated from fewer
+        than three groups.
+
+    References
+    ----------
+    Rauscher et al. 2022, "Simple Improved Reference Subtraction".
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
-    if siglimit <= 0 or side_smoothing_length < 1 or ovr_corr_mitigation_ftr <= 0:
-        raise ParameterError("siglimit, side_smoothing_length and ovr_corr_mitigation_ftr must be positive")
+    lengths = {
+        "siglimit": siglimit,
+        "side_smoothing_length": side_smoothing_length,
+        "sigreject": sigreject,
+        "gaussmooth": gaussmooth,
+        "halfwidth": halfwidth,
+        "ovr_corr_mitigation_ftr": ovr_corr_mitigation_ftr,
+    }
+    wrong = [f"{name}={value!r}" for name, value in lengths.items() if not value > 0]
+    if wrong:
+        raise ParameterError(f"{', '.join(wrong)} must be positive")
+    if refpix_algorithm not in ("median", "sirs"):
+        raise ParameterError(f"refpix_algorithm is {refpix_algorithm!r}, expected 'median' or 'sirs'")
     if "science_row" in exposure.coords:
         if refpix is None:
             raise MissingReferenceError("an IRS2 exposure needs a reference of type 'refpix' for its correction")
@@ -90,145 +139,90 @@ def subtract_reference_pixels(
     readout = Readout.from_header(exposure.attrs)
     four_outputs = readout.n_outputs == 4
     sci, pixeldq = exposure["sci"], exposure["pixeldq"]
-    bands = []
+    bands: dict[int, xr.DataArray] = {}
+    numbers: dict[str, xr.DataArray] = {}
     amplifiers = readout.amplifier_of(exposure.indexes["row"].to_numpy())
     for amplifier in dict.fromkeys(amplifiers.tolist()):
         rows = np.flatnonzero(amplifiers == amplifier)
         band = slice(int(rows[0]), int(rows[-1]) + 1)
-        levels = estimate_levels(
-            sci.isel(row=band),
-            pixeldq.isel(row=band),
-            by_end=four_outputs,
-            edgeless=readout.subarray in EDGELESS,
-            odd_even_columns=odd_even_columns,
-            siglimit=siglimit,
-        )
-        levels = levels if _may_wait(sci.isel(row=band)) else settle(levels)
-        bands.append(unlabelled(sci.isel(row=band)) - levels)
-    corrected = (bands[0] if len(bands) == 1 else xr.concat(bands, "row")).assign_coords(sci.coords)
-    if four_outputs and use_side_ref_pixels:
+        of_band, flags = sci.isel(row=band), pixeldq.isel(row=band)
+        settings: dict[str, Any] = {
+            "by_end": four_outputs,
+            "edgeless": readout.subarray in EDGELESS,
+            "odd_even_columns": odd_even_columns,
+            "siglimit": siglimit,
+        }
+        if shrink_levels:
+            levels, evidence = estimate_shrunken_levels(of_band, flags, **settings)
+            numbers |= evidence_keywords(evidence, amplifier)
+        else:
+            levels = estimate_levels(of_band, flags, **settings)
+        levels = levels if _may_wait(of_band, whole_exposure=shrink_levels) else settle(levels)
+        bands[amplifier] = (unlabelled(of_band) - levels).assign_coords(of_band.coords)
+    used = []
+    if four_outputs and use_side_ref_pixels and refpix_algorithm == "sirs":
+        used = [] if sirskernel is None else [sirskernel]
+        settings = {"sigreject": sigreject, "gaussmooth": gaussmooth, "halfwidth": halfwidth}
+        bands, gains = _filter_sides(bands, pixeldq, readout.detector, sirskernel, **settings)
+        numbers |= gains
+    corrected = unlabelled(_joined(list(bands.values()))).assign_coords(sci.coords)
+    if four_outputs and use_side_ref_pixels and refpix_algorithm == "median":
         length = side_smoothing_length + 1 - side_smoothing_length % 2
         side = settle(estimate_side_signal(corrected, pixeldq, length))
         corrected = corrected - side * np.float32(side_gain)
     parameters = {
         "odd_even_columns": odd_even_columns,
+        "shrink_levels": shrink_levels,
         "use_side_ref_pixels": use_side_ref_pixels,
+        "refpix_algorithm": refpix_algorithm,
         "side_smoothing_length": side_smoothing_length,
         "side_gain": side_gain,
         "siglimit": siglimit,
+        "sigreject": sigreject,
+        "gaussmooth": gaussmooth,
+        "halfwidth": halfwidth,
     }
-    return record(exposure, "refpix", [], parameters, sci=corrected.transpose(*sci.dims))
+    result = record(exposure, "refpix", used, parameters, sci=corrected.transpose(*sci.dims))
+    return result.assign(numbers)
 
 
-def _may_wait(band: xr.DataArray) -> bool:
+def _joined(bands: list[xr.DataArray]) -> xr.DataArray:
+    return bands[0] if len(bands) == 1 else xr.concat([unlabelled(band) for band in bands], "row")
+
+
+def _may_wait(band: xr.DataArray, whole_exposure: bool) -> bool:
     """Whether the blocks that share an estimate may wait for it in memory."""
     if band.chunks is None:
         return True
     lengths = dict(zip(band.dims, band.chunks, strict=True))
+    if whole_exposure and len(lengths["integration"]) * len(lengths["group"]) > 1:
+        return False  # all of a series would wait
     together = {str(dim): max(lengths[dim]) for dim in ("integration", "group")}
     return len(lengths["row"]) == 1 or is_kept({**together, "row": band.sizes["row"], "column": band.sizes["column"]})
 
 
-def estimate_levels(
-    sci: xr.DataArray,
+def _filter_sides(
+    bands: dict[int, xr.DataArray],
     pixeldq: xr.DataArray,
+    detector: str,
+    sirskernel: xr.Dataset | None,
     *,
-    by_end: bool,
-    edgeless: bool = False,
-    odd_even_columns: bool = True,
-    siglimit: float = 3.0,
-) -> xr.DataArray:
-    """Return the level of the reference pixels for each row of one amplifier.
-
-    Parameters
-    ----------
-    sci : DataArray
-        Rows of one amplifier, (integration, group, row, column) float32 [DN].
-    pixeldq : DataArray
-        (row, column) uint32.
-    by_end : bool
-        Whether the pixels at the two ends of the columns are averaged as two clipped means (four
-        outputs) or make one mean (subarrays, where only pixels flagged REFERENCE_PIXEL count).
-    edgeless : bool
-        Whether the first and last four columns stand in for reference pixels.
-    odd_even_columns : bool
-        Whether each row parity has its level.
-    siglimit : float
-        Clipping limit [standard deviations].
-
-    Returns
-    -------
-    DataArray
-        (integration, group, row) float32 [DN]; 0 where there is nothing to subtract.
-    """
-    column = sci.indexes["column"].to_numpy()
-    low = column < REFERENCE_BORDER
-    high = column >= DETECTOR_SIZE - REFERENCE_BORDER
-    if edgeless:
-        low, high = np.arange(column.size) < REFERENCE_BORDER, np.arange(column.size) >= column.size - REFERENCE_BORDER
-    border = np.flatnonzero(low | high)
-    pixels, flags = unlabelled(sci.isel(column=border)), unlabelled(pixeldq.isel(column=border))
-    parity = xr.DataArray(
-        sci.indexes["row"].to_numpy() % 2 if odd_even_columns else np.zeros(sci.sizes["row"], int), dims="row"
-    )
-    end = xr.DataArray(high[border].astype(int) if by_end else np.zeros(border.size, int), dims="column")
-    n_parities, n_ends = 1 + odd_even_columns, 1 + by_end
-    usable = (flags & _DO_NOT_USE) == 0
-    if not by_end and not edgeless:
-        usable = usable & ((flags & _REFERENCE) != 0)
-    label = (parity * n_ends + end).astype(np.int8).where(usable, np.int8(-1)).transpose("row", "column")
-    (means,) = map_blocks(
-        clipped_means,
-        one_chunk(pixels, "row", "column"),
-        one_chunk(label, "row", "column"),
-        core=("row", "column"),
-        outputs=[(("integration", "group", "label"), np.float32)],
-        sizes={"label": n_parities * n_ends},
-        n_labels=n_parities * n_ends,
-        limit=float(siglimit),
-    )
-    levels = [
-        means.isel(label=slice(p * n_ends, (p + 1) * n_ends)).mean("label", skipna=True) for p in range(n_parities)
-    ]
-    known = np.isfinite(sum(levels))  # both parities, or neither
-    levels = [level.where(known, np.float32(0)) for level in levels]
-    return levels[-1].where(parity == 1, levels[0]).transpose("integration", "group", "row")
-
-
-def estimate_side_signal(sci: xr.DataArray, pixeldq: xr.DataArray, length: int = 11) -> xr.DataArray:
-    """Return the running median of the reference rows at both sides, averaged.
-
-    Parameters
-    ----------
-    sci : DataArray
-        (integration, group, row, column) float32 [DN], levels already subtracted.
-    pixeldq : DataArray
-        (row, column) uint32.
-    length : int
-        Columns in the window, odd.
-
-    Returns
-    -------
-    DataArray
-        (integration, group, column) float32 [DN]; the one side where the other has no good pixel, 0
-        where neither has.
-    """
-    row = sci.indexes["row"].to_numpy()
-    sides = []
-    for rows in (np.flatnonzero(row < REFERENCE_BORDER), np.flatnonzero(row >= DETECTOR_SIZE - REFERENCE_BORDER)):
-        if rows.size == 0:
-            continue
-        side = slice(int(rows[0]), int(rows[-1]) + 1)
-        good = (unlabelled(pixeldq.isel(row=side)) & _DO_NOT_USE) == 0
-        (median,) = map_blocks(
-            running_median,
-            one_chunk(unlabelled(sci.isel(row=side)), "row", "column"),
-            one_chunk(good, "row", "column"),
-            core=("row", "column"),
-            outputs=[(("integration", "group", "column"), np.float32)],
-            length=length,
-        )
-        sides.append(median)
-    if not sides:
-        return unlabelled(xr.zeros_like(sci.isel(row=0, drop=True)))
-    return xr.concat(sides, "side").mean("side", skipna=True).fillna(0).astype(np.float32)
+    sigreject: float,
+    gaussmooth: float,
+    halfwidth: int,
+) -> tuple[dict[int, xr.DataArray], dict[str, xr.DataArray]]:
+    """Return the rows of all outputs less the filtered side signal, and the gains of the filters."""
+    rows = np.concatenate([band.indexes["row"].to_numpy() for band in bands.values()])
+    sides = read_sides(_joined(list(bands.values())).assign_coords(row=rows), pixeldq, detector, sigreject=sigreject)
+    if sirskernel is None:
+        kernels = estimate_side_kernels([bands[k] for k in sorted(bands)], sides, pixeldq, halfwidth=halfwidth)
+    else:
+        kernels = side_kernels(sirskernel, detector, gaussmooth=gaussmooth, halfwidth=halfwidth)
+    signal = settle(filtered_sides(sides, kernels, detector))
+    cleaned, gains = {}, {}
+    for number, band in bands.items():
+        cleaned[number] = (unlabelled(band) - signal.isel(output=number - 1)).assign_coords(band.coords)
+        gain = kernels.isel(output=number - 1).sum()
+        gain.attrs = {"long_name": f"gain of side reference pixels, output {number}", "keyword": f"RPGAIN{number}"}
+        gains[f"reference_side_gain_{number}"] = gain
+    return cleaned, gains

@@ -8,15 +8,19 @@ __all__ = ["clipped_means", "running_median"]
 
 
 @kernel
-def clipped_means(sci: np.ndarray, label: np.ndarray, n_labels: int, limit: float) -> np.ndarray:  # pragma: no cover
-    """Return the iteratively clipped mean of the pixels of each label, frame by frame.
+def clipped_means(
+    sci: np.ndarray, label: np.ndarray, n_labels: int, limit: float
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
+    """Return the iteratively clipped mean of the pixels of each label, frame by frame, and its variance.
 
     ``sci`` (integration, group, row, column) float32; ``label`` (row, column) int8, negative where a
     pixel is not used. Values beyond ``limit`` population standard deviations from the mean are
-    dropped until none is. Returns (integration, group, label) float32, NaN for a label without pixels.
+    dropped until none is. Returns the means and the squared standard errors of them that the scatter of the
+    kept values gives, (integration, group, label) float32, NaN for a label without pixels.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape
-    out = np.full((n_integrations, n_groups, n_labels), np.nan, dtype=np.float32)
+    means = np.full((n_integrations, n_groups, n_labels), np.nan, dtype=np.float32)
+    variances = np.full((n_integrations, n_groups, n_labels), np.nan, dtype=np.float32)
     values = np.empty(n_rows * n_columns, dtype=np.float64)
     for i in range(n_integrations):
         for g in range(n_groups):
@@ -29,6 +33,7 @@ def clipped_means(sci: np.ndarray, label: np.ndarray, n_labels: int, limit: floa
                             n += 1
                 before = n + 1
                 mean = np.nan
+                square = np.nan
                 while 0 < n < before:
                     before = n
                     mean = 0.0
@@ -44,8 +49,9 @@ def clipped_means(sci: np.ndarray, label: np.ndarray, n_labels: int, limit: floa
                         if mean - width <= values[k] <= mean + width:
                             values[n] = values[k]
                             n += 1
-                out[i, g, wanted] = mean
-    return out
+                means[i, g, wanted] = mean
+                variances[i, g, wanted] = square / max(before - 1, 1) / max(before, 1)
+    return means, variances
 
 
 @kernel

@@ -13,7 +13,8 @@ from nsxr.errors import InputFileError, MissingReferenceError, ParameterError, R
 from nsxr.io.fits_headers import FitsFile
 from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
 from nsxr.model.readout import Readout
-from nsxr.references.files import ANY, TYPES, open_reference, region, scan_reference
+from nsxr.references.files import ANY, OPTIONAL, TYPES, open_reference, region, scan_reference
+from nsxr.references.sirs_kernels import open_sirs_kernel
 
 __all__ = ["open_references"]
 
@@ -60,7 +61,8 @@ def open_references(
     overrides : mapping of str to path, optional
         Paths by type that win over ``source``.
     types : iterable of str, optional
-        Types wanted; default all of stage 1. IRS2 weights are left out for other readouts.
+        Types wanted; default all that stage 1 needs. IRS2 weights are left out for other readouts; filters of side
+        reference pixels (``sirskernel``) are opened if they are given by path.
     storage_options : mapping, optional
         How the stores behind URLs are reached, see :func:`nsxr.open_exposure`.
 
@@ -84,9 +86,10 @@ def open_references(
     readout = Readout.from_header(exposure.attrs)
     wanted = [t for t in (TYPES if types is None else tuple(types)) if t != "refpix" or readout.is_irs2]
     given = {**(source if isinstance(source, Mapping) else {}), **(overrides or {})}
-    unknown = [t for t in [*given, *wanted] if t not in TYPES]
+    unknown = [t for t in [*given, *wanted] if t not in (*TYPES, *OPTIONAL)]
     if unknown:
-        raise ParameterError(f"unknown reference types {', '.join(unknown)}; known: {', '.join(TYPES)}")
+        raise ParameterError(f"unknown reference types {', '.join(unknown)}; known: {', '.join((*TYPES, *OPTIONAL))}")
+    wanted = [t for t in wanted if t in TYPES]
     options = StorageOptions(storage_options)
     opened: dict[str, FitsFile] = {}
     names: dict[str, str] = {}
@@ -104,6 +107,8 @@ def open_references(
     references = {kind: open_reference(kind, opened[kind], exposure) for kind in wanted if kind in opened}
     for kind, name in names.items():
         references[kind].attrs["filename"] = name
+    if "sirskernel" in given:
+        references["sirskernel"] = open_sirs_kernel(given["sirskernel"], readout.detector)
     for kind, file in opened.items():
         logger.debug("%s: %s", kind, file.path)
     return references

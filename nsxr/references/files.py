@@ -20,12 +20,15 @@ from nsxr.model.chunking import block_chunks, in_chunks
 from nsxr.model.dq import recode
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
 
-__all__ = ["ANY", "TYPES", "open_reference", "region", "scan_reference"]
+__all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "scan_reference"]
 
 logger = logging.getLogger(__name__)
 
 TYPES = ("mask", "saturation", "superbias", "refpix", "linearity", "dark", "gain", "readnoise")
-"""Reference types of stage 1."""
+"""Reference types that stage 1 needs."""
+
+OPTIONAL = ("sirskernel",)
+"""Reference types that steps take if they are given."""
 
 ANY = ("", "ANY", "N/A", "GENERIC")
 """Values by which a reference says that a keyword does not matter."""

@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from nsxr.corrections.refpix import estimate_side_signal, subtract_reference_pixels
+from nsxr.corrections.refpix import subtract_reference_pixels
+from nsxr.corrections.side_reference import estimate_side_signal
 from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.kernels.reference_pixels import clipped_means
 from nsxr.testing import assert_lazy_and_chunk_invariant
@@ -17,16 +18,17 @@ def test_clipped_mean_is_that_of_scipy(rng):
     sci = rng.normal(10, 2, (2, 3, 40, 8)).astype(np.float32)
     sci[:, :, 5:8] += 50
     label = rng.integers(-1, 3, (40, 8)).astype(np.int8)
-    means = clipped_means(sci, label, 4, 3.0)
+    means, variances = clipped_means(sci, label, 4, 3.0)
     for i, g, k in np.ndindex(2, 3, 3):
         clipped = stats.sigmaclip(sci[i, g][label == k].astype(np.float64), 3, 3).clipped
         assert means[i, g, k] == pytest.approx(clipped.mean(), rel=1e-6)
+        assert variances[i, g, k] == pytest.approx(stats.sem(clipped) ** 2, rel=1e-5)
     assert np.isnan(means[..., 3]).all()
 
 
 def test_constant_pixels_have_their_own_mean():
     sci = np.full((1, 1, 4, 4), 0.1, np.float32)
-    assert clipped_means(sci, np.zeros((4, 4), np.int8), 1, 3.0)[0, 0, 0] == np.float32(0.1)
+    assert clipped_means(sci, np.zeros((4, 4), np.int8), 1, 3.0)[0][0, 0, 0] == np.float32(0.1)
 
 
 @pytest.fixture
@@ -43,8 +45,9 @@ def full_frame(make_exposure, rng):
     return make
 
 
+@pytest.mark.parametrize("shrink", [False, True])
 @pytest.mark.parametrize("detector", ["NRS1", "NRS2"])
-def test_levels_of_amplifiers_and_parities_vanish(full_frame, detector, chunkings):
+def test_levels_of_amplifiers_and_parities_vanish(full_frame, detector, shrink):
     exposure = full_frame(detector)
     level = np.arange(24.0).reshape(3, 4, 2) * 10  # group, amplifier, parity
     rows = np.arange(2048)
@@ -57,6 +60,7 @@ def test_levels_of_amplifiers_and_parities_vanish(full_frame, detector, chunking
         exposure,
         chunkings=({"row": 512}, {"row": 700, "group": 1}),
         use_side_ref_pixels=False,
+        shrink_levels=shrink,
     )
     difference = result["sci"].values - clean
     by_band = difference.reshape(3, 4, 256, 2, 40)
@@ -123,7 +127,9 @@ def test_subarray_levels_by_absolute_parity(make_exposure, rng, chunkings, detec
     exposure = subarray(make_exposure, rng, "SUB2048", 2048, 0, detector)
     exposure["pixeldq"][3, 0] |= 1
     exposure["sci"][:, :, 3, 0] = 1e6  # flagged, so it does not matter
-    result = assert_lazy_and_chunk_invariant(subtract_reference_pixels, exposure, chunkings=chunkings)
+    result = assert_lazy_and_chunk_invariant(
+        subtract_reference_pixels, exposure, chunkings=chunkings, shrink_levels=False
+    )
     good = exposure["pixeldq"].values == REFERENCE
     twin = exposure["sci"].values.astype(np.float64)
     for i, g, p in np.ndindex(2, 3, 2):
@@ -155,5 +161,7 @@ def test_irs2_needs_its_reference(make_exposure):
 
 
 def test_limit_must_be_positive(make_exposure):
-    with pytest.raises(ParameterError, match="positive"):
+    with pytest.raises(ParameterError, match="siglimit=0 must be positive"):
         subtract_reference_pixels(make_exposure(np.zeros((1, 2, 4, 4))), siglimit=0)
+    with pytest.raises(ParameterError, match="'mean', expected 'median' or 'sirs'"):
+        subtract_reference_pixels(make_exposure(np.zeros((1, 2, 4, 4))), refpix_algorithm="mean")

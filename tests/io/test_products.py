@@ -18,7 +18,7 @@ from nsxr.io.fits_tables import TIME_COLUMNS
 from nsxr.io.products import _Output, product_paths, write_products
 from nsxr.io.progress import compute
 from nsxr.model.history import record
-from nsxr.simulate import small_exposure
+from nsxr.simulate import Artifacts, small_exposure
 from nsxr.testing import count_computes
 
 INTEGRATIONS, GROUPS, ROWS, COLUMNS = 4, 3, 6, 8
@@ -382,7 +382,9 @@ def test_distributed(tmp_path):
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_numbers_known_late_reach_the_header(tmp_path, lazy):
-    small = small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=6, columns=32, seed=4)
+    small = small_exposure(
+        readout="NRSRAPID", subarray="SUB512S", groups=6, columns=32, artifacts=Artifacts(cosmic_rays=2000)
+    )
     exposure = small.exposure.chunk({"row": 8}).assign_coords(small.exposure.coords) if lazy else small.exposure
     tree = detector1(exposure, small.references)
     (path, _) = write_products(tree, tmp_path, "x", progress=False)

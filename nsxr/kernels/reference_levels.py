@@ -1,0 +1,197 @@
+"""Levels of reference pixels, of which no more is kept than what exceeds their uncertainty."""
+
+import numpy as np
+
+from nsxr.kernels.reference_pixels import clipped_means
+
+__all__ = ["EVIDENCE", "shrinkage", "shrunken_levels"]
+
+EVIDENCE = ("level_kept", "offset", "offset_scatter", "offset_kept")
+"""What is reported: the share of the variation of the common level that is subtracted; the constant part of the
+offset between the parities; the scatter of this offset from group to group beyond the uncertainty of an estimate; and
+the share of its variation that is subtracted."""
+
+CAUTION = 2.6
+"""Standard deviations by which a scatter has to exceed that of pure noise before anything is subtracted: of exposures
+without any common noise 0.5 % pass it by chance."""
+
+_LIT = 2.0
+"""Rows of more than this many times the variance of dark rows have light in them. Photons of the rms of the read noise
+in each group double it; with 30 differences of dark pixels the estimate scatters by a quarter."""
+
+_DARK = 0.25
+"""Quantile of the rows that counts as dark: a trace may fill three quarters of a subarray."""
+
+
+def shrinkage(square: float, noise: float, freedom: int) -> float:
+    r"""Return the factor on estimates that keeps what they tell and drops their noise.
+
+    Parameters
+    ----------
+    square : float
+        Mean square of the estimates.
+    noise : float
+        Mean variance of one of them.
+    freedom : int
+        Independent estimates.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
+    Notes
+    -----
+    With estimates of variance :math:`e^2` of values that scatter by :math:`s`, the factor
+    :math:`s^2 / (s^2 + e^2)` leaves least. The denominator is the mean square of the estimates. As that of few
+    estimates of nothing scatters much, the factor is 0 below the quantile of :math:`\chi^2` to which
+    :data:`CAUTION` belongs, here by the cube root that makes it normal.
+
+    References
+    ----------
+    Efron & Morris 1973, J. Am. Stat. Assoc. 68, 117. Wilson & Hilferty 1931, Proc. Natl. Acad. Sci. 17, 684.
+    """
+    if freedom < 1:
+        return 0.0
+    width = 2 / (9 * freedom)
+    if not square > (1 - width + CAUTION * np.sqrt(width)) ** 3 * noise:
+        return 0.0
+    return 1 - noise / square
+
+
+def shrunken_levels(
+    pixels: np.ndarray,
+    label: np.ndarray,
+    *,
+    n_parities: int,
+    limit: float,
+    is_lit: bool,
+    by_ends: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the levels of one output in all groups of an exposure.
+
+    Parameters
+    ----------
+    pixels : (integration, group, row, column) float32
+        The columns of reference pixels.
+    label : (row, column) int8
+        Twice the parity of the row, plus 1 at the upper end of the columns; negative where a pixel is not used.
+    n_parities : int
+        1 if parities share a level, else 2.
+    limit : float
+        Clipping limit [standard deviations].
+    is_lit : bool
+        Whether light falls on the pixels. Then rows that are noisier than dark ones are left out, and of the mean
+        slopes of pixels in the exposure only that of rows without more light than others counts as a drift of the
+        level, and that only if light, which is positive, cannot be why, or if levels that vary at random explain it.
+    by_ends : bool
+        Whether the common level, too, has the uncertainty that the difference of both ends shows. The offset
+        between parities always has.
+
+    Returns
+    -------
+    levels : (integration, group, parity) float32
+        0 where a parity has no pixels.
+    evidence : (4,) float64
+        As named in :data:`EVIDENCE`; NaN where there is nothing to tell.
+
+    Notes
+    -----
+    Groups are compared after each pixel's mean in the integration was subtracted, so that neither reset noise nor a
+    pattern of the bias takes part; integrations by these means. Each of the three parts, exposure, integrations and
+    groups, has its own :func:`shrinkage`.
+
+    The noise of an estimate is that which the scatter of pixels gives, or the one that the two ends show, if that
+    is more: noise that is slow enough to be common to the pixels of one end, but not to a frame, averages as two values
+    do.
+    """
+    n_integrations, n_groups = pixels.shape[:2]
+    base = pixels.mean(1, dtype=np.float64, keepdims=True).astype(np.float32)
+    deviation = pixels - base
+    time = (np.arange(n_groups) - (n_groups - 1) / 2).astype(np.float32)
+    lever = n_integrations * float((time**2).sum())
+    if is_lit and n_groups > 1:
+        slope = np.einsum("igrc,g->rc", deviation, time, dtype=np.float64) / lever
+        deviation -= slope.astype(np.float32) * time[:, None, None]
+        label = np.where(_is_dark(deviation)[:, None], label, np.int8(-1))
+    count = np.bincount(label[label >= 0], minlength=2 * n_parities).reshape(n_parities, 2)
+    ends = (count > 0).all(0)
+    if not ends.any() and (count > 0).any(1).all():
+        label = np.where(label >= 0, label & ~np.int8(1), label)  # each parity at another end
+        count = np.stack([count.sum(1), np.zeros(n_parities, count.dtype)], 1)
+        ends = np.array([True, False])
+    if not ends.any():
+        return np.zeros((n_integrations, n_groups, n_parities), np.float32), np.full(len(EVIDENCE), np.nan)
+    weight = count.sum(0) * ends / count.sum(0)[ends].sum()
+    of_exposure = _Parts(base, label, n_parities, limit, weight)
+    of_groups = _Parts(deviation, label, n_parities, limit, weight)
+    if is_lit and n_groups > 1:
+        square = (of_groups.values[0] ** 2).sum() / max(n_integrations * (n_groups - 1) - 1, 1)
+        rms = float(np.sqrt(square / lever))
+        of_groups.values[0] += _drift(np.where(label >= 0, slope, np.nan), rms) * time
+    freedom = n_integrations * (n_groups - 1)
+    if is_lit:
+        freedom //= 2  # photons make a random walk, of which groups are no independent samples
+    levels = np.zeros((n_integrations, n_groups, n_parities))
+    evidence = np.full(len(EVIDENCE), np.nan)
+    for part, signs in enumerate(((1.0, 1.0), (-0.5, 0.5))[:n_parities]):
+        means, noise = of_exposure.values[part], float(of_exposure.noise[part].mean())
+        mean = float(means.mean())
+        constant = shrinkage(mean**2, noise, 1) * mean
+        between = means - mean
+        varying = between * shrinkage(float((between**2).mean()), noise, n_integrations - 1)
+        groups, noise = of_groups.values[part], float(of_groups.noise[part].mean())
+        from_ends = float(of_groups.between_ends[part].mean()) if part == 1 or by_ends else 0.0
+        square = float((groups**2).mean())
+        if part == 0:  # its drifts are real if pixels do not explain them, though ends may know little of the rest
+            kept = shrinkage(square, noise, freedom)
+            kept = min(kept, max(0.0, 1 - from_ends / square)) if kept else 0.0
+        else:
+            kept = shrinkage(square, max(noise, from_ends), freedom // 2 if from_ends > noise else freedom)
+        noise = max(noise, from_ends)
+        levels += (constant + varying + groups * kept)[..., None] * np.array(signs[:n_parities])
+        if part == 0:
+            evidence[0] = kept
+        else:
+            evidence[1:] = constant, np.sqrt(max(0.0, square - noise)), kept
+    return levels.astype(np.float32), evidence
+
+
+class _Parts:
+    """Common level and offset of parities, (part, integration, group): values, their variance, that from both ends."""
+
+    def __init__(
+        self, pixels: np.ndarray, label: np.ndarray, n_parities: int, limit: float, weight: np.ndarray
+    ) -> None:
+        means, variances = clipped_means(pixels, label, 2 * n_parities, limit)
+        shape = (*means.shape[:2], n_parities, 2)
+        used = np.flatnonzero(weight)
+        mean = means.reshape(shape).astype(np.float64)[..., used]
+        variance = variances.reshape(shape).astype(np.float64)[..., used]
+        weight = weight[used]
+        parts = [mean.mean(2)] + ([mean[:, :, 1] - mean[:, :, 0]] if n_parities == 2 else [])
+        errors = [variance.sum(2) / n_parities**2] + ([variance.sum(2)] if n_parities == 2 else [])
+        of_end = np.stack(parts)
+        self.values = of_end @ weight
+        self.noise = np.stack(errors) @ weight**2
+        apart = of_end[..., -1] - of_end[..., 0]
+        self.between_ends = apart**2 / 2 * (weight**2).sum()
+
+
+def _is_dark(deviation: np.ndarray) -> np.ndarray:
+    """Return which rows have no more noise than dark ones, (row,) bool."""
+    steps = np.diff(deviation, axis=1)
+    variance = np.median((steps.astype(np.float64) ** 2).mean((0, 1)), axis=1)
+    dark: np.ndarray = variance <= _LIT * np.quantile(variance, _DARK)
+    return dark
+
+
+def _drift(slope: np.ndarray, rms: float) -> float:
+    """Return the slope of the level, from those of (row, column) pixels; 0 if it is too much to have this rms."""
+    slope = slope[np.isfinite(slope).any(1)]
+    of_rows = np.nanmedian(slope, axis=1)
+    width = 1.48 * np.nanmedian(np.abs(slope - of_rows[:, None])) / np.sqrt(slope.shape[1])
+    # light only adds: 0.7 widths from the lower quartile to the median, and 3 more for noise
+    dark = of_rows <= np.quantile(of_rows, _DARK) + 3.7 * width
+    drift = float(of_rows[dark].mean())
+    return drift if drift <= 3 * rms else 0.0
