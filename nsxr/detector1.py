@@ -78,7 +78,7 @@ STEPS: Mapping[str, Step] = {
     "linearity": Step((correct_linearity,), ("linearity",)),
     "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
     "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
-    "clean_flicker_noise": Step((clean_flicker_noise,), options=(("fit_method", None),)),
+    "clean_flicker_noise": Step((clean_flicker_noise,), options=(("fit_method", "off"),)),
     "persistence": Step((flag_persistence,)),
     "ramp_fit": Step((fit_ramps,), ("readnoise", "gain"), (("rescale_read_noise", False),)),
     "gain_scale": Step((scale_gain,), ("gain",)),
@@ -261,8 +261,8 @@ def _after_jumps(
     of_flicker = settings["clean_flicker_noise"]
     if "clean_flicker_noise" in skip:
         cleaned = record_skip(ramps, "clean_flicker_noise", "on request")
-    elif of_flicker.get("fit_method") is None:
-        cleaned = record_skip(ramps, "clean_flicker_noise", "off, no fit_method was given")
+    elif of_flicker.get("fit_method", "off") == "off":
+        cleaned = record_skip(ramps, "clean_flicker_noise", "fit_method is off")
     elif ramps.sizes["group"] < 2:
         cleaned = record_skip(ramps, "clean_flicker_noise", "1 group, at least 2 are needed; clean the rates")
     else:
