@@ -1,39 +1,54 @@
 """Correlated noise of known truth, cleaned in several ways; print one table.
 
-    python ci/flicker.py [--seed 1] [--groups 7] [ROW...]
+    python ci/flicker.py [--peer FOLDER] [--seed 1] [--groups 7] [ROW...]
 
 Every row is an exposure: simulated with the published amplitudes of the noise (``Artifacts``), its reference pixels
 used as stage 1 does, everything else left away that is no noise. What is measured is what cleaning leaves in the
 differences of groups, less the light that was put in:
 
 - *left*: correlated noise in lit pixels, rms, relative to what was there before cleaning;
-- *column*: rms of the mean over the rows of a trace, column by column, in electrons of a group;
+- *column*: rms of the mean over the rows with light, column by column, in electrons of a group;
 - *bias*: mean of lit pixels less that of dark ones and less the light, relative to the light, in percent;
 - *steps*: rms of the difference of odd and even rows in an output and group (alternating columns), before and after;
 - *pull*: rms of the residual over the deviation that is claimed, in lit pixels, and in dark ones;
 - *seconds* of processor time for a frame, everything that belongs to the method included.
 
-Methods: ``none``; ``median``, ``channel`` and ``fft`` in the manner of the observatory's pipeline, with its mask;
-``nsxr``; ``oracle``: the conditional mean for the mask of what was really dark, with the spectrum found in the noise of
-all pixels, without gaps and without light, and solved to the end.
+Methods: ``none``; ``median``, ``channel`` (median, each output by itself) and ``fft`` of the observatory's pipeline,
+run in an environment of its own, with the true mask; for series also after the median image, scaled by the true light
+curve, was subtracted (``median image``, ``fft image``); ``nsxr``; ``oracle``: the conditional mean for the mask of what
+was really dark, with the spectrum found in the noise of all pixels, without gaps and without light, and solved to the
+end; for series all pixels count, with the photon noise of the true light. Series have photon noise, which is
+taken out of *left* and *column*.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
 
-import nsxr
-from nsxr.corrections.flicker_frames import frames_of
-from nsxr.kernels.flicker import Solver, series_length, to_image, to_series
-from nsxr.kernels.noise_spectrum import binned_power, fit_densities
-from nsxr.model.readout import Readout
-from nsxr.simulate import QUIET, Artifacts, small_exposure
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "peer")]
 
-METHODS = ("none", "nsxr", "oracle")
+from compare_all import peer_python  # noqa: E402
+
+import nsxr  # noqa: E402
+from nsxr.corrections.flicker_frames import frames_of  # noqa: E402
+from nsxr.kernels.flicker import Solver, series_length, to_image, to_series  # noqa: E402
+from nsxr.kernels.noise_spectrum import binned_power, fit_densities  # noqa: E402
+from nsxr.model.readout import Readout  # noqa: E402
+from nsxr.simulate import QUIET, Artifacts, small_exposure  # noqa: E402
+
 NOISE = ("white_noise", "pedestal", "common_pink", "output_pink", "alternating_columns", "picture_frame", "reset_noise")
+
+FAINT = {"full_well": 500.0, "photon_noise": True}
+"""A trace of 50 electrons a group, so that read noise matters, with its photon noise."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,8 @@ ROWS = {
     "swing": Row(scene="MOS", swing=0.7),
     "wrong mask": Row(scene="MOS", wrong=0.1),
     "allslits": Row(subarray="ALLSLITS", scene="FS"),
-    "bots 2048": Row(subarray="SUB2048", scene="BOTS", integrations=40, groups=5),
-    "bots 512": Row(subarray="SUB512", scene="BOTS", integrations=80, groups=5),
+    "bots 2048": Row(subarray="SUB2048", scene="BOTS", integrations=40, groups=5, artifacts=FAINT),
+    "bots 512": Row(subarray="SUB512", scene="BOTS", integrations=80, groups=5, artifacts=FAINT),
 }
 
 
@@ -79,6 +94,7 @@ class Exposure:
     ramps: xr.Dataset
     light: np.ndarray
     gain: float
+    has_photons: bool = False
 
     @property
     def residual(self) -> np.ndarray:
@@ -119,7 +135,8 @@ def _simulate(row: Row, seed: int, groups: int) -> Exposure:
     truth = made.truth
     gain = float(references["gain"]["sci"].mean())
     light = truth["rate"].values / gain * Readout.from_header(raw.attrs).group_time
-    return Exposure(ramps, light * truth["light_curve"].values[:, None, None, None], gain)
+    curve = truth["light_curve"].values[:, None, None, None]
+    return Exposure(ramps, light * curve, gain, artifacts.photon_noise)
 
 
 def oracle(exposure: Exposure, is_dark: np.ndarray) -> np.ndarray:
@@ -133,6 +150,9 @@ def oracle(exposure: Exposure, is_dark: np.ndarray) -> np.ndarray:
     power = np.mean([binned_power(to_series(frame, order, length)) for frame in flat], axis=0)
     densities = fit_densities(power, len(flat), everywhere)
     weight = to_series((is_dark & known).astype(np.float32), order, length)
+    if exposure.has_photons:
+        photons = exposure.light.mean((0, 1)) / exposure.gain
+        weight = to_series((known / (1 + photons / (2 * 27 / exposure.gain**2))).astype(np.float32), order, length)
     solver = Solver(densities, len(order.rows), (40, 30, 15), 0)
     found = [to_image(solver.noise(to_series(frame, order, length), weight), order) for frame in flat]
     return np.array(found).reshape(residual.shape)
@@ -147,15 +167,28 @@ def nsxr_noise(exposure: Exposure, mask: xr.DataArray | None) -> tuple[np.ndarra
     return found["noise"].values, white + change
 
 
-def noise_of(
-    method: str, exposure: Exposure, is_dark: np.ndarray, mask: xr.DataArray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the noise that a method finds in the differences, and the variance that it claims."""
-    if method == "none":
-        return np.zeros_like(exposure.residual), None
-    if method == "oracle":
-        return oracle(exposure, is_dark), None
-    return nsxr_noise(exposure, mask)
+def peer_noise(
+    python: Path, exposure: Exposure, is_dark: np.ndarray, with_image: bool
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Return the noise that the peer's methods find in the differences, and their seconds for a frame."""
+    frames = np.diff(exposure.ramps["sci"].values, axis=1)
+    known = (exposure.ramps["pixeldq"].values & 1) == 0
+    dark, light = is_dark & known, 0.0
+    if with_image:
+        factor = exposure.light.mean((1, 2, 3), keepdims=True) / exposure.light.mean()
+        light, dark = np.median(frames / factor, axis=0) * factor, known
+    values = (frames - light).reshape(-1, *is_dark.shape).astype(np.float32)
+    header = exposure.ramps.attrs
+    about = {"detector": header["DETECTOR"], "subarray": header["SUBARRAY"]}
+    with TemporaryDirectory(prefix="flicker-") as folder:
+        for name, array in (("frames", values), ("mean", values.mean(0)), ("dark", dark)):
+            np.save(Path(folder, f"{name}.npy"), array)
+        about["background"] = "none" if with_image else "median"
+        Path(folder, "about.json").write_text(json.dumps(about), "utf-8")
+        subprocess.run([python, HERE / "peer" / "run_flicker.py", folder], check=True)
+        seconds = json.loads(Path(folder, "seconds.json").read_text("utf-8"))
+        noises = {name: np.load(Path(folder, f"{name}.npy")).reshape(frames.shape) for name in seconds}
+    return {f"{name} image" if with_image else name: (noises[name], seconds[name]) for name in seconds}
 
 
 def measure(exposure: Exposure, noise: np.ndarray, variance: np.ndarray | None, white: float) -> dict[str, float]:
@@ -168,17 +201,20 @@ def measure(exposure: Exposure, noise: np.ndarray, variance: np.ndarray | None, 
     dark = (light < 0.01) & ~border
     lit = lit if lit.any() else dark
 
-    def correlated(residual: np.ndarray) -> float:
-        return float(np.sqrt(max((residual[..., lit] ** 2).mean() - white, 0)))
+    photons = light / exposure.gain * exposure.has_photons
 
-    trace = light > 0.2 * light.max(axis=0) if light.any() else np.ones_like(lit)
-    rows = np.where(trace & lit, 1.0, np.nan)
+    def correlated(residual: np.ndarray) -> float:
+        return float(np.sqrt(max((residual[..., lit] ** 2).mean() - white - photons[lit].mean(), 0)))
+
+    trace = light > np.maximum(0.005 * light.max(axis=0), 0.01) if light.any() else np.ones_like(lit)
+    rows = np.where(trace & ~border, 1.0, np.nan)
 
     def columns(residual: np.ndarray) -> float:
         with np.errstate(invalid="ignore"):
             count = np.nansum(rows, axis=0)
             means = np.nansum(residual * rows, axis=-2)[..., count > 0] / count[count > 0]
-        return float(means.std() * exposure.gain / np.sqrt(2))
+            known = (np.nansum(photons * rows, axis=0)[count > 0] / count[count > 0] ** 2).mean()
+        return float(np.sqrt(max(means.var() - known, 0)) * exposure.gain / np.sqrt(2))
 
     amplifiers = np.asarray(exposure.ramps["amplifier"].values)
 
@@ -199,7 +235,9 @@ def measure(exposure: Exposure, noise: np.ndarray, variance: np.ndarray | None, 
     if variance is not None:
         for name, where in (("lit", lit), ("dark", dark)):
             level = np.median(after[..., dark])
-            result[f"pull {name}"] = float(np.sqrt(((after[..., where] - level) ** 2).mean() / variance[where].mean()))
+            result[f"pull {name}"] = float(
+                np.sqrt(((after[..., where] - level) ** 2).mean() / (variance + photons)[where].mean())
+            )
     return result
 
 
@@ -207,9 +245,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("rows", nargs="*")
+    parser.add_argument("--peer", type=Path, help="environment of the peer; made if it is missing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--groups", type=int, default=7)
     arguments = parser.parse_args()
+    python = peer_python(arguments.peer)
     for name in arguments.rows or ROWS:
         row = ROWS[name]
         exposure = simulate(row, arguments.seed, arguments.groups)
@@ -221,12 +261,20 @@ def main() -> None:
             random = np.random.default_rng(arguments.seed)
             labels = {d: exposure.ramps[d] for d in ("row", "column")}
             mask = xr.DataArray(is_dark | (random.random(is_dark.shape) < row.wrong), labels, ("row", "column"))
-        for method in METHODS:
-            start = time.process_time()
-            noise, variance = noise_of(method, exposure, is_dark, mask)
-            seconds = (time.process_time() - start) / noise[..., 0, 0].size
-            found = measure(exposure, noise, variance, white)
-            line = " | ".join(f"{key} {value:.4g}" for key, value in found.items())
+        zeros = np.zeros_like(exposure.residual)
+        results: dict[str, tuple[np.ndarray, np.ndarray | None, float]] = {"none": (zeros, None, 0.0)}
+        images = (False, True) if row.integrations >= 10 else (False,)
+        given = is_dark if mask is None else mask.values
+        for with_image in images:
+            found = peer_noise(python, exposure, given, with_image)
+            results |= {method: (noise, None, seconds) for method, (noise, seconds) in found.items()}
+        start = time.process_time()
+        noise, variance = nsxr_noise(exposure, mask)
+        results["nsxr"] = noise, variance, (time.process_time() - start) / noise[..., 0, 0].size
+        results["oracle"] = oracle(exposure, is_dark), None, np.nan
+        for method, (noise, variance, seconds) in results.items():
+            columns = measure(exposure, noise, variance, white)
+            line = " | ".join(f"{key} {value:.4g}" for key, value in columns.items())
             print(f"{name} | {method} | {line} | seconds {seconds:.2f}", flush=True)
 
 
