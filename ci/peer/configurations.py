@@ -120,6 +120,7 @@ def simulate_command(configuration: Configuration, folder: Path) -> list[str]:
 LIKE_PEER = (
     "saturation.partial_saturation=scaled",
     "refpix.shrink_levels=False",
+    "refpix.bad_pairs=peer",
     "jump.snowball_algorithm=ellipse",
     "ramp_fit.algorithm=ols",
 )

@@ -46,6 +46,7 @@ def subtract_reference_pixels(
     sigreject: float = 4.0,
     gaussmooth: float = 1.0,
     halfwidth: int = 30,
+    bad_pairs: str = "robust",
     ovr_corr_mitigation_ftr: float = 3.0,
 ) -> xr.Dataset:
     """Subtract bias drifts and correlated noise as seen by the reference pixels.
@@ -88,15 +89,17 @@ def subtract_reference_pixels(
         ``"sirs"``: standard deviation of the Gaussian that smooths kernels of a reference [lines].
     halfwidth : int
         ``"sirs"``: lines to each side of the centre of a kernel.
+    bad_pairs : {"robust", "peer"}
+        IRS2: which pairs of interleaved reference pixels are bad, and whether they are left out or replaced.
     ovr_corr_mitigation_ftr : float
-        IRS2: limit beyond which interleaved reference pixels count as bad [standard deviations].
+        IRS2: limit beyond which pairs are bad with ``"peer"`` [standard deviations].
 
     Returns
     -------
     Dataset
         ``sci`` corrected, reference pixels themselves included. DQ does not change, except that IRS2
-        exposures lose their interleaved rows (``pixeldq`` and ``groupdq`` too). Where an amplifier
-        has no usable reference pixels of one parity it is left as it is.
+        exposures lose their interleaved rows (``pixeldq`` and ``groupdq`` too) and gain the numbers of bad pairs.
+        Where an amplifier has no usable reference pixels of one parity it is left as it is.
 
         With ``shrink_levels`` also, for each amplifier, float64 numbers that become keywords of products:
         ``reference_level_kept_1`` (RPKEEP1), the share of the variation of the level that was subtracted;
@@ -135,7 +138,9 @@ def subtract_reference_pixels(
     if "science_row" in exposure.coords:
         if refpix is None:
             raise MissingReferenceError("an IRS2 exposure needs a reference of type 'refpix' for its correction")
-        return subtract_interleaved_reference(exposure, refpix, ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr)
+        return subtract_interleaved_reference(
+            exposure, refpix, bad_pairs=bad_pairs, ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr
+        )
     readout = Readout.from_header(exposure.attrs)
     four_outputs = readout.n_outputs == 4
     sci, pixeldq = exposure["sci"], exposure["pixeldq"]

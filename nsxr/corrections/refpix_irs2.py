@@ -1,28 +1,34 @@
 """IRS2: subtract correlated noise by the interleaved reference pixels and the reference output."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.stats import sigma_clipped_stats
 
-from nsxr.errors import ReferenceFileError
+from nsxr.corrections.bad_interleaved import (
+    count_bad_interleaved,
+    find_bad_interleaved,
+    find_high_interleaved,
+    listed_interleaved,
+    replacement_rows,
+    rows_of_pairs,
+)
+from nsxr.errors import ParameterError, ReferenceFileError
 from nsxr.kernels import irs2 as loops
 from nsxr.kernels.reductions import sum_groups
 from nsxr.lazy import map_blocks, reduce_blocks, take_rows, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk
-from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import IRS2_ROWS, REFERENCE_BORDER, Readout, irs2_layout
 from nsxr.model.variables import check
 
-__all__ = ["find_bad_interleaved", "replacement_rows", "subtract_interleaved_reference"]
+__all__ = ["subtract_interleaved_reference"]
 
 SECTOR = IRS2_ROWS // 5
-_BAD_REFERENCE = np.uint32(PixelFlag.BAD_REF_PIXEL.value)
 _FILTER_EDGE, _FILTER_WIDTH = 32 * 2048 // 2 - 2500, 5000  # bins of a full frame's spectrum
 _FILTER_ITERATIONS = 3
-_PERIOD = 20  # rows from one block of interleaved reference pixels to the next
+_NEAR = 4  # blocks on each side, from which a first guess of samples that are left out is taken
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def _sector(output: int, detector: str) -> Sector:
 
 
 def subtract_interleaved_reference(
-    exposure: xr.Dataset, refpix: xr.Dataset, *, ovr_corr_mitigation_ftr: float = 3.0
+    exposure: xr.Dataset, refpix: xr.Dataset, *, bad_pairs: str = "robust", ovr_corr_mitigation_ftr: float = 3.0
 ) -> xr.Dataset:
     r"""Subtract correlated noise from a raw IRS2 exposure, and drop the interleaved rows.
 
@@ -72,6 +78,10 @@ def subtract_interleaved_reference(
     transforms are real and the weights made Hermitian, which is exact. The mean over groups, and
     hence an integration of one group, does not change.
 
+    Samples of bad pairs are left out: what the formula predicts from all others takes their place in
+    :math:`s_k`. At its fixed point this is the prediction from the good samples alone. One sample has little weight in
+    the prediction of itself, so one step from the mean of good neighbours gets there. In :math:`r` they are gaps.
+
     Parameters
     ----------
     exposure : Dataset
@@ -79,18 +89,26 @@ def subtract_interleaved_reference(
     refpix : Dataset
         ``alpha``, ``beta`` (output, frequency) complex64; optionally ``bad_output``, ``bad_parity``,
         ``bad_mask`` that list bad pairs of interleaved pixels.
+    bad_pairs : {"robust", "peer"}
+        What bad pairs are, and what becomes of them. ``robust``: those of
+        :func:`~nsxr.corrections.bad_interleaved.find_bad_interleaved`, left out of the integrations in which they are
+        bad. ``peer``, as the observatory's pipeline does: those of
+        :func:`~nsxr.corrections.bad_interleaved.find_high_interleaved` and of the list, replaced by neighbours in all
+        integrations.
     ovr_corr_mitigation_ftr : float
-        Limit of :func:`find_bad_interleaved` [standard deviations].
+        Limit of the rule ``peer`` [standard deviations].
 
     Returns
     -------
     Dataset
-        All variables with 2048 rows, ``row`` now being the detector row. Bad interleaved pixels are
-        replaced by neighbours before use; science rows are never overwritten. DQ of science pixels
-        does not change.
+        All variables with 2048 rows, ``row`` now being the detector row. Science rows are never overwritten. DQ of
+        science pixels does not change. With ``robust``, the numbers of
+        :func:`~nsxr.corrections.bad_interleaved.count_bad_interleaved` are added, lazy if the exposure is.
 
     Raises
     ------
+    ParameterError
+        If ``bad_pairs`` is unknown.
     ReferenceFileError
         If the weights do not have one value for each slot of a frame.
 
@@ -99,6 +117,8 @@ def subtract_interleaved_reference(
     Moseley et al. 2010, Proc. SPIE 7742; Rauscher et al. 2017, PASP 129, 105003.
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    if bad_pairs not in ("robust", "peer"):
+        raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'peer'")
     readout = Readout.from_header(exposure.attrs)
     n_slots = loops.SLOTS * exposure.sizes["column"]
     if refpix.sizes["frequency"] != n_slots:
@@ -109,20 +129,36 @@ def subtract_interleaved_reference(
     sci = unlabelled(exposure["sci"])
     mean = reduce_blocks(sum_groups, sci, "group", np.float64).sum("group") / sci.sizes["group"]
     mean = mean.astype(np.float32)
-    listed = _listed_bad(refpix, readout.detector) if "bad_mask" in refpix else None
+    is_patched = bad_pairs == "peer"
+    if is_patched:
+        high = find_high_interleaved(exposure, ovr_corr_mitigation_ftr)
+        if "bad_mask" in refpix:
+            high = high | listed_interleaved(refpix, readout.detector)
+    else:
+        found = find_bad_interleaved(exposure, refpix)
 
-    def parts(sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    def parts(output: int, sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
         # sector by sector, so that one output never waits for the pixels of another
         frames, means = (one_chunk(a.isel(row=sector.rows), "row", "column") for a in (sci, mean))
-        bad = _bad_in_sector(exposure, sector.rows, ovr_corr_mitigation_ftr)
-        if listed is not None:
-            bad = bad | listed.isel(row=sector.rows)
-        return frames, chunk_like(means, frames.isel(group=0)), one_chunk(bad, "row")
+        if is_patched:
+            bad = high.isel(row=sector.rows).expand_dims(integration=sci.sizes["integration"])
+        else:
+            bad = rows_of_pairs(found, output, readout.detector)
+        first = frames.isel(group=0)
+        (sources,) = map_blocks(
+            _sources,
+            chunk_like(one_chunk(bad, "row"), first.isel(column=0)),
+            core=("row",),
+            outputs=[(("integration", "row", "source"), np.int64)],
+            sizes={"source": 2},
+            is_patched=is_patched,
+        )
+        return frames, chunk_like(means, first), sources
 
     reference_sector = _sector(0, readout.detector)
     (spectrum,) = map_blocks(
         _reference_spectrum,
-        *parts(reference_sector),
+        *parts(0, reference_sector),
         core=("row", "column"),
         outputs=[(("integration", "group", "slot", "line"), np.complex64)],
         sizes=_spectrum_sizes(exposure.sizes["column"]),
@@ -134,7 +170,7 @@ def subtract_interleaved_reference(
         alpha, beta = (_folded(unlabelled(refpix[name].sel(output=output, drop=True))) for name in ("alpha", "beta"))
         (part,) = map_blocks(
             _correct_output,
-            *parts(sector),
+            *parts(output, sector),
             spectrum,
             alpha,
             beta,
@@ -156,129 +192,11 @@ def subtract_interleaved_reference(
     )
     stripped = stripped.assign(sci=science.assign_attrs(exposure["sci"].attrs))[list(exposure.data_vars)]
     stripped.attrs = dict(exposure.attrs)
-    parameters = {"ovr_corr_mitigation_ftr": ovr_corr_mitigation_ftr}
-    return record(stripped, "refpix", [refpix], parameters, sci=stripped["sci"])
-
-
-def find_bad_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.DataArray:
-    """Find bad interleaved reference pixels by statistics of their pairs.
-
-    The two pixels of a pair are read one after the other. For each output and integration, three
-    numbers of each pair (mean absolute difference, mean, standard deviation, over all groups and
-    columns) are compared with those of the other pairs: a pair is bad if one lies more than
-    ``n_sigma`` clipped standard deviations above their clipped mean. A pair that is bad in one
-    integration, or has BAD_REF_PIXEL anywhere in ``pixeldq``, is bad in all.
-
-    Parameters
-    ----------
-    exposure : Dataset
-        ``sci`` (integration, group, row=3200, column) float32 [DN], ``pixeldq``.
-    n_sigma : float
-        Limit [standard deviations].
-
-    Returns
-    -------
-    DataArray
-        (row,) bool, False in science rows.
-    """
-    sectors = [slice(start, start + SECTOR) for start in range(0, IRS2_ROWS, SECTOR)]
-    return xr.concat([_bad_in_sector(exposure, rows, n_sigma) for rows in sectors], "row")
-
-
-def _bad_in_sector(exposure: xr.Dataset, rows: slice, n_sigma: float) -> xr.DataArray:
-    """Return :func:`find_bad_interleaved` for the rows of one output, without coordinates."""
-    is_interleaved = irs2_layout(str(exposure.attrs["DETECTOR"])).is_interleaved[rows]
-    inside = np.flatnonzero(is_interleaved)
-    pixeldq = unlabelled(exposure["pixeldq"]).isel(row=rows)
-    flagged = ((pixeldq & _BAD_REFERENCE) != 0).any("column") & xr.DataArray(is_interleaved, dims="row")
-    (moments,) = map_blocks(
-        _pair_sums,
-        one_chunk(unlabelled(exposure["sci"]).isel(row=rows).isel(row=inside), "row", "column"),
-        core=("row", "column"),
-        outputs=[(("integration", "group", "statistic", "pair"), np.float64)],
-        sizes={"statistic": 3, "pair": inside.size // 2},
-    )
-    (outlying,) = map_blocks(
-        _outlying_pairs,
-        one_chunk(moments.mean("group"), "statistic", "pair"),
-        one_chunk(flagged.isel(row=inside), "row"),
-        core=("statistic", "pair", "row"),
-        outputs=[(("integration", "row"), np.bool_)],
-        sizes={"row": inside.size},
-        n_sigma=n_sigma,
-    )
-    position = np.cumsum(is_interleaved).clip(1) - 1
-    found = one_chunk(outlying.any("integration"), "row").isel(row=position)
-    return (found & xr.DataArray(is_interleaved, dims="row")) | flagged
-
-
-def _pair_sums(sci: np.ndarray) -> np.ndarray:
-    """Mean absolute difference, mean and mean square of each pair of rows, frame by frame."""
-    first, second = sci[..., 0::2, :], sci[..., 1::2, :]
-    out = np.empty((*sci.shape[:2], 3, first.shape[2]))
-    out[:, :, 0] = np.abs(second - first).mean(-1, dtype=np.float64)
-    out[:, :, 1] = (first.mean(-1, dtype=np.float64) + second.mean(-1, dtype=np.float64)) / 2
-    square = np.einsum("...c,...c->...", first, first, dtype=np.float64)
-    out[:, :, 2] = (square + np.einsum("...c,...c->...", second, second, dtype=np.float64)) / (2 * sci.shape[-1])
-    return out
-
-
-def _outlying_pairs(moments: np.ndarray, flagged: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Turn (integration, statistic, pair) into (integration, row) flags; pairs flagged before are left out."""
-    known = flagged.reshape(-1, 2).any(-1)
-    bad = np.zeros((moments.shape[0], known.size), dtype=bool)
-    for i, (difference, mean, square) in enumerate(moments):
-        for values in (difference, mean, np.sqrt(np.maximum(square - mean**2, 0))):
-            centre, _, scatter = sigma_clipped_stats(values[~known], sigma=n_sigma)
-            bad[i] |= ~known & (values - centre > n_sigma * scatter)
-    return bad.repeat(2, axis=-1)
-
-
-def _listed_bad(refpix: xr.Dataset, detector: str) -> xr.DataArray:
-    """Return the interleaved pixels that the reference lists as bad, (row=3200,) bool."""
-
-    def decode(outputs: np.ndarray, parities: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        bad = np.zeros(IRS2_ROWS, dtype=bool)
-        for output, parity, mask in zip(outputs, parities, masks, strict=True):
-            second = (int(parity) == 2) != (int(output) % 2 == 0)  # even outputs read the other way
-            for bit in range(32):
-                if int(mask) >> bit & 1:
-                    column = SECTOR * int(output) + 8 + _PERIOD * bit + 2 * second
-                    bad[column : column + 2] = True
-        return bad if detector == "NRS1" else bad[::-1]
-
-    columns = [one_chunk(unlabelled(refpix[name]), "bad") for name in ("bad_output", "bad_parity", "bad_mask")]
-    (bad,) = map_blocks(decode, *columns, core=("bad",), outputs=[(("row",), np.bool_)], sizes={"row": IRS2_ROWS})
-    return bad
-
-
-def replacement_rows(bad: np.ndarray) -> np.ndarray:
-    """Return the two rows whose mean stands in for each row of a sector.
-
-    Parameters
-    ----------
-    bad : (640,) bool
-        Bad interleaved pixels.
-
-    Returns
-    -------
-    (640, 2) int64
-        A good row stands for itself; a bad one is replaced by the same pixel of the blocks before and
-        after, or the one of the two that is good, else by a good pixel of the other pair in its
-        block; -1 where there is none.
-    """
-    sources = np.repeat(np.arange(bad.size)[:, None], 2, axis=1)
-    block = (np.arange(bad.size) - 8) // _PERIOD
-    for row in np.flatnonzero(bad).tolist():
-        near = [r for r in (row - _PERIOD, row + _PERIOD) if 0 <= r < bad.size and not bad[r]]
-        pair = [r for r in (row - 2, row + 2) if not bad[r] and block[r] == block[row] and _is_interleaved(r)]
-        choice = near or pair[:1] or [-1]
-        sources[row] = choice[0], choice[-1]
-    return sources
-
-
-def _is_interleaved(row: int) -> bool:
-    return (row + 8) % _PERIOD >= 16
+    parameters: dict[str, Any] = {"bad_pairs": bad_pairs}
+    if is_patched:
+        parameters["ovr_corr_mitigation_ftr"] = ovr_corr_mitigation_ftr
+    counts = {} if is_patched else count_bad_interleaved(found)
+    return record(stripped.assign(counts), "refpix", [refpix], parameters, sci=stripped["sci"])
 
 
 def _folded(weights: xr.DataArray) -> xr.DataArray:
@@ -316,13 +234,23 @@ def _low_pass(n_columns: int) -> np.ndarray:
     return loops.in_order(response)
 
 
-def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, sector: Sector) -> np.ndarray:
+def _sources(bad: np.ndarray, *, is_patched: bool) -> np.ndarray:
+    """Turn (integration, row) flags into the two rows whose mean is used for each row of a sector.
+
+    Returns (integration, row, 2) int64. Bad rows have -1 and are left out, or, if they are to be patched, have rows
+    that replace them, or -2 where there is none, for 0.
+    """
+    if is_patched:
+        sources = np.stack([replacement_rows(rows) for rows in bad])
+        return np.where(sources < 0, -2, sources)
+    return np.where(bad, -1, np.arange(bad.shape[1]))[..., None].repeat(2, axis=-1)
+
+
+def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, sources: np.ndarray, *, sector: Sector) -> np.ndarray:
     """Return the spectrum of the reference output, (integration, group, slot, line) complex64."""
     n_columns = sci.shape[-1]
-    sources = replacement_rows(bad)
     response = _low_pass(n_columns)
     row = sector.row_of_slot
-    is_known = (row >= 0) & (sources[row, 0] >= 0)
     normal = np.arange(512)
     is_estimated = np.ones(loops.SLOTS, dtype=bool)
     is_estimated[normal + 6 * ((normal + 8) // 16)] = False
@@ -330,9 +258,10 @@ def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, s
     series = np.empty((loops.SLOTS, n_columns), dtype=np.float32)
     out = np.empty((*sci.shape[:2], *_spectrum_sizes(n_columns).values()), dtype=np.complex64)
     for i in range(sci.shape[0]):
+        is_known = (row >= 0) & (sources[i, row, 0] >= 0)
         for g in range(sci.shape[1]):
-            line = loops.fit_line(sci[i, g], mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
-            loops.gather(sci[i, g], mean[i], sources, row, np.arange(loops.SLOTS), sector.is_reversed, line, series)
+            line = loops.fit_line(sci[i, g], mean[i], sources[i], row, sector.is_reversed, REFERENCE_BORDER)
+            loops.gather(sci[i, g], mean[i], sources[i], row, np.arange(loops.SLOTS), sector.is_reversed, line, series)
             loops.fill_gaps(series, is_known, weights)
             filled = loops.along_lines(series)
             for _ in range(_FILTER_ITERATIONS):
@@ -347,7 +276,7 @@ def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, bad: np.ndarray, *, s
 def _correct_output(
     sci: np.ndarray,
     mean: np.ndarray,
-    bad: np.ndarray,
+    sources: np.ndarray,
     spectrum: np.ndarray,
     alpha: np.ndarray,
     beta: np.ndarray,
@@ -356,20 +285,36 @@ def _correct_output(
 ) -> np.ndarray:
     """Return the corrected science rows of one output, (integration, group, science, column) float32."""
     n_columns = sci.shape[-1]
-    sources = replacement_rows(bad)
     row = sector.row_of_slot
     read, copies = np.unique(sector.from_slot, return_inverse=True)  # read[0] is -1, for slots without sample
-    is_filled = sector.from_slot >= 0
+    copies = np.where(sector.from_slot >= 0, copies - 1, -1)
     series = np.empty((read.size - 1, n_columns), dtype=np.float32)
     out = np.empty((*sci.shape[:2], sector.slot_of_output.size, n_columns), dtype=np.float32)
     for i in range(sci.shape[0]):
+        left_out = np.flatnonzero(sources[i, row[read[1:]], 0] == -1)
         for g in range(sci.shape[1]):
             frame = sci[i, g]
-            line = loops.fit_line(frame, mean[i], sources, row, sector.is_reversed, REFERENCE_BORDER)
-            loops.gather(frame, mean[i], sources, row, read[1:], sector.is_reversed, line, series)
-            own = loops.across_slots(loops.spread(series, np.where(is_filled, copies - 1, -1)))
+            line = loops.fit_line(frame, mean[i], sources[i], row, sector.is_reversed, REFERENCE_BORDER)
+            loops.gather(frame, mean[i], sources[i], row, read[1:], sector.is_reversed, line, series)
+            if left_out.size:
+                _fill_by_neighbours(series, left_out)
+            own = loops.across_slots(loops.spread(series, copies))
             loops.weigh(own, beta, spectrum[i, g], alpha)
+            if left_out.size:
+                loops.fill_by_prediction(own, beta, series, copies, left_out)
             own = loops.across_slots(own, inverse=True)
             correction = loops.in_time(own, sector.slot_of_output, n_columns)
             loops.subtract(frame, correction, line, sector.slot_of_output, row, sector.is_reversed, out[i, g])
     return out
+
+
+def _fill_by_neighbours(series: np.ndarray, left_out: np.ndarray) -> None:
+    """Fill rows of a sparse series by the mean of good rows of the same slot parity nearby, in place."""
+    number = np.arange(series.shape[0])
+    block, pair = number // 4, number // 2 % 2
+    is_good = ~np.isin(number, left_out)
+    for row in left_out:
+        like = number[is_good & (pair == pair[row])]
+        if like.size:
+            distance = np.abs(block[like] - block[row])
+            series[row] = series[like[distance <= max(_NEAR, distance.min())]].mean(0)

@@ -5,8 +5,8 @@ In time, its 640 rows follow each other within one detector line, an image colum
 slots, of which two are gaps, and 8 slots between lines. A *series* is (slot, line) float32: with one
 row for each of the 712 slots of a line, what follows in time stands below each other, and an image
 row is a row of the series. ``row_of_slot`` (712,) gives the row of the sector read in each slot, -1 in
-gaps; ``sources`` (640, 2) the two rows whose mean replaces a row, itself twice where it is good, -1
-where nothing can replace it.
+gaps; ``sources`` (640, 2) the two rows whose mean replaces a row, itself twice where it is good, negative
+where it is not used at all.
 
 The spectrum of the time ``t = 712 line + slot`` at the frequency ``k = k1 + lines k2`` of 712 lines is ::
 
@@ -30,6 +30,7 @@ __all__ = [
     "SLOTS",
     "across_slots",
     "along_lines",
+    "fill_by_prediction",
     "fill_gaps",
     "fit_line",
     "gather",
@@ -206,6 +207,62 @@ def weigh(spectrum: np.ndarray, beta: np.ndarray, reference: np.ndarray, alpha: 
     for k2 in range(spectrum.shape[0]):
         for k1 in range(spectrum.shape[1]):
             spectrum[k2, k1] = beta[k2, k1] * spectrum[k2, k1] + alpha[k2, k1] * reference[k2, k1]
+
+
+@kernel
+def _at_slots(spectrum: np.ndarray, turns: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    for k2 in range(spectrum.shape[0]):
+        for s in range(turns.shape[0]):
+            turn = turns[s, k2]
+            for k1 in range(spectrum.shape[1]):
+                out[s, k1] += turn * spectrum[k2, k1]
+
+
+@kernel
+def _add_slots(spectrum: np.ndarray, rows: np.ndarray, turns: np.ndarray, beta: np.ndarray) -> None:  # pragma: no cover
+    total = np.empty(rows.shape[1], rows.dtype)
+    for k2 in range(spectrum.shape[0]):
+        total[:] = 0
+        for s in range(turns.shape[0]):
+            turn = turns[s, k2].conjugate()
+            for k1 in range(rows.shape[1]):
+                total[k1] += turn * rows[s, k1]
+        for k1 in range(rows.shape[1]):
+            spectrum[k2, k1] += beta[k2, k1] * total[k1]
+
+
+def fill_by_prediction(
+    spectrum: np.ndarray, beta: np.ndarray, series: np.ndarray, copies: np.ndarray, filled: np.ndarray
+) -> None:
+    """Replace rows of a short series by what the weighted spectrum says at their slots, in its spectrum, in place.
+
+    A row that stands in several slots gets the mean of what is predicted there. The few rows concerned are
+    transformed by themselves: far cheaper than to transform everything twice.
+
+    Parameters
+    ----------
+    spectrum : (712, k1) complex64
+        From :func:`weigh`, of a series with some first guess in the rows ``filled``; changed.
+    beta : (712, k1) complex64
+        Weights of the series.
+    series : (row, line) float32
+        The short series.
+    copies : (712,) int
+        Which row stands in each slot, -1 for none, as for :func:`spread`.
+    filled : (n,) int
+        Rows to be replaced.
+    """
+    n_columns = series.shape[1]
+    slots = np.flatnonzero(np.isin(copies, filled))
+    turns = np.exp(np.outer(slots, np.arange(SLOTS)) % SLOTS * (2j * np.pi / SLOTS)).astype(np.complex64)
+    rotation = _rotation(n_columns)[slots]
+    predicted = np.zeros((slots.size, spectrum.shape[1]), np.complex64)
+    _at_slots(spectrum, turns, predicted)
+    predicted *= rotation.conj() / np.float32(SLOTS)
+    rows = scipy.fft.irfft(predicted, n_columns, axis=1, overwrite_x=True)
+    change = np.stack([rows[copies[slots] == row].mean(0) - series[row] for row in filled])
+    rows = scipy.fft.rfft(change, axis=1)[np.searchsorted(filled, copies[slots])]
+    _add_slots(spectrum, (rows * rotation).astype(np.complex64), turns, beta)
 
 
 @kernel

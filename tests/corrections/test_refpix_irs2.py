@@ -1,13 +1,18 @@
 """IRS2: against a plain version written from the definition, and against injected noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
+from nsxr.corrections.bad_interleaved import replacement_rows
 from nsxr.corrections.refpix import subtract_reference_pixels
-from nsxr.corrections.refpix_irs2 import find_bad_interleaved, replacement_rows, subtract_interleaved_reference
-from nsxr.errors import ReferenceFileError
+from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
+from nsxr.errors import ParameterError, ReferenceFileError
 from nsxr.model.readout import from_detector, irs2_layout, to_detector
+from nsxr.simulate import small_exposure
+from nsxr.simulate.artifacts import QUIET
 from nsxr.testing import assert_lazy_and_chunk_invariant
 
 COLUMNS = 16
@@ -48,8 +53,20 @@ def slots():
     )
 
 
-def plain_correction(sci, detector, alpha, beta):
-    """The whole correction on one integration without bad pixels, complex transforms, float64."""
+def first_guess(sparse, bad):
+    """Mean of the good pairs of the same parity, up to 4 blocks away, for (line, block, sample, copy)."""
+    filled = sparse.copy()
+    for block, pair in bad:
+        near = [b for b in range(block - 4, block + 5) if 0 <= b < 32 and (b, pair) not in bad]
+        filled[:, block, pair] = sparse[:, near][:, :, pair].mean((1, 2))[:, None]
+    return filled
+
+
+def plain_correction(sci, detector, alpha, beta, bad=frozenset()):
+    """The whole correction on one integration, complex transforms, float64.
+
+    Pairs in ``bad``, (block in time, pair), are left out of all outputs but the reference output.
+    """
     (x_sci, t_sci), (x_ref, t_ref) = slots()
     frames = to_detector(np.asarray(sci, np.float64), detector)
     mean = frames.mean(0)
@@ -62,8 +79,12 @@ def plain_correction(sci, detector, alpha, beta):
     filled[t_sci] = filled[t_ref] = True
     time = np.arange(lines * 712.0).reshape(lines, 712)
     border = np.r_[0:4, lines - 4 : lines]
+    used = filled.copy()
+    for block, pair in bad:
+        used[22 * block + 9 + 2 * pair + np.arange(2)] = False
     for s, g in np.ndindex(5, groups):
-        line = np.polyfit(time[border][:, filled].ravel(), series[s, g][border][:, filled].ravel(), 1)
+        fitted = used if s else filled
+        line = np.polyfit(time[border][:, fitted].ravel(), series[s, g][border][:, fitted].ravel(), 1)
         series[s, g, :, filled] -= np.polyval(line, time[:, filled]).T
     n = lines * 712
     edge, width = round(30268 * lines / 2048), round(5000 * lines / 2048)
@@ -85,13 +106,22 @@ def plain_correction(sci, detector, alpha, beta):
             reference = np.fft.ifft(np.fft.fft(reference) * response).real
             reference[normal.ravel()] = start[normal.ravel()]
         for k in range(4):
-            sparse = np.zeros((lines, 712))
-            for block in range(0, 704, 22):
-                sparse[:, block + 7 : block + 15] = series[k + 1, g][
-                    :, block + np.array([9, 11, 9, 11, 10, 12, 10, 12])
-                ]
-            noise = np.fft.ifft(beta[k] * np.fft.fft(sparse.ravel()) + alpha[k] * np.fft.fft(reference)).real
-            corrected = series[k + 1, g][:, t_sci] - noise.reshape(lines, 712)[:, t_sci]
+            in_blocks = series[k + 1, g][:, :704].reshape(lines, 32, 22)
+            samples = first_guess(in_blocks[:, :, 9:13].reshape(lines, 32, 2, 2), bad)
+            for step in range(1 + bool(bad)):
+                sparse = np.zeros((lines, 712))
+                # eight slots: two for each pixel, two pixels of a pair, pairs by turns; a view
+                copies = sparse[:, :704].reshape(lines, 32, 22)[:, :, 7:15].reshape(lines, 32, 2, 2, 2)
+                copies[:] = samples.swapaxes(2, 3)[:, :, :, None]
+                noise = np.fft.ifft(beta[k] * np.fft.fft(sparse.ravel()) + alpha[k] * np.fft.fft(reference)).real
+                noise = noise.reshape(lines, 712)
+                if step == 0:
+                    predicted = (
+                        noise[:, :704].reshape(lines, 32, 22)[:, :, 7:15].reshape(copies.shape).mean(3).swapaxes(2, 3)
+                    )
+                    for block, pair in bad:
+                        samples[:, block, pair] = predicted[:, block, pair]
+            corrected = series[k + 1, g][:, t_sci] - noise[:, t_sci]
             if k % 2:  # outputs 2 and 4 were reversed
                 corrected = corrected[:, ::-1]
             out[g, :, 512 * k : 512 * (k + 1)] = corrected
@@ -108,6 +138,7 @@ def test_equals_plain_version(make_irs2, rng, random_weights, detector):
         random_weights,
         chunkings=({"integration": 1, "row": 640}, {"group": 3, "row": 700}),
         rtol=2e-6,
+        bad_pairs="peer",
         ovr_corr_mitigation_ftr=100.0,
     )
     alpha, beta = random_weights["alpha"].values.astype(complex), random_weights["beta"].values.astype(complex)
@@ -116,6 +147,74 @@ def test_equals_plain_version(make_irs2, rng, random_weights, detector):
     np.testing.assert_allclose(result["sci"], expected, atol=2e-4)
     assert result.sizes["row"] == result["groupdq"].sizes["row"] == result["pixeldq"].sizes["row"] == 2048
     np.testing.assert_array_equal(result["row"], np.arange(2048))
+
+
+@pytest.mark.parametrize("detector", ["NRS1", "NRS2"])
+def test_bad_pairs_are_left_out(make_irs2, rng, random_weights, detector):
+    bad = {(3, 0), (12, 1), (13, 1), (13, 0)}  # in time, for each output
+    column = []
+    for output in range(1, 5):
+        for block, pair in bad:
+            first = 8 + 20 * block + 2 * pair
+            column.append(640 * output + (638 - first if output % 2 == 0 else first))
+    rows = np.array(column) if detector == "NRS1" else 3199 - np.array(column)
+    exposure = make_irs2(np.random.default_rng(5).normal(0, 5, (2, 4, 3200, COLUMNS)), detector)
+    exposure["pixeldq"][rows, 3] = BAD_REFERENCE  # one pixel of a pair condemns the pair
+    small = random_weights.assign(alpha=0.1 * random_weights["alpha"], beta=0.1 * random_weights["beta"])
+    result = assert_lazy_and_chunk_invariant(
+        subtract_reference_pixels,
+        exposure,
+        small,
+        chunkings=({"integration": 1, "row": 640}, {"group": 3, "row": 700}),
+        rtol=3e-6,
+    )
+    assert result["bad_reference_pairs_listed"] == result["bad_reference_pairs"] == 16
+    alpha, beta = small["alpha"].values.astype(complex), small["beta"].values.astype(complex)
+    expected = [plain_correction(exposure["sci"].values[i], detector, alpha, beta, bad) for i in range(2)]
+    np.testing.assert_allclose(result["sci"], expected, atol=2e-4)
+    patched = subtract_interleaved_reference(exposure, small, bad_pairs="peer", ovr_corr_mitigation_ftr=100.0)
+    assert np.abs(result["sci"] - patched["sci"]).max() > 0.1
+
+
+def test_other_integrations_are_untouched(make_irs2, rng):
+    sci = rng.normal(0, 5, (3, 4, 3200, COLUMNS))
+    spoiled = sci.copy()
+    row = 2 * 640 + 8 + 3 * 20
+    spoiled[1, 2:, row : row + 2] += 300  # from the third group on
+    spoiled[1, :, 8:10] -= 500  # of the reference output
+    reference = weights(np.full((4, SLOTS), 0.5), np.full((4, SLOTS), 0.5))
+    clean, result = (subtract_interleaved_reference(make_irs2(s), reference) for s in (sci, spoiled))
+    assert clean["bad_reference_pairs"] == 0
+    assert result["bad_reference_pairs"] == 2
+    assert result["bad_reference_pairs_telegraph"] == 1
+    np.testing.assert_array_equal(result["sci"][[0, 2]], clean["sci"][[0, 2]])
+    assert 0 < np.abs(result["sci"][1] - clean["sci"][1]).max() < 10
+    options = {"bad_pairs": "peer", "ovr_corr_mitigation_ftr": 7.0}
+    clean, peer = (subtract_interleaved_reference(make_irs2(s), reference, **options) for s in (sci, spoiled))
+    assert (peer["sci"][0] != clean["sci"][0]).any()
+
+
+def test_less_noise_than_with_neighbours_instead():
+    """Noise left near a bad block with pairs left out, relative to patching, on simulated correlated noise."""
+    artifacts = replace(QUIET, common_pink=3.0, output_pink=1.0, white_noise=5.2)
+    simulated = small_exposure(
+        readout="NRSIRS2RAPID", groups=16, columns=128, scene="dark", seed=4, artifacts=artifacts, rounded=False
+    )
+    exposure = simulated.exposure
+    exposure["pixeldq"] = xr.zeros_like(exposure["sci"][0, 0], dtype=np.uint32)
+    exposure["groupdq"] = xr.zeros_like(exposure["sci"], dtype=np.uint8)
+    refpix = simulated.references["refpix"]
+    excess = {}
+    flagged = exposure.copy(deep=True)
+    for output in range(1, 5):
+        for block in (10, 11, 12, 20, 21, 22):
+            first = 640 * output + 8 + 20 * block
+            flagged["pixeldq"][first : first + 4] = BAD_REFERENCE
+    all_used = subtract_interleaved_reference(exposure, refpix, bad_pairs="peer", ovr_corr_mitigation_ftr=1e3)["sci"]
+    for rule in ("robust", "peer"):
+        result = subtract_interleaved_reference(flagged, refpix, bad_pairs=rule, ovr_corr_mitigation_ftr=1e3)["sci"]
+        excess[rule] = float(result.var() - all_used.var())
+    assert 0 < excess["robust"] < 0.75 * excess["peer"]
 
 
 def test_amplifiers_follow_the_rows(make_irs2, rng, random_weights):
@@ -153,30 +252,6 @@ def test_noise_common_to_all_outputs_goes(make_irs2, rng):
         assert after < 0.05 * before
 
 
-def test_high_pairs_are_found_and_others_kept(make_irs2, rng):
-    sci = rng.normal(0, 5, (2, 5, 3200, COLUMNS))
-    high, noisy, different, flagged = 640 + 8, 640 + 28, 2 * 640 + 10, 3 * 640 + 48
-    sci[0, :, high : high + 2] += 100  # in one integration alone
-    sci[:, :, noisy : noisy + 2] *= 8
-    sci[:, :, different] += 60
-    sci[:, :, different + 1] -= 60
-    exposure = make_irs2(sci)
-    exposure["pixeldq"][flagged, 7] = BAD_REFERENCE
-    exposure["pixeldq"][3, 7] = BAD_REFERENCE  # of a science row of the reference output
-    with_limit = assert_chunked_equal(exposure)
-    for row in (high, high + 1, noisy, noisy + 1, different, different + 1, flagged):
-        assert with_limit[row], row
-    assert with_limit.sum() == 7
-    assert not with_limit[~irs2_layout("NRS1").is_interleaved].any()
-
-
-def assert_chunked_equal(exposure):
-    bad = find_bad_interleaved(exposure, n_sigma=6).values
-    chunked = exposure.chunk({"integration": 1, "group": 2, "row": 640})
-    np.testing.assert_array_equal(find_bad_interleaved(chunked, n_sigma=6).values, bad)
-    return bad
-
-
 def test_replacements_are_good_pixels_of_the_same_kind():
     bad = np.zeros(640, bool)
     bad[[8, 28, 48, 108, 109, 110, 111, 88, 89, 90, 91, 128, 129, 130, 131]] = True
@@ -193,17 +268,18 @@ def test_replacements_are_good_pixels_of_the_same_kind():
 
 def test_science_rows_are_never_overwritten(make_irs2, rng, random_weights):
     exposure = make_irs2(rng.normal(0, 5, (1, 3, 3200, COLUMNS)))
-    clean = subtract_interleaved_reference(exposure, random_weights, ovr_corr_mitigation_ftr=100.0)
+    clean = subtract_interleaved_reference(exposure, random_weights, bad_pairs="peer", ovr_corr_mitigation_ftr=100.0)
     raw_row = irs2_layout("NRS1").science_rows_raw[700]
     exposure["pixeldq"][raw_row, 5] = BAD_REFERENCE
-    result = subtract_interleaved_reference(exposure, random_weights, ovr_corr_mitigation_ftr=100.0)
+    result = subtract_interleaved_reference(exposure, random_weights, bad_pairs="peer", ovr_corr_mitigation_ftr=100.0)
     np.testing.assert_array_equal(result["sci"], clean["sci"])
     assert result["pixeldq"][700, 5] == BAD_REFERENCE
     assert (result["pixeldq"].values != 0).sum() == 1
 
 
+@pytest.mark.parametrize("rule", ["robust", "peer"])
 @pytest.mark.parametrize("detector", ["NRS1", "NRS2"])
-def test_pixels_listed_as_bad_are_not_used(make_irs2, rng, random_weights, detector):
+def test_pixels_listed_as_bad_are_not_used(make_irs2, rng, random_weights, detector, rule):
     sci = rng.normal(0, 5, (1, 3, 3200, COLUMNS))
     bad = [(1, 1, 1 << 2), (2, 1, 1 << 5)]  # even outputs read backwards: parity 1 is the second pair
     listed = np.array([640 + 8 + 40, 640 + 8 + 41, 1280 + 8 + 100 + 2, 1280 + 8 + 100 + 3])
@@ -212,7 +288,9 @@ def test_pixels_listed_as_bad_are_not_used(make_irs2, rng, random_weights, detec
     spoiled[:, :, rows] = rng.normal(0, 500, (1, 3, 4, COLUMNS))
     reference = weights(random_weights["alpha"].values, random_weights["beta"].values, bad)
     results = [
-        subtract_interleaved_reference(make_irs2(s, detector), reference, ovr_corr_mitigation_ftr=1e3)["sci"]
+        subtract_interleaved_reference(make_irs2(s, detector), reference, bad_pairs=rule, ovr_corr_mitigation_ftr=1e3)[
+            "sci"
+        ]
         for s in (sci, spoiled)
     ]
     np.testing.assert_array_equal(*results)
@@ -223,3 +301,8 @@ def test_weights_of_wrong_length_are_refused(make_irs2, random_weights):
         subtract_interleaved_reference(
             make_irs2(np.zeros((1, 2, 3200, COLUMNS))), random_weights.isel(frequency=slice(1, None))
         )
+
+
+def test_unknown_rules_are_refused(make_irs2, random_weights):
+    with pytest.raises(ParameterError, match=r"bad_pairs is 'guess', expected 'robust' or 'peer'"):
+        subtract_reference_pixels(make_irs2(np.zeros((1, 2, 3200, COLUMNS))), random_weights, bad_pairs="guess")
