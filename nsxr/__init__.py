@@ -19,6 +19,7 @@ from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.jump import flag_jumps
 from nsxr.corrections.linearity import correct_linearity
 from nsxr.corrections.persistence import flag_persistence, last_saturation
+from nsxr.corrections.picture_frame import estimate_picture_frame, subtract_picture_frame
 from nsxr.corrections.ramp_fit import fit_ramps
 from nsxr.corrections.read_noise import rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
@@ -29,17 +30,20 @@ from nsxr.detector1 import correct_ramps, detector1, fit_rates
 from nsxr.io import open_exposure
 from nsxr.io.products import write_products
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
+from nsxr.picture_frame import build_picture_frame, write_picture_frame
 from nsxr.references import open_references
 
 __all__ = [
     "add_exposure",
     "average_dark_current",
+    "build_picture_frame",
     "check_archive",
     "clean_flicker_noise",
     "correct_linearity",
     "correct_ramps",
     "detector1",
     "estimate_flicker_noise",
+    "estimate_picture_frame",
     "find_dark_pixels",
     "fit_ramps",
     "fit_rates",
@@ -62,7 +66,9 @@ __all__ = [
     "scale_groups",
     "select_exposures",
     "subtract_dark",
+    "subtract_picture_frame",
     "subtract_reference_pixels",
     "subtract_superbias",
+    "write_picture_frame",
     "write_products",
 ]

@@ -21,6 +21,7 @@ from nsxr.corrections.persistence import (
     last_saturation,
     latest_saturation,
 )
+from nsxr.corrections.picture_frame import subtract_picture_frame
 from nsxr.corrections.ramp_fit import fit_algorithm, fit_ramps
 from nsxr.corrections.read_noise import read_noise_after_cleaning, rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
@@ -78,6 +79,7 @@ STEPS: Mapping[str, Step] = {
     "linearity": Step((correct_linearity,), ("linearity",)),
     "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
     "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
+    "picture_frame": Step((subtract_picture_frame,), ("pictureframe",), (("correct", False),)),
     "clean_flicker_noise": Step((clean_flicker_noise,), options=(("fit_method", "off"),)),
     "persistence": Step((flag_persistence,)),
     "ramp_fit": Step((fit_ramps,), ("readnoise", "gain"), (("rescale_read_noise", False),)),
@@ -200,11 +202,15 @@ def saturation_of(
     return last_saturation(_linearized(exposure, references, settings, skip, until="superbias")["saturation"])
 
 
-def reference_types(exposure: xr.Dataset, skip: Collection[str] = ()) -> list[str]:
-    """Return the reference types that stage 1 needs for an exposure."""
+def reference_types(
+    exposure: xr.Dataset, skip: Collection[str] = (), parameters: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """Return the reference types that stage 1 needs for an exposure, with parameters of steps as given."""
     needed = []
     for name, step in STEPS.items():
-        if name not in skip and not (name == "refpix" and not Readout.from_header(exposure.attrs).is_irs2):
+        is_off = name == "picture_frame" and not (parameters or {}).get(name, {}).get("correct", False)
+        is_other = name == "refpix" and not Readout.from_header(exposure.attrs).is_irs2
+        if name not in skip and not is_off and not is_other:
             needed += [kind for kind in step.references if kind not in needed]
     return needed
 
@@ -229,7 +235,7 @@ def correct_ramps(
         not used cost nothing.
     """
     settings = check_settings(parameters, skip)
-    missing = [kind for kind in reference_types(exposure, skip) if kind not in references]
+    missing = [kind for kind in reference_types(exposure, skip, settings) if kind not in references]
     if missing:
         users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
         raise MissingReferenceError(f"references missing: {', '.join(users)}; give them, or skip the steps in brackets")
@@ -239,7 +245,7 @@ def correct_ramps(
         ramps = list(stages.values())[-1]
         reason = "on request" if "jump" in skip else f"{ramps.sizes['group']} groups, at least 3 are needed"
         stages["jump"] = record_skip(ramps, "jump", reason)
-        return {**stages, **_after_jumps(stages["jump"], before, settings, skip)}
+        return {**stages, **_after_jumps(stages["jump"], references, before, settings, skip)}
     stages = _linearized(to_blocks(exposure) if is_cheap else exposure, references, settings, skip)
     ramps = to_blocks(list(stages.values())[-1])
     series = None
@@ -251,27 +257,44 @@ def correct_ramps(
     if "algorithm" in settings["ramp_fit"] and fit_algorithm(settings["ramp_fit"]["algorithm"]) == "ols":
         of_jumps = {"algorithm": "two-point", **of_jumps}  # what is found agrees with what is fitted
     stages["jump"] = _find_jumps(ramps, series, references, of_jumps, is_cheap)
-    return {**stages, **_after_jumps(stages["jump"], before, settings, skip)}
+    return {**stages, **_after_jumps(stages["jump"], references, before, settings, skip)}
 
 
 def _after_jumps(
-    ramps: xr.Dataset, before: xr.DataArray | None, settings: Mapping[str, Mapping[str, Any]], skip: Collection[str]
+    ramps: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    before: xr.DataArray | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    skip: Collection[str],
 ) -> dict[str, xr.Dataset]:
     """Run the steps between the search for jumps and the fit; return the exposure after each."""
-    of_flicker = settings["clean_flicker_noise"]
+    of_flicker, of_frame = settings["clean_flicker_noise"], dict(settings["picture_frame"])
+    why_not = None
     if "clean_flicker_noise" in skip:
-        cleaned = record_skip(ramps, "clean_flicker_noise", "on request")
+        why_not = "on request"
     elif of_flicker.get("fit_method", "off") == "off":
-        cleaned = record_skip(ramps, "clean_flicker_noise", "fit_method is off")
+        why_not = "fit_method is off"
     elif ramps.sizes["group"] < 2:
-        cleaned = record_skip(ramps, "clean_flicker_noise", "1 group, at least 2 are needed; clean the rates")
+        why_not = "1 group, at least 2 are needed; clean the rates"
+    pattern = None
+    if "picture_frame" in skip:
+        framed = record_skip(ramps, "picture_frame", "on request")
+    elif not of_frame.pop("correct", False):
+        framed = record_skip(ramps, "picture_frame", "correct is not set")
+    elif why_not is None and of_frame.get("method", "fit") == "fit":
+        pattern = references["pictureframe"]
+        framed = record_skip(ramps, "picture_frame", "fitted together with correlated noise, in clean_flicker_noise")
     else:
-        cleaned = clean_flicker_noise(ramps, **of_flicker)
+        framed = subtract_picture_frame(ramps, references["pictureframe"], **of_frame)
+    if why_not is None:
+        cleaned = clean_flicker_noise(framed, None, pattern, **of_flicker)
+    else:
+        cleaned = record_skip(framed, "clean_flicker_noise", why_not)
     if "persistence" in skip:
         flagged = record_skip(cleaned, "persistence", "on request")
     else:
         flagged = flag_persistence(cleaned, before, **settings["persistence"])
-    return {"clean_flicker_noise": cleaned, "persistence": flagged}
+    return {"picture_frame": framed, "clean_flicker_noise": cleaned, "persistence": flagged}
 
 
 def _linearized(

@@ -113,7 +113,11 @@ class Recipe:
         """
         exposure = open_exposure(list(paths), storage_options=self.storage_options)
         references = open_references(
-            self.references or {}, exposure, self.named, reference_types(exposure, self.skip), self.storage_options
+            self.references or {},
+            exposure,
+            self.named,
+            reference_types(exposure, self.skip, self.parameters),
+            self.storage_options,
         )
         before = None
         for entry in self.earlier:

@@ -37,6 +37,7 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "linearity": ("S_LINEAR", "Linearity correction"),
     "dark_current": ("S_DARK", "Dark subtraction"),
     "jump": ("S_JUMP", "Jump detection"),
+    "picture_frame": ("S_PCTFRM", "Picture frame correction"),
     "clean_flicker_noise": ("S_CLNFNS", "Clean flicker noise"),
     "persistence": ("S_PERSIS", "Persistence correction"),
     "ramp_fit": ("S_RAMP", "Ramp fitting"),

@@ -54,6 +54,12 @@ VARIABLES: Mapping[str, Variable] = {
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
     "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
     "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
+    "picture_frame_amplitude": Variable(
+        (("integration", "group"),), np.float32, ("DN",), "strength of the picture frame"
+    ),
+    "picture_frame_uncertainty": Variable(
+        (("integration", "group"),), np.float32, ("DN",), "uncertainty of the strength of the picture frame"
+    ),
     "flicker_variance": Variable(
         (IMAGE,), np.float32, ("DN2",), "what correlated noise adds to the variance of a group"
     ),

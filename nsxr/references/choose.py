@@ -61,8 +61,8 @@ def open_references(
     overrides : mapping of str to path, optional
         Paths by type that win over ``source``.
     types : iterable of str, optional
-        Types wanted; default all that stage 1 needs. IRS2 weights are left out for other readouts; filters of side
-        reference pixels (``sirskernel``) are opened if they are given by path.
+        Types wanted; default all that stage 1 needs, and a ``pictureframe`` that a directory has. IRS2 weights are left
+        out for other readouts; filters of side reference pixels (``sirskernel``) are opened if they are given by path.
     storage_options : mapping, optional
         How the stores behind URLs are reached, see :func:`nsxr.open_exposure`.
 
@@ -85,11 +85,14 @@ def open_references(
     """
     readout = Readout.from_header(exposure.attrs)
     wanted = [t for t in (TYPES if types is None else tuple(types)) if t != "refpix" or readout.is_irs2]
+    is_crds = not isinstance(source, Mapping) and os.fspath(source) == "crds"
+    if types is None and not is_crds and readout.subarray == "FULL":
+        wanted.append("pictureframe")
     given = {**(source if isinstance(source, Mapping) else {}), **(overrides or {})}
     unknown = [t for t in [*given, *wanted] if t not in (*TYPES, *OPTIONAL)]
     if unknown:
         raise ParameterError(f"unknown reference types {', '.join(unknown)}; known: {', '.join((*TYPES, *OPTIONAL))}")
-    wanted = [t for t in wanted if t in TYPES]
+    wanted = [t for t in wanted if t != "sirskernel"]
     options = StorageOptions(storage_options)
     opened: dict[str, FitsFile] = {}
     names: dict[str, str] = {}
@@ -98,7 +101,7 @@ def open_references(
             opened[kind] = _given(kind, given[kind], exposure, options)
     others = [kind for kind in wanted if kind not in opened]
     if others and not isinstance(source, Mapping):
-        if os.fspath(source) == "crds":
+        if is_crds:
             for kind, path in _from_crds(exposure, others).items():
                 opened[kind] = _given(kind, path, exposure, options)
                 names[kind] = f"crds://{os.path.basename(path)}"

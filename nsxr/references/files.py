@@ -27,14 +27,21 @@ logger = logging.getLogger(__name__)
 TYPES = ("mask", "saturation", "superbias", "refpix", "linearity", "dark", "gain", "readnoise")
 """Reference types that stage 1 needs."""
 
-OPTIONAL = ("sirskernel",)
+OPTIONAL = ("pictureframe", "sirskernel")
 """Reference types that steps take if they are given."""
 
 ANY = ("", "ANY", "N/A", "GENERIC")
 """Values by which a reference says that a keyword does not matter."""
 
 IMAGE = ("row", "column")
-_UNITS = {"saturation": "DN", "superbias": "DN", "dark": "DN", "gain": "electron/DN", "readnoise": "DN"}
+_UNITS = {
+    "saturation": "DN",
+    "superbias": "DN",
+    "dark": "DN",
+    "gain": "electron/DN",
+    "readnoise": "DN",
+    "pictureframe": "1",
+}
 
 
 def scan_reference(

@@ -29,6 +29,7 @@ _MODELS = {
     "dark": "DarkModel",
     "gain": "GainModel",
     "readnoise": "ReadnoiseModel",
+    "pictureframe": "PictureFrameModel",
 }
 _UNKNOWN = "BAD_LIN_CORR"  # a name of NIRSpec's linearity references that the standard bits lack
 _NAMES = {
@@ -206,7 +207,7 @@ def _reference_header(name: str, kind: str, dataset: xr.Dataset, configuration: 
     keywords = ["INSTRUME", "DETECTOR"]
     if kind != "refpix":
         keywords += ["SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "FASTAXIS", "SLOWAXIS"]
-    if kind in ("mask", "superbias", "dark", "readnoise", "refpix"):
+    if kind in ("mask", "superbias", "dark", "readnoise", "refpix", "pictureframe"):
         keywords += ["READPATT"]
     for keyword in keywords:
         header[keyword] = (exposure[keyword], exposure.comments[keyword])

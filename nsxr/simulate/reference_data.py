@@ -19,6 +19,7 @@ from nsxr.simulate.detectors import (
 )
 from nsxr.simulate.headers import Segment, primary_header
 from nsxr.simulate.irs2_weights import irs2_weights, remaining_correlated_variance
+from nsxr.simulate.noise import picture_frame
 from nsxr.simulate.ramps import response_terms
 
 __all__ = ["EXTRA_DARK_GROUPS", "reference_datasets", "reference_name"]
@@ -66,7 +67,9 @@ def reference_datasets(
     pixels = pixels or detector_pixels(configuration, artifacts)
     coordinates = _coordinates(configuration, configuration.rows.size)
     for kind, make in _MAKERS.items():
-        if kind == "refpix" and not configuration.is_irs2:
+        if (kind == "refpix" and not configuration.is_irs2) or (
+            kind == "pictureframe" and configuration.subarray != "FULL"
+        ):
             continue
         dataset = make(configuration, artifacts, pixels)
         if "row" in dataset.dims:
@@ -212,6 +215,11 @@ def _dark(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPi
     )
 
 
+def _picture_frame(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
+    pattern = picture_frame(configuration)[configuration.raw_row_of_row]
+    return xr.Dataset({"sci": (IMAGE, pattern, {"units": "1"})})
+
+
 def _refpix(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
     alpha, beta, _ = irs2_weights(configuration, artifacts)
     masks = np.zeros((4, 2), dtype=np.uint32)
@@ -243,4 +251,5 @@ _MAKERS: dict[str, Callable[[Configuration, Artifacts, DetectorPixels], xr.Datas
     "dark": _dark,
     "gain": _gain,
     "readnoise": _readnoise,
+    "pictureframe": _picture_frame,
 }
