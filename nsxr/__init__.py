@@ -30,6 +30,7 @@ from nsxr.detector1 import correct_ramps, detector1, fit_rates
 from nsxr.io import open_exposure
 from nsxr.io.products import write_products
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
+from nsxr.noise import noise_spectrum, noise_table
 from nsxr.picture_frame import build_picture_frame, write_picture_frame
 from nsxr.references import open_references
 
@@ -56,6 +57,8 @@ __all__ = [
     "linearity_table",
     "list_exposures",
     "measure_linearity_residual",
+    "noise_spectrum",
+    "noise_table",
     "open_archive",
     "open_exposure",
     "open_raw",

@@ -3,12 +3,13 @@
 import dask
 import numpy as np
 import xarray as xr
+from astropy.table import Table
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import SAMPLE_TIME
 
-__all__ = ["noise_spectrum"]
+__all__ = ["noise_spectrum", "noise_table"]
 
 
 def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:
@@ -102,3 +103,46 @@ def noise_spectrum(
         raise ModelError("a noise spectrum needs two groups or more, found one")
     (lines,) = dask.compute(_lines(exposure, amplifier, integration, groups))
     return _spectrum(lines.to_numpy(), Readout.from_header(exposure.attrs))
+
+
+_BANDS = ("slow", "fast", "alternating")
+"""Parts of the noise: slower than a detector line, faster, and within 5 % of the highest frequency."""
+
+
+def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, groups: int = 6) -> Table:
+    """Return the noise of each output before and after a correction, by bands of frequency.
+
+    Parameters
+    ----------
+    before, after : Dataset
+        Exposures as :func:`noise_spectrum` takes them.
+    integration, groups : int
+        As of :func:`noise_spectrum`.
+
+    Returns
+    -------
+    Table
+        A row for each ``amplifier``: rms [DN] of noise slower than a detector line (``slow``), faster (``fast``), and
+        changing sign from pixel to pixel (``alternating``), each ``_before`` and ``_after``. White noise is in all.
+    """
+    rows = []
+    readout = Readout.from_header(after.attrs)
+    for amplifier in sorted({*after["amplifier"].to_numpy().tolist()} - {0}):
+        row: dict[str, float] = {"amplifier": amplifier}
+        for name, exposure in (("before", before), ("after", after)):
+            frequency, power = noise_spectrum(exposure, amplifier, integration, groups)
+            line_rate = exposure.sizes["column"] / readout.frame_time
+            slow, alternating = frequency < 0.9 * line_rate, frequency > 0.95 * frequency[-1]
+            masks = dict(zip(_BANDS, (slow, ~slow & ~alternating, alternating), strict=True))
+            row |= {f"{band}_{name}": _rms(frequency, power, inside) for band, inside in masks.items()}
+        rows.append(row)
+    table = Table(rows)
+    for column in table.colnames[1:]:
+        table[column].unit = "DN"
+        table[column].format = ".4g"
+    return table
+
+
+def _rms(frequency: np.ndarray, power: np.ndarray, inside: np.ndarray) -> float:
+    width = np.gradient(frequency) if frequency.size > 1 else np.ones(1)
+    return float(np.sqrt((power * width)[inside].sum()))

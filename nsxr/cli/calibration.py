@@ -15,6 +15,7 @@ from nsxr.detector1 import STEPS
 from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.io.products import write_products
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
+from nsxr.noise import noise_table
 from nsxr.recipe import Recipe
 
 __all__ = ["Wanted", "calibrate", "detector1"]
@@ -36,6 +37,8 @@ class Wanted:
         Whether a picture is drawn.
     has_linearity : bool
         Whether late and early slopes are compared, in a table and a picture.
+    has_noise : bool
+        Whether noise before and after 1/f cleaning is compared, in a table and a picture.
     overwrite : bool
         Whether existing products may be replaced.
     progress : bool
@@ -47,6 +50,7 @@ class Wanted:
     saved: tuple[str, ...] = ()
     has_quicklook: bool = False
     has_linearity: bool = False
+    has_noise: bool = False
     overwrite: bool = False
     progress: bool = True
 
@@ -58,6 +62,7 @@ class Wanted:
 @click.option("--save", metavar="STEP", multiple=True, help="Also save the ramps after a step, as FITS.")
 @click.option("--quicklook", is_flag=True, help="Draw <root>_quicklook.png.")
 @click.option("--linearity", is_flag=True, help="Compare late and early slopes: <root>_linearity.ecsv and .png.")
+@click.option("--noise", is_flag=True, help="Noise before and after 1/f cleaning: <root>_noise.ecsv and .png.")
 @click.option("--overwrite", is_flag=True, help="Replace existing products.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
@@ -70,6 +75,7 @@ def detector1(
     save: tuple[str, ...],
     quicklook: bool,
     linearity: bool,
+    noise: bool,
     overwrite: bool,
     progress: bool,
     recipe: Recipe,
@@ -87,7 +93,7 @@ def detector1(
         raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(known)}")
     exposures = group_exposures(files)
     wanted = Wanted(
-        output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, linearity, overwrite, progress
+        output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, linearity, noise, overwrite, progress
     )
 
     recipes = recipe.in_turn(exposures)
@@ -107,6 +113,8 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
             "quicklook.png": wanted.has_quicklook,
             "linearity.ecsv": wanted.has_linearity,
             "linearity.png": wanted.has_linearity,
+            "noise.ecsv": wanted.has_noise,
+            "noise.png": wanted.has_noise,
         }.items()
         if is_wanted
     }
@@ -135,6 +143,16 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
             residual = residual.compute()
         _put(extra["linearity.ecsv"], lambda path: linearity_table(residual).write(path, format="ascii.ecsv"))
         _put(extra["linearity.png"], lambda path: plot_linearity(residual).savefig(path, dpi=120, format="png"))
+    if wanted.has_noise:
+        from nsxr.plot_noise import plot_noise
+
+        before, after = stages["jump"], stages["clean_flicker_noise"]
+        if after.sizes["group"] < 2:
+            raise ParameterError("--noise needs two groups or more")
+        with worker_errors():
+            table, figure = noise_table(before, after), plot_noise(before, after)
+        _put(extra["noise.ecsv"], lambda path: table.write(path, format="ascii.ecsv"))
+        _put(extra["noise.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
     return [*written, *extra.values()]
 
 

@@ -5,7 +5,8 @@ import xarray as xr
 from scipy import ndimage
 
 from nsxr.corrections.flicker_frames import Frames, dark_of, frames_of
-from nsxr.errors import ModelError
+from nsxr.corrections.flicker_median import median_stripes
+from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.noise_spectrum import binned_power, fit_densities, power_bins
 from nsxr.lazy import map_blocks, settle, unlabelled
@@ -84,12 +85,7 @@ def estimate_flicker_noise(
     that of generalized least squares.
     """
     frames = frames_of(exposure)
-    given = None
-    if mask is not None:
-        if set(mask.dims) != set(_IMAGE) or any(mask.sizes[d] != frames.values.sizes[d] for d in _IMAGE):
-            expected = {d: frames.values.sizes[d] for d in _IMAGE}
-            raise ModelError(f"mask has sizes {dict(mask.sizes)}, expected {expected}")
-        given = one_chunk(unlabelled(mask.transpose(*_IMAGE)).astype(bool), *_IMAGE)
+    given = _given(mask, frames)
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
     residual = frames.values - (level if frames.static is None else frames.static)
@@ -135,6 +131,16 @@ def estimate_flicker_noise(
             "frequency": np.arange(length // 2 + 1) / (length * SAMPLE_TIME),
         }
     )
+
+
+def _given(mask: xr.DataArray | None, frames: Frames) -> xr.DataArray | None:
+    """Return a mask as frames have it, or raise ModelError."""
+    if mask is None:
+        return None
+    expected = {dim: frames.values.sizes[dim] for dim in _IMAGE}
+    if dict(mask.sizes) != expected:
+        raise ModelError(f"mask has sizes {dict(mask.sizes)}, expected {expected}")
+    return one_chunk(unlabelled(mask.transpose(*_IMAGE)).astype(bool), *_IMAGE)
 
 
 def _same(array: xr.DataArray) -> xr.DataArray:
@@ -329,6 +335,7 @@ def clean_flicker_noise(
     picture_frame: xr.Dataset | None = None,
     *,
     fit_method: str = "optimal",
+    fit_by_channel: bool = False,
     n_sigma: float = 3.0,
 ) -> xr.Dataset:
     """Subtract correlated noise that pixels without light see: levels of outputs, 1/f noise, alternating columns.
@@ -343,6 +350,11 @@ def clean_flicker_noise(
         (row, column) bool, True where it is dark; else found by :func:`find_dark_pixels`.
     picture_frame : Dataset, optional
         ``sci`` (row, column) float32: a pattern of which every frame has some amount, found together with the noise.
+    fit_method : {"optimal", "median"}
+        The conditional mean of the noise, :func:`estimate_flicker_noise`; or, for comparison, the median of the dark
+        pixels of each column, which adds nothing to variances and leaves them as they are.
+    fit_by_channel : bool
+        ``"median"``: whether each output has its own.
     n_sigma : float
         As of :func:`find_dark_pixels`.
 
@@ -363,24 +375,32 @@ def clean_flicker_noise(
     ------
     ModelError
         If variables are missing or not as declared, or the mask does not fit.
+    ParameterError
+        If the method is unknown.
 
     See Also
     --------
     estimate_flicker_noise : The noise itself, its variance and spectrum.
     """
+    if fit_method not in ("optimal", "median"):
+        raise ParameterError(f"fit_method is {fit_method!r}, expected one of 'optimal', 'median'")
+    parameters = {"fit_method": fit_method, "n_sigma": n_sigma, "mask": "given" if mask is not None else "found"}
+    if fit_method == "median":
+        frames = frames_of(exposure)
+        is_dark, level = dark_of(frames, n_sigma, _given(mask, frames))
+        noise = median_stripes(frames.values - level, is_dark, frames.bands if fit_by_channel else None)
+        parameters["fit_by_channel"] = fit_by_channel
+        return record(exposure, "clean_flicker_noise", [], parameters, sci=_without(exposure, noise))
     found = estimate_flicker_noise(exposure, mask, picture_frame, n_sigma=n_sigma)
     noise, variance = unlabelled(found["noise"]), unlabelled(found["variance"])
     white = unlabelled(found["density"]).isel(component=2, frequency=0)
     dark = unlabelled(found["is_dark"])
     counts = unlabelled(found["weight"]) > 0
     change = (-variance).where(counts, variance)  # the estimate follows the noise of the pixels that it comes from
-    sci = to_whole_frames(unlabelled(exposure["sci"]))
-    parameters = {"fit_method": "optimal", "n_sigma": n_sigma, "mask": "given" if mask is not None else "found"}
-    if "group" in sci.dims:
-        first = xr.zeros_like(noise.isel(group=slice(0, 1)))
-        total = xr.concat([first, noise.cumsum("group")], "group")
+    dims = exposure["sci"].dims
+    if "group" in dims:
         changed = {
-            "sci": sci - total.astype(np.float32),
+            "sci": _without(exposure, noise),
             "flicker_variance": change / 2,
             "white_variance": (white / 2).astype(np.float32),
             "dark_level": unlabelled(found["level"]).isel(row=0, column=0),
@@ -388,23 +408,32 @@ def clean_flicker_noise(
         }
         units = {"flicker_variance": "DN2", "white_variance": "DN2", "dark_level": "DN"}
     else:
-        of_frames = noise.isel(group=0)
         images = [unlabelled(exposure[name]) for name in ("var_rnoise", "var_poisson")]
         means = [image.where(dark).astype(np.float64).mean() for image in images]
         share = ((white - means[1]) / means[0]).clip(0.0, None).astype(np.float32)
         changed = {
-            "sci": sci - (of_frames if "integration" in sci.dims else of_frames.isel(integration=0)),
+            "sci": _without(exposure, noise),
             "var_rnoise": (images[0] * share + change).clip(0.0, None),
         }
         units = {}
-    table, numbers = _summary(found, 2.0 if "group" in sci.dims else 1.0)
-    dims = exposure["sci"].dims
+    table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
     changed["noise_spectrum"] = table
-    changed["sci"] = changed["sci"].assign_coords(exposure["sci"].coords)
     references = [] if picture_frame is None else [picture_frame]
     cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
     return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS))
+
+
+def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:
+    """Return the signal without the noise of its differences of groups, or of its rates."""
+    sci = to_whole_frames(unlabelled(exposure["sci"]))
+    if "group" in sci.dims:
+        first = xr.zeros_like(noise.isel(group=slice(0, 1)))
+        left = sci - xr.concat([first, noise.cumsum("group")], "group").astype(np.float32)
+    else:
+        of_rates = noise.isel(group=0)
+        left = sci - (of_rates if "integration" in sci.dims else of_rates.isel(integration=0))
+    return left.transpose(*sci.dims).assign_coords(exposure["sci"].coords)
 
 
 def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:

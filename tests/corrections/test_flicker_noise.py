@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from astropy.table import Table
+from click.testing import CliRunner
 
 import nsxr
+from nsxr.cli import main
 from nsxr.corrections.flicker_frames import find_dark_pixels
 from nsxr.corrections.flicker_noise import clean_flicker_noise, estimate_flicker_noise
 from nsxr.corrections.read_noise import read_noise_after_cleaning
@@ -15,7 +18,7 @@ from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import science_time_order
-from nsxr.simulate import Artifacts, small_exposure
+from nsxr.simulate import Artifacts, simulate_exposure, small_exposure
 from nsxr.simulate.configuration import configure
 from nsxr.simulate.noise import FrameNoise, picture_frame
 from nsxr.testing import assert_lazy_and_chunk_invariant
@@ -281,3 +284,46 @@ def test_products_carry_spectra_and_numbers(tmp_path):
     assert "noise_spectrum" not in off
     skipped = next(entry for entry in steps(off) if entry["step"] == "clean_flicker_noise")
     assert skipped["status"] == "SKIPPED"
+
+
+def test_noise_before_and_after_as_a_table():
+    ramps, _ = make_ramps(groups=4, columns=128)
+    table = nsxr.noise_table(ramps, clean_flicker_noise(ramps))
+    assert list(table["amplifier"]) == [1, 2, 3, 4]
+    assert (table["slow_after"] < 0.4 * table["slow_before"]).all()
+    assert (table["fast_after"] < table["fast_before"]).all()
+    assert table["slow_before"].unit == "DN"
+    np.testing.assert_allclose(table["fast_after"], WHITE, rtol=0.1)
+
+
+def test_command_compares_noise(tmp_path):
+    made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB512", groups=4, scene="BOTS")
+    out = tmp_path / "out"
+    words = ["detector1", str(made.uncal[0]), "--references", str(made.references["gain"].parent), "-o", str(out)]
+    words += ["--set", "clean_flicker_noise.fit_method=optimal", "--noise", "--no-progress"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    (table,) = out.glob("*_noise.ecsv")
+    assert Table.read(table)["slow_after"][0] < Table.read(table)["slow_before"][0]
+    assert len(list(out.glob("*_noise.png"))) == 1
+    words[-3] = "clean_flicker_noise.fit_method=best"
+    assert "expected one of" in CliRunner().invoke(main, [*words, "--overwrite"]).output
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_medians_of_columns_are_there_for_comparison(by_channel):
+    ramps, _ = make_ramps(groups=4, columns=32, light=traces((2048, 32)))
+    parameters = {"fit_method": "median", "fit_by_channel": by_channel}
+    result = assert_lazy_and_chunk_invariant(
+        clean_flicker_noise, ramps, chunkings=({"row": 512}, {"group": 1}), **parameters
+    )
+    is_dark = find_dark_pixels(ramps).values
+    level = estimate_flicker_noise(ramps, find_dark_pixels(ramps))["level"].values[0, 0]
+    steps_of = np.diff(ramps["sci"].values, axis=1)[0, 1]
+    rows = slice(512, 1024) if by_channel else slice(None)
+    expected = np.median(steps_of[rows][is_dark[rows, 20], 20])
+    found = steps_of - np.diff(result["sci"].values, axis=1)[0, 1]
+    np.testing.assert_allclose(found[rows, 20], expected - level, atol=0.05)
+    assert "flicker_variance" not in result
+    with pytest.raises(ValueError, match="fit_method is 'best'"):
+        clean_flicker_noise(ramps, fit_method="best")
