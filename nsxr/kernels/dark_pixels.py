@@ -42,7 +42,7 @@ def find_dark(
 
     Light is what stands out, in the pixel or in means along the dispersion, over the level of dark pixels of the same
     output in the same column, which follows correlated noise. Found light grows along the dispersion by part of the
-    length that was averaged, and by a pixel across.
+    length that was averaged, and by two pixels across, where wings are too faint to be seen.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def find_dark(
                 found = _opened(found, length)
             lit |= found
         if mask is None:
-            lit |= ndimage.binary_dilation(_traces(lit), np.ones((3, 3)))
+            lit |= ndimage.binary_dilation(_traces(lit), np.ones((5, 3)))
         is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
 
