@@ -17,10 +17,10 @@ def dark_level(values: np.ndarray) -> tuple[float, float]:
 
     The middle is that of the densest quarter; the scatter is that of the values below it. (NaN, NaN) for fewer than 10.
     """
-    ordered = np.sort(values[np.isfinite(values)].astype(np.float64))
-    if ordered.size < 10:
+    known = values[np.isfinite(values)]
+    if known.size < 10:
         return np.nan, np.nan
-    ordered = ordered[:: max(1, ordered.size // 200_000)]
+    ordered = np.sort(known[:: max(1, known.size // 200_000)].astype(np.float64))
     part = ordered.size // 4
     width = ordered[part:] - ordered[:-part]
     smooth = ndimage.uniform_filter1d(width, max(1, width.size // 50), mode="nearest")
@@ -86,12 +86,12 @@ def find_dark(
             if length == 1:
                 lit |= known & (mean - centre < -(n_sigma + 1) * width)  # not dark either: it is wrong
                 # light has neighbours along the dispersion: a pixel above 2 sigma beside one that stands out
-                found |= ndimage.binary_dilation(found, np.ones((1, 3))) & (mean - centre > 2 * width)
+                found |= _grown(found, 1) & (mean - centre > 2 * width)
             else:
                 found = _opened(found, length)
             lit |= found
         if mask is None:
-            lit |= ndimage.binary_dilation(_traces(lit), np.ones((5, 3)))
+            lit |= _grown(_traces(lit), 1, across=2)
         is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
 
@@ -105,8 +105,16 @@ def _traces(lit: np.ndarray) -> np.ndarray:
 
 def _opened(found: np.ndarray, length: int) -> np.ndarray:
     """Return found means grown back to the pixels of which they are means."""
-    grown: np.ndarray = ndimage.binary_dilation(found, np.ones((1, 2 * (length // 4) + 1)))
-    return grown
+    return _grown(found, length // 4)
+
+
+def _grown(found: np.ndarray, along: int, across: int = 0) -> np.ndarray:
+    """Return found pixels with so many neighbours to each side along the dispersion, and across."""
+    grown = found.view(np.uint8)
+    for axis, width in ((1, along), (0, across)):
+        if width:
+            grown = ndimage.maximum_filter1d(grown, 2 * width + 1, axis=axis, mode="constant")
+    return grown.view(np.bool_)
 
 
 def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
