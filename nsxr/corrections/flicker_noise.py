@@ -1,5 +1,7 @@
 """Remove correlated noise (1/f, levels of outputs, alternating columns) that pixels without light see."""
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 from scipy import ndimage
@@ -87,6 +89,7 @@ def estimate_flicker_noise(
     frames = frames_of(exposure)
     given = _given(mask, frames)
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
+    frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
     residual = frames.values - (level if frames.static is None else frames.static)
     weight = wait(_weight_of_series(residual, first)) if frames.is_series else first.astype(np.float32)
@@ -410,7 +413,8 @@ def clean_flicker_noise(
     else:
         images = [unlabelled(exposure[name]) for name in ("var_rnoise", "var_poisson")]
         means = [image.where(dark).astype(np.float64).mean() for image in images]
-        share = ((white - means[1]) / means[0]).clip(0.0, None).astype(np.float32)
+        share = (white - means[1]) / means[0]
+        share = share.where(np.isfinite(share), 1.0).clip(0.1, 10.0).astype(np.float32)
         changed = {
             "sci": _without(exposure, noise),
             "var_rnoise": (images[0] * share + change).clip(0.0, None),

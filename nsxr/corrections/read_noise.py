@@ -103,7 +103,8 @@ def read_noise_after_cleaning(
     Returns
     -------
     Dataset
-        ``readnoise`` cut to the exposure with a new ``sci`` (row, column) float32 [DN].
+        ``readnoise`` cut to the exposure with a new ``sci`` (row, column) float32 [DN]. The factor on its square is
+        between 0.1 and 10, and 1 if nothing is dark.
 
     Notes
     -----
@@ -127,6 +128,7 @@ def read_noise_after_cleaning(
     white = (exposure["white_variance"] - photons).clip(0.0, None)
     left = chunk_like(unlabelled(exposure["flicker_variance"]), square)
     factor = 2 * frames * white / square.where(dark).astype(np.float64).mean()
+    factor = factor.where(np.isfinite(factor), 1.0).clip(0.1, 10.0)
     changed = (square * factor.astype(np.float32) + np.float32(2 * frames) * left).clip(0.0, None) ** np.float32(0.5)
     changed = changed.transpose("row", "column").astype(np.float32)
     return reference.assign(sci=changed.assign_attrs(reference["sci"].attrs))

@@ -14,6 +14,7 @@ from nsxr.corrections.flicker_noise import clean_flicker_noise, estimate_flicker
 from nsxr.corrections.read_noise import read_noise_after_cleaning
 from nsxr.errors import ModelError
 from nsxr.kernels.flicker import Densities, Solver, series_length, to_image, to_series
+from nsxr.model import chunking
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
@@ -21,7 +22,7 @@ from nsxr.model.time_order import science_time_order
 from nsxr.simulate import Artifacts, simulate_exposure, small_exposure
 from nsxr.simulate.configuration import configure
 from nsxr.simulate.noise import FrameNoise, picture_frame
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
 
 RAMP, IMAGE = ("integration", "group", "row", "column"), ("row", "column")
 WHITE = 5.2
@@ -327,3 +328,31 @@ def test_medians_of_columns_are_there_for_comparison(by_channel):
     assert "flicker_variance" not in result
     with pytest.raises(ValueError, match="fit_method is 'best'"):
         clean_flicker_noise(ramps, fit_method="best")
+
+
+def test_nothing_dark_changes_nothing():
+    ramps, _ = make_ramps(groups=4, columns=16)
+    nothing = xr.DataArray(np.zeros((2048, 16), bool), dims=IMAGE)
+    cleaned = clean_flicker_noise(ramps, nothing)
+    readnoise, gain = references_for(ramps)
+    np.testing.assert_array_equal(cleaned["sci"], ramps["sci"])
+    np.testing.assert_array_equal(read_noise_after_cleaning(cleaned, readnoise, gain)["sci"], readnoise["sci"])
+
+
+@pytest.mark.parametrize("integrations", [2, 11])
+def test_exposures_longer_than_memory_give_the_same(tmp_path, monkeypatch, integrations):
+    made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB32", groups=4, integrations=integrations)
+    products = []
+    for kept in (2**30, 1):
+        monkeypatch.setattr(chunking, "KEPT_BYTES", kept)
+        monkeypatch.setattr(chunking, "CHUNK_BYTES", 40_000)
+        exposure = nsxr.open_exposure(made.uncal)
+        references = nsxr.open_references(made.references["gain"].parent, exposure)
+        with forbid_computes():
+            tree = nsxr.detector1(exposure, references, clean_flicker_noise={"fit_method": "optimal"})
+        layers = tree["rate"]["sci"].data.__dask_graph__().layers
+        assert (sum(name.startswith("settle-") for name in layers) > 5) == (kept == 1)
+        paths = nsxr.write_products(tree, tmp_path / str(kept), "it", progress=False)
+        products.append([fits.getdata(path, name) for path in paths for name in ("SCI", "VAR_RNOISE", "DQ")])
+    for one, other in zip(*products, strict=True):
+        np.testing.assert_array_equal(one, other)
