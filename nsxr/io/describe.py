@@ -25,7 +25,9 @@ _STATUS = {
     "S_LINEAR": "linearity",
     "S_DARK": "dark_current",
     "S_JUMP": "jump",
+    "S_PCTFRM": "picture_frame",
     "S_CLNFNS": "clean_flicker_noise",
+    "S_PERSIS": "persistence",
     "S_RAMP": "ramp_fit",
     "S_GANSCL": "gain_scale",
 }
