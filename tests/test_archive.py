@@ -275,7 +275,7 @@ def killed(moment, number, *words):
     assert code.returncode == -signal.SIGKILL, code.stderr.decode()
 
 
-@pytest.mark.parametrize(("moment", "number", "complete"), [("block", 15, [FIRST]), ("metadata", 2, [FIRST, SECOND])])
+@pytest.mark.parametrize(("moment", "number", "complete"), [("block", 23, [FIRST]), ("metadata", 2, [FIRST, SECOND])])
 def test_killed_while_adding(tmp_path, made, straight, run, moment, number, complete):
     path, files = tmp_path / "a.zarr", [*made["files"], made["other"]]
     words = [path, *files, "--references", made["references"], "--raw"]
