@@ -15,6 +15,11 @@ __all__ = ["EVENT_PROPERTIES", "SPECTRUM_COLUMNS", "TABLES", "VARIABLES", "Varia
 RAMP = ("integration", "group", "row", "column")
 RATES = ("integration", "row", "column")
 IMAGE = ("row", "column")
+CUTOUT = ("cross_dispersion", "dispersion")
+CUTOUTS = (CUTOUT, ("integration", *CUTOUT), ("slit", *CUTOUT), ("slit", "integration", *CUTOUT))
+STATIC_CUTOUTS = (CUTOUT, ("slit", *CUTOUT))
+SPECTRUM = ("dispersion",)
+SPECTRA = (SPECTRUM, ("integration", *SPECTRUM), ("slit", *SPECTRUM), ("slit", "integration", *SPECTRUM))
 EVENT_PROPERTIES = (
     "integration",
     "group",
@@ -45,14 +50,36 @@ class Variable:
     meaning: str
 
 
+def _spectra() -> dict[str, Variable]:
+    """Declare what an extracted spectrum has; names are the columns of the observatory's products, in lower case."""
+    kinds = {
+        "flux": ("Jy", "flux density of the source", "flux"),
+        "surf_bright": ("MJy/sr", "surface brightness", "sb"),
+        "background": ("MJy/sr", "background that was subtracted", "bkgd"),
+    }
+    found = {}
+    for name, (units, meaning, prefix) in kinds.items():
+        found[name] = Variable(SPECTRA, np.float64, (units, "DN/s"), meaning)
+        for part, source in {"poisson": "photon noise", "rnoise": "read noise", "flat": "the flat field"}.items():
+            found[f"{prefix}_var_{part}"] = Variable(
+                SPECTRA, np.float64, (f"({units})2", "(DN/s)2"), f"variance of {name} from {source}"
+            )
+    found["npixels"] = Variable(SPECTRA, np.float64, (), "pixels that an extracted value was made from")
+    found["coverage"] = Variable(SPECTRA, np.float64, (), "part of the profile of the source on pixels that were used")
+    return found
+
+
 VARIABLES: Mapping[str, Variable] = {
-    "sci": Variable((RAMP, RATES, IMAGE), np.float32, ("DN", "DN/s"), "science signal"),
+    "sci": Variable((RAMP, RATES, IMAGE, *CUTOUTS), np.float32, ("DN", "DN/s", "MJy", "MJy/sr"), "science signal"),
     "pixeldq": Variable((IMAGE,), np.uint32, (), "flags of a pixel that hold for all groups and integrations"),
     "groupdq": Variable((RAMP,), np.uint8, (), "flags of a pixel in one group"),
-    "dq": Variable((RATES, IMAGE), np.uint32, (), "flags of a rate"),
-    "var_poisson": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from photon noise"),
+    "dq": Variable(
+        (RATES, IMAGE, *CUTOUTS, *SPECTRA), np.uint32, (), "flags of a rate, or of what was made from rates"
+    ),
+    "var_poisson": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from photon noise"),
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
-    "var_rnoise": Variable((RATES, IMAGE), np.float32, ("(DN/s)2",), "variance of the rate from read noise"),
+    "var_rnoise": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from read noise"),
+    "var_flat": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from the flat field"),
     "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
     "picture_frame_amplitude": Variable(
         (("integration", "group"),), np.float32, ("DN",), "strength of the picture frame"
@@ -70,6 +97,21 @@ VARIABLES: Mapping[str, Variable] = {
         (("band", "part"),), np.float32, (), "spectral densities of the noise of a group, DN2/Hz"
     ),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
+    "wavelength": Variable(STATIC_CUTOUTS, np.float32, ("um",), "wavelength of the middle of a pixel"),
+    **{
+        name: Variable(STATIC_CUTOUTS, np.float32, (), meaning)
+        for name, meaning in {
+            "pathloss_point": "part of the light of a point source that reaches the detector",
+            "pathloss_uniform": "part of the light of a uniform source that reaches the detector",
+            "barshadow": "part of the light that bars between shutters let pass",
+            "flatfield_point": "flat field for a point source",
+            "flatfield_uniform": "flat field for a uniform source",
+            "photom_point": "flux calibration for a point source",
+            "photom_uniform": "flux calibration for a uniform source",
+            "weight": "weight of what was resampled into a pixel",
+        }.items()
+    },
+    **_spectra(),
 }
 
 
