@@ -8,6 +8,7 @@ from nsxr.simulate.exposure import (
     small_exposure,
     write_references,
 )
+from nsxr.simulate.traces import simulate_trace
 
 __all__ = [
     "QUIET",
@@ -15,6 +16,7 @@ __all__ = [
     "SimulatedExposure",
     "SmallExposure",
     "simulate_exposure",
+    "simulate_trace",
     "small_exposure",
     "write_references",
 ]

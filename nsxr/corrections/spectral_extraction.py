@@ -1,0 +1,308 @@
+"""Fluxes of a source, column by column, from the pixels that are there, weighted by its profile."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from nsxr.corrections.trace_model import BACKGROUND_TERMS, fit_trace_model, has_background, usable_pixels
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.extraction import column_weights
+from nsxr.lazy import map_blocks
+from nsxr.model.chunking import one_chunk
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record, steps
+from nsxr.model.variables import check, variable_attributes
+
+__all__ = ["extract_spectrum", "model_image"]
+
+IMAGE = ("cross_dispersion", "dispersion")
+_JANSKY = 1e6
+_PARTS = ("poisson", "rnoise", "flat")
+_MODEL = ("profile", "aperture", "is_used", "flux", "background_variance", "variance_of_signal", "profile_variance")
+
+
+def extract_spectrum(
+    slit: xr.Dataset,
+    model: xr.Dataset | None = None,
+    *,
+    weighting: Literal["auto", "profile", "box"] = "auto",
+    rejection_threshold: float = 5.0,
+    least_coverage: float = 0.5,
+    **fitting: Any,
+) -> xr.Dataset:
+    """Extract the spectrum of the source in a slit, of each integration if there are several.
+
+    Every column is a least-squares fit of the profile to its good pixels (optimal extraction), or, with
+    ``weighting="box"``, the sum over the aperture with the missing pixels taken from that fit. A missing pixel costs
+    signal to noise, and the variance says so; it never makes the flux smaller. Weights come from a model of the
+    variance, not from the noisy pixels themselves.
+
+    Parameters
+    ----------
+    slit : Dataset
+        ``sci`` (cross_dispersion, dispersion), with or without integration in front, [DN/s, MJy or MJy/sr], ``dq``,
+        ``var_poisson``, ``var_rnoise``, with or without ``var_flat``; ``wavelength`` [um].
+    model : Dataset, optional
+        From :func:`nsxr.fit_trace_model`, of this slit, or of a series; by default made here, with the parameters in
+        ``fitting``.
+    weighting : {"auto", "profile", "box"}
+        ``auto``: ``box`` for extended sources (SRCTYPE), ``profile`` for others.
+    rejection_threshold : float, default 5
+        In single integrations, pixels off the model by so many standard deviations, and by more than 5 % of the light
+        around, are left out.
+    least_coverage : float, default 0.5
+        Columns with a smaller part of the profile on good pixels are flagged DO_NOT_USE; their values stay.
+    **fitting
+        Parameters of :func:`nsxr.fit_trace_model`.
+
+    Returns
+    -------
+    Dataset
+        Along ``dispersion``, with integration in front if the slit has it, float64: ``flux`` [Jy, or DN/s] and
+        ``flux_var_poisson``, ``flux_var_rnoise``, ``flux_var_flat``; ``surf_bright`` [MJy/sr] and ``background``
+        [MJy/sr] with theirs, zero where the units of the slit or the kind of background do not give them;
+        ``npixels``, ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight`` (cross_dispersion, dispersion)
+        are the factors of pixels in the flux of the mean image, in units of flux per ``sci``; positions as in the
+        model. Flux density for MJy is 1e6 times the sum, for MJy/sr with PIXAR_SR. NaN where nothing can be extracted.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing, units are others, or MJy/sr come without PIXAR_SR.
+    ParameterError
+        If a parameter is unknown or out of its range.
+
+    Notes
+    -----
+    Variances are sums of squared weights times variances: read noise as given, enlarged by ``noise_scale``; photon
+    noise as the model says; the uncertainty of the profile itself is added to both in proportion.
+
+    References
+    ----------
+    Horne 1986 (PASP 98, 609); Robertson 1986 (PASP 98, 1220).
+    """
+    check(slit, "sci", "dq", "var_poisson", "var_rnoise")
+    if "slit" in slit.dims:
+        raise ModelError("this Dataset has many slits; go through them with nsxr.extract_spectra")
+    if weighting not in ("auto", "profile", "box"):
+        raise ParameterError(f"weighting is {weighting!r}, expected auto, profile or box")
+    if not 0 <= least_coverage < 1:
+        raise ParameterError(f"least_coverage is {least_coverage}, expected a part from 0 to below 1")
+    to_flux, per_sr, units = _units(slit)
+    if model is None:
+        model = fit_trace_model(slit, **fitting)
+    elif fitting:
+        raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; a model was given already")
+    extended = str(slit.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
+    box = weighting == "box" or (weighting == "auto" and extended)
+    kind = steps(model)[-1]["parameters"].get("background") or has_background(slit, "auto")
+    order = 0 if extended else BACKGROUND_TERMS[kind]
+    names = [name for name in ("sci", "var_poisson", "var_rnoise", "var_flat") if name in slit]
+    series = "integration" in slit.dims
+    arrays = [_whole(slit[name]) for name in names if name != "var_poisson"]
+    usable = _whole(usable_pixels(slit))
+    static = [_whole(model[name]) for name in (*_MODEL, "noise_scale")]
+    lead = ("integration",) if series else ()
+    along = (*lead, "dispersion")
+    n_outputs = 2 * len(_PARTS) + 4
+    outputs: list[tuple[Sequence[str], type[np.generic]]] = [(along, np.float64)] * n_outputs
+    found = map_blocks(
+        _extract_block,
+        arrays[0],
+        usable,
+        *static,
+        *arrays[1:],
+        core=IMAGE,
+        outputs=[*outputs, (along, np.uint32)],
+        order=order,
+        box=box,
+        rejection=rejection_threshold,
+        least_coverage=least_coverage,
+    )
+    flux, level, npixels, coverage = found[:4]
+    parts = {part: found[4 + 2 * i : 6 + 2 * i] for i, part in enumerate(_PARTS)}
+    values: dict[str, xr.DataArray] = {"flux": flux * to_flux}
+    pixels = model["aperture"].sum("cross_dispersion").reset_coords(drop=True)
+    surface = 1.0 / pixels.where(pixels > 0) if per_sr else xr.zeros_like(pixels)
+    values["surf_bright"] = (flux * surface).transpose(*along)
+    pixel_area = float(slit.attrs.get("PIXAR_SR") or 0.0)
+    brightness = 1.0 if per_sr or units == "DN/s" else (1 / pixel_area if pixel_area else 0.0)
+    values["background"] = level * brightness
+    for part, (of_flux, of_level) in parts.items():
+        values[f"flux_var_{part}"] = of_flux * to_flux**2
+        values[f"sb_var_{part}"] = (of_flux * surface**2).transpose(*along)
+        values[f"bkgd_var_{part}"] = of_level * brightness**2
+    values |= {"npixels": npixels, "coverage": coverage, "dq": found[-1]}
+    labels = {name: c for name, c in slit.coords.items() if set(c.dims) <= {"integration", "dispersion"}}
+    spectrum = xr.Dataset(coords=labels, attrs=slit.attrs)
+    given = {
+        name: ("DN/s" if units == "DN/s" else {"flux": "Jy", "surf_bright": "MJy/sr", "background": "MJy/sr"}[name])
+        for name in ("flux", "surf_bright", "background")
+    }
+    for name, prefix in {"flux": "flux", "surf_bright": "sb", "background": "bkgd"}.items():
+        given |= {f"{prefix}_var_{part}": f"({given[name]})2" for part in _PARTS}
+    spectrum = spectrum.assign_coords(wavelength=_mean_wavelength(slit, model))
+    spectrum = record(
+        spectrum,
+        "extract_1d",
+        parameters={
+            "weighting": "box" if box else "profile",
+            "background": kind if order else "none",
+            "rejection_threshold": rejection_threshold,
+            "least_coverage": least_coverage,
+        },
+    )
+    for name, unit in given.items():
+        values[name] = values[name].assign_attrs(**variable_attributes(name), units=unit)
+    for name in ("npixels", "coverage", "dq"):
+        values[name] = values[name].assign_attrs(variable_attributes(name))
+    spectrum = spectrum.assign(values)
+    weight = model["weight"].reset_coords(drop=True)
+    if box:
+        covered = (model["profile"] * model["aperture"] * model["is_used"]).sum("cross_dispersion")
+        weight = model["aperture"].where(model["is_used"], 0.0).reset_coords(drop=True) + (1 - covered) * weight
+    spectrum["weight"] = weight.astype(np.float32) * np.float32(to_flux)
+    if "var_background" in slit:
+        spectrum["var_background"] = slit["var_background"].reset_coords(drop=True)
+    positions = ("position_planned", "position_fitted", "position_uncertainty")
+    spectrum = spectrum.assign({name: model[name].reset_coords(drop=True) for name in positions})
+    for name in positions:
+        spectrum[name].attrs["units"] = "pixel"
+    return spectrum
+
+
+def _whole(array: xr.DataArray) -> xr.DataArray:
+    return one_chunk(array, *(dim for dim in IMAGE if dim in array.dims))
+
+
+def _units(slit: xr.Dataset) -> tuple[float, bool, str]:
+    """Return the factor from sums of pixels to flux, whether pixels are per steradian, and the units."""
+    units = str(slit["sci"].attrs.get("units", ""))
+    if units == "MJy":
+        return _JANSKY, False, units
+    if units == "MJy/sr":
+        area = float(slit.attrs.get("PIXAR_SR") or 0.0)
+        if not area > 0:
+            raise ModelError("sci is in MJy/sr, but PIXAR_SR, the solid angle of a pixel, is missing or not positive")
+        return area * _JANSKY, True, units
+    if units == "DN/s":
+        return 1.0, False, units
+    raise ModelError(f"sci has units {units!r}, expected MJy, MJy/sr or DN/s")
+
+
+def _mean_wavelength(slit: xr.Dataset, model: xr.Dataset) -> xr.DataArray:
+    """Return the wavelength of each column, mean over the profile, float64; NaN without wavelengths."""
+    if "wavelength" not in slit:
+        missing = np.full(slit.sizes["dispersion"], np.nan)
+        return xr.DataArray(missing, dims="dispersion", attrs={"units": "um"})
+    wavelength = slit["wavelength"].astype(np.float64)
+    weight = (model["profile"] * model["aperture"]).where(np.isfinite(wavelength), 0.0)
+    mean = (weight * wavelength.fillna(0.0)).sum("cross_dispersion") / weight.sum("cross_dispersion")
+    return mean.where(weight.sum("cross_dispersion") > 0).reset_coords(drop=True).assign_attrs(units="um")
+
+
+def _extract_block(
+    sci: np.ndarray,
+    usable: np.ndarray,
+    profile: np.ndarray,
+    aperture: np.ndarray,
+    is_used: np.ndarray,
+    mean_flux: np.ndarray,
+    background_variance: np.ndarray,
+    variance_of_signal: np.ndarray,
+    profile_variance: np.ndarray,
+    noise_scale: np.ndarray,
+    var_rnoise: np.ndarray,
+    var_flat: np.ndarray | None = None,
+    *,
+    order: int,
+    box: bool,
+    rejection: float,
+    least_coverage: float,
+) -> tuple[np.ndarray, ...]:
+    """Extract (integration, cross_dispersion, dispersion) or single images; see :func:`extract_spectrum`."""
+    shape = (*sci.shape[:-2], sci.shape[-1])
+    flux, level, npixels, coverage, *variances = (np.empty(shape) for _ in range(4 + 2 * len(_PARTS)))
+    dq = np.zeros(shape, dtype=np.uint32)
+    light = np.maximum(mean_flux * profile, 0.0)
+    photons = float(noise_scale) * background_variance, variance_of_signal * light
+    neighbours = np.pad(light, ((1, 1), (0, 0)))
+    around = np.maximum(np.maximum(neighbours[:-2], neighbours[2:]), light)
+    for index in np.ndindex(sci.shape[:-2]):
+        read = float(noise_scale) * var_rnoise[index].astype(np.float64)
+        poisson = photons[0] + photons[1]
+        variance = read + poisson
+        good = usable[index] & is_used & np.isfinite(variance) & (variance > 0)
+        image = np.where(good, sci[index].astype(np.float64), 0.0)
+        one = [array[None] for array in (profile, aperture)]
+        precision = np.where(good, 1 / np.where(good, variance, 1.0), 0.0)[None]
+        weights, level_weights, leverage = column_weights(one[0], one[1], precision, order)
+        if rejection > 0 and sci.ndim > 2:
+            residual = image - (weights[0] * image).sum(0) * profile - (level_weights[0] * image).sum(0)
+            free = np.maximum(1 - leverage[0], 0.01)
+            limit = rejection * np.sqrt(np.where(good, variance, 1.0) * free) + 0.05 * free * around
+            excess = np.where(good & (aperture > 0), np.abs(residual) / limit, 0.0)
+            bad = (excess > 1) & (excess == excess.max(0))
+            if bad.any():
+                good &= ~bad
+                image = np.where(good, image, 0.0)
+                precision = np.where(good, precision[0], 0.0)[None]
+                weights, level_weights, _ = column_weights(one[0], one[1], precision, order)
+        w, b = weights[0], level_weights[0]
+        covered = (aperture * profile * good).sum(0)
+        if box:
+            # the sum over the aperture; what is missing comes from the fit. A background is subtracted as fitted
+            inside = np.where(good, aperture, 0.0)
+            w = np.where(w.any(0), inside - (inside.sum(0) * b if order else 0.0) + (1 - covered) * w, 0.0)
+        there = w.any(0)
+        flux[index] = np.where(there, (w * image).sum(0), np.nan)
+        level[index] = (b * image).sum(0)
+        npixels[index] = np.where(there, (aperture * good).sum(0), 0.0)
+        coverage[index] = np.clip(covered, 0.0, 1.0)
+        terms = (poisson, read, np.zeros_like(read) if var_flat is None else var_flat[index].astype(np.float64))
+        for i, term in enumerate(terms):
+            known = np.where(good & np.isfinite(term), term, 0.0)
+            variances[2 * i][index] = np.where(there, (w**2 * known).sum(0), np.nan)
+            variances[2 * i + 1][index] = (b**2 * known).sum(0)
+        noise = variances[0][index] + variances[2][index]
+        factor = 1 + profile_variance * np.where(there, flux[index], 0.0) ** 2 / np.where(noise > 0, noise, 1.0)
+        variances[0][index] *= factor
+        variances[2][index] *= factor
+        dq[index] = np.where(there & (covered >= least_coverage), 0, int(PixelFlag.DO_NOT_USE))
+    return flux, level, npixels, coverage, *variances, dq
+
+
+def model_image(spectrum: xr.Dataset, model: xr.Dataset, slit: xr.Dataset) -> xr.Dataset:
+    """Return what the fitted trace says about every pixel, as for pixels that are to be replaced.
+
+    Parameters
+    ----------
+    spectrum : Dataset
+        From :func:`extract_spectrum`.
+    model : Dataset
+        From :func:`nsxr.fit_trace_model`.
+    slit : Dataset
+        What they were made from.
+
+    Returns
+    -------
+    Dataset
+        ``model`` [units of sci] and ``model_variance`` (cross_dispersion, dispersion), with integration in front if
+        the spectrum has it, float64; variance of the flux and of the profile. NaN outside the aperture, and in columns
+        that cannot be used.
+    """
+    to_flux, per_sr, units = _units(slit)
+    pixel_area = float(slit.attrs.get("PIXAR_SR") or 0.0)
+    brightness = 1.0 if per_sr or units == "DN/s" else (1 / pixel_area if pixel_area else 0.0)
+    kept = (spectrum["dq"] & np.uint32(PixelFlag.DO_NOT_USE)) == 0
+    flux = spectrum["flux"].reset_coords(drop=True) / to_flux
+    level = spectrum["background"].reset_coords(drop=True) / (brightness or 1.0)
+    variance = sum(spectrum[f"flux_var_{part}"].reset_coords(drop=True) for part in _PARTS) / to_flux**2
+    extra = sum(spectrum[f"bkgd_var_{part}"].reset_coords(drop=True) for part in _PARTS) / (brightness or 1.0) ** 2
+    inside = kept & (model["aperture"] > 0)
+    image = (flux * model["profile"] + level).where(inside)
+    uncertain = variance * model["profile"] ** 2 + flux**2 * model["profile_uncertainty"] ** 2 + extra
+    dims = slit["sci"].dims
+    return xr.Dataset({"model": image.transpose(*dims), "model_variance": uncertain.where(inside).transpose(*dims)})

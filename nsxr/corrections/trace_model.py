@@ -1,0 +1,302 @@
+"""The trace of a source on the detector: position, profile, photon noise, outliers, from one or several exposures."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.extraction import column_weights, fit_source
+from nsxr.kernels.slit_geometry import planned_trace, trace_of_light
+from nsxr.lazy import map_blocks
+from nsxr.model.chunking import one_chunk
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.variables import check
+
+__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "has_background", "usable_pixels"]
+
+IMAGE = ("cross_dispersion", "dispersion")
+BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2}
+"""Terms of each kind of local background."""
+UNUSABLE = int(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE | PixelFlag.OUTLIER | PixelFlag.FLUX_ESTIMATED)
+"""Flags of pixels that are no measurements; FLUX_ESTIMATED are values that somebody filled in."""
+HALF_WIDTH = 3.0
+"""Half width of the aperture of point sources [pixel]; the observatory's is as wide."""
+_UNPLANNED = 2.0  # pixels by which a position taken from the light itself may be wrong
+
+Background = Literal["auto", "none", "constant", "linear"]
+
+
+def usable_pixels(slit: xr.Dataset) -> xr.DataArray:
+    """Return where pixels are measurements: finite, and without flags of :data:`UNUSABLE`."""
+    return ((slit["dq"] & np.uint32(UNUSABLE)) == 0) & np.isfinite(slit["sci"])
+
+
+def has_background(slit: xr.Dataset, background: Background) -> str:
+    """Return the kind of local background, ``auto`` resolved: a constant unless a background was subtracted before."""
+    if background != "auto":
+        if background not in BACKGROUND_TERMS:
+            raise ParameterError(f"background is {background!r}, expected auto, {', '.join(BACKGROUND_TERMS)}")
+        return background
+    subtracted = "COMPLETE" in (slit.attrs.get("S_BKDSUB"), slit.attrs.get("S_MSBSUB"))
+    return "none" if subtracted or "background_members" in slit.attrs else "constant"
+
+
+def _is_extended(slit: xr.Dataset) -> bool:
+    return str(slit.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
+
+
+def _mean_image(slit: xr.Dataset) -> xr.Dataset:
+    """Return the mean over integrations of usable pixels, with its variances."""
+    usable = usable_pixels(slit)
+    names = [name for name in ("sci", "var_poisson", "var_rnoise") if name in slit]
+    found = xr.Dataset({name: slit[name].where(usable) for name in names})
+    if "integration" in slit.dims:
+        count = usable.sum("integration")
+        often = count >= 0.5 * slit.sizes["integration"]
+        total, count = found.sum("integration"), count.where(often)
+        found = xr.Dataset({name: total[name] / (count if name == "sci" else count**2) for name in names})
+        usable = often
+    return found.assign(usable=usable)
+
+
+def fit_trace_model(
+    slits: xr.Dataset | Sequence[xr.Dataset],
+    *,
+    half_width: float | None = None,
+    position: float | None = None,
+    position_prior: float = 0.3,
+    background: Background = "auto",
+    rejection_threshold: float = 5.0,
+    rescale_noise: bool = True,
+) -> Any:
+    """Fit position, profile and photon noise of the source in a slit, or in several nods of one source together.
+
+    The profile is smooth along the dispersion and free across it: a Gaussian whose centre and width are
+    parabolas in wavelength, and splines on top whose size the data decide. Nods share it, and the shape of the trace;
+    offsets and fluxes are their own. Series are averaged over integrations first.
+
+    Parameters
+    ----------
+    slits : Dataset, or sequence of Dataset
+        Each with ``sci`` (cross_dispersion, dispersion), or with integration in front, [DN/s, MJy or MJy/sr], ``dq``,
+        ``var_poisson``, ``var_rnoise``, ``wavelength``. Several are exposures of one source.
+    half_width : float, optional
+        Half width of the aperture [pixel]; 3 for point sources, half the slit for extended ones (SRCTYPE).
+    position : float, optional
+        Planned detector row of the source in the middle column. By default from SRCYPOS, SHUTSTA and the edges of the
+        slit, or from the light itself where a cut-out does not tell.
+    position_prior : float, default 0.3
+        Standard deviation of the true position from the planned one [pixel].
+    background : {"auto", "none", "constant", "linear"}
+        Local background of each column, fitted together with its flux. ``auto``: none if a background was subtracted.
+    rejection_threshold : float, default 5
+        Pixels off the model by so many standard deviations, and by more than 2 % of the light around, are left out.
+    rescale_noise : bool, default True
+        Enlarge variances by what the scatter of pixels without light asks for.
+
+    Returns
+    -------
+    Dataset, or list of Dataset
+        For each slit ``profile`` (cross_dispersion, dispersion), part of the flux of a column in a pixel, with
+        ``profile_uncertainty``; ``aperture``, the part of each pixel within the aperture; ``weight``, the factor of a
+        pixel in the flux of its column; ``is_used``; along
+        ``dispersion`` ``trace`` and ``width`` [pixel], ``flux`` [units of sci], ``background_variance`` and
+        ``variance_of_signal`` (of single integrations), ``profile_variance`` (relative variance of the flux that comes
+        from the profile);
+        ``noise_scale``; ``position_planned`` (NaN if not known), ``position_fitted``,
+        ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used``. Lazy if a slit is.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared.
+    ParameterError
+        If a parameter is out of its range.
+
+    References
+    ----------
+    Horne 1986 (PASP 98, 609); Bolton & Burles 2007 (NJP 9, 443) for profiles by splines.
+    """
+    alone = isinstance(slits, xr.Dataset)
+    each = [slits] if isinstance(slits, xr.Dataset) else list(slits)
+    if not each:
+        raise ParameterError("no slit given")
+    for name, value in {"half_width": half_width, "position_prior": position_prior}.items():
+        if value is not None and not value > 0:
+            raise ParameterError(f"{name} is {value}, expected a positive number of pixels")
+    for slit in each:
+        check(slit, "sci", "dq", "var_poisson", "var_rnoise")
+        if "slit" in slit.dims:
+            raise ModelError("this Dataset has many slits; go through them with nsxr.iterate_slits")
+    rows = np.unique(np.concatenate([slit["cross_dispersion"].values for slit in each]))
+    if rows.size > 1.5 * max(slit.sizes["cross_dispersion"] for slit in each):  # in slits apart: nothing is shared
+        return [
+            fit_trace_model(
+                slit,
+                half_width=half_width,
+                position=position,
+                position_prior=position_prior,
+                background=background,
+                rejection_threshold=rejection_threshold,
+                rescale_noise=rescale_noise,
+            )
+            for slit in each
+        ]
+    order = BACKGROUND_TERMS[has_background(each[0], background)]
+    extended = _is_extended(each[0])
+    columns = np.unique(np.concatenate([slit["dispersion"].values for slit in each]))
+    images = [_mean_image(slit).assign(_wavelength(slit)) for slit in each]
+    if len(each) > 1:
+        labels = {"cross_dispersion": rows, "dispersion": columns}
+        images = [
+            image.drop_vars("usable").reindex(labels).assign(usable=image["usable"].reindex(labels, fill_value=False))
+            for image in images
+        ]
+    stack = {
+        name: one_chunk(xr.concat([i[name] for i in images], "exposure"), "exposure", *IMAGE)
+        for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")
+    }
+    shutters = [str(slit.attrs.get("SHUTSTA", "")) for slit in each]
+    places = [float(slit.attrs.get("SRCYPOS") or 0.0) for slit in each]
+    along = ("exposure", "dispersion")
+    outputs: list[tuple[Sequence[str], type[np.generic]]] = [(("exposure", *IMAGE), np.float64)] * 4
+    outputs += [(("exposure", *IMAGE), np.bool_)]
+    outputs += [(along, np.float64)] * 6 + [(("exposure",), np.float64)] * 4
+    found = map_blocks(
+        _fit_block,
+        *(stack[name] for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")),
+        core=("exposure", *IMAGE),
+        outputs=outputs,
+        first_row=float(rows[0]),
+        shutters=shutters,
+        places=places,
+        position=position,
+        half_width=half_width,
+        prior=position_prior,
+        order=order,
+        rejection=rejection_threshold,
+        rescale_noise=rescale_noise,
+        extended=extended,
+    )
+    names = ["profile", "profile_uncertainty", "aperture", "weight", "is_used", "trace", "width", "flux"]
+    names += ["background_variance", "variance_of_signal", "profile_variance"]
+    names += ["noise_scale", "position_planned", "position_fitted", "position_uncertainty"]
+    together = xr.Dataset(dict(zip(names, found, strict=True))).drop_vars("wavelength", errors="ignore")
+    parameters = {
+        "half_width": half_width,
+        "position_prior": position_prior,
+        "background": has_background(each[0], background),
+        "rejection_threshold": rejection_threshold,
+        "rescale_noise": rescale_noise,
+        "exposures": len(each),
+    }
+    models = []
+    for number, slit in enumerate(each):
+        own = together.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
+        own.attrs = dict(slit.attrs)
+        for name in ("background_variance", "variance_of_signal"):  # of one integration, not of the mean
+            own[name] = own[name] * slit.sizes.get("integration", 1)
+        own["trace"].attrs["units"] = own["width"].attrs["units"] = "pixel"
+        own["flux"].attrs["units"] = slit["sci"].attrs.get("units", "")
+        models.append(record(own, "fit_trace_model", parameters=parameters))
+    return models[0] if alone else models
+
+
+def _wavelength(slit: xr.Dataset) -> dict[str, Any]:
+    if "wavelength" in slit:
+        return {"wavelength": slit["wavelength"].reset_coords(drop=True)}
+    return {"wavelength": (IMAGE, np.full([slit.sizes[dim] for dim in IMAGE], np.nan, dtype=np.float32))}
+
+
+def _fit_block(
+    sci: np.ndarray,
+    var_poisson: np.ndarray,
+    var_rnoise: np.ndarray,
+    usable: np.ndarray,
+    wavelength: np.ndarray,
+    *,
+    first_row: float,
+    shutters: Sequence[str],
+    places: Sequence[float],
+    position: float | None,
+    half_width: float | None,
+    prior: float,
+    order: int,
+    rejection: float,
+    rescale_noise: bool,
+    extended: bool,
+) -> tuple[np.ndarray, ...]:
+    """Fit (exposure, cross_dispersion, dispersion) arrays; see :func:`fit_trace_model`."""
+    images = [array.astype(np.float64) for array in (sci, var_poisson, var_rnoise)]
+    n, n_rows, n_columns = sci.shape
+    plan, planned = np.empty((n, n_columns)), np.full(n, np.nan)
+    # the light of a column is compared with others, so units do not matter but powers of ten under 1e-30 would
+    finite = usable & np.isfinite(images[0])
+    scale = float(np.median(np.abs(images[0][finite]))) if finite.any() else 1.0
+    scale = scale if scale > 0 else 1.0
+    images = [images[0] / scale, images[1] / scale**2, images[2] / scale**2]
+    variance = images[1] + images[2]
+    good = finite & np.isfinite(variance) & (variance > 0)
+    for e in range(n):
+        middle = _middle_of_slit(wavelength[e])
+        path = planned_trace(wavelength[e], shutters[e], places[e])
+        if extended and middle is not None:
+            path = middle
+        if path is None:
+            precision = np.where(good[e], 1 / np.where(good[e], variance[e], 1.0), 0.0)
+            path = trace_of_light(np.where(good[e], images[0][e], 0.0), precision)
+        else:
+            planned[e] = path[n_columns // 2] + first_row
+        if position is not None:
+            path = path + (position - first_row - path[n_columns // 2])
+            planned[e] = position
+        plan[e] = path
+    if half_width is None:
+        half_width = max(HALF_WIDTH, 0.5 * float(np.median(finite.any(2).sum(1))) - 1.0) if extended else HALF_WIDTH
+    priors = prior if np.isfinite(planned).all() else _UNPLANNED
+    source = fit_source(
+        images[0],
+        images[1],
+        images[2],
+        good,
+        plan,
+        half_width,
+        priors,
+        0 if extended else order,
+        rejection,
+        rescale_noise,
+        half_width / 2 if extended else 0.9,
+    )
+    profile, aperture = source.profile.evaluate(n_rows)
+    light = np.maximum(source.flux[:, None, :] * profile, 0.0)
+    dark = source.dark_variance(np.where(good, images[2], 1.0))
+    total = dark + source.variance_of_signal[:, None, :] * light
+    precision = np.where(source.is_used, 1 / total, 0.0)
+    weights, _, _ = column_weights(profile, aperture, precision, order)
+    offsets = source.profile.trace()
+    uncertainty = np.sqrt(np.diag(source.profile.covariance))[:n]
+    return (
+        profile,
+        source.profile.uncertainty(n_rows),
+        aperture,
+        weights,
+        source.is_used,
+        offsets + first_row,
+        np.broadcast_to(source.profile.width(), (n, n_columns)).copy(),
+        (weights * np.where(source.is_used, images[0], 0.0)).sum(1) * scale,
+        source.background_variance * scale**2,
+        source.variance_of_signal * scale,
+        source.profile.flux_variance(weights),
+        source.noise_scale,
+        planned,
+        offsets[:, n_columns // 2] + first_row,
+        uncertainty,
+    )
+
+
+def _middle_of_slit(wavelength: np.ndarray) -> np.ndarray | None:
+    """Return the middle between the edges of the slit (x,); None where the cut-out does not tell."""
+    return planned_trace(wavelength, "", 0.0)

@@ -1,0 +1,381 @@
+"""The spatial profile of a spectrum on the detector, from its own pixels: where the trace runs and how light spreads.
+
+The light of a column x is ``f(x) P(u, x)``, ``u`` the distance of a pixel from the trace. ``P`` is a Gaussian
+integrated over pixels, whose centre and width change smoothly with x, and a correction to it: splines in u and x whose
+size the data decide (marginal likelihood), so that it vanishes where the data say nothing. ``f`` is free in every
+column. Several exposures of one source share the profile and the shape of the trace; offsets and fluxes are their own.
+Images are (exposure, y, x) float64 with weights, the inverse variances, of zero where a pixel is not to be used.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import erf
+
+from nsxr.kernels.compilation import kernel
+
+__all__ = ["Profile", "aperture_of", "fit_trace", "flux_of", "refine_profile"]
+
+KNOT_SPACING = 0.5
+"""Pixels between knots of the correction across the trace."""
+COLUMNS_A_KNOT = 70
+"""Columns between knots of the correction along the trace, at least."""
+_OFFSETS = np.arange(-3.0, 3.01, 0.25)  # pixels from the planned position that are tried first
+_AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative to the light of a column
+_STIFFNESSES = (1.0, 30.0, 1000.0)  # against changes of the correction along the trace
+_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2])  # prior deviations of tilt, curvature and log width
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A fitted profile.
+
+    Attributes
+    ----------
+    plan : (exposure, x) ndarray
+        Planned position of the trace, pixels of the cut-out.
+    shape : (exposure + 5,) ndarray
+        Offsets of the exposures from the plan, tilt and curvature of the trace beyond the plan [pixel], and three
+        coefficients of the logarithm of the width [pixel] along x.
+    covariance : ndarray
+        Of ``shape``.
+    half_width : float
+        Half width of the aperture [pixel]: P sums to one over pixels, and parts of pixels, within it.
+    correction : (n_u, n_x) ndarray
+        Coefficients of the splines.
+    correction_covariance : (n_u * n_x, n_u * n_x) ndarray
+        Of ``correction``.
+    """
+
+    plan: np.ndarray
+    shape: np.ndarray
+    covariance: np.ndarray
+    half_width: float
+    correction: np.ndarray
+    correction_covariance: np.ndarray
+
+    @property
+    def n_exposures(self) -> int:
+        """Number of exposures."""
+        return int(self.plan.shape[0])
+
+    def trace(self) -> np.ndarray:
+        """Return the position of the trace (exposure, x), pixels of the cut-out."""
+        along = _along(self.plan.shape[1])
+        n = self.n_exposures
+        return np.asarray(self.plan + self.shape[:n, None] + self.shape[n : n + 2] @ along[1:])
+
+    def width(self) -> np.ndarray:
+        """Return the standard deviation of the Gaussian (x,), pixels."""
+        return np.asarray(np.exp(self.shape[self.n_exposures + 2 :] @ _along(self.plan.shape[1])))
+
+    def evaluate(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the profile P and the aperture (exposure, y, x): the part of each pixel within ``half_width``."""
+        distance = np.arange(n_rows)[:, None] - self.trace()[:, None, :]
+        profile, _, _ = _gaussian(distance, self.width())
+        _add_splines(distance, self.correction, self.half_width, profile)
+        aperture = aperture_of(distance, self.half_width)
+        total = np.asarray((profile * aperture).sum(1, keepdims=True))
+        return profile / np.maximum(total, 1e-3), aperture
+
+    def flux_variance(self, weights: np.ndarray) -> np.ndarray:
+        """Return the variance of a flux of one that comes from the uncertainty of the profile (exposure, x).
+
+        Parameters
+        ----------
+        weights : (exposure, y, x) ndarray
+            Factors with which pixels enter the flux.
+        """
+        distance = np.arange(weights.shape[1])[:, None] - self.trace()[:, None, :]
+        profile, aperture = self.evaluate(weights.shape[1])
+        # dP = basis - P sum(aperture * basis): the sum of P stays one
+        along = weights - aperture * (weights * profile).sum(1, keepdims=True)
+        n_u, n_x = self.correction.shape
+        out = np.empty((weights.shape[0], weights.shape[2]))
+        _spline_variance(distance, along, n_u, n_x, self.half_width, self.correction_covariance, out)
+        return out
+
+    def uncertainty(self, n_rows: int) -> np.ndarray:
+        """Return the standard deviation of P in each pixel (exposure, y, x)."""
+        distance = np.arange(n_rows)[:, None] - self.trace()[:, None, :]
+        out = np.empty(distance.shape)
+        n_u, n_x = self.correction.shape
+        one = np.zeros((distance.shape[0], 1, distance.shape[2]))
+        for y in range(n_rows):
+            row = np.ascontiguousarray(distance[:, y : y + 1])
+            variance = np.empty((distance.shape[0], distance.shape[2]))
+            _spline_variance(row, one + 1.0, n_u, n_x, self.half_width, self.correction_covariance, variance)
+            out[:, y] = np.sqrt(variance)
+        return out
+
+
+def _along(n_columns: int) -> np.ndarray:
+    """Return 1, x and x2 - 1/3 (3, x) for x from -1 to 1."""
+    x = np.linspace(-1.0, 1.0, n_columns) if n_columns > 1 else np.zeros(1)
+    return np.stack([np.ones_like(x), x, x**2 - 1 / 3])
+
+
+def aperture_of(distance: np.ndarray, half_width: float) -> np.ndarray:
+    """Return the part of each pixel, 0 to 1, that lies within ``half_width`` of the trace."""
+    return np.asarray(np.clip(half_width + 0.5 - np.abs(distance), 0.0, 1.0))
+
+
+def _gaussian(distance: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a Gaussian integrated over pixels, and its derivatives by distance and by the logarithm of the width."""
+    lower, upper = (distance - 0.5) / width, (distance + 0.5) / width
+    profile = 0.5 * (erf(upper / np.sqrt(2)) - erf(lower / np.sqrt(2)))
+    low, up = (np.exp(-(edge**2) / 2) / np.sqrt(2 * np.pi) for edge in (lower, upper))
+    return profile, (up - low) / width, lower * low - upper * up
+
+
+def flux_of(images: np.ndarray, weights: np.ndarray, profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flux of each column and its inverse variance (exposure, x); 0 where no pixel can be used."""
+    weighted = weights * profile
+    precision = (weighted * profile).sum(1)
+    return (weighted * images).sum(1) / np.where(precision > 0, precision, 1.0), precision
+
+
+def fit_trace(
+    images: np.ndarray,
+    weights: np.ndarray,
+    plan: np.ndarray,
+    half_width: float,
+    prior: float,
+    width: float = 0.9,
+    iterations: int = 8,
+) -> Profile:
+    """Fit the Gaussian profile: offsets of the exposures, shape of the trace, width.
+
+    Parameters
+    ----------
+    images, weights : (exposure, y, x) ndarray
+        Background-free signal and inverse variances.
+    plan : (exposure, x) ndarray
+        Planned position of the trace.
+    half_width : float
+        Half width of the aperture [pixel].
+    prior : float
+        Standard deviation of the true offset from the planned one [pixel].
+    width : float, default 0.9
+        Standard deviation of the Gaussian to begin with [pixel].
+    iterations : int, default 8
+        Steps of Gauss and Newton, fluxes eliminated in each (variable projection; Golub and Pereyra 2003).
+    """
+    n, n_rows, n_columns = images.shape
+    rows, along = np.arange(n_rows)[:, None], _along(n_columns)
+    shape = np.zeros(n + 5)
+    shape[n + 2] = np.log(width)
+    gain = np.empty((n, _OFFSETS.size))
+    for j, offset in enumerate(_OFFSETS):
+        profile, _, _ = _gaussian(rows - (plan[:, None, :] + offset), np.full(n_columns, width))
+        flux, precision = flux_of(images, weights, profile)
+        gain[:, j] = (np.maximum(flux, 0) ** 2 * precision).sum(1) - (offset / prior) ** 2
+    shape[:n] = _OFFSETS[gain.argmax(1)]
+    deviations = np.concatenate([np.full(n, prior), _SCALES])
+    centre = np.concatenate([np.zeros(n + 2), [np.log(width), 0.0, 0.0]])
+
+    def evaluate(values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        trace = plan + values[:n, None] + values[n : n + 2] @ along[1:]
+        profile, by_distance, by_width = _gaussian(rows - trace[:, None, :], np.exp(values[n + 2 :] @ along))
+        flux, precision = flux_of(images, weights, profile)
+        residual = images - flux[:, None, :] * profile
+        chi_square = float((weights * residual**2).sum() + (((values - centre) / deviations) ** 2).sum())
+        normal, gradient = np.diag(1 / deviations**2), (centre - values) / deviations**2
+        safe = np.where(precision > 0, precision, 1.0)
+
+        def projected(derivative: np.ndarray) -> np.ndarray:
+            change = flux[:, None, :] * derivative
+            return np.asarray(change - profile * ((weights * profile * change).sum(1) / safe)[:, None, :])
+
+        moved, widened = projected(-by_distance), projected(by_width)
+        # sums over rows once, then over columns with each polynomial
+        mm, ww, mw = ((weights * a * b).sum(1) for a, b in ((moved, moved), (widened, widened), (moved, widened)))
+        mr, wr = ((weights * a * residual).sum(1) for a in (moved, widened))
+        normal[np.arange(n), np.arange(n)] += mm.sum(1)
+        normal[:n, n : n + 2] += mm @ along[1:].T
+        normal[n : n + 2, :n] = normal[:n, n : n + 2].T
+        normal[n : n + 2, n : n + 2] += (along[1:] * mm.sum(0)) @ along[1:].T
+        normal[:n, n + 2 :] += mw @ along.T
+        normal[n + 2 :, :n] = normal[:n, n + 2 :].T
+        normal[n : n + 2, n + 2 :] += (along[1:] * mw.sum(0)) @ along.T
+        normal[n + 2 :, n : n + 2] = normal[n : n + 2, n + 2 :].T
+        normal[n + 2 :, n + 2 :] += (along * ww.sum(0)) @ along.T
+        gradient[:n] += mr.sum(1)
+        gradient[n : n + 2] += along[1:] @ mr.sum(0)
+        gradient[n + 2 :] += along @ wr.sum(0)
+        return chi_square, normal, gradient
+
+    chi_square, normal, gradient = evaluate(shape)
+    damping = 1e-3
+    for _ in range(iterations):
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
+        step *= min(1.0, 1.0 / max(np.abs(step).max(), 1e-9))
+        trial = evaluate(shape + step)
+        if trial[0] <= chi_square:
+            done = chi_square - trial[0] < 1e-3
+            shape, (chi_square, normal, gradient), damping = shape + step, trial, damping / 10
+            if done:
+                break
+        else:
+            damping = max(damping * 10, 1e-2)
+    n_u, n_x = _lengths(half_width, n_columns)
+    return Profile(
+        plan, shape, np.linalg.inv(normal), half_width, np.zeros((n_u, n_x)), np.zeros((n_u * n_x, n_u * n_x))
+    )
+
+
+def _lengths(half_width: float, n_columns: int) -> tuple[int, int]:
+    """Return how many splines there are across and along the trace."""
+    return int(np.ceil(2 * (half_width + 1) / KNOT_SPACING)) + 3, max(1, min(12, n_columns // COLUMNS_A_KNOT)) + 3
+
+
+def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, profile: Profile) -> Profile:
+    """Return the profile with its correction fitted anew, given fluxes.
+
+    The coefficients are normal random numbers of one amplitude, alike along the trace to a degree; amplitude and degree
+    are those that make the data most likely.
+
+    Parameters
+    ----------
+    images, weights : (exposure, y, x) ndarray
+        Background-free signal and inverse variances.
+    fluxes : (exposure, x) ndarray
+        Flux of each column.
+    profile : Profile
+        Gaussian, or with an earlier correction, which is replaced.
+    """
+    distance = np.arange(images.shape[1])[:, None] - profile.trace()[:, None, :]
+    gaussian, _, _ = _gaussian(distance, profile.width())
+    aperture = aperture_of(distance, profile.half_width)
+    gaussian /= np.maximum((gaussian * aperture).sum(1, keepdims=True), 1e-3)
+    n_u, n_x = profile.correction.shape
+    size = n_u * n_x
+    normal, right = np.zeros((size, size)), np.zeros(size)
+    residual = images - fluxes[:, None, :] * gaussian
+    used = np.where(aperture > 0, weights, 0.0)
+    _normal_equations(distance, residual, used, fluxes, n_u, n_x, profile.half_width, normal, right)
+    normal = normal + np.triu(normal, 1).T
+    difference = np.diff(np.eye(n_x), axis=0)
+    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    for stiffness in _STIFFNESSES:
+        along = np.eye(n_x) + stiffness * difference.T @ difference
+        prior = np.kron(np.eye(n_u), along)
+        log_prior = n_u * np.linalg.slogdet(along)[1]
+        for amplitude in _AMPLITUDES:
+            factor = cho_factor(normal + prior / amplitude**2, lower=True)
+            solution = cho_solve(factor, right)
+            log_determinant = 2 * np.log(np.diag(factor[0])).sum()
+            evidence = right @ solution + log_prior - size * 2 * np.log(amplitude) - log_determinant
+            if best is None or evidence > best[0]:
+                best = (evidence, solution, cho_solve(factor, np.eye(size)))
+    assert best is not None
+    return replace(profile, correction=best[1].reshape(n_u, n_x), correction_covariance=best[2])
+
+
+@kernel
+def _cubic(position: float, values: np.ndarray) -> int:
+    """Put the four cubic B-splines that are not zero into ``values``; return the number of the first."""
+    first = int(np.floor(position))
+    t = position - first
+    s = 1.0 - t
+    values[0] = s * s * s / 6.0
+    values[1] = (3.0 * t * t * t - 6.0 * t * t + 4.0) / 6.0
+    values[2] = (3.0 * s * s * s - 6.0 * s * s + 4.0) / 6.0
+    values[3] = t * t * t / 6.0
+    return first
+
+
+@kernel
+def _add_splines(distance: np.ndarray, coefficients: np.ndarray, half_width: float, out: np.ndarray) -> None:
+    """Add the splines to ``out`` (exposure, y, x)."""
+    n_u, n_x = coefficients.shape
+    across, along = np.empty(4), np.empty(4)
+    n_columns = distance.shape[2]
+    for e in range(distance.shape[0]):
+        for x in range(n_columns):
+            i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
+            for y in range(distance.shape[1]):
+                position = (distance[e, y, x] + half_width + 1.0) * (n_u - 3) / (2.0 * (half_width + 1.0))
+                if position < 0.0 or position >= n_u - 3:
+                    continue
+                j = _cubic(position, across)
+                total = 0.0
+                for a in range(4):
+                    for b in range(4):
+                        total += across[a] * along[b] * coefficients[j + a, i + b]
+                out[e, y, x] += total
+
+
+@kernel
+def _normal_equations(
+    distance: np.ndarray,
+    residual: np.ndarray,
+    weights: np.ndarray,
+    fluxes: np.ndarray,
+    n_u: int,
+    n_x: int,
+    half_width: float,
+    normal: np.ndarray,
+    right: np.ndarray,
+) -> None:
+    """Add up the upper triangle of the normal matrix, and the right side, of the spline coefficients."""
+    across, along = np.empty(4), np.empty(4)
+    n_columns = distance.shape[2]
+    values, places = np.empty(16), np.empty(16, np.int64)
+    for e in range(distance.shape[0]):
+        for x in range(n_columns):
+            i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
+            flux = fluxes[e, x]
+            for y in range(distance.shape[1]):
+                weight = weights[e, y, x]
+                position = (distance[e, y, x] + half_width + 1.0) * (n_u - 3) / (2.0 * (half_width + 1.0))
+                if weight <= 0.0 or position < 0.0 or position >= n_u - 3:
+                    continue
+                j = _cubic(position, across)
+                for a in range(4):
+                    for b in range(4):
+                        values[4 * a + b] = flux * across[a] * along[b]
+                        places[4 * a + b] = (j + a) * n_x + i + b
+                for p in range(16):
+                    right[places[p]] += weight * values[p] * residual[e, y, x]
+                    for q in range(p, 16):
+                        normal[places[p], places[q]] += weight * values[p] * values[q]
+
+
+@kernel
+def _spline_variance(
+    distance: np.ndarray,
+    weights: np.ndarray,
+    n_u: int,
+    n_x: int,
+    half_width: float,
+    covariance: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Put the variance of sum(weights * splines) over each column into ``out`` (exposure, x)."""
+    across, along = np.empty(4), np.empty(4)
+    n_columns = distance.shape[2]
+    gradient = np.empty(n_u * n_x)
+    for e in range(distance.shape[0]):
+        for x in range(n_columns):
+            i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
+            gradient[:] = 0.0
+            for y in range(distance.shape[1]):
+                position = (distance[e, y, x] + half_width + 1.0) * (n_u - 3) / (2.0 * (half_width + 1.0))
+                if weights[e, y, x] == 0.0 or position < 0.0 or position >= n_u - 3:
+                    continue
+                j = _cubic(position, across)
+                for a in range(4):
+                    for b in range(4):
+                        gradient[(j + a) * n_x + i + b] += weights[e, y, x] * across[a] * along[b]
+            total = 0.0
+            for k in range(n_u):
+                for b in range(4):
+                    p = k * n_x + i + b
+                    if gradient[p] != 0.0:
+                        for m in range(n_u):
+                            for c in range(4):
+                                q = m * n_x + i + c
+                                total += gradient[p] * covariance[p, q] * gradient[q]
+            out[e, x] = total

@@ -1,0 +1,202 @@
+"""Cut-outs of spectra on the detector with known truth: undersampled, tilted traces, bad pixels, nods, series."""
+
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from scipy.special import erf
+
+from nsxr.errors import ParameterError
+from nsxr.kernels.slit_geometry import SHUTTER_PITCH
+from nsxr.model.dq import PixelFlag
+from nsxr.model.variables import variable_attributes
+
+__all__ = ["simulate_trace"]
+
+IMAGE = ("cross_dispersion", "dispersion")
+READ_NOISE = 8.0  # electrons of a rate, in the time of the exposure
+ELECTRON = 1e-15  # MJy of one electron in a pixel
+_ROWS_A_UNIT = 4.4  # detector rows for the open height of a shutter
+_SHUTTERS = "1x1"
+_MARGIN = 1.05
+
+
+def simulate_trace(
+    *,
+    signal_to_noise: float = 45.0,
+    bad_pixels: Literal["none", "isolated", "clusters"] = "isolated",
+    lines: bool = False,
+    fwhm: float = 1.8,
+    tilt: float = 0.012,
+    offset: float = 0.0,
+    nod: int = 0,
+    background: float = 0.0,
+    negative_nods: bool = False,
+    columns: int = 420,
+    integrations: int = 0,
+    depth: float = 0.0,
+    seed: int = 0,
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Simulate the cut-out of a shutter slitlet with a point source, as the observatory's pipeline would give it.
+
+    The profile is no Gaussian: a core, and a skirt that is broader and off centre; its width grows along the
+    dispersion. Variances of photon noise come from the noisy signal itself, as in real products.
+
+    Parameters
+    ----------
+    signal_to_noise : float, default 45
+        Of the flux of a typical column.
+    bad_pixels : {"isolated", "none", "clusters"}
+        1.2 % of all pixels; none; or clusters of 2 to 3 rows by 2 columns, one for 8 columns.
+    lines : bool, default False
+        Add emission lines, up to 15 times the continuum.
+    fwhm : float, default 1.8
+        Width of the trace in the middle [pixel].
+    tilt : float, default 0.012
+        Slope of the trace [row per column].
+    offset : float, default 0
+        Distance of the source from its planned position [pixel].
+    nod : int, default 0
+        Shutter, -1, 0 or 1, in which the source stands.
+    background : float, default 0
+        Electrons of background in every pixel.
+    negative_nods : bool, default False
+        Subtract the source as it stands in the other two nods, half of it each, with their noise.
+    columns : int, default 420
+        Columns of the cut-out.
+    integrations : int, default 0
+        Length of a series; 0 for a single exposure.
+    depth : float, default 0
+        Relative depth of a transit in the middle third of a series.
+    seed : int, default 0
+        Of the random numbers.
+
+    Returns
+    -------
+    slit : Dataset
+        ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength`` [um]; attributes as of a slit.
+    truth : Dataset
+        ``flux`` [Jy] along dispersion (and integration), ``profile`` and ``variance`` [MJy2] of each pixel, ``trace``
+        [detector row], ``is_bad``.
+    """
+    if bad_pixels not in ("none", "isolated", "clusters"):
+        raise ParameterError(f"bad_pixels is {bad_pixels!r}, expected none, isolated or clusters")
+    random = np.random.default_rng(seed)
+    rows = 30
+    x, y = np.arange(columns), np.arange(rows)[:, None]
+    along = 2 * x / max(columns - 1, 1) - 1
+    middle = 14.7 + tilt * (x - columns / 2) + 0.4 * (along**2 - 1 / 3)
+    place = nod * SHUTTER_PITCH  # in the slit; rows count the other way
+    trace = middle - place * _ROWS_A_UNIT + offset
+    width = fwhm / 2.3548 * (1 + 0.25 * along)
+    profile = _profile(y - trace, width)
+    continuum = 0.7 + 0.3 * np.cos(3 * along + 0.5)
+    if lines:
+        for at, height, size in ((0.14, 4, 1.2), (0.36, 8, 0.9), (0.3636, 3, 0.9), (0.71, 15, 1.1), (0.88, 2, 3.0)):
+            continuum = continuum + height * np.exp(-0.5 * ((x - at * columns) / size) ** 2)
+    noisy = (READ_NOISE**2 + background) / np.mean((profile**2).sum(0))
+    electrons = (signal_to_noise**2 + np.sqrt(signal_to_noise**4 + 4 * signal_to_noise**2 * noisy)) / 2 * continuum
+    light = np.ones(max(integrations, 1))
+    light[integrations // 3 : 2 * integrations // 3] -= depth
+    mean = light[:, None, None] * electrons * profile + background
+    photons = random.poisson(mean).astype(float)
+    images = photons + READ_NOISE * random.normal(size=mean.shape)
+    poisson = np.maximum(images, 0.0)
+    read = np.full(mean.shape, READ_NOISE**2)
+    variance = mean + read
+    if negative_nods:
+        for other in {-1, 0, 1} - {nod}:
+            light_there = electrons * _profile(y - (middle - other * SHUTTER_PITCH * _ROWS_A_UNIT + offset), width)
+            there = random.poisson(light_there + background) + READ_NOISE * random.normal(size=images.shape)
+            images = images - there / 2
+            poisson, read = poisson + np.maximum(there, 0) / 4, read + READ_NOISE**2 / 4
+            variance = variance + (light_there + background + READ_NOISE**2) / 4
+    is_bad = np.zeros((rows, columns), dtype=bool)
+    if bad_pixels == "isolated":
+        is_bad = random.random(is_bad.shape) < 0.012
+    elif bad_pixels == "clusters":
+        for _ in range(columns // 8):
+            height = int(random.integers(2, 4))
+            row, column = int(random.integers(0, rows - height)), int(random.integers(0, columns - 2))
+            is_bad[row : row + height, column : column + 2] = True
+    unit_range = (-_MARGIN - SHUTTER_PITCH, _MARGIN + SHUTTER_PITCH)
+    inside = np.abs(y - middle) < (unit_range[1] - unit_range[0]) / 2 * _ROWS_A_UNIT
+    wavelength = np.where(inside, 0.6 + 4.6 * (x + 0.05 * (y - middle)) / columns, np.nan)
+    flags = np.where(is_bad, PixelFlag.DO_NOT_USE | PixelFlag.OTHER_BAD_PIXEL, 0)
+    flags = np.where(inside, flags, PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
+    dims = ("integration", *IMAGE) if integrations else IMAGE
+    shape = slice(None) if integrations else 0
+    hidden = (flags > 0) & ~is_bad
+
+    def variable(name: str, values: np.ndarray, units: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, object]]:
+        return (
+            dims,
+            np.where(hidden, np.nan, values)[shape].astype(np.float32),
+            {
+                **variable_attributes(name),
+                "units": units,
+            },
+        )
+
+    images = np.where(is_bad, images + random.normal(size=is_bad.shape) * 300 * np.sqrt(variance[0]), images)
+    slit = xr.Dataset(
+        {
+            "sci": variable("sci", images * ELECTRON, "MJy"),
+            "dq": (dims, np.broadcast_to(flags, images.shape)[shape].astype(np.uint32), variable_attributes("dq")),
+            "var_poisson": variable("var_poisson", poisson * ELECTRON**2, "(MJy)2"),
+            "var_rnoise": variable("var_rnoise", read * ELECTRON**2, "(MJy)2"),
+            "wavelength": (IMAGE, wavelength.astype(np.float32), {**variable_attributes("wavelength"), "units": "um"}),
+        },
+        coords={"cross_dispersion": 200 + np.arange(rows), "dispersion": 600 + x},
+        attrs={
+            "TELESCOP": "JWST",
+            "INSTRUME": "NIRSPEC",
+            "DETECTOR": "NRS1",
+            "EXP_TYPE": "NRS_BRIGHTOBJ" if integrations else "NRS_MSASPEC",
+            "FILTER": "CLEAR",
+            "GRATING": "PRISM",
+            "SLTNAME": "12",
+            "SRCTYPE": "POINT",
+            "SRCNAME": "simulated",
+            "SOURCEID": 1,
+            "SRCXPOS": 0.0,
+            "SRCYPOS": 0.0,
+            "SHUTSTA": {-1: "x11", 0: "1x1", 1: "11x"}[nod],
+            "PIXAR_SR": 4.8e-13,
+            "SLTSTRT1": 601,
+            "SLTSTRT2": 201,
+            "DISPAXIS": 1,
+            "SPORDER": 0,
+        },
+    )
+    if integrations:
+        slit = slit.assign_coords(integration=1 + np.arange(integrations))
+        days = 60000.0 + np.arange(integrations) * 0.001
+        slit = slit.assign_coords(int_mid_MJD_UTC=("integration", days, {"units": "d"}))
+    if negative_nods or not background:
+        slit.attrs["S_BKDSUB"] = "COMPLETE"
+    truth = xr.Dataset(
+        {
+            "flux": (
+                ("integration", "dispersion") if integrations else ("dispersion",),
+                (light[:, None] * electrons)[shape] * ELECTRON * 1e6,
+                {"units": "Jy"},
+            ),
+            "profile": (IMAGE, profile),
+            "variance": (IMAGE, variance[0] * ELECTRON**2),
+            "trace": ("dispersion", trace + 200),
+            "is_bad": (IMAGE, is_bad),
+        },
+        coords=slit[list(IMAGE)].coords,
+    )
+    return slit, truth
+
+
+def _profile(distance: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Return the part of the light in each pixel."""
+
+    def gaussian(centre: float, sigma: np.ndarray) -> np.ndarray:
+        edges = [(distance - centre + side) / (sigma * np.sqrt(2)) for side in (-0.5, 0.5)]
+        return np.asarray(0.5 * (erf(edges[1]) - erf(edges[0])))
+
+    return 0.86 * gaussian(0.0, width) + 0.10 * gaussian(0.25, 1.9 * width) + 0.04 * gaussian(-0.4, 3.0 * width)
