@@ -17,7 +17,7 @@ IMAGE = ("cross_dispersion", "dispersion")
 READ_NOISE = 8.0  # electrons of a rate, in the time of the exposure
 ELECTRON = 1e-15  # MJy of one electron in a pixel
 _ROWS_A_UNIT = 4.4  # detector rows for the open height of a shutter
-_SHUTTERS = "1x1"
+_COLUMNS_A_ROW = 0.05  # by which lines of one wavelength are tilted
 _MARGIN = 1.05
 
 
@@ -90,10 +90,11 @@ def simulate_trace(
     trace = middle - place * _ROWS_A_UNIT + offset
     width = fwhm / 2.3548 * (1 + 0.25 * along)
     profile = _profile(y - trace, width)
-    continuum = 0.7 + 0.3 * np.cos(3 * along + 0.5)
+    at_trace = x + _COLUMNS_A_ROW * (trace - middle)  # wavelength, in columns of the middle of the slit
+    continuum = 0.7 + 0.3 * np.cos(6 * at_trace / max(columns - 1, 1) - 2.5)
     if lines:
         for at, height, size in ((0.14, 4, 1.2), (0.36, 8, 0.9), (0.3636, 3, 0.9), (0.71, 15, 1.1), (0.88, 2, 3.0)):
-            continuum = continuum + height * np.exp(-0.5 * ((x - at * columns) / size) ** 2)
+            continuum = continuum + height * np.exp(-0.5 * ((at_trace - at * columns) / size) ** 2)
     noisy = (READ_NOISE**2 + background) / np.mean((profile**2).sum(0))
     electrons = (signal_to_noise**2 + np.sqrt(signal_to_noise**4 + 4 * signal_to_noise**2 * noisy)) / 2 * continuum
     light = np.ones(max(integrations, 1))
@@ -121,7 +122,7 @@ def simulate_trace(
             is_bad[row : row + height, column : column + 2] = True
     unit_range = (-_MARGIN - SHUTTER_PITCH, _MARGIN + SHUTTER_PITCH)
     inside = np.abs(y - middle) < (unit_range[1] - unit_range[0]) / 2 * _ROWS_A_UNIT
-    wavelength = np.where(inside, 0.6 + 4.6 * (x + 0.05 * (y - middle)) / columns, np.nan)
+    wavelength = np.where(inside, 0.6 + 4.6 * (x + _COLUMNS_A_ROW * (y - middle)) / columns, np.nan)
     flags = np.where(is_bad, PixelFlag.DO_NOT_USE | PixelFlag.OTHER_BAD_PIXEL, 0)
     flags = np.where(inside, flags, PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
     dims = ("integration", *IMAGE) if integrations else IMAGE
