@@ -71,7 +71,7 @@ def restore_background_variance(slits: Sequence[xr.Dataset]) -> list[xr.Dataset]
                 if j != number
             ]
             stacked = xr.concat(others, "nod")
-            known = np.isfinite(stacked).sum("nod")
+            known = stacked.notnull().sum("nod")
             total = stacked.fillna(0.0).sum("nod")
             added[part] = (total / known.where(known > 0) / len(others)).fillna(0.0)
         members = [name for j, name in enumerate(names) if j != number]
