@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.corrections.trace_model import BACKGROUND_TERMS, fit_trace_model, usable_pixels
+from nsxr.corrections.trace_model import fit_trace_model, usable_pixels
 from nsxr.errors import ParameterError
 from nsxr.kernels.outliers import disagreeing_pixels
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
-from nsxr.model.history import record, steps
+from nsxr.model.history import record
 
 __all__ = ["flag_outliers"]
 
@@ -89,7 +89,6 @@ def flag_outliers(
         total = weight.sum("cross_dispersion")
         mean = (weight * slit["wavelength"].fillna(0.0)).sum("cross_dispersion") / total.where(total > 0)
         wavelengths.append(mean)
-    kind = steps(models[0])[-1]["parameters"].get("background", "none")
     (found,) = map_blocks(
         _flag_block,
         stack([slit["sci"] for slit in each], np.nan),
@@ -100,9 +99,9 @@ def flag_outliers(
         stack([model["is_used"] for model in models], False),
         *(stack([model[name] for model in models], 0.0) for name in ("background_variance", "variance_of_signal")),
         stack([model["noise_scale"] for model in models], 1.0),
+        stack([model["background_terms"] for model in models], 0.0),
         core=("exposure", *IMAGE),
         outputs=[(("exposure", *IMAGE), np.bool_)],
-        order=BACKGROUND_TERMS[kind],
         threshold=snr,
         tolerance=scale,
     )
@@ -127,8 +126,8 @@ def _flag_block(
     background_variance: np.ndarray,
     variance_of_signal: np.ndarray,
     noise_scale: np.ndarray,
+    background_terms: np.ndarray,
     *,
-    order: int,
     threshold: float,
     tolerance: float,
 ) -> np.ndarray:
@@ -147,7 +146,7 @@ def _flag_block(
         profile_uncertainty,
         aperture,
         is_used,
-        order,
+        int(background_terms.max()),
         threshold,
         tolerance,
     )

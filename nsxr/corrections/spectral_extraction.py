@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from nsxr.corrections.trace_model import BACKGROUND_TERMS, fit_trace_model, has_background, usable_pixels
+from nsxr.corrections.trace_model import fit_trace_model, usable_pixels
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.extraction import column_weights
 from nsxr.lazy import map_blocks
@@ -97,13 +97,11 @@ def extract_spectrum(
         raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; a model was given already")
     extended = str(slit.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
     box = weighting == "box" or (weighting == "auto" and extended)
-    kind = steps(model)[-1]["parameters"].get("background") or has_background(slit, "auto")
-    order = 0 if extended else BACKGROUND_TERMS[kind]
     names = [name for name in ("sci", "var_poisson", "var_rnoise", "var_flat") if name in slit]
     series = "integration" in slit.dims
     arrays = [_whole(slit[name]) for name in names if name != "var_poisson"]
     usable = _whole(usable_pixels(slit))
-    static = [_whole(model[name]) for name in (*_MODEL, "noise_scale")]
+    static = [_whole(model[name]) for name in (*_MODEL, "noise_scale", "background_terms")]
     lead = ("integration",) if series else ()
     along = (*lead, "dispersion")
     n_outputs = 2 * len(_PARTS) + 4
@@ -116,7 +114,6 @@ def extract_spectrum(
         *arrays[1:],
         core=IMAGE,
         outputs=[*outputs, (along, np.uint32)],
-        order=order,
         box=box,
         rejection=rejection_threshold,
         least_coverage=least_coverage,
@@ -149,7 +146,7 @@ def extract_spectrum(
         "extract_1d",
         parameters={
             "weighting": "box" if box else "profile",
-            "background": kind if order else "none",
+            "background": steps(model)[-1]["parameters"].get("background"),
             "rejection_threshold": rejection_threshold,
             "least_coverage": least_coverage,
         },
@@ -214,10 +211,10 @@ def _extract_block(
     variance_of_signal: np.ndarray,
     profile_variance: np.ndarray,
     noise_scale: np.ndarray,
+    background_terms: np.ndarray,
     var_rnoise: np.ndarray,
     var_flat: np.ndarray | None = None,
     *,
-    order: int,
     box: bool,
     rejection: float,
     least_coverage: float,
@@ -225,7 +222,7 @@ def _extract_block(
     """Extract (integration, cross_dispersion, dispersion) or single images; see :func:`extract_spectrum`."""
     shape = (*sci.shape[:-2], sci.shape[-1])
     flux, level, npixels, coverage, *variances = (np.empty(shape) for _ in range(4 + 2 * len(_PARTS)))
-    dq = np.zeros(shape, dtype=np.uint32)
+    dq, order = np.zeros(shape, dtype=np.uint32), int(background_terms)
     light = np.maximum(mean_flux * profile, 0.0)
     photons = float(noise_scale) * background_variance, variance_of_signal * light
     neighbours = np.pad(light, ((1, 1), (0, 0)))

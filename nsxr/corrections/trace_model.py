@@ -1,13 +1,14 @@
 """The trace of a source on the detector: position, profile, photon noise, outliers, from one or several exposures."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.extraction import column_weights, fit_source
+from nsxr.kernels.extraction import Source, column_weights, fit_source
 from nsxr.kernels.slit_geometry import planned_trace, trace_of_light
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
@@ -15,11 +16,11 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.variables import check
 
-__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "has_background", "usable_pixels"]
+__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
 
 IMAGE = ("cross_dispersion", "dispersion")
-BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2}
-"""Terms of each kind of local background."""
+BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2, "if any": -1}
+"""Terms of each kind of local background; where one was subtracted, the pixels beside the trace say what is left."""
 UNUSABLE = int(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE | PixelFlag.OUTLIER | PixelFlag.FLUX_ESTIMATED)
 """Flags of pixels that are no measurements; FLUX_ESTIMATED are values that somebody filled in."""
 HALF_WIDTH = 3.0
@@ -34,14 +35,14 @@ def usable_pixels(slit: xr.Dataset) -> xr.DataArray:
     return ((slit["dq"] & np.uint32(UNUSABLE)) == 0) & np.isfinite(slit["sci"])
 
 
-def has_background(slit: xr.Dataset, background: Background) -> str:
-    """Return the kind of local background, ``auto`` resolved: a constant unless a background was subtracted before."""
+def _kind_of_background(slit: xr.Dataset, background: Background) -> str:
+    """Return the kind of local background, ``auto`` resolved."""
     if background != "auto":
-        if background not in BACKGROUND_TERMS:
-            raise ParameterError(f"background is {background!r}, expected auto, {', '.join(BACKGROUND_TERMS)}")
+        if background not in ("none", "constant", "linear"):
+            raise ParameterError(f"background is {background!r}, expected auto, none, constant or linear")
         return background
     subtracted = "COMPLETE" in (slit.attrs.get("S_BKDSUB"), slit.attrs.get("S_MSBSUB"))
-    return "none" if subtracted or "background_members" in slit.attrs else "constant"
+    return "if any" if subtracted or "background_members" in slit.attrs else "constant"
 
 
 def _is_extended(slit: xr.Dataset) -> bool:
@@ -91,7 +92,9 @@ def fit_trace_model(
     position_prior : float, default 0.3
         Standard deviation of the true position from the planned one [pixel].
     background : {"auto", "none", "constant", "linear"}
-        Local background of each column, fitted together with its flux. ``auto``: none if a background was subtracted.
+        Local background of each column, fitted together with its flux. ``auto``: a constant; if a background was
+        subtracted before, only if pixels beside the trace show that something is left, by 5 standard deviations and
+        half a percent of the flux.
     rejection_threshold : float, default 5
         Pixels off the model by so many standard deviations, and by more than 2 % of the light around, are left out.
     rescale_noise : bool, default True
@@ -106,6 +109,7 @@ def fit_trace_model(
         ``dispersion`` ``trace`` and ``width`` [pixel], ``flux`` [units of sci], ``background_variance`` and
         ``variance_of_signal`` (of single integrations), ``profile_variance`` (relative variance of the flux that comes
         from the profile);
+        ``background_terms``, 0, 1 or 2 for none, a constant or a line;
         ``noise_scale``; ``position_planned`` (NaN if not known), ``position_fitted``,
         ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used``. Lazy if a slit is.
 
@@ -145,7 +149,7 @@ def fit_trace_model(
             )
             for slit in each
         ]
-    order = BACKGROUND_TERMS[has_background(each[0], background)]
+    order = BACKGROUND_TERMS[_kind_of_background(each[0], background)]
     extended = _is_extended(each[0])
     columns = np.unique(np.concatenate([slit["dispersion"].values for slit in each]))
     images = [_mean_image(slit).assign(_wavelength(slit)) for slit in each]
@@ -164,7 +168,7 @@ def fit_trace_model(
     along = ("exposure", "dispersion")
     outputs: list[tuple[Sequence[str], type[np.generic]]] = [(("exposure", *IMAGE), np.float64)] * 4
     outputs += [(("exposure", *IMAGE), np.bool_)]
-    outputs += [(along, np.float64)] * 6 + [(("exposure",), np.float64)] * 4
+    outputs += [(along, np.float64)] * 6 + [(("exposure",), np.float64)] * 5
     found = map_blocks(
         _fit_block,
         *(stack[name] for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")),
@@ -183,12 +187,12 @@ def fit_trace_model(
     )
     names = ["profile", "profile_uncertainty", "aperture", "weight", "is_used", "trace", "width", "flux"]
     names += ["background_variance", "variance_of_signal", "profile_variance"]
-    names += ["noise_scale", "position_planned", "position_fitted", "position_uncertainty"]
+    names += ["noise_scale", "background_terms", "position_planned", "position_fitted", "position_uncertainty"]
     together = xr.Dataset(dict(zip(names, found, strict=True))).drop_vars("wavelength", errors="ignore")
     parameters = {
         "half_width": half_width,
         "position_prior": position_prior,
-        "background": has_background(each[0], background),
+        "background": _kind_of_background(each[0], background),
         "rejection_threshold": rejection_threshold,
         "rescale_noise": rescale_noise,
         "exposures": len(each),
@@ -257,7 +261,8 @@ def _fit_block(
     if half_width is None:
         half_width = max(HALF_WIDTH, 0.5 * float(np.median(finite.any(2).sum(1))) - 1.0) if extended else HALF_WIDTH
     priors = prior if np.isfinite(planned).all() else _UNPLANNED
-    source = fit_source(
+    fit = partial(
+        fit_source,
         images[0],
         images[1],
         images[2],
@@ -265,11 +270,15 @@ def _fit_block(
         plan,
         half_width,
         priors,
-        0 if extended else order,
-        rejection,
-        rescale_noise,
-        half_width / 2 if extended else 0.9,
+        rejection=rejection,
+        rescale_noise=rescale_noise,
+        width=half_width / 2 if extended else 0.9,
     )
+    order = 0 if extended else order
+    source = fit(order=max(order, 0))
+    if order < 0:
+        order = int(_has_light_beside(source, images[0], images[2]))
+        source = fit(order=1) if order else source
     profile, aperture = source.profile.evaluate(n_rows)
     light = np.maximum(source.flux[:, None, :] * profile, 0.0)
     dark = source.dark_variance(np.where(good, images[2], 1.0))
@@ -291,10 +300,26 @@ def _fit_block(
         source.variance_of_signal * scale,
         source.profile.flux_variance(weights),
         source.noise_scale,
+        np.full(n, float(order)),
         planned,
         offsets[:, n_columns // 2] + first_row,
         uncertainty,
     )
+
+
+def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray) -> bool:
+    """Whether pixels beside the trace have a level that matters to the flux, in any of the exposures."""
+    n_rows = images.shape[1]
+    profile, aperture = source.profile.evaluate(n_rows)
+    distance = np.abs(np.arange(n_rows)[:, None] - source.profile.trace()[:, None, :])
+    beside = source.is_used & (distance > source.profile.half_width + 1.0)
+    precision = np.where(beside, 1 / source.dark_variance(np.where(beside, var_rnoise, 1.0)), 0.0)
+    total = precision.sum((1, 2))
+    residual = np.where(beside, images - source.flux[:, None, :] * profile, 0.0)
+    level = (precision * residual).sum((1, 2)) / np.where(total > 0, total, np.inf)
+    in_flux = np.abs(level) * aperture.sum(1).mean(1)
+    matters = in_flux > 0.005 * np.abs(np.median(source.flux, axis=1))
+    return bool((matters & (np.abs(level) * np.sqrt(total) > 5.0)).any())
 
 
 def _middle_of_slit(wavelength: np.ndarray) -> np.ndarray | None:

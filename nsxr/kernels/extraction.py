@@ -292,7 +292,8 @@ def fit_source(
         dark = var_rnoise + background[:, None, :]
         residual = images - light - level[:, None, :]
         if rescale_noise:
-            scale = _excess_noise(residual, dark, can_be_used & (aperture == 0))
+            free = np.maximum(1 - leverage, 0.01)
+            scale = _excess_noise(residual, dark * free, is_used & (aperture == 0))
         variance = scale[:, None, None] * dark + slope[:, None, :] * np.maximum(light, 0.0)
         deviation = residual * can_be_used * (aperture > 0)
         limit = rejection * np.sqrt(variance * np.maximum(1 - leverage, 0.01))
