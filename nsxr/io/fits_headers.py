@@ -7,7 +7,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -47,7 +47,10 @@ class Extension:
 
 @dataclass(frozen=True)
 class FitsFile:
-    """A scanned file: ``path`` is for messages, ``location`` holds in other processes, wherever they were started."""
+    """A scanned file: ``path`` is for messages, ``location`` holds in other processes, wherever they were started.
+
+    ``extensions`` holds the last extension of each name, ``versions`` all of them, by name and EXTVER.
+    """
 
     path: str
     primary: fits.Header
@@ -55,8 +58,9 @@ class FitsFile:
     location: str
     stamp: tuple[int | str, ...] = ()
     options: StorageOptions = NO_OPTIONS
+    versions: dict[tuple[str, int], Extension] = field(default_factory=dict)
 
-    def image(self, name: str, dtype: str) -> PixelSource:
+    def image(self, name: str, dtype: str, version: int | None = None) -> PixelSource:
         """Return where the pixels of an image extension are.
 
         Parameters
@@ -65,13 +69,15 @@ class FitsFile:
             EXTNAME.
         dtype : str
             Dtype wanted: ``float32`` for signal, ``uint8`` or ``uint32`` for flags.
+        version : int, optional
+            EXTVER; by default the last extension of that name.
 
         Raises
         ------
         InputFileError
             If there is no such extension, or it is no image.
         """
-        extension = self.require(name)
+        extension = self.require(name) if version is None else self.versions[name, version]
         header = extension.header
         if header.get("XTENSION", "IMAGE").strip() != "IMAGE" or header["NAXIS"] == 0:
             raise InputFileError(f"{self.path}: extension {name} is no image")
@@ -151,10 +157,11 @@ def _scan(name: str, location: str, tables: tuple[str, ...], options: StorageOpt
             hdus.readall()
             _require_whole(name, file, hdus)
             primary = hdus[0].header
-            found = dict(_extensions(hdus, tables))
+            found = list(_extensions(hdus, tables))
     # a path that holds in other processes too, wherever they were started
     place = location if is_remote(location) else os.path.abspath(location)
-    return FitsFile(name, primary, found, place, stamp, options)
+    versions = {(key, int(extension.header.get("EXTVER", 1))): extension for key, extension in found}
+    return FitsFile(name, primary, dict(found), place, stamp, options, versions)
 
 
 def _require_fits(name: str, file: BinaryIO) -> None:

@@ -30,7 +30,7 @@ from nsxr.io.fits_tables import (
 )
 from nsxr.model.variables import TABLES, check
 
-__all__ = ["BlockFile", "CardFile", "create_fits"]
+__all__ = ["BlockFile", "CardFile", "allocate", "create_fits", "image_header"]
 
 _BLOCK = 2880  # FITS pads headers and data to multiples of this many bytes
 _SIGN = np.uint32(0x80000000)
@@ -122,7 +122,16 @@ def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(a.attrs["keyword"]): a for a in dataset.data_vars.values() if not a.ndim and "keyword" in a.attrs}
 
 
-def _image_header(name: str, array: xr.DataArray) -> fits.Header:
+def image_header(name: str, array: xr.DataArray) -> fits.Header:
+    """Return the header of an image extension; SCI carries the one in ``attrs["fits_header"]``.
+
+    Parameters
+    ----------
+    name : str
+        EXTNAME.
+    array : DataArray
+        Only its shape, dtype and attributes are looked at.
+    """
     kind = array.dtype.name
     if kind not in _BITPIX:
         raise ModelError(f"{name} has dtype {array.dtype}; FITS products hold {', '.join(_BITPIX)}")
@@ -172,7 +181,7 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
     yield "ASDF", asdf_marker()
 
 
-def _allocate(descriptor: int, offset: int, length: int) -> None:
+def allocate(descriptor: int, offset: int, length: int) -> None:
     """Reserve space, so that a full disk is noticed before anything is computed."""
     try:
         os.posix_fallocate(descriptor, offset, length)
@@ -227,7 +236,7 @@ def create_fits(
             check(dataset, TABLES[name][0])
             contents.append((name, late_header(name, content.shape[0]), content))
         else:
-            contents.append((name, _image_header(name, content), content))
+            contents.append((name, image_header(name, content), content))
     targets: list[tuple[xr.DataArray, BlockFile | CardFile | LateTable]] = []
     primary = primary_header(dataset, filename)
     late = _late_keywords(dataset)
@@ -254,6 +263,6 @@ def create_fits(
                 length = data.nbytes
             length += -length % _BLOCK
             file.flush()
-            _allocate(file.fileno(), offset, length)
+            allocate(file.fileno(), offset, length)
             file.seek(offset + length)
     return targets

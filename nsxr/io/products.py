@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from nsxr.io.progress import compute
 from nsxr.io.zarr import consolidate, create_zarr
 from nsxr.lazy import store
 
-__all__ = ["product_paths", "sync", "write_products"]
+__all__ = ["product_paths", "sync", "write_products", "write_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -300,7 +300,46 @@ def write_products(
     if not nodes and not saved:
         raise ModelError("the tree has no nodes and there are no steps to save: nothing to write")
     paths = product_paths(list(nodes), directory, root, formats, list(saved))
-    folder, finals = Path(directory), list(paths.values())
+
+    def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
+        pairs: list[tuple[xr.DataArray, Any]] = []
+        for (name, final), partial in zip(paths.items(), partials, strict=True):
+            if name == "zarr":
+                pairs += create_zarr(partial, {"/": tree.to_dataset(), **nodes})
+            else:
+                pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
+        return pairs
+
+    write_whole(list(paths.values()), create, Path(directory), root, overwrite, progress)
+    return list(paths.values())
+
+
+def write_whole(
+    finals: Sequence[Path],
+    create: Callable[[Sequence[Path]], Sequence[tuple[xr.DataArray, Any]]],
+    folder: Path,
+    root: str,
+    overwrite: bool,
+    progress: bool | Literal["force"],
+) -> None:
+    """Write outputs in a single compute, all or none, as :func:`write_products` says.
+
+    Parameters
+    ----------
+    finals : sequence of Path
+        The outputs, all in ``folder``.
+    create : callable
+        Makes outputs without pixels under the temporary names that it is given, one for each of ``finals``, and returns
+        arrays with the targets that they are to be stored in.
+    folder : Path
+        Made if it does not exist.
+    root : str
+        What no other process may write to ``folder`` meanwhile.
+    overwrite : bool
+        Whether existing outputs may be replaced.
+    progress : bool or "force"
+        Whether a bar is shown.
+    """
     with ExitStack() as stack:
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -309,13 +348,7 @@ def write_products(
         if not overwrite:
             _refuse_existing(finals)
         stack.enter_context(_disk_errors(folder, _WRITING))
-        partials = stack.enter_context(_whole_or_nothing(finals, overwrite))
-        pairs: list[tuple[xr.DataArray, Any]] = []
-        for (name, final), partial in zip(paths.items(), partials, strict=True):
-            if name == "zarr":
-                pairs += create_zarr(partial, {"/": tree.to_dataset(), **nodes})
-            else:
-                pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
+        pairs = create(stack.enter_context(_whole_or_nothing(finals, overwrite)))
         lazy = [(array, target) for array, target in pairs if array.chunks is not None]
         for array, target in pairs:
             if array.chunks is None:
@@ -324,5 +357,4 @@ def write_products(
             stored = store([array for array, _ in lazy], [target for _, target in lazy])
             with worker_errors():
                 compute(*stored, progress=progress, label=f"writing {root}")
-    logger.debug("wrote %s", ", ".join(map(str, paths.values())))
-    return list(paths.values())
+    logger.debug("wrote %s", ", ".join(map(str, finals)))
