@@ -80,6 +80,10 @@ VARIABLES: Mapping[str, Variable] = {
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
     "var_rnoise": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from read noise"),
     "var_flat": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from the flat field"),
+    "var_background": Variable(
+        (IMAGE, CUTOUT), np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
+    ),
+    "n_contributing": Variable((IMAGE, CUTOUT), np.uint8, (), "exposures that a pixel of a background was made from"),
     "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
     "picture_frame_amplitude": Variable(
         (("integration", "group"),), np.float32, ("DN",), "strength of the picture frame"
