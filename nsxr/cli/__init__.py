@@ -1,4 +1,4 @@
-"""The command line: detector1, archive, simulate, demo, info."""
+"""The command line: detector1, extract, archive, simulate, demo, info."""
 
 import ctypes
 import gc
@@ -14,6 +14,7 @@ import click
 from nsxr.cli.archives import archive
 from nsxr.cli.calibration import detector1
 from nsxr.cli.description import info
+from nsxr.cli.extraction import extract
 from nsxr.cli.simulation import demo, simulate
 
 __all__ = ["main", "run"]
@@ -55,7 +56,7 @@ def _ends_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-for _command in (detector1, archive, simulate, info, demo):
+for _command in (detector1, extract, archive, simulate, info, demo):
     main.add_command(_command)
 
 

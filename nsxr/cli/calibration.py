@@ -18,7 +18,7 @@ from nsxr.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.noise import noise_table
 from nsxr.recipe import Recipe
 
-__all__ = ["Wanted", "calibrate", "detector1"]
+__all__ = ["Wanted", "calibrate", "detector1", "put"]
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,15 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
 
         with _open_rate(written) as rate:
             figure = plot_quicklook(rate, ramps, stages["superbias"])
-        _put(extra["quicklook.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
+        put(extra["quicklook.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
     if wanted.has_linearity:
         from nsxr.plot_linearity import plot_linearity
 
         residual = measure_linearity_residual(ramps)
         with worker_errors():
             residual = residual.compute()
-        _put(extra["linearity.ecsv"], lambda path: linearity_table(residual).write(path, format="ascii.ecsv"))
-        _put(extra["linearity.png"], lambda path: plot_linearity(residual).savefig(path, dpi=120, format="png"))
+        put(extra["linearity.ecsv"], lambda path: linearity_table(residual).write(path, format="ascii.ecsv"))
+        put(extra["linearity.png"], lambda path: plot_linearity(residual).savefig(path, dpi=120, format="png"))
     if wanted.has_noise:
         from nsxr.plot_noise import plot_noise
 
@@ -151,12 +151,12 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
             raise ParameterError("--noise needs two groups or more")
         with worker_errors():
             table, figure = noise_table(before, after), plot_noise(before, after)
-        _put(extra["noise.ecsv"], lambda path: table.write(path, format="ascii.ecsv"))
-        _put(extra["noise.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
+        put(extra["noise.ecsv"], lambda path: table.write(path, format="ascii.ecsv"))
+        put(extra["noise.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
     return [*written, *extra.values()]
 
 
-def _put(path: Path, write: Callable[[Path], Any]) -> None:
+def put(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a small file under another name first, so that it appears when it is whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -42,6 +42,12 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "persistence": ("S_PERSIS", "Persistence correction"),
     "ramp_fit": ("S_RAMP", "Ramp fitting"),
     "gain_scale": ("S_GANSCL", "Gain scale correction"),
+    "bkg_subtract": ("S_BKDSUB", "Background subtraction"),
+    "outlier_detection": ("S_OUTLIR", "Outlier detection"),
+    "pixel_replace": ("S_PXREPL", "Pixel replacement"),
+    "extract_1d": ("S_EXTR1D", "1-D spectral extraction"),
+    "combine_1d": ("S_COMB1D", "1-D spectral combination"),
+    "white_light": ("S_WHTLIT", "White-light curve"),
 }
 """Keyword and comment of each step's status."""
 

@@ -1,0 +1,191 @@
+"""nsxr extract: slits to spectra."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import xarray as xr
+
+from nsxr.cli.calibration import put
+from nsxr.cli.options import reports_errors, run_each, takes_cluster_options, takes_storage_options
+from nsxr.cluster import worker_errors
+from nsxr.combine import combine_spectra
+from nsxr.errors import OutputExistsError
+from nsxr.extract import Extraction, extract_source, group_by_source
+from nsxr.io.slits_read import open_slits
+from nsxr.io.spectra_write import write_spectra
+from nsxr.io.stores import shown
+from nsxr.model.spectra import iterate_slits
+from nsxr.white_light import white_light_curve, write_white_light_curve
+
+__all__ = ["extract"]
+
+_ROOT = re.compile(r"(?P<root>.+?)(?:_(?:cal|calints|s2d|crf|crfints|rate|rateints|phot))?(?:\.fits(?:\.gz)?|\.zarr)$")
+
+
+@dataclass(frozen=True)
+class _Slit:
+    """A slit, the file that it is from, and its name there."""
+
+    root: str
+    name: str
+    dataset: xr.Dataset
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the products.")
+@click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
+@click.option("--source", "sources", metavar="NAME", multiple=True, help="Only this source or slit (SRCNAME, SLTNAME).")
+@click.option(
+    "--weighting",
+    type=click.Choice(["auto", "profile", "box"]),
+    default="auto",
+    show_default=True,
+    help="auto: box for extended sources, profile for others.",
+)
+@click.option("--half-width", type=float, metavar="PIXELS", help="Half width of the aperture. Default: 3 for points.")
+@click.option("--position", type=float, metavar="ROW", help="Planned detector row of the source, middle column.")
+@click.option("--position-prior", type=float, default=0.3, show_default=True, help="Its uncertainty in pixels.")
+@click.option(
+    "--background",
+    type=click.Choice(["auto", "none", "constant", "linear"]),
+    default="auto",
+    show_default=True,
+    help="Local background of each column.",
+)
+@click.option("--outliers/--no-outliers", default=True, help="Compare exposures of a source to find outliers.")
+@click.option(
+    "--nod-variance/--no-nod-variance", default=True, help="Add variances of nods that were subtracted without them."
+)
+@click.option("--combine/--no-combine", default=True, help="Also write the mean of the spectra of a source, c1d.")
+@click.option("--quicklook", is_flag=True, help="Draw <root>_<source>_extract.png for each source.")
+@click.option("--overwrite", is_flag=True, help="Replace existing products.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
+@reports_errors
+@takes_storage_options
+@takes_cluster_options
+def extract(
+    files: tuple[str, ...],
+    output: str,
+    form: str,
+    sources: tuple[str, ...],
+    weighting: str,
+    half_width: float | None,
+    position: float | None,
+    position_prior: float,
+    background: str,
+    outliers: bool,
+    nod_variance: bool,
+    combine: bool,
+    quicklook: bool,
+    overwrite: bool,
+    progress: bool,
+    storage_options: dict[str, Any],
+    client: Any,
+) -> None:
+    """Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a series.
+
+    Nods and exposures of one source are fitted together. Writes ROOT_x1d.fits for each ROOT_cal.fits,
+    ROOT_x1dints.fits and ROOT_whtlt.ecsv for each ROOT_calints.fits, and for a source in several files
+    jwPPPPP-oOOO_SOURCE_nirspec_FILTER-GRATING_c1d.fits.
+    """
+    slits = [
+        _Slit(_root(file), name, slit)
+        for file in files
+        for name, slit in iterate_slits(open_slits(file, storage_options=storage_options))
+    ]
+    if sources:
+        kept = [
+            one
+            for one in slits
+            if {one.name, str(one.dataset.attrs.get("SRCNAME")), str(one.dataset.attrs.get("SOURCEID"))} & set(sources)
+        ]
+        if not kept:
+            found = sorted({str(one.dataset.attrs.get("SRCNAME", one.name)) for one in slits})
+            raise click.UsageError(f"no source {', '.join(sources)}; found {', '.join(found[:20])}")
+        slits = kept
+    formats = ("fits", "zarr") if form == "both" else (form,)
+    folder = Path(output)
+    groups = group_by_source([one.dataset for one in slits])
+    products: dict[str, dict[str, xr.Dataset]] = {}
+    combined: dict[str, xr.Dataset] = {}
+    pictures: dict[str, tuple[Extraction, int]] = {}
+
+    def run(source: str, members: Sequence[int]) -> None:
+        found = extract_source(
+            [slits[i].dataset for i in members],
+            restore_variance=nod_variance,
+            outliers=outliers,
+            weighting=weighting,
+            half_width=half_width,
+            position=position,
+            position_prior=position_prior,
+            background=background,
+        )
+        for number, i in enumerate(members):
+            own = products.setdefault(slits[i].root, {})
+            own[slits[i].name if slits[i].name not in own else f"{slits[i].name}-{len(own)}"] = found.spectra[number]
+            picture = f"{slits[i].root}_{source}"
+            pictures[picture if picture not in pictures else f"{picture}-{slits[i].name}"] = found, number
+        if combine and len(members) > 1 and not any("integration" in s.dims for s in found.spectra):
+            combined[_combined_root(found.spectra[0], source)] = combine_spectra(found.spectra)
+
+    run_each(groups, run)
+    drawn = [folder / f"{name}_extract.png" for name in pictures] if quicklook else []
+    existing = [str(path) for path in drawn if path.exists()]
+    if existing and not overwrite:
+        raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
+
+    def write(root: str, spectra: dict[str, xr.Dataset]) -> None:
+        is_series = any("integration" in spectrum.dims for spectrum in spectra.values())
+        kind = "x1dints" if is_series else "x1d"
+        for ending in formats:
+            tree = xr.DataTree.from_dict({name: _plain(spectrum) for name, spectrum in spectra.items()})
+            path = folder / f"{root}_{kind}.{ending}"
+            with worker_errors():
+                click.echo(write_spectra(tree, path, overwrite=overwrite, progress=progress))
+        if is_series:
+            for name, spectrum in spectra.items():
+                path = folder / (f"{root}_whtlt.ecsv" if len(spectra) == 1 else f"{root}_{name.lower()}_whtlt.ecsv")
+                with worker_errors():
+                    click.echo(write_white_light_curve(white_light_curve(_plain(spectrum)), path, overwrite=overwrite))
+
+    run_each(products, write)
+    for root, spectrum in combined.items():
+        for ending in formats:
+            path = folder / f"{root}_c1d.{ending}"
+            with worker_errors():
+                click.echo(write_spectra(spectrum, path, overwrite=overwrite, progress=progress))
+    if quicklook:
+        from nsxr.plot_spectra import plot_extraction  # matplotlib takes 0.3 s to import
+
+        for path, (extraction, number) in zip(drawn, pictures.values(), strict=True):
+            figure = plot_extraction(extraction.slits[number], extraction.models[number], extraction.spectra[number])
+            put(path, partial(figure.savefig, dpi=120, format="png"))
+            click.echo(path)
+
+
+def _plain(spectrum: xr.Dataset) -> xr.Dataset:
+    """Return a spectrum without what belongs to detector pixels."""
+    return spectrum.drop_dims("cross_dispersion", errors="ignore")
+
+
+def _root(file: str) -> str:
+    """Return the name of a file without kind and ending."""
+    match = _ROOT.match(Path(shown(file).rstrip("/")).name)
+    if match is None:
+        raise click.UsageError(f"{file} does not end in .fits, .fits.gz or .zarr")
+    return match["root"]
+
+
+def _combined_root(spectrum: xr.Dataset, source: str) -> str:
+    """Return the name of what is made of several exposures of a source, as the observatory's pipeline has it."""
+    attrs = spectrum.attrs
+    programme, observation = str(attrs.get("PROGRAM", "00000")), str(attrs.get("OBSERVTN", "000"))
+    optics = f"{attrs.get('FILTER', 'filter')}-{attrs.get('GRATING', 'grating')}".lower()
+    return f"jw{programme.zfill(5)}-o{observation.zfill(3)}_{source}_nirspec_{optics}"

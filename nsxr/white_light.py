@@ -1,0 +1,181 @@
+"""White light curves: the flux of each integration of a series, summed over wavelengths."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import xarray as xr
+from astropy.table import QTable
+
+from nsxr.errors import ModelError, ParameterError
+from nsxr.io.fits_tables import TIME_COLUMNS
+from nsxr.io.products import write_whole
+from nsxr.lazy import settle
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.variables import check
+
+__all__ = ["white_light_curve", "write_white_light_curve"]
+
+_PARTS = ("poisson", "rnoise", "flat")
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+_META = {
+    "instrument": "INSTRUME",
+    "exp_type": "EXP_TYPE",
+    "subarray": "SUBARRAY",
+    "filter": "FILTER",
+    "grating": "GRATING",
+    "target_name": "TARGPROP",
+}
+
+
+def white_light_curve(
+    series: xr.Dataset,
+    *,
+    min_wavelength: float | None = None,
+    max_wavelength: float | None = None,
+    max_flagged: float = 0.5,
+) -> xr.Dataset:
+    """Sum the flux of each integration over wavelengths, the same ones in all integrations.
+
+    A wavelength that is missing in one integration and not in the next makes the curve jump by its flux. So wavelengths
+    that are flagged DO_NOT_USE, or not finite, in any integration are left out of all. Integrations that lost more
+    than a part of their wavelengths are no reason for that: they become NaN.
+
+    Parameters
+    ----------
+    series : Dataset
+        ``flux`` (integration, dispersion) float64 [Jy or DN/s], ``flux_var_poisson``, ``flux_var_rnoise``,
+        ``flux_var_flat`` as far as there are, ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um].
+    min_wavelength, max_wavelength : float, optional
+        Bounds [um], included. Default: all wavelengths.
+    max_flagged : float, default 0.5
+        Part of its wavelengths that an integration may lack.
+
+    Returns
+    -------
+    Dataset
+        ``flux`` and its variances (integration) float64, sums over wavelengths; ``n_wavelengths`` (integration) int64,
+        0 where the flux is NaN; the coordinates along ``integration``. Lazy if the series is.
+
+    Raises
+    ------
+    ModelError
+        If the series lacks a variable, or has no integrations.
+    ParameterError
+        If the bounds are the wrong way round, or ``max_flagged`` is not in 0 to 1.
+
+    Notes
+    -----
+    Variances add, since pixels of a detector do not share their noise. The variance from the flat field is the same
+    flat in every integration: it matters for the level of the curve and not for its changes.
+    """
+    check(series, "flux", "dq")
+    if series["flux"].dims != ("integration", "dispersion"):
+        raise ModelError(f"flux has dims {series['flux'].dims}, expected ('integration', 'dispersion')")
+    if min_wavelength is not None and max_wavelength is not None and min_wavelength >= max_wavelength:
+        raise ParameterError(f"min_wavelength is {min_wavelength}, expected less than max_wavelength {max_wavelength}")
+    if not 0 <= max_flagged <= 1:
+        raise ParameterError(f"max_flagged is {max_flagged}, expected 0 to 1")
+    base = series.drop_vars([name for name, coordinate in series.coords.items() if "dispersion" in coordinate.dims])
+    wavelength = series["wavelength"].drop_vars(list(series["wavelength"].coords))
+    wanted: xr.DataArray = xr.ufuncs.isfinite(wavelength)
+    if min_wavelength is not None:
+        wanted = wanted & (wavelength >= min_wavelength)
+    if max_wavelength is not None:
+        wanted = wanted & (wavelength <= max_wavelength)
+    names = [name for name in ("flux", *(f"flux_var_{part}" for part in _PARTS)) if name in series]
+    bad = (base["dq"] & _DO_NOT_USE) != 0
+    for name in names:
+        bad = bad | ~np.isfinite(base[name])
+    n_wanted = wanted.sum("dispersion")
+    lost = (bad & wanted).sum("dispersion") > max_flagged * n_wanted
+    used = settle(wanted & ~(bad & ~lost).any("integration"))
+    n_used = used.sum("dispersion")
+    empty = lost | (n_used == 0)
+    sums: dict[str, Any] = {
+        name: base[name].where(used, 0.0).sum("dispersion", skipna=False).where(~empty) for name in names
+    }
+    sums["n_wavelengths"] = n_used.where(~empty, 0).assign_attrs(long_name="wavelengths that were summed")
+    parameters = {"min_wavelength": min_wavelength, "max_wavelength": max_wavelength, "max_flagged": max_flagged}
+    kept = base.drop_vars(list(base.data_vars))
+    units = {name: series[name].attrs["units"] for name in names if "units" in series[name].attrs}
+    return record(kept, "white_light", parameters=parameters, units=units, **sums)
+
+
+def write_white_light_curve(
+    curves: xr.Dataset | Sequence[xr.Dataset], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write white light curves as an ECSV table with the columns of the observatory's ``whtlt``, and errors.
+
+    Parameters
+    ----------
+    curves : Dataset or sequence of Dataset
+        From :func:`white_light_curve`, one for each detector.
+    path : path
+        Of the file to write; its directory is made if need be.
+    overwrite : bool, default False
+        Whether an older file may be replaced.
+
+    Returns
+    -------
+    Path
+        The file written, with MJD_UTC_NRS1, BJD_TDB_NRS1 (days), whitelight_flux_NRS1, whitelight_flux_error_NRS1 [Jy
+        or DN/s] and n_wavelengths_NRS1, and so on for NRS2. Rows are integrations; the shorter of two curves ends in
+        NaN.
+
+    Raises
+    ------
+    ModelError
+        If a curve has no times, or two are of one detector.
+    OutputExistsError
+        If the file is there already.
+
+    Notes
+    -----
+    The error is the root of the sum of the variances. Integrations without a flux stay in the table, as NaN.
+    """
+    parts = [curves] if isinstance(curves, xr.Dataset) else list(curves)
+    detectors = [str(curve.attrs.get("DETECTOR", "")) for curve in parts]
+    if len(set(detectors)) != len(parts) or not parts:
+        raise ModelError(f"curves are of the detectors {detectors}, expected one for each")
+    for curve in parts:
+        missing = [name for name in (TIME_COLUMNS[1], TIME_COLUMNS[4]) if name not in curve.coords]
+        if missing or "flux" not in curve:
+            raise ModelError(
+                f"a white light curve lacks {', '.join(missing) or 'flux'}; take it from white_light_curve"
+            )
+    final = Path(path)
+
+    def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
+        _table(parts, detectors).write(partials[0], format="ascii.ecsv")
+        return []
+
+    write_whole([final], create, final.parent, final.name, overwrite, False)
+    return final
+
+
+def _table(curves: Sequence[xr.Dataset], detectors: Sequence[str]) -> QTable:
+    attrs = curves[0].attrs
+    table = QTable(meta={name: attrs.get(keyword) for name, keyword in _META.items()})
+    longest = max(curve.sizes["integration"] for curve in curves)
+    for curve, detector in zip(curves, detectors, strict=True):
+        loaded = curve.compute()
+        ending = f"_{detector}" if detector else ""
+        unit = u.Unit(loaded["flux"].attrs["units"])
+        variance = sum(loaded[f"flux_var_{part}"].to_numpy() for part in _PARTS if f"flux_var_{part}" in loaded)
+        columns = {
+            "MJD_UTC": loaded[TIME_COLUMNS[1]].to_numpy(),
+            "BJD_TDB": loaded[TIME_COLUMNS[4]].to_numpy(),
+            "whitelight_flux": loaded["flux"].to_numpy(),
+            "whitelight_flux_error": np.sqrt(np.broadcast_to(variance, loaded["flux"].shape)),
+        }
+        for name, values in columns.items():
+            padded = np.pad(values, (0, longest - values.size), constant_values=np.nan)
+            table[f"{name}{ending}"] = padded << unit if name.startswith("whitelight") else padded
+        counts = loaded["n_wavelengths"].to_numpy()
+        table[f"n_wavelengths{ending}"] = np.pad(counts, (0, longest - counts.size))
+    return table

@@ -1,0 +1,307 @@
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nsxr.combine import combine_spectra
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.combination import interpolation, running_median
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import steps
+from nsxr.testing import forbid_computes
+
+BAD = np.uint32(PixelFlag.DO_NOT_USE)
+ROWS, COLUMNS = 8, 60
+
+
+def spectrum(flux, variance, wavelength=None, first=100, dq=None, **attrs):
+    """One spectrum; half of its variance is photon noise."""
+    flux = np.asarray(flux, np.float64)
+    variance = np.broadcast_to(np.asarray(variance, np.float64), flux.shape)
+    wavelength = 1 + 0.01 * np.arange(flux.size) if wavelength is None else wavelength
+
+    def quantity(values, units):
+        return ("dispersion", np.array(values), {"units": units})
+
+    return xr.Dataset(
+        {
+            "flux": quantity(flux, "Jy"),
+            "flux_var_poisson": quantity(variance / 2, "(Jy)2"),
+            "flux_var_rnoise": quantity(variance / 2, "(Jy)2"),
+            "surf_bright": quantity(3 * flux, "MJy/sr"),
+            "sb_var_poisson": quantity(9 * variance / 2, "(MJy/sr)2"),
+            "sb_var_rnoise": quantity(9 * variance / 2, "(MJy/sr)2"),
+            "dq": ("dispersion", np.zeros(flux.size, np.uint32) if dq is None else dq),
+        },
+        {"dispersion": first + np.arange(flux.size), "wavelength": ("dispersion", wavelength)},
+        {"SLTNAME": "S200A1", "EFFEXPTM": 10.0, "filename": "jw1_1_nrs1_cal.fits"} | attrs,
+    )
+
+
+def total(combined, kind="flux"):
+    names = [name for name in combined if name.startswith(f"{kind}_var")]
+    return sum(combined[name].values for name in names)
+
+
+def matrix_of(spectra, grid):
+    """A plain twin of the interpolation: one dense matrix for each spectrum."""
+    found = []
+    for part in spectra:
+        matrix = np.zeros((grid.size, part.sizes["dispersion"]))
+        for k, wanted in enumerate(grid):
+            for j in range(part.sizes["dispersion"] - 1):
+                low, high = part["wavelength"].values[j : j + 2]
+                if low <= wanted <= high and not matrix[k].any():
+                    matrix[k, j] = (high - wanted) / (high - low)
+                    matrix[k, j + 1] = 1 - matrix[k, j]
+        found.append(matrix)
+    return found
+
+
+def test_same_grid_is_the_weighted_mean(rng):
+    parts = [spectrum(rng.normal(5, 1, 40), v) for v in (1.0, 4.0, 2.0)]
+    combined = combine_spectra(parts)
+    weights = np.array([1, 0.25, 0.5])[:, None]
+    flux = np.array([part["flux"].values for part in parts])
+    np.testing.assert_allclose(combined["flux"], (weights * flux).sum(0) / weights.sum(), rtol=1e-14)
+    np.testing.assert_allclose(combined["surf_bright"], 3 * combined["flux"], rtol=1e-14)
+    np.testing.assert_allclose(total(combined), 1 / weights.sum(), rtol=1e-14)
+    np.testing.assert_allclose(total(combined, "sb"), 9 / weights.sum(), rtol=1e-14)
+    np.testing.assert_array_equal(combined["flux_covariance"], 0)
+    np.testing.assert_array_equal(combined["n_input"], 3)
+    np.testing.assert_allclose(combined["combination_weight"], 1.75)
+    assert combined["flux"].attrs["units"] == "Jy"
+    assert combined["flux_var_shared"].attrs["units"] == "(Jy)2"
+    assert combined["dq"].dtype == np.uint32
+    assert combined.attrs["SLTNAME"] == "S200A1"
+    assert steps(combined)[-1]["step"] == "combine_1d"
+    np.testing.assert_array_equal(combined["dispersion"], parts[0]["dispersion"])
+
+
+def test_exposure_time_weights(rng):
+    parts = [spectrum(rng.normal(5, 1, 40), 1.0, EFFEXPTM=time) for time in (10.0, 30.0)]
+    combined = combine_spectra(parts, weighting="exposure_time")
+    expected = 0.25 * parts[0]["flux"] + 0.75 * parts[1]["flux"]
+    np.testing.assert_allclose(combined["flux"], expected, rtol=1e-14)
+    np.testing.assert_allclose(total(combined), (1 + 9) / 16)
+    with pytest.raises(ParameterError, match="EFFEXPTM"):
+        combine_spectra([parts[0], parts[1].drop_attrs(deep=False)], weighting="exposure_time")
+
+
+def test_shifted_wavelengths_against_dense_matrices(rng):
+    """Flux, variance and covariance of neighbours are those of plain matrix products."""
+    n = 30
+    waves = [1 + 0.01 * (np.arange(n) + shift) for shift in (0.0, 0.3, -0.45)]
+    variances = [rng.uniform(1, 2, n) for _ in waves]
+    parts = [spectrum(rng.normal(5, 1, n), v, w) for v, w in zip(variances, waves, strict=True)]
+    combined = combine_spectra(parts, weighting="exposure_time")
+    matrices = matrix_of(parts, waves[0])
+    used = np.array([matrix.any(axis=1) for matrix in matrices])
+    np.testing.assert_array_equal(combined["n_input"], used.sum(0))
+    shares = used / used.sum(0)
+    applied = [share[:, None] * matrix for share, matrix in zip(shares, matrices, strict=True)]
+    flux = sum(matrix @ part["flux"].values for matrix, part in zip(applied, parts, strict=True))
+    covariance = sum(matrix @ np.diag(v) @ matrix.T for matrix, v in zip(applied, variances, strict=True))
+    np.testing.assert_allclose(combined["flux"], flux, rtol=1e-12)
+    np.testing.assert_allclose(total(combined), np.diag(covariance), rtol=1e-12)
+    np.testing.assert_allclose(combined["flux_covariance"][:-1], np.diag(covariance, 1), rtol=1e-12)
+    assert combined["flux_covariance"][5] > 0.1 * total(combined)[5]
+
+
+def test_given_grid_and_nothing_beyond_the_spectra(rng):
+    part = spectrum(rng.normal(5, 1, 20), 1.0)
+    grid = np.array([0.5, 1.005, 1.1, 1.19, 1.1901])
+    combined = combine_spectra([part], wavelength=grid)
+    np.testing.assert_array_equal(combined["n_input"], [0, 1, 1, 1, 0])
+    np.testing.assert_array_equal(combined["dq"] & BAD, [1, 0, 0, 0, 1])
+    np.testing.assert_array_equal(np.isnan(combined["flux"]), [True, False, False, False, True])
+    np.testing.assert_allclose(combined["flux"][1], part["flux"][:2].mean())
+    np.testing.assert_array_equal(combined["wavelength"], grid)
+
+
+def test_bad_samples_are_left_out_with_weights_renormalised(rng):
+    parts = [spectrum(np.full(30, 1.0 + i), 1.0) for i in range(3)]
+    parts[0]["flux"].values[4] = np.nan
+    parts[1]["dq"].values[[4, 9]] = BAD
+    parts[2]["dq"].values[9] = np.uint32(PixelFlag.FLUX_ESTIMATED)
+    parts[2]["flux_var_rnoise"].values[12] = np.nan
+    combined = combine_spectra(parts)
+    np.testing.assert_allclose(combined["flux"][[3, 4, 9, 12]], [2, 3, 2, 1.5])
+    np.testing.assert_allclose(total(combined)[[3, 4, 9, 12]], [1 / 3, 1, 0.5, 0.5])
+    np.testing.assert_array_equal(combined["n_input"][[3, 4, 9, 12]], [3, 1, 2, 2])
+    np.testing.assert_array_equal(combined["dq"][[4, 9]], [0, PixelFlag.FLUX_ESTIMATED])
+
+
+def test_a_bad_pixel_takes_both_wavelengths_interpolated_from_it():
+    wave = 1 + 0.01 * (np.arange(20) + 0.5)
+    parts = [spectrum(np.zeros(20), 1.0), spectrum(np.ones(20), 1.0, wave)]
+    parts[1]["dq"].values[7] = BAD
+    combined = combine_spectra(parts, weighting="exposure_time")
+    np.testing.assert_array_equal(combined["n_input"], [1] + [2] * 6 + [1, 1] + [2] * 11)
+
+
+def test_weights_do_not_follow_the_noise_of_pixels(rng):
+    """Where photon noise is estimated from the data, inverse variances pull the mean down; smooth weights do not."""
+    truth, n, seeds = 20.0, 400, 40
+    bias = []
+    for _ in range(seeds):
+        counts = rng.poisson(truth, (4, n)).astype(float)
+        parts = [spectrum(c, np.maximum(c, 1)) for c in counts]
+        bias.append(combine_spectra(parts)["flux"].mean() - truth)
+    assert abs(np.mean(bias)) < 4 * np.sqrt(truth / (4 * n * seeds))
+    naive = np.mean([1 / np.mean(1 / np.maximum(rng.poisson(truth, (4, n)), 1), axis=0)]) - truth
+    assert naive < -0.5  # what weights from each pixel would do
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_clip_finds_the_outlier(rng, n):
+    flux = rng.normal(100, 1, (n, 200))
+    where = np.arange(5, 195, 10)
+    flux[1, where] += np.where(np.arange(where.size) % 2, 12, -12)
+    parts = [spectrum(f, 1.0) for f in flux]
+    kept = combine_spectra(parts, clip_threshold=5.0)
+    np.testing.assert_array_equal(kept["n_input"][where], n - 1)
+    assert (kept["n_input"] == n).sum() == 200 - where.size
+    others = np.delete(flux, 1, axis=0).mean(axis=0)
+    np.testing.assert_allclose(kept["flux"][where], others[where], rtol=1e-12)
+    np.testing.assert_array_equal(combine_spectra(parts)["n_input"], n)
+
+
+def test_clip_keeps_lines(rng):
+    line = 1000 * np.exp(-0.5 * ((np.arange(100) - 50) / 0.8) ** 2)
+    parts = [spectrum(line + rng.normal(0, 1, 100), 1.0) for _ in range(4)]
+    np.testing.assert_array_equal(combine_spectra(parts, clip_threshold=5.0)["n_input"], 4)
+
+
+def dithers(rng, swapped=False):
+    """Four dithers that share one background image, or two nods that are each other's background.
+
+    Truth is 0 everywhere, so all that comes out is noise. Returns spectra, with what the covariance needs, and without.
+    """
+    sigma_source, sigma_background = 1.0, 1.5
+    n = 2 if swapped else 4
+    images = rng.normal(0, sigma_source, (n, ROWS, COLUMNS))
+    background = rng.normal(0, sigma_background, (ROWS, COLUMNS))
+    row = np.arange(ROWS)
+    parts = []
+    for i, image in enumerate(images):
+        # traces of dithers overlap in part
+        center = 3.2 + 0.4 * i if not swapped else 3.0 + 1.0 * i
+        profile = np.exp(-0.5 * ((row - center) / 1.1) ** 2)
+        weight = np.repeat((profile / (profile**2).sum())[:, None], COLUMNS, axis=1)
+        subtracted = images[1 - i] if swapped else background
+        spread = sigma_source if swapped else sigma_background
+        flux = (weight * (image - subtracted)).sum(axis=0)
+        variance = (weight**2).sum(axis=0) * (sigma_source**2 + spread**2)
+        wave = 1 + 0.01 * (np.arange(COLUMNS) + 0.25 * i)
+        members = [f"jw1_{1 - i}_nrs1_rate.fits"] if swapped else ["jw1_9_nrs1_rate.fits"]
+        part = spectrum(flux, variance, wave, filename=f"jw1_{i}_nrs1_cal.fits", background_members=json.dumps(members))
+        maps = {"weight": weight, "var_background": np.full(weight.shape, spread**2)}
+        part = part.assign({k: (("cross_dispersion", "dispersion"), v.astype("f4")) for k, v in maps.items()})
+        parts.append(part.assign_coords(cross_dispersion=200 + row))
+    return parts
+
+
+@pytest.mark.parametrize(("swapped", "independent"), [(False, "low"), (True, "high")])
+def test_pull_with_shared_background(rng, swapped, independent):
+    seeds = 250
+    flux, variance, alone, neighbours = [], [], [], []
+    for _ in range(seeds):
+        parts = dithers(rng, swapped)
+        combined = combine_spectra(parts, wavelength=1 + 0.01 * np.arange(2, COLUMNS - 3))
+        flux.append(combined["flux"].values)
+        variance.append(total(combined))
+        alone.append(total(combined) - combined["flux_var_shared"].values)
+        neighbours.append(combined["flux_covariance"].values)
+    flux = np.array(flux)
+    pull = np.sqrt(np.mean(flux**2 / np.array(variance)))
+    assert pull == pytest.approx(1.0, abs=0.02)
+    wrong = np.sqrt(np.mean(flux**2 / np.array(alone)))
+    assert wrong > 1.4 if independent == "low" else wrong < 0.8
+    measured = np.mean(flux[:, :-1] * flux[:, 1:])
+    assert np.mean(np.array(neighbours)[:, :-1]) == pytest.approx(measured, rel=0.05)
+    np.testing.assert_allclose(combined["sb_var_shared"], 9 * combined["flux_var_shared"], rtol=1e-12)
+
+
+def test_different_backgrounds_and_rows_apart_share_nothing(rng):
+    parts = dithers(rng)[:2]
+    shared = combine_spectra(parts)["flux_var_shared"]
+    assert (shared > 0).sum() == COLUMNS - 1
+    apart = [parts[0], parts[1].assign_coords(cross_dispersion=300 + np.arange(ROWS))]
+    np.testing.assert_array_equal(combine_spectra(apart)["flux_var_shared"], 0)
+    other = [parts[0], parts[1].assign_attrs(background_members=json.dumps(["jw1_8_nrs1_rate.fits"]))]
+    np.testing.assert_array_equal(combine_spectra(other)["flux_var_shared"], 0)
+    plain = [part.drop_vars(["weight", "var_background"]) for part in parts]
+    np.testing.assert_array_equal(combine_spectra(plain)["flux_var_shared"], 0)
+
+
+def test_three_nods_share_as_their_differences_do(rng):
+    """A - (B + C)/2 and B - (A + C)/2 at the same pixel have covariance -3/4 of the variance of one exposure."""
+    parts = dithers(rng)[:2]
+    names = ["jw1_0_nrs1_rate.fits", "jw1_1_nrs1_rate.fits", "jw1_2_nrs1_rate.fits"]
+    one = xr.ones_like(parts[0]["weight"]).isel(cross_dispersion=slice(1))
+    nods = []
+    for i, part in enumerate(parts):
+        members = json.dumps([name for j, name in enumerate(names) if j != i])
+        part = part.drop_vars(["weight", "var_background"]).assign(weight=one, var_background=one / 2)
+        part = part.assign_coords(wavelength=parts[0]["wavelength"]).assign_attrs(background_members=members)
+        nods.append(part)
+    shared = combine_spectra(nods, weighting="exposure_time")["flux_var_shared"]
+    np.testing.assert_allclose(shared, 2 * 0.25 * -0.75, rtol=1e-6)
+
+
+def test_lazy_and_pure(rng):
+    parts = dithers(rng)
+    before = [part.copy(deep=True) for part in parts]
+    expected = combine_spectra(parts, clip_threshold=4.0)
+    for chunks in ({"dispersion": 7}, {"dispersion": -1}, {"dispersion": 20, "cross_dispersion": 3}):
+        with forbid_computes():
+            lazy = [part.assign_coords(wavelength=part["wavelength"].chunk()).chunk(chunks) for part in parts]
+            combined = combine_spectra(lazy, clip_threshold=4.0)
+        assert combined["flux"].chunks is not None
+        xr.testing.assert_identical(combined.compute(scheduler="synchronous"), expected)
+    for part, original in zip(parts, before, strict=True):
+        xr.testing.assert_identical(part, original)
+
+
+def test_what_cannot_be_combined(rng):
+    part = spectrum(np.ones(20), 1.0)
+    with pytest.raises(ModelError, match="no spectra"):
+        combine_spectra([])
+    with pytest.raises(ModelError, match="integration"):
+        combine_spectra([part.expand_dims("integration")])
+    other = part.assign(flux=part["flux"].assign_attrs(units="DN/s"))
+    with pytest.raises(ModelError, match="units"):
+        combine_spectra([part, other])
+    with pytest.raises(ModelError, match="wavelength"):
+        combine_spectra([part.drop_vars("wavelength")])
+    for wrong in (
+        {"weighting": "best"},
+        {"clip_threshold": 0.0},
+        {"smoothing": 10},
+        {"wavelength": np.array([2.0, 1.0])},
+    ):
+        with pytest.raises(ParameterError):
+            combine_spectra([part], **wrong)
+
+
+def test_interpolation_kernel():
+    wavelength = np.array([np.nan, 1.0, 2.0, np.nan, 4.0, 5.0])
+    first, second, part = interpolation(wavelength, np.array([0.9, 1.0, 1.25, 2.0, 3.0, 5.0, np.nan]))
+    np.testing.assert_array_equal(first, [-1, 1, 1, 2, -1, 5, -1])
+    np.testing.assert_array_equal(second, [-1, 1, 2, 2, -1, 5, -1])
+    np.testing.assert_allclose(part, [0, 0, 0.25, 0, 1 / 2, 0, 0])
+    assert (interpolation(np.full(3, np.nan), np.ones(2))[0] == -1).all()
+
+
+def test_running_median_is_that_of_numpy(rng):
+    values = rng.normal(size=50)
+    values[rng.random(50) < 0.3] = np.nan
+    values[20:30] = np.nan
+    found = running_median(values, 7)
+    for i in [*range(23), *range(27, 50)]:
+        window = values[max(0, i - 3) : i + 4]
+        if np.isfinite(window).any():
+            assert found[i] == np.nanmedian(window)
+    assert np.isfinite(found).all()

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.table import QTable
+
+from nsxr.errors import ModelError, OutputExistsError, ParameterError
+from nsxr.io.fits_tables import TIME_COLUMNS
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import steps
+from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.white_light import white_light_curve, write_white_light_curve
+
+BAD = np.uint32(PixelFlag.DO_NOT_USE)
+
+
+@pytest.fixture
+def series(rng):
+    def make(integrations=6, columns=30, detector="NRS1"):
+        shape = (integrations, columns)
+        dims = ("integration", "dispersion")
+        spectrum = 1 + np.arange(columns)
+        variables = {
+            "flux": (dims, spectrum + rng.normal(0, 0.1, shape), {"units": "Jy"}),
+            "flux_var_poisson": (dims, np.full(shape, 0.006), {"units": "(Jy)2"}),
+            "flux_var_rnoise": (dims, np.full(shape, 0.004), {"units": "(Jy)2"}),
+            "dq": (dims, np.zeros(shape, np.uint32)),
+        }
+        coordinates = {
+            "integration": np.arange(integrations) + 1,
+            "dispersion": 100 + np.arange(columns),
+            "wavelength": ("dispersion", 2 + 0.1 * np.arange(columns), {"units": "um"}),
+        } | {name: ("integration", 6e4 + i + np.arange(integrations)) for i, name in enumerate(TIME_COLUMNS)}
+        return xr.Dataset(variables, coordinates, {"DETECTOR": detector, "FILTER": "F290LP", "INSTRUME": "NIRSPEC"})
+
+    return make
+
+
+def test_sum_and_variances(series):
+    data = series()
+    chunkings = ({"integration": 1}, {"integration": 4, "dispersion": 7}, {"integration": -1, "dispersion": -1})
+    curve = assert_lazy_and_chunk_invariant(white_light_curve, data, chunkings=chunkings, rtol=1e-13)
+    np.testing.assert_allclose(curve["flux"], data["flux"].values.sum(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(curve["flux_var_poisson"], 30 * 0.006)
+    np.testing.assert_allclose(curve["flux_var_rnoise"], 30 * 0.004)
+    np.testing.assert_array_equal(curve["n_wavelengths"], 30)
+    assert curve["flux"].attrs["units"] == "Jy"
+    assert curve["flux_var_poisson"].attrs["units"] == "(Jy)2"
+    assert curve["flux"].dims == ("integration",)
+    assert curve[TIME_COLUMNS[1]].equals(data[TIME_COLUMNS[1]])
+    assert steps(curve)[-1]["step"] == "white_light"
+
+
+def test_bounds_are_included(series):
+    data = series()
+    curve = white_light_curve(data, min_wavelength=2.5, max_wavelength=3.0)
+    np.testing.assert_allclose(curve["flux"], data["flux"].values[:, 5:11].sum(axis=1))
+    np.testing.assert_array_equal(curve["n_wavelengths"], 6)
+
+
+@pytest.mark.parametrize("how", ["flag", "flux", "variance", "wavelength"])
+def test_a_wavelength_lost_once_is_left_out_of_all(series, how):
+    """Else the curve would jump by its flux; noise of the sum is 0.5, the flux lost 13."""
+    data = series()
+    clean = white_light_curve(data)
+    if how == "flag":
+        data["dq"].values[2, 12] = BAD
+    elif how == "flux":
+        data["flux"].values[2, 12] = np.nan
+    elif how == "variance":
+        data["flux_var_rnoise"].values[2, 12] = np.nan
+    else:
+        wavelength = data["wavelength"].values.copy()
+        wavelength[12] = np.nan
+        data = data.assign_coords(wavelength=("dispersion", wavelength))
+    curve = white_light_curve(data)
+    np.testing.assert_array_equal(curve["n_wavelengths"], 29)
+    expected = np.delete(data["flux"].values, 12, axis=1).sum(axis=1)
+    np.testing.assert_allclose(curve["flux"], expected)
+    np.testing.assert_allclose(curve["flux_var_poisson"], 29 * 0.006)
+    assert (curve["flux"] - curve["flux"].mean()).std() < 1
+    np.testing.assert_allclose(clean["flux"] - curve["flux"], 13, atol=0.5)
+
+
+def test_other_flags_do_not_count(series):
+    data = series()
+    data["dq"].values[:] = np.uint32(PixelFlag.FLUX_ESTIMATED)
+    np.testing.assert_array_equal(white_light_curve(data)["n_wavelengths"], 30)
+
+
+def test_a_lost_integration_takes_no_wavelengths_along(series):
+    data = series()
+    data["dq"].values[3, :20] = BAD
+    curve = white_light_curve(data)
+    np.testing.assert_array_equal(curve["n_wavelengths"], [30, 30, 30, 0, 30, 30])
+    np.testing.assert_array_equal(np.isnan(curve["flux"]), [False, False, False, True, False, False])
+    strict = white_light_curve(data, max_flagged=1.0)
+    np.testing.assert_array_equal(strict["n_wavelengths"], 10)
+
+
+def test_nothing_left_is_nan(series):
+    curve = white_light_curve(series(), min_wavelength=9.0)
+    assert np.isnan(curve["flux"]).all()
+    np.testing.assert_array_equal(curve["n_wavelengths"], 0)
+
+
+def test_scatter_is_what_the_variance_says(series):
+    curve = white_light_curve(series(integrations=2000))
+    variance = curve["flux_var_poisson"] + curve["flux_var_rnoise"]
+    pull = (curve["flux"] - curve["flux"].mean()) / np.sqrt(variance)
+    assert float(pull.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_table(series, tmp_path):
+    one, two = white_light_curve(series()), white_light_curve(series(integrations=4, detector="NRS2"))
+    path = write_white_light_curve([one, two.chunk()], tmp_path / "new" / "x_whtlt.ecsv")
+    table = QTable.read(path, format="ascii.ecsv")
+    names = ("MJD_UTC", "BJD_TDB", "whitelight_flux", "whitelight_flux_error", "n_wavelengths")
+    assert table.colnames == [f"{name}_{detector}" for detector in ("NRS1", "NRS2") for name in names]
+    np.testing.assert_array_equal(table["whitelight_flux_NRS1"].to_value("Jy"), one["flux"])
+    np.testing.assert_array_equal(table["MJD_UTC_NRS1"], one[TIME_COLUMNS[1]])
+    np.testing.assert_array_equal(table["BJD_TDB_NRS1"], one[TIME_COLUMNS[4]])
+    error = np.sqrt(one["flux_var_poisson"] + one["flux_var_rnoise"])
+    np.testing.assert_array_equal(table["whitelight_flux_error_NRS1"].to_value("Jy"), error)
+    np.testing.assert_array_equal(table["whitelight_flux_NRS2"][:4].to_value("Jy"), two["flux"])
+    assert np.isnan(table["whitelight_flux_NRS2"][4:]).all()
+    np.testing.assert_array_equal(table["n_wavelengths_NRS2"], [30] * 4 + [0] * 2)
+    assert table.meta["filter"] == "F290LP"
+    with pytest.raises(OutputExistsError):
+        write_white_light_curve(one, path)
+    write_white_light_curve(one, path, overwrite=True)
+    assert len(QTable.read(path, format="ascii.ecsv").colnames) == 5
+    assert [p.name for p in path.parent.iterdir()] == ["x_whtlt.ecsv"]
+
+
+def test_what_is_refused(series, tmp_path):
+    data = series()
+    with pytest.raises(ParameterError, match="min_wavelength"):
+        white_light_curve(data, min_wavelength=3.0, max_wavelength=2.0)
+    with pytest.raises(ParameterError, match="max_flagged"):
+        white_light_curve(data, max_flagged=2.0)
+    with pytest.raises(ModelError, match="integration"):
+        white_light_curve(data.isel(integration=0))
+    with pytest.raises(ModelError, match="dq"):
+        white_light_curve(data.drop_vars("dq"))
+    curve = white_light_curve(data)
+    with pytest.raises(ModelError, match="NRS1"):
+        write_white_light_curve([curve, curve], tmp_path / "x.ecsv")
+    with pytest.raises(ModelError, match="int_mid"):
+        write_white_light_curve(curve.drop_vars(TIME_COLUMNS), tmp_path / "x.ecsv")
+    assert not list(tmp_path.iterdir())
