@@ -17,6 +17,7 @@ from nsxr.corrections.background import (
     nod_backgrounds,
     subtract_background,
 )
+from nsxr.corrections.box_extraction import extract_box
 from nsxr.corrections.dark_current import average_dark_current, subtract_dark
 from nsxr.corrections.dq_init import initialize_dq
 from nsxr.corrections.flicker_frames import find_dark_pixels
@@ -29,6 +30,7 @@ from nsxr.corrections.nod_variance import restore_background_variance
 from nsxr.corrections.outlier_detection import flag_outliers
 from nsxr.corrections.persistence import flag_persistence, last_saturation
 from nsxr.corrections.picture_frame import estimate_picture_frame, subtract_picture_frame
+from nsxr.corrections.pixel_replace import replace_pixels
 from nsxr.corrections.ramp_fit import fit_ramps
 from nsxr.corrections.read_noise import rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
@@ -50,9 +52,11 @@ from nsxr.model.spectra import as_slit, iterate_slits, map_slits, pad_slits, unp
 from nsxr.noise import noise_spectrum, noise_table
 from nsxr.picture_frame import build_picture_frame, write_picture_frame
 from nsxr.references import open_references
+from nsxr.references.apertures import Aperture, read_aperture
 from nsxr.white_light import white_light_curve, write_white_light_curve
 
 __all__ = [
+    "Aperture",
     "add_exposure",
     "as_slit",
     "average_dark_current",
@@ -67,6 +71,7 @@ __all__ = [
     "detector1",
     "estimate_flicker_noise",
     "estimate_picture_frame",
+    "extract_box",
     "extract_source",
     "extract_spectrum",
     "find_dark_pixels",
@@ -96,6 +101,8 @@ __all__ = [
     "open_slits",
     "open_spectra",
     "pad_slits",
+    "read_aperture",
+    "replace_pixels",
     "rescale_read_noise",
     "restore_background_variance",
     "resume_archive",

@@ -302,4 +302,9 @@ def model_image(spectrum: xr.Dataset, model: xr.Dataset, slit: xr.Dataset) -> xr
     image = (flux * model["profile"] + level).where(inside)
     uncertain = variance * model["profile"] ** 2 + flux**2 * model["profile_uncertainty"] ** 2 + extra
     dims = slit["sci"].dims
-    return xr.Dataset({"model": image.transpose(*dims), "model_variance": uncertain.where(inside).transpose(*dims)})
+    return xr.Dataset(
+        {
+            "model": image.transpose(*dims).assign_attrs(units=units),
+            "model_variance": uncertain.where(inside).transpose(*dims).assign_attrs(units=f"({units})2"),
+        }
+    )

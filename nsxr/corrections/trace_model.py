@@ -98,7 +98,7 @@ def fit_trace_model(
     rejection_threshold : float, default 5
         Pixels off the model by so many standard deviations, and by more than 2 % of the light around, are left out.
     rescale_noise : bool, default True
-        Enlarge variances by what the scatter of pixels without light asks for.
+        Enlarge variances by what the scatter of pixels without light asks for; not those of series.
 
     Returns
     -------
@@ -182,7 +182,8 @@ def fit_trace_model(
         prior=position_prior,
         order=order,
         rejection=rejection_threshold,
-        rescale_noise=rescale_noise,
+        # the mean of many integrations has so little noise that the wings of the profile would be taken for some
+        rescale_noise=rescale_noise and not any("integration" in slit.dims for slit in each),
         extended=extended,
     )
     names = ["profile", "profile_uncertainty", "aperture", "weight", "is_used", "trace", "width", "flux"]

@@ -1,0 +1,177 @@
+"""Apertures of box extraction, from the JSON references of the observatory (type extract1d) or given as a mapping."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from nsxr.errors import ParameterError, ReferenceFileError
+
+__all__ = ["Aperture", "read_aperture"]
+
+_ANY = "ANY"
+_NOT_USED = ("id", "region_type", "dispaxis", "spectral_order")
+Coefficients = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """Where a spectrum is in a cut-out, and where its background is; names and meanings as in the reference files.
+
+    Rows and columns count from 0 in the cut-out.
+
+    Parameters
+    ----------
+    name : str
+        Slit that the entry is for; ANY for all.
+    xstart, xstop, ystart, ystop : float, optional
+        First and last column and row, both inside; default the whole cut-out. From 3 to 5 are three rows; a limit of
+        5.4 adds 0.4 of row 6.
+    extract_width : float, optional
+        Height of the box [rows], around the centre of the source where it is known, else around the middle of ystart
+        and ystop.
+    src_coeff, bkg_coeff : tuple of tuples of float, optional
+        Limits of one or more regions: lower, upper, lower, upper ..., each a polynomial, constant first. Centres of
+        pixels are integral here: from 2.5 to 5.5 are three rows. ``src_coeff`` goes before all other limits.
+    independent_var : str
+        What the polynomials are functions of: ``pixel`` (column) or ``wavelength`` [um].
+    bkg_fit : str
+        Background of a column from the pixels of its regions: ``poly`` (least squares), ``mean``, or ``median``.
+    bkg_order : int
+        Order of ``poly``.
+    smoothing_length : int
+        Columns over which the image is averaged before the background is found; 0 or an odd number from 3.
+    use_source_posn : bool, optional
+        Whether everything moves with the source; None for yes where it is a point source in a slit.
+    filename : str
+        Reference file, for the record.
+    """
+
+    name: str = _ANY
+    xstart: float | None = None
+    xstop: float | None = None
+    ystart: float | None = None
+    ystop: float | None = None
+    extract_width: float | None = None
+    src_coeff: Coefficients | None = None
+    bkg_coeff: Coefficients | None = None
+    independent_var: str = "pixel"
+    bkg_fit: str = "poly"
+    bkg_order: int = 0
+    smoothing_length: int = 0
+    use_source_posn: bool | None = None
+    filename: str = ""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.independent_var not in ("pixel", "wavelength"):
+            problems.append(f"independent_var is {self.independent_var!r}, expected 'pixel' or 'wavelength'")
+        if self.bkg_fit not in ("poly", "mean", "median"):
+            problems.append(f"bkg_fit is {self.bkg_fit!r}, expected 'poly', 'mean' or 'median'")
+        if self.bkg_order < 0 or self.bkg_order != int(self.bkg_order):
+            problems.append(f"bkg_order is {self.bkg_order}, expected an integer from 0")
+        length = self.smoothing_length
+        if length != 0 and (length < 3 or length % 2 != 1):
+            problems.append(f"smoothing_length is {length}, expected 0 or an odd integer from 3")
+        if self.extract_width is not None and not self.extract_width > 0:
+            problems.append(f"extract_width is {self.extract_width}, expected a positive number of rows")
+        for name, coefficients in {"src_coeff": self.src_coeff, "bkg_coeff": self.bkg_coeff}.items():
+            if coefficients is not None and (len(coefficients) % 2 or not all(coefficients) or not coefficients):
+                problems.append(
+                    f"{name} has {len(coefficients)} lists, expected pairs of a lower and an upper limit, none empty"
+                )
+        if problems:
+            raise ParameterError(f"aperture {self.name!r}: {'; '.join(problems)}")
+
+
+_KNOWN = tuple(field.name for field in fields(Aperture) if field.name not in ("name", "filename"))
+
+
+def read_aperture(reference: str | os.PathLike[str] | Mapping[str, Any], slit: xr.Dataset) -> Aperture:
+    """Return the aperture of a slit.
+
+    Parameters
+    ----------
+    reference : path or mapping
+        A JSON reference, its contents (with ``apertures``), or parameters of one aperture, see :class:`Aperture`.
+    slit : Dataset
+        Its name (attribute SLTNAME, or coordinate ``slit`` of a padded set) and spectral order (SPORDER, default 1)
+        pick the first entry whose ``id`` is the name or ANY, whose ``region_type`` is target, and whose
+        ``spectral_order``, if it has one, is that or ANY. A slit without a name takes the first entry.
+
+    Returns
+    -------
+    Aperture
+        Frozen.
+
+    Raises
+    ------
+    ReferenceFileError
+        If the file is no such reference, no entry fits, or slits of a padded set have entries of their own.
+    ParameterError
+        If a parameter is unknown or out of range.
+
+    Examples
+    --------
+    >>> read_aperture({"ystart": 3, "ystop": 8}, slit).ystop  # doctest: +SKIP
+    8.0
+    """
+    if isinstance(reference, Mapping):
+        content, filename = reference, ""
+        if "apertures" not in content:
+            unknown = sorted(set(content) - {*_KNOWN, *_NOT_USED})
+            if unknown:
+                raise ParameterError(f"unknown parameters of an aperture: {', '.join(unknown)}; known: {_KNOWN}")
+            return _aperture(content, "")
+    else:
+        path = Path(reference)
+        filename = path.name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ReferenceFileError(f"{path} is no JSON file: {error}") from error
+        if not isinstance(content, Mapping) or "apertures" not in content:
+            raise ReferenceFileError(f"{path} has no list 'apertures', expected an extract1d reference")
+    names = (
+        [str(name) for name in slit["slit"].to_numpy()]
+        if "slit" in slit.coords
+        else [str(slit.attrs.get("SLTNAME", _ANY)).strip()]
+    )
+    order = slit.attrs.get("SPORDER", 1)
+    found = {id(entry): entry for entry in (_pick(content["apertures"], name, order, filename) for name in names)}
+    if len(found) > 1:
+        chosen = ", ".join(str(entry["id"]) for entry in found.values())
+        raise ReferenceFileError(f"slits have apertures of their own ({chosen}): extract them one by one")
+    return _aperture(next(iter(found.values())), filename)
+
+
+def _pick(entries: Iterable[Mapping[str, Any]], name: str, order: int, filename: str) -> Mapping[str, Any]:
+    entries = [e for e in entries if e.get("id", "dummy") != "dummy" and e.get("region_type", "target") == "target"]
+    for entry in entries:
+        fits = _ANY in (name, entry["id"]) or name == str(entry["id"])
+        if fits and entry.get("spectral_order", order) in (order, _ANY):
+            return entry
+    listed = ", ".join(f"{entry['id']} (order {entry.get('spectral_order', _ANY)})" for entry in entries) or "none"
+    raise ReferenceFileError(f"extract1d {filename}: no aperture for slit {name!r}, order {order}; found {listed}")
+
+
+def _aperture(entry: Mapping[str, Any], filename: str) -> Aperture:
+    name = str(entry.get("id", _ANY))
+    if entry.get("dispaxis", 1) != 1:
+        raise ReferenceFileError(f"aperture {name!r} has dispaxis {entry['dispaxis']}, expected 1: along rows")
+    given = {key: entry[key] for key in _KNOWN if entry.get(key) is not None}
+    for key in ("src_coeff", "bkg_coeff"):
+        if key in given:
+            given[key] = tuple(tuple(float(c) for c in polynomial) for polynomial in given[key])
+    for key in ("xstart", "xstop", "ystart", "ystop", "extract_width"):
+        if key in given:
+            given[key] = float(given[key])
+    if "independent_var" in given:
+        given["independent_var"] = (
+            "wavelength" if given["independent_var"].lower().startswith("wavelength") else "pixel"
+        )
+    return Aperture(name=name, filename=filename, **given)
