@@ -20,7 +20,15 @@ __all__ = ["extract_spectrum", "model_image"]
 IMAGE = ("cross_dispersion", "dispersion")
 _JANSKY = 1e6
 _PARTS = ("poisson", "rnoise", "flat")
-_MODEL = ("profile", "aperture", "is_used", "flux", "background_variance", "variance_of_signal", "profile_variance")
+_MODEL = (
+    "profile",
+    "aperture",
+    "is_used",
+    "steady_flux",
+    "background_variance",
+    "variance_of_signal",
+    "profile_variance",
+)
 
 
 def extract_spectrum(

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.extraction import Source, column_weights, fit_source
+from nsxr.kernels.extraction import Source, column_weights, fit_source, steady_flux
 from nsxr.kernels.slit_geometry import planned_trace, trace_of_light
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
@@ -106,7 +106,8 @@ def fit_trace_model(
         For each slit ``profile`` (cross_dispersion, dispersion), part of the flux of a column in a pixel, with
         ``profile_uncertainty``; ``aperture``, the part of each pixel within the aperture; ``weight``, the factor of a
         pixel in the flux of its column; ``is_used``; along
-        ``dispersion`` ``trace`` and ``width`` [pixel], ``flux`` [units of sci], ``background_variance`` and
+        ``dispersion`` ``trace`` and ``width`` [pixel], ``flux`` and ``steady_flux``, for
+        models of variance without the noise of the column itself, [units of sci], ``background_variance`` and
         ``variance_of_signal`` (of single integrations), ``profile_variance`` (relative variance of the flux that comes
         from the profile);
         ``background_terms``, 0, 1 or 2 for none, a constant or a line;
@@ -168,7 +169,7 @@ def fit_trace_model(
     along = ("exposure", "dispersion")
     outputs: list[tuple[Sequence[str], type[np.generic]]] = [(("exposure", *IMAGE), np.float64)] * 4
     outputs += [(("exposure", *IMAGE), np.bool_)]
-    outputs += [(along, np.float64)] * 6 + [(("exposure",), np.float64)] * 5
+    outputs += [(along, np.float64)] * 7 + [(("exposure",), np.float64)] * 5
     found = map_blocks(
         _fit_block,
         *(stack[name] for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")),
@@ -186,7 +187,7 @@ def fit_trace_model(
         rescale_noise=rescale_noise and not any("integration" in slit.dims for slit in each),
         extended=extended,
     )
-    names = ["profile", "profile_uncertainty", "aperture", "weight", "is_used", "trace", "width", "flux"]
+    names = ["profile", "profile_uncertainty", "aperture", "weight", "is_used", "trace", "width", "flux", "steady_flux"]
     names += ["background_variance", "variance_of_signal", "profile_variance"]
     names += ["noise_scale", "background_terms", "position_planned", "position_fitted", "position_uncertainty"]
     together = xr.Dataset(dict(zip(names, found, strict=True))).drop_vars("wavelength", errors="ignore")
@@ -281,10 +282,15 @@ def _fit_block(
         order = int(_has_light_beside(source, images[0], images[2]))
         source = fit(order=1) if order else source
     profile, aperture = source.profile.evaluate(n_rows)
-    light = np.maximum(source.flux[:, None, :] * profile, 0.0)
     dark = source.dark_variance(np.where(good, images[2], 1.0))
-    total = dark + source.variance_of_signal[:, None, :] * light
-    precision = np.where(source.is_used, 1 / total, 0.0)
+    precision = np.where(source.is_used, 1 / dark, 0.0)
+    for _ in range(2):
+        weights, _, _ = column_weights(profile, aperture, precision, order)
+        flux = (weights * np.where(source.is_used, images[0], 0.0)).sum(1)
+        variance = dark + source.variance_of_signal[:, None, :] * np.maximum(source.flux[:, None, :] * profile, 0.0)
+        steady = steady_flux(flux, 1 / np.maximum((weights**2 * variance).sum(1), 1e-300))
+        total = dark + source.variance_of_signal[:, None, :] * np.maximum(steady[:, None, :] * profile, 0.0)
+        precision = np.where(source.is_used, 1 / total, 0.0)
     weights, _, _ = column_weights(profile, aperture, precision, order)
     offsets = source.profile.trace()
     uncertainty = np.sqrt(np.diag(source.profile.covariance))[:n]
@@ -297,6 +303,7 @@ def _fit_block(
         offsets + first_row,
         np.broadcast_to(source.profile.width(), (n, n_columns)).copy(),
         (weights * np.where(source.is_used, images[0], 0.0)).sum(1) * scale,
+        steady * scale,
         source.background_variance * scale**2,
         source.variance_of_signal * scale,
         source.profile.flux_variance(weights),

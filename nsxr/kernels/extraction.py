@@ -10,7 +10,7 @@ import numpy as np
 from nsxr.kernels.compilation import kernel
 from nsxr.kernels.trace_profile import Profile, fit_trace, refine_profile
 
-__all__ = ["Source", "column_weights", "fit_source", "model_variance"]
+__all__ = ["Source", "column_weights", "fit_source", "model_variance", "steady_flux"]
 
 REFINEMENTS = 3
 """Times that fluxes, variances and profile are found in turn."""
@@ -18,6 +18,29 @@ _BIN = 32
 """Columns that share one relation between signal and its photon noise."""
 _TOLERANCE = 0.02
 """Part of the light of a pixel by which the profile may be wrong without the pixel being an outlier."""
+
+
+def steady_flux(flux: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Return the flux of each column as its neighbours have it, unless it differs from theirs significantly.
+
+    For models of variance: with its own noise in it, a flux that is high by chance makes the brightest pixels count
+    less, and comes out low, by 0.3 % at a signal to noise of 11.
+
+    Parameters
+    ----------
+    flux, precision : (exposure, x) ndarray
+        Flux and its inverse variance.
+    """
+    weight = np.where(np.isfinite(flux) & np.isfinite(precision) & (precision < 1e290), precision, 0.0)
+    padded = np.pad(np.where(weight > 0, flux, 0.0) * (weight > 0), ((0, 0), (3, 3)))
+    there = np.pad((weight > 0).astype(float), ((0, 0), (3, 3)))
+    n = flux.shape[1]
+    others = [shift for shift in range(7) if shift != 3]
+    count = sum((there[:, shift : shift + n] for shift in others), np.zeros_like(flux))
+    mean = sum((padded[:, shift : shift + n] for shift in others), np.zeros_like(flux)) / np.maximum(count, 1.0)
+    noise = np.sqrt(np.where(weight > 0, 1 / np.where(weight > 0, weight, 1.0), 0.0) * (1 + 1 / np.maximum(count, 1.0)))
+    alike = (count > 0) & (np.abs(flux - mean) < 4.0 * noise)
+    return np.where(alike, mean, flux)
 
 
 @dataclass(frozen=True)
@@ -281,6 +304,7 @@ def fit_source(
     can_be_used &= ~_negative_traces(cleared, precision, profile)
     is_used, precision = can_be_used, np.where(can_be_used, precision, 0.0)
     background = slope = flux = np.zeros((n, n_columns))
+    variance = np.where(precision > 0, 1 / np.where(precision > 0, precision, 1.0), 0.0)
     scale = np.ones(n)
     for number in range(REFINEMENTS):
         shape, aperture = profile.evaluate(n_rows)
@@ -294,7 +318,8 @@ def fit_source(
         if rescale_noise:
             free = np.maximum(1 - leverage, 0.01)
             scale = _excess_noise(residual, dark * free, is_used & (aperture == 0))
-        variance = scale[:, None, None] * dark + slope[:, None, :] * np.maximum(light, 0.0)
+        steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
+        variance = scale[:, None, None] * dark + slope[:, None, :] * np.maximum(steady[:, None, :] * shape, 0.0)
         deviation = residual * can_be_used * (aperture > 0)
         limit = rejection * np.sqrt(variance * np.maximum(1 - leverage, 0.01))
         limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * _around(np.abs(light))
