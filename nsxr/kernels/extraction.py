@@ -367,10 +367,8 @@ def _negative_traces(images: np.ndarray, precision: np.ndarray, profile: Profile
         weight = np.bincount(line[e].ravel(), precision[e].ravel(), size)
         mean = np.bincount(line[e].ravel(), (precision[e] * images[e]).ravel(), size) / np.maximum(weight, 1e-300)
         negative = (mean * np.sqrt(weight) < -5.0) & (mean < -0.1 * mean[n_rows])
-        grown = negative.copy()
-        grown[:-1] |= negative[1:]
-        grown[1:] |= negative[:-1]
-        grown[n_rows - 1 : n_rows + 2] = False
+        grown = np.convolve(negative, np.ones(5), mode="same") > 0  # their flanks, two rows to each side
+        grown[n_rows - 2 : n_rows + 3] = False
         found[e] = grown[line[e]]
     return found
 

@@ -1,0 +1,134 @@
+"""From files of slits to spectra: sources are told apart, nods fitted together, products named as the field does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.io import fits
+from astropy.table import Table
+from click.testing import CliRunner
+
+import nsxr
+from nsxr.cli import main
+from nsxr.errors import ParameterError
+from nsxr.extract import group_by_source
+from nsxr.simulate import simulate_trace
+from nsxr.testing import forbid_computes
+from tests.io.slit_files import simulated_slits, write_cal
+
+
+def nods() -> list[tuple[xr.Dataset, xr.Dataset]]:
+    """Return nods of one source, subtracted from each other as the peer does: without variances of the background."""
+    each = [simulate_trace(nod=n, columns=200, signal_to_noise=30.0, seed=40 + n) for n in (-1, 0, 1)]
+    found = []
+    for i, (slit, truth) in enumerate(each):
+        others = [other for j, (other, _) in enumerate(each) if j != i]
+        mean = sum((other["sci"] for other in others), xr.zeros_like(slit["sci"])) / 2
+        dq = slit["dq"] | others[0]["dq"] | others[1]["dq"]
+        found.append((slit.assign(sci=(slit["sci"] - mean).assign_attrs(slit["sci"].attrs), dq=dq), truth))
+    return found
+
+
+def write_nods(folder: Path) -> list[str]:
+    return [
+        str(
+            write_cal(
+                folder / f"jw01234001001_03101_0000{i}_nrs1_cal.fits",
+                [slit.assign_attrs(SLTSTRT1=601, SLTSTRT2=201)],
+                PROGRAM="01234",
+                OBSERVTN="001",
+            )
+        )
+        for i, (slit, _) in enumerate(nods(), start=1)
+    ]
+
+
+def test_sources_are_told_apart() -> None:
+    slits = simulated_slits(3) + simulated_slits(3)
+    assert list(group_by_source(slits).values()) == [[0, 3], [1, 4], [2, 5]]
+    assert list(group_by_source(slits)) == ["s000000100", "s000000101", "s000000102"]
+    fixed = [
+        slit.assign_attrs(SHUTSTA="", SOURCEID=1, SRCNAME="A", SLTNAME=name)
+        for slit, name in zip(slits, "AB" * 3, strict=True)
+    ]
+    assert group_by_source(fixed) == {"a": [0, 2, 4], "b": [1, 3, 5]}
+    virtual = [slits[0].assign_attrs(SOURCEID=-7), slits[0].assign_attrs(SOURCEID=-7, DETECTOR="NRS2")]
+    assert group_by_source(virtual) == {"v000000007": [0], "v000000007_nrs2": [1]}
+
+
+def test_nods_of_a_source() -> None:
+    slits = [slit for slit, _ in nods()]
+    with forbid_computes():
+        lazy = nsxr.extract_source([slit.chunk() for slit in slits])
+    found = nsxr.extract_source(slits)
+    pulls = []
+    for spectrum, other, (_, truth), model in zip(found.spectra, lazy.spectra, nods(), found.models, strict=True):
+        xr.testing.assert_allclose(spectrum.drop_vars("weight"), other.compute().drop_vars("weight"), rtol=1e-10)
+        within = truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")
+        variance = spectrum["flux_var_poisson"] + spectrum["flux_var_rnoise"]
+        pulls.append(((spectrum["flux"] - within) / np.sqrt(variance)).where(spectrum["dq"] == 0))
+        assert "var_background" in spectrum
+    assert float(np.nanstd(pulls)) == pytest.approx(1.0, abs=0.08)
+    low = nsxr.extract_source(slits, restore_variance=False, rescale_noise=False)
+    assert (low.spectra[0]["flux_var_rnoise"] < found.spectra[0]["flux_var_rnoise"]).mean() > 0.99
+    with pytest.raises(ParameterError, match="no slit"):
+        nsxr.extract_source([])
+
+
+def test_command_on_nods(tmp_path: Path) -> None:
+    files = write_nods(tmp_path)
+    result = CliRunner().invoke(main, ["extract", *files, "-o", str(tmp_path / "out"), "--quicklook", "--no-progress"])
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    root = "jw01234001001_03101_0000{}_nrs1"
+    assert names == sorted(
+        [f"{root.format(i)}_x1d.fits" for i in (1, 2, 3)]
+        + [f"{root.format(i)}_s000000001_extract.png" for i in (1, 2, 3)]
+        + ["jw01234-o001_s000000001_nirspec_clear-prism_c1d.fits"]
+    )
+    with fits.open(tmp_path / "out" / f"{root.format(2)}_x1d.fits") as hdus:
+        header, table = hdus["EXTRACT1D"].header, hdus["EXTRACT1D"].data
+        assert header["SRCNAME"] == "simulated"
+        assert abs(header["POSFIT"] - header["POSPLAN"]) < 0.1
+        flux = nsxr.extract_source([slit for slit, _ in nods()]).spectra[1]["flux"].values
+        np.testing.assert_allclose(table["FLUX"], flux, rtol=1e-6)
+        assert hdus[0].header["S_EXTR1D"] == "COMPLETE"
+    spectra = nsxr.open_spectra(tmp_path / "out" / "jw01234-o001_s000000001_nirspec_clear-prism_c1d.fits")
+    ((_, combined),) = nsxr.iterate_slits(spectra)
+    assert (combined["n_input"] == 3).mean() > 0.8
+    again = CliRunner().invoke(main, ["extract", *files, "-o", str(tmp_path / "out"), "--no-progress"])
+    assert again.exit_code == 1
+    assert "already there" in again.output
+
+
+def test_command_on_a_series(tmp_path: Path) -> None:
+    slit, truth = simulate_trace(integrations=20, columns=120, depth=0.05, signal_to_noise=60.0, bad_pixels="none")
+    slit.attrs |= {"SLTNAME": "S1600A1", "SHUTSTA": "", "SLTSTRT1": 601, "SLTSTRT2": 201}
+    path = write_cal(tmp_path / "jw01234001001_04101_00001_nrs1_calints.fits", [slit], "SlitModel")
+    result = CliRunner().invoke(main, ["extract", str(path), "-o", str(tmp_path), "--format", "both", "--no-progress"])
+    assert result.exit_code == 0, result.output
+    table = Table.read(tmp_path / "jw01234001001_04101_00001_nrs1_whtlt.ecsv")
+    curve = np.asarray(table["whitelight_flux_NRS1"])
+    expected = truth["flux"].sum("dispersion").values
+    np.testing.assert_allclose(curve / curve[0], expected / expected[0], atol=0.006)
+    series = xr.open_dataset(
+        tmp_path / "jw01234001001_04101_00001_nrs1_x1dints.zarr", group="S1600A1", engine="zarr", chunks={}
+    )
+    assert series["flux"].dims == ("integration", "wavelength")
+    ((_, read),) = nsxr.iterate_slits(nsxr.open_spectra(tmp_path / "jw01234001001_04101_00001_nrs1_x1dints.fits"))
+    np.testing.assert_array_equal(read["flux"], series["flux"])
+
+
+def test_command_chooses_and_refuses(tmp_path: Path) -> None:
+    path = write_cal(tmp_path / "x_cal.fits", simulated_slits(3))
+    run = CliRunner().invoke(main, ["extract", str(path), "-o", str(tmp_path), "--source", "102", "--no-progress"])
+    assert run.exit_code == 0, run.output
+    with fits.open(tmp_path / "x_x1d.fits") as hdus:
+        assert [hdu.header["SOURCEID"] for hdu in hdus if hdu.name == "EXTRACT1D"] == [102]
+    missing = CliRunner().invoke(main, ["extract", str(path), "--source", "5"])
+    assert missing.exit_code == 2
+    assert "no source 5; found 1234_100" in missing.output
+    wrong = CliRunner().invoke(main, ["extract", str(tmp_path / "x_x1d.fits"), "-o", str(tmp_path)])
+    assert wrong.exit_code == 1
+    assert "has no slits" in wrong.output
