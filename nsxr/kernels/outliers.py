@@ -14,7 +14,7 @@ _WINDOW = 101
 
 
 def expected_fluxes(
-    fluxes: np.ndarray, variances: np.ndarray, wavelengths: np.ndarray
+    fluxes: np.ndarray, variances: np.ndarray, wavelengths: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what the other exposures say about the flux of each column.
 
@@ -26,13 +26,16 @@ def expected_fluxes(
     ----------
     fluxes, variances, wavelengths : (exposure, x) ndarray
         Of each exposure; NaN where there is none.
+    tolerance : float
+        Part of the change from column to column by which a spectrum may be displaced.
 
     Returns
     -------
     expected, variance : (exposure, x) ndarray
         NaN where no other exposure says anything.
     roughness : (exposure, x) ndarray
-        By how much interpolation may be wrong, where the spectrum changes from column to column.
+        By how much interpolation may be wrong, where the spectrum changes from column to column: the tolerated
+        displacement, and what a straight line between samples leaves of a curve with their second difference.
     """
     n, n_columns = fluxes.shape
     expected, variance, roughness = (np.full((n, n_columns), np.nan) for _ in range(3))
@@ -49,12 +52,16 @@ def expected_fluxes(
             w, f, v = (array[j][known][order] for array in (wavelengths, fluxes, variances))
             other = np.interp(at, w, f, left=np.nan, right=np.nan)
             doubt = np.interp(at, w, v, left=np.nan, right=np.nan)
-            bend = np.zeros_like(f)
-            bend[1:-1] = np.maximum(np.abs(np.diff(f))[1:], np.abs(np.diff(f))[:-1])
+            step, bend = np.zeros_like(f), np.zeros_like(f)
+            step[1:-1] = np.maximum(np.abs(np.diff(f))[1:], np.abs(np.diff(f))[:-1])
+            bend[1:-1] = np.abs(np.diff(f, 2))
+            after = np.clip(np.searchsorted(w, at), 1, w.size - 1)
+            part = np.clip((at - w[after - 1]) / (w[after] - w[after - 1]), 0.0, 1.0)
+            rough = tolerance * np.interp(at, w, step) + part * (1 - part) / 2 * np.interp(at, w, bend)
             ratio = _ratio(fluxes[e], other, variances[e] + doubt)
             votes.append(ratio * other)
             errors.append(ratio**2 * doubt)
-            bends.append(ratio * np.interp(at, w, bend))
+            bends.append(ratio * rough)
         if not votes:
             continue
         vote, error = np.array(votes), np.array(errors)
@@ -140,21 +147,25 @@ def disagreeing_pixels(
         variance = (weights**2 * total).sum(1)
         light = np.maximum(flux, 0.0)[:, None, :] * profile
     known = weights.any(1)
+    # a column whose pixels contradict its profile says less about the others
+    deviation = (filled - flux[:, None, :] * profile - level[:, None, :]) ** 2 * precision * (aperture > 0)
+    contradiction = deviation.sum(1) / np.maximum(((precision > 0) & (aperture > 0)).sum(1) - 1, 1)
+    said = variance * np.maximum(contradiction, 1.0)
     expected, doubt, roughness = expected_fluxes(
-        np.where(known, flux, np.nan), np.where(known, variance, np.nan), wavelengths
+        np.where(known, flux, np.nan), np.where(known, said, np.nan), wavelengths, tolerance
     )
     # its own flux, found without the pixels that stand out, counts too where it agrees with the others
     alone = ~np.isfinite(expected)
-    agrees = np.abs(flux - expected) < 3 * np.sqrt(variance + doubt) + tolerance * roughness
-    own = known & (alone | agrees)
-    weight = np.where(own & ~alone, doubt / np.where(variance + doubt > 0, variance + doubt, 1.0), 1.0)
+    agrees = np.abs(flux - expected) < 3 * np.sqrt(variance + doubt) + roughness
+    own, wrong = known & (alone | agrees), doubt + roughness**2
+    weight = np.where(own & ~alone, wrong / np.where(variance + wrong > 0, variance + wrong, 1.0), 1.0)
     expected = np.where(own, np.where(alone, flux, weight * flux + (1 - weight) * expected), expected)
-    doubt = np.where(own, np.where(alone, variance, weight**2 * variance + (1 - weight) ** 2 * doubt), doubt)
+    doubt = np.where(own, np.where(alone, variance, weight**2 * variance + (1 - weight) ** 2 * wrong), doubt)
     roughness = np.where(own, 0.0, roughness)
     model = expected[:, None, :] * profile
     neighbours = np.pad(np.abs(model), ((0, 0), (1, 1), (0, 0)))
     around = np.maximum(np.maximum(neighbours[:, :-2], neighbours[:, 2:]), np.abs(model))
     total = dark_variance + variance_of_signal[:, None, :] * np.maximum(model, 0.0)
     total = total + doubt[:, None, :] * profile**2 + (expected[:, None, :] * profile_uncertainty) ** 2
-    limit = threshold * np.sqrt(total) + tolerance * (around + roughness[:, None, :] * profile)
+    limit = threshold * np.sqrt(total) + tolerance * around + roughness[:, None, :] * profile
     return np.asarray(usable & (aperture > 0) & (np.abs(images - model - level[:, None, :]) > limit))
