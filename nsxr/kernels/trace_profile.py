@@ -253,7 +253,8 @@ def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, 
     size = n_u * n_x
     normal, right = np.zeros((size, size)), np.zeros(size)
     residual = images - fluxes[:, None, :] * gaussian
-    used = np.where(aperture > 0, weights, 0.0)
+    # all pixels that the splines reach: one beyond the aperture would be whatever the others leave it
+    used = np.where(np.abs(distance) < profile.half_width + 1.0, weights, 0.0)
     _normal_equations(distance, residual, used, fluxes, n_u, n_x, profile.half_width, normal, right)
     normal = normal + np.triu(normal, 1).T
     difference = np.diff(np.eye(n_x), axis=0)
