@@ -51,7 +51,7 @@ def white_light_curve(
         ``flux`` (integration, dispersion) float64 [Jy or DN/s], ``flux_var_poisson``, ``flux_var_rnoise``,
         ``flux_var_flat`` as far as there are, ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um].
     min_wavelength, max_wavelength : float, optional
-        Bounds [um], included. Default: all wavelengths.
+        Bounds [um], included. Default: all wavelengths, or all columns if no wavelength is known, as of count rates.
     max_flagged : float, default 0.5
         Part of its wavelengths that an integration may lack.
 
@@ -80,9 +80,11 @@ def white_light_curve(
         raise ParameterError(f"min_wavelength is {min_wavelength}, expected less than max_wavelength {max_wavelength}")
     if not 0 <= max_flagged <= 1:
         raise ParameterError(f"max_flagged is {max_flagged}, expected 0 to 1")
-    base = series.drop_vars([name for name, coordinate in series.coords.items() if "dispersion" in coordinate.dims])
+    base = series.drop_vars([name for name, c in series.coords.items() if not set(c.dims) <= {"integration"}])
     wavelength = series["wavelength"].drop_vars(list(series["wavelength"].coords))
     wanted: xr.DataArray = xr.ufuncs.isfinite(wavelength)
+    if min_wavelength is None and max_wavelength is None:
+        wanted = wanted | ~wanted.any()  # count rates have no wavelengths yet
     if min_wavelength is not None:
         wanted = wanted & (wavelength >= min_wavelength)
     if max_wavelength is not None:

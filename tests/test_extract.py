@@ -1,5 +1,6 @@
 """From files of slits to spectra: sources are told apart, nods fitted together, products named as the field does."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import nsxr
 from nsxr.cli import main
 from nsxr.errors import ParameterError
 from nsxr.extract import group_by_source
-from nsxr.simulate import simulate_trace
+from nsxr.simulate import simulate_exposure, simulate_trace
 from nsxr.testing import forbid_computes
 from tests.io.slit_files import simulated_slits, write_cal
 
@@ -118,6 +119,51 @@ def test_command_on_a_series(tmp_path: Path) -> None:
     assert series["flux"].dims == ("integration", "wavelength")
     ((_, read),) = nsxr.iterate_slits(nsxr.open_spectra(tmp_path / "jw01234001001_04101_00001_nrs1_x1dints.fits"))
     np.testing.assert_array_equal(read["flux"], series["flux"])
+
+
+def test_raw_series_to_light_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = simulate_exposure(
+        "raw", readout="NRSRAPID", subarray="SUB512", integrations=30, groups=4, segments=2, seed=2
+    )
+    run = [*map(str, made.uncal), "--references", "raw/references", "-o", "rates", "--format", "both", "--no-progress"]
+    result = CliRunner().invoke(main, ["detector1", *run])
+    assert result.exit_code == 0, result.output
+    curves = []
+    for ending in ("_rateints.fits", ".zarr"):
+        (rates,) = Path("rates").glob(f"*{ending}")
+        result = CliRunner().invoke(main, ["extract", str(rates), "-o", f"spectra{ending}", "--no-progress"])
+        assert result.exit_code == 0, result.output
+        (written,) = Path(f"spectra{ending}").glob("*_whtlt.ecsv")
+        curves.append(Table.read(written))
+    curve = np.asarray(curves[0]["whitelight_flux_NRS1"])
+    np.testing.assert_array_equal(curve, curves[1]["whitelight_flux_NRS1"])
+    with xr.open_dataset("rates/" + rates.name, group="rateints", engine="zarr") as opened:
+        np.testing.assert_array_equal(curves[0]["MJD_UTC_NRS1"], opened["int_mid_MJD_UTC"])
+    true = Table.read(made.truth, hdu="LIGHT_CURVE")["factor"]
+    error = np.asarray(curves[0]["whitelight_flux_error_NRS1"])
+    factor = (curve * true / error**2).sum() / (true**2 / error**2).sum()
+    assert true.min() < 0.985
+    assert ((curve - factor * true) / error).std() == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.skipif("NSXR_REAL_DATA" not in os.environ, reason="NSXR_REAL_DATA is not set: no real products to read")
+def test_real_nods_agree_within_their_errors() -> None:
+    files = sorted(Path(os.environ["NSXR_REAL_DATA"], "mos_jw02565").glob("jw02565007001_*_cal.fits"))
+    slits = [slit for file in files for _, slit in nsxr.iterate_slits(nsxr.open_slits(file))]
+    chi_squares = []
+    for options in ({}, {"restore_variance": False, "rescale_noise": False}):
+        first, _, third = (spectrum.compute() for spectrum in nsxr.extract_source(slits, **options).spectra)
+        good = (first["dq"] == 0) & (first["wavelength"] > 1.0) & np.isfinite(first["flux"])
+        order = np.argsort(np.where(third["dq"] == 0, third["wavelength"], np.inf))[: int((third["dq"] == 0).sum())]
+        there = {
+            name: np.interp(first["wavelength"], third["wavelength"][order], third[name][order])
+            for name in ("flux", "flux_var_poisson", "flux_var_rnoise", "flux_var_flat")
+        }
+        variance = sum(first[name] + there[name] for name in there if name != "flux")
+        chi_squares.append(float(((first["flux"] - there["flux"]) ** 2 / variance).where(good).mean()))
+    assert chi_squares[0] == pytest.approx(1.0, abs=0.25)
+    assert chi_squares[1] > 1.5  # with the variances that are stored
 
 
 def test_command_chooses_and_refuses(tmp_path: Path) -> None:

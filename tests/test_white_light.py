@@ -57,6 +57,13 @@ def test_bounds_are_included(series):
     np.testing.assert_array_equal(curve["n_wavelengths"], 6)
 
 
+def test_without_any_wavelength_all_columns_count(series):
+    data = series()
+    blind = data.assign_coords(wavelength=data["wavelength"] * np.nan)
+    np.testing.assert_array_equal(white_light_curve(blind)["flux"], white_light_curve(data)["flux"])
+    assert np.isnan(white_light_curve(blind, min_wavelength=2.5)["flux"]).all()
+
+
 @pytest.mark.parametrize("how", ["flag", "flux", "variance", "wavelength"])
 def test_a_wavelength_lost_once_is_left_out_of_all(series, how):
     """Else the curve would jump by its flux; noise of the sum is 0.5, the flux lost 13."""

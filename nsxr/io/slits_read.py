@@ -55,7 +55,8 @@ def open_slits(
     ----------
     path : path or URL
         ``_cal``, ``_calints``, ``_s2d`` (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count rates
-        (``_rate``, ``_rateints``), which become one slit; or Zarr from :func:`nsxr.write_slits`.
+        (``_rate``, ``_rateints``), which become one slit; or Zarr from :func:`nsxr.write_slits` or of count rates, of
+        integrations if there are.
     layout : {"auto", "tree", "padded"}
         A DataTree with a node for each slit, or one Dataset with ``slit`` in front. ``auto``: padded for two and more
         slitlets of the shutter array, else a tree.
@@ -220,6 +221,10 @@ def _open_zarr(name: str, options: StorageOptions) -> xr.Dataset | xr.DataTree:
         tree = xr.open_datatree(name, engine="zarr", chunks={}, storage_options=given)
     except FileNotFoundError as error:
         raise InputFileError(f"{name}: no such Zarr store") from error
+    rates = [kind for kind in ("rateints", "rate") if kind in tree.children]
+    if rates:
+        slit = as_slit(tree[rates[0]].to_dataset())
+        return xr.DataTree.from_dict({str(slit.attrs["SLTNAME"]): slit})
     if tree.children:
         return tree
     dataset = tree.to_dataset()
