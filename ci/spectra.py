@@ -1,22 +1,40 @@
-"""Spectra with known truth: what bad pixels, backgrounds and positions do to fluxes and to their errors.
+"""Spectra with known truth: what bad pixels, backgrounds, outliers and positions do to fluxes and to their errors.
 
-python ci/spectra.py [--seed 1000] [--seeds 40]
+    python ci/spectra.py [--peer FOLDER] [--seed 1000] [--seeds 40] [TABLE...]
 
 Undersampled, tilted traces (FWHM 1.8 pixels) with 1.2 % bad pixels, or clusters of 2 to 3 rows by 2 columns, smooth
-and with lines (``nsxr.simulate.simulate_trace``). Methods: nothing, a box that leaves missing pixels out; the
-observatory's ``mingrad`` and ``fit_profile`` (``nsxr.replace_pixels``, which gives the values of jwst 3.0.0) before the
-box; nsxr; and least squares with the true profile, variances and pixels (oracle).
+and with lines (``nsxr.simulate.simulate_trace``). Tables:
+
+- *divots*: nsxr; nothing, a box that leaves missing pixels out; pixels replaced by the steps of the observatory's
+  pipeline, run in an environment of its own (``mingrad``, ``fit_profile``, ``trace_model``), before the same box; least
+  squares with the true profile, variances and pixels (oracle). Errors are those of columns with a bad pixel within 1.6
+  rows of the trace that nsxr does not flag, or of all of them; *pull* is the scatter over the claimed deviation.
+- *limits*: signal to noise over the limit of Cramer and Rao, and the position.
+- *nods*: what fitting nods together is worth.
+- *backgrounds*: scatter over claimed deviation of pixels after one, two and four backgrounds were subtracted, and of
+  the mean of four exposures that had the same background subtracted.
+- *outliers*: which are found in one, two, three and six exposures, and what is flagged for nothing.
 """
 
 import argparse
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
 
-import nsxr
-from nsxr.simulate import simulate_trace
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "peer")]
+
+from compare_all import peer_python  # noqa: E402
+
+import nsxr  # noqa: E402
+from nsxr.model.dq import PixelFlag  # noqa: E402
+from nsxr.simulate import simulate_trace  # noqa: E402
 
 PARTS = ("poisson", "rnoise", "flat")
 SCENES = [(bad, ratio) for bad in ("isolated", "clusters") for ratio in (11.0, 45.0, 150.0)]
@@ -51,7 +69,34 @@ def without_values(slit: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
     return slit.assign({name: slit[name].where(~truth["is_bad"]).assign_attrs(slit[name].attrs) for name in names})
 
 
-def methods(slit: xr.Dataset, truth: xr.Dataset) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, float]]:
+Pair = tuple[xr.Dataset, xr.Dataset]
+IMAGES = ("sci", "dq", "var_poisson", "var_rnoise")
+
+
+def replaced_by_peer(python: Path, pairs: Sequence[Pair]) -> dict[str, tuple[list[xr.Dataset], float]]:
+    """Return the slits with their pixels replaced by each of the peer's algorithms, and seconds for a slit."""
+    holed = [without_values(slit, truth) for slit, truth in pairs]
+    stacks = {name: np.stack([slit[name].values for slit in holed]) for name in IMAGES}
+    stacks["inside"] = np.stack([np.isfinite(slit["wavelength"].values) for slit in holed])
+    first = holed[0]["cross_dispersion"].values[0]
+    stacks["trace"] = np.stack([truth["trace"].values - first for _, truth in pairs])
+    found = {}
+    with TemporaryDirectory(prefix="spectra-") as folder:
+        np.savez(Path(folder, "slits.npz"), **stacks)
+        subprocess.run([python, HERE / "peer" / "run_spectra.py", folder], check=True)
+        for algorithm in ("mingrad", "fit_profile", "trace_model"):
+            with np.load(Path(folder, f"{algorithm}.npz")) as file:
+                filled = [
+                    slit.assign({name: (slit[name].dims, file[name][number], slit[name].attrs) for name in IMAGES})
+                    for number, slit in enumerate(holed)
+                ]
+                found[algorithm] = filled, float(file["seconds"])
+    return found
+
+
+def methods(
+    slit: xr.Dataset, truth: xr.Dataset, others: dict[str, tuple[xr.Dataset, float]]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, float]]:
     """Yield name, relative error, deviation over claimed deviation, usable columns, and seconds."""
     start = time.process_time()
     model = nsxr.fit_trace_model(slit)
@@ -65,32 +110,33 @@ def methods(slit: xr.Dataset, truth: xr.Dataset) -> Iterator[tuple[str, np.ndarr
         kept = spectrum["dq"].values == 0
         error = spectrum["flux"].values - within
         yield f"nsxr, {weighting}", error / within, error / deviation(spectrum), kept, seconds
-    holed = without_values(slit, truth)
-    for algorithm in ("nothing", "mingrad", "fit_profile"):
-        start = time.process_time()
-        filled = holed if algorithm == "nothing" else nsxr.replace_pixels(holed, algorithm=algorithm)
+    for name, (filled, seconds) in others.items():
         flux, sigma = box(filled, model)
-        seconds = time.process_time() - start
-        yield algorithm, (flux - within) / within, (flux - within) / np.where(sigma > 0, sigma, np.nan), kept, seconds
+        yield name, (flux - within) / within, (flux - within) / np.where(sigma > 0, sigma, np.nan), kept, seconds
     flux, sigma = oracle(slit, truth)
     true = truth["flux"].values
-    yield "oracle", (flux - true) / true, (flux - true) / sigma, kept, 0.0
+    yield "oracle", (flux - true) / true, (flux - true) / sigma, kept, np.nan
 
 
-def divots(seed: int, seeds: int) -> None:
+def divots(python: Path, seed: int, seeds: int) -> None:
     """Print errors of columns with bad pixels, and of the others."""
     print("\n| scene | S/N | method | 95 % error | pull | 95 % error, all hit | clean: pull | clean: bias | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for bad, ratio in SCENES:
+        pairs = [
+            simulate_trace(signal_to_noise=ratio, bad_pixels=bad, lines=bool(n % 2), offset=0.2, seed=seed + n)
+            for n in range(seeds)
+        ]
+        by_peer = replaced_by_peer(python, pairs)
         found: dict[str, list[tuple[np.ndarray, ...]]] = {}
         flagged = total = 0
-        for number in range(seeds):
-            slit, truth = simulate_trace(
-                signal_to_noise=ratio, bad_pixels=bad, lines=bool(number % 2), offset=0.2, seed=seed + number
-            )
+        for number, (slit, truth) in enumerate(pairs):
             near = np.abs(truth["cross_dispersion"] - truth["trace"]) < 1.6
             hit = (truth["is_bad"] & near).any("cross_dispersion").values
-            for name, error, pull, kept, seconds in methods(slit, truth):
+            others = {"nothing": (without_values(slit, truth), np.nan)}
+            others |= {name: (slits[number], seconds) for name, (slits, seconds) in by_peer.items()}
+            kept = hit
+            for name, error, pull, kept, seconds in methods(slit, truth, others):
                 found.setdefault(name, []).append(
                     (error[hit & kept], pull[hit & kept], error[hit], pull[~hit], error[~hit], np.array([seconds]))
                 )
@@ -102,7 +148,7 @@ def divots(seed: int, seeds: int) -> None:
                 f"{np.nanstd(pull):.3f} | {100 * np.nanpercentile(np.abs(every), 95):.2f} % | {np.nanstd(clean):.3f} | "
                 f"{100 * np.nanmean(rest):+.3f} % | {np.median(seconds):.3f} |"
             )
-        print(f"| {bad} | {ratio:.0f} | | {flagged} of {total} hit columns are flagged | | | | | |")
+        print(f"| {bad} | {ratio:.0f} | | {flagged} of {total} hit columns are flagged | | | | | |", flush=True)
 
 
 def limits(seed: int, seeds: int) -> None:
@@ -161,15 +207,104 @@ def nods(seed: int, seeds: int) -> None:
             print(f"| {ratio:.0f} | {label} | {100 * np.percentile(np.abs(error), 95):.2f} % | {pull.std():.3f} |")
 
 
+def backgrounds(seed: int, seeds: int) -> None:
+    """Print pulls of pixels after backgrounds were subtracted, with and without their variances."""
+    print("\n| backgrounds | nsxr | the peer's way |")
+    print("| --- | --- | --- |")
+
+    def sky(number: int) -> xr.Dataset:
+        slit, _ = simulate_trace(signal_to_noise=0.1, background=100.0, bad_pixels="none", seed=number)
+        return slit.assign_attrs(filename=f"e{number}_cal.fits", S_BKDSUB=None)
+
+    def pull(slit: xr.Dataset) -> float:
+        return float((slit["sci"] / np.sqrt(slit["var_poisson"] + slit["var_rnoise"])).std())
+
+    ways: dict[str, Callable[[list[xr.Dataset], list[xr.Dataset]], tuple[float, float]]] = {}
+    for n in (1, 2, 4):
+
+        def difference(science: list[xr.Dataset], others: list[xr.Dataset], n: int = n) -> tuple[float, float]:
+            return tuple(pull(nsxr.subtract_background(science[0], others[:n], method=m)) for m in ("optimal", "peer"))
+
+        ways[str(n)] = difference
+
+    def shared(science: list[xr.Dataset], others: list[xr.Dataset]) -> tuple[float, float]:
+        subtracted = [
+            [nsxr.subtract_background(one, others[:1], method=m) for one in science] for m in ("optimal", "peer")
+        ]
+        return pull(nsxr.average_exposures(subtracted[0])), pull(nsxr.average_exposures(subtracted[1]))
+
+    ways["1, shared by four exposures"] = shared
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for number in range(seeds):
+        each = [sky(seed + 8 * number + k) for k in range(8)]
+        for name, way in ways.items():
+            found[name].append(way(each[:4], each[4:]))
+    for name, values in found.items():
+        ours, theirs = np.sqrt(np.mean(np.square(values), axis=0))
+        print(f"| {name} | {ours:.3f} | {theirs:.3f} |", flush=True)
+
+
+def outliers(seed: int, seeds: int) -> None:
+    """Print which outliers are found and what is flagged for nothing, on lines and elsewhere."""
+    print("\n| exposures | S/N | found of 7 sigma | of 10 sigma | flagged for nothing: lines | elsewhere |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for count in (1, 2, 3, 6):
+        for ratio in (11.0, 60.0):
+            recall, counts = [], np.zeros(4)
+            for strength in (7.0, 10.0):
+                found = total = 0
+                for number in range(max(seeds // 4, 1)):
+                    slits, hits, truths = [], [], []
+                    for k in range(count):
+                        one = seed + 10 * number + k
+                        slit, truth = simulate_trace(signal_to_noise=ratio, lines=True, nod=k % 3 - 1, seed=one)
+                        random = np.random.default_rng(one)
+                        near = (np.abs(truth["cross_dispersion"] - truth["trace"]) < 2.0).values
+                        hit = (random.random(near.shape) < 0.01) & near & ~truth["is_bad"].values
+                        # what has to be tolerated on undersampled flanks comes on top of the noise
+                        light = (truth["flux"] * truth["profile"]).transpose(*slit["sci"].dims).values / 1e6
+                        around = np.maximum(np.maximum(np.roll(light, 1, 0), np.roll(light, -1, 0)), light)
+                        sci = slit["sci"].copy(deep=True)
+                        sci.values[hit] += (strength * np.sqrt(truth["variance"].values) + 0.1 * around)[hit]
+                        slits.append(slit.assign(sci=sci))
+                        hits.append(hit)
+                        truths.append((near & ~hit & ~truth["is_bad"].values, truth["flux"].values))
+                    for slit, hit, (core, flux) in zip(nsxr.flag_outliers(slits), hits, truths, strict=True):
+                        flagged = (slit["dq"].values & np.uint32(PixelFlag.OUTLIER)) > 0
+                        found, total = found + (flagged & hit).sum(), total + hit.sum()
+                        line = core & (flux > 2 * np.median(flux))
+                        rest = core & ~line
+                        counts += [(flagged & line).sum(), line.sum(), (flagged & rest).sum(), rest.sum()]
+                recall.append(found / total)
+            print(
+                f"| {count} | {ratio:.0f} | {100 * recall[0]:.1f} % | {100 * recall[1]:.1f} % | "
+                f"{100 * counts[0] / counts[1]:.3f} % | {100 * counts[2] / counts[3]:.3f} % |",
+                flush=True,
+            )
+
+
+TABLES: dict[str, Callable[[int, int], None]] = {
+    "limits": limits,
+    "nods": nods,
+    "backgrounds": backgrounds,
+    "outliers": outliers,
+}
+
+
 def main() -> None:
-    """Print all tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"divots, {', '.join(TABLES)}; default: all")
+    parser.add_argument("--peer", type=Path, help="environment of the peer; made if it is missing")
     parser.add_argument("--seed", type=int, default=1000, help="first seed")
     parser.add_argument("--seeds", type=int, default=40, help="spectra for each scene")
     given = parser.parse_args()
-    divots(given.seed, given.seeds)
-    limits(given.seed, given.seeds)
-    nods(given.seed, given.seeds)
+    wanted = given.tables or ["divots", *TABLES]
+    if "divots" in wanted:
+        divots(peer_python(given.peer), given.seed, given.seeds)
+    for name, table in TABLES.items():
+        if name in wanted:
+            table(given.seed, given.seeds)
 
 
 if __name__ == "__main__":
