@@ -222,6 +222,12 @@ def _errors(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
+def has_place(wavelength: np.ndarray) -> np.ndarray:
+    """Return which columns a product holds: those with a wavelength, or all if none has one, as of count rates."""
+    finite: np.ndarray = np.isfinite(wavelength)
+    return finite if finite.any() else np.ones_like(finite)
+
+
 def spectrum_rows(*blocks: np.ndarray, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:
     """Return the bytes of the rows of a table.
 
@@ -238,14 +244,14 @@ def spectrum_rows(*blocks: np.ndarray, names: Sequence[str], columns: Sequence[C
     Returns
     -------
     ndarray
-        (rows, bytes) uint8. Spectra as vectors have columns with a finite wavelength first, N_ALONGDISP of them.
+        (rows, bytes) uint8. Spectra as vectors have what :func:`has_place` first, N_ALONGDISP of them.
     """
     values = dict(zip(names, blocks, strict=True))
     values |= _errors(values)
     shape = blocks[0].shape
     is_series = any(column.vector for column in columns)
     rows = np.zeros(shape[0], row_type(columns, shape[-1]))
-    finite = np.isfinite(values["WAVELENGTH"]) if is_series else np.ones(shape[-1], bool)
+    finite = has_place(values["WAVELENGTH"]) if is_series else np.ones(shape[-1], bool)
     order = np.argsort(~finite, kind="stable")
     if is_series:
         values["N_ALONGDISP"] = np.asarray(finite.sum(), np.uint32)
@@ -263,7 +269,7 @@ def spectrum_rows(*blocks: np.ndarray, names: Sequence[str], columns: Sequence[C
 
 @dataclass(frozen=True)
 class LateRows:
-    """The rows of a spectrum in a file that exists already; assignment writes those that have a finite wavelength.
+    """The rows of a spectrum in a file that exists already; assignment writes those of which :func:`has_place`.
 
     Which ones these are may be known only now. The space of the others is left as what FITS calls the gap before a
     heap. WAVELENGTH is the first column.
@@ -276,7 +282,7 @@ class LateRows:
 
     def __setitem__(self, index: Any, block: Any) -> None:
         rows = np.ascontiguousarray(block)
-        finite = np.isfinite(rows[:, :8].copy().view(">f8")[:, 0])
+        finite = has_place(rows[:, :8].copy().view(">f8")[:, 0])
         kept = rows[finite]
         gap = (len(rows) - len(kept)) * rows.shape[1]
         changed = {"NAXIS2": (len(kept), "length of dimension 2"), "PCOUNT": (gap, "number of group parameters")}

@@ -254,11 +254,13 @@ def _create(path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], 
 
 
 def _by_wavelength(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a series with ``wavelength`` as its index, without columns that have none; computes the wavelengths."""
+    """Return a series with ``wavelength``, computed, as its index, without columns that have none unless none has."""
     dataset = _with_labels(dataset)
     if "integration" not in dataset.dims or dataset["wavelength"].dims != ("dispersion",):
         return dataset
     wavelength = dataset["wavelength"].compute()
+    if not np.isfinite(wavelength).any():  # count rates: columns are all there is to tell them apart
+        return dataset.assign_coords(wavelength=wavelength)
     finite = np.flatnonzero(np.isfinite(wavelength.to_numpy()))
     if "dispersion" not in dataset.coords:
         dataset = dataset.assign_coords(dispersion=np.arange(dataset.sizes["dispersion"]))
@@ -287,7 +289,7 @@ def write_spectra(
     Single spectra become an ``x1d``, series an ``x1dints``, combined ones a ``c1d``, each with the columns of the
     observatory's products in their order and units. After them come COVERAGE, part of the profile on pixels that were
     used, and COLUMN, the detector column from 0. FLUX_ERROR, SB_ERROR and BKGD_ERROR are the roots of the sums of the
-    variances. Columns without a finite wavelength are left out.
+    variances. Columns without a finite wavelength are left out, if others have one.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from nsxr.errors import ModelError, OutputExistsError
 from nsxr.io.fits_tables import TIME_COLUMNS
 from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
+from nsxr.model.spectra import iterate_slits
 from nsxr.testing import count_computes, forbid_computes
 
 VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
@@ -109,6 +110,20 @@ def test_columns_without_wavelength_are_left_out(rng, tmp_path, dims, is_lazy):
     again = open_spectra(path)["S1600A1"].to_dataset()
     np.testing.assert_array_equal(again["dispersion"], dataset["dispersion"][kept])
     np.testing.assert_array_equal(again["dq"], dataset["dq"].isel(dispersion=kept))
+
+
+@pytest.mark.parametrize("ending", ["fits", "zarr"])
+@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("dims", [("dispersion",), ("integration", "dispersion")])
+def test_without_any_wavelength_all_columns_are_kept(rng, tmp_path, dims, is_lazy, ending):
+    dataset = spectrum(rng, dims)
+    dataset = dataset.assign_coords(wavelength=dataset["wavelength"] * np.nan)
+    again = open_spectra(write_spectra(lazy(dataset) if is_lazy else dataset, tmp_path / f"a_x1d.{ending}"))
+    ((_, again),) = iterate_slits(again)
+    for name in ("flux", "flux_var_poisson", "dq"):
+        np.testing.assert_array_equal(again[name], dataset[name])
+    np.testing.assert_array_equal(again["dispersion"], dataset["dispersion"])
+    assert np.isnan(again["wavelength"]).all()
 
 
 def test_x1dints_has_a_row_for_each_integration(rng, tmp_path):
