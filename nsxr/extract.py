@@ -35,6 +35,14 @@ class Extraction:
     models: list[xr.Dataset] = field(default_factory=list)
     spectra: list[xr.Dataset] = field(default_factory=list)
 
+    def compute(self) -> "Extraction":
+        """Compute slits, models and spectra together, so that what they share is computed once; not for long series."""
+        parts = {"slits": self.slits, "models": self.models, "spectra": self.spectra}
+        named = {f"{kind}/{n}": dataset for kind, each in parts.items() for n, dataset in enumerate(each)}
+        tree = xr.DataTree.from_dict(named).compute()
+        done = {kind: [tree[f"{kind}/{n}"].to_dataset() for n in range(len(each))] for kind, each in parts.items()}
+        return Extraction(**done)
+
 
 def group_by_source(slits: Iterable[xr.Dataset]) -> dict[str, list[int]]:
     """Tell which slits show the same source with the same detector, filter and grating.

@@ -1,6 +1,7 @@
 """From files of slits to spectra: sources are told apart, nods fitted together, products named as the field does."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,13 @@ def test_command_on_nods(tmp_path: Path) -> None:
     spectra = nsxr.open_spectra(tmp_path / "out" / "jw01234-o001_s000000001_nirspec_clear-prism_c1d.fits")
     ((_, combined),) = nsxr.iterate_slits(spectra)
     assert (combined["n_input"] == 3).mean() > 0.8
+    zarr = [*files, "-o", str(tmp_path / "zarr"), "--format", "zarr", "--no-progress", "--no-combine"]
+    assert CliRunner().invoke(main, ["extract", *zarr]).exit_code == 0
+    for path in (tmp_path / "out" / f"{root.format(2)}_x1d.fits", tmp_path / "zarr" / f"{root.format(2)}_x1d.zarr"):
+        said = CliRunner().invoke(main, ["info", str(path)])
+        assert said.exit_code == 0, said.output
+        for step in ("outlier_detection", "extract_1d"):
+            assert re.search(rf"{step} +COMPLETE", said.output), said.output
     again = CliRunner().invoke(main, ["extract", *files, "-o", str(tmp_path / "out"), "--no-progress"])
     assert again.exit_code == 1
     assert "already there" in again.output

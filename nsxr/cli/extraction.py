@@ -17,6 +17,7 @@ from nsxr.combine import combine_spectra
 from nsxr.errors import OutputExistsError
 from nsxr.extract import Extraction, extract_source, group_by_source
 from nsxr.io.slits_read import open_slits
+from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
 from nsxr.io.stores import shown
 from nsxr.model.spectra import iterate_slits
@@ -127,6 +128,9 @@ def extract(
             position_prior=position_prior,
             background=background,
         )
+        if not any("integration" in spectrum.dims for spectrum in found.spectra):
+            with worker_errors():
+                found = found.compute()
         for number, i in enumerate(members):
             own = products.setdefault(slits[i].root, {})
             own[slits[i].name if slits[i].name not in own else f"{slits[i].name}-{len(own)}"] = found.spectra[number]
@@ -143,17 +147,16 @@ def extract(
 
     def write(root: str, spectra: dict[str, xr.Dataset]) -> None:
         is_series = any("integration" in spectrum.dims for spectrum in spectra.values())
-        kind = "x1dints" if is_series else "x1d"
-        for ending in formats:
-            tree = xr.DataTree.from_dict({name: _plain(spectrum) for name, spectrum in spectra.items()})
-            path = folder / f"{root}_{kind}.{ending}"
+        tree = xr.DataTree.from_dict({name: _plain(spectrum) for name, spectrum in spectra.items()})
+        paths = [folder / f"{root}_{'x1dints' if is_series else 'x1d'}.{ending}" for ending in formats]
+        for path in paths:
             with worker_errors():
                 click.echo(write_spectra(tree, path, overwrite=overwrite, progress=progress))
         if is_series:
-            for name, spectrum in spectra.items():
-                path = folder / (f"{root}_whtlt.ecsv" if len(spectra) == 1 else f"{root}_{name.lower()}_whtlt.ecsv")
-                with worker_errors():
-                    click.echo(write_white_light_curve(white_light_curve(_plain(spectrum)), path, overwrite=overwrite))
+            written = dict(iterate_slits(open_spectra(paths[0])))  # sums of the file cost no second extraction
+            for name, spectrum in written.items():
+                path = folder / (f"{root}_whtlt.ecsv" if len(written) == 1 else f"{root}_{name.lower()}_whtlt.ecsv")
+                click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=overwrite))
 
     run_each(products, write)
     for root, spectrum in combined.items():

@@ -10,7 +10,7 @@ import xarray as xr
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.extraction import Source, column_weights, fit_source, steady_flux
 from nsxr.kernels.slit_geometry import planned_trace, trace_of_light
-from nsxr.lazy import map_blocks
+from nsxr.lazy import map_blocks, settle
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
@@ -199,6 +199,8 @@ def fit_trace_model(
         "rescale_noise": rescale_noise,
         "exposures": len(each),
     }
+    if any("integration" in slit.dims for slit in each):  # all integrations make the model, and all wait for it
+        together = together.assign({name: settle(together[name]) for name in together.data_vars})
     models = []
     for number, slit in enumerate(each):
         own = together.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})

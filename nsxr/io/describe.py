@@ -30,6 +30,24 @@ _STATUS = {
     "S_PERSIS": "persistence",
     "S_RAMP": "ramp_fit",
     "S_GANSCL": "gain_scale",
+    "S_WCS": "assign_wcs",
+    "S_MSAFLG": "msa_flagging",
+    "S_IMPRNT": "imprint",
+    "S_BKDSUB": "bkg_subtract",
+    "S_EXTR2D": "extract_2d",
+    "S_SRCTYP": "srctype",
+    "S_MSBSUB": "master_background",
+    "S_WAVCOR": "wavecorr",
+    "S_FLAT": "flat_field",
+    "S_PTHLOS": "pathloss",
+    "S_BARSHA": "barshadow",
+    "S_PHOTOM": "photom",
+    "S_OUTLIR": "outlier_detection",
+    "S_PXREPL": "pixel_replace",
+    "S_RESAMP": "resample",
+    "S_EXTR1D": "extract_1d",
+    "S_COMB1D": "combine_1d",
+    "S_WHTLIT": "white_light",
 }
 
 
@@ -109,7 +127,7 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
 def _done(status: Mapping[str, Any], header: Mapping[str, Any]) -> list[str]:
     if not status:
         return ["corrections: none"]
-    version = f" by version {header['CAL_VER']}" if header.get("CAL_VER") else ""
+    version = f", the last by version {header['CAL_VER']}" if header.get("CAL_VER") else ""
     return [f"corrections{version}:", *(f"  {_STATUS[key]:<20} {value}" for key, value in status.items())]
 
 
@@ -134,6 +152,7 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
             lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
         lines.append("contents:")
         for name, node in nodes.items():
-            sizes = ", ".join(f"{dim} {size}" for dim, size in node["sci"].sizes.items())
-            lines.append(f"  {name:<12} {', '.join(map(str, node.data_vars))} ({sizes})")
+            sizes = node["sci"].sizes if "sci" in node else node["flux"].sizes if "flux" in node else node.sizes
+            extent = ", ".join(f"{dim} {size}" for dim, size in sizes.items())
+            lines.append(f"  {name:<12} {', '.join(map(str, node.data_vars))} ({extent})")
     return "\n".join(lines)
