@@ -93,7 +93,7 @@ def extract_spectrum(
     """
     check(slit, "sci", "dq", "var_poisson", "var_rnoise")
     if "slit" in slit.dims:
-        raise ModelError("this Dataset has many slits; go through them with nsxr.extract_spectra")
+        raise ModelError("this Dataset has many slits; go through them with nsxr.map_slits")
     if weighting not in ("auto", "profile", "box"):
         raise ParameterError(f"weighting is {weighting!r}, expected auto, profile or box")
     if not 0 <= least_coverage < 1:

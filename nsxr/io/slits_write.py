@@ -15,6 +15,7 @@ from nsxr.io.fits_tables import asdf_marker, integration_times, provenance, tabl
 from nsxr.io.fits_write import BlockFile, allocate, image_header
 from nsxr.io.products import write_whole
 from nsxr.io.slits_read import SLIT_IMAGES
+from nsxr.io.spectra_tables import SLIT_KEYWORDS
 from nsxr.io.zarr import create_zarr
 from nsxr.model.spectra import iterate_slits
 from nsxr.model.variables import check
@@ -115,7 +116,7 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
         for version, slit in enumerate(each, start=1):
             for extension, array in _images(slit).items():
                 if extension == "SCI":
-                    array = array.assign_attrs(fits_header=slit.attrs.get("slit_header", ""))
+                    array = array.assign_attrs(fits_header=_slit_header(slit))
                 header = image_header(extension, array)
                 header["EXTVER"] = (version, "extension value")
                 file.write(header.tostring().encode("ascii"))
@@ -135,6 +136,21 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
     return targets
 
 
+def _slit_header(slit: xr.Dataset) -> str:
+    """Return the header of a slit as text: the one it came with, its keywords, and where its pixels are by label."""
+    header = fits.Header.fromstring(str(slit.attrs.get("slit_header", "")), sep="\n")
+    for keyword, meaning in SLIT_KEYWORDS.items():
+        if keyword in slit.attrs and keyword not in header:
+            set_keyword(header, keyword, slit.attrs[keyword], meaning)
+    if "weight" not in slit and slit.attrs.get("S_RESAMP") != "COMPLETE":  # resampled pixels are nowhere
+        for axis, dim in (("1", "dispersion"), ("2", "cross_dispersion")):
+            if dim in slit.coords:
+                start = int(slit[dim].to_numpy()[0]) + 2 - int(slit.attrs.get(f"SUBSTRT{axis}", 1))
+                set_keyword(header, f"SLTSTRT{axis}", start, SLIT_KEYWORDS[f"SLTSTRT{axis}"])
+                set_keyword(header, f"SLTSIZE{axis}", slit.sizes[dim], SLIT_KEYWORDS[f"SLTSIZE{axis}"])
+    return str(header.tostring(sep="\n", endcard=False, padding=False))
+
+
 def slit_primary_header(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
     """Return the primary header of a product of slits: without what the header of a slit added to ``attrs``.
 
@@ -149,7 +165,7 @@ def slit_primary_header(attrs: Mapping[Any, Any], filename: str, model: str) -> 
     """
     own = fits.Header.fromstring(str(attrs.get("slit_header", "")), sep="\n")
     carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
-    kept = {key: value for key, value in attrs.items() if key not in own or key in carried}
+    kept = {k: v for k, v in attrs.items() if (k not in own and k not in SLIT_KEYWORDS) or k in carried}
     # a keyword of both headers has the value of the slit in attrs
     kept |= {
         key: carried[key] for key in own if key in carried and key in attrs and key not in ("COMMENT", "HISTORY", "")

@@ -10,11 +10,13 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
+from nsxr.corrections.background import combine_backgrounds, subtract_background
 from nsxr.errors import InputFileError, ModelError, OutputExistsError, ParameterError
 from nsxr.io.slits_read import open_slits
 from nsxr.io.slits_write import write_slits
 from nsxr.model.dq import PixelFlag
 from nsxr.model.spectra import iterate_slits
+from nsxr.simulate import simulate_trace
 from nsxr.testing import forbid_computes
 from tests.io.slit_files import simulated_slits, write_cal
 
@@ -99,6 +101,31 @@ def test_round_trip(tmp_path: Path, ending: str, kind: str) -> None:
     with pytest.raises(OutputExistsError):
         write_slits(before, path, progress=False)
     write_slits(before, path, overwrite=True, progress=False)
+
+
+@pytest.mark.parametrize("has_header", [True, False])
+def test_labels_of_a_cut_survive(tmp_path: Path, has_header: bool) -> None:
+    slit = simulate_trace(background=50.0, seed=1)[0]
+    if has_header:
+        ((_, slit),) = iterate_slits(open_slits(write_cal(tmp_path / "x_cal.fits", [slit])))
+    cut = slit.isel(dispersion=slice(30, 200), cross_dispersion=slice(4, None))
+    ((_, again),) = iterate_slits(open_slits(write_slits(cut, tmp_path / "y_cal.fits", progress=False)))
+    xr.testing.assert_equal(again.drop_vars("var_flat", errors="ignore"), cut.drop_vars("var_flat", errors="ignore"))
+    assert again.attrs["SLTSTRT1"] == cut["dispersion"][0] + 1
+    for keyword in ("SRCNAME", "SHUTSTA", "PIXAR_SR", "SLTNAME"):
+        assert again.attrs[keyword] == slit.attrs[keyword]
+
+
+def test_a_combined_background_can_be_kept(tmp_path: Path) -> None:
+    each = [simulate_trace(background=50.0, signal_to_noise=0.1, bad_pixels="none", seed=n)[0] for n in range(4)]
+    each = [slit.assign_attrs(filename=f"e{n}_cal.fits", S_BKDSUB=None) for n, slit in enumerate(each)]
+    combined = combine_backgrounds(each[1:])
+    path = write_slits(combined, tmp_path / "combinedbackground.fits", progress=False)
+    ((_, kept),) = iterate_slits(open_slits(path))
+    for name in ("sci", "dq", "var_poisson", "var_rnoise"):
+        np.testing.assert_array_equal(kept[name], combined[name])
+    direct, later = (subtract_background(each[0], [background]) for background in (combined, kept))
+    np.testing.assert_allclose(later["var_rnoise"], direct["var_rnoise"], rtol=1e-6)
 
 
 @needs_real_data
