@@ -305,7 +305,7 @@ def fit_source(
     is_used, precision = can_be_used, np.where(can_be_used, precision, 0.0)
     background = slope = flux = np.zeros((n, n_columns))
     variance = np.where(precision > 0, 1 / np.where(precision > 0, precision, 1.0), 0.0)
-    scale = np.ones(n)
+    scale, relative = np.ones(n), 0.0
     for number in range(REFINEMENTS):
         shape, aperture = profile.evaluate(n_rows)
         flux_weights, background_weights, leverage = column_weights(shape, aperture, precision, order)
@@ -321,7 +321,8 @@ def fit_source(
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
         variance = scale[:, None, None] * dark + slope[:, None, :] * np.maximum(steady[:, None, :] * shape, 0.0)
         deviation = residual * can_be_used * (aperture > 0)
-        limit = rejection * np.sqrt(variance * np.maximum(1 - leverage, 0.01))
+        known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2  # before, the tolerance is wide
+        limit = rejection * np.sqrt(known * np.maximum(1 - leverage, 0.01))
         limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * _around(np.abs(light))
         excess = np.abs(deviation) / limit
         worst = excess == (excess * is_used).max(1, keepdims=True)
@@ -359,17 +360,17 @@ def _excess_noise(residual: np.ndarray, variance: np.ndarray, is_dark: np.ndarra
 
 
 def _relative_variance(residual: np.ndarray, variance: np.ndarray, light: np.ndarray, is_used: np.ndarray) -> float:
-    """Return the variance, relative to their light squared, by which pixels deviate beyond their noise, 0 to 0.1.
+    """Return the variance, relative to their light squared, that bright pixels show beyond their noise, 0 to 0.1.
 
     Pixels differ by a percent where flat fields do not know it, or are not applied yet; in the mean of a bright series
-    that is many times the noise. A profile fitted to such pixels with weights of the noise alone follows them.
+    that is many times the noise. A profile fitted to such pixels with weights of the noise alone follows them. From
+    medians, over pixels with light of more than 5 standard deviations: outliers are no such thing.
     """
-    noise = np.where(is_used, variance, np.inf)
-    excess = float(
-        ((np.where(is_used, residual, 0.0) ** 2 - np.where(is_used, variance, 0.0)) * (light / noise) ** 2).sum()
-    )
-    norm = float(((light / noise) ** 2 * light**2).sum())
-    return min(max(excess / norm, 0.0), 0.1) if norm > 0 else 0.0
+    bright = is_used & (light**2 > 25 * variance)
+    if bright.sum() < 50:
+        return 0.0
+    scatter = np.median(np.abs(residual[bright] / light[bright])) / 0.6745
+    return float(np.clip(scatter**2 - np.median(variance[bright] / light[bright] ** 2), 0.0, 0.1))
 
 
 def _negative_traces(images: np.ndarray, precision: np.ndarray, profile: Profile) -> np.ndarray:
