@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import nsxr
 from nsxr.cli import main
-from nsxr.errors import ParameterError
+from nsxr.errors import ModelError, ParameterError
 from nsxr.extract import group_by_source
 from nsxr.simulate import simulate_exposure, simulate_trace
 from nsxr.testing import forbid_computes
@@ -170,6 +170,24 @@ def test_real_nods_agree_within_their_errors() -> None:
         chi_squares.append(float(np.mean(((first["flux"].values - there["flux"].values) ** 2 / variance)[good])))
     assert chi_squares[0] == pytest.approx(1.0, abs=0.25)
     assert chi_squares[1] > 1.4  # with the variances that are stored
+
+
+def test_one_source_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = simulated_slits(2)
+    files = [write_cal(tmp_path / f"{name}_cal.fits", [good, bad]) for name in "ab"]
+
+    def fails(slits: list[xr.Dataset], **options: object) -> object:
+        if slits[0].attrs["SOURCEID"] == bad.attrs["SOURCEID"]:
+            raise ModelError("no light at all")
+        return nsxr.extract_source(slits, **options)
+
+    monkeypatch.setattr("nsxr.cli.extraction.extract_source", fails)
+    result = CliRunner().invoke(main, ["extract", *map(str, files), "-o", str(tmp_path / "out"), "--no-progress"])
+    assert result.exit_code == 1, result.output
+    assert f"s{int(bad.attrs['SOURCEID']):09d}: no light at all" in result.output
+    for name in ("a", "b"):
+        with fits.open(tmp_path / "out" / f"{name}_x1d.fits") as hdus:
+            assert [hdu.header["SOURCEID"] for hdu in hdus if hdu.name == "EXTRACT1D"] == [good.attrs["SOURCEID"]]
 
 
 def test_command_chooses_and_refuses(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """nsxr extract: slits to spectra."""
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,7 +141,7 @@ def extract(
         if combine and len(members) > 1 and not any("integration" in s.dims for s in found.spectra):
             combined[_combined_root(found.spectra[0], source)] = combine_spectra(found.spectra)
 
-    run_each(groups, run)
+    failed = _run_each_source(groups, run, progress)
     drawn = [folder / f"{name}_extract.png" for name in pictures] if quicklook else []
     existing = [str(path) for path in drawn if path.exists()]
     if existing and not overwrite:
@@ -171,6 +173,29 @@ def extract(
             figure = plot_extraction(extraction.slits[number], extraction.models[number], extraction.spectra[number])
             put(path, partial(figure.savefig, dpi=120, format="png"))
             click.echo(path)
+    if failed is not None:
+        raise failed
+
+
+def _run_each_source(
+    groups: Mapping[str, Sequence[int]], run: Callable[[str, Sequence[int]], None], progress: bool
+) -> click.exceptions.Exit | None:
+    """Run something for each source, showing how many are done; return the exit, if some failed, for later."""
+    shown = progress and len(groups) > 1 and sys.stderr.isatty()
+    with click.progressbar(length=len(groups), label="sources", file=sys.stderr) if shown else nullcontext() as bar:
+
+        def counted(source: str, members: Sequence[int]) -> None:
+            try:
+                run(source, members)
+            finally:
+                if bar is not None:
+                    bar.update(1)
+
+        try:
+            run_each(groups, counted)
+        except click.exceptions.Exit as failed:
+            return failed
+    return None
 
 
 def _plain(spectrum: xr.Dataset) -> xr.Dataset:
