@@ -298,10 +298,14 @@ def fit_source(
     # without a model yet, photon noise is that of the mean of the columns around
     smooth = _running_mean(var_poisson, is_used, _BIN)
     precision = np.where(is_used, 1 / np.where(is_used, var_rnoise + smooth, 1.0), 0.0)
-    cleared = images - _outer_level(images, precision, away > half_width + prior)[:, None, :] if order else images
     near = np.where(away < half_width + 3.0 * prior + 1.0, precision, 0.0)
-    profile = fit_trace(cleared, near, plan, half_width, prior, width)
-    can_be_used &= ~_negative_traces(cleared, precision, profile)
+    profile = fit_trace(images, near, plan, half_width, prior, width)
+    can_be_used &= ~_negative_traces(images, precision, profile)
+    if order:
+        level = _outer_level(images, precision * can_be_used, away > half_width + prior)
+        cleared = images - level[:, None, :]
+        profile = fit_trace(cleared, near * can_be_used, plan, half_width, prior, width)
+        can_be_used &= ~_negative_traces(cleared, precision, profile)
     is_used, precision = can_be_used, np.where(can_be_used, precision, 0.0)
     background = slope = flux = np.zeros((n, n_columns))
     variance = np.where(precision > 0, 1 / np.where(precision > 0, precision, 1.0), 0.0)

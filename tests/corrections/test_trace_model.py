@@ -88,6 +88,20 @@ def test_negative_traces_are_left_out() -> None:
     assert float(model["is_used"].where(np.abs(distance) < 2).mean()) == 1.0
 
 
+@pytest.mark.parametrize("background", ["none", "constant", "auto"])
+def test_negative_traces_are_no_background(background: str) -> None:
+    each = [simulate_trace(signal_to_noise=300.0, bad_pixels="none", lines=True, seed=n) for n in range(3)]
+    (slit, truth), others = each[0], [other["sci"].fillna(0.0) for other, _ in each[1:]]
+    beside = sum(0.7 * other.roll(cross_dispersion=shift) for other, shift in zip(others, (7, -7), strict=True))
+    nodded = slit.assign(sci=(slit["sci"] - beside).assign_attrs(slit["sci"].attrs)).drop_vars("wavelength")
+    cut = nodded.isel(cross_dispersion=slice(4, 25)).assign_attrs(S_BKDSUB="COMPLETE")
+    model = fit_trace_model(cut, background=background)
+    error = model["trace"] - (truth["profile"] * truth["cross_dispersion"]).sum("cross_dispersion")
+    assert np.abs(error).max() < 0.1
+    flux = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")).values / 1e6
+    assert np.nanmedian(model["flux"] / flux) == pytest.approx(1.0, abs=0.03)  # skirts beyond what is left out
+
+
 def test_outliers_are_left_out_and_lines_are_not() -> None:
     slit, truth = simulate_trace(signal_to_noise=45.0, lines=True, bad_pixels="none", seed=2)
     random = np.random.default_rng(4)
