@@ -209,7 +209,7 @@ def reference_types(
     needed = []
     for name, step in STEPS.items():
         is_off = name == "picture_frame" and not (parameters or {}).get(name, {}).get("correct", False)
-        is_other = name == "refpix" and not Readout.from_header(exposure.attrs).is_irs2
+        is_other = name == "refpix" and not Readout.of(exposure).is_irs2
         if name not in skip and not is_off and not is_other:
             needed += [kind for kind in step.references if kind not in needed]
     return needed
@@ -239,7 +239,7 @@ def correct_ramps(
     if missing:
         users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
         raise MissingReferenceError(f"references missing: {', '.join(users)}; give them, or skip the steps in brackets")
-    is_cheap = not Readout.from_header(exposure.attrs).is_irs2  # to correct a second time
+    is_cheap = not Readout.of(exposure).is_irs2  # to correct a second time
     if "jump" in skip or exposure.sizes["group"] <= 2:
         stages = _linearized(to_ramps(exposure) if is_cheap else exposure, references, settings, skip)
         ramps = list(stages.values())[-1]

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 import nsxr
 from nsxr.detector1 import STEPS, reference_types
-from nsxr.errors import MissingReferenceError, ParameterError
+from nsxr.errors import MissingReferenceError, ModelError, ParameterError
 from nsxr.model import chunking
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
@@ -154,6 +154,27 @@ def test_noise_free_rates_are_exact(quiet):
     truth = quiet.truth["rate_dn"]
     good = (rate["dq"] == 0) & np.isfinite(truth)
     np.testing.assert_allclose(rate["sci"].where(good), truth.where(good), rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("readout", ["NRSRAPID", "NRS"])
+@pytest.mark.parametrize("algorithm", ["likelihood", "ols"])
+def test_groups_that_were_chosen_give_the_same_rates(readout, algorithm):
+    small = small_exposure(
+        readout=readout, subarray="SUB512", groups=9, integrations=2, columns=32, artifacts=QUIET, rounded=False
+    )
+    fit = {"algorithm": algorithm, "suppress_one_group": False}
+    truth = small.truth["rate_dn"]
+    for chosen in (slice(0, 9, 2), slice(1, 9, 3), slice(2, None), slice(7, 8)):
+        exposure = small.exposure.isel(group=chosen)
+        rates = nsxr.detector1(exposure, small.references, ramp_fit=fit)["rateints"].to_dataset()
+        good = (rates["dq"] == 0) & (truth > 0.5)
+        assert good.sum() > 100
+        error = np.abs(rates["sci"] - truth).where(good)
+        assert float((error - 2e-3 * truth).max()) < 0.02
+        assert steps(rates)[-2]["parameters"]["groups"] == exposure["group"].values.tolist()
+    for labels in ([3, 2, 1], [0, 1, 3]):
+        with pytest.raises(ModelError, match="expected evenly spaced groups in order of time"):
+            nsxr.detector1(small.exposure.isel(group=labels), small.references)
 
 
 def test_names_are_checked_together_before_anything_runs(quiet):

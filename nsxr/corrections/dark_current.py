@@ -1,12 +1,14 @@
 """Subtract the dark ramp."""
 
+import warnings
+
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import ReferenceFileError
+from nsxr.errors import DegradedResultWarning, ReferenceFileError
 from nsxr.model.chunking import chunk_like
-from nsxr.model.history import record, record_skip
-from nsxr.model.readout import Readout
+from nsxr.model.history import record
+from nsxr.model.readout import Readout, mean_frame
 from nsxr.model.variables import check
 from nsxr.references.match import match
 
@@ -14,11 +16,11 @@ __all__ = ["average_dark_current", "subtract_dark"]
 
 
 def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
-    """Subtract from each group the dark ramp sampled with the frames of the exposure.
+    """Subtract from each group the dark ramp at the time of the frames of that group.
 
-    A dark with the frames and gaps of the exposure is used group by group. A faster dark is averaged
-    over the NFRAMES dark frames of each group, GROUPGAP frames being left out between groups; where
-    it is too short, it goes on along the line through its last two groups.
+    Dark and exposure may average other numbers of frames, with other gaps. Where whole groups of the dark make up a
+    group of the exposure, these are averaged. Elsewhere the dark is interpolated between the mean frame numbers of its
+    groups, at the mean frame number of the group of the exposure.
 
     Parameters
     ----------
@@ -31,31 +33,26 @@ def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``sci`` less the dark (NaN counts as 0); flags of the dark added to ``pixeldq``. A dark with
-        more frames a group, or a larger gap, than the exposure cannot be used: the step is recorded
-        as skipped.
+        ``sci`` less the dark (NaN counts as 0); flags of the dark added to ``pixeldq``.
 
     Raises
     ------
     ReferenceFileError
-        If a dark of a single group would have to be extrapolated.
+        If a dark of a single group was sampled otherwise than the first group of the exposure.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If the dark is shorter than the exposure, or begins after it. It goes on along the line through its last, or
+        first, two groups.
     """
     check(exposure, "sci", "pixeldq", units={"sci": "DN"})
-    readout = Readout.from_header(exposure.attrs)
-    frames, gap = int(dark.attrs["n_frames"]), int(dark.attrs["group_gap"])
-    if frames > readout.n_frames or gap > readout.group_gap:
-        reason = (
-            f"the dark has {frames} frames a group and a gap of {gap}, more than the exposure "
-            f"({readout.n_frames} and {readout.group_gap})"
-        )
-        return record_skip(exposure, "dark_current", reason)
-    n_groups = exposure.sizes["group"]
-    ramp = dark["sci"].fillna(0)
-    if (frames, gap) != (readout.n_frames, readout.group_gap):
-        ramp = _average_frames(ramp, n_groups, readout, name=str(dark.attrs.get("filename", "dark")))
-    ramp = _extend(ramp, n_groups, name=str(dark.attrs.get("filename", "dark")))
-    cut = match(dark.drop_vars("sci").assign(sci=ramp), exposure)
-    planes = cut["sci"].drop_vars("group", errors="ignore")
+    readout = Readout.of(exposure)
+    name = str(dark.attrs.get("filename", "dark"))
+    sampling = int(dark.attrs["n_frames"]), int(dark.attrs["group_gap"])
+    position, weight = _samples(readout, exposure.sizes["group"], *sampling, dark.sizes["group"], name)
+    cut = match(dark.drop_vars("sci").assign(sci=_weighted(dark["sci"].fillna(0), position, weight)), exposure)
+    planes = cut["sci"]
     sci = exposure["sci"]
     if planes.chunks is not None and sci.chunks is not None:
         planes = chunk_like(planes, sci.isel(integration=0))
@@ -85,25 +82,62 @@ def average_dark_current(dark: xr.Dataset | None, exposure: xr.Dataset, value: f
     return xr.full_like(pixels, np.float32(constant or 0.0))
 
 
-def _average_frames(ramp: xr.DataArray, n_groups: int, readout: Readout, name: str) -> xr.DataArray:
-    """Average consecutive dark frames as the groups of the exposure do."""
-    step = readout.n_frames + readout.group_gap
-    ramp = _extend(ramp, (n_groups - 1) * step + readout.n_frames, name)
-    first = np.arange(n_groups) * step
-    total = ramp.isel(group=first)
-    for frame in range(1, readout.n_frames):
-        total = total + ramp.isel(group=first + frame)
-    return total / np.float32(readout.n_frames)
+def _samples(
+    readout: Readout, n_groups: int, n_frames: int, group_gap: int, n_darks: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which groups of a dark make up each group of an exposure, and with which weights, (group, member) both.
+
+    Parameters
+    ----------
+    readout : Readout
+        Of the exposure.
+    n_groups : int
+        Groups of the exposure.
+    n_frames, group_gap, n_darks : int
+        Frames averaged into a group of the dark, frames left out between groups, and groups of the dark.
+    name : str
+        Of the dark, for messages.
+    """
+    wanted = np.atleast_1d(readout.mean_frame(np.arange(n_groups)))
+    of_dark = np.atleast_1d(mean_frame(np.arange(n_darks), n_frames, group_gap))
+    chosen: list[dict[int, float]] = []
+    outside = []
+    for frame in wanted:
+        whole = np.flatnonzero(np.abs(of_dark - frame) + (n_frames - 1) / 2 <= (readout.n_frames - 1) / 2)
+        if whole.size and of_dark[whole].mean() == frame:
+            chosen.append(dict.fromkeys(map(int, whole), 1 / whole.size))
+            continue
+        if n_darks < 2:
+            raise ReferenceFileError(
+                f"dark {name} has one group, at frame {of_dark[0]:g}; a group of the exposure is at frame {frame:g}, "
+                "and a single group cannot be interpolated"
+            )
+        before = int(np.clip(np.searchsorted(of_dark, frame) - 1, 0, n_darks - 2))
+        part = float((frame - of_dark[before]) / (of_dark[before + 1] - of_dark[before]))
+        chosen.append({before: 1 - part, before + 1: part})
+        if not 0 <= part <= 1:
+            outside.append(frame)
+    if outside:
+        warnings.warn(
+            f"dark {name} covers frames {of_dark[0]:g} to {of_dark[-1]:g}; for {len(outside)} of {n_groups} groups, at "
+            f"frames {outside[0]:g} to {outside[-1]:g}, it is continued along a straight line",
+            DegradedResultWarning,
+            stacklevel=3,
+        )
+    members = max(map(len, chosen))
+    position, weight = np.zeros((n_groups, members), np.int64), np.zeros((n_groups, members))
+    for group, parts in enumerate(chosen):
+        position[group, : len(parts)], weight[group, : len(parts)] = list(parts), list(parts.values())
+        position[group, len(parts) :] = position[group, len(parts) - 1]
+    return position, weight
 
 
-def _extend(ramp: xr.DataArray, length: int, name: str) -> xr.DataArray:
-    """Cut a ramp to a length, or continue it along the line through its last two groups."""
+def _weighted(ramp: xr.DataArray, position: np.ndarray, weight: np.ndarray) -> xr.DataArray:
+    """Return weighted sums over groups of a ramp, (group, ...); ``position`` and ``weight`` are (group, member)."""
     ramp = ramp.drop_vars("group", errors="ignore")
-    missing = length - ramp.sizes["group"]
-    if missing <= 0:
-        return ramp.isel(group=slice(0, length))
-    if ramp.sizes["group"] < 2:
-        raise ReferenceFileError(f"dark {name} has one group, {length} are needed, and one cannot be extrapolated")
-    last, before = ramp.isel(group=-1), ramp.isel(group=-2)
-    steps = xr.DataArray(np.arange(1, missing + 1, dtype=np.float32), dims="group")
-    return xr.concat([ramp, (last + (last - before) * steps).transpose(*ramp.dims)], "group")
+    if (weight[:, 0] == 1).all():
+        return ramp.isel(group=position[:, 0])
+    total = xr.zeros_like(ramp.isel(group=position[:, 0]))
+    for where, part in zip(position.T, weight.T.astype(np.float32), strict=True):
+        total = total + ramp.isel(group=where) * xr.DataArray(part, dims="group")
+    return total

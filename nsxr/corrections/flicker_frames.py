@@ -68,7 +68,7 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     ModelError
         If variables are missing or not as declared, ramps have a single group, or IRS2 frames their interleaved rows.
     """
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     if "science_row" in exposure.coords:
         raise ModelError("IRS2 frames still have their interleaved rows, subtract reference pixels first")
     has_groups = "group" in exposure["sci"].dims

@@ -28,7 +28,7 @@ def scale_groups(exposure: xr.Dataset) -> xr.Dataset:
         ``sci`` scaled; a skip is recorded where the factor is 1, or unknown (FRMDIVSR missing).
     """
     check(exposure, "sci", units={"sci": "DN"})
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     divisor = readout.frame_divisor
     if divisor is None:
         return record_skip(exposure, "group_scale", "FRMDIVSR is missing")

@@ -182,7 +182,7 @@ def flag_jumps(
     if groups < least:
         return record_skip(exposure, "jump", f"{groups} groups per integration, at least {least} are needed")
 
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     exposure = to_blocks(exposure)
     gain_values = match(gain, exposure)["sci"].astype(np.float32, copy=False)
     noise_values = match(readnoise, exposure)["sci"].astype(np.float32, copy=False)

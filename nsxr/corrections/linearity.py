@@ -42,7 +42,7 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
         get NO_LIN_CORR. Flags of the reference are added to ``pixeldq``.
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     reference = match(linearity, exposure)
     coefficients, unusable = _usable(reference["coefficients"], "order", reference["dq"])
     read_level = "inverse_coefficients" in reference and readout.n_frames > 1 and exposure.sizes["group"] > 1
@@ -60,6 +60,7 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
             core=("group",),
             outputs=output,
             n_frames=readout.n_frames,
+            frames_per_group=readout.n_frames + readout.group_gap,
             saturated=_SATURATED,
         )
     else:

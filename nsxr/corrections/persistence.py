@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import InputFileError, ParameterError
+from nsxr.errors import InputFileError, ModelError, ParameterError
 from nsxr.kernels.persistence import flag_windows, last_end, latest_before
 from nsxr.lazy import map_blocks, reduce_tree, settle, spread_blocks, take_rows, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, to_blocks
@@ -57,7 +57,7 @@ def flag_persistence(
     Raises
     ------
     ModelError
-        If ``groupdq`` is missing or not as declared.
+        If ``groupdq`` is missing or not as declared, or if integrations are not in order of time.
     ParameterError
         If the window is negative.
     InputFileError
@@ -72,12 +72,15 @@ def flag_persistence(
         raise ParameterError(f"persistence_time is {persistence_time}, expected a time in seconds or none")
     if not persistence_time:
         return record_skip(exposure, "persistence", "persistence_time is not set")
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     exposure = to_blocks(exposure) if "sci" in exposure else exposure
     groupdq = one_chunk(exposure["groupdq"], "group")
     flags = unlabelled(groupdq)
     zero, start, end = _integrations(exposure)
-    times = [chunk_like(xr.DataArray(time, dims="integration"), flags) for time in (start, end)]
+    if (np.diff(start) <= 0).any():
+        raise ModelError("integrations are not in order of time; sort them: exposure.sortby('integration')")
+    first_groups = start + (readout.frames_before - readout.group_gap) * readout.frame_time  # one group time early
+    times = [chunk_like(xr.DataArray(time, dims="integration"), flags) for time in (first_groups, end)]
     per_block = _ends_of_blocks(flags, end)
     if before is None:
         earlier = xr.full_like(flags.isel(integration=0, group=0), -np.inf, dtype=np.float64)

@@ -91,7 +91,7 @@ def subtract_picture_frame(
     check(ramps, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     if method not in ("fit", "median"):
         raise ParameterError(f"method is {method!r}, expected 'fit' or 'median'")
-    readout = Readout.from_header(ramps.attrs)
+    readout = Readout.of(ramps)
     if readout.subarray != "FULL":
         return record_skip(ramps, "picture_frame", f"subarray {readout.subarray}, full frames are needed")
     if ramps.sizes["group"] < 2:
@@ -238,7 +238,7 @@ def by_integration(is_background: xr.DataArray, sci: xr.DataArray) -> xr.DataArr
 
 
 def _outputs(ramps: xr.Dataset) -> np.ndarray:
-    return Readout.from_header(ramps.attrs).amplifier_of(ramps.indexes["row"].to_numpy())
+    return Readout.of(ramps).amplifier_of(ramps.indexes["row"].to_numpy())
 
 
 def segment_edges(column: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ def fit_ramps(
     if by_likelihood and exposure.sizes["integration"] > 1 and "median_rate" not in exposure and reset_noise is None:
         # covariances that follow the noise of each integration would give more weight to low ones
         by_likelihood, algorithm = False, "ols"
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     if "median_rate" in exposure:
         check(exposure, "median_rate", units={"median_rate": "DN/s"})
         exposure = to_blocks(exposure)
@@ -232,6 +232,8 @@ def fit_ramps(
     }
     if by_likelihood:
         parameters["reset_noise"] = reset_noise
+    if "group" in exposure.indexes and exposure.sizes["group"] < readout.n_groups:
+        parameters["groups"] = exposure.indexes["group"].tolist()  # those that were chosen
     if not isinstance(average_dark_current, xr.DataArray):
         parameters["average_dark_current"] = float(average_dark_current)
     product = partial(_product, exposure, [readnoise, gain], parameters)

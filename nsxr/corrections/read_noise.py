@@ -47,7 +47,7 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
         If variables are missing or not as declared.
     """
     check(exposure, "sci", "groupdq", "pixeldq", units={"sci": "DN"})
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     blocks = to_blocks(exposure)
     sci = unlabelled(blocks["sci"])
     reference = match(readnoise, exposure)
@@ -113,7 +113,7 @@ def read_noise_after_cleaning(
     .. math:: R'^2 = R^2 \frac{2 N (w - p)}{\langle R^2 \rangle} + 2 N v
     """
     check(exposure, "flicker_variance", "white_variance", "dark_level", "is_dark")
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     reference = match(readnoise, exposure)
     square = unlabelled(reference["sci"]).astype(np.float32) ** 2
     dark = chunk_like(unlabelled(exposure["is_dark"]), square)

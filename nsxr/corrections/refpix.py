@@ -141,7 +141,7 @@ def subtract_reference_pixels(
         return subtract_interleaved_reference(
             exposure, refpix, bad_pairs=bad_pairs, ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr
         )
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     four_outputs = readout.n_outputs == 4
     sci, pixeldq = exposure["sci"], exposure["pixeldq"]
     bands: dict[int, xr.DataArray] = {}

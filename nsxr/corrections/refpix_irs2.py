@@ -119,7 +119,7 @@ def subtract_interleaved_reference(
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     if bad_pairs not in ("robust", "peer"):
         raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'peer'")
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     n_slots = loops.SLOTS * exposure.sizes["column"]
     if refpix.sizes["frequency"] != n_slots:
         raise ReferenceFileError(

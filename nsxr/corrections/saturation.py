@@ -85,7 +85,7 @@ def flag_saturation(
         raise ParameterError(f"n_pix_grow_sat is {n_pix_grow_sat}, expected 0 or more pixels")
     if partial_saturation not in _TESTS:
         raise ParameterError(f"partial_saturation is {partial_saturation!r}, expected one of {', '.join(_TESTS)}")
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     sci = exposure["sci"]
     reference = match(saturation, exposure)
     unchecked = ((reference["dq"] & _NO_CHECK) != 0) | reference["sci"].isnull()
@@ -187,8 +187,8 @@ def _scaled(
 
 def _dilution(readout: Readout, group: int) -> float:
     """Mean over last frame number of a group: the level of its mean when the last frame saturates."""
-    first, last = group * readout.n_frames + 1, (group + 1) * readout.n_frames
-    return (first + last) / 2 / last
+    mean = float(readout.mean_frame(group))
+    return mean / (mean + (readout.n_frames - 1) / 2)
 
 
 def _second_group_is_partly_saturated(
@@ -197,7 +197,8 @@ def _second_group_is_partly_saturated(
     """Test groups 0 and 1, (integration, row, column) bool; that group 2 is saturated is left to the caller."""
     zeroth, first = sci.isel(group=0, drop=True), sci.isel(group=1, drop=True)
     n = readout.n_frames
-    expected = (zeroth - bias) / ((n + 1) / 2) * (3 * n) + bias
+    last_of_second = float(readout.mean_frame(2)) + (n - 1) / 2
+    expected = (zeroth - bias) / float(readout.mean_frame(0)) * last_of_second + bias
     return (expected < threshold) & (first - zeroth > (threshold - zeroth) / n)
 
 

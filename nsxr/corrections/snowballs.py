@@ -164,7 +164,7 @@ def flag_snowballs(
     negative = [name for name, value in parameters.items() if value < 0]
     if negative or not halo_tolerance > 0:
         raise ParameterError(f"snowball parameters must be positive: {', '.join(negative) or 'halo_tolerance'}")
-    readout = Readout.from_header(exposure.attrs)
+    readout = Readout.of(exposure)
     groupdq = exposure["groupdq"]
     frames = to_frames(groupdq)
     per_integration = ("integration", "row", "column")

@@ -50,12 +50,13 @@ def linearize_reads(
     coefficients: np.ndarray,
     inverse: np.ndarray,
     n_frames: int,
+    frames_per_group: int,
     saturated: np.uint8,
 ) -> np.ndarray:  # pragma: no cover
     """Linearise the frames predicted inside each averaged group, and average those.
 
     As :func:`linearize`, with ``inverse`` (order, row, column) the polynomial from linear to
-    measured signal. Frame numbers run through the groups without gaps.
+    measured signal. ``n_frames`` frames are averaged, and groups begin every ``frames_per_group``.
     """
     out = np.empty_like(sci)
     n_integrations, n_groups, n_rows, n_columns = sci.shape
@@ -73,13 +74,13 @@ def linearize_reads(
                 end = sci[i, last, r, c]
                 if not groupdq[i, last, r, c] & saturated:
                     end = _polynomial(end, coefficients, r, c)
-                rate = (end - start) / np.float32(last * n_frames)
+                rate = (end - start) / np.float32(last * frames_per_group)
                 for g in range(n_groups):
                     value = sci[i, g, r, c]
                     if groupdq[i, g, r, c] & saturated:
                         out[i, g, r, c] = value
                         continue
-                    first = np.float32(g * n_frames) - np.float32(0.5) * np.float32(n_frames - 1)
+                    first = np.float32(g * frames_per_group) - np.float32(0.5) * np.float32(n_frames - 1)
                     mean = np.float32(0)
                     for frame in range(n_frames):
                         mean += _polynomial(start + rate * (first + np.float32(frame)), inverse, r, c)

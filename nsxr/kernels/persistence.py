@@ -58,7 +58,7 @@ def flag_windows(
     groupdq : (integration, group, row, column) uint8
         Not changed.
     start, end : (integration,) float64
-        Of each integration [s].
+        One group time before the end of the first group, and the end of the integration [s].
     before : (1, row, column) float64
         End of the last integration with saturation before this block [s].
     group_time, duration : float

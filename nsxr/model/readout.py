@@ -7,13 +7,14 @@ along detector columns, which are science rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from nsxr.errors import InputFileError
+from nsxr.errors import InputFileError, ModelError
 
 __all__ = [
     "AMPLIFIER_ROWS",
@@ -23,6 +24,7 @@ __all__ = [
     "Readout",
     "from_detector",
     "irs2_layout",
+    "mean_frame",
     "to_detector",
 ]
 
@@ -107,7 +109,8 @@ class Readout:
     """How an exposure was read out, from its primary header.
 
     Times are in seconds. ``rows`` is the number of rows of the stored raw image: 3200 for full-frame
-    IRS2, else ``SUBSIZE2``. ``row_start`` and ``column_start`` are zero-based.
+    IRS2, else ``SUBSIZE2``. ``row_start`` and ``column_start`` are zero-based. ``frames_before`` counts the frames
+    before the first group; it is 0 unless groups were chosen from an exposure, see :meth:`Readout.of`.
     """
 
     detector: str
@@ -125,6 +128,61 @@ class Readout:
     frame_time: float
     group_time: float
     n_outputs: int
+    frames_before: int = 0
+
+    @classmethod
+    def of(cls, exposure: xr.Dataset) -> "Readout":
+        """Return how the groups of a Dataset were read out: those that it still has, by their labels.
+
+        A user may keep every second group of an exposure, or leave out the first ones. The header still describes all
+        groups. The labels of ``group``, which count the groups of the exposure from 1, tell which ones are left: the
+        time between them, the frames left out between them, and the frames before the first one follow.
+
+        Parameters
+        ----------
+        exposure : Dataset
+            Ramps with header keywords in ``attrs`` and labels along ``group`` and ``integration``. A Dataset without
+            groups has the readout of its header.
+
+        Raises
+        ------
+        ModelError
+            If the groups are not evenly spaced and in order of time, if their labels do not fit NGROUPS, or if an
+            integration is there twice.
+        """
+        readout = cls.from_header(exposure.attrs)
+        if "integration" in exposure.indexes:
+            numbers = exposure.indexes["integration"].to_numpy()
+            if np.unique(numbers).size != numbers.size:
+                raise ModelError(f"labels of integration are {_listed(numbers)}, expected each number once")
+        if "group" not in exposure.dims:
+            return readout
+        count = exposure.sizes["group"]
+        if "group" not in exposure.indexes:
+            if count != readout.n_groups:
+                raise ModelError(
+                    f"there are {count} groups without labels, but NGROUPS is {readout.n_groups}; "
+                    "label the groups that are left, counted from 1"
+                )
+            return readout
+        labels = exposure.indexes["group"].to_numpy()
+        first, step = int(labels[0]), int(labels[1] - labels[0]) if count > 1 else 1
+        if step < 1 or (np.diff(labels) != step).any():
+            raise ModelError(
+                f"labels of group are {_listed(labels)}, expected evenly spaced groups in order of time; "
+                "their times follow from NFRAMES, GROUPGAP and TGROUP"
+            )
+        if first < 1 or labels[-1] > readout.n_groups:
+            raise ModelError(f"labels of group are {_listed(labels)}, but NGROUPS is {readout.n_groups}")
+        if first == step == 1:
+            return readout
+        frames = readout.n_frames + readout.group_gap
+        return replace(
+            readout,
+            group_gap=step * frames - readout.n_frames,
+            group_time=step * readout.group_time,
+            frames_before=(first - 1) * frames,
+        )
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Readout":
@@ -169,7 +227,7 @@ class Readout:
     @property
     def first_group_time(self) -> float:
         """Mean exposure of the first group of an integration [s]."""
-        return (self.n_frames + 1) * self.frame_time / 2
+        return float(self.mean_frame(0)) * self.frame_time
 
     @property
     def is_irs2(self) -> bool:
@@ -211,6 +269,15 @@ class Readout:
         return (5 - amplifier if self.detector == "NRS2" else amplifier).astype(np.int8)
 
     def mean_frame(self, group: np.ndarray | int) -> np.ndarray | float:
-        """Return the mean number, counted from 1, of the frames averaged into a group."""
-        first = np.asarray(group) * (self.n_frames + self.group_gap) + 1
-        return first + (self.n_frames - 1) / 2
+        """Return the mean number, counted from 1, of the frames averaged into a group, which is counted from 0."""
+        return self.frames_before + mean_frame(group, self.n_frames, self.group_gap)
+
+
+def mean_frame(group: np.ndarray | int, n_frames: int, group_gap: int) -> np.ndarray | float:
+    """Return the mean number, counted from 1, of the frames averaged into a group, which is counted from 0."""
+    return np.asarray(group) * (n_frames + group_gap) + (n_frames + 1) / 2
+
+
+def _listed(labels: np.ndarray) -> str:
+    shown = [str(label) for label in labels]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-3:]])

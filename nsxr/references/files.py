@@ -135,16 +135,19 @@ def _extra_attributes(kind: str, file: FitsFile) -> dict[str, Any]:
     if kind == "gain" and header.get("GAINFACT") is not None:
         extra["gain_factor"] = float(header["GAINFACT"])
     if kind == "dark":
-        missing = [key for key in ("NFRAMES", "GROUPGAP") if header.get(key) is None]
-        if missing:
-            raise ReferenceFileError(
-                f"{file.path}: keywords {', '.join(missing)} are missing; they say how it was sampled"
-            )
-        extra["n_frames"], extra["group_gap"] = int(header["NFRAMES"]), int(header["GROUPGAP"])
+        extra["n_frames"], extra["group_gap"] = _sampling(file)
         extra["n_groups"] = file.require("SCI").shape[0]
         if header.get("AVDRKCUR") is not None:
             extra["average_dark_current"] = float(header["AVDRKCUR"])
     return extra
+
+
+def _sampling(file: FitsFile) -> tuple[int, int]:
+    """Return the frames averaged into a group of a dark, and the frames left out between groups."""
+    missing = [key for key in ("NFRAMES", "GROUPGAP") if file.primary.get(key) is None]
+    if missing:
+        raise ReferenceFileError(f"{file.path}: keywords {', '.join(missing)} are missing; they say how it was sampled")
+    return int(file.primary["NFRAMES"]), int(file.primary["GROUPGAP"])
 
 
 def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
@@ -187,10 +190,12 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
 
 def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
     """Leading groups of the dark that the exposure needs; the others are never read."""
-    readout = Readout.from_header(exposure.attrs)
-    n_groups = exposure.sizes["group"]
-    same = (file.primary.get("NFRAMES"), file.primary.get("GROUPGAP")) == (readout.n_frames, readout.group_gap)
-    return n_groups if same else (n_groups - 1) * (readout.n_frames + readout.group_gap) + readout.n_frames
+    readout = Readout.of(exposure)
+    last_frame = float(readout.mean_frame(exposure.sizes["group"] - 1)) + (readout.n_frames - 1) / 2
+    frames, gap = _sampling(file)
+    begun = int((last_frame - 1) // (frames + gap)) + 1
+    # the group after the last frame is needed where the dark has to be interpolated
+    return begun if (frames, gap) == (readout.n_frames, readout.group_gap) else begun + 1
 
 
 def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) -> dict[str, Any]:

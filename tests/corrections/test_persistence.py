@@ -195,3 +195,10 @@ def test_a_programme_is_one_graph_in_any_order(readout):
     xr.testing.assert_identical(off["rate"]["dq"], nsxr.detector1(second, made.references)["rate"]["dq"])
     with pytest.raises(ParameterError, match="2 exposures and 1 mappings"):
         nsxr.detector1([first, second], [made.references])
+
+
+def test_integrations_out_of_order_are_refused(make_exposure):
+    exposure = make_exposure(np.zeros((3, 4, 2, 3)), EXPSTART=60000.0, EXPEND=60000.01).isel(integration=[0, 2, 1])
+    with pytest.raises(ModelError, match="not in order of time"):
+        flag_persistence(exposure, persistence_time=100.0)
+    flag_persistence(exposure.sortby("integration"), persistence_time=100.0)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import xarray as xr
 
-from nsxr.errors import InputFileError
+from nsxr.errors import InputFileError, ModelError
 from nsxr.model.readout import Readout, from_detector, irs2_layout, to_detector
 
 
@@ -66,3 +67,45 @@ def test_all_missing_keywords_are_named(header):
         Readout.from_header(keywords)
     with pytest.raises(InputFileError, match="'NRCA1', expected 'NRS1' or 'NRS2'"):
         Readout.from_header(header(DETECTOR="NRCA1"))
+
+
+def labelled(header, labels, integrations=(1, 2, 3), **changes):
+    shape = (len(integrations), len(labels), 2, 3)
+    dataset = xr.Dataset({"sci": (("integration", "group", "row", "column"), np.zeros(shape, np.float32))})
+    dataset = dataset.assign_coords(group=list(labels), integration=list(integrations))
+    return dataset.assign_attrs(header(groups=8, **changes))
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("labels", [range(1, 9), range(1, 9, 2), range(2, 9, 3), [3, 4, 5], [8]])
+def test_groups_that_were_chosen_keep_their_times(header, labels, frames):
+    dataset = labelled(header, labels, NFRAMES=frames, TGROUP=2.0 * frames)
+    whole, readout = Readout.from_header(dataset.attrs), Readout.of(dataset)
+    position = np.array(list(labels)) - 1
+    np.testing.assert_array_equal(readout.mean_frame(np.arange(len(labels))), whole.mean_frame(position))
+    if len(labels) > 1:
+        assert readout.group_time == whole.group_time * (labels[1] - labels[0])
+    assert readout.first_group_time == whole.mean_frame(position[0]) * 2.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "integrations", "said"),
+    [
+        (range(8, 0, -1), (1, 2, 3), "8, 7, 6, 5, 4, 3, 2, 1, expected evenly spaced"),
+        ([1, 2, 4], (1, 2, 3), "1, 2, 4, expected evenly spaced"),
+        ([2, 2], (1, 2, 3), "2, 2, expected evenly spaced"),
+        (range(1, 10), (1, 2, 3), "1, 2, 3, 4, ..., 7, 8, 9, but NGROUPS is 8"),
+        (range(8), (1, 2, 3), "NGROUPS is 8"),
+        (range(1, 9), (1, 2, 1), "1, 2, 1, expected each number once"),
+    ],
+)
+def test_labels_that_contradict_the_header(header, labels, integrations, said):
+    with pytest.raises(ModelError, match=said):
+        Readout.of(labelled(header, labels, integrations))
+
+
+def test_groups_without_labels_are_all_of_them(header):
+    dataset = labelled(header, range(1, 9)).drop_vars("group")
+    assert Readout.of(dataset) == Readout.from_header(dataset.attrs)
+    with pytest.raises(ModelError, match="4 groups without labels, but NGROUPS is 8"):
+        Readout.of(dataset.isel(group=slice(0, 8, 2)))
