@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, overload
 
 import xarray as xr
@@ -22,7 +23,7 @@ from nsxr.corrections.persistence import (
     latest_saturation,
 )
 from nsxr.corrections.picture_frame import subtract_picture_frame
-from nsxr.corrections.ramp_fit import fit_algorithm, fit_ramps
+from nsxr.corrections.ramp_fit import fit_ramps
 from nsxr.corrections.read_noise import read_noise_after_cleaning, rescale_read_noise
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
@@ -32,11 +33,13 @@ from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.lazy import settle
 from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
+from nsxr.model.parameters import Choices, Parameter, Range, parameters_of, said
 from nsxr.model.readout import Readout
 
 __all__ = [
     "SATURATION_REFERENCES",
     "STEPS",
+    "all_settings",
     "check_settings",
     "correct_ramps",
     "detector1",
@@ -55,20 +58,43 @@ class Step:
 
     functions: tuple[Callable[..., Any], ...]
     references: tuple[str, ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[Parameter, ...] = ()
+
+    @cached_property
+    def declared(self) -> dict[str, Parameter]:
+        """The parameters of the step, by name."""
+        found: dict[str, Parameter] = {}
+        for function in self.functions:
+            found |= parameters_of(function, _GIVEN)
+        return {**found, **{option.name: option for option in self.options}}
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the parameters of the step."""
-        found = {}
-        for function in self.functions:
-            for name, parameter in inspect.signature(function).parameters.items():
-                if parameter.kind is parameter.KEYWORD_ONLY and name not in _GIVEN:
-                    found[name] = parameter.default
-        return {**found, **dict(self.options)}
+        return {name: parameter.default for name, parameter in self.declared.items()}
 
 
 _GIVEN = ("average_dark_current", "series")  # keyword arguments that the pipeline works out
+_DARK_CURRENT = Parameter(
+    "average_dark_current",
+    float,
+    None,
+    "Mean dark current, for the photon noise that it leaves behind; default that of the dark reference.",
+    "electron/s",
+    Range(0, 1e6),
+)
+_EXPAND = Parameter("expand_large_events", bool, True, "Whether snowballs, and showers on request, are looked for.")
+_CORRECT = Parameter("correct", bool, False, "Whether the picture frame is subtracted.")
+_FIT_METHOD = Parameter(
+    "fit_method",
+    str,
+    "off",
+    "How correlated noise is found: as its conditional mean given the dark pixels, or as their median. Or not at all.",
+    choices=Choices("off", "optimal", "median"),
+)
+_RESCALE = Parameter(
+    "rescale_read_noise", bool, False, "Whether the read noise reference is scaled to what dark pixels show."
+)
 
 STEPS: Mapping[str, Step] = {
     "group_scale": Step((scale_groups,)),
@@ -77,12 +103,12 @@ STEPS: Mapping[str, Step] = {
     "superbias": Step((subtract_superbias,), ("superbias",)),
     "refpix": Step((subtract_reference_pixels,), ("refpix",)),
     "linearity": Step((correct_linearity,), ("linearity",)),
-    "dark_current": Step((subtract_dark,), ("dark",), (("average_dark_current", None),)),
-    "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (("expand_large_events", True),)),
-    "picture_frame": Step((subtract_picture_frame,), ("pictureframe",), (("correct", False),)),
-    "clean_flicker_noise": Step((clean_flicker_noise,), options=(("fit_method", "off"),)),
+    "dark_current": Step((subtract_dark,), ("dark",), (_DARK_CURRENT,)),
+    "jump": Step((flag_jumps, flag_snowballs), ("readnoise", "gain"), (_EXPAND,)),
+    "picture_frame": Step((subtract_picture_frame,), ("pictureframe",), (_CORRECT,)),
+    "clean_flicker_noise": Step((clean_flicker_noise,), options=(_FIT_METHOD,)),
     "persistence": Step((flag_persistence,)),
-    "ramp_fit": Step((fit_ramps,), ("readnoise", "gain"), (("rescale_read_noise", False),)),
+    "ramp_fit": Step((fit_ramps,), ("readnoise", "gain"), (_RESCALE,)),
     "gain_scale": Step((scale_gain,), ("gain",)),
 }
 """The steps of stage 1 in order, under the names of the observatory's pipeline."""
@@ -253,10 +279,7 @@ def correct_ramps(
     if is_cheap and is_series and not is_kept({str(dim): size for dim, size in ramps["sci"].sizes.items()}):
         # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
         series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
-    of_jumps = settings["jump"]
-    if "algorithm" in settings["ramp_fit"] and fit_algorithm(settings["ramp_fit"]["algorithm"]) == "ols":
-        of_jumps = {"algorithm": "two-point", **of_jumps}  # what is found agrees with what is fitted
-    stages["jump"] = _find_jumps(ramps, series, references, of_jumps, is_cheap)
+    stages["jump"] = _find_jumps(ramps, series, references, settings["jump"], is_cheap)
     return {**stages, **_after_jumps(stages["jump"], references, before, settings, skip)}
 
 
@@ -404,27 +427,51 @@ def _scale_keywords(scale: xr.DataArray) -> dict[str, xr.DataArray]:
 
 
 def check_settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Return the parameters of every step after checking all names."""
+    """Return the parameters of every step after checking names and values.
+
+    Jumps are looked for in the way of the fit, unless they have an algorithm of their own.
+
+    Raises
+    ------
+    ParameterError
+        If a step or a parameter is unknown, or a value is not as declared; all problems at once.
+    """
     problems = []
     for name in [*parameters, *skip]:
         if name not in STEPS:
             problems.append(f"there is no step {name!r}{_hint(name, STEPS)}")
     problems += [f"step {name!r} cannot be skipped" for name in _ESSENTIAL if name in skip]
+    settings: dict[str, dict[str, Any]] = {name: {} for name in STEPS}
     for name, given in parameters.items():
         if name not in STEPS:
             continue
-        if not isinstance(given, Mapping):
-            problems.append(f"parameters of step {name!r} must be a mapping, not {given!r}")
+        if not isinstance(given, Mapping) or isinstance(given, xr.Dataset):
+            problems.append(f"parameters of step {name!r} are {said(given)}, expected a mapping of names to values")
             continue
-        known = STEPS[name].parameters
-        for parameter in given:
+        known = STEPS[name].declared
+        for parameter, value in given.items():
             if parameter not in known:
                 problems.append(f"step {name!r} has no parameter {parameter!r}{_hint(parameter, known)}")
+                continue
+            try:
+                settings[name][parameter] = known[parameter].check(value, f"{name}.")
+            except ParameterError as error:
+                problems.append(str(error))
     if problems:
         raise ParameterError("; ".join(problems))
-    return {name: dict(parameters.get(name, {})) for name in STEPS}
+    if settings["ramp_fit"].get("algorithm") == "ols":
+        settings["jump"] = {"algorithm": "two-point", **settings["jump"]}  # what is found agrees with what is fitted
+    return settings
 
 
-def _hint(name: str, known: Collection[str]) -> str:
-    close = get_close_matches(name, list(known), n=1)
+def all_settings(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of every step that has any, defaults filled in; those that are left open are left out."""
+    settings = check_settings(parameters, ())
+    filled = {name: {**step.parameters, **settings[name]} for name, step in STEPS.items()}
+    known = {name: {k: v for k, v in values.items() if v is not None} for name, values in filled.items()}
+    return {name: values for name, values in known.items() if values}
+
+
+def _hint(name: Any, known: Collection[str]) -> str:
+    close = get_close_matches(str(name), list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"

@@ -1,7 +1,15 @@
 """How exposures are calibrated, in one object that can be written down and read back."""
 
+import json
+import logging
+import os
+import re
+import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -9,25 +17,34 @@ import xarray as xr
 from nsxr.corrections.persistence import earlier_exposures, exposure_span, latest_saturation
 from nsxr.detector1 import (
     SATURATION_REFERENCES,
+    STEPS,
+    all_settings,
     check_settings,
     correct_ramps,
     fit_rates,
     reference_types,
     saturation_of,
 )
-from nsxr.errors import NsxrError
+from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.io.exposure import open_exposure
+from nsxr.io.stores import is_remote, shown
+from nsxr.model.parameters import said
 from nsxr.references import open_references
 
 __all__ = ["Calibrated", "Recipe"]
 
+logger = logging.getLogger(__name__)
+
+_LARGEST = 2**20  # characters of a recipe; a long one has a thousand
+
 
 class Calibrated(NamedTuple):
-    """A raw exposure, the same after each step, and its products; all lazy."""
+    """A raw exposure, the same after each step, its products, all lazy, and the recipe with all that was left open."""
 
     exposure: xr.Dataset
     stages: dict[str, xr.Dataset]
     products: xr.DataTree
+    recipe: "Recipe"
 
 
 @dataclass(frozen=True)
@@ -59,8 +76,11 @@ class Recipe:
     earlier: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse unknown steps and parameters before anything is opened."""
-        check_settings(self.parameters, self.skip)
+        """Refuse unknown steps, parameters and wrong values before anything is opened."""
+        skip = (self.skip,) if isinstance(self.skip, str) else tuple(self.skip)
+        object.__setattr__(self, "skip", skip)
+        settings = check_settings(self.parameters, skip)
+        object.__setattr__(self, "parameters", {name: given for name, given in settings.items() if given})
 
     def as_json(self) -> dict[str, Any]:
         """Return the recipe without storage options, for :meth:`Recipe.from_json`."""
@@ -71,6 +91,97 @@ class Recipe:
         """Return the recipe that was written down."""
         tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "earlier")}
         return cls(**{**entries, **tuples}, storage_options=storage_options or {})
+
+    def as_toml(self) -> str:
+        """Return the recipe as TOML, without storage options and the secrets of URLs, for :meth:`Recipe.from_toml`.
+
+        Parameters that are None are left out.
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is an array, or a path is no Unicode text.
+        """
+        lines = [f"# recipe of nsxr {version('nsxr')}: nsxr detector1 FILES --recipe THIS_FILE"]
+        if self.references is not None:
+            lines.append(f"references = {_toml(shown(self.references))}")
+        lines.append(f"skip = {_toml(list(self.skip))}")
+        lines += _table("reference", {kind: shown(path) for kind, path in self.named.items()})
+        for step, values in self.parameters.items():
+            lines += _table(f"parameters.{step}", {name: value for name, value in values.items() if value is not None})
+        for entry in self.earlier:
+            lines += ["", "[[earlier]]", f"paths = {_toml([shown(path) for path in entry['paths']])}"]
+            if entry["references"] is not None:
+                lines.append(f"references = {_toml(shown(entry['references']))}")
+            lines += _table("earlier.reference", {kind: shown(path) for kind, path in entry["named"].items()})
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+        """Return the recipe that was written down, by :meth:`Recipe.as_toml` or by hand.
+
+        Parameters
+        ----------
+        text : str
+            TOML: ``references`` (a directory or ``"crds"``), ``skip`` (steps), tables ``reference`` (paths by type) and
+            ``parameters.STEP``. Everything may be left out.
+        storage_options : mapping, optional
+            How the stores behind URLs are reached.
+
+        Raises
+        ------
+        ParameterError
+            If this is no recipe; the message says where.
+        """
+        if len(text) > _LARGEST:
+            raise ParameterError(f"a recipe has {len(text)} characters, expected at most {_LARGEST}")
+        try:
+            entries = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ParameterError(f"not a recipe in TOML: {error}") from None
+        kinds = {"references": str, "skip": list, "reference": dict, "parameters": dict, "earlier": list}
+        _require("the recipe", entries, kinds)
+        _require_texts("skip", entries.get("skip", []))
+        _require_texts("reference", list(entries.get("reference", {}).values()))
+        earlier = []
+        for entry in entries.get("earlier", []):
+            _require("earlier", entry, {"paths": list, "references": str, "reference": dict})
+            _require_texts("earlier.paths", entry.get("paths", []))
+            named = entry.get("reference", {})
+            _require_texts("earlier.reference", list(named.values()))
+            earlier.append({"paths": entry.get("paths", []), "references": entry.get("references"), "named": named})
+        return cls(
+            entries.get("references"),
+            entries.get("reference", {}),
+            entries.get("parameters", {}),
+            tuple(entries.get("skip", [])),
+            storage_options or {},
+            tuple(earlier),
+        )
+
+    def completed(self, references: Mapping[str, xr.Dataset]) -> "Recipe":
+        """Return the recipe with all parameters, defaults filled in, and the references of one exposure by path.
+
+        Parameters
+        ----------
+        references : mapping of str to Dataset
+            As opened for the exposure, see :func:`nsxr.open_references`.
+        """
+        return replace(
+            self,
+            references=None,
+            named={kind: str(dataset.encoding["source"]) for kind, dataset in references.items()},
+            parameters=all_settings(self.parameters),
+            skip=tuple(name for name in STEPS if name in self.skip),
+            earlier=tuple(
+                {
+                    "paths": [_absolute(path) for path in entry["paths"]],
+                    "references": None if entry["references"] is None else _absolute(entry["references"]),
+                    "named": {kind: _absolute(path) for kind, path in entry["named"].items()},
+                }
+                for entry in self.earlier
+            ),
+        )
 
     def in_turn(self, exposures: Mapping[str, Sequence[str]]) -> dict[str, "Recipe"]:
         """Return the recipe of each exposure, which remembers those before it; headers are read.
@@ -91,7 +202,9 @@ class Recipe:
         headers = {}
         for name, paths in exposures.items():
             try:
-                headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NsxrWarning)  # said when its turn comes
+                    headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
                 exposure_span(headers[name])
             except (NsxrError, OSError):  # said when its turn comes
                 headers.pop(name, None)
@@ -125,7 +238,7 @@ class Recipe:
             before = state if before is None else latest_saturation([before, state])
         stages = correct_ramps(exposure, references, before=before, skip=self.skip, **self.parameters)
         tree = fit_rates(list(stages.values())[-1], references, skip=self.skip, **self.parameters)
-        return Calibrated(exposure, stages, tree)
+        return Calibrated(exposure, stages, tree, self.completed(references))
 
     def _saturation(self, paths: list[str], references: str | None, named: Mapping[str, str]) -> xr.DataArray:
         """Return when pixels saturated in an earlier exposure."""
@@ -138,3 +251,53 @@ class Recipe:
         """Local paths and URLs that the recipe names."""
         earlier = [path for entry in self.earlier for path in entry["paths"]]
         return [*earlier, *([self.references] if self.references not in (None, "crds") else []), *self.named.values()]
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) or path == "crds" else os.path.abspath(path)
+
+
+def _table(name: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a TOML table; none if it is empty."""
+    if not values:
+        return []
+    return ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in values.items())]
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if not isinstance(value, str):
+        raise ParameterError(f"{said(value)} cannot be written into a recipe")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ParameterError(f"{value!r} is no Unicode text and cannot be written into a recipe")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _require(place: str, entries: Any, kinds: Mapping[str, type]) -> None:
+    """Raise ParameterError unless entries of a recipe have known names and the right types."""
+    if not isinstance(entries, dict):
+        raise ParameterError(f"{place} is {said(entries)} in the recipe, expected a table")
+    for name, value in entries.items():
+        if name not in kinds:
+            close = get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(kinds)}"
+            raise ParameterError(f"{place} has an entry {name!r}, {hint}")
+        if not isinstance(value, kinds[name]):
+            words = {str: "a text", list: "a list", dict: "a table"}
+            raise ParameterError(f"{name} is {said(value)} in the recipe, expected {words[kinds[name]]}")
+
+
+def _require_texts(name: str, values: Sequence[Any]) -> None:
+    wrong = [value for value in values if not isinstance(value, str)]
+    if wrong:
+        raise ParameterError(f"{name} has {said(wrong[0])} in the recipe, expected texts")

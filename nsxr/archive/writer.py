@@ -208,7 +208,7 @@ def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Lite
 
 
 def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal["force"]) -> None:
-    exposure, _, tree = recipe.calibrate(plan.sources)
+    exposure, _, tree, _ = recipe.calibrate(plan.sources)
     nodes = {name: node.to_dataset() for name, node in tree.children.items()}
     if plan.raw:
         nodes["raw"] = as_raw(exposure)

@@ -1,6 +1,7 @@
 """Remove correlated noise (1/f, levels of outputs, alternating columns) that pixels without light see."""
 
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import xarray as xr
@@ -14,6 +15,7 @@ from nsxr.kernels.noise_spectrum import binned_power, fit_densities, power_bins
 from nsxr.lazy import map_blocks, settle, unlabelled
 from nsxr.model.chunking import chunk_like, in_groups, is_kept, one_chunk, to_whole_frames
 from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME, TimeOrder
 from nsxr.model.variables import SPECTRUM_COLUMNS
 from nsxr.references.match import match
@@ -40,7 +42,7 @@ def estimate_flicker_noise(
     mask: xr.DataArray | None = None,
     picture_frame: xr.Dataset | None = None,
     *,
-    n_sigma: float = 3.0,
+    n_sigma: Limits = 3.0,
 ) -> xr.Dataset:
     r"""Estimate the correlated noise of every frame from the pixels that see no light.
 
@@ -63,7 +65,7 @@ def estimate_flicker_noise(
         ``sci`` (row, column) float32, a pattern of which every frame has some amount; found together with the
         noise.
     n_sigma : float
-        As of :func:`find_dark_pixels`.
+        Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
 
     Returns
     -------
@@ -337,9 +339,9 @@ def clean_flicker_noise(
     mask: xr.DataArray | None = None,
     picture_frame: xr.Dataset | None = None,
     *,
-    fit_method: str = "optimal",
+    fit_method: Annotated[str, Choices("optimal", "median")] = "optimal",
     fit_by_channel: bool = False,
-    n_sigma: float = 3.0,
+    n_sigma: Limits = 3.0,
 ) -> xr.Dataset:
     """Subtract correlated noise that pixels without light see: levels of outputs, 1/f noise, alternating columns.
 
@@ -357,9 +359,9 @@ def clean_flicker_noise(
         The conditional mean of the noise, :func:`estimate_flicker_noise`; or, for comparison, the median of the dark
         pixels of each column, which adds nothing to variances and leaves them as they are.
     fit_by_channel : bool
-        ``"median"``: whether each output has its own.
+        ``"median"``: whether each output has its own median.
     n_sigma : float
-        As of :func:`find_dark_pixels`.
+        Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
@@ -16,6 +16,7 @@ from nsxr.lazy import map_blocks, map_with_halo, settle, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, ramp_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record, record_skip
+from nsxr.model.parameters import Choices, Range, Sigmas, Times, Unit
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check, variable_attributes
 from nsxr.references.match import match
@@ -23,6 +24,8 @@ from nsxr.references.match import match
 __all__ = ["event_rate", "flag_jumps"]
 
 _RAMP = ("integration", "group", "row", "column")
+_Number = Annotated[int, Range(0, 65535)]
+_Signal = Annotated[float, Range(0, 1e6), Unit("DN")]
 _ALGORITHMS = ("two-point", "likelihood")
 _TWO_POINT_THRESHOLD = 4.0
 _FALSE_RAMPS = 8e-4
@@ -36,21 +39,21 @@ def flag_jumps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
-    algorithm: str = "likelihood",
-    rejection_threshold: float | None = None,
-    three_group_rejection_threshold: float = 6.0,
-    four_group_rejection_threshold: float = 5.0,
+    algorithm: Annotated[str, Choices("likelihood", "two-point")] = "likelihood",
+    rejection_threshold: Sigmas | None = None,
+    three_group_rejection_threshold: Sigmas = 6.0,
+    four_group_rejection_threshold: Sigmas = 5.0,
     flag_4_neighbors: bool = True,
-    min_jump_to_flag_neighbors: float = 30.0,
-    max_jump_to_flag_neighbors: float = 1000.0,
-    min_diffs_single_pass: int = 10,
-    minimum_groups: int = 3,
-    minimum_sigclip_groups: int = 100,
+    min_jump_to_flag_neighbors: Sigmas = 30.0,
+    max_jump_to_flag_neighbors: Sigmas = 1000.0,
+    min_diffs_single_pass: _Number = 10,
+    minimum_groups: _Number = 3,
+    minimum_sigclip_groups: _Number = 100,
     only_use_ints: bool = True,
-    after_jump_flag_dn1: float = 0.0,
-    after_jump_flag_time1: float = 0.0,
-    after_jump_flag_dn2: float = 0.0,
-    after_jump_flag_time2: float = 0.0,
+    after_jump_flag_dn1: _Signal = 0.0,
+    after_jump_flag_time1: Times = 0.0,
+    after_jump_flag_dn2: _Signal = 0.0,
+    after_jump_flag_time2: Times = 0.0,
     series: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Flag groups at which the signal of a pixel jumps.
@@ -82,17 +85,19 @@ def flag_jumps(
     algorithm : {"two-point", "likelihood"}
         How jumps are told from noise.
     rejection_threshold : float, optional
-        Threshold of a jump [sigma], with four valid differences or more; default 4. By likelihood, two differences in
+        Threshold of a jump, with four valid differences or more; default 4. By likelihood, two differences in
         succession have to be as improbable as one beyond it, and the default is such that less than 0.1 % of ramps
         without a jump get one, whatever their length: 3.8 for 5 groups, 4.2 for 20.
-    three_group_rejection_threshold, four_group_rejection_threshold : float
-        Thresholds [sigma] in the third branch with two and with three valid differences, that is for ramps
-        of three and of four groups.
+    three_group_rejection_threshold : float
+        Threshold in the third branch with two valid differences, that is for ramps of three groups.
+    four_group_rejection_threshold : float
+        Threshold in the third branch with three valid differences, that is for ramps of four groups.
     flag_4_neighbors : bool
         Whether the four neighbours along rows and columns are flagged too, in the same group.
-    min_jump_to_flag_neighbors, max_jump_to_flag_neighbors : float
-        Only jumps between these [sigma] flag their neighbours. The lower limit is the operational one of
-        NIRSpec.
+    min_jump_to_flag_neighbors : float
+        Only larger jumps flag their neighbours. The default is the operational value of NIRSpec.
+    max_jump_to_flag_neighbors : float
+        Only smaller jumps flag their neighbours.
     min_diffs_single_pass : int
         Least number of usable differences for the second branch.
     minimum_groups : int
@@ -103,9 +108,10 @@ def flag_jumps(
         Whether the first branch compares the same difference among integrations. If not, it clips all
         differences of a pixel together and wants that many usable groups in all.
     after_jump_flag_dn1, after_jump_flag_dn2 : float
-        Jumps of at least this size [DN, at the median gain] also flag the groups that follow,
+        Jumps of at least this size, at the median gain, also flag the groups that follow for ``after_jump_flag_time1``
+        and ``after_jump_flag_time2``.
     after_jump_flag_time1, after_jump_flag_time2 : float
-        for this time [s]; 0 switches it off.
+        How long the groups after jumps of ``after_jump_flag_dn1`` and ``after_jump_flag_dn2`` are flagged; 0 is off.
     series : Dataset, optional
         The same exposure, opened and corrected a second time in the ``ramp`` layout. What is ordinary for a pixel is
         found in all of its integrations; if they come from a second copy, that is read and done with before the

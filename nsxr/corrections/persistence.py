@@ -12,6 +12,7 @@ from nsxr.lazy import map_blocks, reduce_tree, settle, spread_blocks, take_rows,
 from nsxr.model.chunking import chunk_like, one_chunk, to_blocks
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import record, record_skip
+from nsxr.model.parameters import Times
 from nsxr.model.readout import Readout, irs2_layout
 from nsxr.model.variables import check
 
@@ -27,7 +28,7 @@ def flag_persistence(
     exposure: xr.Dataset,
     before: xr.DataArray | None = None,
     *,
-    persistence_time: float | None = None,
+    persistence_time: Times | None = None,
     persistence_dnu: bool = False,
 ) -> xr.Dataset:
     """Flag groups that come soon after a saturation of the pixel.
@@ -45,9 +46,9 @@ def flag_persistence(
         From :func:`last_saturation` of the exposures before; (row, column) float64 [d], -inf where there was none.
         Pixels are matched by their labels.
     persistence_time : float, optional
-        Length of the window [s]; None or 0 leaves the exposure as it is, with a note.
+        How long after a saturation groups are flagged; None or 0 leaves the exposure as it is, with a note.
     persistence_dnu : bool
-        Whether such groups are not used either.
+        Whether groups flagged for persistence are not used either.
 
     Returns
     -------

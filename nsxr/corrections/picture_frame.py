@@ -1,5 +1,7 @@
 """Subtract the picture frame: a smooth pattern of the detector that comes and goes from frame to frame."""
 
+from typing import Annotated
+
 import numpy as np
 import scipy.ndimage
 import xarray as xr
@@ -15,6 +17,7 @@ from nsxr.lazy import map_blocks, settle, unlabelled
 from nsxr.model.chunking import chunk_like, in_groups, one_chunk
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record, record_skip
+from nsxr.model.parameters import Choices
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 from nsxr.references.match import match
@@ -46,7 +49,7 @@ def subtract_picture_frame(
     picture_frame: xr.Dataset,
     is_background: xr.DataArray | None = None,
     *,
-    method: str = "fit",
+    method: Annotated[str, Choices("fit", "median")] = "fit",
 ) -> xr.Dataset:
     """Subtract a template of the picture frame from every group.
 

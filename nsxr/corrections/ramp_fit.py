@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from nsxr.lazy import map_blocks, reduce_tree, unlabelled
 from nsxr.model.chunking import chunk_like, to_blocks, to_ramps
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Range, Unit
 from nsxr.model.readout import Readout
 from nsxr.model.variables import VARIABLES, check
 from nsxr.references.match import match
@@ -27,6 +28,7 @@ _PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
 """Names of the algorithms, and those that the observatory's pipeline has for them."""
 _OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark")
+_Group = Annotated[int, Range(0, 65535)]
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
 
@@ -35,12 +37,12 @@ def fit_ramps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
-    algorithm: str = "likelihood",
+    algorithm: Annotated[str, Choices("likelihood", "ols", ols_c="ols", likely="likelihood")] = "likelihood",
     average_dark_current: xr.DataArray | float = 0.0,
     suppress_one_group: bool = True,
-    firstgroup: int | None = None,
-    lastgroup: int | None = None,
-    reset_noise: float | None = None,
+    firstgroup: _Group | None = None,
+    lastgroup: _Group | None = None,
+    reset_noise: Annotated[float, Range(0, 1e6), Unit("electron")] | None = None,
 ) -> xr.DataTree:
     """Fit the count rate of every pixel, per integration and for the whole exposure.
 
@@ -75,10 +77,12 @@ def fit_ramps(
         Whether ramps with a single good group are given up. If not, and always where there is but one
         group per integration, a ramp with no segment and a good first group has that group divided by its
         exposure as rate.
-    firstgroup, lastgroup : int, optional
-        First and last group to use, counted from 0; default all. A last group beyond the end means the end.
+    firstgroup : int, optional
+        First group to use, counted from 0; default all.
+    lastgroup : int, optional
+        Last group to use, counted from 0; default all. One beyond the end means the end.
     reset_noise : float, optional
-        Likelihood only: scatter [electron] of the level after a reset around the superbias that was subtracted.
+        Likelihood only: scatter of the level after a reset around the superbias that was subtracted.
         A ramp with a good first group then has a rate, also if that is its only one, whatever
         ``suppress_one_group`` says. Rates of two or three bright groups become up to 9 % more precise, others hardly.
         A cosmic ray in the first group does more harm than without. Default: the level is unknown.

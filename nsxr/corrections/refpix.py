@@ -4,7 +4,7 @@ IRS2 frames have their own correction, :mod:`nsxr.corrections.refpix_irs2`;
 :func:`subtract_reference_pixels` chooses by readout.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
@@ -22,6 +22,7 @@ from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.lazy import settle, unlabelled
 from nsxr.model.chunking import is_kept
 from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Limits, Range, Unit
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 
@@ -39,15 +40,15 @@ def subtract_reference_pixels(
     odd_even_columns: bool = True,
     shrink_levels: bool = True,
     use_side_ref_pixels: bool = True,
-    refpix_algorithm: str = "median",
-    side_smoothing_length: int = 11,
-    side_gain: float = 1.0,
-    siglimit: float = 3.0,
-    sigreject: float = 4.0,
-    gaussmooth: float = 1.0,
-    halfwidth: int = 30,
-    bad_pairs: str = "robust",
-    ovr_corr_mitigation_ftr: float = 3.0,
+    refpix_algorithm: Annotated[str, Choices("median", "sirs")] = "median",
+    side_smoothing_length: Annotated[int, Range(1, 2048), Unit("column")] = 11,
+    side_gain: Annotated[float, Range(-10, 10)] = 1.0,
+    siglimit: Limits = 3.0,
+    sigreject: Limits = 4.0,
+    gaussmooth: Annotated[float, Range(0, 1e4, is_open=True), Unit("line")] = 1.0,
+    halfwidth: Annotated[int, Range(1, 2048), Unit("line")] = 30,
+    bad_pairs: Annotated[str, Choices("robust", "peer")] = "robust",
+    ovr_corr_mitigation_ftr: Limits = 3.0,
 ) -> xr.Dataset:
     """Subtract bias drifts and correlated noise as seen by the reference pixels.
 
@@ -68,7 +69,7 @@ def subtract_reference_pixels(
         ``gamma`` and ``zeta`` (output, frequency) complex: filters from the left and the right side reference
         pixels to each output. Used with ``refpix_algorithm="sirs"``; without it they are estimated from the exposure.
     odd_even_columns : bool
-        Whether parities have levels of their own.
+        Whether odd and even columns have levels of their own.
     shrink_levels : bool
         Whether levels, and offsets between parities, are subtracted only as far as they exceed their uncertainty,
         see :func:`~nsxr.corrections.reference_levels.estimate_shrunken_levels`. Otherwise they are plain clipped
@@ -82,17 +83,17 @@ def subtract_reference_pixels(
     side_gain : float
         Factor on the running median.
     siglimit : float
-        Clipping limit of levels [standard deviations].
+        Clipping limit of levels.
     sigreject : float
-        ``"sirs"``: limit beyond which a side reference pixel is left out [standard deviations].
+        ``"sirs"``: limit beyond which a side reference pixel is left out.
     gaussmooth : float
-        ``"sirs"``: standard deviation of the Gaussian that smooths kernels of a reference [lines].
+        ``"sirs"``: standard deviation of the Gaussian that smooths kernels of a reference.
     halfwidth : int
-        ``"sirs"``: lines to each side of the centre of a kernel.
+        ``"sirs"``: half width of a kernel.
     bad_pairs : {"robust", "peer"}
         IRS2: which pairs of interleaved reference pixels are bad, and whether they are left out or replaced.
     ovr_corr_mitigation_ftr : float
-        IRS2: limit beyond which pairs are bad with ``"peer"`` [standard deviations].
+        IRS2: limit beyond which pairs are bad with ``"peer"``.
 
     Returns
     -------

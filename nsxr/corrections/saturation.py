@@ -1,5 +1,7 @@
 """Flag groups in which a pixel, or its neighbour, has saturated."""
 
+from typing import Annotated
+
 import numpy as np
 import xarray as xr
 
@@ -10,6 +12,7 @@ from nsxr.lazy import map_blocks, map_with_halo, reduce_blocks, take_rows, unlab
 from nsxr.model.chunking import chunk_like
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Pixels
 from nsxr.model.readout import Readout, irs2_layout
 from nsxr.model.variables import check
 from nsxr.references.match import match
@@ -29,9 +32,9 @@ def flag_saturation(
     saturation: xr.Dataset,
     superbias: xr.Dataset | None = None,
     *,
-    n_pix_grow_sat: int = 1,
+    n_pix_grow_sat: Pixels = 1,
     use_readpatt: bool = True,
-    partial_saturation: str = "predicted",
+    partial_saturation: Annotated[str, Choices("predicted", "scaled")] = "predicted",
 ) -> xr.Dataset:
     """Flag saturated groups, groups at the converter's floor, and partly saturated averages.
 
@@ -61,11 +64,11 @@ def flag_saturation(
         ``sci`` (row, column) [DN], the level without charge for the tests of averaged groups. 0 if not given, with
         which groups are given up somewhat earlier.
     n_pix_grow_sat : int
-        Pixels by which saturation grows in all eight directions.
+        How far saturation grows to all eight sides.
     use_readpatt : bool
-        Whether to test averaged groups.
+        Whether to test groups of averaged frames for saturated frames.
     partial_saturation : {"predicted", "scaled"}
-        How to test them.
+        How groups of averaged frames are tested.
 
     Returns
     -------

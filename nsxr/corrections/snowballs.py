@@ -1,7 +1,7 @@
 """Enlarge the flags of large cosmic-ray events, called snowballs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
@@ -15,6 +15,7 @@ from nsxr.lazy import map_blocks
 from nsxr.model.chunking import chunk_like, one_chunk, to_blocks, to_frames
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Pixels, Range, Sigmas, Times, Unit
 from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER, Readout
 from nsxr.model.variables import EVENT_PROPERTIES, check, variable_attributes
 from nsxr.references.match import match
@@ -22,6 +23,7 @@ from nsxr.references.match import match
 __all__ = ["flag_snowballs"]
 
 _RAMP = ("integration", "group", "row", "column")
+_Area = Annotated[float, Range(0, 2048**2), Unit("pixel")]
 _ALGORITHMS = ("halo", "ellipse")
 _MOST_EVENTS = 16, 2.5e-7
 """Rows of the table of events: so many, and so many for each second and pixel, twenty times the usual rate."""
@@ -32,21 +34,21 @@ def flag_snowballs(
     readnoise: xr.Dataset | None = None,
     gain: xr.Dataset | None = None,
     *,
-    snowball_algorithm: str = "halo",
-    halo_tolerance: float = 0.1,
+    snowball_algorithm: Annotated[str, Choices("halo", "ellipse")] = "halo",
+    halo_tolerance: Annotated[float, Range(0, 1e3, is_open=True), Unit("sigma")] = 0.1,
     find_showers: bool = False,
-    shower_threshold: float = 6.0,
-    shower_min_area: float = 100.0,
-    min_sat_area: float = 1.0,
-    min_jump_area: float = 5.0,
-    expand_factor: float = 2.0,
+    shower_threshold: Sigmas = 6.0,
+    shower_min_area: _Area = 100.0,
+    min_sat_area: _Area = 1.0,
+    min_jump_area: _Area = 5.0,
+    expand_factor: Annotated[float, Range(0, 100)] = 2.0,
     sat_required_snowball: bool = True,
-    min_sat_radius_extend: float = 2.5,
-    sat_expand: int = 2,
-    edge_size: int = 25,
-    max_extended_radius: int = 200,
+    min_sat_radius_extend: Annotated[float, Range(0, 2048), Unit("pixel")] = 2.5,
+    sat_expand: Pixels = 2,
+    edge_size: Pixels = 25,
+    max_extended_radius: Pixels = 200,
     mask_snowball_core_next_int: bool = True,
-    snowball_time_masked_next_int: float = 4000.0,
+    snowball_time_masked_next_int: Times = 4000.0,
 ) -> xr.Dataset:
     """Flag the surroundings of large cosmic-ray events.
 
@@ -74,34 +76,36 @@ def flag_snowballs(
     snowball_algorithm : {"halo", "ellipse"}
         How far events are flagged.
     halo_tolerance : float
-        Shift of a rate that may remain at the rim of a flagged halo [sigma].
+        Shift of a rate that may remain at the rim of a flagged halo.
     find_showers : bool
         Whether to flag regions in which many pixels have a little too much signal in the same group, without a core.
     shower_threshold : float
-        Mean of 11 x 11 pixels [robust standard deviation of such means in the frame] from which on they are flagged,
+        Mean of 11 x 11 pixels from which on they are flagged as a shower, in robust standard deviations of such means.
     shower_min_area : float
-        if at least so many are connected [pixel].
-    min_sat_area, min_jump_area : float
-        Least area, holes filled, of a saturated core and of a region of jumps [pixel].
+        Least area of connected pixels that are flagged as a shower.
+    min_sat_area : float
+        Least area of a saturated core, holes filled.
+    min_jump_area : float
+        Least area of a region of jumps, holes filled.
     expand_factor : float
         By how much the minor axis of the region of jumps grows. The major axis grows by as many pixels. Ellipses only.
     sat_required_snowball : bool
         Whether a region of jumps counts only if the centre of a core, saturated for the first time in this
         group or the next, lies inside its ellipse. Without it all regions count and cores do not grow. Ellipses only.
     min_sat_radius_extend : float
-        Cores with a larger minor axis than this [pixel, full] grow.
+        Cores with a larger full minor axis than this grow.
     sat_expand : int
-        By how much the semi-axes of a core grow [pixel].
+        By how much the semi-axes of a core grow.
     edge_size : int
-        A region with its centre within this distance of an edge needs no core, which may be outside [pixel].
+        A region with its centre within this distance of an edge needs no core, which may be outside.
         Ellipses only.
     max_extended_radius : int
-        Largest semi-axis of a flagged ellipse, or radius of a halo [pixel].
+        Largest semi-axis of a flagged ellipse, or radius of a halo.
     mask_snowball_core_next_int : bool
         Whether cores that grow are also flagged as jumps in the next integration, where the pixels
-        still release charge,
+        still release charge.
     snowball_time_masked_next_int : float
-        for this time [s].
+        How long cores are flagged in the next integration.
 
     Returns
     -------

@@ -69,7 +69,8 @@ def open_references(
     Returns
     -------
     dict of str to Dataset
-        By type. A type for which there is no reference is absent; the step that needs it says so.
+        By type, each with its path or URL as ``encoding["source"]``. A type for which there is no reference is absent;
+        the step that needs it says so.
 
     Raises
     ------
@@ -112,8 +113,12 @@ def open_references(
         references[kind].attrs["filename"] = name
     if "sirskernel" in given:
         references["sirskernel"] = open_sirs_kernel(given["sirskernel"], readout.detector)
-    for kind, file in opened.items():
-        logger.debug("%s: %s", kind, file.path)
+    places = {kind: file.location for kind, file in opened.items()}
+    if "sirskernel" in references:
+        places["sirskernel"] = os.path.abspath(given["sirskernel"])
+    for kind, place in places.items():
+        references[kind].encoding["source"] = place
+        logger.info("%s: %s", kind, shown(place))
     return references
 
 

@@ -1,0 +1,234 @@
+"""Parameters as functions declare them: type, unit, range and choices in hints, the meaning in docstrings.
+
+.. code-block:: python
+
+    def flag_jumps(exposure, *, edge_size: Annotated[int, Range(0, 2048), Unit("pixel")] = 25): ...
+
+From this come the checks of values, the tables of ``nsxr parameters`` and of the documentation.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ParameterError
+
+__all__ = [
+    "Choices",
+    "Limits",
+    "Parameter",
+    "Pixels",
+    "Range",
+    "Sigmas",
+    "Times",
+    "Unit",
+    "meanings",
+    "parameters_of",
+    "said",
+]
+
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    xr.DataArray: "an array",
+}
+_LONGEST = 60
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Physical unit of a parameter, as in ``Annotated[float, Unit("s")]``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least and largest value of a parameter; ``is_open`` leaves the least one out."""
+
+    low: float
+    high: float
+    is_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.is_open else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'above' if self.is_open else 'from'} {self.low:.12g} to {self.high:.12g}"
+
+
+@dataclass(frozen=True, init=False)
+class Choices:
+    """Words that a parameter may be; ``others`` are further names of these, in any case."""
+
+    names: tuple[str, ...]
+    others: tuple[tuple[str, str], ...]
+
+    def __init__(self, *names: str, **others: str) -> None:
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "others", tuple((other.lower(), name) for other, name in others.items()))
+
+
+Sigmas = Annotated[float, Range(0, 1e6), Unit("sigma")]
+Limits = Annotated[float, Range(0, 1e6, is_open=True), Unit("sigma")]
+Times = Annotated[float, Range(0, 1e7), Unit("s")]
+Pixels = Annotated[int, Range(0, 2048), Unit("pixel")]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a step.
+
+    Attributes
+    ----------
+    name : str
+        As in the signature.
+    kind : type
+        ``bool``, ``int``, ``float``, ``str`` or ``DataArray``.
+    default : object
+        None if the parameter may be left open.
+    meaning : str
+        One line or two, from the docstring.
+    unit : str
+        Empty if there is none.
+    range : Range or None
+        Of numbers.
+    choices : Choices or None
+        Of words.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    meaning: str = ""
+    unit: str = ""
+    range: Range | None = None
+    choices: Choices | None = None
+
+    @property
+    def type_name(self) -> str:
+        """What kind of value is wanted, in words without article."""
+        name = _KINDS.get(self.kind, "object").removeprefix("a ").removeprefix("an ")
+        return f"{name} or none" if self.default is None else name
+
+    @property
+    def limits(self) -> str:
+        """Range or choices in words; empty if anything goes."""
+        if self.choices is not None:
+            return ", ".join(self.choices.names)
+        return "" if self.range is None else str(self.range)
+
+    def check(self, value: Any, owner: str = "") -> Any:
+        """Return a value as a plain Python number, text or truth.
+
+        Parameters
+        ----------
+        value : object
+            NumPy scalars count as numbers, whole numbers also where any number will do.
+        owner : str
+            Words before the name of the parameter in errors.
+
+        Raises
+        ------
+        ParameterError
+            If the value is of another kind, not finite, or outside the range or the choices.
+        """
+        if value is None and self.default is None:
+            return None
+        is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+        found = value.item() if is_scalar else value
+        try:
+            found = _converted(found, self.kind)
+        except (TypeError, ValueError, OverflowError):
+            either = " or none" if self.default is None else ""
+            expected = f"{_KINDS.get(self.kind, self.kind)}{either}"
+            raise ParameterError(f"{owner}{self.name} is {said(value)}, expected {expected}") from None
+        if self.choices is not None:
+            found = dict(self.choices.others).get(found.lower(), found)
+            if found not in self.choices.names:
+                raise ParameterError(f"{owner}{self.name} is {said(value)}, expected one of {self.limits}")
+        if isinstance(found, float) and not math.isfinite(found):
+            raise ParameterError(f"{owner}{self.name} is {said(value)}, expected a finite number")
+        if self.range is not None and found not in self.range:
+            unit = f" [{self.unit}]" if self.unit else ""
+            raise ParameterError(
+                f"{owner}{self.name} is {said(value)}, expected {_KINDS[self.kind]} {self.range}{unit}"
+            )
+        return found
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """Return a value as one of a kind, or raise TypeError, ValueError or OverflowError."""
+    if isinstance(value, bool) != (kind is bool):
+        raise TypeError
+    if kind is float and isinstance(value, int | float):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def said(value: Any) -> str:
+    """Return a value for a message of one line: numbers and texts, shortened, everything else by its type."""
+    if value is None or isinstance(value, bool | str | np.generic | int | float):
+        if isinstance(value, int) and abs(value) >= 10**_LONGEST:
+            return "a number of very many digits"
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of a function as its hints and its docstring declare them, by name."""
+    words = meanings(function)
+    found = {}
+    for name, one in inspect.signature(function).parameters.items():
+        if one.kind is one.KEYWORD_ONLY and name not in leave_out:
+            kind, notes = unwrapped(one.annotation)
+            unit = next((note.name for note in notes if isinstance(note, Unit)), "")
+            limits = next((note for note in notes if isinstance(note, Range)), None)
+            choices = next((note for note in notes if isinstance(note, Choices)), None)
+            found[name] = Parameter(name, kind, one.default, words.get(name, ""), unit, limits, choices)
+    return found
+
+
+def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the type in ``Annotated[type, ...] | None`` and what is noted beside it."""
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        kind, others = unwrapped(inner)
+        return kind, (*notes, *others)
+    if get_origin(hint) in (Union, UnionType):
+        members = [member for member in get_args(hint) if member is not NoneType]
+        if len(members) == 1:
+            return unwrapped(members[0])
+    return hint, ()
+
+
+@lru_cache(maxsize=256)
+def meanings(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what the section Parameters of a docstring in numpydoc's form says, by name."""
+    text = inspect.getdoc(function) or ""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n---|\Z)", text, re.MULTILINE | re.DOTALL)
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section[1].splitlines() if section else ():
+        if line and not line.startswith(" "):
+            names = [name.strip().lstrip("*") for name in line.partition(" : ")[0].split(",")]
+            found |= dict.fromkeys(names, "")
+        elif line.strip():
+            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
+    return found
