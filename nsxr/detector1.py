@@ -178,7 +178,10 @@ def detector1(
         If a step or parameter is unknown.
     """
     if isinstance(exposure, xr.Dataset):
-        assert isinstance(references, Mapping)
+        if not isinstance(references, Mapping):
+            raise ParameterError(
+                f"references is {said(references)}; one exposure takes one mapping of names to Datasets"
+            )
         return _rates_of(exposure, references, None, skip, parameters)
     exposures = list(exposure)
     each = [references] * len(exposures) if isinstance(references, Mapping) else list(references)

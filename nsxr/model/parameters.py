@@ -30,6 +30,7 @@ __all__ = [
     "Sigmas",
     "Times",
     "Unit",
+    "declared",
     "meanings",
     "parameters_of",
     "said",
@@ -51,6 +52,9 @@ class Unit:
 
     name: str
 
+    def __repr__(self) -> str:
+        return f"Unit({self.name!r})"
+
 
 @dataclass(frozen=True)
 class Range:
@@ -59,6 +63,9 @@ class Range:
     low: float
     high: float
     is_open: bool = False
+
+    def __repr__(self) -> str:
+        return f"Range({self.low:.12g}, {self.high:.12g}{', is_open=True' if self.is_open else ''})"
 
     def __contains__(self, value: float) -> bool:
         return (self.low < value if self.is_open else self.low <= value) and value <= self.high
@@ -77,6 +84,9 @@ class Choices:
     def __init__(self, *names: str, **others: str) -> None:
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "others", tuple((other.lower(), name) for other, name in others.items()))
+
+    def __repr__(self) -> str:
+        return f"Choices({', '.join(map(repr, self.names))})"
 
 
 Sigmas = Annotated[float, Range(0, 1e6), Unit("sigma")]
@@ -197,7 +207,7 @@ def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -
     found = {}
     for name, one in inspect.signature(function).parameters.items():
         if one.kind is one.KEYWORD_ONLY and name not in leave_out:
-            kind, notes = unwrapped(one.annotation)
+            kind, notes = declared(one.annotation)
             unit = next((note.name for note in notes if isinstance(note, Unit)), "")
             limits = next((note for note in notes if isinstance(note, Range)), None)
             choices = next((note for note in notes if isinstance(note, Choices)), None)
@@ -205,16 +215,16 @@ def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -
     return found
 
 
-def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+def declared(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return the type in ``Annotated[type, ...] | None`` and what is noted beside it."""
     if get_origin(hint) is Annotated:
         inner, *notes = get_args(hint)
-        kind, others = unwrapped(inner)
+        kind, others = declared(inner)
         return kind, (*notes, *others)
     if get_origin(hint) in (Union, UnionType):
         members = [member for member in get_args(hint) if member is not NoneType]
         if len(members) == 1:
-            return unwrapped(members[0])
+            return declared(members[0])
     return hint, ()
 
 
