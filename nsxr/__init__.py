@@ -48,7 +48,7 @@ from nsxr.io.slits_write import write_slits
 from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
-from nsxr.model.arguments import checks_arguments as _checks_arguments
+from nsxr.model.arguments import checks_all as _checks_all
 from nsxr.model.spectra import as_slit, iterate_slits, map_slits, pad_slits, unpad
 from nsxr.noise import noise_spectrum, noise_table
 from nsxr.picture_frame import build_picture_frame, write_picture_frame
@@ -124,8 +124,4 @@ __all__ = [
     "write_white_light_curve",
 ]
 
-for _name in __all__:
-    _function = globals()[_name]
-    if not isinstance(_function, type):  # what comes in at the front door is checked there
-        globals()[_name] = _checked = _checks_arguments(_function)
-        _checked.__module__ = __name__  # so that it pickles
+_checks_all(globals())

@@ -26,7 +26,7 @@ from dask.utils import format_bytes, parse_bytes
 from numba.core.registry import CPUDispatcher
 
 from nsxr.errors import ClusterError, NsxrError, ParameterError
-from nsxr.io.stores import is_remote
+from nsxr.io.stores import is_remote, local_path
 
 __all__ = ["connected", "require_reachable", "worker_errors"]
 
@@ -99,7 +99,7 @@ def connected(
             _require_nsxr(client)
         logger.info("dashboard at %s", client.dashboard_link)
         if performance_report is not None:
-            stack.enter_context(_report(Path(performance_report)))
+            stack.enter_context(_report(local_path(performance_report)))
         yield client
 
 
@@ -129,7 +129,7 @@ def _checked(
             raise ParameterError("a performance report needs a scheduler or workers; threads do not write one")
         if find_spec("bokeh") is None:
             raise ParameterError("a performance report needs another package: pip install bokeh")
-        if not Path(performance_report).absolute().parent.is_dir():
+        if not local_path(performance_report).absolute().parent.is_dir():
             raise ParameterError(f"the performance report {performance_report} goes to a directory that does not exist")
     if memory_limit is None:
         return None

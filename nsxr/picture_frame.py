@@ -11,6 +11,7 @@ from astropy.io import fits
 
 from nsxr.corrections.picture_frame import SEGMENT, by_integration, segment_edges, segments
 from nsxr.errors import OutputExistsError, ParameterError
+from nsxr.io.stores import local_path
 from nsxr.kernels.picture_frame import leading_pattern
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
@@ -194,7 +195,7 @@ def write_picture_frame(template: xr.Dataset, path: str | os.PathLike[str], *, o
     OutputExistsError
         If the file is there already.
     """
-    target = Path(path)
+    target = local_path(path)
     if target.exists() and not overwrite:
         raise OutputExistsError(f"{target} is there already; ask for overwriting or choose another name")
     first = {dim: int(template.indexes[dim].min()) for dim in ("row", "column")}

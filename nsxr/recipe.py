@@ -293,7 +293,7 @@ def _require(place: str, entries: Any, kinds: Mapping[str, type]) -> None:
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(kinds)}"
             raise ParameterError(f"{place} has an entry {name!r}, {hint}")
         if not isinstance(value, kinds[name]):
-            words = {str: "a text", list: "a list", dict: "a table"}
+            words: dict[type, str] = {str: "a text", list: "a list", dict: "a table"}
             raise ParameterError(f"{name} is {said(value)} in the recipe, expected {words[kinds[name]]}")
 
 

@@ -13,6 +13,7 @@ from astropy.table import QTable
 from nsxr.errors import ModelError, ParameterError
 from nsxr.io.fits_tables import TIME_COLUMNS
 from nsxr.io.products import write_whole
+from nsxr.io.stores import local_path
 from nsxr.lazy import settle
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
@@ -150,7 +151,7 @@ def write_white_light_curve(
             raise ModelError(
                 f"a white light curve lacks {', '.join(missing) or 'flux'}; take it from white_light_curve"
             )
-    final = Path(path)
+    final = local_path(path)
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         _table(parts, detectors).write(partials[0], format="ascii.ecsv")

@@ -19,6 +19,7 @@ from nsxr.cluster import worker_errors
 from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
 from nsxr.io.fits_write import create_fits
 from nsxr.io.progress import compute
+from nsxr.io.stores import local_path
 from nsxr.io.zarr import consolidate, create_zarr
 from nsxr.lazy import store
 
@@ -229,7 +230,7 @@ def product_paths(
     clashes = sorted(set(steps) & set(names))
     if clashes:
         raise ParameterError(f"{clashes} are products already, not steps to save")
-    folder = Path(directory)
+    folder = local_path(directory)
     paths = {name: folder / f"{root}_{name}.fits" for name in (*(names if "fits" in formats else ()), *steps)}
     if "zarr" in formats:
         paths["zarr"] = folder / f"{root}.zarr"
@@ -310,7 +311,7 @@ def write_products(
                 pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
         return pairs
 
-    write_whole(list(paths.values()), create, Path(directory), root, overwrite, progress)
+    write_whole(list(paths.values()), create, local_path(directory), root, overwrite, progress)
     return list(paths.values())
 
 

@@ -16,6 +16,7 @@ from nsxr.io.fits_write import BlockFile, allocate, image_header
 from nsxr.io.products import write_whole
 from nsxr.io.slits_read import SLIT_IMAGES
 from nsxr.io.spectra_tables import SLIT_KEYWORDS
+from nsxr.io.stores import local_path
 from nsxr.io.zarr import create_zarr
 from nsxr.model.spectra import iterate_slits
 from nsxr.model.variables import check
@@ -65,7 +66,7 @@ def write_slits(
     FITS gets SCI DQ ERR WAVELENGTH and what else a slit has, for each slit with its number as EXTVER and without
     padding. ERR is the root of the sum of the variances. Zarr keeps the layout; :func:`nsxr.open_slits` reads both.
     """
-    final = Path(path)
+    final = local_path(path)
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":

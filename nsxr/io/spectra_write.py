@@ -30,6 +30,7 @@ from nsxr.io.spectra_tables import (
     spectrum_rows,
     table_header,
 )
+from nsxr.io.stores import local_path
 from nsxr.io.zarr import create_zarr
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
@@ -324,7 +325,7 @@ def write_spectra(
     spectra lack are written as 0, other quantities as NaN. A series in Zarr has dims (integration, wavelength); for
     that, its wavelengths are computed first if they are lazy. All else in Zarr keeps its dims.
     """
-    final = Path(path)
+    final = local_path(path)
     _kind(spectra_of(spectra))
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:

@@ -7,12 +7,14 @@ such as ``simplecache::https://``. What a store needs to know (endpoint, anonymo
 
 import copy
 import logging
+import os
 import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -27,6 +29,7 @@ __all__ = [
     "filesystem",
     "is_remote",
     "list_files",
+    "local_path",
     "object_stamp",
     "open_remote",
     "read_ranges",
@@ -142,6 +145,23 @@ def _complete(protocol: str, options: Mapping[str, Any], tries: int) -> dict[str
 def is_remote(path: str) -> bool:
     """Tell whether a path is a URL that fsspec opens, rather than a local file."""
     return "://" in path
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of something that is going to be written.
+
+    Raises
+    ------
+    ParameterError
+        If it is a URL, also one that a Path has taken a slash from: a folder of that name would be made here.
+    """
+    name = os.fspath(path)
+    if is_remote(name) or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:+/", name):
+        raise ParameterError(
+            f"{shown(name)} is a URL, but products are written to local directories only; "
+            "exposures and references that are read, and archives, may be URLs"
+        )
+    return Path(name)
 
 
 def shown(path: str) -> str:

@@ -14,7 +14,7 @@ import xarray as xr
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Parameter, declared, said
 
-__all__ = ["checks_arguments"]
+__all__ = ["checks_all", "checks_arguments"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +54,20 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*bound.args, **bound.kwargs)
 
     return wrapped
+
+
+def checks_all(module: dict[str, Any]) -> None:
+    """Check the arguments of all functions that a package exports: what comes in at its door is looked at there, once.
+
+    Parameters
+    ----------
+    module : dict
+        The names of the package, ``globals()`` at its end.
+    """
+    for name in module["__all__"]:
+        if inspect.isfunction(module[name]):
+            module[name] = checked = checks_arguments(module[name])
+            checked.__module__ = module["__name__"]  # so that it pickles
 
 
 @lru_cache(maxsize=256)
@@ -183,16 +197,8 @@ def _wanted(hint: Any) -> str:
     if kind in (Sequence, Collection, Iterable, list, tuple):
         inner = _wanted(get_args(hint)[0])
         return f"several of these: {inner}" if " or " in inner else f"a list of {_plural(inner)}"
-    words = {
-        None: "none",
-        NoneType: "none",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-    }
-    if hint in words:
-        return words[hint]
+    if hint in _WORDS:
+        return _WORDS[hint]
     name = getattr(hint, "__name__", str(hint))
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
 

@@ -27,6 +27,7 @@ __all__ = [
     "Parameter",
     "Pixels",
     "Range",
+    "Seed",
     "Sigmas",
     "Times",
     "Unit",
@@ -92,6 +93,7 @@ class Choices:
 Sigmas = Annotated[float, Range(0, 1e6), Unit("sigma")]
 Limits = Annotated[float, Range(0, 1e6, is_open=True), Unit("sigma")]
 Times = Annotated[float, Range(0, 1e7), Unit("s")]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pixels = Annotated[int, Range(0, 2048), Unit("pixel")]
 
 

@@ -1,5 +1,6 @@
 """Synthetic NIRSpec exposures with known truth and matching references."""
 
+from nsxr.model.arguments import checks_all as _checks_all
 from nsxr.simulate.artifacts import QUIET, Artifacts
 from nsxr.simulate.exposure import (
     SimulatedExposure,
@@ -20,3 +21,5 @@ __all__ = [
     "small_exposure",
     "write_references",
 ]
+
+_checks_all(globals())

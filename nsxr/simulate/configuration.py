@@ -87,6 +87,10 @@ _FILTERS = {
 _FULL_GRATINGS = {"MOS": "PRISM", "FS": "G235H", "IFU": "G395H", "BOTS": "G395H", "dark": "MIRROR", "flat": "G235H"}
 
 
+MOST = 65535
+"""Groups and integrations that NGROUPS and NINTS of a NIRSpec exposure can count."""
+
+
 @dataclass(frozen=True)
 class Configuration:
     """One exposure: what was set before it started.
@@ -210,7 +214,7 @@ def configure(
     scene : str, optional
         As in :data:`SCENES`; else what the subarray is made for: MOS, FS or BOTS.
     groups, integrations : int
-        At least 1.
+        1 to :data:`MOST`.
     columns : int or ndarray, optional
         Only so many columns from the start of the subarray, or these zero-based detector columns.
 
@@ -233,9 +237,9 @@ def configure(
         if value not in known
     ]
     problems += [
-        f"{name} is {n}, expected 1 or more"
+        f"{name} is {n}, expected 1 to {MOST}"
         for name, n in (("groups", groups), ("integrations", integrations))
-        if n < 1
+        if not 1 <= n <= MOST
     ]
     if "IRS2" in readout and subarray != "FULL":
         problems.append(f"readout {readout} exists for FULL only, not for {subarray}; use NRSRAPID or NRS")

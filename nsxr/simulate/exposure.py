@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ParameterError
+from nsxr.io.stores import local_path
+from nsxr.model.parameters import Seed
 from nsxr.model.readout import Readout
 from nsxr.model.variables import variable_attributes
 from nsxr.simulate.artifacts import Artifacts
@@ -59,7 +61,7 @@ def simulate_exposure(
     integrations: int = 1,
     detector: str = "NRS1",
     scene: str | None = None,
-    seed: int = 1,
+    seed: Seed = 1,
     segments: int = 1,
     columns: int | None = None,
     artifacts: Artifacts | None = None,
@@ -113,7 +115,7 @@ def simulate_exposure(
     )
     if not 1 <= segments <= integrations:
         raise ParameterError(f"segments is {segments}, expected 1 to the number of integrations, {integrations}")
-    folder = Path(directory)
+    folder = local_path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     ramps = Ramps(configuration, artifacts, seed)
     paths = []
@@ -160,7 +162,7 @@ def write_references(
         scene=scene,
         columns=columns,
     )
-    return _write_references(Path(directory), configuration, artifacts or Artifacts())
+    return _write_references(local_path(directory), configuration, artifacts or Artifacts())
 
 
 def _write_references(folder: Path, configuration: Configuration, artifacts: Artifacts) -> dict[str, Path]:
@@ -179,7 +181,7 @@ def small_exposure(
     integrations: int = 1,
     detector: str = "NRS1",
     scene: str | None = None,
-    seed: int = 1,
+    seed: Seed = 1,
     columns: int | None = 32,
     artifacts: Artifacts | None = None,
     rounded: bool = True,

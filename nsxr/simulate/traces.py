@@ -9,6 +9,7 @@ from scipy.special import erf
 from nsxr.errors import ParameterError
 from nsxr.kernels.slit_geometry import SHUTTER_PITCH
 from nsxr.model.dq import PixelFlag
+from nsxr.model.parameters import Seed
 from nsxr.model.variables import variable_attributes
 
 __all__ = ["simulate_trace"]
@@ -35,7 +36,7 @@ def simulate_trace(
     columns: int = 420,
     integrations: int = 0,
     depth: float = 0.0,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """Simulate the cut-out of a shutter slitlet with a point source, as the observatory's pipeline would give it.
 
