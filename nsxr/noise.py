@@ -9,7 +9,11 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import SAMPLE_TIME
 
-__all__ = ["noise_spectrum", "noise_table"]
+__all__ = ["NOISE_GROUPS", "noise_spectrum", "noise_table"]
+
+
+NOISE_GROUPS = 6
+"""Groups in which noise is measured, unless told otherwise."""
 
 
 def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:
@@ -57,7 +61,7 @@ def _spectrum(lines: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarr
 
 
 def noise_spectrum(
-    exposure: xr.Dataset, amplifier: int, integration: int = 0, groups: int = 6
+    exposure: xr.Dataset, amplifier: int, integration: int = 0, groups: int = NOISE_GROUPS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the power spectral density of the read noise of one output along readout time.
 
@@ -109,7 +113,7 @@ _BANDS = ("slow", "fast", "alternating")
 """Parts of the noise: slower than a detector line, faster, and within 5 % of the highest frequency."""
 
 
-def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, groups: int = 6) -> Table:
+def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, groups: int = NOISE_GROUPS) -> Table:
     """Return the noise of each output before and after a correction, by bands of frequency.
 
     Parameters

@@ -79,6 +79,8 @@ class Recipe:
         """Refuse unknown steps, parameters and wrong values before anything is opened."""
         skip = (self.skip,) if isinstance(self.skip, str) else tuple(self.skip)
         object.__setattr__(self, "skip", skip)
+        if self.references is not None and self.references.lower() == "crds":
+            object.__setattr__(self, "references", "crds")
         settings = check_settings(self.parameters, skip)
         object.__setattr__(self, "parameters", {name: given for name, given in settings.items() if given})
 
@@ -159,6 +161,27 @@ class Recipe:
             tuple(earlier),
         )
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+        """Return the recipe in a file.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such file, or it is no recipe.
+        """
+        if not os.path.isfile(path):
+            raise ParameterError(f"{os.fspath(path)}: no such file, expected a recipe")
+        if os.path.getsize(path) > _LARGEST:
+            raise ParameterError(f"{os.fspath(path)}: has more than {_LARGEST} bytes, expected a recipe")
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_toml(file.read(), storage_options)
+        except UnicodeDecodeError:
+            raise ParameterError(f"{os.fspath(path)}: is no text, expected a recipe") from None
+        except ParameterError as error:
+            raise ParameterError(f"{os.fspath(path)}: {error}") from None
+
     def completed(self, references: Mapping[str, xr.Dataset]) -> "Recipe":
         """Return the recipe with all parameters, defaults filled in, and the references of one exposure by path.
 
@@ -213,7 +236,7 @@ class Recipe:
         for name, header in headers.items():
             chosen = earlier_exposures(header, list(headers.values()), float(duration))
             earlier = tuple({"paths": list(exposures[names[number]]), **own} for number in chosen)
-            recipes[name] = replace(self, earlier=earlier)
+            recipes[name] = replace(self, earlier=earlier or self.earlier)
         return recipes
 
     def calibrate(self, paths: Sequence[str]) -> Calibrated:

@@ -88,7 +88,7 @@ def add_exposure(
     skip : sequence of str
         Steps to leave out.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal.
+        Show a bar on standard error if that is a terminal, or in a notebook.
     storage_options : mapping, optional
         How the stores behind URLs are reached, see :func:`nsxr.open_exposure`. They are written nowhere.
     **parameters : mapping

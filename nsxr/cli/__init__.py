@@ -1,4 +1,4 @@
-"""The command line: detector1, extract, archive, simulate, demo, info."""
+"""The command line: detector1, extract, archive, simulate, info, parameters, demo."""
 
 import ctypes
 import gc
@@ -15,6 +15,7 @@ from nsxr.cli.archives import archive
 from nsxr.cli.calibration import detector1
 from nsxr.cli.description import info
 from nsxr.cli.extraction import extract
+from nsxr.cli.parameters import parameters
 from nsxr.cli.simulation import demo, simulate
 
 __all__ = ["main", "run"]
@@ -27,12 +28,13 @@ ask for smaller ones again and again takes more time than it is worth."""
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nsxr")
-@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+@click.option("-v", "--verbose", count=True, help="Say what is done, with times; twice for everything.")
 def main(verbose: int) -> None:
     """Calibrate JWST NIRSpec exposures as labelled, lazy arrays."""
     click.get_current_context().with_resource(_ends_in_order())
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    form = "%(asctime)s %(name)s: %(message)s" if verbose > 1 else "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, datefmt="%H:%M:%S")
     logging.getLogger("nsxr").setLevel(level)
 
 
@@ -56,7 +58,7 @@ def _ends_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-for _command in (detector1, extract, archive, simulate, info, demo):
+for _command in (detector1, extract, archive, simulate, info, parameters, demo):
     main.add_command(_command)
 
 

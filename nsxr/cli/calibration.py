@@ -7,15 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dask
 import xarray as xr
 
-from nsxr.cli.options import group_exposures, reports_errors, run_each, takes_cluster_options, takes_recipe
+from nsxr.cli.options import (
+    SAVED,
+    complete_steps,
+    group_exposures,
+    phase,
+    reports_errors,
+    run_each,
+    takes_cluster_options,
+    takes_output,
+    takes_recipe,
+)
 from nsxr.cluster import require_reachable, worker_errors
 from nsxr.detector1 import STEPS
 from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.io.products import write_products
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
-from nsxr.noise import noise_table
+from nsxr.noise import NOISE_GROUPS, noise_table
 from nsxr.recipe import Recipe
 
 __all__ = ["Wanted", "calibrate", "detector1", "put"]
@@ -57,9 +68,15 @@ class Wanted:
 
 @click.command(epilog=f"Steps: {', '.join(STEPS)}.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the products.")
+@takes_output(".", "Directory of the products.")
 @click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
-@click.option("--save", metavar="STEP", multiple=True, help="Also save the ramps after a step, as FITS.")
+@click.option(
+    "--save",
+    metavar="STEP",
+    multiple=True,
+    shell_complete=complete_steps,
+    help="Also save the ramps after a step, as FITS; repeatable.",
+)
 @click.option("--quicklook", is_flag=True, help="Draw <root>_quicklook.png.")
 @click.option("--linearity", is_flag=True, help="Compare late and early slopes: <root>_linearity.ecsv and .png.")
 @click.option("--noise", is_flag=True, help="Noise before and after 1/f cleaning: <root>_noise.ecsv and .png.")
@@ -83,15 +100,14 @@ def detector1(
 ) -> None:
     """Calibrate raw exposures to count rates.
 
-    Writes ROOT_rate.fits and ROOT_rateints.fits, or ROOT.zarr, for each ROOT_uncal.fits. Segments of
-    one exposure (-seg001, -seg002, ...) are calibrated together, as one. An exposure that fails does not
-    stop the others.
+    Writes ROOT_rate.fits and ROOT_rateints.fits, or ROOT.zarr, for each ROOT_uncal.fits, and ROOT_recipe.toml,
+    which says how they were made. Segments of one exposure (-seg001, -seg002, ...) are calibrated together, as
+    one; without the others they keep their numbers in ROOT. An exposure that fails does not stop the others.
     """
-    known = [name for name in STEPS if name not in ("ramp_fit", "gain_scale")]
-    unknown = [name for name in save if name not in known]
+    unknown = [name for name in save if name not in SAVED]
     if unknown:
-        raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(known)}")
-    exposures = group_exposures(files)
+        raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(SAVED)}")
+    exposures = group_exposures(files, recipe.storage_options)
     wanted = Wanted(
         output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, linearity, noise, overwrite, progress
     )
@@ -122,7 +138,8 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     existing = [str(path) for path in extra.values() if path.exists()]
     if existing and not wanted.overwrite:
         raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
-    _, stages, tree, completed = recipe.calibrate(paths)
+    with phase(f"{root}: asking the reference data system", wanted.progress and recipe.references == "crds"):
+        _, stages, tree, completed = recipe.calibrate(paths)
     if client is not None:
         require_reachable(client, [*paths, *recipe.paths], wanted.directory)
     saved = {name: stages[name] for name in wanted.saved}
@@ -134,15 +151,15 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     if wanted.has_quicklook:
         from nsxr.plot import plot_quicklook  # matplotlib takes 0.3 s to import
 
-        with _open_rate(written) as rate:
+        with phase(f"{root}: drawing the quick look", wanted.progress), _open_rate(written) as rate:
             figure = plot_quicklook(rate, ramps, stages["superbias"])
         put(extra["quicklook.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
     if wanted.has_linearity:
         from nsxr.plot_linearity import plot_linearity
 
-        residual = measure_linearity_residual(ramps)
-        with worker_errors():
-            residual = residual.compute()
+        words = f"{root}: calibrating again, to compare late and early slopes"
+        with phase(words, wanted.progress), worker_errors():
+            residual = measure_linearity_residual(ramps).compute()
         put(extra["linearity.ecsv"], lambda path: linearity_table(residual).write(path, format="ascii.ecsv"))
         put(extra["linearity.png"], lambda path: plot_linearity(residual).savefig(path, dpi=120, format="png"))
     if wanted.has_noise:
@@ -151,11 +168,20 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         before, after = stages["jump"], stages["clean_flicker_noise"]
         if after.sizes["group"] < 2:
             raise ParameterError("--noise needs two groups or more")
-        with worker_errors():
+        words = f"{root}: calibrating {NOISE_GROUPS} groups again, to compare noise before and after cleaning"
+        with phase(words, wanted.progress), worker_errors():
+            before, after = dask.compute(
+                _noise_sample(before), _noise_sample(after)
+            )  # once for the table and the figure
             table, figure = noise_table(before, after), plot_noise(before, after)
         put(extra["noise.ecsv"], lambda path: table.write(path, format="ascii.ecsv"))
         put(extra["noise.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
     return [*written, *extra.values()]
+
+
+def _noise_sample(exposure: xr.Dataset) -> xr.Dataset:
+    """Return what noise is measured in: some groups of the first integration."""
+    return exposure[["sci"]].isel(integration=slice(0, 1), group=slice(0, NOISE_GROUPS))
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:

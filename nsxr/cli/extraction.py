@@ -13,7 +13,14 @@ import click
 import xarray as xr
 
 from nsxr.cli.calibration import put
-from nsxr.cli.options import reports_errors, run_each, takes_cluster_options, takes_storage_options
+from nsxr.cli.options import (
+    finite,
+    reports_errors,
+    run_each,
+    takes_cluster_options,
+    takes_output,
+    takes_storage_options,
+)
 from nsxr.cluster import worker_errors
 from nsxr.combine import combine_spectra
 from nsxr.errors import OutputExistsError
@@ -41,7 +48,7 @@ class _Slit:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the products.")
+@takes_output(".", "Directory of the products.")
 @click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
 @click.option("--source", "sources", metavar="NAME", multiple=True, help="Only this source or slit (SRCNAME, SLTNAME).")
 @click.option(
@@ -51,9 +58,9 @@ class _Slit:
     show_default=True,
     help="auto: box for extended sources, profile for others.",
 )
-@click.option("--half-width", type=float, metavar="PIXELS", help="Half width of the aperture. Default: 3 for points.")
-@click.option("--position", type=float, metavar="ROW", help="Planned detector row of the source, middle column.")
-@click.option("--position-prior", type=float, default=0.3, show_default=True, help="Its uncertainty in pixels.")
+@click.option("--half-width", type=finite, metavar="PIXELS", help="Half width of the aperture. Default: 3 for points.")
+@click.option("--position", type=finite, metavar="ROW", help="Planned detector row of the source, middle column.")
+@click.option("--position-prior", type=finite, default=0.3, show_default=True, help="Its uncertainty in pixels.")
 @click.option(
     "--background",
     type=click.Choice(["auto", "none", "constant", "linear"]),
@@ -160,7 +167,7 @@ def extract(
                 path = folder / (f"{root}_whtlt.ecsv" if len(written) == 1 else f"{root}_{name.lower()}_whtlt.ecsv")
                 click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=overwrite))
 
-    run_each(products, write)
+    run_each(products, write, "product")
     for root, spectrum in combined.items():
         for ending in formats:
             path = folder / f"{root}_c1d.{ending}"
@@ -192,7 +199,7 @@ def _run_each_source(
                     bar.update(1)
 
         try:
-            run_each(groups, counted)
+            run_each(groups, counted, "source")
         except click.exceptions.Exit as failed:
             return failed
     return None

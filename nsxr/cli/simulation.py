@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from nsxr.cli.calibration import Wanted, calibrate
-from nsxr.cli.options import exposure_root, reports_errors
+from nsxr.cli.options import exposure_root, reports_errors, takes_output
 from nsxr.recipe import Recipe
 from nsxr.simulate import simulate_exposure
 from nsxr.simulate.configuration import READOUTS, SCENES, SUBARRAYS
@@ -15,7 +15,7 @@ __all__ = ["demo", "simulate"]
 
 
 @click.command()
-@click.option("-o", "--output", default=".", show_default=True, type=click.Path(), help="Directory of the files.")
+@takes_output(".", "Directory of the files.")
 @click.option(
     "--readout",
     type=click.Choice(list(READOUTS)),
@@ -39,7 +39,7 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
 
 
 @click.command()
-@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Directory of the files.")
+@takes_output("demo", "Directory of the files.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @reports_errors
 def demo(output: str, seed: int) -> None:

@@ -268,7 +268,7 @@ def write_products(
     overwrite : bool, default False
         Whether existing products may be replaced.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal; "force" shows it anyway.
+        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
     steps : mapping of str to Dataset, optional
         Intermediate results to save as ``<root>_<step>.fits``: ramps with ``sci`` (integration, group,
         row, column) float32 [DN] and, if made already, ``pixeldq`` and ``groupdq``.

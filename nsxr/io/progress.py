@@ -1,10 +1,11 @@
-"""Compute through the active dask scheduler and show how far it has come, on standard error."""
+"""Compute through the active dask scheduler and show how far it has come: on standard error, or in a notebook."""
 
 import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from itertools import count
 from typing import Any, Literal, TextIO
 
@@ -36,12 +37,43 @@ class _Bar:
         fraction = done / total if total else 1.0
         bar = ("█" * int(self.width * fraction)).ljust(self.width, "░")
         left = f", {elapsed / fraction - elapsed:.0f} s left" if 0.02 < fraction < 1 else ""
-        text = f"\r{self.label} {bar} {fraction:4.0%}  {elapsed:.0f} s{left}"
+        self.write(f"{self.label} {bar} {fraction:4.0%}  {elapsed:.0f} s{left}", last)
+
+    def write(self, text: str, last: bool) -> None:
+        line = f"\r{text}".ljust(79) + ("\n" if last else "")
         try:
-            self.stream.write(text.ljust(79) + ("\n" if last else ""))
+            self.stream.write(line)
         except UnicodeEncodeError:
-            self.stream.write(text.replace("█", "#").replace("░", "-").ljust(79) + ("\n" if last else ""))
+            self.stream.write(line.replace("█", "#").replace("░", "-"))
         self.stream.flush()
+
+
+class _NotebookBar(_Bar):
+    """The same line as an output of the cell, which keeps the last one."""
+
+    handle: Any = None
+
+    def write(self, text: str, last: bool) -> None:
+        content = {"text/plain": text}
+        if self.handle is None:
+            display = import_module("IPython.display").display  # a notebook has it
+            self.handle = display(content, raw=True, display_id=True)
+        else:
+            self.handle.update(content, raw=True)
+
+
+def _in_notebook() -> bool:
+    """Whether cells of a notebook are being run: their output is no terminal, but shows what it gets at once."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def _bar(label: str, progress: bool | Literal["force"], stream: TextIO | None) -> _Bar | None:
+    out = sys.stderr if stream is None else stream
+    if progress and stream is None and not out.isatty() and _in_notebook():
+        return _NotebookBar(label, out)
+    return _Bar(label, out) if progress == "force" or (progress and out.isatty()) else None
 
 
 @contextmanager
@@ -105,14 +137,12 @@ def compute(
     *collections : dask collections
         Computed in one graph, so that what they share is computed once.
     progress : bool or "force", default True
-        True shows a bar if ``stream`` is a terminal, "force" always, False never.
+        True shows a bar if ``stream`` is a terminal, or in a notebook; "force" always, False never.
     label : str
         Words before the bar.
     stream : text file, optional
         Where the bar goes; default standard error.
     """
-    out = sys.stderr if stream is None else stream
-    shown = progress == "force" or (bool(progress) and out.isatty())
     scheduler = get_scheduler(collections=collections)
     client = getattr(scheduler, "__self__", None)
     is_cluster = hasattr(client, "gather") and not getattr(client, "asynchronous", False)
@@ -120,7 +150,7 @@ def compute(
         logger.debug("%s: on the cluster at %s", label, client.scheduler.address)  # type: ignore[union-attr]
 
     def run(parts: Sequence[Any], words: str) -> Sequence[Any]:
-        bar = _Bar(words, out) if shown else None
+        bar = _bar(words, progress, stream)
         if is_cluster:
             return _distributed(client, parts, bar)
         with _local(bar) if bar is not None else nullcontext():

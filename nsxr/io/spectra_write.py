@@ -303,7 +303,7 @@ def write_spectra(
     overwrite : bool, default False
         Whether an older file may be replaced.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal; "force" shows it anyway.
+        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
 
     Returns
     -------

@@ -86,7 +86,7 @@ def open_references(
     """
     readout = Readout.from_header(exposure.attrs)
     wanted = [t for t in (TYPES if types is None else tuple(types)) if t != "refpix" or readout.is_irs2]
-    is_crds = not isinstance(source, Mapping) and os.fspath(source) == "crds"
+    is_crds = not isinstance(source, Mapping) and os.fspath(source).lower() == "crds"
     if types is None and not is_crds and readout.subarray == "FULL":
         wanted.append("pictureframe")
     given = {**(source if isinstance(source, Mapping) else {}), **(overrides or {})}

@@ -224,7 +224,7 @@ def _standard_flags(dq: xr.DataArray, file: FitsFile) -> xr.DataArray:
     ]
     unknown = recode(np.zeros(0, np.uint32), definitions)[1]
     if unknown:
-        logger.info("%s: flags %s are not standard and dropped", file.path, ", ".join(unknown))
+        logger.debug("%s: flags %s are not standard and dropped", file.path, ", ".join(unknown))
     standard: xr.DataArray = xr.apply_ufunc(
         _recoded, dq, kwargs={"definitions": definitions}, dask="parallelized", output_dtypes=[np.uint32]
     )
