@@ -84,12 +84,10 @@ def _in_terminal(step: str, width: int) -> str:
 
     lines = [wrapped(f"{step}: {_plain(_summary(step), '')}", "")]
     for one in STEPS[step].declared.values():
-        facts = ", ".join(fact for fact in (_typed(one), one.limits and f"({one.limits})") if fact)
-        lines += [
-            "",
-            wrapped(f"{one.name} = {_default(one)}   {facts}", "  "),
-            wrapped(_plain(one.meaning, ""), "      "),
-        ]
+        unit = f" [{one.unit}]" if one.unit else ""
+        limits = f": {one.limits}" if one.choices else f", {one.limits}" if one.limits else ""
+        lines += ["", wrapped(f"{one.name} = {_default(one)}   {one.type_name}{unit}{limits}", "  ")]
+        lines.append(wrapped(_plain(one.meaning, ""), "      "))
     return "\n".join(lines if STEPS[step].declared else [*lines, "", "  no parameters"])
 
 
@@ -104,10 +102,6 @@ def _in_markdown(step: str) -> str:
     return "\n".join(lines if STEPS[step].declared else [*lines, "No parameters.", ""]).rstrip() + "\n"
 
 
-def _typed(one: Parameter) -> str:
-    return f"{one.type_name} [{one.unit}]" if one.unit else one.type_name
-
-
 def _default(one: Parameter) -> str:
     """Return a default as it is written on the command line."""
     return {None: "none", True: "true", False: "false"}.get(one.default, str(one.default))
@@ -116,7 +110,7 @@ def _default(one: Parameter) -> str:
 def _plain(text: str, quote: str) -> str:
     """Return text of a docstring without its markup; names between ``quote``."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", rf"{quote}\1{quote}", text)
-    return text.replace("``", quote)
+    return text.replace(":math:", "").replace("``", quote)
 
 
 def _options() -> str:
@@ -125,7 +119,7 @@ def _options() -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "\\<") for cell in cells) + " |"
 
 
 def _rows(options: Sequence[click.Parameter]) -> Iterator[tuple[str, str, str]]:
@@ -133,7 +127,8 @@ def _rows(options: Sequence[click.Parameter]) -> Iterator[tuple[str, str, str]]:
         if isinstance(option, click.Option):
             choices: Any = getattr(option.type, "choices", ())
             names = " ".join(f"`{name}`" for name in (option.opts[-1], *option.secondary_opts))
-            default = {True: "on", False: "off"}.get(option.default, option.default)
+            default: Any = option.default
+            default = ("on" if default else "off") if isinstance(default, bool) else default
             shown = "" if option.multiple or not isinstance(default, str | int | float) else f"`{default}`"
             words = option.help or ""
             yield names, shown, f"{', '.join(map(str, choices))}. {words}".removeprefix(". ").strip()

@@ -89,9 +89,9 @@ def flag_jumps(
         succession have to be as improbable as one beyond it, and the default is such that less than 0.1 % of ramps
         without a jump get one, whatever their length: 3.8 for 5 groups, 4.2 for 20.
     three_group_rejection_threshold : float
-        Threshold in the third branch with two valid differences, that is for ramps of three groups.
+        Threshold where two differences are valid, as in ramps of three groups; in the third way.
     four_group_rejection_threshold : float
-        Threshold in the third branch with three valid differences, that is for ramps of four groups.
+        Threshold where three differences are valid, as in ramps of four groups; in the third way.
     flag_4_neighbors : bool
         Whether the four neighbours along rows and columns are flagged too, in the same group.
     min_jump_to_flag_neighbors : float
@@ -99,13 +99,13 @@ def flag_jumps(
     max_jump_to_flag_neighbors : float
         Only smaller jumps flag their neighbours.
     min_diffs_single_pass : int
-        Least number of usable differences for the second branch.
+        With this many usable differences in an integration, one comparison with their median decides: the second way.
     minimum_groups : int
         With fewer groups per integration nothing is done (never with fewer than three).
     minimum_sigclip_groups : int
-        Least number of integrations for the first branch.
+        With this many integrations, differences are compared among integrations: the first way.
     only_use_ints : bool
-        Whether the first branch compares the same difference among integrations. If not, it clips all
+        Whether the first way compares the same difference among integrations. If not, it clips all
         differences of a pixel together and wants that many usable groups in all.
     after_jump_flag_dn1, after_jump_flag_dn2 : float
         Jumps of at least this size, at the median gain, also flag the groups that follow for ``after_jump_flag_time1``
@@ -141,7 +141,7 @@ def flag_jumps(
         sigma^2 = |median(d)| + R^2 / n
 
     The median goes over all groups and integrations, also where these come from several files. The third
-    branch uses the location instead of the median: the median of all differences but one of largest
+    way uses the location instead of the median: the median of all differences but one of largest
     absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
     sign of the differences, so that downward steps are found like upward ones.
 
