@@ -34,10 +34,10 @@ def header():
             "GROUPGAP": 0,
             "FRMDIVSR": 1,
             "TFRAME": 2.0,
-            "TGROUP": 2.0,
             "NOUTPUTS": 1,
-        }
-        return keywords | changes
+        } | changes
+        frames = (keywords["NFRAMES"] or 1) + (keywords["GROUPGAP"] or 0)
+        return {"TGROUP": frames * (keywords["TFRAME"] or 1)} | keywords
 
     return make
 
@@ -48,7 +48,7 @@ def make_exposure(header):
 
     def make(sci, columns=None, **changes):
         integrations, groups, rows, n_columns = sci.shape
-        keywords = header(rows, n_columns, integrations, groups, **changes)
+        keywords = header(min(rows, 2048), n_columns, integrations, groups, **changes)  # 3200 rows hold 2048
         readout = Readout.from_header(keywords)
         labels = readout.column_start + np.arange(n_columns) if columns is None else columns
         coordinates = {

@@ -17,6 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from nsxr.errors import InputFileError, NsxrError
 from nsxr.io.pixels import PixelSource, file_stamp, open_binary
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors, retried, shown
+from nsxr.model.keywords import tidy
 
 __all__ = ["Extension", "FitsFile", "keywords", "scan"]
 
@@ -78,6 +79,7 @@ class FitsFile:
             If there is no such extension, or it is no image.
         """
         extension = self.require(name) if version is None else self.versions[name, version]
+        _refuse_compressed(self.path, extension)
         header = extension.header
         if header.get("XTENSION", "IMAGE").strip() != "IMAGE" or header["NAXIS"] == 0:
             raise InputFileError(f"{self.path}: extension {name} is no image")
@@ -97,9 +99,21 @@ class FitsFile:
     def require(self, name: str) -> Extension:
         """Return an extension, or say what there is instead."""
         if name not in self.extensions:
+            _refuse_compressed(self.path, self.extensions.get("COMPRESSED_IMAGE"))
             found = ", ".join(self.extensions) or "none"
             raise InputFileError(f"{self.path}: extension {name} is missing (found {found})")
+        _refuse_compressed(self.path, self.extensions[name])
         return self.extensions[name]
+
+
+def _refuse_compressed(path: str, extension: Extension | None) -> None:
+    """Refuse an image that is stored as a table of compressed tiles."""
+    if extension is not None and extension.header.get("ZIMAGE"):
+        how = str(extension.header.get("ZCMPTYPE", "tile")).strip()
+        raise InputFileError(
+            f"{path}: extension {extension.name} is a compressed image ({how}), which nsxr does not read; decompress the "
+            "file first: funpack FILE, or from Python astropy.io.fits"
+        )
 
 
 def scan(
@@ -212,7 +226,8 @@ def keywords(header: fits.Header) -> dict[str, Any]:
     """Return the keywords of a header as plain str, int, float and bool.
 
     Commentary, keywords without a value, and those that describe the file (BITPIX, NAXIS, ...) are
-    left out. Of a keyword that is there twice, the first counts.
+    left out. Of a keyword that is there twice, the first counts. Numbers written as text become numbers where
+    :data:`nsxr.model.keywords.KEYWORDS` asks for numbers.
     """
     found: dict[str, Any] = {}
     for card in header.cards:
@@ -224,5 +239,5 @@ def keywords(header: fits.Header) -> dict[str, Any]:
         if key in ("COMMENT", "HISTORY", "") or _STRUCTURE.fullmatch(key) or isinstance(value, fits.card.Undefined):
             continue
         value = value.item() if isinstance(value, np.generic) else value
-        found.setdefault(key, value if isinstance(value, str | int | float) else str(value))
+        found.setdefault(key, tidy(key, value) if isinstance(value, str | int | float) else str(value))
     return found

@@ -15,6 +15,7 @@ from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, steps_f
 from nsxr.io.pixels import FitsArray, PixelSource
 from nsxr.io.stores import StorageOptions
 from nsxr.model.chunking import raw_chunks
+from nsxr.model.keywords import read
 from nsxr.model.readout import IRS2_ROWS, Readout
 from nsxr.model.variables import TABLES, variable_attributes
 
@@ -84,12 +85,15 @@ def read_dataset(
     file = scan(path, _TABLES, storage_options)
     _require_nirspec(file)
     sci = file.require("SCI")
-    readout = _readout(file)
     shape = sci.shape
     dims = {4: RAMP, 3: RATES, 2: IMAGE}.get(len(shape))
     if dims is None:
         raise InputFileError(f"{file.path}: SCI has {len(shape)} axes, expected 2 to 4")
-    _check_shape(file, readout, dict(zip(dims, shape, strict=True)))
+    header = keywords(file.primary)
+    readout = Readout.from_header(header, ramps=dims == RAMP, source=file.path)
+    sizes = dict(zip(dims, shape, strict=True))
+    first = _first_integration(file.path, header, readout, sizes)
+    _check_shape(file, readout, sizes)
     images: dict[str, PixelSource] = {"sci": file.image("SCI", "float32")}
     if dims == RAMP:
         _check_coding(file, images["sci"])
@@ -117,12 +121,12 @@ def read_dataset(
         variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
         chunks = _preferred(dict(zip(own, source.shape, strict=True)))
         variables[name].encoding = {"preferred_chunks": chunks}
-    attrs = keywords(file.primary)
+    attrs = dict(header)
     attrs["filename"] = os.path.basename(file.path)
     attrs["fits_header"] = file.primary.tostring(sep="\n", endcard=False, padding=False)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
-    coordinates = _coordinates(file, readout, dict(zip(dims, shape, strict=True)))
+    coordinates = _coordinates(file, readout, sizes, first)
     for name, (variable, dim, labels) in TABLES.items():
         if (rows := _rows(file, name)) is not None:
             variables[variable] = late_table(name, rows)
@@ -137,21 +141,33 @@ def _preferred(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def _require_nirspec(file: FitsFile) -> None:
-    instrument = file.primary.get("INSTRUME")
+    header = keywords(file.primary)
+    instrument = header.get("INSTRUME")
     if instrument is None:
         raise InputFileError(f"{file.path}: keyword INSTRUME is missing; this is no JWST exposure")
     if str(instrument).strip().upper() != "NIRSPEC":
         raise InputFileError(f"{file.path}: INSTRUME is {instrument!r}, expected 'NIRSPEC'")
-    name = str(file.primary.get("SUBARRAY", ""))
-    if int(file.primary.get("SSTR_NST") or 0) > 0 or (name.endswith("_PRISM") and name.startswith("SUB")):
+    name = str(header.get("SUBARRAY", ""))
+    if read(header, "SSTR_NST", matters=False) > 0 or (name.endswith("_PRISM") and name.startswith("SUB")):
         raise InputFileError(f"{file.path}: superstripe readout {name} is not supported")
 
 
-def _readout(file: FitsFile) -> Readout:
-    try:
-        return Readout.from_header(file.primary)
-    except ValueError as error:  # InputFileError is one; others come from values that are no numbers
-        raise InputFileError(f"{file.path}: {error}") from error
+def _first_integration(path: str, header: Mapping[str, Any], readout: Readout, sizes: Mapping[str, int]) -> int:
+    """Return the number of the first integration, and compare INTSTART, INTEND and NINTS with the data."""
+    if "integration" not in sizes:
+        return 1
+    n, total = sizes["integration"], read(header, "NINTS", matters=False)
+    is_whole = n == total  # then it does not matter what else is said
+    first = read(header, "INTSTART", matters=not is_whole, source=path)
+    last = read(header, "INTEND", default=first + n - 1 if is_whole else total, matters=not is_whole, source=path)
+    if last is not None and last - first + 1 != n:
+        raise InputFileError(
+            f"{path}: SCI does not agree with the header: {n} integrations where INTSTART and INTEND, or NINTS, say "
+            f"{last - first + 1} ({first} to {last})"
+        )
+    if total is not None and last is not None and last > total:
+        raise InputFileError(f"{path}: keyword INTEND is {last}, but NINTS says {total} integrations in all")
+    return int(first)
 
 
 def _check_shape(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> None:
@@ -160,12 +176,8 @@ def _check_shape(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> Non
     rows = {readout.n_rows}
     if "group" in sizes and readout.is_irs2:
         rows.add(IRS2_ROWS)
-    header = file.primary
-    integrations = readout.n_integrations
-    if header.get("INTSTART") is not None and header.get("INTEND") is not None:
-        integrations = int(header["INTEND"]) - int(header["INTSTART"]) + 1
-    expected = {"integration": integrations, "group": readout.n_groups, "column": readout.n_columns}
-    sources = {"integration": "NINTS, INTSTART, INTEND", "group": "NGROUPS", "column": "SUBSIZE1"}
+    expected = {"group": readout.n_groups, "column": readout.n_columns}
+    sources = {"group": "NGROUPS", "column": "SUBSIZE1"}
     for dim, length in expected.items():
         if dim in sizes and sizes[dim] != length:
             problems.append(f"{sizes[dim]} {dim}s where {sources[dim]} say {length}")
@@ -188,13 +200,13 @@ def _check_coding(file: FitsFile, source: PixelSource) -> None:
         )
 
 
-def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> dict[str, Any]:
+def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int], first: int) -> dict[str, Any]:
     found: dict[str, Any] = dict(readout.row_coordinates(sizes["row"]))
     found["column"] = ("column", readout.column_start + np.arange(sizes["column"]))
     if "integration" not in sizes:
         return found
     n = sizes["integration"]
-    found["integration"] = ("integration", int(file.primary.get("INTSTART") or 1) + np.arange(n))
+    found["integration"] = ("integration", first + np.arange(n))
     times = _rows(file, "INT_TIMES")
     if times is not None and times.size and "integration_number" in (times.dtype.names or ()):
         chosen = np.isin(times["integration_number"], found["integration"][1])

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import InputFileError, ModelError
+from nsxr.model.keywords import read, require
 
 __all__ = [
     "AMPLIFIER_ROWS",
@@ -43,6 +44,9 @@ REFERENCE_BORDER = 4
 _SECTOR = 640  # raw lines of one IRS2 output
 _SCIENCE_RUN = 16  # science pixels between reference pixels (keyword NRS_NORM)
 _REFERENCE_RUN = 4  # interleaved reference pixels (keyword NRS_REF)
+_TIME_TOLERANCE = 0.01  # of TGROUP: real headers agree within 1e-6, and a frame more or less is further off
+_PLACE = ("DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")
+_RAMPS = ("NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP")
 
 
 def to_detector(frames: np.ndarray, detector: str) -> np.ndarray:
@@ -110,7 +114,8 @@ class Readout:
 
     Times are in seconds. ``rows`` is the number of rows of the stored raw image: 3200 for full-frame
     IRS2, else ``SUBSIZE2``. ``row_start`` and ``column_start`` are zero-based. ``frames_before`` counts the frames
-    before the first group; it is 0 unless groups were chosen from an exposure, see :meth:`Readout.of`.
+    between the reset and the first group: those that were dropped (DRPFRMS1), and those of groups that were left out,
+    see :meth:`Readout.of`. ``frame_divisor`` is None where the header does not tell.
     """
 
     detector: str
@@ -150,7 +155,7 @@ class Readout:
             If the groups are not evenly spaced and in order of time, if their labels do not fit NGROUPS, or if an
             integration is there twice.
         """
-        readout = cls.from_header(exposure.attrs)
+        readout = cls.from_header(exposure.attrs, ramps="group" in exposure.dims)
         if "integration" in exposure.indexes:
             numbers = exposure.indexes["integration"].to_numpy()
             if np.unique(numbers).size != numbers.size:
@@ -181,48 +186,86 @@ class Readout:
             readout,
             group_gap=step * frames - readout.n_frames,
             group_time=step * readout.group_time,
-            frames_before=(first - 1) * frames,
+            frames_before=readout.frames_before + (first - 1) * frames,
         )
 
     @classmethod
-    def from_header(cls, header: Mapping[str, Any]) -> "Readout":
-        """Read the geometry from header keywords.
+    def from_header(cls, header: Mapping[str, Any], *, ramps: bool = True, source: str | None = None) -> "Readout":
+        """Read the geometry from header keywords, see :mod:`nsxr.model.keywords`.
+
+        Parameters
+        ----------
+        header : mapping
+            Keywords of a file, or attributes of a Dataset.
+        ramps : bool
+            Whether groups and their times matter; else they get a default where the header does not tell.
+        source : str, optional
+            File, for messages; the attribute ``filename`` if not given.
 
         Raises
         ------
         InputFileError
-            If a keyword is missing; all missing ones are named at once.
+            If keywords are missing or cannot be used, all named at once, or if they contradict each other.
         """
-        needed = ["DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"]
-        needed += ["NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP"]
-        missing = [key for key in needed if header.get(key) is None]
-        if missing:
-            raise InputFileError(f"missing header keywords {', '.join(missing)}; they describe the readout")
-        detector = str(header["DETECTOR"]).upper()
-        if detector not in ("NRS1", "NRS2"):
-            raise InputFileError(f"DETECTOR is {header['DETECTOR']!r}, expected 'NRS1' or 'NRS2'")
-        divisor = header.get("FRMDIVSR")
-        subarray = str(header["SUBARRAY"]).upper()
-        outputs = header.get("NOUTPUTS")
-        if outputs is None:
-            outputs = 4 if subarray == "FULL" else 1
-        return cls(
-            detector=detector,
-            read_pattern=str(header["READPATT"]).upper(),
-            subarray=subarray,
-            row_start=int(header["SUBSTRT2"]) - 1,
-            column_start=int(header["SUBSTRT1"]) - 1,
-            n_rows=int(header["SUBSIZE2"]),
-            n_columns=int(header["SUBSIZE1"]),
-            n_integrations=int(header["NINTS"]),
-            n_groups=int(header["NGROUPS"]),
-            n_frames=int(header["NFRAMES"]),
-            group_gap=int(header.get("GROUPGAP") or 0),
-            frame_divisor=None if divisor is None else int(divisor),
-            frame_time=float(header["TFRAME"]),
-            group_time=float(header["TGROUP"]),
-            n_outputs=int(outputs),
+        found = require(header, *_PLACE, *(_RAMPS if ramps else ()), purpose="they describe the readout", source=source)
+        if not ramps:
+            of_rates = {key: read(header, key, default=1, matters=False) for key in ("NINTS", "NGROUPS", "NFRAMES")}
+            times = {key: read(header, key, default=np.nan, matters=False) for key in ("TFRAME", "TGROUP")}
+            found |= of_rates | times
+        dropped = read(header, "DRPFRMS1", matters=ramps, source=source)
+        is_full = found["SUBARRAY"] == "FULL" and found["SUBSIZE2"] == DETECTOR_SIZE
+        outputs = read(header, "NOUTPUTS", default=4 if is_full else 1, matters=False)
+        readout = cls(
+            detector=found["DETECTOR"],
+            read_pattern=found["READPATT"],
+            subarray=found["SUBARRAY"],
+            row_start=found["SUBSTRT2"] - 1,
+            column_start=found["SUBSTRT1"] - 1,
+            n_rows=found["SUBSIZE2"],
+            n_columns=found["SUBSIZE1"],
+            n_integrations=found["NINTS"],
+            n_groups=found["NGROUPS"],
+            n_frames=found["NFRAMES"],
+            group_gap=_group_gap(header, found, ramps, source),
+            # the step that needs it says what is wrong with it
+            frame_divisor=read(header, "FRMDIVSR", matters=False),
+            frame_time=found["TFRAME"],
+            group_time=found["TGROUP"],
+            n_outputs=outputs,
+            frames_before=dropped,
         )
+        problems = readout._contradictions(header, ramps)
+        if problems:
+            name = source or header.get("filename")
+            raise InputFileError(f"{name}: {'; '.join(problems)}" if name else "; ".join(problems))
+        return readout
+
+    def _contradictions(self, header: Mapping[str, Any], ramps: bool) -> list[str]:
+        """Return what cannot be true together."""
+        problems = []
+        for axis, start, size in ((1, self.column_start, self.n_columns), (2, self.row_start, self.n_rows)):
+            if start + size > DETECTOR_SIZE:
+                problems.append(
+                    f"keywords SUBSTRT{axis} and SUBSIZE{axis} are {start + 1} and {size}, "
+                    f"expected a subarray within {DETECTOR_SIZE} pixels"
+                )
+        if self.n_outputs > 1 and self.n_rows != DETECTOR_SIZE:
+            problems.append(f"keyword NOUTPUTS is {self.n_outputs}, expected 1 for a subarray of {self.n_rows} rows")
+        if not ramps or self.n_groups == 1:
+            after = read(header, "DRPFRMS3", default=self.frames_before, matters=False)
+            if ramps and self.n_integrations > 1 and after != self.frames_before:
+                problems.append(
+                    f"keywords DRPFRMS1 and DRPFRMS3 are {self.frames_before} and {after}, expected the same: the time of a "
+                    "single group must be that of all integrations"
+                )
+            return problems
+        frames = self.n_frames + self.group_gap
+        if not abs(self.group_time - frames * self.frame_time) <= _TIME_TOLERANCE * self.group_time:
+            problems.append(
+                f"keyword TGROUP is {self.group_time:.10g}, expected (NFRAMES + GROUPGAP) x TFRAME, ({self.n_frames} + "
+                f"{self.group_gap}) x {self.frame_time:.10g} s = {frames * self.frame_time:.10g} s"
+            )
+        return problems
 
     @property
     def first_group_time(self) -> float:
@@ -281,3 +324,13 @@ def mean_frame(group: np.ndarray | int, n_frames: int, group_gap: int) -> np.nda
 def _listed(labels: np.ndarray) -> str:
     shown = [str(label) for label in labels]
     return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-3:]])
+
+
+def _group_gap(header: Mapping[str, Any], found: Mapping[str, Any], ramps: bool, source: str | None) -> int:
+    """Return GROUPGAP, or where the header does not have it what follows from the times."""
+    matters = ramps and found["NGROUPS"] > 1
+    gap: int | None = read(header, "GROUPGAP", matters=matters, source=source)
+    if gap is not None:
+        return gap
+    frames = found["TGROUP"] / found["TFRAME"] if matters else np.nan
+    return max(0, round(frames) - found["NFRAMES"]) if frames < 1e5 else 0

@@ -18,14 +18,14 @@ SATURATED, PERSISTENCE, DO_NOT_USE, JUMP = (
     for flag in (GroupFlag.SATURATED, GroupFlag.PERSISTENCE, GroupFlag.DO_NOT_USE, GroupFlag.JUMP_DET)
 )
 RAMP = ("integration", "group", "row", "column")
-GROUP, GAP, ZERO = 10.0, 3.0, 61000.5  # seconds, seconds, MJD
+GROUP, GAP, ZERO = 10.0, 2.5, 61000.5  # seconds, seconds, MJD
 
 
 def make_exposure(groupdq, zero=ZERO, with_times=True, row_start=500, column_start=900, detector="NRS1"):
     integrations, groups, rows, columns = groupdq.shape
     header = {"DETECTOR": detector, "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": column_start + 1}
     header |= {"SUBSTRT2": row_start + 1, "SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations}
-    header |= {"NGROUPS": groups, "NFRAMES": 1, "TFRAME": GAP, "TGROUP": GROUP, "EXPSTART": zero}
+    header |= {"NGROUPS": groups, "NFRAMES": 1, "GROUPGAP": 3, "TFRAME": GAP, "TGROUP": GROUP, "EXPSTART": zero}
     length = groups * GROUP + GAP
     header["EXPEND"] = zero + (integrations * length - GAP) / 86400
     coordinates = {**Readout.from_header(header).row_coordinates(rows), "column": column_start + np.arange(columns)}

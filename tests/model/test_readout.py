@@ -49,13 +49,14 @@ def test_raw_rows_and_labels(header):
     assert subarray.raw_rows == 32
     assert not subarray.is_irs2
     np.testing.assert_array_equal(subarray.row_coordinates(32)["row"][1], np.arange(956, 988))
-    full = header(SUBARRAY="FULL", READPATT="NRSIRS2RAPID", SUBSIZE2=2048, SUBSIZE1=2048)
+    place = {"SUBSTRT1": 1, "SUBSTRT2": 1, "SUBSIZE1": 2048, "SUBSIZE2": 2048, "NOUTPUTS": 5}
+    full = header(SUBARRAY="FULL", READPATT="NRSIRS2RAPID", **place)
     assert Readout.from_header(full).raw_rows == 3200
     assert Readout.from_header(full | {"READPATT": "NRSRAPID"}).raw_rows == 2048
 
 
 def test_frame_numbers_start_from_one(header):
-    readout = Readout.from_header(header(NFRAMES=4, GROUPGAP=2))
+    readout = Readout.from_header(header(NFRAMES=4, GROUPGAP=2, TGROUP=12.0))
     assert readout.mean_frame(0) == 2.5
     np.testing.assert_array_equal(readout.mean_frame(np.arange(3)), [2.5, 8.5, 14.5])
 
