@@ -72,7 +72,8 @@ def white_light_curve(
     Notes
     -----
     Variances add, since pixels of a detector do not share their noise. The variance from the flat field is the same
-    flat in every integration: it matters for the level of the curve and not for its changes.
+    flat in every integration: it matters for the level of the curve and not for its changes; where it is NaN it counts
+    as 0.
     """
     check(series, "flux", "dq")
     if series["flux"].dims != ("integration", "dispersion"):
@@ -91,6 +92,8 @@ def white_light_curve(
     if max_wavelength is not None:
         wanted = wanted & (wavelength <= max_wavelength)
     names = [name for name in ("flux", *(f"flux_var_{part}" for part in _PARTS)) if name in series]
+    if "flux_var_flat" in names:  # a flat field whose variance nobody knows counts as one without
+        base = base.assign(flux_var_flat=base["flux_var_flat"].fillna(0.0))
     bad = (base["dq"] & _DO_NOT_USE) != 0
     for name in names:
         bad = bad | ~np.isfinite(base[name])

@@ -133,6 +133,14 @@ def test_bad_samples_are_left_out_with_weights_renormalised(rng):
     np.testing.assert_array_equal(combined["dq"][[4, 9]], [0, PixelFlag.FLUX_ESTIMATED])
 
 
+def test_a_flat_field_of_unknown_variance_loses_no_sample(rng):
+    parts = [spectrum(rng.normal(5, 1, 30), 1.0) for _ in range(2)]
+    known = combine_spectra([part.assign(flux_var_flat=0 * part["flux_var_rnoise"]) for part in parts])
+    lost = combine_spectra([part.assign(flux_var_flat=np.nan * part["flux_var_rnoise"]) for part in parts])
+    for name in ("flux", "flux_var_poisson", "flux_covariance", "n_input", "dq"):
+        np.testing.assert_array_equal(lost[name], known[name])
+
+
 def test_a_bad_pixel_takes_both_wavelengths_interpolated_from_it():
     wave = 1 + 0.01 * (np.arange(20) + 0.5)
     parts = [spectrum(np.zeros(20), 1.0), spectrum(np.ones(20), 1.0, wave)]

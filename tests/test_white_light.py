@@ -155,3 +155,12 @@ def test_what_is_refused(series, tmp_path):
     with pytest.raises(ModelError, match="int_mid"):
         write_white_light_curve(curve.drop_vars(TIME_COLUMNS), tmp_path / "x.ecsv")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flat_field_of_unknown_variance_loses_no_wavelength(series):
+    data = series()
+    unknown = xr.full_like(data["flux"], np.nan).assign_attrs(units="(Jy)2")
+    curve = white_light_curve(data.assign(flux_var_flat=unknown))
+    np.testing.assert_array_equal(curve["flux"], white_light_curve(data)["flux"])
+    np.testing.assert_array_equal(curve["flux_var_flat"], 0)
+    np.testing.assert_array_equal(curve["n_wavelengths"], 30)

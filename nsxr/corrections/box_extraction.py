@@ -48,7 +48,7 @@ def extract_box(
     slit : Dataset
         ``sci`` (cross_dispersion, dispersion) [MJy, MJy/sr or DN/s], with ``integration`` or ``slit`` in front or not;
         ``wavelength`` [um]; ``var_poisson``, ``var_rnoise``, ``var_flat`` [units of ``sci`` squared] and ``dq``, where
-        they are there. Pixels are missing that are NaN in ``sci`` or a variance or have DO_NOT_USE. Pixels with
+        they are there. Pixels are missing that are NaN in ``sci`` or in all variances or have DO_NOT_USE. Pixels with
         FLUX_ESTIMATED are summed, as the pipeline does, but do not count in ``coverage``: nobody measured them.
     aperture : Aperture or mapping, optional
         From :func:`nsxr.references.apertures.read_aperture`, or a mapping for it. Limits come from ``src_coeff``; else
@@ -76,7 +76,7 @@ def extract_box(
         ``background`` [MJy/sr, or DN/s] is the mean over the box of what was taken off; ``npixels`` counts pixels in
         the sum, with fractions; ``coverage`` is the part of the box inside the slit that was measured. Variances
         ``flux_var_*``, ``sb_var_*``, ``bkgd_var_*``, one for each of the slit's: those of pixels times their weights
-        squared, plus that of the background under the box. ``dq`` uint32 is DO_NOT_USE where ``flux`` is NaN because
+        squared, plus that of the background under the box; NaN where a pixel has no variance of that kind. ``dq`` uint32 is DO_NOT_USE where ``flux`` is NaN because
         there was no pixel. Coordinate ``wavelength`` [um], the mean over the box.
         ``extraction_start`` and ``extraction_stop`` [detector row], the means over columns of the lowest and the
         highest row inside: the box reaches from half a row below to half a row above.

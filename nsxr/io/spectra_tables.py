@@ -215,7 +215,12 @@ def _errors(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return each error, the root of the sum of its variances."""
     found: dict[str, np.ndarray] = {}
     for prefix, names in {"FLUX": ("FLUX_ERROR", "ERROR"), "SB": ("SB_ERROR",), "BKGD": ("BKGD_ERROR",)}.items():
-        variances = [array for name, array in values.items() if name.startswith(f"{prefix}_VAR")]
+        # a flat field whose variance nobody knows counts as one without
+        variances = [
+            np.where(np.isnan(array), 0.0, array) if name.endswith("_FLAT") else array
+            for name, array in values.items()
+            if name.startswith(f"{prefix}_VAR")
+        ]
         if variances:
             total = sum(variances[1:], start=variances[0])
             found |= dict.fromkeys(names, np.sqrt(np.where(total >= 0, total, np.nan)))

@@ -142,7 +142,7 @@ def sum_box(
     sci : (..., row, column) float32
         Images.
     dq : (..., row, column) uint32
-        Flags: DO_NOT_USE is missing, as is NaN in ``sci`` or in a variance.
+        Flags: DO_NOT_USE is missing, as is NaN in ``sci``, or in all variances.
     weights, background : (row, column) float64
         From :func:`box_weights`; with the first of the dims in front, if it is that of slits.
     *variances : (..., row, column) float32
@@ -157,7 +157,7 @@ def sum_box(
     sum, background, npixels, coverage : (..., column) float64
         The background is its sum over the same pixels; coverage is the part of the box on measured pixels.
     variances, variances of the background : (..., column) float64
-        For each variance; the first include the second.
+        For each variance; the first include the second. NaN where a pixel lacks this one and has others.
     """
     n = len(variances)
     results = [np.zeros((*sci.shape[:-2], sci.shape[-1])) for _ in range(4 + 2 * n)]
@@ -166,10 +166,11 @@ def sum_box(
     weights, background = np.broadcast_to(weights, sci.shape), np.broadcast_to(background, sci.shape)
     for image in np.ndindex(sci.shape[:-2]):
         usable = np.isfinite(sci[image]) & (dq[image] & np.uint32(PixelFlag.DO_NOT_USE) == 0)
+        if variances:
+            usable &= ~np.all([np.isnan(variance[image]) for variance in variances], axis=0)
         exact = usable.copy()
         for variance in variances:
-            usable &= ~np.isnan(variance[image])
-            exact &= np.isfinite(variance[image])
+            exact &= ~np.isinf(variance[image])
         signal = np.where(usable, sci[image], np.nan).astype(np.float64)
         level, factor = np.zeros(signal.shape), np.zeros(signal.shape)
         if fit is not None:

@@ -133,10 +133,12 @@ class _Spectrum:
     """One spectrum by detector column, 0 where there is nothing to use, and its interpolation to a grid."""
 
     def __init__(self, values: Mapping[str, np.ndarray], labels: tuple[np.ndarray, np.ndarray], span: range) -> None:
-        self.values, self.columns, self.rows, self.span = values, labels[0], labels[1], span
-        self.parts = [name for name in values if "_var_" in name]
-        flux, dq = values["flux"], values["dq"]
-        variance = np.sum([values[name] for name in self.parts if name.startswith("flux")], axis=0)
+        # a flat field whose variance nobody knows counts as one without
+        known = {name: np.nan_to_num(v, nan=0.0) if name.endswith("var_flat") else v for name, v in values.items()}
+        self.values, self.columns, self.rows, self.span = known, labels[0], labels[1], span
+        self.parts = [name for name in known if "_var_" in name]
+        flux, dq = known["flux"], known["dq"]
+        variance = np.sum([known[name] for name in self.parts if name.startswith("flux")], axis=0)
         self.good = np.isfinite(flux) & (variance > 0) & np.isfinite(variance) & ((dq & _DO_NOT_USE) == 0)
         self.variance = self.by_column(variance)
 

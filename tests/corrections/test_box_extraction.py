@@ -248,13 +248,31 @@ def test_missing_pixels_are_left_out_and_coverage_says_so():
     dq[3:6, 2] = PixelFlag.DO_NOT_USE
     dq[3, 3] = PixelFlag.FLUX_ESTIMATED
     slit = make_slit(np.full((8, 5), 2.0), dq=dq)
-    slit["var_flat"][4, 0] = np.nan
+    for part in PARTS:
+        slit[f"var_{part}"][4, 0] = np.nan
     spectrum = extract_box(slit, {"ystart": 3, "ystop": 5}, use_source_posn=False)
     np.testing.assert_array_equal(spectrum["flux"], [4, 4, np.nan, 6, 6])
     np.testing.assert_array_equal(spectrum["npixels"], [2, 2, 0, 3, 3])
     np.testing.assert_allclose(spectrum["coverage"], [2 / 3, 2 / 3, 0, 2 / 3, 1])
     np.testing.assert_array_equal(spectrum["dq"], [0, 0, PixelFlag.DO_NOT_USE, 0, 0])
     np.testing.assert_array_equal(spectrum["flux_var_rnoise"], [2, 2, 0, 3, 3])
+
+
+@pytest.mark.parametrize("lost", PARTS)
+@pytest.mark.parametrize("fit", ["none", "poly", "median"])
+@pytest.mark.parametrize("where", ["everywhere", "one pixel"])
+def test_one_kind_of_variance_that_is_not_known_leaves_the_others_alone(noisy, lost, fit, where):
+    slit = noisy(10, 30)
+    aperture = {"ystart": 3, "ystop": 6} | ({} if fit == "none" else {"bkg_coeff": REGIONS, "bkg_fit": fit})
+    slit["sci"][4, 7], slit["dq"][4, 7], slit["wavelength"][4, 7] = 3, 0, 1.5
+    before = extract_box(slit, aperture, use_source_posn=False)
+    slit[f"var_{lost}"][(Ellipsis,) if where == "everywhere" else (4, 7)] = np.nan
+    after = extract_box(slit, aperture, use_source_posn=False)
+    for name in before.data_vars:
+        if name in (f"flux_var_{lost}", f"sb_var_{lost}"):
+            assert np.isnan(after[name][7])
+        elif name != f"bkgd_var_{lost}":
+            np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
 def test_box_follows_the_centre():

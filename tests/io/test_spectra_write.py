@@ -72,6 +72,16 @@ def test_x1d_has_the_layout_of_the_peer(rng, tmp_path):
         assert (header["POSFIT"], header["POSERR"]) == (1029.2, 0.0123)
 
 
+def test_errors_do_without_the_variance_of_the_flat_field(rng, tmp_path):
+    dataset = spectrum(rng)
+    dataset["flux_var_flat"].values[3:5] = np.nan
+    with fits.open(write_spectra(dataset, tmp_path / "a_x1d.fits", progress=False)) as hdus:
+        table = hdus["EXTRACT1D"].data
+        np.testing.assert_array_equal(np.isnan(table["FLUX_VAR_FLAT"]), np.isin(np.arange(COLUMNS), (3, 4)))
+        variance = table["FLUX_VAR_POISSON"] + table["FLUX_VAR_RNOISE"] + np.nan_to_num(table["FLUX_VAR_FLAT"])
+        np.testing.assert_allclose(table["FLUX_ERROR"], np.sqrt(variance), rtol=1e-12)
+
+
 def test_files_hold_what_fits_asks_for(rng, tmp_path):
     """Astropy verifies, and reads units; nothing warns but for units with spaces, which are those of the peer."""
     for name, dataset in {"a": spectrum(rng), "b": lazy(with_gaps(spectrum(rng)))}.items():
