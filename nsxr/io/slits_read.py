@@ -1,6 +1,7 @@
 """Open cut-outs of slits: cal, calints, s2d and cut-outs of single slits, as FITS or Zarr."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,12 +9,13 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from nsxr.errors import InputFileError, ParameterError
+from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_read import read_dataset
 from nsxr.io.fits_tables import TIME_COLUMNS, steps_from_table
 from nsxr.io.pixels import FitsArray
 from nsxr.io.stores import StorageOptions
+from nsxr.io.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
 from nsxr.model.dq import PixelFlag
 from nsxr.model.spectra import as_slit, pad_slits
 from nsxr.model.variables import variable_attributes
@@ -73,7 +75,13 @@ def open_slits(
         file has them, (cross_dispersion, dispersion), variances and signal with integration in front in series. Labels
         are zero-based detector rows and columns, of resampled slits counts from 0. Keywords of the primary header and
         of the slit are attributes; ``attrs["fits_header"]`` and ``attrs["slit_header"]`` the headers as text. Files
-        without DQ get one: DO_NOT_USE and NON_SCIENCE where the signal is NaN or the weight 0.
+        without DQ get one: DO_NOT_USE and NON_SCIENCE where the signal is NaN or the weight 0. Files without WAVELENGTH
+        get wavelengths from the gwcs that they carry, when these are asked for, if the extra ``gwcs`` is installed.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If WAVELENGTH is missing, the file carries a gwcs, and the libraries to read it are not installed.
 
     Raises
     ------
@@ -96,7 +104,7 @@ def open_slits(
     if "SLTSTRT1" not in file.versions["SCI", versions[0]].header:
         slits = {"": _whole_exposure(file, name, options)}
     else:
-        slits = {str(version): _one_slit(file, version) for version in versions}
+        slits = _with_wavelengths({str(version): _one_slit(file, version) for version in versions}, file)
     slits = {key: _in_chunks(slit, chunks) for key, slit in slits.items()}
     kind = str(file.primary.get("EXP_TYPE", ""))
     is_multiple = str(file.primary.get("DATAMODL")) == "MultiExposureModel"
@@ -164,6 +172,27 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
+
+
+def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str, xr.Dataset]:
+    """Return slits with the wavelengths of the gwcs in the file, where there is no WAVELENGTH."""
+    lacking = [key for key, slit in slits.items() if "wavelength" not in slit]
+    if not lacking or (tree := wcs_bytes(file)) is None:
+        return slits
+    if not can_evaluate():
+        warnings.warn(
+            f"{file.path}: WAVELENGTH is missing, and to read it from the gwcs in the file needs the extra 'gwcs': "
+            "pip install 'nsxr[gwcs]'",
+            DegradedResultWarning,
+            stacklevel=3,
+        )
+        return slits
+    attrs = variable_attributes("wavelength") | {"units": "um"}
+    for key in lacking:
+        shape = tuple(slits[key].sizes[dim] for dim in IMAGE)
+        array = indexing.LazilyIndexedArray(WcsArray(WcsWavelength(tree, int(key), shape)))
+        slits = {**slits, key: slits[key].assign(wavelength=xr.Variable(IMAGE, array, attrs))}
+    return slits
 
 
 def _times(file: FitsFile, numbers: np.ndarray) -> dict[str, Any]:
