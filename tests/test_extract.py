@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,15 @@ def test_raw_series_to_light_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert result.exit_code == 0, result.output
         (written,) = Path(f"spectra{ending}").glob("*_whtlt.ecsv")
         curves.append(Table.read(written))
+    (rates,) = Path("rates").glob("*_rateints.fits")
+    for keyword, value in {"EXP_TYPE": "NRS_MSASPEC", "SUBARRAY": "ALLSLITS"}.items():  # of many slits
+        fits.setval(shutil.copy(rates, "many_rateints.fits"), keyword, value=value)
+        refused = CliRunner().invoke(main, ["extract", "many_rateints.fits", "-o", "many"])
+        assert refused.exit_code == 1
+        assert "many_rateints.fits: slits cannot be cut out of count rates yet: EXP_TYPE is" in refused.output
+        assert refused.output.count("\n") == 1
+        assert not Path("many").exists()
+    (rates,) = Path("rates").glob("*.zarr")
     curve = np.asarray(curves[0]["whitelight_flux_NRS1"])
     np.testing.assert_array_equal(curve, curves[1]["whitelight_flux_NRS1"])
     with xr.open_dataset("rates/" + rates.name, group="rateints", engine="zarr") as opened:

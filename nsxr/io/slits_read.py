@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_read import read_dataset
 from nsxr.io.fits_tables import TIME_COLUMNS, steps_from_table
 from nsxr.io.pixels import FitsArray
-from nsxr.io.stores import StorageOptions
+from nsxr.io.stores import StorageOptions, shown
 from nsxr.io.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
 from nsxr.model.dq import PixelFlag
 from nsxr.model.spectra import as_slit, pad_slits
@@ -57,7 +57,7 @@ def open_slits(
     ----------
     path : path or URL
         ``_cal``, ``_calints``, ``_s2d`` (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count rates
-        (``_rate``, ``_rateints``), which become one slit; or Zarr from :func:`nsxr.write_slits` or of count rates, of
+        (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from :func:`nsxr.write_slits` or of count rates, of
         integrations if there are.
     layout : {"auto", "tree", "padded"}
         A DataTree with a node for each slit, or one Dataset with ``slit`` in front. ``auto``: padded for two and more
@@ -86,7 +86,7 @@ def open_slits(
     Raises
     ------
     InputFileError
-        If the file has no slits, is cut off, or contradicts itself.
+        If the file has no slits, or count rates of many, is cut off, or contradicts itself.
     """
     if layout not in ("auto", "tree", "padded"):
         raise ParameterError(f"layout is {layout!r}, expected auto, tree or padded")
@@ -221,7 +221,14 @@ def _whole_exposure(file: FitsFile, name: str, options: StorageOptions) -> xr.Da
             f"{file.path}: has no slits: SCI has {axes} axes and no keyword SLTSTRT1; expected a cal, calints or s2d "
             "product with cut-outs, or count rates"
         )
-    return as_slit(read_dataset(name, options))
+    return _as_slit(read_dataset(name, options), file.path)
+
+
+def _as_slit(rates: xr.Dataset, name: str) -> xr.Dataset:
+    try:
+        return as_slit(rates)
+    except ModelError as error:
+        raise InputFileError(f"{name}: {error}") from error
 
 
 def _in_chunks(slit: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
@@ -252,7 +259,7 @@ def _open_zarr(name: str, options: StorageOptions) -> xr.Dataset | xr.DataTree:
         raise InputFileError(f"{name}: no such Zarr store") from error
     rates = [kind for kind in ("rateints", "rate") if kind in tree.children]
     if rates:
-        slit = as_slit(tree[rates[0]].to_dataset())
+        slit = _as_slit(tree[rates[0]].to_dataset(), shown(name))
         return xr.DataTree.from_dict({str(slit.attrs["SLTNAME"]): slit})
     if tree.children:
         return tree

@@ -1,7 +1,7 @@
 """Wavelengths from the gwcs in the ASDF extension of a product, for files without WAVELENGTH.
 
-Evaluated when they are asked for, by the libraries of the extra ``gwcs``. The tree is that of a file from anywhere: it is
-checked before anything is made of it, so that nothing beside the file is opened and no small file becomes a large one.
+Evaluated when they are asked for, by the libraries of the extra ``gwcs``. The tree comes from anywhere: it is checked
+before anything is made of it, so that nothing beside the file is opened and no small file becomes a large one.
 """
 
 import io

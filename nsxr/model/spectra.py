@@ -40,12 +40,20 @@ SLIT_COORDINATES: Mapping[str, tuple[str, Any]] = {
 }
 """Coordinates along ``slit``, their keywords, and what stands for a keyword that is not there."""
 
+ONE_TRACE = (
+    *("SUB512", "SUB512S", "SUB1024A", "SUB1024B", "SUB2048"),
+    *("SUBS200A1", "SUBS200A2", "SUBS400A1", "SUBS200B1"),
+)
+"""Subarrays with the spectrum of one slit."""
+
 _LABELS = {"cross_dispersion": ("row", "n_rows"), "dispersion": ("column", "n_columns")}
 _PADDING = int(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
 
 
 def as_slit(rates: xr.Dataset) -> xr.Dataset:
-    """Return count rates of a whole exposure as a slit, as for series in a subarray, whose trace fills it.
+    """Return count rates of a subarray with one spectrum as a slit, as for series.
+
+    Other exposures show many slits, which cannot be cut out of count rates yet.
 
     Parameters
     ----------
@@ -57,9 +65,21 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
     Dataset
         The same with ``cross_dispersion`` and ``dispersion`` in place of rows and columns, the source a point if the
         header does not say otherwise.
+
+    Raises
+    ------
+    ModelError
+        If there are no rows and columns, or the exposure shows other than one spectrum.
     """
     if not {"row", "column"} <= set(rates.dims):
         raise ModelError(f"rates have dims {tuple(rates.dims)}, expected row and column")
+    kind, subarray = (str(rates.attrs.get(key, "")).strip().upper() for key in ("EXP_TYPE", "SUBARRAY"))
+    is_series = kind == "NRS_BRIGHTOBJ"
+    if not ((is_series or kind == "NRS_FIXEDSLIT") and (subarray in ONE_TRACE or (is_series and not subarray))):
+        raise ModelError(
+            f"slits cannot be cut out of count rates yet: EXP_TYPE is {kind!r} and SUBARRAY {subarray!r}, expected "
+            f"NRS_BRIGHTOBJ or NRS_FIXEDSLIT in one of {', '.join(ONE_TRACE)}; give slits of stage 2 (cal, calints, s2d)"
+        )
     slit = rates.drop_vars([name for name in ("amplifier",) if name in rates.coords])
     slit = slit.rename(row="cross_dispersion", column="dispersion")
     slit.attrs = {**rates.attrs, "SLTNAME": rates.attrs.get("FXD_SLIT", rates.attrs.get("SUBARRAY", "full"))}

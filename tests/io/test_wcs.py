@@ -1,4 +1,4 @@
-"""Wavelengths of files without WAVELENGTH: those of the gwcs that they carry, and nothing that a hostile tree asks for."""
+"""Wavelengths of files without WAVELENGTH are those of the gwcs in it; what a hostile tree asks for is refused."""
 
 import io
 import os
@@ -68,15 +68,13 @@ def test_a_gwcs_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.
         ("{steps: [{$ref: 'file:///etc/hosts#/a'}]}", b"", "etc/hosts"),
         ("{lut: !core/externalarray-1.0.0 {fileuri: 's3://b/k', shape: [2]}}", b"", "s3://b/k"),
         ("{lut: !core/ndarray-1.0.0 {source: 0, shape: [90000, 90000], strides: [0, 0]}}", b"", "shape"),
-        ("[&a [x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a, *a], &c [*b, *b, *b, *b, *b, *b, *b, *b], "
-         "&d [*c, *c, *c, *c, *c, *c, *c, *c], &e [*d, *d, *d, *d, *d, *d, *d, *d], "
-         "&f [*e, *e, *e, *e, *e, *e, *e, *e], [*f, *f, *f, *f, *f, *f, *f, *f]]", b"", "more than 1000000 nodes"),
+        (f"[&a0 [x, y], {', '.join(f'&a{n + 1} [*a{n}, *a{n}]' for n in range(40))}]", b"", "more than 1000000 nodes"),
         ("{}", b"\xd3BLK\0\x30" + bytes(4) + b"zlib" + bytes(40), "compressed"),
         ("{}", b"\xd3BLK\0\x30" + bytes(8) + (1 << 40).to_bytes(8, "big") * 3 + bytes(16), "cut off"),
         ("[" * 5000, b"", "cannot be evaluated"),
     ],
     ids=["url", "ref", "externalarray", "strides", "aliases", "compressed", "beyond", "deep"],
-)  # fmt: skip
+)
 def test_a_hostile_tree_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str, blocks: bytes, reason: str
 ) -> None:
@@ -128,14 +126,13 @@ def test_a_small_made_gwcs(tmp_path: Path) -> None:
     damaged = bytearray(content.getvalue())
     damaged[-20] ^= 1  # a value of the table of the second slit
     broken = without_wavelength(tmp_path / "x_cal.fits", tmp_path / "z_cal.fits", bytes(damaged))
-    with pytest.raises(InputFileError, match="z_cal.fits: WAVELENGTH is missing"):
+    with pytest.raises(InputFileError, match=r"z_cal\.fits: WAVELENGTH is missing"):
         open_slits(broken).compute()
     shutil.copy(tmp_path / "x_cal.fits", path)
+    nsxr.io.wcs._parsed.cache_clear()
+    nsxr.io.wcs._opened.cache_clear()
     with pytest.raises(InputFileError, match="changed"):
-        only_slit = next(slit for _, slit in iterate_slits(opened))
-        nsxr.io.wcs._parsed.cache_clear()
-        nsxr.io.wcs._opened.cache_clear()
-        only_slit["wavelength"].compute()
+        opened["1/wavelength"].compute()
 
 
 @needs_real_data

@@ -93,6 +93,31 @@ def test_rates_as_a_slit() -> None:
         as_slit(found)
 
 
+@pytest.mark.parametrize(
+    ("kind", "subarray", "is_one"),
+    [
+        ("NRS_BRIGHTOBJ", "SUB512S", True),
+        ("NRS_FIXEDSLIT", "SUBS400A1", True),
+        ("NRS_FIXEDSLIT", "SUB2048", True),
+        ("NRS_MSASPEC", "FULL", False),
+        ("NRS_FIXEDSLIT", "FULL", False),
+        ("NRS_FIXEDSLIT", "ALLSLITS", False),
+        ("NRS_BRIGHTOBJ", "FULL", False),
+        ("NRS_IFU", "FULL", False),
+        ("NRS_DARK", "SUB2048", False),
+        ("", "", False),
+    ],
+)
+def test_rates_of_many_slits_are_no_slit(kind: str, subarray: str, is_one: bool) -> None:
+    slit, _ = simulate_trace(integrations=2, columns=20)
+    rates = slit.rename(cross_dispersion="row", dispersion="column").assign_attrs(EXP_TYPE=kind, SUBARRAY=subarray)
+    if is_one:
+        assert as_slit(rates).attrs["SLTNAME"] == subarray
+    else:
+        with pytest.raises(ModelError, match=f"slits cannot be cut out of count rates yet: EXP_TYPE is '{kind}'"):
+            as_slit(rates)
+
+
 def test_refused() -> None:
     each = slits(2)
     with pytest.raises(ModelError, match="there is no slit 'x'; found s0, s1"):
