@@ -10,6 +10,7 @@ import xarray as xr
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.extraction import Source, column_weights, fit_source, steady_flux
 from nsxr.kernels.slit_geometry import planned_trace, trace_of_light
+from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
 from nsxr.lazy import map_blocks, settle
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
@@ -248,6 +249,8 @@ def _fit_block(
     images = [images[0] / scale, images[1] / scale**2, images[2] / scale**2]
     variance = images[1] + images[2]
     good = finite & np.isfinite(variance) & (variance > 0)
+    good &= ~wild_variances(images[1], images[2], good)
+    good &= ~wild_pixels(images[0], good)
     for e in range(n):
         middle = _middle_of_slit(wavelength[e])
         path = planned_trace(wavelength[e], shutters[e], places[e])
