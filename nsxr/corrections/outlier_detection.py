@@ -91,11 +91,11 @@ def flag_outliers(
         wavelengths.append(mean)
     (found,) = map_blocks(
         _flag_block,
-        stack([slit["sci"] for slit in each], np.nan),
+        stack([slit["sci"] - model["beside"] for slit, model in zip(each, models, strict=True)], np.nan),
         stack([usable_pixels(slit) for slit in each], False),
         stack([slit["var_rnoise"] for slit in each], np.nan),
         stack(wavelengths, np.nan),
-        *(stack([model[name] for model in models], 0.0) for name in ("profile", "profile_uncertainty", "aperture")),
+        *(stack([model[name] for model in models], 0.0) for name in ("response", "profile_uncertainty", "aperture")),
         stack([model["is_used"] for model in models], False),
         *(stack([model[name] for model in models], 0.0) for name in ("background_variance", "variance_of_signal")),
         stack([model["noise_scale"] for model in models], 1.0),

@@ -8,7 +8,7 @@ import xarray as xr
 
 from nsxr.corrections.trace_model import fit_trace_model, usable_pixels
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.extraction import column_weights
+from nsxr.kernels.column_fit import column_weights
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
@@ -22,8 +22,12 @@ _JANSKY = 1e6
 _PARTS = ("poisson", "rnoise", "flat")
 _MODEL = (
     "profile",
+    "response",
     "aperture",
     "is_used",
+    "beside",
+    "beside_variance",
+    "sky",
     "steady_flux",
     "background_variance",
     "variance_of_signal",
@@ -166,8 +170,9 @@ def extract_spectrum(
     spectrum = spectrum.assign(values)
     weight = model["weight"].reset_coords(drop=True)
     if box:
-        covered = (model["profile"] * model["aperture"] * model["is_used"]).sum("cross_dispersion")
-        weight = model["aperture"].where(model["is_used"], 0.0).reset_coords(drop=True) + (1 - covered) * weight
+        summed = model["aperture"].where(model["is_used"] & (2 * model["response"] > model["profile"]), 0.0)
+        covered = (model["response"] * summed).sum("cross_dispersion")
+        weight = summed.reset_coords(drop=True) + (1 - covered) * weight
     spectrum["weight"] = weight.astype(np.float32) * np.float32(to_flux)
     if "var_background" in slit:
         spectrum["var_background"] = slit["var_background"].reset_coords(drop=True)
@@ -212,8 +217,12 @@ def _extract_block(
     sci: np.ndarray,
     usable: np.ndarray,
     profile: np.ndarray,
+    response: np.ndarray,
     aperture: np.ndarray,
     is_used: np.ndarray,
+    beside: np.ndarray,
+    beside_variance: np.ndarray,
+    sky: np.ndarray,
     mean_flux: np.ndarray,
     background_variance: np.ndarray,
     variance_of_signal: np.ndarray,
@@ -232,20 +241,19 @@ def _extract_block(
     flux, level, npixels, coverage, *variances = (np.empty(shape) for _ in range(4 + 2 * len(_PARTS)))
     dq, order = np.zeros(shape, dtype=np.uint32), int(background_terms)
     light = np.maximum(mean_flux * profile, 0.0)
-    photons = float(noise_scale) * background_variance, variance_of_signal * light
-    neighbours = np.pad(light, ((1, 1), (0, 0)))
+    photons = float(noise_scale) * background_variance + variance_of_signal * light + beside_variance
+    neighbours = np.pad(light + np.abs(beside), ((1, 1), (0, 0)))
     around = np.maximum(np.maximum(neighbours[:-2], neighbours[2:]), light)
+    one = [array[None] for array in (response, aperture)]
     for index in np.ndindex(sci.shape[:-2]):
         read = float(noise_scale) * var_rnoise[index].astype(np.float64)
-        poisson = photons[0] + photons[1]
-        variance = read + poisson
+        variance = read + photons
         good = usable[index] & is_used & np.isfinite(variance) & (variance > 0)
-        image = np.where(good, sci[index].astype(np.float64), 0.0)
-        one = [array[None] for array in (profile, aperture)]
+        image = np.where(good, sci[index].astype(np.float64) - beside, 0.0)
         precision = np.where(good, 1 / np.where(good, variance, 1.0), 0.0)[None]
-        weights, level_weights, leverage = column_weights(one[0], one[1], precision, order)
+        weights, level_weights, leverage = column_weights(one[0], one[1], precision, order, sky[None])
         if rejection > 0 and sci.ndim > 2:
-            residual = image - (weights[0] * image).sum(0) * profile - (level_weights[0] * image).sum(0)
+            residual = image - (weights[0] * image).sum(0) * response - (level_weights[0] * image).sum(0) * sky
             free = np.maximum(1 - leverage[0], 0.01)
             limit = rejection * np.sqrt(np.where(good, variance, 1.0) * free) + 0.05 * free * around
             excess = np.where(good & (aperture > 0), np.abs(residual) / limit, 0.0)
@@ -254,19 +262,21 @@ def _extract_block(
                 good &= ~bad
                 image = np.where(good, image, 0.0)
                 precision = np.where(good, precision[0], 0.0)[None]
-                weights, level_weights, _ = column_weights(one[0], one[1], precision, order)
+                weights, level_weights, _ = column_weights(one[0], one[1], precision, order, sky[None])
         w, b = weights[0], level_weights[0]
         covered = (aperture * profile * good).sum(0)
         if box:
-            # the sum over the aperture; what is missing comes from the fit. A background is subtracted as fitted
-            inside = np.where(good, aperture, 0.0)
-            w = np.where(w.any(0), inside - (inside.sum(0) * b if order else 0.0) + (1 - covered) * w, 0.0)
+            # the sum over the aperture; what is missing, or was taken away by subtracted nods, comes from the fit.
+            # A background is subtracted as fitted
+            inside = np.where(good & (2 * response > profile), aperture, 0.0)
+            summed, level_in_it = (inside * response).sum(0), (inside * sky).sum(0)
+            w = np.where(w.any(0), inside - (level_in_it * b if order else 0.0) + (1 - summed) * w, 0.0)
         there = w.any(0)
         flux[index] = np.where(there, (w * image).sum(0), np.nan)
         level[index] = (b * image).sum(0)
         npixels[index] = np.where(there, (aperture * good).sum(0), 0.0)
         coverage[index] = np.clip(covered, 0.0, 1.0)
-        terms = (poisson, read, np.zeros_like(read) if var_flat is None else var_flat[index].astype(np.float64))
+        terms = (photons, read, np.zeros_like(read) if var_flat is None else var_flat[index].astype(np.float64))
         for i, term in enumerate(terms):
             known = np.where(good & np.isfinite(term), term, 0.0)
             variances[2 * i][index] = np.where(there, (w**2 * known).sum(0), np.nan)
@@ -307,7 +317,7 @@ def model_image(spectrum: xr.Dataset, model: xr.Dataset, slit: xr.Dataset) -> xr
     variance = sum(spectrum[f"flux_var_{part}"].reset_coords(drop=True) for part in _PARTS) / to_flux**2
     extra = sum(spectrum[f"bkgd_var_{part}"].reset_coords(drop=True) for part in _PARTS) / (brightness or 1.0) ** 2
     inside = kept & (model["aperture"] > 0)
-    image = (flux * model["profile"] + level).where(inside)
+    image = (flux * model["response"] + level * model["sky"] + model["beside"]).where(inside)
     uncertain = variance * model["profile"] ** 2 + flux**2 * model["profile_uncertainty"] ** 2 + extra
     dims = slit["sci"].dims
     return xr.Dataset(

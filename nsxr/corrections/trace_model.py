@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.extraction import Source, column_weights, fit_source, steady_flux
-from nsxr.kernels.slit_geometry import planned_trace, trace_of_light
+from nsxr.kernels.column_fit import column_weights
+from nsxr.kernels.extraction import Place, Source, fit_source, steady_flux
+from nsxr.kernels.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
 from nsxr.lazy import map_blocks, settle
 from nsxr.model.chunking import one_chunk
@@ -27,6 +28,16 @@ UNUSABLE = int(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE | PixelFlag.OUTLIER 
 HALF_WIDTH = 3.0
 """Half width of the aperture of point sources [pixel]; the observatory's is as wide."""
 _UNPLANNED = 2.0  # pixels by which a position taken from the light itself may be wrong
+_PIXELS, _COLUMNS, _ONE = ("exposure", *IMAGE), ("exposure", "dispersion"), ("exposure",)
+_OUTPUTS: dict[str, tuple[Sequence[str], type[np.generic]]] = {
+    **dict.fromkeys(("profile", "profile_uncertainty", "response", "aperture", "weight"), (_PIXELS, np.float64)),
+    "is_used": (_PIXELS, np.bool_),
+    **dict.fromkeys(("beside", "beside_variance", "sky"), (_PIXELS, np.float64)),
+    **dict.fromkeys(("trace", "width", "flux", "steady_flux", "background_variance"), (_COLUMNS, np.float64)),
+    **dict.fromkeys(("variance_of_signal", "profile_variance"), (_COLUMNS, np.float64)),
+    **dict.fromkeys(("noise_scale", "background_terms", "neighbours"), (_ONE, np.float64)),
+    **dict.fromkeys(("position_planned", "position_fitted", "position_uncertainty"), (_ONE, np.float64)),
+}
 
 Background = Literal["auto", "none", "constant", "linear"]
 
@@ -78,7 +89,9 @@ def fit_trace_model(
 
     The profile is smooth along the dispersion and free across it: a Gaussian whose centre and width are
     parabolas in wavelength, and splines on top whose size the data decide. Nods share it, and the shape of the trace;
-    offsets and fluxes are their own. Series are averaged over integrations first.
+    offsets and fluxes are their own. Series are averaged over integrations first. Other sources in the slit, from 2.5
+    rows on, have their own light in every column, with the profile of a point source; all the light in the slit of an
+    extended source is its own.
 
     Parameters
     ----------
@@ -86,16 +99,17 @@ def fit_trace_model(
         Each with ``sci`` (cross_dispersion, dispersion), or with integration in front, [DN/s, MJy or MJy/sr], ``dq``,
         ``var_poisson``, ``var_rnoise``, ``wavelength``. Several are exposures of one source.
     half_width : float, optional
-        Half width of the aperture [pixel]; 3 for point sources, half the slit for extended ones (SRCTYPE).
+        Half width of the aperture [pixel]; 3 for point sources. That of extended ones (SRCTYPE) is the slit, as tilted
+        as it is; a half width cuts it.
     position : float, optional
         Planned detector row of the source in the middle column. By default from SRCYPOS, SHUTSTA and the edges of the
         slit, or from the light itself where a cut-out does not tell.
     position_prior : float, default 0.3
         Standard deviation of the true position from the planned one [pixel].
     background : {"auto", "none", "constant", "linear"}
-        Local background of each column, fitted together with its flux. ``auto``: a constant; if a background was
-        subtracted before, only if pixels beside the trace show that something is left, by 5 standard deviations and
-        half a percent of the flux.
+        Local background of each column, fitted together with its flux, in open shutters alone. ``auto``: a constant; if
+        a background was subtracted before, only if pixels beside the trace of a point source show that something is
+        left, by 5 standard deviations and half a percent of the flux.
     rejection_threshold : float, default 5
         Pixels off the model by so many standard deviations, and by more than 2 % of the light around, are left out.
     rescale_noise : bool, default True
@@ -106,12 +120,15 @@ def fit_trace_model(
     Dataset, or list of Dataset
         For each slit ``profile`` (cross_dispersion, dispersion), part of the flux of a column in a pixel, with
         ``profile_uncertainty``; ``aperture``, the part of each pixel within the aperture; ``weight``, the factor of a
-        pixel in the flux of its column; ``is_used``; along
+        pixel in the flux of its column; ``is_used``; ``response``, the signal in a pixel for a flux of one, which is
+        the profile but for extended sources with subtracted nods; ``beside``, light of other sources, and of subtracted
+        nods of a point source [units of sci], with its photon noise ``beside_variance``; ``sky``, part of an even sky
+        that open shutters let through; along
         ``dispersion`` ``trace`` and ``width`` [pixel], ``flux`` and ``steady_flux``, for
         models of variance without the noise of the column itself, [units of sci], ``background_variance`` and
         ``variance_of_signal`` (of single integrations), ``profile_variance`` (relative variance of the flux that comes
         from the profile);
-        ``background_terms``, 0, 1 or 2 for none, a constant or a line;
+        ``background_terms``, 0, 1 or 2 for none, a constant or a line; ``neighbours``, number of other sources found;
         ``noise_scale``; ``position_planned`` (NaN if not known), ``position_fitted``,
         ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used``. Lazy if a slit is.
 
@@ -167,15 +184,11 @@ def fit_trace_model(
     }
     shutters = [str(slit.attrs.get("SHUTSTA", "")) for slit in each]
     places = [float(slit.attrs.get("SRCYPOS") or 0.0) for slit in each]
-    along = ("exposure", "dispersion")
-    outputs: list[tuple[Sequence[str], type[np.generic]]] = [(("exposure", *IMAGE), np.float64)] * 4
-    outputs += [(("exposure", *IMAGE), np.bool_)]
-    outputs += [(along, np.float64)] * 7 + [(("exposure",), np.float64)] * 5
     found = map_blocks(
         _fit_block,
         *(stack[name] for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")),
         core=("exposure", *IMAGE),
-        outputs=outputs,
+        outputs=list(_OUTPUTS.values()),
         first_row=float(rows[0]),
         shutters=shutters,
         places=places,
@@ -188,10 +201,7 @@ def fit_trace_model(
         rescale_noise=rescale_noise and not any("integration" in slit.dims for slit in each),
         extended=extended,
     )
-    names = ["profile", "profile_uncertainty", "aperture", "weight", "is_used", "trace", "width", "flux", "steady_flux"]
-    names += ["background_variance", "variance_of_signal", "profile_variance"]
-    names += ["noise_scale", "background_terms", "position_planned", "position_fitted", "position_uncertainty"]
-    together = xr.Dataset(dict(zip(names, found, strict=True))).drop_vars("wavelength", errors="ignore")
+    together = xr.Dataset(dict(zip(_OUTPUTS, found, strict=True))).drop_vars("wavelength", errors="ignore")
     parameters = {
         "half_width": half_width,
         "position_prior": position_prior,
@@ -206,10 +216,10 @@ def fit_trace_model(
     for number, slit in enumerate(each):
         own = together.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
         own.attrs = dict(slit.attrs)
-        for name in ("background_variance", "variance_of_signal"):  # of one integration, not of the mean
+        for name in ("background_variance", "variance_of_signal", "beside_variance"):  # of one integration, not of the mean
             own[name] = own[name] * slit.sizes.get("integration", 1)
         own["trace"].attrs["units"] = own["width"].attrs["units"] = "pixel"
-        own["flux"].attrs["units"] = slit["sci"].attrs.get("units", "")
+        own["flux"].attrs["units"] = own["beside"].attrs["units"] = slit["sci"].attrs.get("units", "")
         models.append(record(own, "fit_trace_model", parameters=parameters))
     return models[0] if alone else models
 
@@ -252,10 +262,7 @@ def _fit_block(
     good &= ~wild_variances(images[1], images[2], good)
     good &= ~wild_pixels(images[0], good)
     for e in range(n):
-        middle = _middle_of_slit(wavelength[e])
         path = planned_trace(wavelength[e], shutters[e], places[e])
-        if extended and middle is not None:
-            path = middle
         if path is None:
             precision = np.where(good[e], 1 / np.where(good[e], variance[e], 1.0), 0.0)
             path = trace_of_light(np.where(good[e], images[0][e], 0.0), precision)
@@ -265,76 +272,86 @@ def _fit_block(
             path = path + (position - first_row - path[n_columns // 2])
             planned[e] = position
         plan[e] = path
-    if half_width is None:
-        half_width = max(HALF_WIDTH, 0.5 * float(np.median(finite.any(2).sum(1))) - 1.0) if extended else HALF_WIDTH
-    priors = prior if np.isfinite(planned).all() else _UNPLANNED
-    fit = partial(
-        fit_source,
-        images[0],
-        images[1],
-        images[2],
-        good,
+    is_planned = bool(np.isfinite(planned).all())
+    sky = [open_part(each, state) for each, state in zip(wavelength, shutters, strict=True)]
+    slit = np.stack([_slit_of(each, there) for each, there in zip(wavelength, finite, strict=True)])
+    place = Place(
         plan,
-        half_width,
-        priors,
-        rejection=rejection,
-        rescale_noise=rescale_noise,
-        width=half_width / 2 if extended else 0.9,
+        is_planned,
+        prior if is_planned else _UNPLANNED,
+        half_width or (float(n_rows) if extended else HALF_WIDTH),
+        np.stack([np.ones((n_rows, n_columns)) if each is None else each for each in sky]),
+        slit if extended else None,
+        [nod_distances(each, state) for each, state in zip(wavelength, shutters, strict=True)],
     )
-    order = 0 if extended else order
+    fit = partial(
+        fit_source, images[0], images[1], images[2], good, place, rejection=rejection, rescale_noise=rescale_noise
+    )
+    order = 0 if extended and order < 0 else order
     source = fit(order=max(order, 0))
     if order < 0:
-        order = int(_has_light_beside(source, images[0], images[2]))
+        order = int(_has_light_beside(source, images[0], images[2], place.sky))
         source = fit(order=1) if order else source
     profile, aperture = source.profile.evaluate(n_rows)
-    dark = source.dark_variance(np.where(good, images[2], 1.0))
-    precision = np.where(source.is_used, 1 / dark, 0.0)
+    response, lit = source.profile.response(n_rows)
+    own = np.where(source.is_used, images[0] - source.beside, 0.0)
+    dark = source.dark_variance(np.where(good, images[2], 1.0)) + source.beside_variance
+    steady, precision = source.flux, np.where(source.is_used, 1 / dark, 0.0)
     for _ in range(2):
-        weights, _, _ = column_weights(profile, aperture, precision, order)
-        flux = (weights * np.where(source.is_used, images[0], 0.0)).sum(1)
-        variance = dark + source.variance_of_signal[:, None, :] * np.maximum(source.flux[:, None, :] * profile, 0.0)
-        steady = steady_flux(flux, 1 / np.maximum((weights**2 * variance).sum(1), 1e-300))
+        weights, _, _ = column_weights(response, aperture, precision, order, place.sky)
+        light = np.maximum(source.flux[:, None, :] * profile, 0.0)
+        variance = dark + source.variance_of_signal[:, None, :] * light
+        steady = steady_flux((weights * own).sum(1), 1 / np.maximum((weights**2 * variance).sum(1), 1e-300))
         total = dark + source.variance_of_signal[:, None, :] * np.maximum(steady[:, None, :] * profile, 0.0)
         precision = np.where(source.is_used, 1 / total, 0.0)
-    weights, _, _ = column_weights(profile, aperture, precision, order)
-    offsets = source.profile.trace()
-    uncertainty = np.sqrt(np.diag(source.profile.covariance))[:n]
+    weights, _, _ = column_weights(response, aperture, precision, order, place.sky)
+    trace = source.profile.trace()
     return (
         profile,
         source.profile.uncertainty(n_rows),
+        response,
         aperture,
         weights,
         source.is_used,
-        offsets + first_row,
+        source.beside * scale,
+        source.beside_variance * scale**2,
+        place.sky,
+        trace + first_row,
         np.broadcast_to(source.profile.width(), (n, n_columns)).copy(),
-        (weights * np.where(source.is_used, images[0], 0.0)).sum(1) * scale,
+        (weights * own).sum(1) * scale,
         steady * scale,
         source.background_variance * scale**2,
         source.variance_of_signal * scale,
         source.profile.flux_variance(weights),
         source.noise_scale,
         np.full(n, float(order)),
+        (source.others.strengths > 0).sum(1).astype(float),
         planned,
-        offsets[:, n_columns // 2] + first_row,
-        uncertainty,
+        trace[:, n_columns // 2] + first_row,
+        np.sqrt(np.diag(source.profile.covariance))[:n],
     )
 
 
-def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray) -> bool:
+def _slit_of(wavelength: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Return the part of each pixel in the slit; without edges, between the first and the last pixel of a column."""
+    found = slit_aperture(wavelength)
+    if found is not None:
+        return found
+    there = np.isfinite(wavelength) if np.isfinite(wavelength).any() else finite
+    above, below = np.maximum.accumulate(there, axis=0), np.maximum.accumulate(there[::-1], axis=0)[::-1]
+    return (above & below).astype(float)
+
+
+def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray, sky: np.ndarray) -> bool:
     """Whether pixels beside the trace have a level that matters to the flux, in any of the exposures."""
     n_rows = images.shape[1]
     profile, aperture = source.profile.evaluate(n_rows)
-    distance = np.abs(np.arange(n_rows)[:, None] - source.profile.trace()[:, None, :])
+    distance = np.abs(source.profile.distance(n_rows))
     beside = source.is_used & (distance > source.profile.half_width + 1.0)
     precision = np.where(beside, 1 / source.dark_variance(np.where(beside, var_rnoise, 1.0)), 0.0)
-    total = precision.sum((1, 2))
-    residual = np.where(beside, images - source.flux[:, None, :] * profile, 0.0)
-    level = (precision * residual).sum((1, 2)) / np.where(total > 0, total, np.inf)
+    total = (precision * sky**2).sum((1, 2))
+    residual = np.where(beside, images - source.beside - source.flux[:, None, :] * profile, 0.0)
+    level = (precision * sky * residual).sum((1, 2)) / np.where(total > 0, total, np.inf)
     in_flux = np.abs(level) * aperture.sum(1).mean(1)
     matters = in_flux > 0.005 * np.abs(np.median(source.flux, axis=1))
     return bool((matters & (np.abs(level) * np.sqrt(total) > 5.0)).any())
-
-
-def _middle_of_slit(wavelength: np.ndarray) -> np.ndarray | None:
-    """Return the middle between the edges of the slit (x,); None where the cut-out does not tell."""
-    return planned_trace(wavelength, "", 0.0)

@@ -3,19 +3,23 @@
 Images are (exposure, y, x) float64. A pixel that cannot be used has ``is_used`` False, whatever its value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nsxr.kernels.compilation import kernel
-from nsxr.kernels.trace_profile import Profile, fit_trace, refine_profile
+from nsxr.kernels.column_fit import column_weights, solve_parts
+from nsxr.kernels.companions import Others, find_lines, gather
+from nsxr.kernels.trace_profile import Profile, fit_echoes, fit_trace, planned_profile, refine_profile
 
-__all__ = ["Source", "column_weights", "fit_source", "model_variance", "steady_flux"]
+__all__ = ["Place", "Source", "column_weights", "fit_source", "model_variance", "steady_flux"]
 
 REFINEMENTS = 3
 """Times that fluxes, variances and profile are found in turn."""
 _BIN = 32
 """Columns that share one relation between signal and its photon noise."""
+_POINT, _WIDEST = 0.9, 2.5  # pixels, width of the image of a point to begin with, and at most
+_DOUBT = 0.1  # part of the light of others that their shape may be wrong by
 _TOLERANCE = 0.02
 """Part of the light of a pixel by which the profile may be wrong without the pixel being an outlier."""
 
@@ -44,6 +48,37 @@ def steady_flux(flux: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Place:
+    """What is known of a source and its slit before the light is looked at.
+
+    Attributes
+    ----------
+    plan : (exposure, x) ndarray
+        Planned position of the trace [pixel].
+    is_planned : bool
+        False where the plan was guessed from the light.
+    prior : float
+        Standard deviation of the true offset from the plan [pixel].
+    half_width : float
+        Half width of the aperture [pixel].
+    sky : (exposure, y, x) ndarray
+        Part of the light of an even sky that reaches each pixel.
+    slit : (exposure, y, x) ndarray or None
+        Part of each pixel within the slit, which is the aperture of an extended source; None for points.
+    nods : sequence of ndarray or None
+        For each exposure how many rows from the source other nods can be; None if not known.
+    """
+
+    plan: np.ndarray
+    is_planned: bool
+    prior: float
+    half_width: float
+    sky: np.ndarray
+    slit: np.ndarray | None
+    nods: Sequence[np.ndarray | None]
+
+
+@dataclass(frozen=True)
 class Source:
     """A source fitted to images.
 
@@ -59,6 +94,12 @@ class Source:
         Photon noise of pixels without light, and per signal, see :func:`model_variance`.
     noise_scale : (exposure,) ndarray
         Factor by which the variance of pixels without light is larger than given; 1 or more.
+    others : Others
+        Other sources in the slit, and subtracted nods.
+    beside : (exposure, y, x) ndarray
+        Light of the others.
+    beside_variance : (exposure, y, x) ndarray
+        Photon noise of that light, and of nods that were subtracted.
     """
 
     profile: Profile
@@ -67,130 +108,13 @@ class Source:
     background_variance: np.ndarray
     variance_of_signal: np.ndarray
     noise_scale: np.ndarray
+    others: Others
+    beside: np.ndarray
+    beside_variance: np.ndarray
 
     def dark_variance(self, var_rnoise: np.ndarray) -> np.ndarray:
         """Return the variance of pixels but for the photon noise of the source (exposure, y, x)."""
         return np.asarray(self.noise_scale[:, None, None] * (var_rnoise + self.background_variance[:, None, :]))
-
-
-@kernel
-def _weights(
-    profile: np.ndarray,
-    aperture: np.ndarray,
-    precision: np.ndarray,
-    order: int,
-    flux_weights: np.ndarray,
-    background_weights: np.ndarray,
-    leverage: np.ndarray,
-) -> None:
-    """Solve the least squares of each column for flux and background; see :func:`column_weights`."""
-    n, n_rows, n_columns = profile.shape
-    n_terms = 1 + order
-    terms = np.empty(n_terms)
-    normal, inverse = np.empty((n_terms, n_terms)), np.empty((n_terms, n_terms))
-    for e in range(n):
-        for x in range(n_columns):
-            normal[:] = 0.0
-            scale = 0.0
-            for y in range(n_rows):
-                weight = precision[e, y, x]
-                if weight <= 0.0 or (order == 0 and aperture[e, y, x] <= 0.0):
-                    continue
-                _terms(profile[e, y, x], y, n_rows, terms)
-                for i in range(n_terms):
-                    for j in range(n_terms):
-                        normal[i, j] += weight * terms[i] * terms[j]
-                scale = max(scale, weight)
-            flux_weights[e, :, x] = 0.0
-            background_weights[e, :, x] = 0.0
-            leverage[e, :, x] = 0.0
-            if scale == 0.0 or not _invert(normal, inverse):
-                continue
-            centre, total = 0.0, 0.0
-            for y in range(n_rows):
-                centre += aperture[e, y, x] * y
-                total += aperture[e, y, x]
-            centre /= max(total, 1e-9)
-            at_centre = 2.0 * centre / max(n_rows - 1, 1) - 1.0
-            for y in range(n_rows):
-                weight = precision[e, y, x]
-                if weight <= 0.0 or (order == 0 and aperture[e, y, x] <= 0.0):
-                    continue
-                _terms(profile[e, y, x], y, n_rows, terms)
-                for i in range(n_terms):
-                    flux_weights[e, y, x] += inverse[0, i] * terms[i] * weight
-                    for j in range(n_terms):
-                        leverage[e, y, x] += terms[i] * inverse[i, j] * terms[j] * weight
-                    if order >= 1:
-                        background_weights[e, y, x] += inverse[1, i] * terms[i] * weight
-                    if order >= 2:
-                        background_weights[e, y, x] += at_centre * inverse[2, i] * terms[i] * weight
-
-
-@kernel
-def _terms(profile: float, y: int, n_rows: int, out: np.ndarray) -> None:
-    out[0] = profile
-    for i in range(1, out.size):
-        out[i] = 1.0 if i == 1 else 2.0 * y / max(n_rows - 1, 1) - 1.0
-
-
-@kernel
-def _invert(matrix: np.ndarray, inverse: np.ndarray) -> bool:
-    """Invert a small positive matrix; False if it is singular, as of a column where too few pixels can be used."""
-    n = matrix.shape[0]
-    lower = np.zeros((n, n))
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            if i == j:
-                if total <= 1e-9 * matrix[i, i] or matrix[i, i] <= 0.0:
-                    return False
-                lower[i, i] = np.sqrt(total)
-            else:
-                lower[i, j] = total / lower[j, j]
-    column = np.empty(n)
-    for c in range(n):
-        for i in range(n):
-            total = 1.0 if i == c else 0.0
-            for k in range(i):
-                total -= lower[i, k] * column[k]
-            column[i] = total / lower[i, i]
-        for i in range(n - 1, -1, -1):
-            total = column[i]
-            for k in range(i + 1, n):
-                total -= lower[k, i] * inverse[k, c]
-            inverse[i, c] = total / lower[i, i]
-    return True
-
-
-def column_weights(
-    profile: np.ndarray, aperture: np.ndarray, precision: np.ndarray, order: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the factors with which pixels enter the flux and the background of their column.
-
-    Parameters
-    ----------
-    profile, aperture : (exposure, y, x) ndarray
-        Part of the flux in each pixel; part of each pixel within the aperture.
-    precision : (exposure, y, x) ndarray
-        Inverse variances; 0 where a pixel cannot be used.
-    order : int, default 0
-        Terms of a background that is fitted together with the flux: none, a constant, or a line. Without
-        background only pixels in the aperture count.
-
-    Returns
-    -------
-    flux_weights, background_weights : (exposure, y, x) ndarray
-        ``sum(weights * image)`` is the flux, or the background of a pixel in the middle of the aperture. All zero in
-        columns where too little can be used.
-    leverage : (exposure, y, x) ndarray
-        Part of its own value in what is fitted to a pixel.
-    """
-    found = tuple(np.empty_like(profile) for _ in range(3))
-    _weights(profile, aperture, precision, order, *found)
-    return found[0], found[1], found[2]
 
 
 def model_variance(
@@ -250,15 +174,12 @@ def fit_source(
     var_poisson: np.ndarray,
     var_rnoise: np.ndarray,
     is_used: np.ndarray,
-    plan: np.ndarray,
-    half_width: float,
-    prior: float,
+    place: Place,
     order: int = 0,
     rejection: float = 5.0,
     rescale_noise: bool = True,
-    width: float = 0.9,
 ) -> Source:
-    """Fit trace, profile, photon noise, and find outliers, all from the images.
+    """Fit trace, profile, photon noise, other light in the slit, and find outliers, all from the images.
 
     Parameters
     ----------
@@ -266,12 +187,8 @@ def fit_source(
         Signal and variances.
     is_used : (exposure, y, x) ndarray of bool
         Pixels that can be used.
-    plan : (exposure, x) ndarray
-        Planned position of the trace [pixel].
-    half_width : float
-        Half width of the aperture [pixel].
-    prior : float
-        Standard deviation of the true offset from the plan [pixel].
+    place : Place
+        Where the source should be.
     order : int, default 0
         Terms of the background, see :func:`column_weights`.
     rejection : float, default 5
@@ -280,66 +197,157 @@ def fit_source(
         deviates in no pixel.
     rescale_noise : bool, default True
         Look for noise beyond the variances in pixels without light, as correlated noise of the detector that was left.
-    width : float, default 0.9
-        Standard deviation of the profile to begin with [pixel].
 
     Notes
     -----
-    Where the source stands in exposures that were subtracted, pixels are left out, too.
+    Pixels where another source, or a subtracted nod, has half of the light of the source or more are left out; from
+    others their light is subtracted. Subtracted nods of an extended source are part of its profile.
     """
     n, n_rows, n_columns = images.shape
     can_be_used = is_used & np.isfinite(images) & np.isfinite(var_rnoise) & np.isfinite(var_poisson)
     can_be_used &= var_rnoise + var_poisson > 0
-    is_used = can_be_used
-    images, var_rnoise = np.where(is_used, images, 0.0), np.where(is_used, var_rnoise, 1.0)
-    var_poisson = np.where(is_used, np.maximum(var_poisson, 0.0), 0.0)
-    rows = np.arange(n_rows)[:, None]
-    away = np.abs(rows - plan[:, None, :])
+    images, var_rnoise = np.where(can_be_used, images, 0.0), np.where(can_be_used, var_rnoise, 1.0)
+    var_poisson = np.where(can_be_used, np.maximum(var_poisson, 0.0), 0.0)
     # without a model yet, photon noise is that of the mean of the columns around
-    smooth = _running_mean(var_poisson, is_used, _BIN)
-    precision = np.where(is_used, 1 / np.where(is_used, var_rnoise + smooth, 1.0), 0.0)
-    near = np.where(away < half_width + 3.0 * prior + 1.0, precision, 0.0)
-    profile = fit_trace(images, near, plan, half_width, prior, width)
-    can_be_used &= ~_negative_traces(images, precision, profile)
-    if order:
-        level = _outer_level(images, precision * can_be_used, away > half_width + prior)
-        cleared = images - level[:, None, :]
-        profile = fit_trace(cleared, near * can_be_used, plan, half_width, prior, width)
-        can_be_used &= ~_negative_traces(cleared, precision, profile)
-    is_used, precision = can_be_used, np.where(can_be_used, precision, 0.0)
+    smooth = _running_mean(var_poisson, can_be_used, _BIN)
+    precision = np.where(can_be_used, 1 / np.where(can_be_used, var_rnoise + smooth, 1.0), 0.0)
+    profile, others, precision = _find_light(images, precision, place, order)
+    can_be_used = precision > 0
+    taken = others.taken(profile, n_rows) if others else np.zeros(images.shape, dtype=bool)
+    is_used = can_be_used & ~taken
     background = slope = flux = np.zeros((n, n_columns))
-    variance = np.where(precision > 0, 1 / np.where(precision > 0, precision, 1.0), 0.0)
-    scale, relative = np.ones(n), 0.0
+    variance = np.where(can_be_used, 1 / np.where(can_be_used, precision, 1.0), 0.0)
+    beside, scale, relative = np.zeros(images.shape), np.ones(n), 0.0
     for number in range(REFINEMENTS):
-        shape, aperture = profile.evaluate(n_rows)
-        flux_weights, background_weights, leverage = column_weights(shape, aperture, precision, order)
-        flux = (flux_weights * images).sum(1)
-        level = (background_weights * images).sum(1)
+        _, aperture = profile.evaluate(n_rows)
+        shape, lit = profile.response(n_rows)
+        if others:  # all pixels tell how bright the others are
+            known = np.where(can_be_used & (is_used | taken), 1 / np.where(can_be_used, variance, 1.0), 0.0)
+            _, _, beside, _, _ = _parts(images, known, profile, others, place.sky, order)
+        own = images - beside
+        precision = np.where(is_used, 1 / np.where(can_be_used, variance, 1.0), 0.0)
+        flux_weights, background_weights, leverage = column_weights(shape, aperture, precision, order, place.sky)
+        flux = (flux_weights * own).sum(1)
+        level = _level(background_weights, own, place.sky)
         light = flux[:, None, :] * shape
-        background, slope = model_variance(var_poisson, var_rnoise, is_used, light)
+        shining = np.maximum(flux[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
+        background, slope = model_variance(var_poisson, var_rnoise, is_used, shining)
         dark = var_rnoise + background[:, None, :]
-        residual = images - light - level[:, None, :]
+        residual = own - light - level
         if rescale_noise:
             free = np.maximum(1 - leverage, 0.01)
             scale = _excess_noise(residual, dark * free, is_used & (aperture == 0))
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
-        variance = scale[:, None, None] * dark + slope[:, None, :] * np.maximum(steady[:, None, :] * shape, 0.0)
-        deviation = residual * can_be_used * (aperture > 0)
+        shining = np.maximum(steady[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
+        variance = scale[:, None, None] * dark + slope[:, None, :] * shining
         known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2  # before, the tolerance is wide
         limit = rejection * np.sqrt(known * np.maximum(1 - leverage, 0.01))
-        limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * _around(np.abs(light))
-        excess = np.abs(deviation) / limit
+        bright = _around(np.abs(light) + np.abs(beside))
+        limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * bright
+        excess = np.abs(np.where(can_be_used & ~taken, residual, 0.0) * (aperture > 0)) / limit
         worst = excess == (excess * is_used).max(1, keepdims=True)
-        is_used = can_be_used & ~((excess > 1) & (worst | ~is_used))
+        is_used = can_be_used & ~taken & ~((excess > 1) & (worst | ~is_used))
         precision = np.where(is_used, 1 / variance, 0.0)
-        flux_weights, background_weights, _ = column_weights(shape, aperture, precision, order)
-        flux = (flux_weights * images).sum(1)
-        level = (background_weights * images).sum(1)
-        light, residual = flux[:, None, :] * shape, images - level[:, None, :]
+        flux_weights, background_weights, _ = column_weights(shape, aperture, precision, order, place.sky)
+        flux = (flux_weights * own).sum(1)
+        light, residual = flux[:, None, :] * shape, own - _level(background_weights, own, place.sky)
         relative = _relative_variance(residual - light, variance, light, is_used & (aperture > 0))
-        doubtful = np.where(is_used, 1 / (variance + relative * light**2), 0.0)
-        profile = refine_profile(residual, doubtful, flux, profile)
-    return Source(profile, is_used, flux, background, slope, scale)
+        doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
+        profile = refine_profile(residual, np.where(is_used, 1 / doubtful, 0.0), flux, profile)
+    profile_alone, _ = profile.evaluate(n_rows)
+    _, lit = profile.response(n_rows)
+    from_nods = np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone)
+    noise = slope[:, None, :] * (np.maximum(beside, 0.0) + np.maximum(from_nods, 0.0))
+    return Source(profile, is_used, flux, background, slope, scale, others, beside, noise)
+
+
+def _find_light(
+    images: np.ndarray, precision: np.ndarray, place: Place, order: int
+) -> tuple[Profile, Others, np.ndarray]:
+    """Return the Gaussian profile of the source, the other light, and the inverse variances of pixels that tell."""
+    n, n_rows, _ = images.shape
+    extended = place.slit is not None
+    lines = [
+        find_lines(
+            images[e],
+            precision[e],
+            place.plan[e],
+            place.sky[e],
+            has_level=order > 0,
+            is_planned=place.is_planned,
+            nods=place.nods[e],
+            extended=extended,
+        )
+        for e in range(n)
+    ]
+    offsets = np.array([line.offset for line in lines])
+    others = gather(lines)
+    away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
+    edge = (place.sky > 0.03) & (place.sky < 0.93)
+    if extended:
+        precision = np.where(place.sky > 0.5, precision, 0.0)
+        near = precision
+        echoes = {"distances": others.distances, "strengths": np.maximum(-others.strengths, 0.0)}
+        others = Others(np.zeros((n, 0)), np.zeros((n, 0)))
+    else:
+        echoes = {}
+        if order:  # where the sky fades nobody knows how much of it there is
+            precision = np.where(edge & (away > place.half_width + 0.5), 0.0, precision)
+        near = np.where(away < place.half_width + 3.0 * place.prior + 1.0, precision, 0.0)
+    profile = planned_profile(
+        place.plan,
+        offsets,
+        place.half_width,
+        float(np.median([line.width for line in lines])) if extended else _POINT,
+        slit=place.slit,
+        passed=place.sky if extended else None,
+        widest=_WIDEST if place.slit is None else max(0.5 * float(np.median(place.slit.sum(1))), _WIDEST),
+        **echoes,
+    )
+    planned = profile.distances
+    rounds = 1 + (order > 0) + 2 * bool(others or profile.strengths.any())
+    for number in range(rounds):
+        own = images
+        if order or others:
+            flux, amplitudes, beside, level, deviations = _parts(images, precision, profile, others, place.sky, order)
+            if number == 0 and others:
+                others = others.confirmed(amplitudes, deviations, flux)
+            own = images - beside - level
+            if others:
+                rest = own - flux[:, None, :] * profile.response(n_rows)[0]
+                others = others.moved(rest, precision, profile, amplitudes)
+        free = near * ~others.taken(profile, n_rows) if others else near
+        profile = fit_trace(own, free, profile, place.prior)
+        if profile.strengths.any():
+            profile = fit_echoes(own, near, profile, planned)
+    return profile, others, precision
+
+
+def _parts(
+    images: np.ndarray, precision: np.ndarray, profile: Profile, others: Others, sky: np.ndarray, order: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit the source, the others and the background at once.
+
+    Returns
+    -------
+    flux (exposure, x), amplitudes of the others (other, exposure, x), their light, the background (exposure, y, x),
+    deviations of the amplitudes.
+    """
+    n_rows = images.shape[1]
+    count = others.strengths.shape[1] if others else 0
+    slope = 2.0 * np.arange(n_rows)[:, None] / max(n_rows - 1, 1) - 1.0
+    shapes = [profile.response(n_rows)[0], *(others.shapes(profile, n_rows) if count else ())]
+    shapes += [sky, sky * slope][:order]
+    parts = np.stack(shapes)
+    found, deviations = solve_parts(images, precision, parts)
+    light = found[:, :, None, :] * parts
+    amplitudes = found[1 : 1 + count]
+    return found[0], amplitudes, light[1 : 1 + count].sum(0), light[1 + count :].sum(0), deviations[1 : 1 + count]
+
+
+def _level(weights: np.ndarray, images: np.ndarray, sky: np.ndarray) -> np.ndarray:
+    """Return the background of each pixel."""
+    return np.asarray((weights * images).sum(1)[:, None, :] * sky)
 
 
 def _excess_noise(residual: np.ndarray, variance: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
@@ -377,26 +385,6 @@ def _relative_variance(residual: np.ndarray, variance: np.ndarray, light: np.nda
     return float(np.clip(scatter**2 - np.median(variance[bright] / light[bright] ** 2), 0.0, 0.1))
 
 
-def _negative_traces(images: np.ndarray, precision: np.ndarray, profile: Profile) -> np.ndarray:
-    """Return where the source stands in exposures that were subtracted: lines along the trace, significantly negative.
-
-    They reach 5 standard deviations and a tenth of the brightest line of the source.
-    """
-    n_rows = images.shape[1]
-    distance = np.arange(n_rows)[:, None] - profile.trace()[:, None, :]
-    line = np.clip(np.rint(distance).astype(int) + n_rows, 0, 2 * n_rows)
-    found = np.zeros(images.shape, dtype=bool)
-    for e in range(images.shape[0]):
-        size = 2 * n_rows + 1
-        weight = np.bincount(line[e].ravel(), precision[e].ravel(), size)
-        mean = np.bincount(line[e].ravel(), (precision[e] * images[e]).ravel(), size) / np.maximum(weight, 1e-300)
-        negative = (mean * np.sqrt(weight) < -5.0) & (mean < -0.1 * mean[n_rows])
-        grown = np.convolve(negative, np.ones(5), mode="same") > 0  # their flanks, two rows to each side
-        grown[n_rows - 2 : n_rows + 3] = False
-        found[e] = grown[line[e]]
-    return found
-
-
 def _around(light: np.ndarray) -> np.ndarray:
     """Return the largest value of each pixel and its two neighbours in the column."""
     padded = np.pad(light, ((0, 0), (1, 1), (0, 0)))
@@ -413,9 +401,3 @@ def _running_mean(values: np.ndarray, is_used: np.ndarray, length: int) -> np.nd
         return np.asarray(sums[:, :, high] - sums[:, :, low])
 
     return np.asarray(total(values * is_used) / np.maximum(total(is_used.astype(float)), 1.0))
-
-
-def _outer_level(images: np.ndarray, precision: np.ndarray, is_outside: np.ndarray) -> np.ndarray:
-    """Return the weighted mean of the pixels far from the trace (exposure, x)."""
-    weight = precision * is_outside
-    return np.asarray((weight * images).sum(1) / np.maximum(weight.sum(1), 1e-300))

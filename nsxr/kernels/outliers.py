@@ -5,7 +5,7 @@ Arrays are (exposure, y, x) or (exposure, x), float64.
 
 import numpy as np
 
-from nsxr.kernels.extraction import column_weights
+from nsxr.kernels.column_fit import column_weights
 
 __all__ = ["disagreeing_pixels", "expected_fluxes"]
 

@@ -3,14 +3,16 @@
 from itertools import pairwise
 
 import numpy as np
+from scipy.special import erf
 
-__all__ = ["planned_trace", "slit_range", "trace_of_light"]
+__all__ = ["nod_distances", "open_part", "planned_trace", "slit_aperture", "slit_range", "trace_of_light"]
 
 SHUTTER_PITCH = 1.15
 """Distance of shutters in units of their open height, in which positions in slits are given."""
 ROWS_A_SHUTTER = 4.4
 """Detector rows for the open height of a shutter, about; tells which margin the wavelengths were made with."""
 _MARGINS = (1.05, 0.55)  # beyond the centres of the outer shutters, by newer and older versions of the pipeline
+_BLUR = 0.5  # pixels, standard deviation of the image of an edge, as seen in flight products
 
 
 def slit_range(shutters: str, rows: float) -> tuple[float, float]:
@@ -45,6 +47,16 @@ def planned_trace(wavelength: np.ndarray, shutters: str, position: float) -> np.
     position : float
         Planned position of the source in the slit (SRCYPOS); rows count the other way.
     """
+    edges = _edges(wavelength)
+    if edges is None:
+        return None
+    middle, rows = edges
+    low, high = slit_range(shutters, rows)
+    return np.asarray(middle - (position - (low + high) / 2) * rows / (high - low))
+
+
+def _edges(wavelength: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Return the middle between the edges of the slit (x,) and its height, in rows of the cut-out."""
     n_rows, n_columns = wavelength.shape
     inside = np.isfinite(wavelength)
     lower = inside.argmax(0)
@@ -56,9 +68,82 @@ def planned_trace(wavelength: np.ndarray, shutters: str, position: float) -> np.
     whole &= np.abs(length - np.median(length[whole])) <= 1
     x = np.linspace(-1.0, 1.0, n_columns)
     fit = np.polynomial.Polynomial.fit(x[whole], 0.5 * (lower + upper)[whole], 3 if n_columns > 1000 else 2, [-1, 1])
-    rows = float(length[whole].mean())
+    return np.asarray(fit(x)), float(length[whole].mean())
+
+
+def _open_ranges(shutters: str) -> list[tuple[float, float]]:
+    """Return the ends of the open shutters, in the units of positions in slits; neighbours are one."""
+    states = shutters.strip()
+    if not states.strip("-_ "):
+        return [(-0.5, 0.5)]
+    at = states.index("x") if "x" in states else (len(states) - 1) // 2
+    places = [(i - at) * SHUTTER_PITCH for i, state in enumerate(states) if state != "0"]
+    ranges: list[tuple[float, float]] = []
+    for place in places:
+        if ranges and place - 0.5 - ranges[-1][1] < 0.5:
+            ranges[-1] = (ranges[-1][0], place + 0.5)
+        else:
+            ranges.append((place - 0.5, place + 0.5))
+    return ranges
+
+
+def open_part(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
+    """Return the part of the light of an even sky that reaches each pixel (y, x), 0 to 1.
+
+    Wavelengths are given for half a shutter more than is open at either end. No sky falls there, nor through a
+    shutter that is closed. Edges are blurred by half a pixel; bars between open shutters are not seen.
+
+    Parameters
+    ----------
+    wavelength : (y, x) ndarray
+        NaN outside the slit.
+    shutters : str
+        See :func:`slit_range`; ``0`` is a closed shutter.
+
+    Returns
+    -------
+    ndarray or None
+        None where the cut-out does not tell, or contradicts the number of shutters.
+    """
+    edges = _edges(wavelength)
+    if edges is None:
+        return None
+    middle, rows = edges
     low, high = slit_range(shutters, rows)
-    return np.asarray(fit(x) - (position - (low + high) / 2) * rows / (high - low))
+    scale = rows / (high - low)
+    if shutters.strip("-_ ") and abs(scale / ROWS_A_SHUTTER - 1) > 0.15:
+        return None
+    place = (low + high) / 2 - (np.arange(wavelength.shape[0])[:, None] - middle) / scale
+    found = np.zeros(wavelength.shape)
+    spread = np.sqrt(2 * (_BLUR**2 + 1 / 12)) / scale
+    for start, stop in _open_ranges(shutters):
+        found += 0.5 * (erf((place - start) / spread) - erf((place - stop) / spread))
+    return found
+
+
+def slit_aperture(wavelength: np.ndarray) -> np.ndarray | None:
+    """Return the part of each pixel that is in the slit, whatever its tilt (y, x); None where the cut-out does not tell.
+
+    Half a row is left out at either edge, so that no pixel without a wavelength has a part.
+    """
+    edges = _edges(wavelength)
+    if edges is None:
+        return None
+    middle, rows = edges
+    distance = np.abs(np.arange(wavelength.shape[0])[:, None] - middle)
+    return np.where(np.isfinite(wavelength), np.clip(0.5 * rows - distance, 0.0, 1.0), 0.0)
+
+
+def nod_distances(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
+    """Return how many rows from the source the other shutters of the slitlet are; None where the cut-out does not tell."""
+    edges = _edges(wavelength)
+    states = shutters.strip()
+    if edges is None or "x" not in states:
+        return None
+    low, high = slit_range(shutters, edges[1])
+    at = states.index("x")
+    steps = np.array([at - i for i in range(len(states)) if i != at], dtype=float)
+    return np.asarray(steps * SHUTTER_PITCH * edges[1] / (high - low))
 
 
 def trace_of_light(images: np.ndarray, precision: np.ndarray) -> np.ndarray:

@@ -4,10 +4,12 @@ The light of a column x is ``f(x) P(u, x)``, ``u`` the distance of a pixel from 
 integrated over pixels, whose centre and width change smoothly with x, and a correction to it: splines in u and x whose
 size the data decide (marginal likelihood), so that it vanishes where the data say nothing. ``f`` is free in every
 column. Several exposures of one source share the profile and the shape of the trace; offsets and fluxes are their own.
+Where nods of an extended source were subtracted, a pixel has ``f(x) (P(u) - sum of a P(u - d))``: echoes at the distances
+``d`` of the other nods, of strengths ``a``.
 Images are (exposure, y, x) float64 with weights, the inverse variances, of zero where a pixel is not to be used.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -15,16 +17,18 @@ from scipy.special import erf
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["Profile", "aperture_of", "fit_trace", "flux_of", "refine_profile"]
+__all__ = ["Profile", "aperture_of", "fit_echoes", "fit_trace", "flux_of", "gaussian", "planned_profile", "refine_profile"]
 
 KNOT_SPACING = 0.5
 """Pixels between knots of the correction across the trace."""
 COLUMNS_A_KNOT = 70
 """Columns between knots of the correction along the trace, at least."""
-_OFFSETS = np.arange(-3.0, 3.01, 0.25)  # pixels from the planned position that are tried first
 _AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative to the light of a column
 _STIFFNESSES = (1.0, 30.0, 1000.0)  # against changes of the correction along the trace
 _SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2])  # prior deviations of tilt, curvature and log width
+_FURTHEST = 1.5  # pixels, of offsets from where they begin, and of tilt and curvature
+_SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
+_WIDTHS = (0.3, 2.5)  # pixels, standard deviations that the image of a point can have
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,34 @@ class Profile:
         Of ``shape``.
     half_width : float
         Half width of the aperture [pixel]: P sums to one over pixels, and parts of pixels, within it.
+    reach : float
+        Distance from the trace up to which there is a correction [pixel].
     correction : (n_u, n_x) ndarray
         Coefficients of the splines.
     correction_covariance : (n_u * n_x, n_u * n_x) ndarray
         Of ``correction``.
+    slit : (exposure, y, x) ndarray, optional
+        Part of each pixel within the slit: the aperture of an extended source.
+    passed : (exposure, y, x) ndarray, optional
+        Part of the light that open shutters let through.
+    distances, strengths : (exposure, echo) ndarray
+        Of the echoes that subtracted nods leave.
+    widest : float
+        Largest width [pixel].
     """
 
     plan: np.ndarray
     shape: np.ndarray
     covariance: np.ndarray
     half_width: float
+    reach: float
     correction: np.ndarray
     correction_covariance: np.ndarray
+    slit: np.ndarray | None = None
+    passed: np.ndarray | None = None
+    distances: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
+    strengths: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
+    widest: float = _WIDTHS[1]
 
     @property
     def n_exposures(self) -> int:
@@ -70,14 +90,44 @@ class Profile:
         """Return the standard deviation of the Gaussian (x,), pixels."""
         return np.asarray(np.exp(self.shape[self.n_exposures + 2 :] @ _along(self.plan.shape[1])))
 
+    def distance(self, n_rows: int) -> np.ndarray:
+        """Return the distance of pixels from the trace (exposure, y, x)."""
+        return np.asarray(np.arange(n_rows)[:, None] - self.trace()[:, None, :])
+
     def evaluate(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the profile P and the aperture (exposure, y, x): the part of each pixel within ``half_width``."""
-        distance = np.arange(n_rows)[:, None] - self.trace()[:, None, :]
-        profile, _, _ = _gaussian(distance, self.width())
-        _add_splines(distance, self.correction, self.half_width, profile)
+        """Return the profile P and the aperture (exposure, y, x): the part of each pixel that belongs to the source."""
+        distance = self.distance(n_rows)
+        profile = self._raw(distance)
         aperture = aperture_of(distance, self.half_width)
-        total = np.asarray((profile * aperture).sum(1, keepdims=True))
-        return profile / np.maximum(total, 1e-3), aperture
+        if self.slit is not None:
+            aperture = np.minimum(aperture, self.slit)
+        return profile / _normal(profile, aperture), aperture
+
+    def response(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the signal for a flux of one, P with its echoes, and the light that noise comes from (exposure, y, x)."""
+        profile, aperture = self.evaluate(n_rows)
+        if not self.strengths.any():
+            return profile, profile
+        distance = self.distance(n_rows)
+        normal = _normal(self._raw(distance), aperture)
+        signal, light = profile.copy(), profile.copy()
+        for k in range(self.strengths.shape[1]):
+            strength = self.strengths[:, k, None, None]
+            echo = self._raw(distance - self.distances[:, k, None, None]) / normal
+            signal -= strength * echo
+            light += strength**2 * echo  # the mean of n exposures has 1/n of the light, and 1/n2 of its variance
+        return signal, light
+
+    def at(self, n_rows: int, distance: np.ndarray) -> np.ndarray:
+        """Return the profile of another source (exposure, y, x), so many rows (exposure,) from the trace."""
+        own = self.distance(n_rows)
+        normal = _normal(self._raw(own), aperture_of(own, self.half_width))
+        return np.asarray(self._raw(own - distance[:, None, None]) / normal)
+
+    def _raw(self, distance: np.ndarray) -> np.ndarray:
+        profile, _, _ = gaussian(distance, self.width())
+        _add_splines(distance, self.correction, self.reach, profile)
+        return profile if self.passed is None else profile * self.passed
 
     def flux_variance(self, weights: np.ndarray) -> np.ndarray:
         """Return the variance of a flux of one that comes from the uncertainty of the profile (exposure, x).
@@ -87,27 +137,31 @@ class Profile:
         weights : (exposure, y, x) ndarray
             Factors with which pixels enter the flux.
         """
-        distance = np.arange(weights.shape[1])[:, None] - self.trace()[:, None, :]
+        distance = self.distance(weights.shape[1])
         profile, aperture = self.evaluate(weights.shape[1])
         # dP = basis - P sum(aperture * basis): the sum of P stays one
         along = weights - aperture * (weights * profile).sum(1, keepdims=True)
         n_u, n_x = self.correction.shape
         out = np.empty((weights.shape[0], weights.shape[2]))
-        _spline_variance(distance, along, n_u, n_x, self.half_width, self.correction_covariance, out)
+        _spline_variance(distance, along, n_u, n_x, self.reach, self.correction_covariance, out)
         return out
 
     def uncertainty(self, n_rows: int) -> np.ndarray:
         """Return the standard deviation of P in each pixel (exposure, y, x)."""
-        distance = np.arange(n_rows)[:, None] - self.trace()[:, None, :]
+        distance = self.distance(n_rows)
         out = np.empty(distance.shape)
         n_u, n_x = self.correction.shape
         one = np.zeros((distance.shape[0], 1, distance.shape[2]))
         for y in range(n_rows):
             row = np.ascontiguousarray(distance[:, y : y + 1])
             variance = np.empty((distance.shape[0], distance.shape[2]))
-            _spline_variance(row, one + 1.0, n_u, n_x, self.half_width, self.correction_covariance, variance)
+            _spline_variance(row, one + 1.0, n_u, n_x, self.reach, self.correction_covariance, variance)
             out[:, y] = np.sqrt(variance)
         return out
+
+
+def _normal(profile: np.ndarray, aperture: np.ndarray) -> np.ndarray:
+    return np.maximum(np.asarray((profile * aperture).sum(1, keepdims=True)), 1e-3)
 
 
 def _along(n_columns: int) -> np.ndarray:
@@ -121,7 +175,7 @@ def aperture_of(distance: np.ndarray, half_width: float) -> np.ndarray:
     return np.asarray(np.clip(half_width + 0.5 - np.abs(distance), 0.0, 1.0))
 
 
-def _gaussian(distance: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def gaussian(distance: np.ndarray, width: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a Gaussian integrated over pixels, and its derivatives by distance and by the logarithm of the width."""
     lower, upper = (distance - 0.5) / width, (distance + 0.5) / width
     profile = 0.5 * (erf(upper / np.sqrt(2)) - erf(lower / np.sqrt(2)))
@@ -136,48 +190,77 @@ def flux_of(images: np.ndarray, weights: np.ndarray, profile: np.ndarray) -> tup
     return (weighted * images).sum(1) / np.where(precision > 0, precision, 1.0), precision
 
 
-def fit_trace(
-    images: np.ndarray,
-    weights: np.ndarray,
+def planned_profile(
     plan: np.ndarray,
+    offsets: np.ndarray,
     half_width: float,
-    prior: float,
-    width: float = 0.9,
-    iterations: int = 8,
+    width: float,
+    *,
+    slit: np.ndarray | None = None,
+    passed: np.ndarray | None = None,
+    distances: np.ndarray | None = None,
+    strengths: np.ndarray | None = None,
+    widest: float = _WIDTHS[1],
 ) -> Profile:
+    """Return a profile to begin with: a Gaussian at given offsets (exposure,) from the plan (exposure, x)."""
+    n, n_columns = plan.shape
+    shape = np.zeros(n + 5)
+    shape[:n], shape[n + 2] = offsets, np.log(width)
+    none = np.zeros((n, 0))
+    profile = Profile(
+        plan,
+        shape,
+        np.zeros((n + 5, n + 5)),
+        half_width,
+        half_width,
+        np.zeros((1, 1)),
+        np.zeros((1, 1)),
+        slit,
+        passed,
+        none if distances is None else distances,
+        none if strengths is None else strengths,
+        widest,
+    )
+    return _uncorrected(profile, half_width)
+
+
+def _uncorrected(profile: Profile, reach: float) -> Profile:
+    """Return a profile without correction, with room for one up to ``reach`` from the trace."""
+    n_u, n_x = _lengths(reach, profile.plan.shape[1])
+    return replace(
+        profile, reach=reach, correction=np.zeros((n_u, n_x)), correction_covariance=np.zeros((n_u * n_x, n_u * n_x))
+    )
+
+
+def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: float, iterations: int = 8) -> Profile:
     """Fit the Gaussian profile: offsets of the exposures, shape of the trace, width.
 
     Parameters
     ----------
     images, weights : (exposure, y, x) ndarray
-        Background-free signal and inverse variances.
-    plan : (exposure, x) ndarray
-        Planned position of the trace.
-    half_width : float
-        Half width of the aperture [pixel].
+        Signal of the source alone and inverse variances.
+    start : Profile
+        To begin with. Offsets stay within 1.5 pixels of it, the width is that of the image of a point, or up to
+        ``widest``, and the trace does not leave the plan by more than a few pixels.
     prior : float
         Standard deviation of the true offset from the planned one [pixel].
-    width : float, default 0.9
-        Standard deviation of the Gaussian to begin with [pixel].
     iterations : int, default 8
         Steps of Gauss and Newton, fluxes eliminated in each (variable projection; Golub and Pereyra 2003).
     """
     n, n_rows, n_columns = images.shape
-    rows, along = np.arange(n_rows)[:, None], _along(n_columns)
-    shape = np.zeros(n + 5)
-    shape[n + 2] = np.log(width)
-    gain = np.empty((n, _OFFSETS.size))
-    for j, offset in enumerate(_OFFSETS):
-        profile, _, _ = _gaussian(rows - (plan[:, None, :] + offset), np.full(n_columns, width))
-        flux, precision = flux_of(images, weights, profile)
-        gain[:, j] = (np.maximum(flux, 0) ** 2 * precision).sum(1) - (offset / prior) ** 2
-    shape[:n] = _OFFSETS[gain.argmax(1)]
+    plan, along = start.plan, _along(n_columns)
+    rows, shape = np.arange(n_rows)[:, None], start.shape
+    width = np.exp(shape[n + 2])
     deviations = np.concatenate([np.full(n, prior), _SCALES])
     centre = np.concatenate([np.zeros(n + 2), [np.log(width), 0.0, 0.0]])
+    furthest = np.concatenate([np.full(n + 2, _FURTHEST), [np.inf], _SLOPES])
+    lowest, highest = np.concatenate([shape[:n], np.zeros(5)]) - furthest, np.zeros(n + 5)
+    highest = np.concatenate([shape[:n], np.zeros(5)]) + furthest
+    lowest[n + 2], highest[n + 2] = np.log(_WIDTHS[0]), np.log(start.widest)
 
     def evaluate(values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         trace = plan + values[:n, None] + values[n : n + 2] @ along[1:]
-        profile, by_distance, by_width = _gaussian(rows - trace[:, None, :], np.exp(values[n + 2 :] @ along))
+        profile, by_distance, by_width = _echoed(rows - trace[:, None, :], np.exp(values[n + 2 :] @ along), start)
         flux, precision = flux_of(images, weights, profile)
         residual = images - flux[:, None, :] * profile
         chi_square = float((weights * residual**2).sum() + (((values - centre) / deviations) ** 2).sum())
@@ -206,28 +289,87 @@ def fit_trace(
         gradient[n + 2 :] += along @ wr.sum(0)
         return chi_square, normal, gradient
 
+    shape = np.clip(shape, lowest, highest)
     chi_square, normal, gradient = evaluate(shape)
     damping = 1e-3
     for _ in range(iterations):
         step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
         step *= min(1.0, 1.0 / max(np.abs(step).max(), 1e-9))
-        trial = evaluate(shape + step)
+        tried = np.clip(shape + step, lowest, highest)
+        trial = evaluate(tried)
         if trial[0] <= chi_square:
             done = chi_square - trial[0] < 1e-3
-            shape, (chi_square, normal, gradient), damping = shape + step, trial, damping / 10
+            shape, (chi_square, normal, gradient), damping = tried, trial, damping / 10
             if done:
                 break
         else:
             damping = max(damping * 10, 1e-2)
-    n_u, n_x = _lengths(half_width, n_columns)
-    return Profile(
-        plan, shape, np.linalg.inv(normal), half_width, np.zeros((n_u, n_x)), np.zeros((n_u * n_x, n_u * n_x))
-    )
+    found = replace(start, shape=shape, covariance=np.linalg.inv(normal))
+    reach = start.half_width
+    if start.slit is not None:  # as far as an extended source reaches, and not over the whole slit
+        height = float(np.median(start.slit.sum(1)))
+        reach = float(np.clip(3.0 * np.exp(shape[n + 2]), 3.0, max(min(start.half_width, 0.5 * height), 3.0)))
+    return _uncorrected(found, reach)
 
 
-def _lengths(half_width: float, n_columns: int) -> tuple[int, int]:
+def _echoed(distance: np.ndarray, width: np.ndarray, like: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the Gaussian with the echoes of a profile, and its derivatives by distance and by the log of the width."""
+    parts = list(gaussian(distance, width))
+    for k in range(like.strengths.shape[1]):
+        echo = gaussian(distance - like.distances[:, k, None, None], width)
+        parts = [part - like.strengths[:, k, None, None] * e for part, e in zip(parts, echo, strict=True)]
+    if like.passed is not None:
+        parts = [part * like.passed for part in parts]
+    return parts[0], parts[1], parts[2]
+
+
+def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planned: np.ndarray) -> Profile:
+    """Fit distances and strengths of the echoes of an uncorrected profile.
+
+    Parameters
+    ----------
+    images, weights : (exposure, y, x) ndarray
+        Signal of the source with its echoes, and inverse variances.
+    profile : Profile
+        Without correction.
+    planned : (exposure, echo) ndarray
+        Distances where they should be [pixel]; deviations from them are 0.2 pixels.
+    """
+    n, count = profile.strengths.shape
+    distance, width = profile.distance(images.shape[1]), profile.width()
+    passed = np.ones_like(images) if profile.passed is None else profile.passed
+    distances, strengths = profile.distances.copy(), profile.strengths.copy()
+    for _ in range(2):
+        signal, _, _ = _echoed(distance, width, replace(profile, distances=distances, strengths=strengths))
+        flux, precision = flux_of(images, weights, signal)
+        residual = images - flux[:, None, :] * signal
+        for e in range(n):
+            there = np.flatnonzero(strengths[e])
+            if not there.size:
+                continue
+            derivatives = []
+            for k in there:
+                echo, by_distance, _ = gaussian(distance[e] - distances[e, k], width)
+                derivatives += [-echo * passed[e], strengths[e, k] * by_distance * passed[e]]
+            safe = np.where(precision[e] > 0, precision[e], 1.0)
+            changes = [
+                flux[e] * d - signal[e] * ((weights[e] * signal[e] * flux[e] * d).sum(0) / safe) for d in derivatives
+            ]
+            normal = np.array([[(weights[e] * a * b).sum() for b in changes] for a in changes])
+            right = np.array([(weights[e] * a * residual[e]).sum() for a in changes])
+            odd = np.arange(1, 2 * there.size, 2)
+            normal[odd, odd] += 1 / 0.2**2
+            right[odd] += (planned[e, there] - distances[e, there]) / 0.2**2
+            normal[odd - 1, odd - 1] += 1.0  # nothing is known of an echo beyond the slit
+            step = np.linalg.solve(normal, right)
+            strengths[e, there] = np.clip(strengths[e, there] + step[::2], 1e-3, 1.2)
+            distances[e, there] += np.clip(step[1::2], -0.5, 0.5)
+    return replace(profile, distances=distances, strengths=strengths)
+
+
+def _lengths(reach: float, n_columns: int) -> tuple[int, int]:
     """Return how many splines there are across and along the trace."""
-    return int(np.ceil(2 * (half_width + 1) / KNOT_SPACING)) + 3, max(1, min(12, n_columns // COLUMNS_A_KNOT)) + 3
+    return int(np.ceil(2 * (reach + 1) / KNOT_SPACING)) + 3, max(1, min(12, n_columns // COLUMNS_A_KNOT)) + 3
 
 
 def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, profile: Profile) -> Profile:
@@ -245,17 +387,20 @@ def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, 
     profile : Profile
         Gaussian, or with an earlier correction, which is replaced.
     """
-    distance = np.arange(images.shape[1])[:, None] - profile.trace()[:, None, :]
-    gaussian, _, _ = _gaussian(distance, profile.width())
-    aperture = aperture_of(distance, profile.half_width)
-    gaussian /= np.maximum((gaussian * aperture).sum(1, keepdims=True), 1e-3)
+    distance = profile.distance(images.shape[1])
+    bare = replace(profile, correction=np.zeros_like(profile.correction))
+    shape, _ = bare.response(images.shape[1])
     n_u, n_x = profile.correction.shape
     size = n_u * n_x
     normal, right = np.zeros((size, size)), np.zeros(size)
-    residual = images - fluxes[:, None, :] * gaussian
+    residual = images - fluxes[:, None, :] * shape
+    passed = np.ones_like(images) if profile.passed is None else profile.passed
+    one, none = np.ones((images.shape[0], 1)), np.zeros((images.shape[0], 1))
+    strengths, distances = np.hstack([one, -profile.strengths]), np.hstack([none, profile.distances])
     # all pixels that the splines reach: one beyond the aperture would be whatever the others leave it
-    used = np.where(np.abs(distance) < profile.half_width + 1.0, weights, 0.0)
-    _normal_equations(distance, residual, used, fluxes, n_u, n_x, profile.half_width, normal, right)
+    _normal_equations(
+        distance, residual, weights, fluxes, passed, strengths, distances, n_u, n_x, profile.reach, normal, right
+    )
     normal = normal + np.triu(normal, 1).T
     difference = np.diff(np.eye(n_x), axis=0)
     best: tuple[float, np.ndarray, np.ndarray] | None = None
@@ -288,7 +433,7 @@ def _cubic(position: float, values: np.ndarray) -> int:
 
 
 @kernel
-def _add_splines(distance: np.ndarray, coefficients: np.ndarray, half_width: float, out: np.ndarray) -> None:
+def _add_splines(distance: np.ndarray, coefficients: np.ndarray, reach: float, out: np.ndarray) -> None:
     """Add the splines to ``out`` (exposure, y, x)."""
     n_u, n_x = coefficients.shape
     across, along = np.empty(4), np.empty(4)
@@ -297,7 +442,7 @@ def _add_splines(distance: np.ndarray, coefficients: np.ndarray, half_width: flo
         for x in range(n_columns):
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
             for y in range(distance.shape[1]):
-                position = (distance[e, y, x] + half_width + 1.0) * (n_u - 3) / (2.0 * (half_width + 1.0))
+                position = (distance[e, y, x] + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
                 if position < 0.0 or position >= n_u - 3:
                     continue
                 j = _cubic(position, across)
@@ -314,34 +459,45 @@ def _normal_equations(
     residual: np.ndarray,
     weights: np.ndarray,
     fluxes: np.ndarray,
+    passed: np.ndarray,
+    strengths: np.ndarray,
+    distances: np.ndarray,
     n_u: int,
     n_x: int,
-    half_width: float,
+    reach: float,
     normal: np.ndarray,
     right: np.ndarray,
 ) -> None:
     """Add up the upper triangle of the normal matrix, and the right side, of the spline coefficients."""
     across, along = np.empty(4), np.empty(4)
     n_columns = distance.shape[2]
-    values, places = np.empty(16), np.empty(16, np.int64)
+    n_parts = strengths.shape[1]
+    values, places = np.empty(16 * n_parts), np.empty(16 * n_parts, np.int64)
     for e in range(distance.shape[0]):
         for x in range(n_columns):
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
-            flux = fluxes[e, x]
             for y in range(distance.shape[1]):
                 weight = weights[e, y, x]
-                position = (distance[e, y, x] + half_width + 1.0) * (n_u - 3) / (2.0 * (half_width + 1.0))
-                if weight <= 0.0 or position < 0.0 or position >= n_u - 3:
+                if weight <= 0.0:
                     continue
-                j = _cubic(position, across)
-                for a in range(4):
-                    for b in range(4):
-                        values[4 * a + b] = flux * across[a] * along[b]
-                        places[4 * a + b] = (j + a) * n_x + i + b
-                for p in range(16):
+                count = 0
+                for part in range(n_parts):
+                    u = distance[e, y, x] - distances[e, part]
+                    position = (u + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
+                    if strengths[e, part] == 0.0 or position < 0.0 or position >= n_u - 3:
+                        continue
+                    flux = fluxes[e, x] * strengths[e, part] * passed[e, y, x]
+                    j = _cubic(position, across)
+                    for a in range(4):
+                        for b in range(4):
+                            values[count] = flux * across[a] * along[b]
+                            places[count] = (j + a) * n_x + i + b
+                            count += 1
+                for p in range(count):
                     right[places[p]] += weight * values[p] * residual[e, y, x]
-                    for q in range(p, 16):
-                        normal[places[p], places[q]] += weight * values[p] * values[q]
+                    for q in range(p if n_parts == 1 else 0, count):
+                        if places[p] <= places[q]:
+                            normal[places[p], places[q]] += weight * values[p] * values[q]
 
 
 @kernel
@@ -350,7 +506,7 @@ def _spline_variance(
     weights: np.ndarray,
     n_u: int,
     n_x: int,
-    half_width: float,
+    reach: float,
     covariance: np.ndarray,
     out: np.ndarray,
 ) -> None:
@@ -363,7 +519,7 @@ def _spline_variance(
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
             gradient[:] = 0.0
             for y in range(distance.shape[1]):
-                position = (distance[e, y, x] + half_width + 1.0) * (n_u - 3) / (2.0 * (half_width + 1.0))
+                position = (distance[e, y, x] + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
                 if weights[e, y, x] == 0.0 or position < 0.0 or position >= n_u - 3:
                     continue
                 j = _cubic(position, across)

@@ -1,0 +1,189 @@
+"""Least squares of a few shapes to each column of an image."""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+
+__all__ = ["column_weights", "solve_parts"]
+
+
+@kernel
+def _weights(
+    profile: np.ndarray,
+    aperture: np.ndarray,
+    precision: np.ndarray,
+    order: int,
+    sky: np.ndarray,
+    flux_weights: np.ndarray,
+    background_weights: np.ndarray,
+    leverage: np.ndarray,
+) -> None:
+    """Solve the least squares of each column for flux and background; see :func:`column_weights`."""
+    n, n_rows, n_columns = profile.shape
+    n_terms = 1 + order
+    terms = np.empty(n_terms)
+    normal, inverse = np.empty((n_terms, n_terms)), np.empty((n_terms, n_terms))
+    for e in range(n):
+        for x in range(n_columns):
+            normal[:] = 0.0
+            scale = 0.0
+            for y in range(n_rows):
+                weight = precision[e, y, x]
+                if weight <= 0.0 or (order == 0 and aperture[e, y, x] <= 0.0):
+                    continue
+                _terms(profile[e, y, x], sky[e, y, x], y, n_rows, terms)
+                for i in range(n_terms):
+                    for j in range(n_terms):
+                        normal[i, j] += weight * terms[i] * terms[j]
+                scale = max(scale, weight)
+            flux_weights[e, :, x] = 0.0
+            background_weights[e, :, x] = 0.0
+            leverage[e, :, x] = 0.0
+            if scale == 0.0 or not _invert(normal, inverse):
+                continue
+            centre, total = 0.0, 0.0
+            for y in range(n_rows):
+                centre += aperture[e, y, x] * y
+                total += aperture[e, y, x]
+            centre /= max(total, 1e-9)
+            at_centre = 2.0 * centre / max(n_rows - 1, 1) - 1.0
+            for y in range(n_rows):
+                weight = precision[e, y, x]
+                if weight <= 0.0 or (order == 0 and aperture[e, y, x] <= 0.0):
+                    continue
+                _terms(profile[e, y, x], sky[e, y, x], y, n_rows, terms)
+                for i in range(n_terms):
+                    flux_weights[e, y, x] += inverse[0, i] * terms[i] * weight
+                    for j in range(n_terms):
+                        leverage[e, y, x] += terms[i] * inverse[i, j] * terms[j] * weight
+                    if order >= 1:
+                        background_weights[e, y, x] += inverse[1, i] * terms[i] * weight
+                    if order >= 2:
+                        background_weights[e, y, x] += at_centre * inverse[2, i] * terms[i] * weight
+
+
+@kernel
+def _terms(profile: float, sky: float, y: int, n_rows: int, out: np.ndarray) -> None:
+    out[0] = profile
+    for i in range(1, out.size):
+        out[i] = sky if i == 1 else sky * (2.0 * y / max(n_rows - 1, 1) - 1.0)
+
+
+@kernel
+def _invert(matrix: np.ndarray, inverse: np.ndarray) -> bool:
+    """Invert a small positive matrix; False if it is singular, as of a column where too few pixels can be used."""
+    n = matrix.shape[0]
+    lower = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= lower[i, k] * lower[j, k]
+            if i == j:
+                if total <= 1e-9 * matrix[i, i] or matrix[i, i] <= 0.0:
+                    return False
+                lower[i, i] = np.sqrt(total)
+            else:
+                lower[i, j] = total / lower[j, j]
+    column = np.empty(n)
+    for c in range(n):
+        for i in range(n):
+            total = 1.0 if i == c else 0.0
+            for k in range(i):
+                total -= lower[i, k] * column[k]
+            column[i] = total / lower[i, i]
+        for i in range(n - 1, -1, -1):
+            total = column[i]
+            for k in range(i + 1, n):
+                total -= lower[k, i] * inverse[k, c]
+            inverse[i, c] = total / lower[i, i]
+    return True
+
+
+def column_weights(
+    profile: np.ndarray,
+    aperture: np.ndarray,
+    precision: np.ndarray,
+    order: int = 0,
+    sky: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the factors with which pixels enter the flux and the background of their column.
+
+    Parameters
+    ----------
+    profile, aperture : (exposure, y, x) ndarray
+        Part of the flux in each pixel; part of each pixel within the aperture.
+    precision : (exposure, y, x) ndarray
+        Inverse variances; 0 where a pixel cannot be used.
+    order : int, default 0
+        Terms of a background that is fitted together with the flux: none, a constant, or a line. Without
+        background only pixels in the aperture count.
+    sky : (exposure, y, x) ndarray, optional
+        Part of an even background that reaches a pixel; by default all of it everywhere.
+
+    Returns
+    -------
+    flux_weights, background_weights : (exposure, y, x) ndarray
+        ``sum(weights * image)`` is the flux, or the background of a pixel in the middle of the aperture. All zero in
+        columns where too little can be used.
+    leverage : (exposure, y, x) ndarray
+        Part of its own value in what is fitted to a pixel.
+    """
+    found = tuple(np.empty_like(profile) for _ in range(3))
+    _weights(profile, aperture, precision, order, np.ones_like(profile) if sky is None else sky, *found)
+    return found[0], found[1], found[2]
+
+
+@kernel
+def _solve(images: np.ndarray, precision: np.ndarray, parts: np.ndarray, out: np.ndarray, deviation: np.ndarray) -> None:
+    """Fit all parts to each column at once; what the pixels do not tell is zero."""
+    n_parts, n, n_rows, n_columns = parts.shape
+    normal, inverse, right = np.empty((n_parts, n_parts)), np.empty((n_parts, n_parts)), np.empty(n_parts)
+    for e in range(n):
+        for x in range(n_columns):
+            normal[:] = 0.0
+            right[:] = 0.0
+            for y in range(n_rows):
+                weight = precision[e, y, x]
+                if weight <= 0.0:
+                    continue
+                for i in range(n_parts):
+                    right[i] += weight * parts[i, e, y, x] * images[e, y, x]
+                    for j in range(n_parts):
+                        normal[i, j] += weight * parts[i, e, y, x] * parts[j, e, y, x]
+            largest = 0.0
+            for i in range(n_parts):
+                largest = max(largest, normal[i, i])
+            for i in range(n_parts):
+                if normal[i, i] <= 1e-4 * largest or largest == 0.0:  # as of a line beyond the edge
+                    normal[i, :] = 0.0
+                    normal[:, i] = 0.0
+                    normal[i, i] = 1.0
+                    right[i] = 0.0
+                else:
+                    normal[i, i] *= 1.0 + 1e-6  # two lines in one place share their light
+            for i in range(n_parts):
+                out[i, e, x] = 0.0
+                deviation[i, e, x] = np.inf
+            if not _invert(normal, inverse):
+                continue
+            for i in range(n_parts):
+                for j in range(n_parts):
+                    out[i, e, x] += inverse[i, j] * right[j]
+                deviation[i, e, x] = np.sqrt(inverse[i, i])
+
+
+def solve_parts(images: np.ndarray, precision: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how much of each part (part, exposure, x) is in each column, all fitted at once, and its deviation.
+
+    Parameters
+    ----------
+    images, precision : (exposure, y, x) ndarray
+        Signal, and inverse variances of zero where a pixel cannot be used.
+    parts : (part, exposure, y, x) ndarray
+        Shapes of the source, of others, and of the background. A part that is nowhere in a column is zero there.
+    """
+    shape = (parts.shape[0], parts.shape[1], parts.shape[3])
+    found, deviation = np.empty(shape), np.empty(shape)
+    _solve(images, precision, np.ascontiguousarray(parts), found, deviation)
+    return found, deviation

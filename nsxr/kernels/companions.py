@@ -1,0 +1,304 @@
+"""Other light in the slit of a source: neighbours, and the source itself where other nods were subtracted.
+
+The light of a slit is collapsed along the trace into a curve across the slit. Sources are bumps in it, subtracted nods
+are troughs. A source is the bump at its planned position, not the brightest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsxr.kernels.trace_profile import Profile, gaussian
+
+__all__ = ["Lines", "Others", "find_lines", "gather"]
+
+_STEP = 0.25  # rows, bins of the collapsed light
+_WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, of images of a point that are tried
+_WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of extended sources
+_MOST = 6  # lines of light in a slit
+_APART = 2.5  # rows, of two lines at least
+_SIGNIFICANCE = 5.0
+_FAINTEST = 0.04  # of the brightest line
+_TOLERANCE = 0.03  # of the light at a distance
+_WINDOW = 3.0  # rows around its plan in which a source is looked for
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines of light in the slit of one exposure.
+
+    Attributes
+    ----------
+    offset : float
+        Of the source from its plan [row].
+    width : float
+        Standard deviation of the Gaussians [row].
+    distances, strengths : (line,) ndarray
+        Rows from the source, and light relative to it, of other sources, or negative of subtracted nods.
+    """
+
+    offset: float
+    width: float
+    distances: np.ndarray
+    strengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Light along lines parallel to the planned trace: distance from it, mean, its deviation, part of an even sky."""
+
+    distance: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    sky: np.ndarray
+
+
+def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: np.ndarray) -> _Curve | None:
+    used = precision > 0
+    count = np.maximum(used.sum(0), 1)
+    column = np.where(used.any(0), precision.sum(0) / count, 0.0)
+    if not column.any():
+        return None
+    # columns count alike in all bins, so that emission lines and the slope of the spectrum fall into all of them
+    column = np.minimum(column, 4.0 * np.median(column[column > 0]))
+    distance = np.arange(image.shape[0])[:, None] - plan
+    first = np.floor(distance.min() / _STEP)
+    number = (np.floor(distance / _STEP) - first).astype(int)[used]
+    weight = np.broadcast_to(column, image.shape)[used]
+    size = int(number.max()) + 1
+    total = np.bincount(number, weight, size)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.bincount(number, weight * values[used], size) / np.maximum(total, 1e-300))
+
+    variance = mean(column / np.where(used, precision, 1.0)) / np.maximum(total, 1e-300)
+    kept = np.bincount(number, minlength=size) > 0.2 * _STEP * image.shape[1]
+    if kept.sum() < 8:
+        return None
+    light = mean(image)
+    # no profile is known better than to a few percent
+    found = mean(distance), light, np.sqrt(variance + (_TOLERANCE * light) ** 2), mean(sky)
+    return _Curve(*(values[kept] for values in found))
+
+
+def find_lines(
+    image: np.ndarray,
+    precision: np.ndarray,
+    plan: np.ndarray,
+    sky: np.ndarray,
+    *,
+    has_level: bool,
+    is_planned: bool,
+    nods: np.ndarray | None = None,
+    extended: bool = False,
+    passed: bool = False,
+) -> Lines:
+    """Find the source, and other lines of light, in one exposure.
+
+    Parameters
+    ----------
+    image, precision : (y, x) ndarray
+        Signal, and inverse variances of zero where a pixel cannot be used.
+    plan : (x,) ndarray
+        Planned position of the trace.
+    sky : (y, x) ndarray
+        Part of the light of an even sky that reaches a pixel.
+    has_level : bool
+        Whether there is a background.
+    is_planned : bool
+        Whether the plan is more than a guess.
+    nods : (n,) ndarray, optional
+        Rows from the source where other nods can be; by default anywhere.
+    extended : bool, default False
+        Light of any width is the source: only subtracted nods are others.
+    passed : bool, default False
+        Whether closed shutters cut the light of lines as they cut the sky.
+    """
+    curve = _collapsed(image, precision, plan, sky)
+    if curve is None:
+        return Lines(0.0, _WIDTHS[1], np.zeros(0), np.zeros(0))
+    best: tuple[float, Lines] | None = None
+    high = (curve.distance[-1] - curve.distance[0]) / 3
+    widths = [w for w in _WIDE if w < max(high, 1.0)] if extended else _WIDTHS
+    for width in widths:
+        found = _lines_of_width(curve, width, has_level, is_planned, nods, extended, passed)
+        if best is None or found[0] < best[0]:
+            best = found
+    assert best is not None
+    return best[1]
+
+
+def _lines_of_width(
+    curve: _Curve,
+    width: float,
+    has_level: bool,
+    is_planned: bool,
+    nods: np.ndarray | None,
+    extended: bool,
+    passed: bool,
+) -> tuple[float, Lines]:
+    """Add lines one by one, the most significant first; return chi square and the lines."""
+    grid = np.arange(curve.distance[0], curve.distance[-1], _STEP)
+    shapes, _, _ = gaussian(curve.distance[:, None] - grid, width)
+    if passed:
+        shapes = shapes * curve.sky[:, None]
+    reached = (shapes**2).sum(0)
+    enough = reached > 0.3 * np.median(reached)
+    shapes = shapes / curve.deviation[:, None]
+    values = curve.mean / curve.deviation
+    level = [curve.sky / curve.deviation] if has_level else []
+    near = np.abs(grid) <= _WINDOW
+    # neighbouring bins share no pixel: noise beyond the variances shows in their second differences, lines hardly
+    spread = max(float(np.median(np.abs(np.diff(values, 2)))) / 0.6745 / np.sqrt(6), 1.0)
+    places: list[int] = []
+    solution, residual = _fit(level, values)
+    while len(places) < _MOST:
+        design = np.stack([*level, *(shapes[:, p] for p in places)], axis=1) if level or places else None
+        free = shapes
+        if design is not None:
+            q, _ = np.linalg.qr(design)
+            free = shapes - q @ (q.T @ shapes)
+        power, along = (free**2).sum(0), residual @ free
+        gain = np.where(power > 0.1 * (shapes**2).sum(0), along**2 / np.maximum(power, 1e-300), 0.0)
+        allowed = enough & (gain > 0)
+        for place in places:
+            allowed &= np.abs(grid - grid[place]) >= _APART
+        if extended:
+            if not places:
+                allowed &= (along > 0) & (near if is_planned else np.ones_like(near))
+            else:
+                allowed &= along < 0
+                if nods is not None:
+                    to_nods = np.abs(grid[:, None] - grid[places[0]] - nods)
+                    allowed &= (to_nods < 0.6).any(1)
+        if not allowed.any():
+            break
+        place = int(np.argmax(np.where(allowed, gain, -1.0)))
+        trial, rest = _fit([*level, *(shapes[:, p] for p in (*places, place))], values)
+        if gain[place] < (_SIGNIFICANCE * spread) ** 2:
+            break
+        light = trial[len(level) :]
+        if places and (
+            abs(light[-1]) < _FAINTEST * np.abs(light).max()
+            or (light[-1] > 0 and not _is_bump(curve, grid[place], grid[places], spread))
+        ):
+            # a flank of another line; what is left of it stays where it is
+            enough = enough & (np.abs(grid - grid[place]) > 0.3)
+            continue
+        places.append(place)
+        solution, residual = trial, rest
+    chi_square = float((np.minimum(np.abs(residual), 30.0) ** 2).sum())
+    light = solution[len(level) :]
+    at = grid[places] if places else np.zeros(0)
+    bright = [k for k in range(len(places)) if light[k] > 0 and abs(at[k]) <= _WINDOW]
+    if not bright:
+        strongest = np.abs(light).max() if light.size else 1.0
+        return chi_square, Lines(0.0, width, at, light / max(strongest, 1e-300))
+    top = max(light[k] for k in bright)
+    candidates = [k for k in bright if light[k] >= 0.2 * top]
+    source = min(candidates, key=lambda k: abs(at[k])) if is_planned else max(candidates, key=lambda k: light[k])
+    others = [k for k in range(len(places)) if k != source]
+    return chi_square, Lines(float(at[source]), width, at[others] - at[source], light[others] / light[source])
+
+
+def _fit(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not terms:
+        return np.zeros(0), values
+    design = np.stack(terms, axis=1)
+    solution = np.linalg.lstsq(design, values, rcond=None)[0]
+    return solution, values - design @ solution
+
+
+def _is_bump(curve: _Curve, place: float, others: np.ndarray, spread: float) -> bool:
+    """Whether the light at a place is above the valley to each brighter line."""
+    near = np.abs(curve.distance - place) <= 0.5
+    if not near.any():
+        return False
+    height, noise = float(curve.mean[near].mean()), float(np.median(curve.deviation[near])) * spread
+    for other in others:
+        between = (curve.distance > min(place, other)) & (curve.distance < max(place, other))
+        if not between.any():
+            return False
+        valley = _lowest(curve.mean[between])
+        if height < valley + 3.0 * noise or height < 1.1 * valley:
+            return False
+    return True
+
+
+def _lowest(values: np.ndarray) -> float:
+    """Return the smallest mean of three neighbours."""
+    return float(np.convolve(values, np.ones(3) / 3, mode="valid").min()) if values.size > 3 else float(values.min())
+
+
+@dataclass(frozen=True)
+class Others:
+    """Other sources, and subtracted nods, in the slits of a source.
+
+    Attributes
+    ----------
+    distances, strengths : (exposure, other) ndarray
+        Rows from the source; light relative to it, 0 where there is none in an exposure.
+    """
+
+    distances: np.ndarray
+    strengths: np.ndarray
+
+    def __bool__(self) -> bool:
+        return bool(self.strengths.any())
+
+    def shapes(self, profile: Profile, n_rows: int) -> np.ndarray:
+        """Return copies of the profile at their places (other, exposure, y, x)."""
+        return np.stack(
+            [
+                profile.at(n_rows, self.distances[:, k]) * (self.strengths[:, k, None, None] != 0)
+                for k in range(self.strengths.shape[1])
+            ]
+        )
+
+    def taken(self, profile: Profile, n_rows: int) -> np.ndarray:
+        """Return where their light is half of that of the source or more, within 2.5 rows of them (exposure, y, x)."""
+        distance = profile.distance(n_rows)
+        own = profile.at(n_rows, np.zeros(profile.n_exposures))
+        found = np.zeros(own.shape, dtype=bool)
+        for k, shape in enumerate(self.shapes(profile, n_rows)):
+            ratio = np.abs(self.strengths[:, k, None, None]) * shape > 0.5 * own
+            near = np.abs(distance - self.distances[:, k, None, None]) < _APART
+            found |= ratio & near & (np.abs(distance) > 1.0)
+        return found
+
+    def confirmed(self, amplitudes: np.ndarray, deviations: np.ndarray, flux: np.ndarray) -> "Others":
+        """Return those that are significant in many columns, not only in a few (other, exposure, x)."""
+        strengths = self.strengths.copy()
+        weight = np.where(np.isfinite(deviations) & (deviations > 0), deviations, np.inf) ** -2.0
+        for k in range(strengths.shape[1]):
+            for e in np.flatnonzero(strengths[:, k]):
+                w, sign = weight[k, e], np.sign(strengths[e, k])
+                total = (w * amplitudes[k, e]).sum() * sign / np.sqrt(max(w.sum(), 1e-300))
+                parts = [
+                    (a * b).sum() * sign > 0
+                    for a, b in zip(np.array_split(w, 12), np.array_split(amplitudes[k, e], 12), strict=True)
+                ]
+                light = (w * amplitudes[k, e]).sum() / max(abs((w * flux[e]).sum()), 1e-300)
+                strengths[e, k] = light if total > _SIGNIFICANCE and np.mean(parts) > 0.6 else 0.0
+        return Others(self.distances, strengths)
+
+    def moved(self, residual: np.ndarray, precision: np.ndarray, profile: Profile, amplitudes: np.ndarray) -> "Others":
+        """Return them at places where they leave less of the residual, half a row away at most."""
+        n_rows, distances = residual.shape[1], self.distances.copy()
+        for k in range(distances.shape[1]):
+            slope = (profile.at(n_rows, distances[:, k] + 0.1) - profile.at(n_rows, distances[:, k] - 0.1)) / 0.2
+            slope = slope * amplitudes[k][:, None, :]
+            power = (precision * slope**2).sum((1, 2))
+            step = (precision * slope * residual).sum((1, 2)) / np.where(power > 0, power, np.inf)
+            distances[:, k] += np.clip(step, -0.5, 0.5)
+        return Others(distances, self.strengths)
+
+
+def gather(lines: list[Lines]) -> Others:
+    """Return the other lines of all exposures together."""
+    most = max(line.strengths.size for line in lines)
+    distances, strengths = np.zeros((len(lines), most)), np.zeros((len(lines), most))
+    for e, line in enumerate(lines):
+        distances[e, : line.distances.size] = line.distances
+        strengths[e, : line.strengths.size] = line.strengths
+    return Others(distances, strengths)
