@@ -22,13 +22,13 @@ from click.testing import CliRunner
 import nsxr
 from nsxr import archive as archives
 from nsxr.archive import layout, writer
-from nsxr.archive.folder import Folder
 from nsxr.archive.journal import claim
-from nsxr.archive.layout import node_path
+from nsxr.archive.nodes import node_path
 from nsxr.cli import main
 from nsxr.cluster import connected
 from nsxr.errors import ArchiveInUseError, InputFileError, ModelError, OutputExistsError, ParameterError
 from nsxr.io import zarr as zarr_io
+from nsxr.io.folder import Folder
 from nsxr.io.zarr import ZarrTarget
 from nsxr.simulate import simulate_exposure
 from nsxr.testing import forbid_computes
@@ -244,7 +244,7 @@ def test_format_and_consolidated_metadata_are_those_of_zarr(copied):
 KILLED = """
 import os, signal, sys
 from nsxr.archive import writer
-from nsxr.archive.folder import Folder
+from nsxr.io.folder import Folder
 from nsxr.cli import main
 from nsxr.io.zarr import ZarrTarget
 

@@ -5,19 +5,21 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from nsxr.archive.folder import Folder
-from nsxr.archive.journal import JOURNAL, claims, is_at_work, plan_key, plans
+from nsxr.archive.journal import Plan, claims, is_at_work, is_readable, plans
 from nsxr.archive.layout import (
     MANIFEST,
-    METADATA,
     PLAN,
     all_nodes,
     consolidated,
     is_complete,
+    known_metadata,
     require_archive,
 )
-from nsxr.archive.manifest import damaged_chunks, split_object
+from nsxr.archive.nodes import JOURNAL, plan_key
 from nsxr.detector1 import STEPS
+from nsxr.errors import InputFileError
+from nsxr.io.folder import Folder
+from nsxr.io.manifest import METADATA, damaged_chunks, split_object
 from nsxr.model.readout import Readout
 
 __all__ = ["check_archive"]
@@ -26,8 +28,8 @@ __all__ = ["check_archive"]
 def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Read an archive through and tell what is wrong with it.
 
-    Every chunk is decoded, through the active dask scheduler, one stored object a task. Exposures that a live run is
-    writing are passed over.
+    Every chunk is decoded, through the active dask scheduler, one stored object a task. What a run is writing meanwhile
+    is passed over; complete exposures are checked whatever claims there are.
 
     Parameters
     ----------
@@ -51,20 +53,28 @@ def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, An
     folder = Folder.at(path, storage_options)
     root = require_archive(folder)
     held = claims(folder)
-    busy = {key.partition(".claim")[0] + ".json" for key, content in held.items() if is_at_work(content)}
+    working = {key for key, content in held.items() if is_readable(content) and is_at_work(content)}
+    busy = {key.partition(".claim")[0] + ".json" for key in working}
     planned = set(plans(folder))
     for node in all_nodes(folder):
-        if plan_key(node) in busy:
-            continue
         document = folder.read_json(f"{node}/{METADATA}")
         if is_complete(document):
-            yield from (f"{node}{problem}" for problem in _check_exposure(folder, node, document["attributes"]))
-        elif plan_key(node) not in planned:
+            found = list(_check_exposure(folder, node, document["attributes"]))
+            if plan_key(node) not in busy or folder.read_json(f"{node}/{METADATA}") == document:
+                yield from (f"{node}{problem}" for problem in found)  # else it has just been replaced
+        elif plan_key(node) not in planned | busy:
             yield f"{node}: half-written and not planned; remove it or add it again"
     for key in sorted(planned - busy):
-        yield f"{key}: planned, but not done; nsxr archive resume finishes it"
+        try:
+            Plan.read(folder, key)
+            yield f"{key}: planned, but not done; nsxr archive resume finishes it"
+        except InputFileError as error:
+            if folder.read(key) is not None:
+                yield f"{key}: {str(error).removeprefix(f'{folder}/{key} ')}"
     for key, content in held.items():
-        if not is_at_work(content):
+        if not is_readable(content):
+            yield f"{key}: cannot be read; if no run is writing this exposure, nsxr archive resume --force removes it"
+        elif not is_at_work(content):
             yield f"{key}: left behind by a process that is gone; nsxr archive resume removes it"
     yield from _leftovers(folder)
     yield from _check_consolidated(root, consolidated(folder), busy)
@@ -144,9 +154,8 @@ def _leftovers(folder: Folder) -> Iterator[str]:
 
 def _check_consolidated(root: Mapping[str, Any], found: Mapping[str, Any], busy: Collection[str]) -> Iterator[str]:
     """Compare what the root says with what the groups and arrays say themselves, a line for each exposure."""
-    try:
-        known = root["consolidated_metadata"]["metadata"]
-    except (KeyError, TypeError):
+    known = known_metadata(root)
+    if not known and found:
         yield f"{METADATA}: no consolidated metadata; nsxr archive resume makes them"
         return
     wrong: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,14 +10,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from nsxr.archive.folder import Folder
+from nsxr.archive.nodes import JOURNAL, is_node, plan_key
 from nsxr.errors import ArchiveInUseError, InputFileError
+from nsxr.io.folder import Folder, parsed_json
+from nsxr.recipe import Recipe
 
-__all__ = ["JOURNAL", "Claim", "Plan", "claim", "claims", "is_at_work", "now", "plan_key", "plans"]
+__all__ = ["Claim", "Plan", "claim", "claims", "is_at_work", "is_readable", "now", "plans"]
 
-JOURNAL = ".nsxr"
-"""Folder of the journal. Zarr readers pass over it: it holds no metadata of theirs."""
+_CLAIM = re.compile(r"(?P<node>[^.].*)\.claim(?P<number>[0-9]{1,9})")
+_UNREADABLE: Mapping[str, Any] = {"host": "an unknown host"}
+"""What a claim says that nobody can read: somebody may be at work, and nobody can tell who."""
 
 
 def now() -> str:
@@ -42,6 +47,8 @@ class Plan:
         When; an exposure in the archive that was planned at another time is another one.
     version : str
         Of nsxr.
+    token : str
+        Random: tells plans apart that were made at the same instant. Plans of earlier versions have none.
     """
 
     node: str
@@ -50,21 +57,56 @@ class Plan:
     raw: bool = False
     planned: str = field(default_factory=now)
     version: str = field(default_factory=lambda: version("nsxr"))
+    token: str = field(default_factory=lambda: uuid4().hex)
 
     @classmethod
     def read(cls, folder: Folder, key: str) -> "Plan":
-        """Return the plan in a file of the journal.
+        """Return the plan in a file of the journal; all that is ever carried out has come through here.
 
         Raises
         ------
         InputFileError
-            If it is none.
+            If it is none, or would do what no plan of nsxr does.
         """
-        content = folder.read_json(key)
         try:
-            return cls(**{**content, "sources": tuple(content["sources"])})
-        except (KeyError, TypeError) as error:
-            raise InputFileError(f"{folder.place(key)} is no plan of nsxr ({error}); remove it") from error
+            content = folder.read_json(key)
+            if not isinstance(content, dict):
+                raise TypeError("no JSON object" if content is not None else "no JSON")
+            if not isinstance(content["sources"], list):
+                raise TypeError("sources are no list")
+            plan = cls(**{"token": "", **content, "sources": tuple(content["sources"])})
+            plan._require_right(key)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise InputFileError(f"{folder}/{key} is no plan of nsxr ({error}); remove it") from error
+        return plan
+
+    def _require_right(self, key: str) -> None:
+        """Raise ValueError or TypeError unless the plan is one that nsxr may have written to this file."""
+        if not is_node(self.node):
+            raise ValueError(f"its node is {self.node!r}, expected programme/observation/exposure/detector")
+        if plan_key(self.node) != key:
+            raise ValueError(f"it is for {self.node}, whose plan is {plan_key(self.node)}")
+        if not self.sources or not all(isinstance(path, str) and path for path in self.sources):
+            raise TypeError("sources are no paths")
+        if not isinstance(self.raw, bool) or not all(
+            isinstance(t, str) for t in (self.planned, self.version, self.token)
+        ):
+            raise TypeError("raw, planned, version or token have another type than they should")
+        if not isinstance(self.recipe, dict):
+            raise TypeError("the recipe is no JSON object")
+        Recipe.from_json(self.recipe)
+        entries = [self.recipe, *self.recipe.get("earlier", ())]
+        for entry in entries:
+            named = entry.get("named", {})
+            paths = [*entry.get("paths", ()), *named.values(), entry.get("references") or ""]
+            if not all(isinstance(path, str) for path in [*paths, *named]):
+                raise TypeError("references or paths are no text")
+            if entry is not self.recipe and set(entry) != {"paths", "references", "named"}:
+                raise ValueError("an earlier exposure has other entries than paths, references and named")
+
+    def is_same(self, other: Any) -> bool:
+        """Whether this is the plan that an exposure in the archive says that it was made by."""
+        return isinstance(other, dict) and all(other.get(key, "") == getattr(self, key) for key in ("planned", "token"))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON holds it."""
@@ -73,11 +115,6 @@ class Plan:
 
 def _identifier(node: str) -> str:
     return node.replace("/", "-")
-
-
-def plan_key(node: str) -> str:
-    """Return the key of the plan of a node."""
-    return f"{JOURNAL}/{_identifier(node)}.json"
 
 
 def plans(folder: Folder) -> list[str]:
@@ -104,15 +141,28 @@ def is_at_work(content: Mapping[str, Any] | None) -> bool:
     """Whether the process that made a claim may be at work: all but those of this host that are gone."""
     if content is None or content.get("host") != socket.gethostname():
         return True
-    return _process(int(content["pid"])) == content.get("started")
+    return _process(content["pid"]) == content.get("started")
 
 
-def claims(folder: Folder, node: str | None = None) -> dict[str, dict[str, Any] | None]:
-    """Return the claims on a node, or on all: key to content."""
-    names = [name for name in folder.names(JOURNAL)[1] if ".claim" in name and not name.startswith(".")]
-    if node is not None:
-        names = [name for name in names if name.partition(".claim")[0] == _identifier(node)]
-    return {f"{JOURNAL}/{name}": folder.read_json(f"{JOURNAL}/{name}") for name in names}
+def is_readable(content: Mapping[str, Any] | None) -> bool:
+    """Whether a claim says whose it is."""
+    return content is not _UNREADABLE
+
+
+def claims(folder: Folder, node: str | None = None) -> dict[str, Mapping[str, Any] | None]:
+    """Return the claims on a node, or on all: key to content, None for those that have just gone."""
+    found = {name: match for name in folder.names(JOURNAL)[1] if (match := _CLAIM.fullmatch(name))}
+    names = [name for name, match in found.items() if node is None or match["node"] == _identifier(node)]
+    return {f"{JOURNAL}/{name}": _content(folder, f"{JOURNAL}/{name}") for name in names}
+
+
+def _content(folder: Folder, key: str) -> Mapping[str, Any] | None:
+    text = folder.read(key)
+    if text is None:
+        return None
+    content = parsed_json(text)
+    is_one = isinstance(content, dict) and isinstance(content.get("host"), str) and type(content.get("pid")) is int
+    return content if is_one and 0 < content["pid"] < 2**31 else _UNREADABLE
 
 
 @dataclass
@@ -157,6 +207,8 @@ def claim(folder: Folder, node: str, force: bool = False) -> Claim:
     if busy:
         raise ArchiveInUseError(_in_use(folder, node, busy[0]))
     last = max((int(key.rpartition(".claim")[2]) for key in before), default=0)
+    if last >= 10**9 - 1:
+        raise ArchiveInUseError(f"{folder}: the claims on {node} have no further number; remove them from {JOURNAL}")
     own = f"{JOURNAL}/{_identifier(node)}.claim{last + 1}"
     content = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process(os.getpid()), "since": now()}
     if not folder.make(own, json.dumps(content).encode()):
@@ -175,6 +227,8 @@ def _may_be_forced(content: Mapping[str, Any] | None, force: bool) -> bool:
 def _in_use(folder: Folder, node: str, content: Mapping[str, Any] | None) -> str:
     if content is None:
         return f"{folder}: {node} is being written by another run"
+    if not is_readable(content):
+        return f"{folder}: a claim on {node} cannot be read; if no run is writing it, resume with --force"
     who = f"process {content.get('pid')} on {content.get('host')} since {content.get('since')}"
     elsewhere = "" if content.get("host") == socket.gethostname() else "; if that run is dead, resume with --force"
     return f"{folder}: {node} is being written by {who}{elsewhere}"

@@ -6,16 +6,16 @@ them is whole, and in one go; before that no reader finds the exposure.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from nsxr.archive.folder import Folder
-from nsxr.archive.journal import JOURNAL
+from nsxr.archive.nodes import JOURNAL
 from nsxr.errors import InputFileError, ModelError
+from nsxr.io.folder import Folder
+from nsxr.io.manifest import METADATA
 from nsxr.io.zarr import attributes
 from nsxr.lazy import map_blocks
 
@@ -32,55 +32,19 @@ __all__ = [
     "exposure_document",
     "from_raw",
     "is_complete",
+    "known_metadata",
     "make_archive",
     "make_parents",
-    "node_path",
+    "own_attributes",
     "require_archive",
 ]
-
-METADATA = "zarr.json"
-"""Name of the metadata of a group or an array."""
 
 FORMAT, STATE, PLAN, MANIFEST = "nsxr_archive", "nsxr_state", "nsxr_plan", "nsxr_manifest"
 """Attributes: of the root, version of this layout; of a detector, "complete", how it was made and what it consists of,
 the last two as JSON."""
 
 _VERSION = 1
-_PARTS = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE", "DETECTOR")
-_DIGITS = dict(zip(_PARTS, (5, 3, 3, 2, 1, 2, 5, 4), strict=True))
 _KEPT_ELSEWHERE = ("fits_header", "nsxr_steps")  # in rate, rateints and raw
-
-
-def node_path(header: Mapping[str, Any]) -> str:
-    """Return where an exposure goes: ``01234/001/001_03101_00001/nrs1``, as in the names of its files.
-
-    Segments given without the others get a name of their own, ``001_03101_00001_integrations1to20``.
-
-    Parameters
-    ----------
-    header : mapping
-        Keywords of the primary header.
-
-    Raises
-    ------
-    InputFileError
-        If keywords are missing, or are not letters and digits.
-    """
-    values = {key: str(header.get(key, "")).strip().lower() for key in _PARTS}
-    wrong = [f"{key} is {header.get(key)!r}" for key, value in values.items() if not re.fullmatch("[a-z0-9]+", value)]
-    if wrong:
-        raise InputFileError(
-            f"{header.get('filename', 'exposure')}: {', '.join(wrong)}; an archive names exposures by these keywords, "
-            "which must be letters and digits"
-        )
-    program, observation, visit, group, sequence, activity, number, detector = (
-        values[key].zfill(_DIGITS[key]) for key in _PARTS
-    )
-    exposure = f"{visit}_{group}{sequence}{activity}_{number}"
-    first, last, total = (int(header.get(key) or 0) for key in ("INTSTART", "INTEND", "NINTS"))
-    if last and (first, last) != (1, total):
-        exposure += f"_integrations{first}to{last}"
-    return f"{program}/{observation}/{exposure}/{detector}"
 
 
 def as_raw(exposure: xr.Dataset) -> xr.Dataset:
@@ -142,9 +106,22 @@ def exposure_document(
     return group_document({**kept, **own})
 
 
-def is_complete(document: Mapping[str, Any] | None) -> bool:
+def own_attributes(document: Any) -> dict[str, Any]:
+    """Return the attributes in the metadata of a group, none if these are damaged."""
+    found = document.get("attributes") if isinstance(document, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def is_complete(document: Any) -> bool:
     """Whether this is the metadata of a detector's group of an archive."""
-    return bool(document) and document.get("attributes", {}).get(STATE) == "complete"  # type: ignore[union-attr]
+    return own_attributes(document).get(STATE) == "complete"
+
+
+def known_metadata(root: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the consolidated metadata in those of the root, by path; none if there are none, or they are damaged."""
+    outer = root.get("consolidated_metadata")
+    inner = outer.get("metadata") if isinstance(outer, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def make_archive(folder: Folder) -> None:
@@ -173,7 +150,7 @@ def require_archive(folder: Folder) -> dict[str, Any]:
         If there is no archive, or it has a layout that this version does not know.
     """
     document = folder.read_json(METADATA)
-    found = document.get("attributes", {}).get(FORMAT) if isinstance(document, dict) else None
+    found = own_attributes(document).get(FORMAT)
     if found is None:
         raise InputFileError(f"{folder} is no archive of nsxr; nsxr archive add makes them")
     if found != _VERSION:
@@ -259,7 +236,7 @@ def consolidate(folder: Folder, anew: bool = False) -> None:
         Read everything, also of exposures that the root has already.
     """
     written = None
-    found = {} if anew else require_archive(folder).get("consolidated_metadata", {}).get("metadata", {})
+    found = {} if anew else known_metadata(require_archive(folder))
     while written != (found := consolidated(folder, found)):
         folder.put(METADATA, _encoded(_root(found)))
         written = found

@@ -9,10 +9,12 @@ from typing import Any
 
 import xarray as xr
 
-from nsxr.archive.folder import Folder
-from nsxr.archive.journal import claims, is_at_work, plan_key, plans
-from nsxr.archive.layout import MANIFEST, METADATA, STATE, all_nodes, from_raw, is_complete, require_archive
+from nsxr.archive.journal import Plan, claims, is_at_work, is_readable, plans
+from nsxr.archive.layout import MANIFEST, STATE, all_nodes, from_raw, is_complete, require_archive
+from nsxr.archive.nodes import plan_key
 from nsxr.errors import InputFileError, ParameterError
+from nsxr.io.folder import Folder
+from nsxr.io.manifest import METADATA
 from nsxr.io.stores import remote_errors
 
 __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
@@ -22,8 +24,9 @@ __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "se
 class ArchivedExposure:
     """An exposure of an archive, in a line of a table.
 
-    ``state`` is complete, in progress, interrupted (planned, and to be resumed) or half-written (and not planned:
-    to be added anew). Of exposures that are not complete no more is known. ``size`` is in bytes.
+    ``state`` is complete, in progress, interrupted (planned, and to be resumed), half-written (and not planned:
+    to be added anew), damaged (``nsxr archive check`` tells how) or, of a file of the journal, no plan. Of exposures
+    that are not complete no more is known. ``size`` is in bytes.
     """
 
     path: str
@@ -143,13 +146,25 @@ def list_exposures(
     folder = Folder.at(path, storage_options)
     require_archive(folder)
     planned = set(plans(folder))
-    busy = {key.partition(".claim")[0] + ".json" for key, content in claims(folder).items() if is_at_work(content)}
-    nodes = set(all_nodes(folder)) | {plan["node"] for key in planned if (plan := folder.read_json(key))}
-    found = []
+    held = claims(folder)
+    busy = {
+        key.partition(".claim")[0] + ".json"
+        for key, content in held.items()
+        if is_readable(content) and is_at_work(content)
+    }
+    nodes, found = set(all_nodes(folder)), []
+    for key in sorted(planned):
+        try:
+            nodes.add(Plan.read(folder, key).node)
+        except InputFileError:
+            found.append(ArchivedExposure(key, "no plan"))
     for name, document in folder.read_all_json([f"{node}/{METADATA}" for node in sorted(nodes)]).items():
         node = name.rpartition("/")[0]
         if is_complete(document):
-            found.append(_described(node, document["attributes"]))
+            try:
+                found.append(_described(node, document["attributes"]))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+                found.append(ArchivedExposure(node, "damaged"))
         elif plan_key(node) in busy:
             found.append(ArchivedExposure(node, "in progress"))
         else:

@@ -1,6 +1,5 @@
 """Calibrate exposures into an archive, and finish what was interrupted."""
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,10 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nsxr.archive.folder import Folder
-from nsxr.archive.journal import Claim, Plan, claim, claims, is_at_work, plan_key, plans
+from nsxr.archive.journal import Claim, Plan, claim, claims, is_at_work, plans
 from nsxr.archive.layout import (
-    METADATA,
     PLAN,
     as_raw,
     consolidate,
@@ -19,15 +16,16 @@ from nsxr.archive.layout import (
     is_complete,
     make_archive,
     make_parents,
-    node_path,
     require_archive,
 )
-from nsxr.archive.manifest import make_manifest
+from nsxr.archive.nodes import node_path, plan_key
 from nsxr.cluster import worker_errors
-from nsxr.errors import NsxrError, OutputExistsError
+from nsxr.errors import NsxrError, OutputExistsError, ParameterError
 from nsxr.io import open_exposure
+from nsxr.io.folder import Folder, parsed_json
+from nsxr.io.manifest import METADATA, make_manifest
 from nsxr.io.progress import compute
-from nsxr.io.stores import is_remote, shown
+from nsxr.io.stores import is_remote, receivers, shown
 from nsxr.io.zarr import create_zarr
 from nsxr.lazy import store
 from nsxr.model.history import steps
@@ -194,7 +192,7 @@ def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:
 
 def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal["force"]) -> None:
     found = folder.read_json(f"{plan.node}/{METADATA}")
-    if not (is_complete(found) and json.loads(found["attributes"][PLAN])["planned"] == plan.planned):
+    if not (is_complete(found) and plan.is_same(parsed_json(found["attributes"].get(PLAN)))):
         if found is not None:
             folder.remove(f"{plan.node}/{METADATA}")
             consolidate(folder)  # before its pixels go
@@ -232,10 +230,17 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
 
 
 def _without_secrets(plan: Plan) -> dict[str, Any]:
-    """Return a plan for everybody to read: URLs may carry signatures."""
-    named = {kind: shown(path) for kind, path in plan.recipe["named"].items()}
-    public = replace(plan, sources=tuple(map(shown, plan.sources)), recipe={**plan.recipe, "named": named})
-    return public.as_dict()
+    """Return a plan for everybody to read: URLs may carry signatures, wherever they are."""
+
+    def public(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: public(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [public(item) for item in value]
+        return shown(value) if isinstance(value, str) else value
+
+    found: dict[str, Any] = public(plan.as_dict())
+    return found
 
 
 @contextmanager
@@ -257,6 +262,7 @@ def resume_archive(
     force: bool = False,
     progress: bool | Literal["force"] = True,
     storage_options: Mapping[str, Any] | None = None,
+    hosts: Sequence[str] = (),
 ) -> Resumed:
     """Finish what was planned for an archive but interrupted; what is complete is not touched.
 
@@ -268,6 +274,9 @@ def resume_archive(
         Also take over exposures that processes on other hosts have claimed. Only they know whether they are alive.
     progress, storage_options
         See :func:`add_exposure`.
+    hosts : sequence of str
+        Hosts besides that of the archive to which the storage options may be sent: ``https://data.example.org``. Plans
+        name URLs, and whoever may write to the archive may have written them.
 
     Returns
     -------
@@ -280,7 +289,7 @@ def resume_archive(
         If ``archive`` is none.
     """
     result = Resumed()
-    with resuming(Folder.at(archive, storage_options), force) as planned:
+    with resuming(Folder.at(archive, storage_options), force, hosts) as planned:
         for name, job in planned.items():
             try:
                 if isinstance(job, Exception):
@@ -292,8 +301,20 @@ def resume_archive(
     return result
 
 
+def _require_trusted(folder: Folder, paths: Sequence[str], hosts: Sequence[str]) -> None:
+    """Raise ParameterError if storage options would be sent to a host that nobody has named today."""
+    trusted = receivers(folder.root).union(*map(receivers, hosts))
+    for path in paths:
+        strangers = sorted(receivers(path) - trusted) if folder.options.names_any_for(path) else []
+        if strangers:
+            raise ParameterError(
+                f"the plan reads from {strangers[0]}, to which the storage options would be sent; "
+                f"resume with --host {strangers[0]} if you trust it, or without the options"
+            )
+
+
 @contextmanager
-def resuming(folder: Folder, force: bool = False) -> Iterator[dict[str, Job | Exception]]:
+def resuming(folder: Folder, force: bool = False, hosts: Sequence[str] = ()) -> Iterator[dict[str, Job | Exception]]:
     """Claim what was planned and not done; yield jobs, or why there is none, by path. Clean up in the end.
 
     Parameters and errors as of :func:`resume_archive`.
@@ -307,6 +328,7 @@ def resuming(folder: Folder, force: bool = False) -> Iterator[dict[str, Job | Ex
                 plan = Plan.read(folder, key)
                 name = plan.node
                 recipe = Recipe.from_json(plan.recipe, folder.storage_options)
+                _require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
                 jobs.append(job := Job(folder, plan, recipe, claim(folder, name, force)))
                 if folder.read(key) is not None:  # else who had it has finished meanwhile
                     planned[name] = job

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from nsxr.archive import check_archive, list_exposures
-from nsxr.archive.folder import Folder
 from nsxr.archive.reader import ArchivedExposure
 from nsxr.archive.writer import Job, carry_out, plan_exposure, resuming, taking_in
 from nsxr.cli.options import (
@@ -22,6 +21,7 @@ from nsxr.cli.options import (
 from nsxr.cluster import require_reachable
 from nsxr.detector1 import STEPS
 from nsxr.errors import NsxrError, OutputExistsError
+from nsxr.io.folder import Folder
 from nsxr.io.stores import shown
 from nsxr.recipe import Recipe
 
@@ -92,13 +92,21 @@ def _carry_out(planned: Mapping[str, Job | Exception], progress: bool, client: A
 @archive.command()
 @click.argument("path", metavar="ARCHIVE", type=click.Path())
 @click.option("--force", is_flag=True, help="Also take over from runs on other hosts, which must be dead.")
+@click.option("--host", "hosts", metavar="URL", multiple=True, help="Host of plans that may get the storage options.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
 @takes_storage_options
 @takes_cluster_options
-def resume(path: str, force: bool, progress: bool, storage_options: Mapping[str, Any], client: Any) -> None:
+def resume(
+    path: str,
+    force: bool,
+    hosts: tuple[str, ...],
+    progress: bool,
+    storage_options: Mapping[str, Any],
+    client: Any,
+) -> None:
     """Finish what was planned but interrupted; complete exposures are not touched."""
-    with resuming(Folder.at(path, storage_options), force) as planned:
+    with resuming(Folder.at(path, storage_options), force, hosts) as planned:
         _carry_out(planned, progress, client)
 
 

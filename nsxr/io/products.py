@@ -18,12 +18,13 @@ import xarray as xr
 from nsxr.cluster import worker_errors
 from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
 from nsxr.io.fits_write import create_fits
+from nsxr.io.local import sync
 from nsxr.io.progress import compute
 from nsxr.io.stores import local_path
 from nsxr.io.zarr import consolidate, create_zarr
 from nsxr.lazy import store
 
-__all__ = ["product_paths", "sync", "write_products", "write_whole"]
+__all__ = ["product_paths", "write_products", "write_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,15 +96,6 @@ def _remove(path: Path) -> None:
                 break
     else:
         path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring the bytes of a file, or the names in a directory, to the disk, where full disks show at the latest."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

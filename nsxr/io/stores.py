@@ -33,9 +33,11 @@ __all__ = [
     "object_stamp",
     "open_remote",
     "read_ranges",
+    "receivers",
     "remote_errors",
     "retried",
     "shown",
+    "without_secrets",
 ]
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ a gap of up to 2 MB is cheaper to read than to step over; half of that, since by
 NO_RANGES = (
     "its server sends no ranges of bytes; download it first, or put 'simplecache::' before the URL to have that done"
 )
+
+_WITHOUT_HOST = {"s3", "s3a", "gs", "gcs", "memory", "file", "local", "simplecache", "filecache", "blockcache"}
+"""Protocols whose URLs name no host that anything could be sent to."""
 
 _ANSWERS_LATER = {408, 429, 500, 502, 503, 504}
 """HTTP status of failures that may pass."""
@@ -119,6 +124,13 @@ class StorageOptions:
         found |= {protocol: _complete(protocol, named.get(protocol, {}), tries) for protocol in others}
         return copy.deepcopy(found)  # fsspec writes into what it is given
 
+    def names_any_for(self, path: str) -> bool:
+        """Whether options were given that go to the store of a URL: headers and passwords may be among them."""
+        known = fsspec.available_protocols()
+        named = {k for k, v in self._options.items() if isinstance(v, Mapping) and k in known}
+        first, *others = _protocols(path)
+        return bool(set(self._options) - named) or any(self._options.get(p) for p in (first, *others) if p in named)
+
 
 NO_OPTIONS = StorageOptions()
 
@@ -164,11 +176,34 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(name)
 
 
+def receivers(path: str) -> set[str]:
+    """Return the hosts that the parts of a URL name, as ``https://host:port``.
+
+    Of S3 and Google's store there are none: their hosts are said by the options, not by the URL.
+    """
+    found = set()
+    for part in path.split("::"):
+        protocol, _, rest = part.partition("://")
+        if rest and protocol.lower() not in _WITHOUT_HOST:
+            host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+            found.add(f"{protocol}://{host}".lower())
+    return found
+
+
 def shown(path: str) -> str:
     """Return a path for messages: URLs without their query, user and password, which may be secrets."""
     if not is_remote(path):
         return path
-    return re.sub(r"://[^/@]*@", "://", path).partition("?")[0]
+    return re.split(r"[?#]", re.sub(r"://[^/?#]*@", "://", path), maxsplit=1)[0]
+
+
+def without_secrets(text: str) -> str:
+    """Return a text of somebody else, such as that of an exception, with its URLs as :func:`shown` gives them.
+
+    Libraries name the path alone now and then: what follows a question mark there is left out as well.
+    """
+    text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda found: shown(found[0]), text)
+    return re.sub(r"\?[^\s?=&'\"]+=[^\s'\"]*", "", text)
 
 
 def filesystem(
@@ -196,10 +231,13 @@ def filesystem(
         system, inner = fsspec.core.url_to_fs(path, **options.of(path, tries))
     except ImportError as error:
         raise ParameterError(
-            f"{shown(path)}: a library is missing ({error}); the extra 's3' brings those for s3:// and https://"
+            f"{shown(path)}: a library is missing ({without_secrets(str(error))}); the extra 's3' brings those for "
+            "s3:// and https://"
         ) from error
     except (TypeError, ValueError) as error:
-        raise ParameterError(f"{shown(path)}: cannot be opened with {options} ({error})") from error
+        raise ParameterError(
+            f"{shown(path)}: cannot be opened with {options} ({without_secrets(str(error))})"
+        ) from error
     if tries == 1:
         layer = system
         while layer is not None:
@@ -325,7 +363,7 @@ def remote_errors(path: str) -> Iterator[None]:
         translated = _translated(shown(path), error) if is_remote(path) else None
         if translated is None:
             raise
-        logger.debug("%s: %r", shown(path), error)
+        logger.debug("%s: %s", shown(path), without_secrets(repr(error)))
         raise translated from None
 
 
@@ -392,7 +430,7 @@ def _reason(chain: Sequence[BaseException]) -> str:
     for error in reversed(chain):
         status = _status(error)
         text = getattr(error, "message", "") or str(error)
-        text = re.sub(r"[a-z0-9]+://\S+", lambda found: shown(found[0]), text.strip().partition("\n")[0])
+        text = without_secrets(text.strip().partition("\n")[0])
         if text or status:
             return f"{status} {text}".strip() if status and str(status) not in text else text
     return type(chain[0]).__name__

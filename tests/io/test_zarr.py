@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import nsxr
 from nsxr import archive as archives
-from nsxr.archive.folder import Folder
 from nsxr.archive.journal import claim
 from nsxr.errors import ArchiveInUseError, OutputExistsError
+from nsxr.io.folder import Folder
 from nsxr.io.stores import StorageOptions
 from nsxr.io.zarr import CHUNK_BYTES, ZarrTarget, consolidate, create_zarr, encoding
 from nsxr.model.dq import PixelFlag

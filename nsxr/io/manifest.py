@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.archive.folder import Folder
-from nsxr.archive.layout import METADATA
-from nsxr.io.products import sync
+from nsxr.io.folder import Folder
+from nsxr.io.local import sync
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import in_chunks
 
-__all__ = ["damaged_chunks", "digest", "make_manifest", "split_object"]
+__all__ = ["METADATA", "damaged_chunks", "digest", "make_manifest", "split_object"]
+
+METADATA = "zarr.json"
+"""Name of the metadata of a group or an array."""
 
 
 def digest(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Files of an archive, on disk or behind a URL: read, put whole, made once, listed and removed."""
+"""Files below one directory, on disk or behind a URL: read, put whole, made once, listed and removed."""
 
 import json
 import os
@@ -11,10 +11,11 @@ from uuid import uuid4
 
 import fsspec
 
-from nsxr.io.products import sync
+from nsxr.errors import InputFileError
+from nsxr.io.local import make_exclusively, open_regular, sync
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, filesystem, is_remote, remote_errors, shown
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "parsed_json"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,15 @@ class Folder:
         return is_remote(self.root)
 
     def place(self, key: str) -> str:
-        """Return the path or URL of a key."""
+        """Return the path or URL of a key.
+
+        Raises
+        ------
+        InputFileError
+            If the key leads out of the folder.
+        """
+        if key and not all(part not in ("", ".", "..") and "\0" not in part for part in key.split("/")):
+            raise InputFileError(f"{self}: {key!r} is no path below it")
         return f"{self.root}/{key}" if key else self.root
 
     @property
@@ -76,6 +85,12 @@ class Folder:
 
     def read(self, key: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
+        if not self.is_remote:
+            try:
+                with open_regular(self.place(key)) as file:
+                    return file.read()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
         with self._system(key) as (system, inner):
             try:
                 return bytes(system.cat_file(inner))
@@ -84,7 +99,7 @@ class Folder:
 
     def read_json(self, key: str) -> Any:
         """Return the content of a JSON file, None if there is none or it is none."""
-        return _parsed(self.read(key))
+        return parsed_json(self.read(key))
 
     def read_all_json(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the contents of JSON files as :meth:`read_json`; behind a URL all are fetched at the same time."""
@@ -97,7 +112,7 @@ class Folder:
             if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
                 with remote_errors(self.place(key)):
                     raise content
-        return {key: _parsed(content if isinstance(content, bytes) else None) for key, content in found.items()}
+        return {key: parsed_json(content if isinstance(content, bytes) else None) for key, content in found.items()}
 
     def put(self, key: str, content: bytes) -> None:
         """Write a file that readers find either whole or not at all; an older one is replaced at once."""
@@ -163,7 +178,9 @@ class Folder:
         return sorted(found[True]), sorted(found[False])
 
     def remove(self, key: str) -> None:
-        """Remove a file or folder, if it is there."""
+        """Remove a file or folder, if it is there; never the whole folder that this is."""
+        if not key:
+            raise InputFileError(f"{self}: only what is below it is removed")
         for last in (False, False, True):  # blocks in flight in other threads may add files meanwhile
             with self._system(key) as (system, inner):
                 try:
@@ -181,7 +198,7 @@ def _aside(final: Path, content: bytes) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.{uuid4().hex[:8]}.partial")
     try:
-        with open(partial, "wb") as file:
+        with make_exclusively(partial) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -190,8 +207,9 @@ def _aside(final: Path, content: bytes) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _parsed(content: bytes | None) -> Any:
+def parsed_json(content: bytes | str | None) -> Any:
+    """Return what a JSON text says, None if there is none or it is none."""
     try:
         return None if content is None else json.loads(content)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):  # of brackets in brackets, thousands deep
         return None

@@ -1,0 +1,66 @@
+"""Where exposures are in an archive: the one form of their paths, made from headers and checked on reading."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nsxr.errors import InputFileError
+
+__all__ = ["JOURNAL", "is_node", "node_path", "plan_key"]
+
+JOURNAL = ".nsxr"
+"""Folder of the journal. Zarr readers pass over it: it holds no metadata of theirs."""
+
+_PARTS = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE", "DETECTOR")
+_DIGITS = dict(zip(_PARTS, (5, 3, 3, 2, 1, 2, 5, 4), strict=True))
+_LONGEST = 20  # characters of a keyword; the longest of the observatory's has five
+_NODE = re.compile(
+    "[a-z0-9]{5,20}/[a-z0-9]{3,20}/[a-z0-9]{3,20}_[a-z0-9]{5,60}_[a-z0-9]{5,20}"
+    "(_integrations[0-9]{1,9}to[0-9]{1,9})?/[a-z0-9]{4,20}"
+)
+
+
+def is_node(path: Any) -> bool:
+    """Whether this is a path as :func:`node_path` makes them; nothing else is ever written or removed."""
+    return isinstance(path, str) and _NODE.fullmatch(path) is not None
+
+
+def node_path(header: Mapping[str, Any]) -> str:
+    """Return where an exposure goes: ``01234/001/001_03101_00001/nrs1``, as in the names of its files.
+
+    Segments given without the others get a name of their own, ``001_03101_00001_integrations1to20``.
+
+    Parameters
+    ----------
+    header : mapping
+        Keywords of the primary header.
+
+    Raises
+    ------
+    InputFileError
+        If keywords are missing, are not letters and digits, or are too long for names.
+    """
+    values = {key: str(header.get(key, "")).strip().lower() for key in _PARTS}
+    form = re.compile(f"[a-z0-9]{{1,{_LONGEST}}}")
+    wrong = [f"{key} is {header.get(key)!r}" for key, value in values.items() if not form.fullmatch(value)]
+    if wrong:
+        raise InputFileError(
+            f"{header.get('filename', 'exposure')}: {', '.join(wrong)}; an archive names exposures by these keywords, "
+            f"which must be at most {_LONGEST} letters and digits"
+        )
+    program, observation, visit, group, sequence, activity, number, detector = (
+        values[key].zfill(_DIGITS[key]) for key in _PARTS
+    )
+    exposure = f"{visit}_{group}{sequence}{activity}_{number}"
+    first, last, total = (int(header.get(key) or 0) for key in ("INTSTART", "INTEND", "NINTS"))
+    if last and (first, last) != (1, total):
+        exposure += f"_integrations{first}to{last}"
+    path = f"{program}/{observation}/{exposure}/{detector}"
+    if not is_node(path):
+        raise InputFileError(f"{header.get('filename', 'exposure')}: INTSTART is {first} and INTEND {last}")
+    return path
+
+
+def plan_key(node: str) -> str:
+    """Return the key of the plan of a node."""
+    return f"{JOURNAL}/{node.replace('/', '-')}.json"
