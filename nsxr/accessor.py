@@ -6,6 +6,7 @@ from typing import Any
 import xarray as xr
 
 from nsxr.detector1 import detector1
+from nsxr.model.arguments import checks_arguments
 from nsxr.model.history import steps
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 
@@ -29,6 +30,7 @@ class NsxrAccessor:
         """Corrections done so far, with parameters and references."""
         return steps(self._dataset)
 
+    @checks_arguments
     def detector1(
         self, references: Mapping[str, xr.Dataset], *, skip: Collection[str] = (), **parameters: Mapping[str, Any]
     ) -> xr.DataTree:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import xarray as xr
 
@@ -115,6 +115,20 @@ STEPS: Mapping[str, Step] = {
 
 _ESSENTIAL = ("dq_init", "ramp_fit")
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_steps(function: Callable[P, R]) -> Callable[P, R]:
+    """Show the steps in the signature of a function, where help and completion find them, instead of ``parameters``."""
+    shown = inspect.signature(function)
+    kept = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    hint = Mapping[str, Any] | None
+    steps = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint) for name in STEPS]
+    setattr(function, "__signature__", shown.replace(parameters=[*kept, *steps]))  # noqa: B010  (mypy knows none)
+    return function
+
+
 SATURATION_REFERENCES = ("mask", "saturation", "superbias")
 """Reference types that :func:`saturation_of` needs."""
 
@@ -139,6 +153,7 @@ def detector1(
 ) -> list[xr.DataTree]: ...
 
 
+@_with_steps
 def detector1(
     exposure: xr.Dataset | Sequence[xr.Dataset],
     references: Mapping[str, xr.Dataset] | Sequence[Mapping[str, xr.Dataset]],
@@ -159,23 +174,29 @@ def detector1(
     skip : collection of str
         Steps to leave out; this is recorded in the products.
     **parameters : mapping
-        Parameters of a step under its name: ``jump={"rejection_threshold": 5.0}``. :data:`STEPS`
-        lists steps and, in ``STEPS[name].parameters``, their parameters with defaults.
+        Parameters of a step under its name: ``jump={"rejection_threshold": 5.0}``. The command ``nsxr parameters`` and
+        the page ``docs/parameters.md`` list all of them.
 
     Returns
     -------
     DataTree, or list of DataTree in the order of the exposures
         ``rate`` (row, column), all integrations combined, and ``rateints`` (integration, row,
         column). Each with ``sci`` [DN/s], ``dq``, ``var_poisson`` and ``var_rnoise`` [(DN/s)2]. Lazy
-        if the exposure is: building
-        computes nothing, and a part of the result computes that part alone.
+        if the exposure is: building computes nothing.
 
     Raises
     ------
     MissingReferenceError
         If a step lacks a reference; all missing ones are named at once.
     ParameterError
-        If a step or parameter is unknown.
+        If a step or parameter is unknown, or a value is not as declared.
+
+    Notes
+    -----
+    A part of a lazy result computes what it depends on, and what is computed is not kept. Reference pixels, snowballs and
+    the background of jumps need whole frames, so that one pixel of a full-frame rate costs two thirds of all of it. Call
+    ``result.compute()`` once and look at parts of that, or write it with :func:`nsxr.write_products`, instead of
+    computing one part after the other.
     """
     if isinstance(exposure, xr.Dataset):
         if not isinstance(references, Mapping):
@@ -211,6 +232,7 @@ def _rates_of(
     return fit_rates(list(stages.values())[-1], references, skip=skip, **parameters)
 
 
+@_with_steps
 def saturation_of(
     exposure: xr.Dataset,
     references: Mapping[str, xr.Dataset],
@@ -244,6 +266,7 @@ def reference_types(
     return needed
 
 
+@_with_steps
 @rechunk_by_tasks()
 def correct_ramps(
     exposure: xr.Dataset,
@@ -356,6 +379,7 @@ def _linearized(
     return stages
 
 
+@_with_steps
 @rechunk_by_tasks()
 def fit_rates(
     ramps: xr.Dataset,
@@ -446,10 +470,10 @@ def check_settings(parameters: Mapping[str, Mapping[str, Any]], skip: Collection
     problems += [f"step {name!r} cannot be skipped" for name in _ESSENTIAL if name in skip]
     settings: dict[str, dict[str, Any]] = {name: {} for name in STEPS}
     for name, given in parameters.items():
-        if name not in STEPS:
+        if name not in STEPS or given is None:
             continue
         if not isinstance(given, Mapping) or isinstance(given, xr.Dataset):
-            problems.append(f"parameters of step {name!r} are {said(given)}, expected a mapping of names to values")
+            problems.append(f"parameters of step {name!r} must be a mapping, not {said(given)}")
             continue
         known = STEPS[name].declared
         for parameter, value in given.items():

@@ -1,18 +1,26 @@
 """The command line: what it writes, what it refuses, and that errors are one line."""
 
 import json
+import re
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import nsxr
 from nsxr import cli
 from nsxr.detector1 import STEPS
+from nsxr.errors import DegradedResultWarning
 from nsxr.model.history import steps
+from nsxr.recipe import Recipe
 from nsxr.simulate import simulate_exposure
 
 ROOT = "jw01234001001_03101_00001_nrs1"
@@ -111,10 +119,10 @@ def test_simulate_refuses(run, fails, tmp_path):
 @pytest.mark.parametrize(
     ("form", "names"),
     [
-        (None, ["_rate.fits", "_rateints.fits"]),
-        ("fits", ["_rate.fits", "_rateints.fits"]),
-        ("zarr", [".zarr"]),
-        ("both", ["_rate.fits", "_rateints.fits", ".zarr"]),
+        (None, ["_rate.fits", "_rateints.fits", "_recipe.toml"]),
+        ("fits", ["_rate.fits", "_rateints.fits", "_recipe.toml"]),
+        ("zarr", [".zarr", "_recipe.toml"]),
+        ("both", ["_rate.fits", "_rateints.fits", ".zarr", "_recipe.toml"]),
     ],
 )
 def test_formats_hold_the_same_pixels_as_python_gives(run, made, detector1_words, tmp_path, form, names):
@@ -141,7 +149,9 @@ def test_parameters_skips_saved_steps_and_named_references(run, made, tmp_path):
     settings = ["--set", "jump.rejection_threshold=7", "--set", "jump.flag_4_neighbors=False"]
     settings += ["--set", "jump.expand_large_events=false", "--set", "ramp_fit.lastgroup=2", "--skip", "dark_current"]
     result = run("detector1", made.uncal[0], *named, "-o", tmp_path, *settings, "--save", "jump", "--save", "superbias")
-    assert written(result) == [f"{ROOT}_{name}.fits" for name in ("rate", "rateints", "jump", "superbias")]
+    assert written(result) == [f"{ROOT}_{name}.fits" for name in ("rate", "rateints", "jump", "superbias")] + [
+        f"{ROOT}_recipe.toml"
+    ]
     rate = xr.open_dataset(tmp_path / f"{ROOT}_rate.fits", engine="nirspec", chunks={})
     done = steps(rate)
     assert [entry["step"] for entry in done] == list(STEPS)  # snowballs would be a second entry of jump
@@ -172,8 +182,10 @@ def test_segments_are_one_exposure_and_exposures_are_two(run, made, detector1_wo
     other = tmp_path / "jw01234002001_03101_00001_nrs1_uncal.fits"
     other.write_bytes(made.uncal[0].read_bytes())
     result = run("detector1", *reversed(cut.uncal), other, "--references", folder, "-o", tmp_path / "out")
-    names = [f"{root}_{kind}.fits" for root in (ROOT, other.name[:30]) for kind in ("rate", "rateints")]
+    kinds = ("rate.fits", "rateints.fits", "recipe.toml")
+    names = [f"{root}_{kind}" for root in (ROOT, other.name[:30]) for kind in kinds]
     assert written(result) == names
+    assert result.stderr == "2 exposures done\n"
     run(*detector1_words, "-o", tmp_path / "whole")
     for kind in ("rate", "rateints"):
         whole = fits.getdata(tmp_path / "whole" / f"{ROOT}_{kind}.fits", "SCI")
@@ -189,7 +201,7 @@ def test_nothing_is_overwritten_unless_asked(run, fails, detector1_words, tmp_pa
     assert picture.read_bytes().startswith(b"\x89PNG")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert "already there" in fails(*words)
-    for path in tmp_path.glob("*.fits"):
+    for path in {*tmp_path.iterdir()} - {picture}:
         path.unlink()
     assert picture.name in fails(*words)  # the picture alone is a reason, before anything is computed
     assert list(tmp_path.iterdir()) == [picture]
@@ -207,7 +219,8 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
 
     monkeypatch.setattr("nsxr.plot.plot_quicklook", lambda *_: Figure())
     assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits"]
+    names = [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits", f"{ROOT}_recipe.toml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize(
@@ -221,7 +234,17 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
         (["--set", "jump.edge_size=2.5"], "expected a whole number"),
         (["--set", "ramp_fit.algorithm=3"], "ramp_fit.algorithm is 3, expected a word"),
         (["--set", "ramp_fit.algorithm=best"], "algorithm is 'best', expected one of ols"),
-        (["--set", "ramp_fit.firstgroup=first"], "expected a number or none"),
+        (["--set", "ramp_fit.firstgroup=first"], "ramp_fit.firstgroup is 'first', expected a whole number or none"),
+        (["--set", "ramp_fit.firstgroup=-1"], "expected a whole number from 0 to 65535"),
+        (["--set", "jump.rejection_threshold=1e400"], "rejection_threshold is inf, expected a finite number"),
+        (["--set", "jump.rejection_threshold=1e30"], "expected a number from 0 to 1000000 [sigma]"),
+        (["--set", f"jump.rejection_threshold={'1+' * 100_000}1"], "expected a number or none"),
+        (["--set", f"jump.rejection_threshold={'[' * 190}"], "expected a number or none"),
+        (
+            ["--set", f"jump.edge_size={'9' * 190}"],
+            "a number of very many digits, expected a whole number from 0",
+        ),
+        (["--set", "1+" * 100_000], "not of the form STEP.PARAMETER=VALUE"),
         (["--set", "dq_init.user_supplied_dq=mask.fits"], "from Python"),
         (["--set", "jump.rejection_threshold=-1"], "rejection_threshold"),
         (["--set", "jump.rejection_threshold"], "not of the form STEP.PARAMETER=VALUE"),
@@ -233,6 +256,9 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
         (["--reference", "gian=gain.fits"], "unknown reference types gian"),
         (["--reference", "gain=nowhere.fits"], "nowhere.fits: no such file"),
         (["--references", "nowhere"], "nowhere is not a directory"),
+        (["--recipe", "nowhere.toml"], "nowhere.toml: no such file, expected a recipe"),
+        (["-o", "s3://bucket/out"], "s3://bucket/out is a URL, but products are written to local directories only"),
+        (["-o", "file:///tmp/out"], "file:///tmp/out is a URL"),
     ],
 )
 def test_wrong_requests_are_one_line_and_write_nothing(fails, detector1_words, tmp_path, words, expected):
@@ -288,13 +314,130 @@ def test_warnings_are_lines_on_standard_error(run, made, tmp_path):
     cut = simulate_exposure(tmp_path / "cut", **SUB32, segments=2, references=False)
     folder = made.references["gain"].parent
     result = run("detector1", cut.uncal[0], "-o", tmp_path / "out", "--references", folder)
-    assert "Traceback" not in result.stderr
+    assert result.stderr == ""
     both = run("detector1", *cut.uncal, "-o", tmp_path / "both", "--references", folder)
     assert both.stderr == ""
     three = simulate_exposure(tmp_path / "three", **SUB32, segments=3, references=False)
     part = run("detector1", *three.uncal[:2], "-o", tmp_path / "part", "--references", folder)
-    assert part.stderr.startswith("Warning: 2 segments from ")
+    name = ROOT.replace("_nrs1", "-seg001-seg002_nrs1")
+    assert part.stderr.startswith(f"Warning: {name}: 2 segments from ")
     assert part.stderr.count("\n") == 1
+    more = run("detector1", *three.uncal[:2], made.uncal[0], "-o", tmp_path / "more", "--references", folder, status=1)
+    assert "would both be written as" in more.stderr
+
+
+def test_warnings_are_told_once_for_each_exposure_and_counted(run, monkeypatch, detector1_words, made, tmp_path):
+    def calibrate(paths, recipe, root, wanted, client=None):
+        def warn(block):
+            warnings.warn("too dark", DegradedResultWarning, stacklevel=1)
+            return block
+
+        da.zeros(64, chunks=1).map_blocks(warn, dtype=float).compute(scheduler="threads")
+        warnings.warn(f"{root} is\ntoo bright", DegradedResultWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr("nsxr.cli.calibration.calibrate", calibrate)
+    other = tmp_path / "jw01234002001_03101_00001_nrs1_uncal.fits"
+    other.write_bytes(made.uncal[0].read_bytes())
+    lines = run(*detector1_words, other).stderr.splitlines()
+    roots = (ROOT, other.name[:30])
+    assert sorted(lines[:-1]) == sorted(
+        line for root in roots for line in (f"Warning: {root}: too dark", f"Warning: {root} is too bright")
+    )
+    assert lines[-1] == "2 exposures done, 4 warnings"
+
+
+def test_segments_one_after_the_other_keep_their_numbers(run, made, tmp_path):
+    cut = simulate_exposure(tmp_path / "cut", **SUB32, segments=3, references=False)
+    words = ("--references", made.references["gain"].parent, "-o", tmp_path / "out", "--overwrite")
+    for number, path in enumerate(cut.uncal, start=1):
+        name = ROOT.replace("_nrs1", f"-seg00{number}_nrs1")
+        assert written(run("detector1", path, *words))[0] == f"{name}_rate.fits"
+    run("detector1", *cut.uncal, *words)
+    parts = [fits.getdata(path, "SCI") for path in sorted((tmp_path / "out").glob("*-seg*_rateints.fits"))]
+    whole = fits.getdata(tmp_path / "out" / f"{ROOT}_rateints.fits", "SCI")
+    assert [part.shape[0] for part in parts] == [1, 1, 1]
+    assert whole.shape[0] == 3
+
+
+def test_verbose_says_which_exposure_references_and_seconds(run, detector1_words, made, tmp_path, caplog):
+    run("-v", *detector1_words, "-o", tmp_path)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert said[0] == f"1 of 1: {ROOT}"
+    assert f"gain: {made.references['gain']}" in said
+    assert re.fullmatch(rf"1 of 1: {ROOT} took \d+\.\d s", said[-1])
+
+
+def test_a_recipe_does_the_same_again_and_options_win(run, made, detector1_words, tmp_path):
+    run(*detector1_words, "-o", tmp_path, "--set", "jump.rejection_threshold=7", "--skip", "dark_current")
+    recipe = tmp_path / f"{ROOT}_recipe.toml"
+    run("detector1", made.uncal[0], "--recipe", recipe, "-o", tmp_path / "again")
+    assert (tmp_path / "again" / recipe.name).read_text() == recipe.read_text()
+    with (
+        fits.open(tmp_path / f"{ROOT}_rate.fits") as first,
+        fits.open(tmp_path / "again" / f"{ROOT}_rate.fits") as second,
+    ):
+        assert steps_of(first) == steps_of(second)
+        for one, other in zip(first[1:], second[1:], strict=True):
+            assert one.data is None or one.data.tobytes() == other.data.tobytes()
+    gain = tmp_path / "another_gain.fits"
+    gain.write_bytes(made.references["gain"].read_bytes())
+    words = ("--set", "jump.rejection_threshold=8", "--reference", f"gain={gain}", "-o", tmp_path / "other")
+    run("detector1", made.uncal[0], "--recipe", recipe, *words)
+    changed = Recipe.read(tmp_path / "other" / recipe.name)
+    expected = Recipe.read(recipe)
+    assert changed.named == {**expected.named, "gain": str(gain)}
+    assert changed.parameters["jump"] == {**expected.parameters["jump"], "rejection_threshold": 8.0}
+    assert changed.skip == ("dark_current",)
+
+
+def steps_of(hdus):
+    return [card.value for card in hdus[0].header.cards if card.keyword.startswith(("S_", "R_", "NSXR"))]
+
+
+def test_urls_are_no_places_for_products(fails):
+    for words in (["simulate", "-o", "s3://b/c"], ["demo", "-o", "gs://b/c"], ["extract", "x.fits", "-o", "s3://b/c"]):
+        assert "is a URL, but products are written to local directories only" in fails(*words)
+
+
+def test_seeds_and_sizes_of_simulations_are_checked(fails, tmp_path):
+    assert "seed is -1, expected a whole number from 0" in fails("simulate", "-o", tmp_path, "--seed", -1)
+    assert "seed is -5" in fails("demo", "-o", tmp_path, "--seed", -5)
+    assert "groups is 1000000000, expected 1 to 65535" in fails("simulate", "-o", tmp_path, "--groups", 10**9)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_parameters_are_listed_and_fit_the_terminal(run, fails, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = run("parameters").stdout
+    for step, declared in STEPS.items():
+        assert re.search(rf"^{step}:", text, re.MULTILINE)
+        for name, parameter in declared.declared.items():
+            assert f"  {name} =" in text
+            assert parameter.meaning
+    assert max(map(len, text.splitlines())) <= width
+    one = run("parameters", "jump").stdout
+    assert "rejection_threshold" in one
+    assert "persistence_time" not in one
+    assert "did you mean 'jump'?" in fails("parameters", "jmup")
+
+
+def test_words_are_completed():
+    def completed(option, typed):
+        complete = ShellComplete(cli.main, {}, "nsxr", "_NSXR_COMPLETE")
+        return [item.value for item in complete.get_completions(["detector1", option], typed)]
+
+    assert completed("--skip", "d") == ["dq_init", "dark_current"]
+    assert completed("--save", "ramp") == []
+    assert completed("--skip", "ramp") == ["ramp_fit"]
+    assert completed("--set", "jump.rej") == ["jump.rejection_threshold="]
+    assert completed("--reference", "ga") == ["gain="]
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "nsxr", "--version"], capture_output=True, text=True, check=True)
+    assert "0.1.0" in done.stdout
 
 
 def test_demo_writes_everything(run, tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     existing = [str(path) for path in extra.values() if path.exists()]
     if existing and not wanted.overwrite:
         raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
-    with phase(f"{root}: asking the reference data system", wanted.progress and recipe.references == "crds"):
+    with phase(f"{root}: choosing references", wanted.progress and recipe.references == "crds"):  # may fetch them
         _, stages, tree, completed = recipe.calibrate(paths)
     if client is not None:
         require_reachable(client, [*paths, *recipe.paths], wanted.directory)

@@ -37,7 +37,7 @@ def fit_ramps(
     readnoise: xr.Dataset,
     gain: xr.Dataset,
     *,
-    algorithm: Annotated[str, Choices("likelihood", "ols", ols_c="ols", likely="likelihood")] = "likelihood",
+    algorithm: Annotated[str, Choices("ols", "likelihood", ols_c="ols", likely="likelihood")] = "likelihood",
     average_dark_current: xr.DataArray | float = 0.0,
     suppress_one_group: bool = True,
     firstgroup: _Group | None = None,
