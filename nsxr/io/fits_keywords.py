@@ -1,10 +1,10 @@
 """The primary header of a product: what the input had, what was done, with which references."""
 
+import os
 import re
 import textwrap
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -13,8 +13,17 @@ import xarray as xr
 from astropy.io import fits
 
 from nsxr.model.history import steps
+from nsxr.model.provenance import provenance_of, software
 
-__all__ = ["carried_header", "primary_header", "printable", "set_keyword"]
+__all__ = [
+    "as_product",
+    "carried_header",
+    "is_of_product",
+    "primary_header",
+    "printable",
+    "product_keywords",
+    "set_keyword",
+]
 
 REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "mask": ("R_MASK", "Mask reference file name"),
@@ -100,6 +109,67 @@ def set_keyword(header: fits.Header, key: str, value: Any, comment: str | None =
     header[key] = (value, comment)
 
 
+def _now() -> str:
+    """Return the time for DATE, UTC; ``SOURCE_DATE_EPOCH`` [s] instead, if that is set, for products alike in all bytes."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    time = datetime.fromtimestamp(int(given), UTC) if given.isdigit() else datetime.now(UTC)
+    return time.replace(tzinfo=None).isoformat(timespec="milliseconds")
+
+
+def product_keywords(dataset: xr.Dataset, filename: str, model: str | None = None) -> dict[str, tuple[Any, str]]:
+    """Return value and comment of each keyword that says what a product is and how it was made, whatever its format.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its dims give the data model, its history status keywords ``S_*`` and reference names ``R_*``.
+    filename : str
+        Final name of the product.
+    model : str, optional
+        Data model (DATAMODL), where dims do not tell.
+    """
+    release, commit = software()["nsxr"], software()["commit"]
+    status = "DEVELOPMENT" if re.search(r"dev|\+", str(release)) else "RELEASE"
+    found = {
+        "DATE": (_now(), "UTC date file created"),
+        "FILENAME": (filename, "Name of the file"),
+        "DATAMODL": (model or _model_type(dataset), "Type of data model"),
+        "CAL_VER": (f"nsxr {release}", "Calibration software version"),
+        "CAL_VCS": (commit or status, "Calibration software revision"),
+    }
+    crds = provenance_of(dataset.attrs).get("crds", {})
+    for key, name, comment in (
+        ("CRDS_VER", "version", "Version of CRDS file selection software used"),
+        ("CRDS_CTX", "context", "CRDS context (.pmap) used to select ref files"),
+    ):
+        if name in crds:
+            found[key] = (crds[name], comment)
+    for entry in steps(dataset):
+        if entry["step"] in STEP_KEYWORDS:
+            keyword, comment = STEP_KEYWORDS[entry["step"]]
+            found[keyword] = (entry["status"], comment)
+        for kind, name in entry["references"].items():
+            if kind in REFERENCE_KEYWORDS:
+                keyword, comment = REFERENCE_KEYWORDS[kind]
+                found[keyword] = (printable(name), comment)
+    return found
+
+
+_OF_PRODUCT = {"DATE", "FILENAME", "DATAMODL", "CAL_VER", "CAL_VCS", "CRDS_VER", "CRDS_CTX"}
+_OF_PRODUCT |= {keyword for keyword, _ in (*STEP_KEYWORDS.values(), *REFERENCE_KEYWORDS.values())}
+
+
+def is_of_product(keyword: str) -> bool:
+    """Whether :func:`product_keywords` may set this keyword, so that it belongs into the primary header."""
+    return keyword in _OF_PRODUCT
+
+
+def as_product(dataset: xr.Dataset, filename: str, model: str | None = None) -> xr.Dataset:
+    """Return a Dataset with :func:`product_keywords` as attributes, for formats without headers; same parameters."""
+    found = product_keywords(dataset, filename, model)
+    return dataset.assign_attrs({key: value for key, (value, _) in found.items()})
+
+
 def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
     """Return the primary header of a product.
 
@@ -135,30 +205,11 @@ def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
         value = printable(value) if isinstance(value, str) else value
         if key not in header or header[key] != value or type(header[key]) is not type(value):
             set_keyword(header, key, value)
-    release = version("nsxr")
-    now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
-    set_keyword(header, "DATE", now, "UTC date file created")
-    set_keyword(header, "FILENAME", filename, "Name of the file")
-    set_keyword(header, "DATAMODL", _model_type(dataset), "Type of data model")
-    set_keyword(header, "CAL_VER", f"nsxr {release}", "Calibration software version")
-    set_keyword(
-        header,
-        "CAL_VCS",
-        "DEVELOPMENT" if re.search(r"dev|\+", release) else "RELEASE",
-        "Calibration software revision",
-    )
-    records = steps(dataset)
-    for entry in records:
-        if entry["step"] in STEP_KEYWORDS:
-            keyword, comment = STEP_KEYWORDS[entry["step"]]
-            set_keyword(header, keyword, entry["status"], comment)
-        for kind, name in entry["references"].items():
-            if kind in REFERENCE_KEYWORDS:
-                keyword, comment = REFERENCE_KEYWORDS[kind]
-                set_keyword(header, keyword, printable(name), comment)
+    for key, (value, comment) in product_keywords(dataset, filename).items():
+        set_keyword(header, key, value, comment)
     sentences = [
-        f"Made by nsxr {release}; its steps in order, with parameters and references:",
-        *map(_describe, records),
+        f"Made by nsxr {software()['nsxr']}; its steps in order, with parameters and references:",
+        *map(_describe, steps(dataset)),
     ]
     for line in chain.from_iterable(textwrap.wrap(printable(text), 72, subsequent_indent="  ") for text in sentences):
         header.add_history(line)

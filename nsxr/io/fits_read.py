@@ -11,7 +11,7 @@ from xarray.core import indexing
 
 from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
-from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, steps_from_table
+from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, origin_of, steps_from_table
 from nsxr.io.pixels import FitsArray, PixelSource
 from nsxr.io.stores import StorageOptions
 from nsxr.model.chunking import raw_chunks
@@ -25,7 +25,7 @@ RAMP = ("integration", "group", "row", "column")
 RATES = ("integration", "row", "column")
 IMAGE = ("row", "column")
 
-_TABLES = ("INT_TIMES", "GROUP", *TABLES, "NSXR_STEPS")
+_TABLES = ("INT_TIMES", "GROUP", *TABLES, "NSXR_STEPS", "NSXR_PROVENANCE")
 _OF_RATES = {"VAR_POISSON": "var_poisson", "VAR_RNOISE": "var_rnoise", "CHI_SQUARE": "chi_square"}
 _OPTIONAL = ("CHI_SQUARE",)
 
@@ -126,6 +126,7 @@ def read_dataset(
     attrs["fits_header"] = file.primary.tostring(sep="\n", endcard=False, padding=False)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
+    attrs |= origin_of(file)
     coordinates = _coordinates(file, readout, sizes, first)
     for name, (variable, dim, labels) in TABLES.items():
         if (rows := _rows(file, name)) is not None:

@@ -10,9 +10,12 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from nsxr.errors import ModelError
+from nsxr.errors import InputFileError, ModelError
+from nsxr.io.fingerprint import describe_file
+from nsxr.io.fits_headers import FitsFile
 from nsxr.io.fits_keywords import printable
 from nsxr.model.history import steps
+from nsxr.model.provenance import KEY, noted, provenance_of
 from nsxr.model.variables import TABLES, VARIABLES, variable_attributes
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "integration_times",
     "late_header",
     "late_table",
+    "origin",
+    "origin_of",
     "provenance",
     "steps_from_table",
     "table",
@@ -117,6 +122,36 @@ def provenance(dataset: xr.Dataset) -> np.ndarray | None:
     return np.array(cells, dtype=dtype)
 
 
+def origin(attrs: Mapping[Any, Any]) -> np.ndarray | None:
+    """Return NSXR_PROVENANCE, one row per key of :mod:`nsxr.model.provenance`, or None if nothing is known."""
+    found = provenance_of(attrs)
+    if not found:
+        return None
+    texts = {key: json.dumps(value) for key, value in found.items()}
+    width = max(map(len, texts.values()))
+    return np.array(list(texts.items()), dtype=[("KEY", "S32"), ("VALUE", f"S{width}")])
+
+
+def origin_of(file: FitsFile) -> dict[str, str]:
+    """Return the attribute for provenance of what has been read from a file: what that says, and the file itself."""
+    extension = file.extensions.get("NSXR_PROVENANCE")
+    rows = extension.table if extension is not None else None
+    known = {}
+    if rows is not None:
+        try:
+            pairs = zip(_words(rows["KEY"]), _words(rows["VALUE"]), strict=True)
+            known = {KEY: json.dumps({key: json.loads(text) for key, text in pairs})}
+        except ValueError as error:  # no such column, not ASCII, not JSON
+            raise InputFileError(f"{file.path}: table NSXR_PROVENANCE cannot be read ({error})") from error
+    return noted(known, inputs=[describe_file(file.location, file.stamp)])
+
+
+def _words(column: np.ndarray) -> list[str]:
+    """Return the texts of a column without what fills them up."""
+    words = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in column]
+    return [text.rstrip("\0 ") for text in words]
+
+
 def asdf_marker() -> np.ndarray:
     """Return the ASDF extension, which the peer's pipelines look for before they read the headers.
 
@@ -139,8 +174,7 @@ def steps_from_table(rows: np.ndarray) -> str:
     rows : structured ndarray
         With column ``RECORD``, the JSON text of each provenance record.
     """
-    records = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in rows["RECORD"]]
-    return "[" + ", ".join(text.rstrip("\0 ") for text in records) + "]"
+    return "[" + ", ".join(_words(rows["RECORD"])) + "]"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from nsxr.io.fits_tables import (
     groups,
     integration_times,
     late_header,
+    origin,
     provenance,
     table,
 )
@@ -178,6 +179,9 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
     records = provenance(dataset)
     if records is not None:
         yield "NSXR_STEPS", records
+    known = origin(dataset.attrs)
+    if known is not None:
+        yield "NSXR_PROVENANCE", known
     yield "ASDF", asdf_marker()
 
 

@@ -17,6 +17,7 @@ import xarray as xr
 
 from nsxr.cluster import worker_errors
 from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
+from nsxr.io.fits_keywords import as_product
 from nsxr.io.fits_write import create_fits
 from nsxr.io.local import sync
 from nsxr.io.progress import compute
@@ -298,7 +299,8 @@ def write_products(
         pairs: list[tuple[xr.DataArray, Any]] = []
         for (name, final), partial in zip(paths.items(), partials, strict=True):
             if name == "zarr":
-                pairs += create_zarr(partial, {"/": tree.to_dataset(), **nodes})
+                described = {key: as_product(node, final.name) for key, node in nodes.items()}
+                pairs += create_zarr(partial, {"/": tree.to_dataset(), **described})
             else:
                 pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
         return pairs

@@ -12,7 +12,7 @@ from xarray.core import indexing
 from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_read import read_dataset
-from nsxr.io.fits_tables import TIME_COLUMNS, steps_from_table
+from nsxr.io.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
 from nsxr.io.pixels import FitsArray
 from nsxr.io.stores import StorageOptions, shown
 from nsxr.io.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
@@ -94,7 +94,7 @@ def open_slits(
     options = StorageOptions(storage_options)
     if name.rstrip("/").endswith(".zarr"):
         return _open_zarr(name, options)
-    file = scan(name, ("INT_TIMES", "NSXR_STEPS"), options)
+    file = scan(name, ("INT_TIMES", "NSXR_STEPS", "NSXR_PROVENANCE"), options)
     if str(file.primary.get("INSTRUME", "")).strip().upper() != "NIRSPEC":
         raise InputFileError(f"{file.path}: INSTRUME is {file.primary.get('INSTRUME')!r}, expected 'NIRSPEC'")
     versions = sorted(version for extension, version in file.versions if extension == "SCI")
@@ -171,6 +171,7 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     attrs["fits_header"], attrs["slit_header"] = _text(file.primary), _text(header)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
+    attrs |= origin_of(file)
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
 
 

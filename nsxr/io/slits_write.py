@@ -10,14 +10,15 @@ import xarray as xr
 from astropy.io import fits
 
 from nsxr.errors import ModelError
-from nsxr.io.fits_keywords import primary_header, set_keyword
-from nsxr.io.fits_tables import asdf_marker, integration_times, provenance, table
+from nsxr.io.fits_keywords import as_product, primary_header, set_keyword
+from nsxr.io.fits_tables import asdf_marker, integration_times, origin, provenance, table
 from nsxr.io.fits_write import BlockFile, allocate, image_header
 from nsxr.io.products import write_whole
 from nsxr.io.slits_read import SLIT_IMAGES
 from nsxr.io.spectra_tables import SLIT_KEYWORDS
 from nsxr.io.stores import local_path
 from nsxr.io.zarr import create_zarr
+from nsxr.model.provenance import merged
 from nsxr.model.spectra import iterate_slits
 from nsxr.model.variables import check
 
@@ -71,9 +72,12 @@ def write_slits(
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":
             if isinstance(slits, xr.Dataset):
-                return list(create_zarr(partials[0], {"/": slits}))
-            nodes = {"/": slits.to_dataset(), **{name: child.to_dataset() for name, child in slits.children.items()}}
-            return list(create_zarr(partials[0], nodes))
+                nodes = {"/": slits}
+            else:
+                nodes = {name: child.to_dataset() for name, child in slits.children.items()}
+                nodes = {"/": slits.to_dataset(), **nodes}
+            model = _model([slit for _, slit in iterate_slits(slits)])
+            return list(create_zarr(partials[0], {k: as_product(node, final.name, model) for k, node in nodes.items()}))
         return _create(partials[0], slits, final.name)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)
@@ -128,8 +132,8 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
                 allocate(file.fileno(), offset, length)
                 file.seek(offset + length)
         times = integration_times(first) if "integration" in first.dims else None
-        records = provenance(first)
-        tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("ASDF", asdf_marker())]
+        records, known = provenance(first), origin({**slits.attrs, **merged([slit.attrs for slit in each])})
+        tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_marker())]
         for name, rows in tables:
             if rows is not None:
                 header, data = table(name, rows)

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import keywords, scan
-from nsxr.io.fits_tables import TIME_COLUMNS, steps_from_table
+from nsxr.io.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
 from nsxr.io.pixels import open_binary
 from nsxr.io.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_spectrum
 from nsxr.io.spectra_write import SLIT_COORDINATES
@@ -62,7 +62,7 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
     location = os.fspath(path)
     if location.rstrip("/").endswith(".zarr"):
         return _open_zarr(Path(location))
-    file = scan(location, tables=("INT_TIMES",))
+    file = scan(location, tables=("INT_TIMES", "NSXR_PROVENANCE"))
     name = next((name for name in ("EXTRACT1D", "COMBINE1D") if name in file.extensions), None)
     if name is None:
         found = ", ".join(file.extensions) or "none"
@@ -70,6 +70,7 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
             f"{file.path}: no spectra in it (extensions {found}); expected EXTRACT1D (x1d, x1dints) or COMBINE1D (c1d)"
         )
     primary = keywords(file.primary) | {"fits_header": file.primary.tostring(sep="\n", endcard=False, padding=False)}
+    primary |= origin_of(file)
     with open_binary(location) as binary, fits.open(binary, memmap=False) as hdus:
         steps = {hdu.ver: steps_from_table(hdu.data) for hdu in hdus if hdu.name == "NSXR_STEPS"}
         tables = [hdu for hdu in hdus if hdu.name == name]

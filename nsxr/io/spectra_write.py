@@ -12,8 +12,8 @@ from astropy.io import fits
 
 from nsxr.errors import ModelError
 from nsxr.io.fits_headers import keywords
-from nsxr.io.fits_keywords import primary_header, printable, set_keyword
-from nsxr.io.fits_tables import TIME_COLUMNS, asdf_marker, integration_times, provenance, table
+from nsxr.io.fits_keywords import as_product, is_of_product, primary_header, printable, set_keyword
+from nsxr.io.fits_tables import TIME_COLUMNS, asdf_marker, integration_times, origin, provenance, table
 from nsxr.io.fits_write import BlockFile, CardFile
 from nsxr.io.products import write_whole
 from nsxr.io.spectra_tables import (
@@ -34,6 +34,7 @@ from nsxr.io.stores import local_path
 from nsxr.io.zarr import create_zarr
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
+from nsxr.model.provenance import merged
 from nsxr.model.spectra import SLIT_COORDINATES as COORDINATES_OF_SLITS
 from nsxr.model.variables import check
 
@@ -129,7 +130,7 @@ def _primary(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header
 
 
 def _belongs_to_slit(key: str, primary: set[str] | None) -> bool:
-    if primary is None:
+    if primary is None or is_of_product(key):
         return key in SLIT_KEYWORDS
     return bool(_KEYWORD.fullmatch(key)) and key not in primary
 
@@ -223,6 +224,7 @@ def _create(path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], 
     same = len({spectrum.attrs.get("nsxr_steps") for spectrum in spectra}) == 1
     targets: list[tuple[xr.DataArray, _Target]] = []
     attrs = {**first, **root} | ({"nsxr_steps": first["nsxr_steps"]} if "nsxr_steps" in first else {})
+    attrs |= merged([spectrum.attrs for spectrum in spectra])
     with open(path, "xb") as file:
         file.write(_primary(attrs, filename, model).tostring().encode("ascii"))
         for version, spectrum in enumerate(spectra, start=1):
@@ -247,6 +249,8 @@ def _create(path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], 
         times = integration_times(spectra[0]) if model == "TSOMultiSpecModel" else None
         tables = [("INT_TIMES", 1, times)] if times is not None else []
         tables += [("NSXR_STEPS", n, r) for n, r in enumerate(records[: 1 if same else None], 1) if r is not None]
+        known = origin(attrs)
+        tables += [("NSXR_PROVENANCE", 1, known)] if known is not None else []
         for name, version, content in (*tables, ("ASDF", 1, asdf_marker())):
             header, data = table(name, content)
             header["EXTVER"] = version
@@ -330,7 +334,9 @@ def write_spectra(
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":
-            return list(create_zarr(partials[0], _nodes(spectra)))
+            model = _kind(spectra_of(spectra))[1]
+            nodes = {name: as_product(node, final.name, model) for name, node in _nodes(spectra).items()}
+            return list(create_zarr(partials[0], nodes))
         return _create(partials[0], spectra_of(spectra), spectra.attrs, final.name)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)

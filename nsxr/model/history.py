@@ -1,8 +1,9 @@
-"""Provenance: which correction ran, with which parameters and references.
+"""History: which correction ran, with which parameters and references.
 
-A Dataset carries its provenance as ``attrs["nsxr_steps"]``, a JSON list of records with keys
+A Dataset carries its history as ``attrs["nsxr_steps"]``, a JSON list of records with keys
 ``step``, ``status`` (``COMPLETE`` or ``SKIPPED``), ``parameters``, ``references`` (type to file name)
-and ``reason``. Being a string it survives Zarr, netCDF and FITS alike.
+and ``reason``. Being a string it survives Zarr, netCDF and FITS alike. What ran it, on which files, is in
+:mod:`nsxr.model.provenance`.
 """
 
 import json
@@ -11,9 +12,10 @@ from typing import Any
 
 import xarray as xr
 
+from nsxr.model.provenance import merged, noted
 from nsxr.model.variables import VARIABLES, variable_attributes
 
-__all__ = ["record", "record_skip", "steps"]
+__all__ = ["combined_attributes", "members", "record", "record_skip", "steps"]
 
 _KEY = "nsxr_steps"
 
@@ -26,6 +28,43 @@ def steps(dataset: xr.Dataset) -> list[dict[str, Any]]:
 def _append(attrs: Mapping[Any, Any], entry: Mapping[str, Any]) -> dict[Any, Any]:
     entries = [*json.loads(attrs.get(_KEY, "[]")), entry]
     return {**attrs, _KEY: json.dumps(entries)}
+
+
+_OF_FILES = ("size", "fingerprint")
+
+
+def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return what provenance keeps of references, by type, and of the system that chose them."""
+    found, crds = {}, {}
+    for reference in references:
+        attrs = reference.attrs
+        known = {key: attrs[key] for key in _OF_FILES if key in attrs}
+        found[attrs["reference_type"]] = {"file": attrs.get("filename", "unnamed"), **known}
+        crds |= {key: attrs[f"crds_{key}"] for key in ("context", "version") if f"crds_{key}" in attrs}
+    return found, crds
+
+
+def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
+    """Return the attributes of what is made of several Datasets: those of the first, with the history of all.
+
+    Steps that all members share stay as they are. What only some have had, or with other parameters, is no step of the
+    result: the record of the step that combines says it, see :func:`members`.
+    """
+    each = [steps(member) for member in members]
+    shared = [entry for entry in each[0] if all(entry in one for one in each[1:])]
+    attrs = {**members[0].attrs, **merged([member.attrs for member in members])}
+    return {**attrs, _KEY: json.dumps(shared)} if any(each) else attrs
+
+
+def members(datasets: Sequence[xr.Dataset]) -> list[dict[str, Any]]:
+    """Return name of each Dataset and the steps that not all of them share, for the record of what combines them."""
+    each = [steps(one) for one in datasets]
+    found = []
+    for one, own in zip(datasets, each, strict=True):
+        entry: dict[str, Any] = {"name": str(one.attrs.get("filename", one.attrs.get("FILENAME", "")))}
+        different = [step for step in own if not all(step in other for other in each)]
+        found.append(entry | ({"steps": different} if different else {}))
+    return found
 
 
 def record(
@@ -75,7 +114,8 @@ def record(
         finished[name] = array.assign_attrs()
         finished[name].attrs = {**old, **constant, **new_units}
     result = dataset.drop_vars(list(drop)).assign(finished)
-    result.attrs = _append({**dataset.attrs, **(attrs or {})}, entry)
+    files, crds = _origins(references)
+    result.attrs = _append(noted({**dataset.attrs, **(attrs or {})}, references=files, crds=crds), entry)
     return result
 
 
@@ -83,5 +123,5 @@ def record_skip(dataset: xr.Dataset, step: str, reason: str) -> xr.Dataset:
     """Return the Dataset with a record that a correction was skipped, and why."""
     result = dataset.copy(deep=False)
     entry = {"step": step, "status": "SKIPPED", "parameters": {}, "references": {}, "reason": reason}
-    result.attrs = _append(dataset.attrs, entry)
+    result.attrs = _append(noted(dataset.attrs), entry)
     return result

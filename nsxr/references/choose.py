@@ -109,8 +109,9 @@ def open_references(
         else:
             opened |= _from_directory(os.fspath(source), exposure, others, options)
     references = {kind: open_reference(kind, opened[kind], exposure) for kind in wanted if kind in opened}
+    state = _crds_state() if names else {}
     for kind, name in names.items():
-        references[kind].attrs["filename"] = name
+        references[kind].attrs |= {"filename": name, **state}
     if "sirskernel" in given:
         references["sirskernel"] = open_sirs_kernel(given["sirskernel"], readout.detector)
     places = {kind: file.location for kind, file in opened.items()}
@@ -245,6 +246,17 @@ def _why_not(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> s
 def _pixels(place: tuple[int, int, int, int]) -> str:
     row, rows, column, columns = place
     return f"rows {row} to {row + rows - 1}, columns {column} to {column + columns - 1}"
+
+
+def _crds_state() -> dict[str, str]:
+    """Return context and version of the reference data system, which has just chosen."""
+    crds: Any = import_module("crds")
+    found = {"crds_version": str(getattr(crds, "__version__", "unknown"))}
+    try:
+        found["crds_context"] = str(import_module("crds.core.heavy_client").get_processing_mode("jwst")[1])
+    except (ImportError, AttributeError, OSError, crds.CrdsError) as error:  # the references are chosen all the same
+        logger.warning("the context of the reference data system is not known: %s", error)
+    return found
 
 
 def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.io.fingerprint import describe_file
 from nsxr.io.fits_headers import Extension, FitsFile, scan
 from nsxr.io.pixels import FitsArray, PixelSource
 from nsxr.io.stores import StorageOptions, is_remote
@@ -125,6 +126,7 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
         "pedigree": str(header.get("PEDIGREE", "")),
         "useafter": str(header.get("USEAFTER", "")),
         "detector": detector,
+        **{key: value for key, value in describe_file(file.location, file.stamp).items() if key != "file"},
         **_extra_attributes(kind, file),
     }
     return dataset

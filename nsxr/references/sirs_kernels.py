@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import MissingReferenceError, ReferenceFileError
+from nsxr.io.fingerprint import describe_file
 
 __all__ = ["open_sirs_kernel"]
 
@@ -55,4 +56,5 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     if shapes["gamma"] != shapes["zeta"] or len(shapes["gamma"]) != 2 or shapes["gamma"][0] != 4:
         raise ReferenceFileError(f"{path}: shapes of {name} are {shapes}, expected (4, frequencies) twice")
     attributes = {"reference_type": "sirskernel", "filename": Path(path).name, "detector": detector.upper()}
+    attributes |= {key: value for key, value in describe_file(os.fspath(path)).items() if key != "file"}
     return xr.Dataset({kind: (("output", "frequency"), array) for kind, array in arrays.items()}, attrs=attributes)

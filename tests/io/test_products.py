@@ -22,6 +22,7 @@ from nsxr.simulate import Artifacts, small_exposure
 from nsxr.testing import count_computes
 
 INTEGRATIONS, GROUPS, ROWS, COLUMNS = 4, 3, 6, 8
+OWN_TABLES = ("NSXR_STEPS", "NSXR_PROVENANCE", "ASDF")
 
 
 def raw_block(block_info=None, log=None, fail_at=None):
@@ -107,7 +108,7 @@ def test_names(tmp_path, formats):
     expected += ["jw1_nrs1.zarr"] if "zarr" in formats else []
     assert entries(tmp_path / "new") == sorted(expected) == sorted(path.name for path in paths)
     with fits.open(tmp_path / "new" / "jw1_nrs1_superbias.fits") as hdus:
-        assert [hdu.name for hdu in hdus] == ["PRIMARY", "SCI", "PIXELDQ", "GROUPDQ", "INT_TIMES", "NSXR_STEPS", "ASDF"]
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "SCI", "PIXELDQ", "GROUPDQ", "INT_TIMES", *OWN_TABLES]
         assert hdus[0].header["FILENAME"] == "jw1_nrs1_superbias.fits"
         np.testing.assert_array_equal(hdus["SCI"].data, ramps["sci"].values)
 

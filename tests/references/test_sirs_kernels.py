@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nsxr.errors import ReferenceFileError
+from nsxr.io.fingerprint import fingerprint
 from nsxr.references.sirs_kernels import open_sirs_kernel
 
 asdf = pytest.importorskip("asdf")
@@ -24,7 +25,8 @@ def test_filters_are_read_as_they_are(path):
         np.testing.assert_array_equal(kernel[kind], values)
         assert kernel[kind].dims == ("output", "frequency")
         assert kernel[kind].dtype == np.complex128
-    assert kernel.attrs == {"reference_type": "sirskernel", "filename": "kernels.asdf", "detector": "NRS1"}
+    expected = {"reference_type": "sirskernel", "filename": "kernels.asdf", "detector": "NRS1"}
+    assert kernel.attrs == expected | {"size": name.stat().st_size, "fingerprint": fingerprint(str(name))}
 
 
 def test_files_of_others_are_refused(path, tmp_path):

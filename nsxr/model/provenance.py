@@ -1,0 +1,212 @@
+"""What a result was made with: software, inputs, references and recipe, in one attribute of a Dataset.
+
+``attrs["nsxr_provenance"]`` is a JSON object with these keys, each only if it is known:
+
+``software``
+    A list: versions of nsxr (with the commit that it was checked out from, or null), Python, NumPy and the other
+    libraries that the values hang on. A new entry is added where a product is worked on by other versions.
+``inputs``
+    A list: name, size [bytes] and fingerprint of each file that was opened, see :func:`nsxr.io.fingerprint.fingerprint`.
+``references``
+    The same by type of reference.
+``crds``
+    Context and version of the reference data system, if it chose references.
+``recipe``
+    Parameters of all steps of stage 1, defaults included, and the steps left out.
+
+Being a string it survives Zarr, netCDF and FITS alike. No date is in it: the same recipe gives the same text.
+"""
+
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["KEY", "LIBRARIES", "differences", "merged", "noted", "other_versions", "provenance_of", "software"]
+
+KEY = "nsxr_provenance"
+"""Name of the attribute."""
+
+LIBRARIES = ("numpy", "numba", "scipy", "dask", "xarray", "astropy", "zarr")
+"""Libraries whose versions are kept."""
+
+
+@cache
+def software() -> dict[str, str | None]:
+    """Return the versions of nsxr, Python and :data:`LIBRARIES`; None for what is not installed. Read once."""
+    found: dict[str, str | None] = {"nsxr": version("nsxr"), "commit": _commit(), "python": platform.python_version()}
+    return found | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str | None:
+    """Return the version of a library: of what is imported, else of what is installed, which takes 4 ms to find."""
+    imported = getattr(sys.modules.get(name), "__version__", None)
+    if imported is not None:
+        return str(imported)
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit that nsxr runs from: of its checkout, or that it was installed from; None if there is none.
+
+    Changes of the files since the commit are not seen.
+    """
+    root = Path(__file__).resolve().parents[2]
+    try:
+        if (root / "pyproject.toml").is_file() and (root / ".git").exists():
+            return _head(root / ".git")
+        origin = json.loads(distribution("nsxr").read_text("direct_url.json") or "{}")
+        return origin.get("vcs_info", {}).get("commit_id")
+    except (OSError, ValueError, PackageNotFoundError):  # a provenance with less in it
+        return None
+
+
+def _head(git: Path) -> str | None:
+    """Return the commit that is checked out, from the files that git keeps."""
+    if git.is_file():  # a worktree: where its own files are
+        git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
+    head = (git / "HEAD").read_text().strip()
+    if not head.startswith("ref:"):
+        return head if re.fullmatch("[0-9a-f]{40,64}", head) else None
+    name = head.removeprefix("ref:").strip()
+    shared = git / "commondir"
+    places = [git, *([(git / shared.read_text().strip()).resolve()] if shared.is_file() else [])]
+    for place in places:
+        if (place / name).is_file():
+            return (place / name).read_text().strip()
+    for place in places:
+        packed = place / "packed-refs"
+        for line in packed.read_text().splitlines() if packed.is_file() else ():
+            if line.endswith(f" {name}"):
+                return line.split()[0]
+    return None
+
+
+def provenance_of(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what is known of a Dataset with these attributes; empty if nothing is."""
+    try:
+        found = json.loads(attrs.get(KEY, "{}"))
+    except (TypeError, ValueError):  # somebody else's attribute
+        return {}
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def noted(
+    attrs: Mapping[Any, Any],
+    *,
+    inputs: Sequence[Mapping[str, Any]] = (),
+    references: Mapping[str, Mapping[str, Any]] | None = None,
+    crds: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> dict[Any, Any]:
+    """Return attributes in which more is said about where a Dataset comes from, and that this software made it.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes of a Dataset.
+    inputs : sequence of mapping
+        Files opened: ``file``, ``size``, ``fingerprint``.
+    references : mapping of str to mapping, optional
+        The same by type.
+    crds, recipe : mapping, optional
+        See the module.
+    """
+    found = provenance_of(attrs)
+    made = found.setdefault("software", [])
+    if not made or made[-1] != software():
+        found["software"] = [*made, software()]
+    if inputs:
+        earlier = found.get("inputs", [])
+        found["inputs"] = [*earlier, *(dict(entry) for entry in inputs if entry not in earlier)]
+    if references:
+        found["references"] = {**found.get("references", {}), **references}
+    if crds:
+        found["crds"] = {**found.get("crds", {}), **crds}
+    if recipe is not None:
+        found["recipe"] = dict(recipe)
+    return {**attrs, KEY: json.dumps(found)}
+
+
+def merged(members: Sequence[Mapping[Any, Any]]) -> dict[str, str]:
+    """Return the attribute of what is made of several Datasets with these attributes: inputs and software of all.
+
+    References and recipe are kept if all members share them. Empty if nothing is known of any.
+    """
+    each = [provenance_of(attrs) for attrs in members]
+    if not any(each):
+        return {}
+    found: dict[str, Any] = {}
+    for key in ("software", "inputs"):
+        listed: list[Any] = []
+        for one in each:
+            listed += [entry for entry in one.get(key, []) if entry not in listed]
+        if listed:
+            found[key] = listed
+    for key in ("references", "crds", "recipe"):
+        if key in each[0] and all(one.get(key) == each[0][key] for one in each):
+            found[key] = each[0][key]
+    return {KEY: json.dumps(found)}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Tell in which inputs, references and settings two results differ; versions of software are not looked at.
+
+    Parameters
+    ----------
+    old, new : mapping
+        From :func:`provenance_of`.
+
+    Returns
+    -------
+    list of str
+        ``jump.rejection_threshold: 4.0 -> 5.0``; empty if they were made alike.
+    """
+    lines = _files_differ(
+        "input", {e["file"]: e for e in old.get("inputs", ())}, {e["file"]: e for e in new.get("inputs", ())}
+    )
+    lines += _files_differ("reference", old.get("references", {}), new.get("references", {}))
+    before, after = old.get("recipe", {}), new.get("recipe", {})
+    for step in {**before.get("parameters", {}), **after.get("parameters", {})}:
+        one, other = before.get("parameters", {}).get(step, {}), after.get("parameters", {}).get(step, {})
+        lines += [
+            f"{step}.{name}: {one.get(name)} -> {other.get(name)}"
+            for name in {**one, **other}
+            if one.get(name) != other.get(name)
+        ]
+    skipped = [list(entry.get("skip", ())) for entry in (before, after)]
+    if sorted(skipped[0]) != sorted(skipped[1]):
+        lines.append("skipped: " + " -> ".join(", ".join(names) or "nothing" for names in skipped))
+    return lines
+
+
+def _files_differ(word: str, old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for key in {**old, **new}:
+        one, other = old.get(key), new.get(key)
+        if one is None or other is None:
+            lines.append(f"{word} {key}: {'none' if one is None else one['file']} -> "
+                         f"{'none' if other is None else other['file']}")
+        elif one["file"] != other["file"]:
+            lines.append(f"{word} {key}: {one['file']} -> {other['file']}")
+        elif one.get("fingerprint") != other.get("fingerprint"):
+            lines.append(f"{word} {key}: the content of {one['file']} is another one")
+    return lines
+
+
+def other_versions(old: Mapping[str, Any]) -> list[str]:
+    """Tell which software made a result in other versions than are here now: ``numpy 2.1.0 -> 2.2.1``."""
+    before, after = (old.get("software") or [{}])[-1], software()
+    return [
+        f"{name} {before.get(name)} -> {after.get(name)}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
