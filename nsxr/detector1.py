@@ -33,6 +33,7 @@ from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.lazy import settle
 from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
+from nsxr.model.provenance import noted
 from nsxr.model.parameters import Choices, Parameter, Range, parameters_of, said
 from nsxr.model.readout import Readout
 
@@ -419,6 +420,9 @@ def fit_rates(
             nodes[name] = record_skip(rates, "gain_scale", "the gain reference has no GAINFACT")
         else:
             nodes[name] = scale_gain(rates, gain)
+    recipe = {"parameters": all_settings(parameters), "skip": [name for name in STEPS if name in skip]}
+    for name, rates in nodes.items():
+        nodes[name] = rates.assign_attrs(noted(rates.attrs, recipe=recipe))
     return xr.DataTree.from_dict(nodes, name=tree.name)
 
 

@@ -1,7 +1,7 @@
 """Say in words what a file is, how it was read out and what has been done to it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError, NsxrError
 from nsxr.io.fits_headers import keywords, scan
+from nsxr.io.fits_tables import kept_origin, steps_from_table
 from nsxr.io.stores import StorageOptions, is_remote, remote_errors, shown
 from nsxr.model.history import steps
+from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
 
 __all__ = ["describe"]
@@ -77,12 +79,15 @@ def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None)
     options = StorageOptions(storage_options)
     if shown(name).rstrip("/").endswith(".zarr") if is_remote(name) else Path(name).is_dir():
         return _describe_zarr(name, options)
-    file = scan(name, storage_options=options)
+    file = scan(name, ("NSXR_STEPS", "NSXR_PROVENANCE"), options)
     header = keywords(file.primary)
     is_reference = bool(header.get("REFTYPE"))
     lines = [f"{Path(file.path).name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
     if not is_reference:
-        lines += _done({k: header[k] for k in _STATUS if k in header}, header)
+        table = file.extensions["NSXR_STEPS"].table if "NSXR_STEPS" in file.extensions else None
+        records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table)}))
+        lines += _made(kept_origin(file))
+        lines += _done({k: header[k] for k in _STATUS if k in header}, header.get("CAL_VER"), records)
     contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
     lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents.items() if extent)]
     return "\n".join(lines)
@@ -124,11 +129,33 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _done(status: Mapping[str, Any], header: Mapping[str, Any]) -> list[str]:
-    if not status:
+def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each step: by its record, with parameters, where nsxr made one, else by its keyword."""
+    if not status and not records:
         return ["corrections: none"]
-    version = f", the last by version {header['CAL_VER']}" if header.get("CAL_VER") else ""
-    return [f"corrections{version}:", *(f"  {_STATUS[key]:<20} {value}" for key, value in status.items())]
+    lines = [f"corrections{f', the last by version {version}' if version else ''}:"]
+    recorded = [entry["step"] for entry in records]
+    lines += [f"  {_STATUS[key]:<20} {value}" for key, value in status.items() if _STATUS[key] not in recorded]
+    for entry in records:
+        given = {**entry["parameters"], **{f"{k} reference": v for k, v in entry["references"].items()}}
+        text = ", ".join(f"{k} {v}" for k, v in given.items()) or entry.get("reason", "")
+        lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
+    return lines
+
+
+def _made(attrs: Mapping[Any, Any]) -> list[str]:
+    """Return lines on software and inputs."""
+    found = provenance_of(attrs)
+    lines = []
+    for versions in found.get("software", [])[-1:]:
+        commit = f" (commit {versions['commit'][:10]})" if versions.get("commit") else ""
+        others = [f"{key} {value}" for key, value in versions.items() if key not in ("nsxr", "commit") and value]
+        lines.append(f"made by:     nsxr {versions.get('nsxr')}{commit}, {', '.join(others)}")
+    if "crds" in found:
+        lines.append(f"references:  chosen by CRDS {found['crds'].get('version')}, {found['crds'].get('context')}")
+    if names := [str(entry.get("file")) for entry in found.get("inputs", [])]:
+        lines.append(f"inputs:      {', '.join(names)}")
+    return lines
 
 
 def _describe_zarr(path: str, options: StorageOptions) -> str:
@@ -144,12 +171,8 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
         nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
         first = next(iter(nodes.values()))
         lines = [f"{Path(shown(path)).name}: Zarr store", *_describe_header(first.attrs)]
-        done = steps(first)
-        lines.append("corrections:" if done else "corrections: none")
-        for entry in done:
-            given = {**entry["parameters"], **{f"{k} reference": v for k, v in entry["references"].items()}}
-            text = ", ".join(f"{k} {v}" for k, v in given.items()) or entry.get("reason", "")
-            lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
+        status = {key: first.attrs[key] for key in _STATUS if key in first.attrs}
+        lines += [*_made(first.attrs), *_done(status, first.attrs.get("CAL_VER"), steps(first))]
         lines.append("contents:")
         for name, node in nodes.items():
             sizes = node["sci"].sizes if "sci" in node else node["flux"].sizes if "flux" in node else node.sizes

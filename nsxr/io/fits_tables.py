@@ -25,6 +25,7 @@ __all__ = [
     "asdf_marker",
     "groups",
     "integration_times",
+    "kept_origin",
     "late_header",
     "late_table",
     "origin",
@@ -132,8 +133,13 @@ def origin(attrs: Mapping[Any, Any]) -> np.ndarray | None:
     return np.array(list(texts.items()), dtype=[("KEY", "S32"), ("VALUE", f"S{width}")])
 
 
-def origin_of(file: FitsFile) -> dict[str, str]:
+def origin_of(file: FitsFile) -> dict[Any, Any]:
     """Return the attribute for provenance of what has been read from a file: what that says, and the file itself."""
+    return noted(kept_origin(file), inputs=[describe_file(file.location, file.stamp)])
+
+
+def kept_origin(file: FitsFile) -> dict[str, str]:
+    """Return the attribute that a file was written with; empty if it was not written by nsxr."""
     extension = file.extensions.get("NSXR_PROVENANCE")
     rows = extension.table if extension is not None else None
     known = {}
@@ -143,7 +149,7 @@ def origin_of(file: FitsFile) -> dict[str, str]:
             known = {KEY: json.dumps({key: json.loads(text) for key, text in pairs})}
         except ValueError as error:  # no such column, not ASCII, not JSON
             raise InputFileError(f"{file.path}: table NSXR_PROVENANCE cannot be read ({error})") from error
-    return noted(known, inputs=[describe_file(file.location, file.stamp)])
+    return known
 
 
 def _words(column: np.ndarray) -> list[str]:

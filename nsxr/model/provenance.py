@@ -133,7 +133,14 @@ def noted(
         found["crds"] = {**found.get("crds", {}), **crds}
     if recipe is not None:
         found["recipe"] = dict(recipe)
-    return {**attrs, KEY: json.dumps(found)}
+    return {**attrs, KEY: json.dumps(found, default=_in_words)}
+
+
+def _in_words(value: Any) -> Any:
+    """Return what JSON can hold of a parameter: numbers of NumPy as Python's, of arrays no more than their shape."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return f"{type(value).__name__} of shape {value.shape}" if hasattr(value, "shape") else repr(value)
 
 
 def merged(members: Sequence[Mapping[Any, Any]]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from nsxr.errors import InputFileError
 from nsxr.io.describe import describe
 from nsxr.io.pixels import PixelSource
 from nsxr.io.products import write_products
+from nsxr.model.provenance import software
 from nsxr.simulate import simulate_exposure
 
 
@@ -53,9 +54,10 @@ def test_product_fits(calibrated):
     folder, _ = calibrated
     text = describe(folder / "x_rate.fits")
     has(text, "x_rate.fits: ImageModel", "by version nsxr", "VAR_RNOISE", "(32, 32) -32 bit")
-    lines = {line.split()[0]: line.split()[-1] for line in text.splitlines() if line.startswith("  ")}
-    assert lines["superbias"] == "COMPLETE"
-    assert lines["dark_current"] == "SKIPPED"
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("  ")}
+    assert lines["superbias"] == "COMPLETE: superbias reference jwst_nirspec_superbias_sim_nrs2_sub32_nrsrapid.fits"
+    assert lines["dark_current"] == "SKIPPED: on request"
+    has(text, "rejection_threshold 5.0", f"made by:     nsxr {software()['nsxr']}", f"numpy {np.__version__}", "inputs:      jw01234001001")
 
 
 def test_product_zarr(calibrated):
