@@ -12,6 +12,7 @@ from nsxr.kernels.combination import combined_spectrum
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.history import record
+from nsxr.model.keywords import read
 from nsxr.model.variables import VARIABLES, check, variable_attributes
 
 __all__ = ["combine_spectra"]
@@ -120,7 +121,7 @@ def combine_spectra(
         wanted=outputs,
         labels=[_labels(part) for part in parts],
         exposures=[_exposure(part) for part in parts],
-        times=[float(part.attrs.get("EFFEXPTM", 0)) for part in parts] if weighting == "exposure_time" else None,
+        times=[read(part.attrs, "EFFEXPTM", matters=False) for part in parts] if weighting == "exposure_time" else None,
         clip_threshold=clip_threshold,
         smoothing=smoothing,
     )
@@ -172,7 +173,7 @@ def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | 
         raise ModelError("flux has no units, expected 'Jy' or 'DN/s'; set attrs['units']")
     if weighting not in ("optimal", "exposure_time"):
         raise ParameterError(f"weighting is {weighting!r}, expected 'optimal' or 'exposure_time'")
-    if weighting == "exposure_time" and not all(float(part.attrs.get("EFFEXPTM", 0)) > 0 for part in parts):
+    if weighting == "exposure_time" and not all(read(part.attrs, "EFFEXPTM", matters=False) > 0 for part in parts):
         raise ParameterError("weighting 'exposure_time' needs keyword EFFEXPTM in all spectra; use 'optimal'")
     if clip_threshold is not None and not clip_threshold > 0:
         raise ParameterError(f"clip_threshold is {clip_threshold}, expected more than 0")

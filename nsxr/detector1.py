@@ -1,6 +1,7 @@
 """Stage 1: the ordered corrections from raw ramps to count rates."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -29,13 +30,16 @@ from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
 from nsxr.corrections.superbias import subtract_superbias
-from nsxr.errors import MissingReferenceError, ParameterError
+from nsxr.errors import DegradedResultWarning, MissingReferenceError, ParameterError
 from nsxr.lazy import settle
 from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
+from nsxr.model.keywords import about
 from nsxr.model.provenance import noted
 from nsxr.model.parameters import Choices, Parameter, Range, parameters_of, said
 from nsxr.model.readout import Readout
+from nsxr.model.variables import RAMP, check
+from nsxr.references.choose import References
 
 __all__ = [
     "SATURATION_REFERENCES",
@@ -288,10 +292,16 @@ def correct_ramps(
         not used cost nothing.
     """
     settings = check_settings(parameters, skip)
+    check(exposure, "sci", units={"sci": "DN"}, dims=RAMP)
     missing = [kind for kind in reference_types(exposure, skip, settings) if kind not in references]
     if missing:
         users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
-        raise MissingReferenceError(f"references missing: {', '.join(users)}; give them, or skip the steps in brackets")
+        left_out = references.why_not if isinstance(references, References) else lambda kind: ""
+        reasons = [f"{kind}: {reason}" for kind in missing if (reason := left_out(kind))]
+        why = f"; left out as {'; as '.join(reasons)}" if reasons else ""
+        raise MissingReferenceError(
+            f"references missing: {', '.join(users)}; give them, or skip the steps in brackets{why}"
+        )
     is_cheap = not Readout.of(exposure).is_irs2  # to correct a second time
     if "jump" in skip or exposure.sizes["group"] <= 2:
         stages = _linearized(to_ramps(exposure) if is_cheap else exposure, references, settings, skip)
@@ -305,7 +315,9 @@ def correct_ramps(
     is_series = ramps["sci"].chunks is not None and ramps.sizes["integration"] > 1
     if is_cheap and is_series and not is_kept({str(dim): size for dim, size in ramps["sci"].sizes.items()}):
         # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
-        series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
+        with warnings.catch_warnings():  # what is degraded has just been said
+            warnings.simplefilter("ignore", DegradedResultWarning)
+            series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
     stages["jump"] = _find_jumps(ramps, series, references, settings["jump"], is_cheap)
     return {**stages, **_after_jumps(stages["jump"], references, before, settings, skip)}
 
@@ -409,6 +421,16 @@ def fit_rates(
     if "flicker_variance" in ramps:
         readnoise = read_noise_after_cleaning(ramps, readnoise, gain, dark_value)
     tree = fit_ramps(ramps, readnoise, gain, average_dark_current=dark_value, **of_fit)
+    if "gain_scale" not in skip and gain.attrs.get("gain_factor") is None:
+        warnings.warn(
+            about(
+                ramps.attrs,
+                f"the gain reference {gain.attrs.get('filename', 'in memory')} has no usable GAINFACT, "
+                "so rates are not scaled to the gain of full frames",
+            ),
+            DegradedResultWarning,
+            stacklevel=2,
+        )
     nodes = {}
     for name, node in tree.children.items():
         rates = node.to_dataset()
@@ -417,7 +439,7 @@ def fit_rates(
         if "gain_scale" in skip:
             nodes[name] = record_skip(rates, "gain_scale", "on request")
         elif gain.attrs.get("gain_factor") is None:
-            nodes[name] = record_skip(rates, "gain_scale", "the gain reference has no GAINFACT")
+            nodes[name] = record_skip(rates, "gain_scale", "the gain reference has no usable GAINFACT")
         else:
             nodes[name] = scale_gain(rates, gain)
     recipe = {"parameters": all_settings(parameters), "skip": [name for name in STEPS if name in skip]}

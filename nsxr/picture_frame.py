@@ -82,7 +82,7 @@ def build_picture_frame(darks: Sequence[xr.Dataset], *, smoothing: float = 1.0) 
         output=output,
         smoothing=float(smoothing),
     )
-    detector = str(first.attrs["DETECTOR"])
+    detector = Readout.of(first).detector
     sci.attrs = {"long_name": "pattern of the picture frame, rms 1", "units": "1"}
     coordinates = {name: first[name] for name in ("row", "column", "amplifier") if name in first.coords}
     attributes = {

@@ -271,9 +271,9 @@ def plot_ramp(axes: Axes, ramp: xr.Dataset, rate: xr.Dataset, pixel: tuple[int, 
         for array in dask.compute(here["sci"], here["groupdq"], fit["sci"], fit["var_poisson"], fit["var_rnoise"])
     )
     scaled = any(entry["step"] == "gain_scale" and entry["status"] == "COMPLETE" for entry in steps(rate))
-    factor = float(rate.attrs.get("GAINFACT", 1.0)) if scaled else 1.0
+    factor = read(rate.attrs, "GAINFACT", default=1.0) if scaled else 1.0
     slope, error = float(slope) / factor, float(np.sqrt(poisson + read)) / factor
-    times = np.arange(len(values)) * float(ramp.attrs.get("TGROUP", 1.0))
+    times = np.arange(len(values)) * Readout.from_header(ramp.attrs).group_time
     bad = (flags & np.uint8(GroupFlag.DO_NOT_USE | GroupFlag.SATURATED)) != 0
     jumped = (flags & np.uint8(GroupFlag.JUMP_DET)) != 0
     segment = np.cumsum(jumped | np.diff(bad, prepend=bad[:1]))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from nsxr.corrections.persistence import earlier_exposures, exposure_span, latest_saturation
+from nsxr.corrections.persistence import earlier_exposures, latest_saturation
 from nsxr.detector1 import (
     SATURATION_REFERENCES,
     STEPS,
@@ -228,9 +228,8 @@ class Recipe:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", NsxrWarning)  # said when its turn comes
                     headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
-                exposure_span(headers[name])
             except (NsxrError, OSError):  # said when its turn comes
-                headers.pop(name, None)
+                continue
         names, own = list(headers), {"references": self.references, "named": dict(self.named)}
         recipes = dict.fromkeys(exposures, self)
         for name, header in headers.items():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nsxr.errors import InputFileError
+from nsxr.model.keywords import read
 
 __all__ = ["JOURNAL", "is_node", "node_path", "plan_key"]
 
@@ -52,7 +53,8 @@ def node_path(header: Mapping[str, Any]) -> str:
         values[key].zfill(_DIGITS[key]) for key in _PARTS
     )
     exposure = f"{visit}_{group}{sequence}{activity}_{number}"
-    first, last, total = (int(header.get(key) or 0) for key in ("INTSTART", "INTEND", "NINTS"))
+    first = read(header, "INTSTART", matters=False)
+    last, total = (read(header, key, default=0, matters=False) for key in ("INTEND", "NINTS"))
     if last and (first, last) != (1, total):
         exposure += f"_integrations{first}to{last}"
     path = f"{program}/{observation}/{exposure}/{detector}"

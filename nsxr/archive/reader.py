@@ -16,6 +16,7 @@ from nsxr.errors import InputFileError, ParameterError
 from nsxr.io.folder import Folder
 from nsxr.io.manifest import METADATA
 from nsxr.io.stores import remote_errors
+from nsxr.model.keywords import read
 
 __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
 
@@ -174,7 +175,7 @@ def list_exposures(
 
 def _described(node: str, header: Mapping[str, Any]) -> ArchivedExposure:
     manifest = json.loads(header[MANIFEST])
-    first, last = header.get("INTSTART"), header.get("INTEND")
+    first, last = (read(header, key, default=0, matters=False) for key in ("INTSTART", "INTEND"))
     return ArchivedExposure(
         path=node,
         state="complete",
@@ -183,8 +184,8 @@ def _described(node: str, header: Mapping[str, Any]) -> ArchivedExposure:
         grating=str(header.get("GRATING", "")),
         subarray=str(header.get("SUBARRAY", "")),
         readout=str(header.get("READPATT", "")),
-        integrations=int(last) - int(first) + 1 if first and last else int(header.get("NINTS", 0)),
-        groups=int(header.get("NGROUPS", 0)),
+        integrations=last - first + 1 if first and last else read(header, "NINTS", default=0, matters=False),
+        groups=read(header, "NGROUPS", default=0, matters=False),
         has_raw="raw/sci" in manifest,
         size=sum(entry["bytes"] for entry in manifest.values()),
         date=str(header.get("DATE-BEG") or header.get("DATE-OBS", "")),

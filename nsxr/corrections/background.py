@@ -13,6 +13,7 @@ from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
+from nsxr.model.keywords import read
 from nsxr.model.variables import check, variable_attributes
 
 __all__ = ["average_exposures", "combine_backgrounds", "nod_backgrounds", "subtract_background"]
@@ -123,7 +124,7 @@ def combine_backgrounds(
     dims = _image_dims(first)
     each = [_mean_over_integrations(background).sel({d: first[d].values for d in dims}) for background in backgrounds]
     parts = [part for part in _PARTS if all(part in background for background in each)]
-    times = np.array([float(background.attrs.get("EFFEXPTM") or 0.0) for background in backgrounds])
+    times = np.array([read(background.attrs, "EFFEXPTM", matters=False) for background in backgrounds])
     weights = times if method == "optimal" and (times > 0).all() else np.ones(len(each))
 
     def stack(name: str) -> xr.DataArray:
@@ -326,7 +327,7 @@ def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
             raise ModelError("exposures are not on the same pixels; average spectra instead")
         if exposure["sci"].attrs.get("units") != each[0]["sci"].attrs.get("units"):
             raise ModelError("exposures have different units")
-    times = [float(exposure.attrs.get("EFFEXPTM") or 0.0) for exposure in each]
+    times = [read(exposure.attrs, "EFFEXPTM", matters=False) for exposure in each]
     times = times if min(times) > 0 else [1.0] * len(each)
     used = [((e["dq"] & _DO_NOT_USE) == 0) & e["sci"].notnull() for e in each]
     weights = [use * time for use, time in zip(used, times, strict=True)]
@@ -360,7 +361,7 @@ def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
         {"exposures": len(each)},
         sci=mean.where(total > 0),
         dq=combined,
-        **{part: (plain[part] * factor).where(total > 0) for part in parts},  # type: ignore[arg-type]
+        **{part: (plain[part] * factor).where(total > 0) for part in parts},
     )
 
 
@@ -381,7 +382,7 @@ def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     same = ("PROGRAM", "OBSERVTN", "VISIT", "DETECTOR", "FILTER", "GRATING", "TARGNAME")
 
     def place(header: Mapping[str, Any]) -> int:
-        return (int(header.get("PATT_NUM") or 1) - 1) // max(int(header.get("SUBPXPTS") or 1), 1)
+        return int(read(header, "PATT_NUM") - 1) // int(read(header, "SUBPXPTS", matters=False))
 
     return [
         [

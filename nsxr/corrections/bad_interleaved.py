@@ -8,7 +8,7 @@ from nsxr.kernels.bad_interleaved import MOMENTS, REASONS, judge, pair_moments
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
-from nsxr.model.readout import IRS2_ROWS, irs2_layout
+from nsxr.model.readout import IRS2_ROWS, Readout, irs2_layout
 from nsxr.model.variables import check
 
 __all__ = [
@@ -69,7 +69,7 @@ def find_bad_interleaved(
     Moseley et al. 2010, Proc. SPIE 7742; Rauscher et al. 2017, PASP 129, 105003.
     """
     check(exposure, "sci", "pixeldq", units={"sci": "DN"})
-    detector = str(exposure.attrs["DETECTOR"])
+    detector = Readout.of(exposure).detector
     found, rows = [], []
     for output in range(5):
         band = output if detector == "NRS1" else 4 - output
@@ -182,7 +182,7 @@ def find_high_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.Data
 
 def _high_in_sector(exposure: xr.Dataset, rows: slice, n_sigma: float) -> xr.DataArray:
     """Return :func:`find_high_interleaved` for the rows of one output, without coordinates."""
-    is_interleaved = irs2_layout(str(exposure.attrs["DETECTOR"])).is_interleaved[rows]
+    is_interleaved = irs2_layout(Readout.of(exposure).detector).is_interleaved[rows]
     inside = np.flatnonzero(is_interleaved)
     pixeldq = unlabelled(exposure["pixeldq"]).isel(row=rows)
     flagged = ((pixeldq & _BAD_REFERENCE) != 0).any("column") & xr.DataArray(is_interleaved, dims="row")

@@ -14,6 +14,7 @@ from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
+from nsxr.model.keywords import read
 from nsxr.model.variables import check
 from nsxr.references.apertures import Aperture, read_aperture
 
@@ -216,7 +217,9 @@ def _along_slits(slit: xr.Dataset, coordinate: str, otherwise: Any) -> xr.DataAr
 
 
 def _pixel_area(slit: xr.Dataset) -> xr.DataArray:
-    area = _along_slits(slit, "pixel_area", slit.attrs.get("PIXAR_SR", np.nan)).astype(np.float64)
+    area = _along_slits(slit, "pixel_area", read(slit.attrs, "PIXAR_SR", default=np.nan, matters=False)).astype(
+        np.float64
+    )
     if area.chunks is None and not bool((area > 0).all()):
         raise ModelError(
             f"the area of a pixel is {area.to_numpy()}, expected positive sr: set attrs['PIXAR_SR'] or 'pixel_area'"

@@ -1,9 +1,13 @@
 """Undo the on-board division of frame sums."""
 
+import warnings
+
 import numpy as np
 import xarray as xr
 
+from nsxr.errors import DegradedResultWarning, InputFileError
 from nsxr.model.history import record, record_skip
+from nsxr.model.keywords import about, read
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 
@@ -25,14 +29,43 @@ def scale_groups(exposure: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``sci`` scaled; a skip is recorded where the factor is 1, or unknown (FRMDIVSR missing).
+        ``sci`` scaled; a skip is recorded where the factor is 1. Where FRMDIVSR is missing, it is taken to be the next
+        power of two from NFRAMES, as it is in all readouts.
+
+    Raises
+    ------
+    InputFileError
+        If FRMDIVSR is no power of two from NFRAMES, and frames are averaged.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If FRMDIVSR is missing and NFRAMES is no power of two.
     """
     check(exposure, "sci", units={"sci": "DN"})
     readout = Readout.of(exposure)
-    divisor = readout.frame_divisor
+    n_frames = readout.n_frames
+    divisor = read(exposure.attrs, "FRMDIVSR", matters=n_frames > 1)
     if divisor is None:
-        return record_skip(exposure, "group_scale", "FRMDIVSR is missing")
-    if divisor == readout.n_frames:
+        divisor = 1 << (n_frames - 1).bit_length()
+        if divisor != n_frames:
+            warnings.warn(
+                about(
+                    exposure.attrs,
+                    f"FRMDIVSR is missing; sums of {n_frames} frames are taken to have been divided by {divisor}, "
+                    "the next power of two",
+                ),
+                DegradedResultWarning,
+                stacklevel=2,
+            )
+    if divisor & (divisor - 1) or divisor < n_frames:
+        raise InputFileError(
+            about(
+                exposure.attrs,
+                f"keyword FRMDIVSR is {divisor}, expected a power of two, NFRAMES ({n_frames}) or more",
+            )
+        )
+    if divisor == n_frames:
         return record_skip(exposure, "group_scale", "NFRAMES and FRMDIVSR are equal")
-    factor = divisor / readout.n_frames
+    factor = divisor / n_frames
     return record(exposure, "group_scale", parameters={"factor": factor}, sci=exposure["sci"] * np.float32(factor))

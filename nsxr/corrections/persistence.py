@@ -1,17 +1,19 @@
 """Flag what may still glow: pixels that were saturated in an integration or exposure before."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import InputFileError, ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.kernels.persistence import flag_windows, last_end, latest_before
 from nsxr.lazy import map_blocks, reduce_tree, settle, spread_blocks, take_rows, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, to_blocks
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import record, record_skip
+from nsxr.model.keywords import about, require
 from nsxr.model.parameters import Times
 from nsxr.model.readout import Readout, irs2_layout
 from nsxr.model.variables import check
@@ -63,6 +65,11 @@ def flag_persistence(
         If the window is negative.
     InputFileError
         If the header does not say when the exposure was taken.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If times in INT_TIMES are not finite, or end before they start.
 
     References
     ----------
@@ -138,7 +145,7 @@ def last_saturation(exposure: xr.Dataset) -> xr.DataArray:
     latest = latest.isel(integration=0, drop=True) / _SECONDS + zero
     row = exposure["row"].values
     if "science_row" in exposure.coords:
-        latest = take_rows(latest, irs2_layout(str(exposure.attrs["DETECTOR"])).science_rows_raw, 4)
+        latest = take_rows(latest, irs2_layout(Readout.of(exposure).detector).science_rows_raw, 4)
         row = np.arange(latest.sizes["row"])
     latest.attrs = {"long_name": "end of the last integration with saturation, MJD in UTC", "units": "d"}
     return latest.assign_coords(row=row, column=exposure["column"].values).rename("last_saturation")
@@ -159,9 +166,17 @@ def earlier_exposures(
     """Return which of other exposures, in order of time, were taken by the same detector within the window before one.
 
     Their positions, whatever the order in which they come.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If an exposure does not say when it was taken: it then has no predecessors and is none.
     """
-    start = exposure_span(header)[0]
-    spans = {i: exposure_span(o) for i, o in enumerate(others) if o.get("DETECTOR") == header.get("DETECTOR")}
+    spans = {i: span for i, o in enumerate(others) if (span := _span_beside(o, header)) is not None}
+    own = _span_beside(header, header)
+    if own is None:
+        return []
+    start = own[0]
     chosen = [i for i, (first, end) in spans.items() if first < start and end + persistence_time / _SECONDS >= start]
     return sorted(chosen, key=lambda i: spans[i])
 
@@ -172,13 +187,30 @@ def exposure_span(header: Mapping[str, Any]) -> tuple[float, float]:
     Raises
     ------
     InputFileError
-        If EXPSTART or EXPEND is missing.
+        If EXPSTART or EXPEND is missing or no time, or they are in the wrong order.
     """
-    missing = [key for key in ("EXPSTART", "EXPEND") if header.get(key) is None]
-    if missing:
-        name = header.get("filename", "the exposure")
-        raise InputFileError(f"{name}: missing header keywords {', '.join(missing)}; persistence has to know the time")
-    return float(header["EXPSTART"]), float(header["EXPEND"])
+    found = require(header, "EXPSTART", "EXPEND", purpose="persistence has to know the time")
+    if found["EXPEND"] < found["EXPSTART"]:
+        raise InputFileError(
+            about(
+                header,
+                f"keyword EXPEND is {found['EXPEND']:.10g}, expected a time after EXPSTART, {found['EXPSTART']:.10g}",
+            )
+        )
+    return found["EXPSTART"], found["EXPEND"]
+
+
+def _span_beside(header: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return start and end of an exposure of the same detector as another; warn where they are not known."""
+    if header.get("DETECTOR") != other.get("DETECTOR"):
+        return None
+    try:
+        return exposure_span(header)
+    except InputFileError as error:
+        warnings.warn(
+            f"{error}; persistence is not carried from or to this exposure", DegradedResultWarning, stacklevel=3
+        )
+        return None
 
 
 def _ends_of_blocks(flags: xr.DataArray, end: np.ndarray) -> xr.DataArray:
@@ -205,11 +237,20 @@ def _integrations(exposure: xr.Dataset) -> tuple[float, np.ndarray, np.ndarray]:
     """Return a time near the exposure [d], and start and end of its integrations since then [s]."""
     if all(name in exposure.coords for name in ("int_start_MJD_UTC", "int_end_MJD_UTC")):
         start, end = (exposure[name].values for name in ("int_start_MJD_UTC", "int_end_MJD_UTC"))
-        zero = float(start[0])
-        return zero, (start - zero) * _SECONDS, (end - zero) * _SECONDS
+        if np.isfinite(start).all() and (end > start).all():
+            zero = float(start[0])
+            return zero, (start - zero) * _SECONDS, (end - zero) * _SECONDS
+        warnings.warn(
+            about(
+                exposure.attrs,
+                "INT_TIMES does not give start and end of all integrations; for persistence they follow from EXPSTART",
+            ),
+            DegradedResultWarning,
+            stacklevel=3,
+        )
     readout = Readout.from_header(exposure.attrs)
-    zero = exposure_span(exposure.attrs)[0]
-    length = readout.group_time * readout.n_groups
+    zero = require(exposure.attrs, "EXPSTART", purpose="persistence has to know the time")["EXPSTART"]
+    length = readout.group_time * readout.n_groups + readout.frames_before * readout.frame_time
     number = exposure["integration"].values - 1
     start = number * (length + readout.frame_time)  # one frame time to reset
     return zero, start, start + length

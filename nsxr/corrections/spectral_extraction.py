@@ -13,6 +13,7 @@ from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record, steps
+from nsxr.model.keywords import read
 from nsxr.model.variables import check, variable_attributes
 
 __all__ = ["extract_spectrum", "model_image"]
@@ -136,7 +137,7 @@ def extract_spectrum(
     pixels = model["aperture"].sum("cross_dispersion").reset_coords(drop=True)
     surface = 1.0 / pixels.where(pixels > 0) if per_sr else xr.zeros_like(pixels)
     values["surf_bright"] = (flux * surface).transpose(*along)
-    pixel_area = float(slit.attrs.get("PIXAR_SR") or 0.0)
+    pixel_area = read(slit.attrs, "PIXAR_SR", default=0.0, matters=False)
     brightness = 1.0 if per_sr or units == "DN/s" else (1 / pixel_area if pixel_area else 0.0)
     values["background"] = level * brightness
     for part, (of_flux, of_level) in parts.items():
@@ -193,7 +194,7 @@ def _units(slit: xr.Dataset) -> tuple[float, bool, str]:
     if units == "MJy":
         return _JANSKY, False, units
     if units == "MJy/sr":
-        area = float(slit.attrs.get("PIXAR_SR") or 0.0)
+        area = read(slit.attrs, "PIXAR_SR", default=0.0, matters=False)
         if not area > 0:
             raise ModelError("sci is in MJy/sr, but PIXAR_SR, the solid angle of a pixel, is missing or not positive")
         return area * _JANSKY, True, units
@@ -309,7 +310,7 @@ def model_image(spectrum: xr.Dataset, model: xr.Dataset, slit: xr.Dataset) -> xr
         that cannot be used.
     """
     to_flux, per_sr, units = _units(slit)
-    pixel_area = float(slit.attrs.get("PIXAR_SR") or 0.0)
+    pixel_area = read(slit.attrs, "PIXAR_SR", default=0.0, matters=False)
     brightness = 1.0 if per_sr or units == "DN/s" else (1 / pixel_area if pixel_area else 0.0)
     kept = (spectrum["dq"] & np.uint32(PixelFlag.DO_NOT_USE)) == 0
     flux = spectrum["flux"].reset_coords(drop=True) / to_flux

@@ -16,6 +16,7 @@ from nsxr.lazy import map_blocks, settle
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
+from nsxr.model.keywords import read
 from nsxr.model.variables import check
 
 __all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
@@ -183,7 +184,7 @@ def fit_trace_model(
         for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")
     }
     shutters = [str(slit.attrs.get("SHUTSTA", "")) for slit in each]
-    places = [float(slit.attrs.get("SRCYPOS") or 0.0) for slit in each]
+    places = [read(slit.attrs, "SRCYPOS", default=0.0, matters=False) for slit in each]
     found = map_blocks(
         _fit_block,
         *(stack[name] for name in ("sci", "var_poisson", "var_rnoise", "usable", "wavelength")),
@@ -216,7 +217,11 @@ def fit_trace_model(
     for number, slit in enumerate(each):
         own = together.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
         own.attrs = dict(slit.attrs)
-        for name in ("background_variance", "variance_of_signal", "beside_variance"):  # of one integration, not of the mean
+        for name in (
+            "background_variance",
+            "variance_of_signal",
+            "beside_variance",
+        ):  # of one integration, not of the mean
             own[name] = own[name] * slit.sizes.get("integration", 1)
         own["trace"].attrs["units"] = own["width"].attrs["units"] = "pixel"
         own["flux"].attrs["units"] = own["beside"].attrs["units"] = slit["sci"].attrs.get("units", "")

@@ -13,6 +13,7 @@ from nsxr.io.fits_headers import keywords, scan
 from nsxr.io.fits_tables import kept_origin, steps_from_table
 from nsxr.io.stores import StorageOptions, is_remote, remote_errors, shown
 from nsxr.model.history import steps
+from nsxr.model.keywords import read
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
 
@@ -123,7 +124,7 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
     pattern = f"{readout.read_pattern} {readout.subarray}"
     lines.append(f"readout:     {pattern}, {rows}, {columns}, outputs {readout.n_outputs}")
     lines.append(f"ramps:       {ramps}; {total:.4g} s in all")
-    if header.get("EXSEGTOT") and int(header["EXSEGTOT"]) > 1:
+    if read(header, "EXSEGTOT", matters=False) > 1:
         part = f"{value('EXSEGNUM')} of {value('EXSEGTOT')}"
         lines.append(f"segment:     {part}, integrations {value('INTSTART')} to {value('INTEND')}")
     return lines

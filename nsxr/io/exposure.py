@@ -129,7 +129,7 @@ def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:
         segments, "integration", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
     )
     covered: dict[str, Any] = {"INTSTART": int(joined["integration"][0]), "INTEND": int(joined["integration"][-1])}
-    total = int(first["NINTS"])
+    total = Readout.from_header(first).n_integrations
     if joined.sizes["integration"] == total:
         covered |= {"EXSEGNUM": 1, "EXSEGTOT": 1}
     else:

@@ -19,7 +19,7 @@ from nsxr.io.pixels import PixelSource, file_stamp, open_binary
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors, retried, shown
 from nsxr.model.keywords import tidy
 
-__all__ = ["Extension", "FitsFile", "keywords", "scan"]
+__all__ = ["Extension", "FitsFile", "keywords", "refuse_compressed", "scan"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +106,25 @@ class FitsFile:
         return self.extensions[name]
 
 
+def refuse_compressed(file: FitsFile) -> None:
+    """Refuse a file with an image that is stored as a table of compressed tiles.
+
+    Raises
+    ------
+    InputFileError
+        That says how to decompress it.
+    """
+    for extension in file.extensions.values():
+        _refuse_compressed(file.path, extension)
+
+
 def _refuse_compressed(path: str, extension: Extension | None) -> None:
     """Refuse an image that is stored as a table of compressed tiles."""
     if extension is not None and extension.header.get("ZIMAGE"):
         how = str(extension.header.get("ZCMPTYPE", "tile")).strip()
         raise InputFileError(
-            f"{path}: extension {extension.name} is a compressed image ({how}), which nsxr does not read; decompress the "
-            "file first: funpack FILE, or from Python astropy.io.fits"
+            f"{path}: extension {extension.name} is a compressed image ({how}), which nsxr does not read; "
+            "decompress the file first: funpack FILE, or from Python with astropy.io.fits"
         )
 
 

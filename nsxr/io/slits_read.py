@@ -17,6 +17,7 @@ from nsxr.io.pixels import FitsArray
 from nsxr.io.stores import StorageOptions, shown
 from nsxr.io.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
 from nsxr.model.dq import PixelFlag
+from nsxr.model.keywords import read, require
 from nsxr.model.spectra import as_slit, pad_slits
 from nsxr.model.variables import variable_attributes
 
@@ -126,6 +127,7 @@ def _text(header: Any) -> str:
 
 def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     header = file.versions["SCI", version].header
+    primary, slit = keywords(file.primary), keywords(header)
     shape = file.versions["SCI", version].shape
     dims = {2: IMAGE, 3: SERIES}.get(len(shape))
     if dims is None:
@@ -160,13 +162,14 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     for dim, axis in starts.items():
         start = 0
         if not resampled:
-            start = int(file.primary.get(f"SUBSTRT{axis}", 1)) + int(header[f"SLTSTRT{axis}"]) - 2
+            found = require(slit, f"SLTSTRT{axis}", purpose="they give the place of the slit", source=file.path)
+            start = read(primary, f"SUBSTRT{axis}", default=1, source=file.path) + found[f"SLTSTRT{axis}"] - 2
         coordinates[dim] = (dim, start + np.arange(sizes[dim]))
     if "integration" in sizes:
-        first = int(file.primary.get("INTSTART") or 1)
+        first = read(primary, "INTSTART", source=file.path)
         coordinates["integration"] = ("integration", first + np.arange(sizes["integration"]))
         coordinates |= _times(file, coordinates["integration"][1])
-    attrs = {**keywords(file.primary), **keywords(header)}
+    attrs = {**primary, **slit}
     attrs["filename"] = os.path.basename(file.path)
     attrs["fits_header"], attrs["slit_header"] = _text(file.primary), _text(header)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:

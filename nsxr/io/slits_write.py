@@ -18,6 +18,7 @@ from nsxr.io.slits_read import SLIT_IMAGES
 from nsxr.io.spectra_tables import SLIT_KEYWORDS
 from nsxr.io.stores import local_path
 from nsxr.io.zarr import create_zarr
+from nsxr.model.keywords import read
 from nsxr.model.provenance import merged
 from nsxr.model.spectra import iterate_slits
 from nsxr.model.variables import check
@@ -150,7 +151,7 @@ def _slit_header(slit: xr.Dataset) -> str:
     if "weight" not in slit and slit.attrs.get("S_RESAMP") != "COMPLETE":  # resampled pixels are nowhere
         for axis, dim in (("1", "dispersion"), ("2", "cross_dispersion")):
             if dim in slit.coords:
-                start = int(slit[dim].to_numpy()[0]) + 2 - int(slit.attrs.get(f"SUBSTRT{axis}", 1))
+                start = int(slit[dim].to_numpy()[0]) + 2 - read(slit.attrs, f"SUBSTRT{axis}", default=1)
                 set_keyword(header, f"SLTSTRT{axis}", start, SLIT_KEYWORDS[f"SLTSTRT{axis}"])
                 set_keyword(header, f"SLTSIZE{axis}", slit.sizes[dim], SLIT_KEYWORDS[f"SLTSIZE{axis}"])
     return str(header.tostring(sep="\n", endcard=False, padding=False))

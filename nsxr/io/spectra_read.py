@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nsxr.io.pixels import open_binary
 from nsxr.io.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_spectrum
 from nsxr.io.spectra_write import SLIT_COORDINATES
 from nsxr.model.dq import PixelFlag
+from nsxr.model.keywords import read
 from nsxr.model.variables import VARIABLES, variable_attributes
 
 __all__ = ["open_spectra"]
@@ -84,7 +86,8 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
 
 def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | None, path: str) -> xr.Dataset:
     """Return one table as a spectrum, or as a series if its rows hold vectors."""
-    header, data, present = hdu.header, hdu.data, hdu.columns.names
+    header, data, present = keywords(hdu.header), hdu.data, hdu.columns.names
+    number = partial(read, header, matters=False, source=f"{path}: {hdu.name} {hdu.ver}")
     missing = {"WAVELENGTH", "FLUX", "DQ"} - set(present)
     if missing:
         raise InputFileError(f"{path}: {hdu.name} {hdu.ver} lacks the columns {', '.join(sorted(missing))}")
@@ -95,13 +98,13 @@ def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | No
     wavelength = values.pop("WAVELENGTH").astype(np.float64)
     if is_series:
         wavelength, values = _cut(wavelength, values, f"{path}: {hdu.name} {hdu.ver}")
-    slit = {k: v for k, v in keywords(header).items() if is_of_spectrum(k) and k not in ("INT_NUM", *TIMES)}
+    slit = {k: v for k, v in header.items() if is_of_spectrum(k) and k not in ("INT_NUM", *TIMES)}
     attrs = {**primary, **slit} | ({"nsxr_steps": steps} if steps is not None else {})
     start, length = cutout_start(attrs, 1), wavelength.size
     if "COLUMN" in values:
         column = values["COLUMN"] if values["COLUMN"].ndim == 1 else values["COLUMN"][0]
-    elif header.get("EXTRXSTP", 0) - header.get("EXTRXSTR", 0) + 1 == length:
-        column = start + int(header["EXTRXSTR"]) - 1 + np.arange(length)
+    elif (first := number("EXTRXSTR")) is not None and (number("EXTRXSTP") or 0) - first + 1 == length:
+        column = start + first - 1 + np.arange(length)
     else:
         column = np.arange(length)
     coords: dict[str, Any] = {"dispersion": column.astype(np.int64)}
@@ -112,14 +115,14 @@ def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | No
     for keyword, coordinate in named:
         if is_series and keyword in TIMES and keyword in values:
             coords[coordinate] = ("integration", values[keyword])
-        elif not is_series and isinstance(header.get(keyword), int | float):
-            coords[coordinate] = header[keyword]
+        elif not is_series and (value := number(keyword)) is not None:
+            coords[coordinate] = value
     for keyword, coordinate in (("EXTRYSTR", "extraction_start"), ("EXTRYSTP", "extraction_stop")):
-        if isinstance(header.get(keyword), int | float):
-            coords[coordinate] = float(header[keyword]) + cutout_start(attrs, 2) - 1
+        if (value := number(keyword)) is not None:
+            coords[coordinate] = value + cutout_start(attrs, 2) - 1
     for coordinate, (keyword, _) in POSITIONS.items():
-        if isinstance(header.get(keyword), int | float):
-            coords[coordinate] = float(header[keyword])
+        if (value := number(keyword)) is not None:
+            coords[coordinate] = value
     if hdu.name == "COMBINE1D" and "FLUX_VAR_POISSON" not in values:
         values |= {f"{kind}_VAR": values[f"{e}"] ** 2 for kind, e in {"FLUX": "ERROR", "SB": "SB_ERROR"}.items()}
         units |= {"FLUX_VAR": _squared(units["FLUX"]), "SB_VAR": _squared(units["SURF_BRIGHT"])}

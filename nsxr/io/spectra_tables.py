@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 
 from nsxr.model.dq import PixelFlag
+from nsxr.model.keywords import read
 
 __all__ = [
     "POSITIONS",
@@ -98,7 +99,7 @@ def cutout_start(attrs: Mapping[Any, Any], axis: int) -> int:
     """Return the detector column (axis 1) or row (axis 2) that a slit begins with, 0 if resampled or not known."""
     if attrs.get("S_RESAMP") == "COMPLETE" or f"SLTSTRT{axis}" not in attrs:
         return 0
-    return int(attrs[f"SLTSTRT{axis}"]) - 1 + int(attrs.get(f"SUBSTRT{axis}", 1)) - 1
+    return int(read(attrs, f"SLTSTRT{axis}", default=1) + read(attrs, f"SUBSTRT{axis}", default=1)) - 2
 
 
 def _quantity(name: str, error: str, prefix: str, units: tuple[str, str]) -> list[Column]:

@@ -5,7 +5,7 @@ from enum import IntFlag
 
 import numpy as np
 
-__all__ = ["GroupFlag", "PixelFlag", "flag_attributes", "recode"]
+__all__ = ["GroupFlag", "PixelFlag", "flag_attributes", "flag_name", "recode"]
 
 
 class PixelFlag(IntFlag):
@@ -65,11 +65,18 @@ def flag_attributes(flags: type[IntFlag], dtype: type[np.unsignedinteger]) -> di
     }
 
 
+def flag_name(text: object) -> str:
+    """Return the name of a flag as the standard writes it: upper case, words joined by ``_``."""
+    text = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+    return "_".join(text.strip("\0 \t\n").upper().replace("-", " ").split())
+
+
 def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> tuple[np.ndarray, list[str]]:
     """Translate DQ values of a reference file to the standard bits, by name.
 
     Reference files number their bits as they like and say in a DQ_DEF table which bit carries
-    which name. Values must never be combined with pixel DQ before this translation.
+    which name. Values must never be combined with pixel DQ before this translation. Names count in upper and lower
+    case, with blanks around them or between words; values may be written as signed numbers of 32 bits.
 
     Parameters
     ----------
@@ -88,13 +95,13 @@ def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> t
     dq = np.zeros(values.shape, dtype=np.uint32)
     unknown = []
     for row in definitions:
-        name = str(row["NAME"]).strip()
+        name = flag_name(row["NAME"])
         if not name:
             continue
         if name not in PixelFlag.__members__:
             unknown.append(name)
             continue
-        stored = np.uint32(int(row["VALUE"]))  # type: ignore[call-overload]
+        stored = np.uint32(int(row["VALUE"]) & 0xFFFFFFFF)  # type: ignore[call-overload]
         standard = np.uint32(PixelFlag[name].value)
         dq |= np.where(values.astype(np.uint32) & stored, standard, np.uint32(0))
     return dq, unknown

@@ -1,7 +1,7 @@
 """Header keywords whose values nsxr uses: type, range, default and meaning of each, in one table.
 
-Whoever needs a value asks :func:`read`, or :func:`require` where there is no going on without it. A keyword is looked at
-when something depends on it, so a bad one stops nobody who does not need it.
+Whoever needs a value asks :func:`read`, or :func:`require` where there is no going on without it. A keyword is looked
+at when something depends on it, so a bad one stops nobody who does not need it.
 """
 
 import logging
@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError
 
-__all__ = ["KEYWORDS", "Keyword", "parse", "parse_date", "read", "require", "start_of", "tidy"]
+__all__ = ["KEYWORDS", "Keyword", "about", "parse", "parse_date", "read", "require", "start_of", "tidy", "whole_number"]
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +213,12 @@ def _number_of(value: Any, is_whole: bool) -> float | int | None:
     return float(value)
 
 
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a value is, or that a text says; None if it is none."""
+    found = _number_of(value.item() if isinstance(value, np.generic) else value, is_whole=True)
+    return None if found is None else int(found)
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -246,7 +252,7 @@ def parse_date(text: str) -> datetime | None:
 
 def _strptime(text: str, form: str) -> datetime | None:
     try:
-        return datetime.strptime(text, form)  # noqa: DTZ007, all times are UTC
+        return datetime.strptime(text, form)
     except ValueError:
         return None
 
@@ -290,8 +296,8 @@ def read(
         value = parse(key, header.get(key))
     except ValueError as error:
         if matters:
-            raise InputFileError(_prefixed(header, source, str(error))) from None
-        logger.info("%s; %r is used", _prefixed(header, source, str(error)), default)
+            raise InputFileError(about(header, str(error), source)) from None
+        logger.info("%s; %r is used", about(header, str(error), source), default)
         return default
     return default if value is None else value
 
@@ -329,18 +335,24 @@ def require(header: Mapping[str, Any], *keys: str, purpose: str, source: str | N
     if missing:
         problems.insert(0, f"missing header keywords {', '.join(missing)}; {purpose}")
     if problems:
-        raise InputFileError(_prefixed(header, source, "; ".join(problems)))
+        raise InputFileError(about(header, "; ".join(problems), source))
     return found
 
 
-def _prefixed(header: Mapping[str, Any], source: str | None, message: str) -> str:
+def about(header: Mapping[Any, Any], message: str, source: str | None = None) -> str:
+    """Return a message with the file in front that it is about: ``source``, else the attribute ``filename``."""
     name = source or header.get("filename")
     return f"{name}: {message}" if name else message
 
 
 def tidy(key: str, value: Any) -> Any:
-    """Return a number of the table that is written as text as a number; everything else as it is."""
-    if not isinstance(value, str) or key not in KEYWORDS or KEYWORDS[key].kind not in ("whole", "number"):
+    """Return numbers that are written as text as numbers, and words of which there are few as they are spelled there.
+
+    Everything else is returned as it is.
+    """
+    if not isinstance(value, str) or key not in KEYWORDS:
+        return value
+    if KEYWORDS[key].kind == "date" or (KEYWORDS[key].kind == "word" and not KEYWORDS[key].choices):
         return value
     try:
         found = parse(key, value)

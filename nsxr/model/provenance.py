@@ -200,8 +200,10 @@ def _files_differ(word: str, old: Mapping[str, Mapping[str, Any]], new: Mapping[
     for key in {**old, **new}:
         one, other = old.get(key), new.get(key)
         if one is None or other is None:
-            lines.append(f"{word} {key}: {'none' if one is None else one['file']} -> "
-                         f"{'none' if other is None else other['file']}")
+            lines.append(
+                f"{word} {key}: {'none' if one is None else one['file']} -> "
+                f"{'none' if other is None else other['file']}"
+            )
         elif one["file"] != other["file"]:
             lines.append(f"{word} {key}: {one['file']} -> {other['file']}")
         elif one.get("fingerprint") != other.get("fingerprint"):

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import InputFileError, ModelError
-from nsxr.model.keywords import read, require
+from nsxr.model.keywords import about, read, require
 
 __all__ = [
     "AMPLIFIER_ROWS",
@@ -236,8 +236,7 @@ class Readout:
         )
         problems = readout._contradictions(header, ramps)
         if problems:
-            name = source or header.get("filename")
-            raise InputFileError(f"{name}: {'; '.join(problems)}" if name else "; ".join(problems))
+            raise InputFileError(about(header, "; ".join(problems), source))
         return readout
 
     def _contradictions(self, header: Mapping[str, Any], ramps: bool) -> list[str]:
@@ -255,8 +254,8 @@ class Readout:
             after = read(header, "DRPFRMS3", default=self.frames_before, matters=False)
             if ramps and self.n_integrations > 1 and after != self.frames_before:
                 problems.append(
-                    f"keywords DRPFRMS1 and DRPFRMS3 are {self.frames_before} and {after}, expected the same: the time of a "
-                    "single group must be that of all integrations"
+                    f"keywords DRPFRMS1 and DRPFRMS3 are {self.frames_before} and {after}, expected the same: "
+                    "the time of a single group must be that of all integrations"
                 )
             return problems
         frames = self.n_frames + self.group_gap

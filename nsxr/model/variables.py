@@ -1,6 +1,6 @@
 """Every variable of an nsxr Dataset: dims, dtype, units and meaning, and the check of them."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,16 @@ from nsxr.errors import ModelError
 from nsxr.model import units as _units
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
-__all__ = ["EVENT_PROPERTIES", "SPECTRUM_COLUMNS", "TABLES", "VARIABLES", "Variable", "check", "variable_attributes"]
+__all__ = [
+    "EVENT_PROPERTIES",
+    "RAMP",
+    "SPECTRUM_COLUMNS",
+    "TABLES",
+    "VARIABLES",
+    "Variable",
+    "check",
+    "variable_attributes",
+]
 
 RAMP = ("integration", "group", "row", "column")
 RATES = ("integration", "row", "column")
@@ -129,7 +138,9 @@ def variable_attributes(name: str) -> dict[str, object]:
     return attributes
 
 
-def check(dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = None) -> None:
+def check(
+    dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = None, dims: tuple[str, ...] | None = None
+) -> None:
     """Raise ModelError unless the named variables are present and as declared.
 
     Only metadata is looked at, never pixels.
@@ -142,6 +153,8 @@ def check(dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = No
         Variables that must be there.
     units : mapping of str to str, optional
         The units each of these variables must have.
+    dims : tuple of str, optional
+        The one choice of dims that will do, where several are declared: :data:`RAMP` for ramps.
 
     Raises
     ------
@@ -154,9 +167,10 @@ def check(dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = No
             problems.append(f"variable {name!r} is missing (found {', '.join(map(str, dataset.data_vars)) or 'none'})")
             continue
         declared, array = VARIABLES[name], dataset[name]
-        if array.dims not in declared.dims:
-            expected = " or ".join(str(dims) for dims in declared.dims)
-            problems.append(f"variable {name!r} has dims {array.dims}, expected {expected}")
+        allowed = declared.dims if dims is None else (dims,)
+        if array.dims not in allowed:
+            expected = " or ".join(map(str, allowed))
+            problems.append(f"variable {name!r} has dims {array.dims}, expected {expected}{_hint(array.dims, allowed)}")
         if array.dtype != declared.dtype:
             problems.append(f"variable {name!r} has dtype {array.dtype}, expected {np.dtype(declared.dtype)}")
     for name, expected in (units or {}).items():
@@ -167,3 +181,17 @@ def check(dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = No
                 problems.append(str(error))
     if problems:
         raise ModelError("; ".join(problems))
+
+
+def _hint(found: tuple[Hashable, ...], allowed: tuple[tuple[str, ...], ...]) -> str:
+    """Return what to do if a dim is gone because one place along it was chosen, or the order of dims is another."""
+    for dims in allowed:
+        if set(dims) == set(found):
+            return f"; put them in order: .transpose{dims}"
+    for dims in allowed:
+        lost = [dim for dim in dims if dim not in found]
+        if found and [dim for dim in dims if dim in found] == list(found):
+            return (
+                f"; to choose one place and keep the dim, give a list: .isel({', '.join(f'{dim}=[0]' for dim in lost)})"
+            )
+    return ""

@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from nsxr.errors import ParameterError, ReferenceFileError
+from nsxr.model.keywords import read
 
 __all__ = ["Aperture", "read_aperture"]
 
@@ -141,7 +142,7 @@ def read_aperture(reference: str | os.PathLike[str] | Mapping[str, Any], slit: x
         if "slit" in slit.coords
         else [str(slit.attrs.get("SLTNAME", _ANY)).strip()]
     )
-    order = slit.attrs.get("SPORDER", 1)
+    order = read(slit.attrs, "SPORDER")
     found = {id(entry): entry for entry in (_pick(content["apertures"], name, order, filename) for name in names)}
     if len(found) > 1:
         chosen = ", ".join(str(entry["id"]) for entry in found.values())

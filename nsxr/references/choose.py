@@ -2,21 +2,32 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from nsxr.errors import InputFileError, MissingReferenceError, ParameterError, ReferenceFileError
-from nsxr.io.fits_headers import FitsFile
+from nsxr.errors import (
+    DegradedResultWarning,
+    InputFileError,
+    MissingReferenceError,
+    NsxrError,
+    ParameterError,
+    ReferenceFileError,
+)
+from nsxr.io.fits_headers import FitsFile, keywords, refuse_compressed
 from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
+from nsxr.model.keywords import read, start_of
 from nsxr.model.readout import Readout
-from nsxr.references.files import ANY, OPTIONAL, TYPES, open_reference, region, scan_reference
+from nsxr.model.variables import RAMP, check
+from nsxr.references.files import ANY, OPTIONAL, TYPES, open_reference, region, sampling, scan_reference
 from nsxr.references.sirs_kernels import open_sirs_kernel
 
-__all__ = ["open_references"]
+__all__ = ["References", "open_references"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +52,34 @@ _CRDS_PARAMETERS = {
 """Header keyword of each parameter by which the reference data system chooses."""
 
 
+class References(dict[str, xr.Dataset]):
+    """References by type, and why others were left out.
+
+    Attributes
+    ----------
+    left_out : dict of str to list of str
+        By type, file and reason of each reference in the directory that does not serve the exposure. Under the empty
+        name, files that could not be read.
+    """
+
+    def __init__(self, found: Mapping[str, xr.Dataset], left_out: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(found)
+        self.left_out = {kind: list(reasons) for kind, reasons in (left_out or {}).items()}
+
+    def why_not(self, kind: str, most: int = 4) -> str:
+        """Return in words why a type is missing, empty if nothing was left out."""
+        reasons = [*self.left_out.get(kind, ()), *self.left_out.get("", ())]
+        more = len(reasons) - most
+        return "; ".join([*reasons[:most], *([f"and {more} more files"] if more > 0 else [])])
+
+
 def open_references(
     source: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
     exposure: xr.Dataset,
     overrides: Mapping[str, str | os.PathLike[str]] | None = None,
     types: Iterable[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
+) -> References:
     """Choose and open the references of an exposure; pixels stay in the files until needed.
 
     Parameters
@@ -70,7 +102,7 @@ def open_references(
     -------
     dict of str to Dataset
         By type, each with its path or URL as ``encoding["source"]``. A type for which there is no reference is absent;
-        the step that needs it says so.
+        the step that needs it says so, and why files of a directory were left out.
 
     Raises
     ------
@@ -84,7 +116,8 @@ def open_references(
     ParameterError
         If a type is unknown.
     """
-    readout = Readout.from_header(exposure.attrs)
+    check(exposure, "sci", dims=RAMP)
+    readout = Readout.of(exposure)
     wanted = [t for t in (TYPES if types is None else tuple(types)) if t != "refpix" or readout.is_irs2]
     is_crds = not isinstance(source, Mapping) and os.fspath(source).lower() == "crds"
     if types is None and not is_crds and readout.subarray == "FULL":
@@ -96,6 +129,7 @@ def open_references(
     wanted = [t for t in wanted if t != "sirskernel"]
     options = StorageOptions(storage_options)
     opened: dict[str, FitsFile] = {}
+    left_out: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     for kind in wanted:
         if kind in given:
@@ -107,8 +141,10 @@ def open_references(
                 opened[kind] = _given(kind, path, exposure, options)
                 names[kind] = f"crds://{os.path.basename(path)}"
         else:
-            opened |= _from_directory(os.fspath(source), exposure, others, options)
-    references = {kind: open_reference(kind, opened[kind], exposure) for kind in wanted if kind in opened}
+            opened |= _from_directory(os.fspath(source), exposure, others, options, left_out)
+    references = References(
+        {kind: open_reference(kind, opened[kind], exposure) for kind in wanted if kind in opened}, left_out
+    )
     state = _crds_state() if names else {}
     for kind, name in names.items():
         references[kind].attrs |= {"filename": name, **state}
@@ -136,22 +172,29 @@ def _given(kind: str, path: str | os.PathLike[str], exposure: xr.Dataset, option
 
 
 def _from_directory(
-    directory: str, exposure: xr.Dataset, types: Sequence[str], options: StorageOptions
+    directory: str,
+    exposure: xr.Dataset,
+    types: Sequence[str],
+    options: StorageOptions,
+    left_out: dict[str, list[str]],
 ) -> dict[str, FitsFile]:
+    """Scan a directory for what fits; say in ``left_out`` why other references do not."""
     candidates: dict[str, list[FitsFile]] = {kind: [] for kind in types}
     for path in _listed(directory, options):
         try:
             file = scan_reference(path, options)
         except InputFileError as error:
             logger.warning("left out: %s", error)
+            left_out.setdefault("", []).append(str(error))
             continue
-        kind = str(file.primary.get("REFTYPE", "")).strip().lower()
+        kind = str(keywords(file.primary).get("REFTYPE", "")).strip().lower()
         if kind in candidates:
             reason = _why_not(kind, file, exposure, strict=True)
             if reason is None:
                 candidates[kind].append(file)
             else:
-                logger.debug("left out: %s: %s", file.path, reason)
+                logger.info("left out: %s: %s", file.path, reason)
+                left_out.setdefault(kind, []).append(f"{os.path.basename(file.path)}: {reason}")
     return {kind: _best(kind, files, exposure) for kind, files in candidates.items() if files}
 
 
@@ -176,28 +219,39 @@ def _listed(directory: str, options: StorageOptions) -> list[str]:
 
 def _best(kind: str, files: Sequence[FitsFile], exposure: xr.Dataset) -> FitsFile:
     """Return the most specific candidate, of those the one of latest use."""
+    subarray = Readout.of(exposure).subarray
 
-    def rank(file: FitsFile) -> tuple[bool, bool, str]:
-        own = str(file.primary.get("SUBARRAY", "")).strip().upper() == str(exposure.attrs["SUBARRAY"]).upper()
+    def rank(file: FitsFile) -> tuple[bool, bool, datetime]:
+        own = str(keywords(file.primary).get("SUBARRAY", "")).strip().upper() == subarray
         pattern = _says(file, "READPATT", "P_READPA") is not None
-        return own, pattern, _use_after(file)
+        return own, pattern, _use_after(file) or datetime.min.replace(tzinfo=UTC)
 
     ordered = sorted(files, key=rank)
     if len(ordered) > 1 and rank(ordered[-1]) == rank(ordered[-2]):
         raise ReferenceFileError(
             f"{ordered[-2].path} and {ordered[-1].path} fit equally well as {kind} reference; name one of them"
         )
+    if len(ordered) > 1 and rank(ordered[-1])[:2] == rank(ordered[-2])[:2] and start_of(exposure.attrs) is None:
+        warnings.warn(
+            f"{exposure.attrs.get('filename', 'the exposure')}: DATE-OBS is {exposure.attrs.get('DATE-OBS')!r}, so the "
+            f"latest {kind} reference is taken, {os.path.basename(ordered[-1].path)}",
+            DegradedResultWarning,
+            stacklevel=4,
+        )
     return ordered[-1]
 
 
-def _use_after(file: FitsFile) -> str:
-    return str(file.primary.get("USEAFTER", "")).strip().replace(" ", "T")
+def _use_after(file: FitsFile) -> datetime | None:
+    """Return the first date of use; None for any."""
+    found: datetime | None = read(keywords(file.primary), "USEAFTER", source=file.path)
+    return found
 
 
 def _says(file: FitsFile, *keys: str) -> str | None:
     """Return the first of some keywords that restricts the use of a reference."""
+    header = keywords(file.primary)
     for key in keys:
-        value = str(file.primary.get(key, "")).strip().upper()
+        value = str(header.get(key, "")).strip().upper()
         if value not in ANY:
             return value
     return None
@@ -209,8 +263,7 @@ def _why_not(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> s
     ``strict`` also asks for the readout pattern and the date, which someone who names a file may
     choose to disregard.
     """
-    header, attrs = file.primary, exposure.attrs
-    readout = Readout.from_header(attrs)
+    header, readout = keywords(file.primary), Readout.of(exposure)
     if str(header.get("REFTYPE", "")).strip().lower() != kind:
         return f"REFTYPE is {header.get('REFTYPE')!r}, expected {kind.upper()!r}"
     instrument = str(header.get("INSTRUME", "NIRSPEC")).strip().upper()
@@ -219,27 +272,42 @@ def _why_not(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> s
     detector = _says(file, "DETECTOR")
     if detector is not None and detector != readout.detector:
         return f"DETECTOR is {detector!r}, the exposure is from {readout.detector!r}"
-    place = region(file)
+    if strict and (reason := _why_not_now(kind, file, exposure, readout)):
+        return reason
+    try:
+        refuse_compressed(file)
+        place = region(file)
+        if kind == "dark":
+            sampling(file)
+    except NsxrError as error:
+        return str(error).removeprefix(f"{file.path}: ")
     if place is not None:
         needed = (readout.row_start, readout.n_rows, readout.column_start, readout.n_columns)
         covers = all(place[i] <= needed[i] and place[i] + place[i + 1] >= needed[i] + needed[i + 1] for i in (0, 2))
         if not covers or (kind == "dark" and place != needed):
             word = "exactly" if kind == "dark" else "at least"
             return f"covers {_pixels(place)}, but {word} {_pixels(needed)} are needed"
-    if strict:
-        patterns = _says(file, "P_READPA", "READPATT")
-        if patterns is not None:
-            listed = patterns.replace("ALLIRS2", "NRSIRS2|NRSIRS2RAPID").split("|")
-            if readout.read_pattern not in [p.strip() for p in listed]:
-                return f"READPATT is {patterns!r}, that of the exposure is {readout.read_pattern!r}"
-        subarray = _says(file, "SUBARRAY")
-        if kind in ("dark", "superbias") and subarray not in (None, readout.subarray):
-            # bias and dark hang on the timing of the readout: a cut of another subarray looks right and is not
-            return f"SUBARRAY is {subarray!r}, that of the exposure is {readout.subarray!r}"
-        start = f"{attrs.get('DATE-OBS', '')}T{attrs.get('TIME-OBS', '')}"
+    return None
+
+
+def _why_not_now(kind: str, file: FitsFile, exposure: xr.Dataset, readout: Readout) -> str | None:
+    """Return why a reference does not serve the readout or the date of an exposure, None if it does."""
+    patterns = _says(file, "P_READPA", "READPATT")
+    if patterns is not None:
+        listed = patterns.replace("ALLIRS2", "NRSIRS2|NRSIRS2RAPID").split("|")
+        if readout.read_pattern not in [p.strip() for p in listed]:
+            return f"READPATT is {patterns!r}, that of the exposure is {readout.read_pattern!r}"
+    subarray = _says(file, "SUBARRAY")
+    if kind in ("dark", "superbias") and subarray not in (None, readout.subarray):
+        # bias and dark hang on the timing of the readout: a cut of another subarray looks right and is not
+        return f"SUBARRAY is {subarray!r}, that of the exposure is {readout.subarray!r}"
+    try:
         after = _use_after(file)
-        if attrs.get("DATE-OBS") and after > start:
-            return f"USEAFTER is {after}, the exposure started {start}"
+    except InputFileError as error:
+        return str(error).removeprefix(f"{file.path}: ")
+    start = start_of(exposure.attrs)
+    if start is not None and after is not None and after > start:
+        return f"USEAFTER is {after:%Y-%m-%dT%H:%M:%S}, the exposure started {start:%Y-%m-%dT%H:%M:%S}"
     return None
 
 

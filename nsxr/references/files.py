@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +13,18 @@ from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.errors import DegradedResultWarning, InputFileError, ReferenceFileError
 from nsxr.io.fingerprint import describe_file
-from nsxr.io.fits_headers import Extension, FitsFile, scan
+from nsxr.io.fits_headers import Extension, FitsFile, keywords, scan
 from nsxr.io.pixels import FitsArray, PixelSource
 from nsxr.io.stores import StorageOptions, is_remote
 from nsxr.model.chunking import block_chunks, in_chunks
-from nsxr.model.dq import recode
+from nsxr.model.dq import PixelFlag, flag_name, recode
+from nsxr.model.keywords import read, require, whole_number
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
+from nsxr.references.limits import flag_unphysical
 
-__all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "scan_reference"]
+__all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "sampling", "scan_reference"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,20 +66,32 @@ def region(file: FitsFile) -> tuple[int, int, int, int] | None:
     rows, columns = image.shape[-2:]
     if rows == IRS2_ROWS:
         return 0, DETECTOR_SIZE, 0, columns
-    starts = [file.primary.get(key) for key in ("SUBSTRT2", "SUBSTRT1")]
-    if None in starts:
-        if (rows, columns) != (DETECTOR_SIZE, DETECTOR_SIZE):
-            raise ReferenceFileError(
-                f"{file.path}: SUBSTRT1 or SUBSTRT2 is missing; the place of its {rows} x {columns} pixels is unknown"
-            )
-        starts = [1, 1]
-    return int(starts[0]) - 1, rows, int(starts[1]) - 1, columns
+    if (rows, columns) == (DETECTOR_SIZE, DETECTOR_SIZE):
+        return 0, rows, 0, columns
+    if rows > DETECTOR_SIZE or columns > DETECTOR_SIZE:
+        raise ReferenceFileError(f"{file.path}: has {rows} x {columns} pixels, more than a detector")
+    starts = _keywords_of(file, "SUBSTRT2", "SUBSTRT1", purpose=f"they give the place of its {rows} x {columns} pixels")
+    row, column = starts["SUBSTRT2"] - 1, starts["SUBSTRT1"] - 1
+    if row + rows > DETECTOR_SIZE or column + columns > DETECTOR_SIZE:
+        raise ReferenceFileError(
+            f"{file.path}: keywords SUBSTRT1 and SUBSTRT2 are {column + 1} and {row + 1}; "
+            f"its {rows} x {columns} pixels then reach beyond the detector's {DETECTOR_SIZE}"
+        )
+    return row, rows, column, columns
 
 
 def _is_image(extension: Extension | None) -> bool:
     return (
         extension is not None and extension.header.get("XTENSION", "").strip() == "IMAGE" and len(extension.shape) > 1
     )
+
+
+def _keywords_of(file: FitsFile, *keys: str, purpose: str) -> dict[str, Any]:
+    """Return keywords that a reference must have."""
+    try:
+        return require(keywords(file.primary), *keys, purpose=purpose, source=file.path)
+    except InputFileError as error:
+        raise ReferenceFileError(str(error)) from None
 
 
 def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
@@ -103,10 +118,10 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
         If the file is no NIRSpec reference of this type and detector, or its contents are not as they
         must be.
     """
-    header = file.primary
+    header = keywords(file.primary)
     found = str(header.get("REFTYPE", "")).strip().lower()
     detector = str(header.get("DETECTOR", "")).strip().upper()
-    wanted = str(exposure.attrs["DETECTOR"]).upper()
+    wanted = Readout.of(exposure).detector
     problems = []
     if found != kind:
         problems.append(f"REFTYPE is {header.get('REFTYPE')!r}, expected {kind.upper()!r}")
@@ -133,23 +148,21 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
 
 
 def _extra_attributes(kind: str, file: FitsFile) -> dict[str, Any]:
-    header, extra = file.primary, {}
-    if kind == "gain" and header.get("GAINFACT") is not None:
-        extra["gain_factor"] = float(header["GAINFACT"])
+    header, extra = keywords(file.primary), {}
+    if kind == "gain" and (factor := read(header, "GAINFACT", matters=False, source=file.path)) is not None:
+        extra["gain_factor"] = factor
     if kind == "dark":
-        extra["n_frames"], extra["group_gap"] = _sampling(file)
+        extra["n_frames"], extra["group_gap"] = sampling(file)
         extra["n_groups"] = file.require("SCI").shape[0]
-        if header.get("AVDRKCUR") is not None:
-            extra["average_dark_current"] = float(header["AVDRKCUR"])
+        if (current := read(header, "AVDRKCUR", matters=False, source=file.path)) is not None:
+            extra["average_dark_current"] = current
     return extra
 
 
-def _sampling(file: FitsFile) -> tuple[int, int]:
+def sampling(file: FitsFile) -> tuple[int, int]:
     """Return the frames averaged into a group of a dark, and the frames left out between groups."""
-    missing = [key for key in ("NFRAMES", "GROUPGAP") if file.primary.get(key) is None]
-    if missing:
-        raise ReferenceFileError(f"{file.path}: keywords {', '.join(missing)} are missing; they say how it was sampled")
-    return int(file.primary["NFRAMES"]), int(file.primary["GROUPGAP"])
+    found = _keywords_of(file, "NFRAMES", "GROUPGAP", purpose="they say how the dark was sampled")
+    return found["NFRAMES"], found["GROUPGAP"]
 
 
 def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
@@ -181,20 +194,21 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     lengths = dict.fromkeys(map(str, dataset.dims), -1) | {"row": band}
     dataset = in_chunks(dataset, lengths, kind, tokenize(kind, contents, lengths, dataset.sizes))
     if "dq" in dataset:
-        dataset["dq"] = _standard_flags(dataset["dq"], file)
+        place = _positions_of(exposure, rows, columns, file)
+        dataset["dq"] = _standard_flags(dataset["dq"], file, contents["dq"][1], place)
     elif with_dq:
         first = next(iter(dataset.data_vars.values()))
         dataset["dq"] = xr.zeros_like(first.isel({d: 0 for d in first.dims if d not in IMAGE}), dtype=np.uint32)
     if kind in _UNITS:
         dataset["sci"].attrs["units"] = _UNITS[kind]
-    return dataset.assign_coords(_coordinates(file, rows, columns, exposure))
+    return flag_unphysical(kind, dataset.assign_coords(_coordinates(file, rows, columns, exposure)))
 
 
 def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
     """Leading groups of the dark that the exposure needs; the others are never read."""
     readout = Readout.of(exposure)
     last_frame = float(readout.mean_frame(exposure.sizes["group"] - 1)) + (readout.n_frames - 1) / 2
-    frames, gap = _sampling(file)
+    frames, gap = sampling(file)
     begun = int((last_frame - 1) // (frames + gap)) + 1
     # the group after the last frame is needed where the dark has to be interpolated
     return begun if (frames, gap) == (readout.n_frames, readout.group_gap) else begun + 1
@@ -211,8 +225,21 @@ def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) 
     return {**labels, "column": ("column", place[2] + np.arange(columns))}
 
 
-def _standard_flags(dq: xr.DataArray, file: FitsFile) -> xr.DataArray:
-    """Translate flags by name, block by block; without DQ_DEF they are standard already."""
+def _positions_of(exposure: xr.Dataset, rows: int, columns: int, file: FitsFile) -> tuple[slice, slice]:
+    """Return which rows and columns of a reference's images the exposure uses."""
+    if rows == IRS2_ROWS:
+        return slice(None), slice(None)
+    place, readout = region(file), Readout.of(exposure)
+    assert place is not None  # there is an image
+    row, column = readout.row_start - place[0], readout.column_start - place[2]
+    return slice(max(row, 0), max(row + readout.n_rows, 0)), slice(max(column, 0), max(column + readout.n_columns, 0))
+
+
+def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place: tuple[slice, slice]) -> xr.DataArray:
+    """Translate flags by name, block by block; without DQ_DEF they are standard already.
+
+    Only where DQ_DEF has names that are not standard are flags read now, to say whether any get lost.
+    """
     table = file.extensions["DQ_DEF"].table if "DQ_DEF" in file.extensions else None
     if table is None or not table.size:
         return dq
@@ -220,13 +247,30 @@ def _standard_flags(dq: xr.DataArray, file: FitsFile) -> xr.DataArray:
     missing = [column for column in ("NAME", "VALUE") if column not in names]
     if missing:
         raise ReferenceFileError(f"{file.path}: table DQ_DEF lacks columns {', '.join(missing)}")
-    definitions = [
-        {"NAME": str(name).strip(), "VALUE": int(value)}
-        for name, value in zip(table[names["NAME"]], table[names["VALUE"]], strict=True)
-    ]
-    unknown = recode(np.zeros(0, np.uint32), definitions)[1]
+    definitions: list[dict[str, Any]] = []
+    for name, value in zip(table[names["NAME"]], table[names["VALUE"]], strict=True):
+        if not flag_name(name):
+            continue
+        bits = whole_number(value.decode("ascii", "replace") if isinstance(value, bytes) else value)
+        if bits is None or not -(2**31) <= bits < 2**32:
+            raise ReferenceFileError(
+                f"{file.path}: DQ_DEF gives {flag_name(name)} the value {value!r}, expected a whole number of 32 bits"
+            )
+        definitions.append({"NAME": flag_name(name), "VALUE": bits & 0xFFFFFFFF})
+    unknown = {
+        str(row["NAME"]): np.uint32(row["VALUE"]) for row in definitions if row["NAME"] not in PixelFlag.__members__
+    }
     if unknown:
         logger.debug("%s: flags %s are not standard and dropped", file.path, ", ".join(unknown))
+        stored: Any = source.read(place).astype(np.uint32)
+        counts = {name: int(np.count_nonzero(stored & value)) for name, value in unknown.items()}
+        lost = [f"{name} ({n} pixels)" for name, n in counts.items() if n]
+        if lost:
+            warnings.warn(
+                f"{file.path}: flags {', '.join(lost)} are lost, DQ_DEF gives them names that are not standard",
+                DegradedResultWarning,
+                stacklevel=2,
+            )
     standard: xr.DataArray = xr.apply_ufunc(
         _recoded, dq, kwargs={"definitions": definitions}, dask="parallelized", output_dtypes=[np.uint32]
     )

@@ -6,6 +6,7 @@ import xarray as xr
 from nsxr.errors import ReferenceFileError
 from nsxr.lazy import take_rows
 from nsxr.model.chunking import chunk_like
+from nsxr.model.keywords import require
 from nsxr.model.readout import IRS2_ROWS, irs2_layout
 
 __all__ = ["match"]
@@ -36,13 +37,13 @@ def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
     """
     cut = reference
     if cut.sizes["row"] == IRS2_ROWS and "science_row" in cut.coords and "science_row" not in exposure.coords:
-        science_row = irs2_layout(str(exposure.attrs["DETECTOR"])).science_row
+        science_row = irs2_layout(_detector(exposure)).science_row
         cut = cut.isel(row=np.flatnonzero(science_row >= 0))
         cut = cut.drop_vars("science_row").assign_coords(row=science_row[science_row >= 0])
     expand = "science_row" in exposure.coords and "science_row" not in cut.coords
     wanted_rows = exposure.indexes["row"].to_numpy()
     if expand:
-        wanted_rows = irs2_layout(str(exposure.attrs["DETECTOR"])).science_row[wanted_rows]
+        wanted_rows = irs2_layout(_detector(exposure)).science_row[wanted_rows]
     is_science = wanted_rows >= 0
     rows = _positions(cut, "row", wanted_rows[is_science], reference)
     columns = _positions(cut, "column", exposure.indexes["column"].to_numpy(), reference)
@@ -80,6 +81,10 @@ def _positions(reference: xr.Dataset, dim: str, wanted: np.ndarray, named: xr.Da
             f"the exposure needs {wanted.min()} to {wanted.max()}"
         )
     return np.asarray(positions)
+
+
+def _detector(exposure: xr.Dataset) -> str:
+    return str(require(exposure.attrs, "DETECTOR", purpose="it sets the order of rows")["DETECTOR"])
 
 
 def _slice(positions: np.ndarray) -> slice | np.ndarray:
