@@ -38,6 +38,7 @@ ANY = ("", "ANY", "N/A", "GENERIC")
 """Values by which a reference says that a keyword does not matter."""
 
 IMAGE = ("row", "column")
+_KNOWN_TO_NOBODY = ("BAD_LIN_CORR",)  # a flag of linearity references that was never made a standard one
 _UNITS = {
     "saturation": "DN",
     "superbias": "DN",
@@ -257,9 +258,8 @@ def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place
                 f"{file.path}: DQ_DEF gives {flag_name(name)} the value {value!r}, expected a whole number of 32 bits"
             )
         definitions.append({"NAME": flag_name(name), "VALUE": bits & 0xFFFFFFFF})
-    unknown = {
-        str(row["NAME"]): np.uint32(row["VALUE"]) for row in definitions if row["NAME"] not in PixelFlag.__members__
-    }
+    strange = [row for row in definitions if row["NAME"] not in (*PixelFlag.__members__, *_KNOWN_TO_NOBODY)]
+    unknown = {str(row["NAME"]): np.uint32(row["VALUE"]) for row in strange}
     if unknown:
         logger.debug("%s: flags %s are not standard and dropped", file.path, ", ".join(unknown))
         stored: Any = source.read(place).astype(np.uint32)

@@ -1,13 +1,11 @@
 """Values that a reference can hold in this world; what lies beyond is flagged where the reference is opened."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from nsxr.lazy import map_blocks
 from nsxr.model.dq import PixelFlag
 from nsxr.model.readout import IRS2_ROWS
 
@@ -85,17 +83,16 @@ def flag_unphysical(kind: str, reference: xr.Dataset) -> xr.Dataset:
         if of_kind != kind or name not in reference:
             continue
         array = reference[name]
-        core = tuple(str(dim) for dim in array.dims if dim not in IMAGE)
-        bounds: dict[str, Any] = {"least": _bounds(array, limit.least), "most": _bounds(array, limit.most)}
+        bounds = {"least": _bounds(array, limit.least), "most": _bounds(array, limit.most)}
         if limit.flags:
-            value = np.uint32(limit.flags.value)
-            (flags,) = map_blocks(_flags_of, array, core=core, outputs=[(IMAGE, np.uint32)], value=value, **bounds)
+            outside = _elementwise(_is_outside, array, np.bool_, bounds)
+            outside = outside.any([dim for dim in array.dims if dim not in IMAGE])
             if array.sizes["row"] == IRS2_ROWS:
-                flags = flags.where(reference["science_row"] >= 0, np.uint32(0)).drop_vars("science_row")
-            result = result.assign(dq=(result["dq"] | flags).assign_attrs(result["dq"].attrs))
+                outside = (outside & (reference["science_row"] >= 0)).drop_vars("science_row")
+            flagged = result["dq"] | outside * np.uint32(limit.flags.value)
+            result = result.assign(dq=flagged.drop_attrs().assign_attrs(result["dq"].attrs))
         if limit.becomes_nan:
-            outputs = [([str(dim) for dim in array.dims], np.float32)]
-            (within,) = map_blocks(_within, array, core=core, outputs=outputs, **bounds)
+            within = _elementwise(_within, array, np.float32, bounds)
             result = result.assign({name: within.assign_attrs(array.attrs)})
     return result
 
@@ -107,6 +104,13 @@ def _bounds(array: xr.DataArray, bound: float) -> np.ndarray:
         return np.full((1,) * array.ndim, bound, np.float32)
     powers = CONVERTER ** np.arange(array.sizes[first], dtype=np.float64)
     return np.reshape(bound / powers, (-1, 1, 1)).astype(np.float32)
+
+
+def _elementwise(
+    function: Callable[..., np.ndarray], array: xr.DataArray, dtype: type[np.generic], bounds: Mapping[str, np.ndarray]
+) -> xr.DataArray:
+    found: xr.DataArray = xr.apply_ufunc(function, array, kwargs=bounds, dask="parallelized", output_dtypes=[dtype])
+    return found
 
 
 def _is_inside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -127,8 +131,7 @@ def _within(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarra
     return np.where(_is_inside(block, least, most), block, np.float32("nan"))
 
 
-def _flags_of(block: np.ndarray, least: np.ndarray, most: np.ndarray, value: np.uint32) -> np.ndarray:
+def _is_outside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
     if _all_inside(block, least, most):
-        return np.zeros(block.shape[-2:], np.uint32)
-    inside = _is_inside(block, least, most)
-    return np.where(inside.all(axis=tuple(range(block.ndim - 2))), np.uint32(0), value)
+        return np.zeros(block.shape, np.bool_)
+    return ~_is_inside(block, least, most)

@@ -11,7 +11,7 @@ import nsxr
 from nsxr.corrections.dark_current import subtract_dark
 from nsxr.corrections.dq_init import initialize_dq
 from nsxr.corrections.superbias import subtract_superbias
-from nsxr.errors import ReferenceFileError
+from nsxr.errors import DegradedResultWarning, ReferenceFileError
 from nsxr.io.pixels import PixelSource
 from nsxr.model.dq import PixelFlag
 from nsxr.references.files import TYPES, _WeightsArray
@@ -160,7 +160,8 @@ def test_flags_are_translated_by_name(sub32, exposure, changed):
         hdus["DQ"].data = stored
         hdus["DQ_DEF"] = fits.BinTableHDU(definitions, name="DQ_DEF")
 
-    dq = open_one("superbias", changed(sub32.references["superbias"], edit), exposure)["dq"]
+    with pytest.warns(DegradedResultWarning, match=r"NO_SUCH_NAME \(512 pixels\) are lost"):
+        dq = open_one("superbias", changed(sub32.references["superbias"], edit), exposure)["dq"]
     assert dq.dtype == np.uint32
     expected = np.where(stored & 1, PixelFlag.HOT.value, 0) | np.where(stored & 4, PixelFlag.DO_NOT_USE.value, 0)
     expected[0, 0] |= PixelFlag.UNRELIABLE_BIAS.value
