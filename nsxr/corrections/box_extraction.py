@@ -217,9 +217,8 @@ def _along_slits(slit: xr.Dataset, coordinate: str, otherwise: Any) -> xr.DataAr
 
 
 def _pixel_area(slit: xr.Dataset) -> xr.DataArray:
-    area = _along_slits(slit, "pixel_area", read(slit.attrs, "PIXAR_SR", default=np.nan, matters=False)).astype(
-        np.float64
-    )
+    of_header = read(slit.attrs, "PIXAR_SR", default=np.nan, matters=False)
+    area = _along_slits(slit, "pixel_area", of_header).astype(np.float64)
     if area.chunks is None and not bool((area > 0).all()):
         raise ModelError(
             f"the area of a pixel is {area.to_numpy()}, expected positive sr: set attrs['PIXAR_SR'] or 'pixel_area'"

@@ -217,11 +217,7 @@ def fit_trace_model(
     for number, slit in enumerate(each):
         own = together.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
         own.attrs = dict(slit.attrs)
-        for name in (
-            "background_variance",
-            "variance_of_signal",
-            "beside_variance",
-        ):  # of one integration, not of the mean
+        for name in ("background_variance", "variance_of_signal", "beside_variance"):  # of one integration, not of the mean
             own[name] = own[name] * slit.sizes.get("integration", 1)
         own["trace"].attrs["units"] = own["width"].attrs["units"] = "pixel"
         own["flux"].attrs["units"] = own["beside"].attrs["units"] = slit["sci"].attrs.get("units", "")
