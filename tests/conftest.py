@@ -36,8 +36,9 @@ def header():
             "TFRAME": 2.0,
             "NOUTPUTS": 1,
         } | changes
-        frames = (keywords["NFRAMES"] or 1) + (keywords["GROUPGAP"] or 0)
-        return {"TGROUP": frames * (keywords["TFRAME"] or 1)} | keywords
+        if "TGROUP" not in changes:
+            keywords["TGROUP"] = (keywords["NFRAMES"] + (keywords["GROUPGAP"] or 0)) * keywords["TFRAME"]
+        return keywords
 
     return make
 
