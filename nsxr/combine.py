@@ -11,6 +11,7 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.combination import combined_spectrum
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
+from nsxr.model.exposures import COMBINED, exposures_of, require_distinct
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.variables import VARIABLES, check, variable_attributes
@@ -80,7 +81,7 @@ def combine_spectra(
     ModelError
         If spectra lack variables, differ in units, or are series.
     ParameterError
-        If a parameter is out of its range, or an exposure time is missing.
+        If a parameter is out of its range, an exposure time is missing, or an exposure comes twice.
 
     Notes
     -----
@@ -97,6 +98,7 @@ def combine_spectra(
     """
     parts = list(spectra)
     _check(parts, weighting, clip_threshold, smoothing)
+    require_distinct(parts)
     names = [name for name in _INPUTS if all(name in part for part in parts)]
     grid = parts[0]["wavelength"] if wavelength is None else xr.DataArray(_grid(wavelength), dims="dispersion")
     arrays = [one_chunk(unlabelled(grid), "dispersion").astype(np.float64)]
@@ -151,7 +153,9 @@ def _wavelength_attributes() -> dict[str, object]:
 
 def _common(parts: Sequence[xr.Dataset]) -> dict[Any, Any]:
     """Return the attributes of the first spectrum, less what holds for its exposure alone."""
-    return {key: value for key, value in parts[0].attrs.items() if key not in ("background_members", "filename")}
+    kept = {key: value for key, value in parts[0].attrs.items() if key not in ("background_members", "filename")}
+    exposures = [list(found[:-1]) for part in parts for found in sorted(exposures_of(part.attrs))]
+    return kept | ({COMBINED: json.dumps(exposures)} if exposures else {})
 
 
 def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | None, smoothing: int) -> None:

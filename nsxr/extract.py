@@ -11,6 +11,7 @@ from nsxr.corrections.outlier_detection import flag_outliers
 from nsxr.corrections.spectral_extraction import extract_spectrum
 from nsxr.corrections.trace_model import fit_trace_model
 from nsxr.errors import ParameterError
+from nsxr.model.exposures import require_distinct
 
 __all__ = ["Extraction", "extract_source", "group_by_source"]
 
@@ -109,10 +110,16 @@ def extract_source(
     -------
     Extraction
         Lazy if the slits are.
+
+    Raises
+    ------
+    ParameterError
+        If there is no slit, or one exposure comes twice, as when its cal and its s2d product are given.
     """
     each = list(slits)
     if not each:
         raise ParameterError("no slit given")
+    require_distinct(each)
     is_series = any("integration" in slit.dims for slit in each)
     if restore_variance and not is_series and _lacks_background_variance(each):
         each = restore_background_variance(each)

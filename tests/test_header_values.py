@@ -17,7 +17,18 @@ ODD = ["'N/A'", "''", "", "'eight'", "'NaN'", "0", "-1", "1.5", "1E30", "9999999
 """Values as they stand on a card."""
 
 IN_A_RAW_HEADER = [
-    *("DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "NINTS", "NGROUPS", "NFRAMES"),
+    *(
+        "DETECTOR",
+        "READPATT",
+        "SUBARRAY",
+        "SUBSTRT1",
+        "SUBSTRT2",
+        "SUBSIZE1",
+        "SUBSIZE2",
+        "NINTS",
+        "NGROUPS",
+        "NFRAMES",
+    ),
     *("GROUPGAP", "FRMDIVSR", "DRPFRMS1", "TFRAME", "TGROUP", "NOUTPUTS", "EXSEGNUM", "EXSEGTOT", "INTSTART", "INTEND"),
     *("EXPSTART", "EXPEND", "EFFEXPTM", "DATE-OBS", "PATT_NUM"),
 ]
@@ -72,7 +83,9 @@ def test_odd_values_are_named_or_make_no_difference(changed, key):
         assert exposure.coords.equals(known.coords)
 
 
-@pytest.mark.parametrize(("key", "value"), [("NGROUPS", "'3.0'"), ("NINTS", "2.0"), ("GROUPGAP", "'0'"), ("TFRAME", "'15E-3'")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("NGROUPS", "'3.0'"), ("NINTS", "2.0"), ("GROUPGAP", "'0'"), ("TFRAME", "'15E-3'")]
+)
 def test_numbers_may_be_written_as_text(changed, key, value):
     exposure = nsxr.open_exposure(changed(**{key: value, **({"TGROUP": "0.015"} if key == "TFRAME" else {})}))
     assert exposure.sizes["group"] == 3
@@ -82,7 +95,10 @@ def test_numbers_may_be_written_as_text(changed, key, value):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"TGROUP": "-1.0"}, "keyword TGROUP is -1.0, expected a number from 1e-06 to 1000000 (time from group to group"),
+        (
+            {"TGROUP": "-1.0"},
+            "keyword TGROUP is -1.0, expected a number from 1e-06 to 1000000 (time from group to group",
+        ),
         ({"NFRAMES": "4"}, "expected (NFRAMES + GROUPGAP) x TFRAME, (4 + 0) x 0.01496 s = 0.05984 s"),
         ({"GROUPGAP": "1"}, "keyword TGROUP is 0.01496, expected (NFRAMES + GROUPGAP) x TFRAME, (1 + 1) x 0.01496 s"),
         ({"NFRAMES": "'8.5'"}, "keyword NFRAMES is '8.5', expected a whole number from 1 to 1000"),
@@ -91,7 +107,10 @@ def test_numbers_may_be_written_as_text(changed, key, value):
         ({"INTSTART": "4", "INTEND": "5"}, "keyword INTEND is 5, but NINTS says 2 integrations in all"),
         ({"INTSTART": "2"}, "2 integrations where INTSTART and INTEND, or NINTS, say 1 (2 to 2)"),
         ({"NINTS": "9", "INTSTART": "'one'"}, "keyword INTSTART is 'one', expected a whole number from 1"),
-        ({"DETECTOR": "'N/A'", "TFRAME": "0"}, "missing header keywords DETECTOR ('N/A'); they describe the readout; keyw"),
+        (
+            {"DETECTOR": "'N/A'", "TFRAME": "0"},
+            "missing header keywords DETECTOR ('N/A'); they describe the readout; keyw",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(changed, values, words):
@@ -192,6 +211,8 @@ def test_a_dim_that_is_gone_is_named_with_what_to_do(sub32, dim):
     for call in (nsxr.detector1, lambda e, r: nsxr.open_references("anywhere", e)):
         with pytest.raises(ModelError, match=re.escape(f"keep the dim, give a list: .isel({dim}=[0])")):
             call(exposure.isel({dim: 0}), references)
-    with pytest.raises(ModelError, match=re.escape("put them in order: .transpose('integration', 'group', 'row', 'column')")):
+    with pytest.raises(
+        ModelError, match=re.escape("put them in order: .transpose('integration', 'group', 'row', 'column')")
+    ):
         nsxr.detector1(exposure.transpose("row", ...), references)
     assert nsxr.detector1(exposure.isel(integration=[0]), references)["rate"]["sci"].dims == ("row", "column")

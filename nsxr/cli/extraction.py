@@ -29,6 +29,7 @@ from nsxr.io.slits_read import open_slits
 from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
 from nsxr.io.stores import shown
+from nsxr.model.exposures import require_distinct
 from nsxr.model.spectra import iterate_slits
 from nsxr.white_light import white_light_curve, write_white_light_curve
 
@@ -122,6 +123,8 @@ def extract(
     formats = ("fits", "zarr") if form == "both" else (form,)
     folder = Path(output)
     groups = group_by_source([one.dataset for one in slits])
+    for members in groups.values():  # before hours of work
+        require_distinct(slits[i].dataset for i in members)
     products: dict[str, dict[str, xr.Dataset]] = {}
     combined: dict[str, xr.Dataset] = {}
     pictures: dict[str, tuple[Extraction, int]] = {}

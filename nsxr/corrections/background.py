@@ -12,6 +12,7 @@ from nsxr.kernels.background import clipped_mean
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.dq import PixelFlag
+from nsxr.model.exposures import require_distinct, require_distinct_headers
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.variables import check, variable_attributes
@@ -110,7 +111,7 @@ def combine_backgrounds(
     ModelError
         If exposures do not match each other.
     ParameterError
-        If there is none, or a parameter is out of its range.
+        If there is none, an exposure comes twice, or a parameter is out of its range.
     """
     if not backgrounds:
         raise ParameterError("no background given")
@@ -121,6 +122,7 @@ def combine_backgrounds(
         raise ParameterError(f"sigma is {sigma}, expected a positive number, or 0 for no clipping")
     first = backgrounds[0]
     _require_matching(first, backgrounds)
+    require_distinct(backgrounds)
     dims = _image_dims(first)
     each = [_mean_over_integrations(background).sel({d: first[d].values for d in dims}) for background in backgrounds]
     parts = [part for part in _PARTS if all(part in background for background in each)]
@@ -256,6 +258,7 @@ def subtract_background(
     if isinstance(backgrounds, xr.Dataset):
         backgrounds = [backgrounds]
     _require_matching(science, backgrounds)
+    require_distinct([science, *backgrounds])
     combined = len(backgrounds) == 1 and "n_contributing" in backgrounds[0]
     mean = backgrounds[0] if combined else combine_backgrounds(backgrounds, method=method, sigma=sigma)
     mean = mean.sel({dim: science[dim].values for dim in dims})
@@ -320,6 +323,7 @@ def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
     each = list(exposures)
     if not each:
         raise ParameterError("no exposure given")
+    require_distinct(each)
     dims = _image_dims(each[0])
     for exposure in each:
         check(exposure, "sci", "dq", "var_poisson", "var_rnoise")
@@ -378,7 +382,13 @@ def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     list of list of int
         For each exposure the positions of its backgrounds: same visit, detector and target, another primary dither
         point, ``(PATT_NUM - 1) // SUBPXPTS``; exposures that differ by a subpixel step only show the same light.
+
+    Raises
+    ------
+    ParameterError
+        If an exposure comes twice.
     """
+    require_distinct_headers(headers)
     same = ("PROGRAM", "OBSERVTN", "VISIT", "DETECTOR", "FILTER", "GRATING", "TARGNAME")
 
     def place(header: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
+from nsxr.model.exposures import require_distinct
 from nsxr.model.history import record
 from nsxr.model.variables import check
 
@@ -38,13 +39,14 @@ def restore_background_variance(slits: Sequence[xr.Dataset]) -> list[xr.Dataset]
     Raises
     ------
     ParameterError
-        If there are fewer than two slits.
+        If there are fewer than two slits, or an exposure comes twice.
     ModelError
         If a slit has background variances already, no background was subtracted (S_BKDSUB), units or slits differ.
     """
     each = list(slits)
     if len(each) < 2:
         raise ParameterError(f"{len(each)} nods given; the variance of a background needs at least one other nod")
+    require_distinct(each)
     problems = []
     for number, slit in enumerate(each):
         check(slit, "sci", *_PARTS)

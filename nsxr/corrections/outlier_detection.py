@@ -12,6 +12,7 @@ from nsxr.kernels.outliers import disagreeing_pixels
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
+from nsxr.model.exposures import require_distinct
 from nsxr.model.history import record
 
 __all__ = ["flag_outliers"]
@@ -58,13 +59,15 @@ def flag_outliers(
     Raises
     ------
     ParameterError
-        If a parameter is out of its range, the numbers of slits and models differ, or a series is given.
+        If a parameter is out of its range, the numbers of slits and models differ, an exposure comes twice, or a series
+        is given.
     """
     each = list(slits)
     if not snr > 0 or not scale >= 0:
         raise ParameterError(f"snr is {snr} and scale is {scale}, expected a positive and no negative number")
     if any("integration" in slit.dims for slit in each):
         raise ParameterError("series are extracted integration by integration, which leaves outliers out by itself")
+    require_distinct(each)
     if models is None:
         models = fit_trace_model(each, **fitting)
     elif fitting:

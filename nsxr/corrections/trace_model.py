@@ -15,6 +15,7 @@ from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
 from nsxr.lazy import map_blocks, settle
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
+from nsxr.model.exposures import require_distinct
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.variables import check
@@ -138,7 +139,7 @@ def fit_trace_model(
     ModelError
         If variables are missing or not as declared.
     ParameterError
-        If a parameter is out of its range.
+        If a parameter is out of its range, or an exposure comes twice.
 
     References
     ----------
@@ -148,6 +149,7 @@ def fit_trace_model(
     each = [slits] if isinstance(slits, xr.Dataset) else list(slits)
     if not each:
         raise ParameterError("no slit given")
+    require_distinct(each)
     for name, value in {"half_width": half_width, "position_prior": position_prior}.items():
         if value is not None and not value > 0:
             raise ParameterError(f"{name} is {value}, expected a positive number of pixels")
@@ -217,7 +219,11 @@ def fit_trace_model(
     for number, slit in enumerate(each):
         own = together.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
         own.attrs = dict(slit.attrs)
-        for name in ("background_variance", "variance_of_signal", "beside_variance"):  # of one integration, not of the mean
+        for name in (
+            "background_variance",
+            "variance_of_signal",
+            "beside_variance",
+        ):  # of one integration, not of the mean
             own[name] = own[name] * slit.sizes.get("integration", 1)
         own["trace"].attrs["units"] = own["width"].attrs["units"] = "pixel"
         own["flux"].attrs["units"] = own["beside"].attrs["units"] = slit["sci"].attrs.get("units", "")

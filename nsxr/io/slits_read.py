@@ -1,5 +1,6 @@
 """Open cut-outs of slits: cal, calints, s2d and cut-outs of single slits, as FITS or Zarr."""
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from nsxr.io.pixels import FitsArray
 from nsxr.io.stores import StorageOptions, shown
 from nsxr.io.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
 from nsxr.model.dq import PixelFlag
+from nsxr.model.exposures import COMBINED, identity
 from nsxr.model.keywords import read, require
 from nsxr.model.spectra import as_slit, pad_slits
 from nsxr.model.variables import variable_attributes
@@ -95,7 +97,7 @@ def open_slits(
     options = StorageOptions(storage_options)
     if name.rstrip("/").endswith(".zarr"):
         return _open_zarr(name, options)
-    file = scan(name, ("INT_TIMES", "NSXR_STEPS", "NSXR_PROVENANCE"), options)
+    file = scan(name, ("INT_TIMES", "NSXR_STEPS", "NSXR_PROVENANCE", "HDRTAB"), options)
     if str(file.primary.get("INSTRUME", "")).strip().upper() != "NIRSPEC":
         raise InputFileError(f"{file.path}: INSTRUME is {file.primary.get('INSTRUME')!r}, expected 'NIRSPEC'")
     versions = sorted(version for extension, version in file.versions if extension == "SCI")
@@ -172,10 +174,22 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     attrs = {**primary, **slit}
     attrs["filename"] = os.path.basename(file.path)
     attrs["fits_header"], attrs["slit_header"] = _text(file.primary), _text(header)
+    if "HDRTAB" in file.extensions and (headers := file.extensions["HDRTAB"].table) is not None:
+        attrs[COMBINED] = _combined(headers)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
     attrs |= origin_of(file)
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
+
+
+def _combined(headers: np.ndarray) -> str:
+    """Return which exposures a slit was made from, by the table of their headers."""
+    names = headers.dtype.names or ()
+    rows = [
+        {name: v.decode("ascii", "replace") if isinstance(v, bytes) else v for name, v in zip(names, row, strict=True)}
+        for row in headers.tolist()
+    ]
+    return json.dumps([found for row in rows if (found := identity(row)) is not None])
 
 
 def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str, xr.Dataset]:

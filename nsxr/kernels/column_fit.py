@@ -135,7 +135,9 @@ def column_weights(
 
 
 @kernel
-def _solve(images: np.ndarray, precision: np.ndarray, parts: np.ndarray, out: np.ndarray, deviation: np.ndarray) -> None:
+def _solve(
+    images: np.ndarray, precision: np.ndarray, parts: np.ndarray, out: np.ndarray, deviation: np.ndarray
+) -> None:
     """Fit all parts to each column at once; what the pixels do not tell is zero."""
     n_parts, n, n_rows, n_columns = parts.shape
     normal, inverse, right = np.empty((n_parts, n_parts)), np.empty((n_parts, n_parts)), np.empty(n_parts)

@@ -17,7 +17,16 @@ from scipy.special import erf
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["Profile", "aperture_of", "fit_echoes", "fit_trace", "flux_of", "gaussian", "planned_profile", "refine_profile"]
+__all__ = [
+    "Profile",
+    "aperture_of",
+    "fit_echoes",
+    "fit_trace",
+    "flux_of",
+    "gaussian",
+    "planned_profile",
+    "refine_profile",
+]
 
 KNOT_SPACING = 0.5
 """Pixels between knots of the correction across the trace."""

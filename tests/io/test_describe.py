@@ -57,7 +57,13 @@ def test_product_fits(calibrated):
     lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("  ")}
     assert lines["superbias"] == "COMPLETE: superbias reference jwst_nirspec_superbias_sim_nrs2_sub32_nrsrapid.fits"
     assert lines["dark_current"] == "SKIPPED: on request"
-    has(text, "rejection_threshold 5.0", f"made by:     nsxr {software()['nsxr']}", f"numpy {np.__version__}", "inputs:      jw01234001001")
+    has(
+        text,
+        "rejection_threshold 5.0",
+        f"made by:     nsxr {software()['nsxr']}",
+        f"numpy {np.__version__}",
+        "inputs:      jw01234001001",
+    )
 
 
 def test_product_zarr(calibrated):

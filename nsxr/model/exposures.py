@@ -1,0 +1,115 @@
+"""Which exposures a Dataset was made from, so that none is counted twice."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from nsxr.errors import ParameterError
+
+__all__ = ["COMBINED", "exposures_of", "identity", "require_distinct", "require_distinct_headers"]
+
+COMBINED = "combined_exposures"
+"""Attribute of what was made from several exposures: a JSON list of what :func:`identity` says of each."""
+
+_NAME = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE", "DETECTOR")
+_LEAST = ("PROGRAM", "OBSERVTN", "VISIT", "EXPOSURE")
+_OBSERVATION = ("PROGRAM", "OBSERVTN", "DETECTOR", "FILTER", "GRATING", "SLTNAME")
+
+
+def identity(header: Mapping[Any, Any]) -> list[str] | None:
+    """Return what tells an exposure, or a segment of a series, from all others; None if the header does not say.
+
+    Parameters
+    ----------
+    header : mapping
+        Keywords: EXPSTART, or PROGRAM, OBSERVTN, VISIT and EXPOSURE at least; names of files say nothing.
+    """
+    start = header.get("EXPSTART")
+    is_dated = isinstance(start, int | float) and math.isfinite(start) and start > 0
+    if not is_dated and not all(_text(header.get(key)) for key in _LEAST):
+        return None
+    first = header.get("INTSTART")
+    segment = str(first) if isinstance(first, int) and first > 1 else ""
+    return [*(_text(header.get(key)) for key in _NAME), f"{start:.9f}" if is_dated else "", segment]
+
+
+def _text(value: Any) -> str:
+    """Return a keyword as text, ``001`` and 1 being the same."""
+    text = "" if value is None else str(value).strip().upper()
+    return "" if text in ("", "N/A", "NONE", "UNKNOWN") else text.lstrip("0") or "0"
+
+
+def exposures_of(header: Mapping[Any, Any]) -> set[tuple[str, ...]]:
+    """Return which exposures a slit or spectrum was made from, with the slit; empty if that is not known."""
+    slit = _text(header.get("SLTNAME"))
+    if COMBINED in header:
+        return {(*found, slit) for found in json.loads(str(header[COMBINED]))}
+    own = identity(header)
+    if own is None:
+        return set()
+    if _is_multiple(header):  # its header is that of one of its exposures
+        own = [*own, f"exposure {header.get('EXTVER', 1)}"]
+    return {(*own, slit)}
+
+
+def _is_multiple(header: Mapping[Any, Any]) -> bool:
+    return str(header.get("DATAMODL", "")) == "MultiExposureModel"
+
+
+def require_distinct_headers(headers: Sequence[Mapping[Any, Any]]) -> None:
+    """Raise ParameterError if two headers are of the same exposure and slit, whatever the files are called.
+
+    Parameters
+    ----------
+    headers : sequence of mapping
+        Attributes of slits, spectra or count rates.
+    """
+    seen: dict[tuple[str, ...], int] = {}
+    kinds: dict[tuple[str, ...], int] = {}
+    for number, header in enumerate(headers):
+        found = exposures_of(header)
+        twin = next((seen[one] for one in found if one in seen), None)
+        seen |= dict.fromkeys(found, number)
+        if twin is None and found:
+            # which exposures a MultiExposureModel has is not in its headers; cal products of the observation are
+            key = tuple(_text(header.get(name)) for name in _OBSERVATION)
+            twin = kinds.get((*key, str(not _is_multiple(header))))
+            kinds[*key, str(_is_multiple(header))] = number
+        if twin is not None:
+            _refuse(headers[twin], header, (twin, number))
+
+
+def require_distinct(datasets: Iterable[xr.Dataset]) -> None:
+    """Raise ParameterError if two slits, spectra or count rates are of the same exposure, or hold the same array.
+
+    Parameters
+    ----------
+    datasets : iterable of Dataset
+        With ``sci`` or ``flux``. Nothing is computed.
+    """
+    each = list(datasets)
+    require_distinct_headers([dataset.attrs for dataset in each])
+    arrays: dict[Any, int] = {}
+    for number, dataset in enumerate(each):
+        name = next((name for name in ("sci", "flux") if name in dataset), None)
+        if name is None:
+            continue
+        variable = dataset.variables[name]
+        twin = arrays.setdefault(variable.data.name if variable.chunks is not None else id(variable), number)
+        if twin != number:
+            _refuse(each[twin].attrs, dataset.attrs, (twin, number))
+
+
+def _refuse(one: Mapping[Any, Any], other: Mapping[Any, Any], numbers: tuple[int, int]) -> None:
+    names = [
+        str(header.get("filename") or header.get("FILENAME") or f"number {number + 1}")
+        for header, number in zip((one, other), numbers, strict=True)
+    ]
+    slit = f" of slit {other['SLTNAME']}" if other.get("SLTNAME") else ""
+    raise ParameterError(
+        f"{names[0]} and {names[1]} hold the same exposure{slit}; counted twice, its errors would come out too small: "
+        "give one of them"
+    )
