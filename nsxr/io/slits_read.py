@@ -60,8 +60,8 @@ def open_slits(
     ----------
     path : path or URL
         ``_cal``, ``_calints``, ``_s2d`` (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count rates
-        (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from :func:`nsxr.write_slits` or of count rates, of
-        integrations if there are.
+        (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from
+        :func:`nsxr.write_slits` or of count rates, of integrations if there are.
     layout : {"auto", "tree", "padded"}
         A DataTree with a node for each slit, or one Dataset with ``slit`` in front. ``auto``: padded for two and more
         slitlets of the shutter array, else a tree.
