@@ -79,8 +79,8 @@ def extract_box(
         ``flux_var_*``, ``sb_var_*``, ``bkgd_var_*``, one for each of the slit's: those of pixels times their weights
         squared, plus that of the background under the box; NaN where a pixel has no variance of that kind. ``dq``
         uint32 is DO_NOT_USE where ``flux`` is NaN because there was no pixel. Coordinate ``wavelength`` [um], the mean
-        over the box. ``extraction_start`` and ``extraction_stop`` [detector row], the means over columns of the lowest and the
-        highest row inside: the box reaches from half a row below to half a row above.
+        over the box. ``extraction_start`` and ``extraction_stop`` [detector row], the means over columns of the lowest
+        and the highest row inside: the box reaches from half a row below to half a row above.
 
     Warns
     -----
