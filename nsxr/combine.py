@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.combination import combined_spectrum
+from nsxr.kernels.combination import combined_spectrum, grid_by_column, union_of_grids
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.exposures import COMBINED, exposures_of, require_distinct
@@ -59,7 +59,9 @@ def combine_spectra(
     weighting : {"optimal", "exposure_time"}, default "optimal"
         By the inverse of the variance, a running median of it; or by keyword EFFEXPTM.
     wavelength : (n,) array, optional
-        Grid [um], rising. Default: the wavelengths of the first spectrum.
+        Grid [um], rising. Default: the wavelengths of the first spectrum that has any, gone on with by the others in
+        detector columns where it has none. Spectra of several detectors or slits keep the sampling of each; what they
+        leave out between them is filled up with wavelengths where nothing is, flagged DO_NOT_USE.
     clip_threshold : float, optional
         Leave out samples that differ from the weighted mean of the others by more than so many standard deviations,
         the known ones, the worst first. Of two that differ from each other, the one goes that is farther from the
@@ -81,7 +83,8 @@ def combine_spectra(
     ModelError
         If spectra lack variables, differ in units, or are series.
     ParameterError
-        If a parameter is out of its range, an exposure time is missing, or an exposure comes twice.
+        If a parameter is out of its range, an exposure time is missing, an exposure comes twice, or spectra of several
+        detectors or slits have lazy wavelengths and no grid is given.
 
     Notes
     -----
@@ -100,7 +103,7 @@ def combine_spectra(
     _check(parts, weighting, clip_threshold, smoothing)
     require_distinct(parts)
     names = [name for name in _INPUTS if all(name in part for part in parts)]
-    grid = parts[0]["wavelength"] if wavelength is None else xr.DataArray(_grid(wavelength), dims="dispersion")
+    grid, columns = _common_grid(parts) if wavelength is None else (_given_grid(wavelength), None)
     arrays = [one_chunk(unlabelled(grid), "dispersion").astype(np.float64)]
     keys = []
     for number, part in enumerate(parts):
@@ -136,8 +139,8 @@ def combine_spectra(
         meaning = {"long_name": _MEANINGS[name]} if name in _MEANINGS else {}
         found[name] = array.assign_attrs(meaning)
     coordinates: dict[str, Any] = {"wavelength": ("dispersion", arrays[0].data, _wavelength_attributes())}
-    if wavelength is None and "dispersion" in parts[0].coords:
-        coordinates["dispersion"] = parts[0]["dispersion"].to_numpy()
+    if columns is not None and all("dispersion" in part.coords for part in parts):
+        coordinates["dispersion"] = columns
     base = xr.Dataset(coords=coordinates, attrs=_common(parts))
     parameters: dict[str, Any] = {"weighting": weighting, "clip_threshold": clip_threshold, "smoothing": smoothing}
     parameters["spectra"] = [str(part.attrs.get("filename", part.attrs.get("FILENAME", ""))) for part in parts]
@@ -185,11 +188,45 @@ def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | 
         raise ParameterError(f"smoothing is {smoothing}, expected an odd number of pixels")
 
 
-def _grid(wavelength: np.ndarray) -> np.ndarray:
+def _given_grid(wavelength: np.ndarray) -> xr.DataArray:
     values = np.asarray(wavelength, dtype=np.float64)
     if values.ndim != 1 or not np.all(np.diff(values) > 0):
         raise ParameterError("wavelength is no rising sequence of finite numbers")
-    return values
+    return xr.DataArray(values, dims="dispersion")
+
+
+def _common_grid(parts: Sequence[xr.Dataset]) -> tuple[xr.DataArray, np.ndarray | None]:
+    """Return wavelengths that cover all spectra, and their detector columns if all are of one detector and slit."""
+    places: dict[tuple[Any, ...], list[xr.Dataset]] = {}
+    for part in parts:
+        places.setdefault((part.attrs.get("DETECTOR"), part.attrs.get("SLTNAME")), []).append(part)
+    if len(places) > 1 and any(part["wavelength"].chunks is not None for part in parts):
+        raise ParameterError(
+            f"spectra are of {len(places)} detectors or slits, and the length of a grid for all depends on wavelengths "
+            "that are not computed yet; compute() the spectra, or give wavelength"
+        )
+    grids = [_grid_by_column(of_place) for of_place in places.values()]
+    if len(grids) == 1:
+        return grids[0]
+    return xr.DataArray(union_of_grids([grid.to_numpy() for grid, _ in grids]), dims="dispersion"), None
+
+
+def _grid_by_column(parts: Sequence[xr.Dataset]) -> tuple[xr.DataArray, np.ndarray]:
+    """Return the wavelengths of the first spectrum, gone on with by others in columns where it has none."""
+    labels = [_labels(part)[0] for part in parts]
+    columns = np.unique(np.concatenate(labels))
+    arrays = [unlabelled(part["wavelength"]).rename(dispersion=f"dispersion_{n}") for n, part in enumerate(parts)]
+    arrays = [one_chunk(array, *map(str, array.dims)) for array in arrays]
+    (grid,) = map_blocks(
+        grid_by_column,
+        *arrays,
+        core=[str(array.dims[0]) for array in arrays],
+        outputs=[(("dispersion",), np.float64)],
+        sizes={"dispersion": columns.size},
+        labels=labels,
+        columns=columns,
+    )
+    return grid, columns
 
 
 def _has_background(part: xr.Dataset) -> bool:

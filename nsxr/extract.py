@@ -1,8 +1,9 @@
 """From the slits of several exposures to spectra, source by source: the order of the steps, no maths."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import xarray as xr
 
@@ -12,10 +13,11 @@ from nsxr.corrections.spectral_extraction import extract_spectrum
 from nsxr.corrections.trace_model import fit_trace_model
 from nsxr.errors import ParameterError
 from nsxr.model.exposures import require_distinct
+from nsxr.model.keywords import read
 
 __all__ = ["Extraction", "extract_source", "group_by_source"]
 
-_SOURCE = ("DETECTOR", "FILTER", "GRATING", "SOURCEID", "SRCNAME")
+Parts = Literal["detectors", "slits"]
 
 
 @dataclass(frozen=True)
@@ -45,41 +47,73 @@ class Extraction:
         return Extraction(**done)
 
 
-def group_by_source(slits: Iterable[xr.Dataset]) -> dict[str, list[int]]:
+def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()) -> dict[str, list[int]]:
     """Tell which slits show the same source with the same detector, filter and grating.
 
     Parameters
     ----------
     slits : iterable of Dataset
         With the attributes SOURCEID, SRCNAME, or without a source SLTNAME.
+    across : sequence of {"detectors", "slits"}
+        What the slits of a group may differ in, for spectra to be combined: both detectors, or the fixed slits that a
+        target was moved through, those with FXD_SLIT as SLTNAME. Traces of such groups are not to be fitted together.
 
     Returns
     -------
     dict of str to list of int
-        Names, of sources (``s000020115``) or slits (``s200a1``), and positions in ``slits``.
+        Names, of sources (``s000020115``, ``v`` for virtual ones, ``b`` for background slits) or slits (``s200a1``),
+        and positions in ``slits``. If a name comes twice, the later ones say in what they differ.
+
+    Raises
+    ------
+    ParameterError
+        If ``across`` is anything else.
     """
-    keys: dict[tuple[Any, ...], list[int]] = {}
+    unknown = sorted({str(part) for part in across} - {"detectors", "slits"})
+    if unknown or isinstance(across, str):
+        raise ParameterError(f"across is {across!r}, expected a list of 'detectors' and 'slits'")
+    groups: dict[tuple[str, ...], list[int]] = {}
+    names: dict[tuple[str, ...], str] = {}
     for number, slit in enumerate(slits):
-        key = tuple(slit.attrs.get(name) for name in _SOURCE)
-        # fixed slits number their sources from one, in every slit
-        is_fixed = not str(slit.attrs.get("SHUTSTA") or "").strip()
-        keys.setdefault((*key, slit.attrs.get("SLTNAME") if is_fixed or key[3] is None else None), []).append(number)
-    names: dict[str, list[int]] = {}
-    for key, members in keys.items():
-        detector, _, _, identity, _, slit_name = key
-        name = str(slit_name).lower() if slit_name else _name_of(identity)
-        if name in names:  # of another detector or grating
-            name = f"{name}_{str(detector).lower()}"
-        while name in names:
-            name = f"{name}_"
-        names[name] = members
-    return names
+        source, name = _source_of(slit.attrs, "slits" in across)
+        optics = [_text(slit.attrs.get(key)) for key in ("DETECTOR", "FILTER", "GRATING", "PROGRAM")]
+        optics[0] = "" if "detectors" in across else optics[0]
+        key = (*source, *optics)
+        groups.setdefault(key, []).append(number)
+        names.setdefault(key, name)
+    found: dict[str, list[int]] = {}
+    firsts: dict[str, tuple[str, ...]] = {}
+    for key, members in groups.items():
+        name = names[key].lower()
+        first = firsts.setdefault(name, key)
+        differing = [value for value, usual in zip(key[-4:], first[-4:], strict=True) if value and value != usual]
+        full = "_".join([name, *differing]).lower()
+        choices = [full, *(f"{full}_{number}" for number in range(2, len(groups) + 2))]
+        found[next(choice for choice in choices if choice not in found)] = members
+    return found
 
 
-def _name_of(identity: Any) -> str:
-    """Return the name that the observatory gives a source: ``s`` or, of virtual ones, ``v``, and its number."""
-    number = int(identity)
-    return f"{'v' if number < 0 else 's'}{abs(number):09d}"
+def _text(value: Any) -> str:
+    """Return a keyword as text that may be part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", "" if value is None else str(value).strip())
+
+
+def _source_of(header: Mapping[Any, Any], any_slit: bool) -> tuple[tuple[str, ...], str]:
+    """Return what tells the source in a slit from others, and its name as the observatory has it."""
+    identity, slit = read(header, "SOURCEID", matters=False), _text(header.get("SLTNAME"))
+    source_name, shutters = _text(header.get("SRCNAME")), _text(header.get("SHUTSTA"))
+    if shutters and identity:
+        kind = "b" if "BKG" in source_name.upper() else "v" if identity < 0 else "s"
+        return (str(identity), source_name), f"{kind}{abs(identity):09d}"
+    if any_slit and not shutters and slit and slit == _text(header.get("FXD_SLIT", slit)):
+        target = _text(header.get("TARGNAME") or header.get("TARGPROP") or source_name)
+        return ("target", target), target or "target"
+    # fixed slits number their sources from one, in every slit; 0 is no source
+    place = [_text(header.get(key)) for key in ("SLITID", "SLTSTRT1", "SLTSTRT2")]
+    if not slit:
+        slit = f"slit{place[0]}" if place[0] else "-".join(["slit", *filter(None, place[1:])])
+        return ("", "", *place), slit
+    return (str(identity or ""), source_name, slit), slit
 
 
 def extract_source(

@@ -313,3 +313,53 @@ def test_running_median_is_that_of_numpy(rng):
         if np.isfinite(window).any():
             assert found[i] == np.nanmedian(window)
     assert np.isfinite(found).all()
+
+
+def test_an_empty_first_spectrum_costs_nothing(rng):
+    parts = [spectrum(rng.normal(5, 1, 30), 1.0) for _ in range(3)]
+    empty = spectrum(np.full(30, np.nan), 1.0, wavelength=np.full(30, np.nan), dq=np.full(30, BAD))
+    expected = combine_spectra(parts)
+    for others in ([empty, *parts], [parts[0], empty, *parts[1:]]):
+        combined = combine_spectra(others)
+        for name in ("wavelength", "flux", "flux_var_poisson", "n_input", "dq", "dispersion"):
+            np.testing.assert_array_equal(combined[name], expected[name])
+        with forbid_computes():
+            lazy = [part.assign_coords(wavelength=part["wavelength"].chunk()).chunk() for part in others]
+            found = combine_spectra(lazy)
+        xr.testing.assert_identical(found.compute(scheduler="synchronous"), combined)
+
+
+def test_nods_go_on_where_the_first_ends():
+    """The second begins ten columns earlier and lies a third of a pixel beside."""
+    first = spectrum(np.full(30, 5.0), 1.0, first=110)
+    second = spectrum(np.full(40, 5.0), 1.0, 0.9 + 0.01 * (np.arange(40) + 1 / 3), first=100)
+    combined = combine_spectra([first, second])
+    np.testing.assert_allclose(combined["wavelength"], 0.9 + 0.01 * np.arange(40), rtol=1e-12)
+    np.testing.assert_array_equal(combined["dispersion"], 100 + np.arange(40))
+    np.testing.assert_array_equal(combined["n_input"], [0] + [1] * 9 + [2] * 30)
+    assert np.all(np.isnan(combined["flux"]) == (combined["dq"] == BAD))
+
+
+def test_detectors_keep_their_sampling_and_the_gap_between_them_is_flagged(rng):
+    first = spectrum(rng.normal(5, 1, 50), 1.0, 2.0 + 0.01 * np.arange(50), first=1900, DETECTOR="NRS1")
+    second = spectrum(rng.normal(5, 1, 60), 2.0, 2.6 + 0.012 * np.arange(60), first=30, DETECTOR="NRS2")
+    empty = spectrum(np.full(60, np.nan), 1.0, np.full(60, np.nan), first=30, DETECTOR="NRS2")
+    for parts in ([first, second], [second, first], [empty, first, second]):
+        combined = combine_spectra(parts)
+        wavelength = combined["wavelength"].values
+        assert np.all(np.diff(wavelength) > 0)
+        assert np.diff(wavelength).max() < 0.0125
+        for part in (first, second):
+            own = np.isin(wavelength, part["wavelength"])
+            np.testing.assert_array_equal(combined["flux"][own], part["flux"])
+            np.testing.assert_array_equal(combined["n_input"][own], 1)
+        gap = (wavelength > 2.4901) & (wavelength < 2.5999)
+        assert gap.sum() == 8
+        np.testing.assert_array_equal(combined["dq"], np.where(gap, BAD, 0))
+    slits = [first, first.assign(flux=first["flux"] + 1).assign_attrs(SLTNAME="S200A2")]
+    slits[1]["wavelength"] = first["wavelength"] + 0.004
+    both = combine_spectra(slits)
+    np.testing.assert_array_equal(both["wavelength"], first["wavelength"])  # not every wavelength of each
+    np.testing.assert_array_equal(both["n_input"], [1] + [2] * 49)
+    with pytest.raises(ParameterError, match=r"2 detectors or slits.*compute\(\)"):
+        combine_spectra([part.assign_coords(wavelength=part["wavelength"].chunk()) for part in (first, second)])

@@ -212,3 +212,48 @@ def test_command_chooses_and_refuses(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(main, ["extract", str(tmp_path / "x_x1d.fits"), "-o", str(tmp_path)])
     assert wrong.exit_code == 1
     assert "has no slits" in wrong.output
+
+
+PROGRAMMES = ["s000000005", "s000000005_02", "s000000005_03"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (
+            [{"SOURCEID": 22, "SRCNAME": "1234_BKG22"}, {"SOURCEID": 22, "SRCNAME": "1234_22"}],
+            ["b000000022", "s000000022"],
+        ),
+        ([{"SOURCEID": 0, "SLTNAME": "7"}, {"SOURCEID": 0, "SLTNAME": "8"}], ["7", "8"]),
+        ([{"SOURCEID": 0, "SLITID": 3}, {"SOURCEID": 0, "SLITID": 4}], ["slit3", "slit4"]),
+        ([{"SLTSTRT1": 1, "SLTSTRT2": 2}, {"SLTSTRT1": 1, "SLTSTRT2": 9}], ["slit-1-2", "slit-1-9"]),
+        ([{"SLITID": 3}, {"SLITID": 3, "DETECTOR": "NRS2"}], ["slit3", "slit3_nrs2"]),
+        ([{"SOURCEID": 5}, {"SOURCEID": 5, "GRATING": "G140M"}], ["s000000005", "s000000005_g140m"]),
+        ([{"SOURCEID": 5}, {"SOURCEID": 5, "PROGRAM": "02"}, {"SOURCEID": 5, "PROGRAM": "03"}], PROGRAMMES),
+        ([{"SOURCEID": 5, "SRCNAME": "a"}, {"SOURCEID": 5, "SRCNAME": "b"}], ["s000000005", "s000000005_2"]),
+        ([{"SOURCEID": "5", "SRCNAME": "../x"}, {"SOURCEID": "N/A", "SLTNAME": "a/b"}], ["s000000005", "a-b"]),
+    ],
+)
+def test_sources_get_names_of_their_own(headers: list[dict[str, object]], expected: list[str]) -> None:
+    usual = {"DETECTOR": "NRS1", "FILTER": "CLEAR", "GRATING": "PRISM", "SHUTSTA": "1x1"}
+    groups = group_by_source([xr.Dataset(attrs=usual | header) for header in headers * 2])
+    assert list(groups.values()) == [[n, n + len(headers)] for n in range(len(headers))]
+    assert list(groups) == expected
+
+
+def test_detectors_and_slits_are_put_together_on_request() -> None:
+    usual = {"FILTER": "F290LP", "GRATING": "G395M", "TARGNAME": "HD 1", "PROGRAM": "01"}
+    headers = [
+        {"DETECTOR": "NRS1", "SLTNAME": "S200A1", "FXD_SLIT": "S200A1", "SOURCEID": 1},
+        {"DETECTOR": "NRS1", "SLTNAME": "S200A2", "FXD_SLIT": "S200A1", "SOURCEID": 2},  # the sky
+        {"DETECTOR": "NRS1", "SLTNAME": "S200A2", "FXD_SLIT": "S200A2", "SOURCEID": 2},
+        {"DETECTOR": "NRS2", "SLTNAME": "S200A1", "FXD_SLIT": "S200A1", "SOURCEID": 1},
+    ]
+    slits = [xr.Dataset(attrs=usual | header) for header in headers]
+    assert group_by_source(slits) == {"s200a1": [0], "s200a2": [1, 2], "s200a1_nrs2": [3]}
+    assert group_by_source(slits, across=["detectors"]) == {"s200a1": [0, 3], "s200a2": [1, 2]}
+    assert group_by_source(slits, across=["slits"]) == {"hd-1": [0, 2], "s200a2": [1], "hd-1_nrs2": [3]}
+    assert group_by_source(slits, across=["slits", "detectors"]) == {"hd-1": [0, 2, 3], "s200a2": [1]}
+    for wrong in ("slits", ["gratings"]):
+        with pytest.raises(ParameterError, match="expected a list of"):
+            group_by_source(slits, across=wrong)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from nsxr.cli.options import (
 from nsxr.cluster import worker_errors
 from nsxr.combine import combine_spectra
 from nsxr.errors import OutputExistsError
-from nsxr.extract import Extraction, extract_source, group_by_source
+from nsxr.extract import Extraction, Parts, extract_source, group_by_source
 from nsxr.io.slits_read import open_slits
 from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
@@ -74,6 +74,12 @@ class _Slit:
     "--nod-variance/--no-nod-variance", default=True, help="Add variances of nods that were subtracted without them."
 )
 @click.option("--combine/--no-combine", default=True, help="Also write the mean of the spectra of a source, c1d.")
+@click.option(
+    "--across",
+    type=click.Choice(["detectors", "slits"]),
+    multiple=True,
+    help="Combine both detectors, or fixed slits that the target was moved through; repeatable.",
+)
 @click.option("--quicklook", is_flag=True, help="Draw <root>_<source>_extract.png for each source.")
 @click.option("--overwrite", is_flag=True, help="Replace existing products.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
@@ -93,6 +99,7 @@ def extract(
     outliers: bool,
     nod_variance: bool,
     combine: bool,
+    across: tuple[Parts, ...],
     quicklook: bool,
     overwrite: bool,
     progress: bool,
@@ -126,6 +133,7 @@ def extract(
     for members in groups.values():  # before hours of work
         require_distinct(slits[i].dataset for i in members)
     products: dict[str, dict[str, xr.Dataset]] = {}
+    extracted: dict[int, xr.Dataset] = {}
     combined: dict[str, xr.Dataset] = {}
     pictures: dict[str, tuple[Extraction, int]] = {}
 
@@ -143,15 +151,26 @@ def extract(
         if not any("integration" in spectrum.dims for spectrum in found.spectra):
             with worker_errors():
                 found = found.compute()
+        extracted.update(zip(members, found.spectra, strict=True))
         for number, i in enumerate(members):
             own = products.setdefault(slits[i].root, {})
             own[slits[i].name if slits[i].name not in own else f"{slits[i].name}-{len(own)}"] = found.spectra[number]
             picture = f"{slits[i].root}_{source}"
             pictures[picture if picture not in pictures else f"{picture}-{slits[i].name}"] = found, number
-        if combine and len(members) > 1 and not any("integration" in s.dims for s in found.spectra):
-            combined[_combined_root(found.spectra[0], source)] = combine_spectra(found.spectra)
 
-    failed = _run_each_source(groups, run, progress)
+    def average(source: str, members: Sequence[int]) -> None:
+        combined[_combined_root(extracted[members[0]], source)] = combine_spectra([extracted[i] for i in members])
+
+    failed = _run_each_source(groups, run, "source", progress)
+    several = {
+        source: members
+        for source, members in group_by_source([one.dataset for one in slits], across=across).items()
+        if combine
+        and len(members) > 1
+        and all(i in extracted for i in members)
+        and not any("integration" in extracted[i].dims for i in members)
+    }
+    failed = _run_each_source(several, average, "mean", progress) or failed
     drawn = [folder / f"{name}_extract.png" for name in pictures] if quicklook else []
     existing = [str(path) for path in drawn if path.exists()]
     if existing and not overwrite:
@@ -188,11 +207,11 @@ def extract(
 
 
 def _run_each_source(
-    groups: Mapping[str, Sequence[int]], run: Callable[[str, Sequence[int]], None], progress: bool
+    groups: Mapping[str, Sequence[int]], run: Callable[[str, Sequence[int]], None], noun: str, progress: bool
 ) -> click.exceptions.Exit | None:
     """Run something for each source, showing how many are done; return the exit, if some failed, for later."""
     shown = progress and len(groups) > 1 and sys.stderr.isatty()
-    with click.progressbar(length=len(groups), label="sources", file=sys.stderr) if shown else nullcontext() as bar:
+    with click.progressbar(length=len(groups), label=f"{noun}s", file=sys.stderr) if shown else nullcontext() as bar:
 
         def counted(source: str, members: Sequence[int]) -> None:
             try:
@@ -202,7 +221,7 @@ def _run_each_source(
                     bar.update(1)
 
         try:
-            run_each(groups, counted, "source")
+            run_each(groups, counted, noun)
         except click.exceptions.Exit as failed:
             return failed
     return None

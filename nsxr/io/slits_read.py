@@ -113,7 +113,11 @@ def open_slits(
     is_multiple = str(file.primary.get("DATAMODL")) == "MultiExposureModel"
     named: dict[str, xr.Dataset] = {}
     for number, slit in enumerate(slits.values(), start=1):
-        label = f"exposure{number}" if is_multiple else str(slit.attrs.get("SLTNAME", number)).strip() or str(number)
+        label = (
+            f"exposure{number}"
+            if is_multiple
+            else str(slit.attrs.get("SLTNAME", number)).strip().replace("/", "_") or str(number)
+        )
         named[label if label not in named else f"{label}-{number}"] = slit
     if layout == "padded" or (layout == "auto" and kind == "NRS_MSASPEC" and len(named) > 1 and not is_multiple):
         return pad_slits(named)

@@ -8,7 +8,14 @@ from scipy import sparse
 
 from nsxr.model.dq import PixelFlag
 
-__all__ = ["background_covariance", "combined_spectrum", "interpolation", "running_median"]
+__all__ = [
+    "background_covariance",
+    "combined_spectrum",
+    "grid_by_column",
+    "interpolation",
+    "running_median",
+    "union_of_grids",
+]
 
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 _Exposure = tuple[str, tuple[str, ...]]
@@ -49,6 +56,64 @@ def interpolation(wavelength: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray,
     apart = np.abs(first - second) > 1  # a gap in between
     first[apart], second[apart] = -1, -1
     return first, second, part
+
+
+def grid_by_column(*wavelengths: np.ndarray, labels: Sequence[np.ndarray], columns: np.ndarray) -> np.ndarray:
+    """Return one wavelength for each detector column of spectra that differ by parts of a pixel.
+
+    Parameters
+    ----------
+    *wavelengths : (n,) float64
+        Of each spectrum, NaN where there is none. The first that has any counts; where it has none it goes on as the
+        next one does, shifted so that both agree in the nearest column that they share.
+    labels : sequence of (n,) int
+        Detector columns of each.
+    columns : (m,) int
+        All columns, rising.
+    """
+    grid = np.full(columns.size, np.nan)
+    for wavelength, label in zip(wavelengths, labels, strict=True):
+        own = np.full(columns.size, np.nan)
+        own[np.searchsorted(columns, label)] = wavelength
+        wanted = np.flatnonzero(np.isnan(grid) & np.isfinite(own))
+        shared = np.flatnonzero(np.isfinite(grid) & np.isfinite(own))
+        shift = 0.0
+        if shared.size:
+            after = np.clip(np.searchsorted(shared, wanted), 1, max(shared.size - 1, 1))
+            low, high = shared[after - 1], shared[np.minimum(after, shared.size - 1)]
+            nearest = np.where(wanted - low <= np.abs(high - wanted), low, high)
+            shift = grid[nearest] - own[nearest]
+        grid[wanted] = own[wanted] + shift
+    return grid
+
+
+def union_of_grids(grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Return rising wavelengths with the sampling of each grid where no grid before it is, and gaps filled up.
+
+    Parameters
+    ----------
+    grids : sequence of (n,) float64
+        NaN does not count.
+    """
+    found = np.empty(0)
+    for given in grids:
+        own = np.unique(given[np.isfinite(given)])
+        if found.size > 1 and own.size > 1:
+            after = np.searchsorted(found, own)
+            below = own - found[np.maximum(after - 1, 0)]
+            above = found[np.minimum(after, found.size - 1)] - own
+            away = np.minimum(np.abs(below), np.abs(above))
+            own = own[away >= 0.75 * np.gradient(own)]
+        found = np.sort(np.concatenate([found, own]))
+    if found.size < 4:
+        return found
+    steps = np.diff(found)
+    usual = np.maximum(np.append(steps[1], steps[:-1]), np.append(steps[1:], steps[-2]))
+    filled = [
+        np.linspace(found[k], found[k + 1], round(steps[k] / usual[k]) + 1)[1:-1]
+        for k in np.flatnonzero(steps > 1.5 * usual)
+    ]
+    return np.sort(np.concatenate([found, *filled]))
 
 
 def _median(values: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Which exposures a Dataset was made from, so that none is counted twice."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
 
 from nsxr.errors import ParameterError
+from nsxr.model.keywords import read
 
 __all__ = ["COMBINED", "exposures_of", "identity", "require_distinct", "require_distinct_headers"]
 
@@ -27,13 +27,10 @@ def identity(header: Mapping[Any, Any]) -> list[str] | None:
     header : mapping
         Keywords: EXPSTART, or PROGRAM, OBSERVTN, VISIT and EXPOSURE at least; names of files say nothing.
     """
-    start = header.get("EXPSTART")
-    is_dated = isinstance(start, int | float) and math.isfinite(start) and start > 0
-    if not is_dated and not all(_text(header.get(key)) for key in _LEAST):
+    start, first = (read(header, key, matters=False) for key in ("EXPSTART", "INTSTART"))
+    if not start and not all(_text(header.get(key)) for key in _LEAST):
         return None
-    first = header.get("INTSTART")
-    segment = str(first) if isinstance(first, int) and first > 1 else ""
-    return [*(_text(header.get(key)) for key in _NAME), f"{start:.9f}" if is_dated else "", segment]
+    return [*(_text(header.get(key)) for key in _NAME), f"{start:.9f}" if start else "", str(first)]
 
 
 def _text(value: Any) -> str:
@@ -51,7 +48,7 @@ def exposures_of(header: Mapping[Any, Any]) -> set[tuple[str, ...]]:
     if own is None:
         return set()
     if _is_multiple(header):  # its header is that of one of its exposures
-        own = [*own, f"exposure {header.get('EXTVER', 1)}"]
+        own = [*own, f"exposure {read(header, 'EXTVER', matters=False)}"]
     return {(*own, slit)}
 
 
