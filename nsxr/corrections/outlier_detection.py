@@ -54,7 +54,7 @@ def flag_outliers(
     -------
     list of Dataset
         The slits, with OUTLIER and DO_NOT_USE set in ``dq``. Pixels beyond the apertures are not judged: what is there
-        is no model's business. Nothing else changes.
+        is no model's business; nor are lines that are distributed otherwise than the continuum. Nothing else changes.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def flag_outliers(
         stack([slit["var_rnoise"] for slit in each], np.nan),
         stack(wavelengths, np.nan),
         *(stack([model[name] for model in models], 0.0) for name in ("response", "profile_uncertainty", "aperture")),
-        stack([model["is_used"] for model in models], False),
+        *(stack([model[name] for model in models], False) for name in ("is_used", "off_profile")),
         *(stack([model[name] for model in models], 0.0) for name in ("background_variance", "variance_of_signal")),
         stack([model["noise_scale"] for model in models], 1.0),
         stack([model["background_terms"] for model in models], 0.0),
@@ -126,6 +126,7 @@ def _flag_block(
     profile_uncertainty: np.ndarray,
     aperture: np.ndarray,
     is_used: np.ndarray,
+    off_profile: np.ndarray,
     background_variance: np.ndarray,
     variance_of_signal: np.ndarray,
     noise_scale: np.ndarray,
@@ -149,6 +150,7 @@ def _flag_block(
         profile_uncertainty,
         aperture,
         is_used,
+        off_profile,
         int(background_terms.max()),
         threshold,
         tolerance,

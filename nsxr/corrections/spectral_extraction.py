@@ -8,7 +8,7 @@ import xarray as xr
 
 from nsxr.corrections.trace_model import fit_trace_model, usable_pixels
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.column_fit import column_weights
+from nsxr.kernels.column_fit import box_weights, column_weights
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
@@ -33,6 +33,7 @@ _MODEL = (
     "background_variance",
     "variance_of_signal",
     "profile_variance",
+    "off_profile",
 )
 
 
@@ -228,6 +229,7 @@ def _extract_block(
     background_variance: np.ndarray,
     variance_of_signal: np.ndarray,
     profile_variance: np.ndarray,
+    off_profile: np.ndarray,
     noise_scale: np.ndarray,
     background_terms: np.ndarray,
     var_rnoise: np.ndarray,
@@ -258,7 +260,7 @@ def _extract_block(
             free = np.maximum(1 - leverage[0], 0.01)
             limit = rejection * np.sqrt(np.where(good, variance, 1.0) * free) + 0.05 * free * around
             excess = np.where(good & (aperture > 0), np.abs(residual) / limit, 0.0)
-            bad = (excess > 1) & (excess == excess.max(0))
+            bad = (excess > 1) & (excess == excess.max(0)) & ~off_profile
             if bad.any():
                 good &= ~bad
                 image = np.where(good, image, 0.0)
@@ -266,18 +268,21 @@ def _extract_block(
                 weights, level_weights, _ = column_weights(one[0], one[1], precision, order, sky[None])
         w, b = weights[0], level_weights[0]
         covered = (aperture * profile * good).sum(0)
-        if box:
-            # the sum over the aperture; what is missing, or was taken away by subtracted nods, comes from the fit.
-            # A background is subtracted as fitted
-            inside = np.where(good & (2 * response > profile), aperture, 0.0)
-            summed, level_in_it = (inside * response).sum(0), (inside * sky).sum(0)
-            w = np.where(w.any(0), inside - (level_in_it * b if order else 0.0) + (1 - summed) * w, 0.0)
+        noise_of_light = photons
+        if box or off_profile.any():
+            summed, beside_it = box_weights(
+                weights, level_weights, profile[None], one[0], one[1], precision, sky[None], order, off_profile[None]
+            )
+            w, b = np.where(box | off_profile, summed[0], w), beside_it[0]
+            # sums have fixed weights, so that its own noise does no harm
+            own = variance_of_signal * (np.maximum(image - (b * image).sum(0) * sky, 0.0) - light)
+            noise_of_light = photons + np.where(off_profile, own, 0.0)
         there = w.any(0)
         flux[index] = np.where(there, (w * image).sum(0), np.nan)
         level[index] = (b * image).sum(0)
         npixels[index] = np.where(there, (aperture * good).sum(0), 0.0)
         coverage[index] = np.clip(covered, 0.0, 1.0)
-        terms = (photons, read, np.zeros_like(read) if var_flat is None else var_flat[index].astype(np.float64))
+        terms = (noise_of_light, read, np.zeros_like(read) if var_flat is None else var_flat[index].astype(np.float64))
         for i, term in enumerate(terms):
             known = np.where(good & np.isfinite(term), term, 0.0)
             variances[2 * i][index] = np.where(there, (w**2 * known).sum(0), np.nan)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.column_fit import column_weights
+from nsxr.kernels.column_fit import box_weights, column_weights
 from nsxr.kernels.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
@@ -37,6 +37,7 @@ _OUTPUTS: dict[str, tuple[Sequence[str], type[np.generic]]] = {
     **dict.fromkeys(("beside", "beside_variance", "sky"), (_PIXELS, np.float64)),
     **dict.fromkeys(("trace", "width", "flux", "steady_flux", "background_variance"), (_COLUMNS, np.float64)),
     **dict.fromkeys(("variance_of_signal", "profile_variance"), (_COLUMNS, np.float64)),
+    "off_profile": (_COLUMNS, np.bool_),
     **dict.fromkeys(("noise_scale", "background_terms", "neighbours"), (_ONE, np.float64)),
     **dict.fromkeys(("position_planned", "position_fitted", "position_uncertainty"), (_ONE, np.float64)),
 }
@@ -129,10 +130,12 @@ def fit_trace_model(
         ``dispersion`` ``trace`` and ``width`` [pixel], ``flux`` and ``steady_flux``, for
         models of variance without the noise of the column itself, [units of sci], ``background_variance`` and
         ``variance_of_signal`` (of single integrations), ``profile_variance`` (relative variance of the flux that comes
-        from the profile);
+        from the profile); ``off_profile``, columns with lines that are distributed otherwise than the continuum, where
+        no pixel is left out for that, and fluxes are sums over the aperture;
         ``background_terms``, 0, 1 or 2 for none, a constant or a line; ``neighbours``, number of other sources found;
         ``noise_scale``; ``position_planned`` (NaN if not known), ``position_fitted``,
-        ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used``. Lazy if a slit is.
+        ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used`` and
+        ``off_profile``. Lazy if a slit is.
 
     Raises
     ------
@@ -304,14 +307,22 @@ def _fit_block(
     own = np.where(source.is_used, images[0] - source.beside, 0.0)
     dark = source.dark_variance(np.where(good, images[2], 1.0)) + source.beside_variance
     steady, precision = source.flux, np.where(source.is_used, 1 / dark, 0.0)
+
+    def factors() -> np.ndarray:
+        fitted, level, _ = column_weights(response, aperture, precision, order, place.sky)
+        summed, _ = box_weights(
+            fitted, level, profile, response, aperture, precision, place.sky, order, source.off_profile
+        )
+        return np.where(source.off_profile[:, None, :], summed, fitted)
+
     for _ in range(2):
-        weights, _, _ = column_weights(response, aperture, precision, order, place.sky)
+        weights = factors()
         light = np.maximum(source.flux[:, None, :] * profile, 0.0)
         variance = dark + source.variance_of_signal[:, None, :] * light
         steady = steady_flux((weights * own).sum(1), 1 / np.maximum((weights**2 * variance).sum(1), 1e-300))
         total = dark + source.variance_of_signal[:, None, :] * np.maximum(steady[:, None, :] * profile, 0.0)
         precision = np.where(source.is_used, 1 / total, 0.0)
-    weights, _, _ = column_weights(response, aperture, precision, order, place.sky)
+    weights = factors()
     trace = source.profile.trace()
     return (
         profile,
@@ -330,6 +341,7 @@ def _fit_block(
         source.background_variance * scale**2,
         source.variance_of_signal * scale,
         source.profile.flux_variance(weights),
+        source.off_profile,
         source.noise_scale,
         np.full(n, float(order)),
         (source.others.strengths > 0).sum(1).astype(float),

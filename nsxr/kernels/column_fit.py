@@ -4,7 +4,7 @@ import numpy as np
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["column_weights", "solve_parts"]
+__all__ = ["box_weights", "column_weights", "solve_parts"]
 
 
 @kernel
@@ -132,6 +132,43 @@ def column_weights(
     found = tuple(np.empty_like(profile) for _ in range(3))
     _weights(profile, aperture, precision, order, np.ones_like(profile) if sky is None else sky, *found)
     return found[0], found[1], found[2]
+
+
+def box_weights(
+    weights: np.ndarray,
+    level_weights: np.ndarray,
+    profile: np.ndarray,
+    response: np.ndarray,
+    aperture: np.ndarray,
+    precision: np.ndarray,
+    sky: np.ndarray,
+    order: int,
+    off_profile: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors of pixels for sums over the aperture, and of pixels in the background.
+
+    What is missing of the sum, or was taken away by subtracted nods, comes from the fit. A background is subtracted as
+    fitted; where the light is distributed otherwise than the profile, it is that of pixels beside the aperture.
+
+    Parameters
+    ----------
+    weights, level_weights, aperture, precision, sky, order
+        See :func:`column_weights`.
+    profile, response : (exposure, y, x) ndarray
+        Part of the flux in a pixel, without and with subtracted nods.
+    off_profile : (exposure, x) ndarray of bool
+        Columns whose light is distributed otherwise.
+    """
+    is_left = 2 * (profile - response) <= np.maximum(profile, 0.0)
+    inside = np.where((precision > 0) & is_left, aperture, 0.0)
+    if order:
+        beside = np.where(aperture > 0, 0.0, precision * sky)
+        total = (beside * sky).sum(1, keepdims=True)
+        mean = np.where(total > 0, beside / np.where(total > 0, total, 1.0), 0.0)
+        level_weights = np.where(off_profile[:, None, :], mean, level_weights)
+    summed, level_in_it = (inside * response).sum(1, keepdims=True), (inside * sky).sum(1, keepdims=True)
+    found = inside - (level_in_it * level_weights if order else 0.0) + (1 - summed) * weights
+    return np.where(weights.any(1, keepdims=True), found, 0.0), level_weights
 
 
 @kernel

@@ -10,7 +10,9 @@ import numpy as np
 
 from nsxr.kernels.column_fit import column_weights, solve_parts
 from nsxr.kernels.companions import Others, find_lines, gather
+from nsxr.kernels.off_profile import columns_off_profile
 from nsxr.kernels.trace_profile import Profile, fit_echoes, fit_trace, planned_profile, refine_profile
+from nsxr.kernels.wild_pixels import columns_with_lines
 
 __all__ = ["Place", "Source", "column_weights", "fit_source", "model_variance", "steady_flux"]
 
@@ -100,6 +102,8 @@ class Source:
         Light of the others.
     beside_variance : (exposure, y, x) ndarray
         Photon noise of that light, and of nods that were subtracted.
+    off_profile : (exposure, x) ndarray of bool
+        Columns whose light is distributed otherwise, see :func:`nsxr.kernels.off_profile.columns_off_profile`.
     """
 
     profile: Profile
@@ -111,6 +115,7 @@ class Source:
     others: Others
     beside: np.ndarray
     beside_variance: np.ndarray
+    off_profile: np.ndarray
 
     def dark_variance(self, var_rnoise: np.ndarray) -> np.ndarray:
         """Return the variance of pixels but for the photon noise of the source (exposure, y, x)."""
@@ -211,7 +216,13 @@ def fit_source(
     # without a model yet, photon noise is that of the mean of the columns around
     smooth = _running_mean(var_poisson, can_be_used, _BIN)
     precision = np.where(can_be_used, 1 / np.where(can_be_used, var_rnoise + smooth, 1.0), 0.0)
-    profile, others, precision = _find_light(images, precision, place, order)
+    around = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :]) < place.half_width + 3.0 * place.prior + 1.0
+    with_lines = columns_with_lines(images, can_be_used & around)
+    profile, others, precision = _find_light(images, precision, place, order, ~with_lines)
+    off_profile = np.zeros((n, n_columns), dtype=bool)
+    if with_lines.any():
+        off_profile = _unlike_lines(images, precision, profile, others, place.sky, order, with_lines, rejection)
+        profile, others, precision = _find_light(images, precision, place, order, ~off_profile)
     can_be_used = precision > 0
     taken = others.taken(profile, n_rows) if others else np.zeros(images.shape, dtype=bool)
     is_used = can_be_used & ~taken
@@ -231,12 +242,13 @@ def fit_source(
         level = _level(background_weights, own, place.sky)
         light = flux[:, None, :] * shape
         shining = np.maximum(flux[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
-        background, slope = model_variance(var_poisson, var_rnoise, is_used, shining)
+        on_profile = is_used & ~off_profile[:, None, :]
+        background, slope = model_variance(var_poisson, var_rnoise, on_profile, shining)
         dark = var_rnoise + background[:, None, :]
         residual = own - light - level
         if rescale_noise:
             free = np.maximum(1 - leverage, 0.01)
-            scale = _excess_noise(residual, dark * free, is_used & (aperture == 0))
+            scale = _excess_noise(residual, dark * free, on_profile & (aperture == 0))
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
         shining = np.maximum(steady[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
         variance = scale[:, None, None] * dark + slope[:, None, :] * shining
@@ -244,27 +256,61 @@ def fit_source(
         limit = rejection * np.sqrt(known * np.maximum(1 - leverage, 0.01))
         bright = _around(np.abs(light) + np.abs(beside))
         limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * bright
-        excess = np.abs(np.where(can_be_used & ~taken, residual, 0.0) * (aperture > 0)) / limit
+        inside = can_be_used & ~taken & (aperture > 0)
+        off_profile = columns_off_profile(own - level, variance, shape, limit, inside, with_lines)
+        excess = np.abs(np.where(inside & ~off_profile[:, None, :], residual, 0.0)) / limit
         worst = excess == (excess * is_used).max(1, keepdims=True)
         is_used = can_be_used & ~taken & ~((excess > 1) & (worst | ~is_used))
         precision = np.where(is_used, 1 / variance, 0.0)
         flux_weights, background_weights, _ = column_weights(shape, aperture, precision, order, place.sky)
         flux = (flux_weights * own).sum(1)
         light, residual = flux[:, None, :] * shape, own - _level(background_weights, own, place.sky)
-        relative = _relative_variance(residual - light, variance, light, is_used & (aperture > 0))
+        on_profile = is_used & ~off_profile[:, None, :]
+        relative = _relative_variance(residual - light, variance, light, on_profile & (aperture > 0))
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
-        profile = refine_profile(residual, np.where(is_used, 1 / doubtful, 0.0), flux, profile)
+        profile = refine_profile(residual, np.where(on_profile, 1 / doubtful, 0.0), flux, profile)
     profile_alone, _ = profile.evaluate(n_rows)
     _, lit = profile.response(n_rows)
     from_nods = np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone)
     noise = slope[:, None, :] * (np.maximum(beside, 0.0) + np.maximum(from_nods, 0.0))
-    return Source(profile, is_used, flux, background, slope, scale, others, beside, noise)
+    return Source(profile, is_used, flux, background, slope, scale, others, beside, noise, off_profile)
+
+
+def _unlike_lines(
+    images: np.ndarray,
+    precision: np.ndarray,
+    profile: Profile,
+    others: Others,
+    sky: np.ndarray,
+    order: int,
+    with_lines: np.ndarray,
+    rejection: float,
+) -> np.ndarray:
+    """Return the columns whose lines are distributed otherwise than the continuum (exposure, x), bool.
+
+    None where there is no continuum to compare with, below a signal to noise of 50.
+    """
+    n_rows = images.shape[1]
+    _, aperture = profile.evaluate(n_rows)
+    shape, _ = profile.response(n_rows)
+    flux, _, beside, level, _ = _parts(images, precision, profile, others, sky, order)
+    is_inside = (precision > 0) & (aperture > 0)
+    if ((np.maximum(flux, 0.0) ** 2 * (precision * shape**2).sum(1)) * ~with_lines).sum() < 50.0**2:
+        return np.zeros_like(with_lines)
+    bright = _around(np.abs(flux[:, None, :] * shape) + np.abs(beside))
+    variance = 1 / np.where(precision > 0, precision, 1.0)
+    limit = rejection * np.sqrt(variance) + _TOLERANCE * REFINEMENTS**2 * bright
+    return columns_off_profile(images - beside - level, variance, shape, limit, is_inside, with_lines)
 
 
 def _find_light(
-    images: np.ndarray, precision: np.ndarray, place: Place, order: int
+    images: np.ndarray, precision: np.ndarray, place: Place, order: int, is_told: np.ndarray
 ) -> tuple[Profile, Others, np.ndarray]:
-    """Return the Gaussian profile of the source, the other light, and the inverse variances of pixels that tell."""
+    """Return the Gaussian profile of the source, the other light, and the inverse variances of pixels that tell.
+
+    Of the columns, those count that ``is_told`` (exposure, x).
+    """
+    every, precision = precision, precision * is_told[:, None, :]
     n, n_rows, _ = images.shape
     extended = place.slit is not None
     lines = [
@@ -285,14 +331,15 @@ def _find_light(
     away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
     edge = (place.sky > 0.03) & (place.sky < 0.93)
     if extended:
-        precision = np.where(place.sky > 0.5, precision, 0.0)
+        precision, every = (np.where(place.sky > 0.5, each, 0.0) for each in (precision, every))
         near = precision
         echoes = {"distances": others.distances, "strengths": np.maximum(-others.strengths, 0.0)}
         others = Others(np.zeros((n, 0)), np.zeros((n, 0)))
     else:
         echoes = {}
         if order:  # where the sky fades nobody knows how much of it there is
-            precision = np.where(edge & (away > place.half_width + 0.5), 0.0, precision)
+            is_doubtful = edge & (away > place.half_width + 0.5)
+            precision, every = (np.where(is_doubtful, 0.0, each) for each in (precision, every))
         near = np.where(away < place.half_width + 3.0 * place.prior + 1.0, precision, 0.0)
     profile = planned_profile(
         place.plan,
@@ -320,7 +367,7 @@ def _find_light(
         profile = fit_trace(own, free, profile, place.prior)
         if profile.strengths.any():
             profile = fit_echoes(own, near, profile, planned)
-    return profile, others, precision
+    return profile, others, every
 
 
 def _parts(

@@ -113,6 +113,7 @@ def disagreeing_pixels(
     profile_uncertainty: np.ndarray,
     aperture: np.ndarray,
     is_used: np.ndarray,
+    off_profile: np.ndarray,
     order: int,
     threshold: float,
     tolerance: float,
@@ -129,6 +130,8 @@ def disagreeing_pixels(
         Of the trace.
     profile, profile_uncertainty, aperture, is_used : (exposure, y, x) ndarray
         Model of the trace.
+    off_profile : (exposure, x) ndarray of bool
+        Columns whose light is distributed otherwise; their pixels are not judged.
     order : int
         Terms of the local background.
     threshold : float
@@ -168,4 +171,5 @@ def disagreeing_pixels(
     total = dark_variance + variance_of_signal[:, None, :] * np.maximum(model, 0.0)
     total = total + doubt[:, None, :] * profile**2 + (expected[:, None, :] * profile_uncertainty) ** 2
     limit = threshold * np.sqrt(total) + tolerance * around + roughness[:, None, :] * profile
-    return np.asarray(usable & (aperture > 0) & (np.abs(images - model - level[:, None, :]) > limit))
+    judged = usable & (aperture > 0) & ~off_profile[:, None, :]
+    return np.asarray(judged & (np.abs(images - model - level[:, None, :]) > limit))

@@ -1,17 +1,18 @@
-"""Pixels that stand alone: no light looks like that, so they are left out before anything is fitted.
+"""What neighbours say about a pixel before anything is fitted: pixels that stand alone are no light, patches are.
 
 Images are (exposure, y, x) float64.
 """
 
 import numpy as np
 
-__all__ = ["wild_pixels", "wild_variances"]
+__all__ = ["columns_with_lines", "wild_pixels", "wild_variances"]
 
 _BIN = 32
-"""Columns of a row that share a level and a scatter."""
+"""Columns around a pixel whose median is the level of its row; those that share a scatter."""
 _CONTRAST = 32.0
 """Light spreads: the fourth brightest neighbour has 1/25 of a pixel or more, for a FWHM of 1.2 pixels, 1/5 for 1.8."""
 _THRESHOLD = 10.0  # deviations of the scatter in the row, on top
+_BRIGHTER = 2.5  # deviations by which the pixels of a patch are brighter
 _RATIO = 100.0  # of variances
 _PASSES = 3
 _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
@@ -60,20 +61,45 @@ def wild_variances(var_poisson: np.ndarray, var_rnoise: np.ndarray, is_used: np.
     return np.asarray(is_used & ((total > _RATIO * around) & (around > 0) | (read < typical / 1e6)))
 
 
+def columns_with_lines(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
+    """Return in which columns patches of pixels are brighter than their rows around (exposure, x), bool.
+
+    Patches are pixels with at least four brighter neighbours, as lines of emission make them, and hits do not. The two
+    columns to each side belong to them.
+
+    Parameters
+    ----------
+    images : (exposure, y, x) ndarray
+        Signal; whatever it is where it is not used.
+    is_used : (exposure, y, x) ndarray of bool
+        Pixels that can be used, of the source.
+    """
+    level, scatter = _rows(images, is_used)
+    pull = np.where(is_used & (scatter > 0), (images - level) / np.where(scatter > 0, scatter, 1.0), 0.0)
+    pull = np.where(is_used, np.maximum(pull, 0.0), -1.0)
+    found = np.pad((np.minimum(_fourth_of_neighbours(pull), pull) > _BRIGHTER).any(1), ((0, 0), (2, 2)))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(found, 5, axis=1).any(2))
+
+
 def _rows(images: np.ndarray, is_used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of each pixel's row in its bin of columns, and the scatter from column to column there."""
+    """Return the median of the row around each pixel, and the scatter from column to column in its bin."""
     n, n_rows, n_columns = images.shape
-    n_bins = -(-n_columns // _BIN)
-    padding = ((0, 0), (0, 0), (0, n_bins * _BIN - n_columns))
-    values = np.pad(np.where(is_used, images, np.nan), padding, constant_values=np.nan)
-    bins = values.reshape(n, n_rows, n_bins, _BIN)
-    found = []
-    for array in (bins, np.abs(np.diff(bins, axis=3))):
-        ordered = np.sort(array, axis=3)  # NaN goes last
-        count = np.isfinite(array).sum(3, keepdims=True)
-        middle = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=3)
-        found.append(np.repeat(np.where(count > 0, middle, 0.0)[..., 0], _BIN, axis=2)[:, :, :n_columns])
-    return found[0], found[1] / (0.6745 * np.sqrt(2))
+    values = np.where(is_used, images, np.nan)
+    half, n_bins = _BIN // 2, -(-n_columns // _BIN)
+    nothing = [(0, 0), (0, 0)]
+    padded = np.pad(values, [*nothing, (half, half)], constant_values=np.nan)
+    level = _median(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=2))
+    padded = np.pad(values, [*nothing, (0, n_bins * _BIN - n_columns)], constant_values=np.nan)
+    scatter = _median(np.abs(np.diff(padded.reshape(n, n_rows, n_bins, _BIN), axis=3))) / (0.6745 * np.sqrt(2))
+    return level, np.repeat(scatter, _BIN, axis=2)[:, :, :n_columns]
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Return the lower median of the finite values along the last axis, 0 where there are none."""
+    ordered = np.sort(values, axis=-1)  # NaN goes last
+    count = np.isfinite(ordered).sum(-1)
+    middle = np.take_along_axis(ordered, np.maximum(count - 1, 0)[..., None] // 2, axis=-1)[..., 0]
+    return np.asarray(np.where(count > 0, middle, 0.0))
 
 
 def _fourth_of_neighbours(deviation: np.ndarray) -> np.ndarray:
