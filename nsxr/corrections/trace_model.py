@@ -9,6 +9,7 @@ import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.column_fit import box_weights, column_weights
+from nsxr.kernels.companions import Others
 from nsxr.kernels.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
@@ -364,12 +365,17 @@ def _slit_of(wavelength: np.ndarray, finite: np.ndarray) -> np.ndarray:
 def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray, sky: np.ndarray) -> bool:
     """Whether pixels beside the trace have a level that matters to the flux, in any of the exposures."""
     n_rows = images.shape[1]
-    profile, aperture = source.profile.evaluate(n_rows)
-    distance = np.abs(source.profile.distance(n_rows))
-    beside = source.is_used & (distance > source.profile.half_width + 1.0)
+    _, aperture = source.profile.evaluate(n_rows)
+    distance = source.profile.distance(n_rows)
+    beside = source.is_used & (np.abs(distance) > source.profile.half_width + 1.0)
+    for line in (source.others, Others(source.profile.distances, source.profile.strengths)):
+        for k in range(line.strengths.shape[1]):  # skirts of others would be taken for a background
+            apart = np.abs(distance - line.distances[:, k, None, None]) > source.profile.half_width + 1.0
+            beside &= apart | (line.strengths[:, k, None, None] == 0)
     precision = np.where(beside, 1 / source.dark_variance(np.where(beside, var_rnoise, 1.0)), 0.0)
+    response, _ = source.profile.response(n_rows)
     total = (precision * sky**2).sum((1, 2))
-    residual = np.where(beside, images - source.beside - source.flux[:, None, :] * profile, 0.0)
+    residual = np.where(beside, images - source.beside - source.flux[:, None, :] * response, 0.0)
     level = (precision * sky * residual).sum((1, 2)) / np.where(total > 0, total, np.inf)
     in_flux = np.abs(level) * aperture.sum(1).mean(1)
     matters = in_flux > 0.005 * np.abs(np.median(source.flux, axis=1))

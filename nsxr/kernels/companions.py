@@ -210,17 +210,17 @@ def _fit(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _is_bump(curve: _Curve, place: float, others: np.ndarray, spread: float) -> bool:
-    """Whether the light at a place is above the valley to each brighter line."""
+    """Whether the light at a place is above the valley to each brighter line, or above that on its other side."""
     near = np.abs(curve.distance - place) <= 0.5
     if not near.any():
         return False
     height, noise = float(curve.mean[near].mean()), float(np.median(curve.deviation[near])) * spread
     for other in others:
         between = (curve.distance > min(place, other)) & (curve.distance < max(place, other))
-        if not between.any():
-            return False
-        valley = _lowest(curve.mean[between])
-        if height < valley + 3.0 * noise or height < 1.1 * valley:
+        mirrored = np.abs(curve.distance - (2 * other - place)) <= 0.5
+        opposite = curve.mean[mirrored].mean() if mirrored.any() else np.inf
+        valley = _lowest(curve.mean[between]) if between.any() else np.inf
+        if height < min(1.1 * valley + 3.0 * noise, 2.5 * opposite + 5.0 * noise):
             return False
     return True
 
@@ -248,15 +248,17 @@ class Others:
 
     def shapes(self, profile: Profile, n_rows: int) -> np.ndarray:
         """Return copies of the profile at their places (other, exposure, y, x)."""
-        return np.stack(
-            [
-                profile.at(n_rows, self.distances[:, k]) * (self.strengths[:, k, None, None] != 0)
-                for k in range(self.strengths.shape[1])
-            ]
-        )
+        parts = [
+            profile.at(n_rows, self.distances[:, k]) * (self.strengths[:, k, None, None] != 0)
+            for k in range(self.strengths.shape[1])
+        ]
+        return np.stack(parts) if parts else np.zeros((0, *profile.distance(n_rows).shape))
 
-    def taken(self, profile: Profile, n_rows: int) -> np.ndarray:
-        """Return where their light is half of that of the source or more, within 2.5 rows of them (exposure, y, x)."""
+    def taken(self, profile: Profile, n_rows: int, *, has_level: bool = False) -> np.ndarray:
+        """Return where their light is half of that of the source or more, within 2.5 rows of them (exposure, y, x).
+
+        Where there is a background to be found, skirts of bright ones up to 4.5 rows away would be taken for it.
+        """
         distance = profile.distance(n_rows)
         own = profile.at(n_rows, np.zeros(profile.n_exposures))
         found = np.zeros(own.shape, dtype=bool)
@@ -264,6 +266,12 @@ class Others:
             ratio = np.abs(self.strengths[:, k, None, None]) * shape > 0.5 * own
             near = np.abs(distance - self.distances[:, k, None, None]) < _APART
             found |= ratio & near & (np.abs(distance) > 1.0)
+            if has_level:
+                apart = _APART + np.minimum(1.5 * np.abs(self.strengths[:, k, None, None]), 2.0)
+                is_near = np.abs(distance - self.distances[:, k, None, None]) < apart
+                found |= (
+                    is_near & (np.abs(distance) > profile.half_width + 0.5) & (self.strengths[:, k, None, None] != 0)
+                )
         return found
 
     def confirmed(self, amplitudes: np.ndarray, deviations: np.ndarray, flux: np.ndarray) -> "Others":

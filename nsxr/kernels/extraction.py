@@ -224,7 +224,9 @@ def fit_source(
         off_profile = _unlike_lines(images, precision, profile, others, place.sky, order, with_lines, rejection)
         profile, others, precision = _find_light(images, precision, place, order, ~off_profile)
     can_be_used = precision > 0
-    taken = others.taken(profile, n_rows) if others else np.zeros(images.shape, dtype=bool)
+    taken = others.taken(profile, n_rows, has_level=order > 0)
+    if place.slit is None:  # of a point, cores of subtracted nods tell nothing
+        taken |= Others(profile.distances, profile.strengths).taken(profile, n_rows, has_level=order > 0)
     is_used = can_be_used & ~taken
     background = slope = flux = np.zeros((n, n_columns))
     variance = np.where(can_be_used, 1 / np.where(can_be_used, precision, 1.0), 0.0)
@@ -330,13 +332,12 @@ def _find_light(
     others = gather(lines)
     away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
     edge = (place.sky > 0.03) & (place.sky < 0.93)
+    echoes = {"distances": others.distances, "strengths": np.maximum(-others.strengths, 0.0)}
+    others = Others(others.distances, np.maximum(others.strengths, 0.0))
     if extended:
         precision, every = (np.where(place.sky > 0.5, each, 0.0) for each in (precision, every))
         near = precision
-        echoes = {"distances": others.distances, "strengths": np.maximum(-others.strengths, 0.0)}
-        others = Others(np.zeros((n, 0)), np.zeros((n, 0)))
     else:
-        echoes = {}
         if order:  # where the sky fades nobody knows how much of it there is
             is_doubtful = edge & (away > place.half_width + 0.5)
             precision, every = (np.where(is_doubtful, 0.0, each) for each in (precision, every))
@@ -363,10 +364,10 @@ def _find_light(
             if others:
                 rest = own - flux[:, None, :] * profile.response(n_rows)[0]
                 others = others.moved(rest, precision, profile, amplitudes)
-        free = near * ~others.taken(profile, n_rows) if others else near
-        profile = fit_trace(own, free, profile, place.prior)
+        taken = others.taken(profile, n_rows)
+        profile = fit_trace(own, near * ~taken, profile, place.prior)
         if profile.strengths.any():
-            profile = fit_echoes(own, near, profile, planned)
+            profile = fit_echoes(own, precision * ~taken, profile, planned)
     return profile, others, every
 
 

@@ -1,7 +1,7 @@
 """The spatial profile of a spectrum on the detector, from its own pixels: where the trace runs and how light spreads.
 
-The light of a column x is ``f(x) P(u, x)``, ``u`` the distance of a pixel from the trace. ``P`` is a Gaussian
-integrated over pixels, whose centre and width change smoothly with x, and a correction to it: splines in u and x whose
+The light of a column x is ``f(x) P(u, x)``, ``u`` the distance of a pixel from the trace. ``P`` is a Gaussian with a
+skirt, integrated over pixels, whose centre and width change smoothly with x, and a correction to it: splines in u and x whose
 size the data decide (marginal likelihood), so that it vanishes where the data say nothing. ``f`` is free in every
 column. Several exposures of one source share the profile and the shape of the trace; offsets and fluxes are their own.
 Where nods of an extended source were subtracted, a pixel has ``f(x) (P(u) - sum of a P(u - d))``: echoes at the distances
@@ -32,9 +32,14 @@ KNOT_SPACING = 0.5
 """Pixels between knots of the correction across the trace."""
 COLUMNS_A_KNOT = 70
 """Columns between knots of the correction along the trace, at least."""
+REACH = 1.5
+"""Pixels beyond the aperture of a point source up to which there is a correction: skirts of other light reach so far."""
+_SKIRT = 2.2
+"""Width of the skirt, in widths of the core."""
 _AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative to the light of a column
 _STIFFNESSES = (1.0, 30.0, 1000.0)  # against changes of the correction along the trace
-_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2])  # prior deviations of tilt, curvature and log width
+_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # prior deviations of tilt, curvature, log width, and the skirt
+_USUAL = 0.1  # part of the light in the skirt
 _FURTHEST = 1.5  # pixels, of offsets from where they begin, and of tilt and curvature
 _SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 _WIDTHS = (0.3, 2.5)  # pixels, standard deviations that the image of a point can have
@@ -48,9 +53,9 @@ class Profile:
     ----------
     plan : (exposure, x) ndarray
         Planned position of the trace, pixels of the cut-out.
-    shape : (exposure + 5,) ndarray
-        Offsets of the exposures from the plan, tilt and curvature of the trace beyond the plan [pixel], and three
-        coefficients of the logarithm of the width [pixel] along x.
+    shape : (exposure + 6,) ndarray
+        Offsets of the exposures from the plan, tilt and curvature of the trace beyond the plan [pixel], three
+        coefficients of the logarithm of the width [pixel] along x, and the part of the light in the skirt.
     covariance : ndarray
         Of ``shape``.
     half_width : float
@@ -97,7 +102,7 @@ class Profile:
 
     def width(self) -> np.ndarray:
         """Return the standard deviation of the Gaussian (x,), pixels."""
-        return np.asarray(np.exp(self.shape[self.n_exposures + 2 :] @ _along(self.plan.shape[1])))
+        return np.asarray(np.exp(self.shape[self.n_exposures + 2 : -1] @ _along(self.plan.shape[1])))
 
     def distance(self, n_rows: int) -> np.ndarray:
         """Return the distance of pixels from the trace (exposure, y, x)."""
@@ -134,7 +139,7 @@ class Profile:
         return np.asarray(self._raw(own - distance[:, None, None]) / normal)
 
     def _raw(self, distance: np.ndarray) -> np.ndarray:
-        profile, _, _ = gaussian(distance, self.width())
+        profile = _skirted(distance, self.width(), self.shape[-1])[0]
         _add_splines(distance, self.correction, self.reach, profile)
         return profile if self.passed is None else profile * self.passed
 
@@ -213,13 +218,13 @@ def planned_profile(
 ) -> Profile:
     """Return a profile to begin with: a Gaussian at given offsets (exposure,) from the plan (exposure, x)."""
     n, n_columns = plan.shape
-    shape = np.zeros(n + 5)
-    shape[:n], shape[n + 2] = offsets, np.log(width)
+    shape = np.zeros(n + 6)
+    shape[:n], shape[n + 2], shape[-1] = offsets, np.log(width), _USUAL
     none = np.zeros((n, 0))
     profile = Profile(
         plan,
         shape,
-        np.zeros((n + 5, n + 5)),
+        np.zeros((n + 6, n + 6)),
         half_width,
         half_width,
         np.zeros((1, 1)),
@@ -230,7 +235,7 @@ def planned_profile(
         none if strengths is None else strengths,
         widest,
     )
-    return _uncorrected(profile, half_width)
+    return _uncorrected(profile, half_width + REACH)
 
 
 def _uncorrected(profile: Profile, reach: float) -> Profile:
@@ -261,15 +266,17 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
     rows, shape = np.arange(n_rows)[:, None], start.shape
     width = np.exp(shape[n + 2])
     deviations = np.concatenate([np.full(n, prior), _SCALES])
-    centre = np.concatenate([np.zeros(n + 2), [np.log(width), 0.0, 0.0]])
-    furthest = np.concatenate([np.full(n + 2, _FURTHEST), [np.inf], _SLOPES])
-    lowest, highest = np.concatenate([shape[:n], np.zeros(5)]) - furthest, np.zeros(n + 5)
-    highest = np.concatenate([shape[:n], np.zeros(5)]) + furthest
+    centre = np.concatenate([np.zeros(n + 2), [np.log(width), 0.0, 0.0, _USUAL]])
+    furthest = np.concatenate([np.full(n + 2, _FURTHEST), [0.0], _SLOPES, [0.0]])
+    middle = np.concatenate([shape[:n], np.zeros(6)])
+    lowest, highest = middle - furthest, middle + furthest
     lowest[n + 2], highest[n + 2] = np.log(_WIDTHS[0]), np.log(start.widest)
+    lowest[-1], highest[-1] = 0.0, 0.4
 
     def evaluate(values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         trace = plan + values[:n, None] + values[n : n + 2] @ along[1:]
-        profile, by_distance, by_width = _echoed(rows - trace[:, None, :], np.exp(values[n + 2 :] @ along), start)
+        width = np.exp(values[n + 2 : -1] @ along)
+        profile, by_distance, by_width, by_skirt = _echoed(rows - trace[:, None, :], width, values[-1], start)
         flux, precision = flux_of(images, weights, profile)
         residual = images - flux[:, None, :] * profile
         chi_square = float((weights * residual**2).sum() + (((values - centre) / deviations) ** 2).sum())
@@ -280,22 +287,29 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
             change = flux[:, None, :] * derivative
             return np.asarray(change - profile * ((weights * profile * change).sum(1) / safe)[:, None, :])
 
-        moved, widened = projected(-by_distance), projected(by_width)
+        moved, widened, skirted = projected(-by_distance), projected(by_width), projected(by_skirt)
         # sums over rows once, then over columns with each polynomial
         mm, ww, mw = ((weights * a * b).sum(1) for a, b in ((moved, moved), (widened, widened), (moved, widened)))
         mr, wr = ((weights * a * residual).sum(1) for a in (moved, widened))
+        ms, ws = ((weights * a * skirted).sum(1) for a in (moved, widened))
+        normal[-1, -1] += (weights * skirted**2).sum()
+        normal[:n, -1] += ms.sum(1)
+        normal[n : n + 2, -1] += along[1:] @ ms.sum(0)
+        normal[n + 2 : -1, -1] += along @ ws.sum(0)
+        normal[-1, :-1] = normal[:-1, -1]
+        gradient[-1] += (weights * skirted * residual).sum()
         normal[np.arange(n), np.arange(n)] += mm.sum(1)
         normal[:n, n : n + 2] += mm @ along[1:].T
         normal[n : n + 2, :n] = normal[:n, n : n + 2].T
         normal[n : n + 2, n : n + 2] += (along[1:] * mm.sum(0)) @ along[1:].T
-        normal[:n, n + 2 :] += mw @ along.T
-        normal[n + 2 :, :n] = normal[:n, n + 2 :].T
-        normal[n : n + 2, n + 2 :] += (along[1:] * mw.sum(0)) @ along.T
-        normal[n + 2 :, n : n + 2] = normal[n : n + 2, n + 2 :].T
-        normal[n + 2 :, n + 2 :] += (along * ww.sum(0)) @ along.T
+        normal[:n, n + 2 : -1] += mw @ along.T
+        normal[n + 2 : -1, :n] = normal[:n, n + 2 : -1].T
+        normal[n : n + 2, n + 2 : -1] += (along[1:] * mw.sum(0)) @ along.T
+        normal[n + 2 : -1, n : n + 2] = normal[n : n + 2, n + 2 : -1].T
+        normal[n + 2 : -1, n + 2 : -1] += (along * ww.sum(0)) @ along.T
         gradient[:n] += mr.sum(1)
         gradient[n : n + 2] += along[1:] @ mr.sum(0)
-        gradient[n + 2 :] += along @ wr.sum(0)
+        gradient[n + 2 : -1] += along @ wr.sum(0)
         return chi_square, normal, gradient
 
     shape = np.clip(shape, lowest, highest)
@@ -314,22 +328,27 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
         else:
             damping = max(damping * 10, 1e-2)
     found = replace(start, shape=shape, covariance=np.linalg.inv(normal))
-    reach = start.half_width
+    reach = start.half_width + REACH
     if start.slit is not None:  # as far as an extended source reaches, and not over the whole slit
         height = float(np.median(start.slit.sum(1)))
         reach = float(np.clip(3.0 * np.exp(shape[n + 2]), 3.0, max(min(start.half_width, 0.5 * height), 3.0)))
     return _uncorrected(found, reach)
 
 
-def _echoed(distance: np.ndarray, width: np.ndarray, like: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the Gaussian with the echoes of a profile, and its derivatives by distance and by the log of the width."""
-    parts = list(gaussian(distance, width))
+def _skirted(distance: np.ndarray, width: np.ndarray, part: float) -> tuple[np.ndarray, ...]:
+    """Return a Gaussian with a skirt, its derivatives by distance, by the logarithm of the width, by the skirt's part."""
+    core, skirt = gaussian(distance, width), gaussian(distance, _SKIRT * width)
+    mixed = [(1 - part) * a + part * b for a, b in zip(core, skirt, strict=True)]
+    return (*mixed, skirt[0] - core[0])
+
+
+def _echoed(distance: np.ndarray, width: np.ndarray, part: float, like: Profile) -> list[np.ndarray]:
+    """Return the same with the echoes of a profile."""
+    parts = list(_skirted(distance, width, part))
     for k in range(like.strengths.shape[1]):
-        echo = gaussian(distance - like.distances[:, k, None, None], width)
+        echo = _skirted(distance - like.distances[:, k, None, None], width, part)
         parts = [part - like.strengths[:, k, None, None] * e for part, e in zip(parts, echo, strict=True)]
-    if like.passed is not None:
-        parts = [part * like.passed for part in parts]
-    return parts[0], parts[1], parts[2]
+    return parts if like.passed is None else [part * like.passed for part in parts]
 
 
 def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planned: np.ndarray) -> Profile:
@@ -345,11 +364,11 @@ def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planne
         Distances where they should be [pixel]; deviations from them are 0.2 pixels.
     """
     n, count = profile.strengths.shape
-    distance, width = profile.distance(images.shape[1]), profile.width()
+    distance, width, part = profile.distance(images.shape[1]), profile.width(), profile.shape[-1]
     passed = np.ones_like(images) if profile.passed is None else profile.passed
     distances, strengths = profile.distances.copy(), profile.strengths.copy()
     for _ in range(2):
-        signal, _, _ = _echoed(distance, width, replace(profile, distances=distances, strengths=strengths))
+        signal = _echoed(distance, width, part, replace(profile, distances=distances, strengths=strengths))[0]
         flux, precision = flux_of(images, weights, signal)
         residual = images - flux[:, None, :] * signal
         for e in range(n):
@@ -358,7 +377,7 @@ def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planne
                 continue
             derivatives = []
             for k in there:
-                echo, by_distance, _ = gaussian(distance[e] - distances[e, k], width)
+                echo, by_distance, _, _ = _skirted(distance[e] - distances[e, k], width, part)
                 derivatives += [-echo * passed[e], strengths[e, k] * by_distance * passed[e]]
             safe = np.where(precision[e] > 0, precision[e], 1.0)
             changes = [
