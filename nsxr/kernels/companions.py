@@ -4,6 +4,7 @@ The light of a slit is collapsed along the trace into a curve across the slit. S
 are troughs. A source is the bump at its planned position, not the brightest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ _WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of extended sources
 _MOST = 6  # lines of light in a slit
 _APART = 2.5  # rows, of two lines at least
 _SIGNIFICANCE = 5.0
+_ASTRAY = 0.8  # rows, of a subtracted nod from where it can be
 _FAINTEST = 0.04  # of the brightest line
 _TOLERANCE = 0.03  # of the light at a distance
 _WINDOW = 3.0  # rows around its plan in which a source is looked for
@@ -170,7 +172,7 @@ def _lines_of_width(
                 allowed &= along < 0
                 if nods is not None:
                     to_nods = np.abs(grid[:, None] - grid[places[0]] - nods)
-                    allowed &= (to_nods < 0.6).any(1)
+                    allowed &= (to_nods < _ASTRAY).any(1)
         if not allowed.any():
             break
         place = int(np.argmax(np.where(allowed, gain, -1.0)))
@@ -247,7 +249,7 @@ class Others:
         return bool(self.strengths.any())
 
     def shapes(self, profile: Profile, n_rows: int) -> np.ndarray:
-        """Return copies of the profile at their places (other, exposure, y, x)."""
+        """Return their signal (other, exposure, y, x), which nods that were subtracted echo as they do the source."""
         parts = [
             profile.at(n_rows, self.distances[:, k]) * (self.strengths[:, k, None, None] != 0)
             for k in range(self.strengths.shape[1])
@@ -260,9 +262,10 @@ class Others:
         Where there is a background to be found, skirts of bright ones up to 4.5 rows away would be taken for it.
         """
         distance = profile.distance(n_rows)
-        own = profile.at(n_rows, np.zeros(profile.n_exposures))
+        own = profile.at(n_rows, np.zeros(profile.n_exposures), echoes=False)
         found = np.zeros(own.shape, dtype=bool)
-        for k, shape in enumerate(self.shapes(profile, n_rows)):
+        for k in range(self.strengths.shape[1]):
+            shape = profile.at(n_rows, self.distances[:, k], echoes=False)
             ratio = np.abs(self.strengths[:, k, None, None]) * shape > 0.5 * own
             near = np.abs(distance - self.distances[:, k, None, None]) < _APART
             found |= ratio & near & (np.abs(distance) > 1.0)
@@ -302,11 +305,18 @@ class Others:
         return Others(distances, self.strengths)
 
 
-def gather(lines: list[Lines]) -> Others:
-    """Return the other lines of all exposures together."""
+def gather(lines: list[Lines], nods: Sequence[np.ndarray | None]) -> tuple[Others, Others]:
+    """Return the other lines of all exposures together: those of other sources, and subtracted nods of this one.
+
+    Where other nods can be is known, or else every negative line is taken for one.
+    """
     most = max(line.strengths.size for line in lines)
     distances, strengths = np.zeros((len(lines), most)), np.zeros((len(lines), most))
     for e, line in enumerate(lines):
         distances[e, : line.distances.size] = line.distances
         strengths[e, : line.strengths.size] = line.strengths
-    return Others(distances, strengths)
+    echoed = strengths < 0
+    for e, places in enumerate(nods):
+        if places is not None:
+            echoed[e] &= (np.abs(distances[e, :, None] - places) < _ASTRAY).any(1)
+    return Others(distances, np.where(echoed, 0.0, strengths)), Others(distances, np.where(echoed, -strengths, 0.0))

@@ -329,11 +329,9 @@ def _find_light(
         for e in range(n)
     ]
     offsets = np.array([line.offset for line in lines])
-    others = gather(lines)
+    others, echoes = gather(lines, place.nods)
     away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
     edge = (place.sky > 0.03) & (place.sky < 0.93)
-    echoes = {"distances": others.distances, "strengths": np.maximum(-others.strengths, 0.0)}
-    others = Others(others.distances, np.maximum(others.strengths, 0.0))
     if extended:
         precision, every = (np.where(place.sky > 0.5, each, 0.0) for each in (precision, every))
         near = precision
@@ -350,7 +348,8 @@ def _find_light(
         slit=place.slit,
         passed=place.sky if extended else None,
         widest=_WIDEST if place.slit is None else max(0.5 * float(np.median(place.slit.sum(1))), _WIDEST),
-        **echoes,
+        distances=echoes.distances,
+        strengths=echoes.strengths,
     )
     planned = profile.distances
     rounds = 1 + (order > 0) + 2 * bool(others or profile.strengths.any())

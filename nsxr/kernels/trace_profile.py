@@ -123,7 +123,17 @@ class Profile:
         if not self.strengths.any():
             return profile, profile
         distance = self.distance(n_rows)
-        normal = _normal(self._raw(distance), aperture)
+        return self._with_echoes(profile, distance, _normal(self._raw(distance), aperture))
+
+    def at(self, n_rows: int, places: np.ndarray, *, echoes: bool = True) -> np.ndarray:
+        """Return the signal of another source (exposure, y, x), so many rows (exposure,) from the trace."""
+        own = self.distance(n_rows)
+        normal = _normal(self._raw(own), aperture_of(own, self.half_width))
+        distance = own - places[:, None, None]
+        profile = self._raw(distance) / normal
+        return self._with_echoes(profile, distance, normal)[0] if echoes else profile
+
+    def _with_echoes(self, profile: np.ndarray, distance: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         signal, light = profile.copy(), profile.copy()
         for k in range(self.strengths.shape[1]):
             strength = self.strengths[:, k, None, None]
@@ -131,12 +141,6 @@ class Profile:
             signal -= strength * echo
             light += strength**2 * echo  # the mean of n exposures has 1/n of the light, and 1/n2 of its variance
         return signal, light
-
-    def at(self, n_rows: int, distance: np.ndarray) -> np.ndarray:
-        """Return the profile of another source (exposure, y, x), so many rows (exposure,) from the trace."""
-        own = self.distance(n_rows)
-        normal = _normal(self._raw(own), aperture_of(own, self.half_width))
-        return np.asarray(self._raw(own - distance[:, None, None]) / normal)
 
     def _raw(self, distance: np.ndarray) -> np.ndarray:
         profile = _skirted(distance, self.width(), self.shape[-1])[0]

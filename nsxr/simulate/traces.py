@@ -33,12 +33,19 @@ def simulate_trace(
     nod: int = 0,
     background: float = 0.0,
     negative_nods: bool = False,
+    other_nods: int = 2,
+    sky: float = 0.0,
+    shutters: str = "111",
+    source_type: Literal["POINT", "EXTENDED"] = "POINT",
+    neighbour: float = 0.0,
+    neighbour_distance: float = 7.0,
+    rows: int = 30,
     columns: int = 420,
     integrations: int = 0,
     depth: float = 0.0,
     seed: Seed = 0,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Simulate the cut-out of a shutter slitlet with a point source, as the observatory's pipeline would give it.
+    """Simulate the cut-out of a slitlet of three shutters, as the observatory's pipeline would give it.
 
     The profile is no Gaussian: a core, and a skirt that is broader and off centre; its width grows along the
     dispersion. Variances of photon noise come from the noisy signal itself, as in real products.
@@ -62,7 +69,21 @@ def simulate_trace(
     background : float, default 0
         Electrons of background in every pixel.
     negative_nods : bool, default False
-        Subtract the source as it stands in the other two nods, half of it each, with their noise.
+        Subtract what was seen in other nods, their mean, with their noise.
+    other_nods : {2, 1}
+        How many, if so.
+    sky : float, default 0
+        Electrons of sky in every pixel behind an open shutter, and in no other.
+    shutters : str, default "111"
+        Which of the shutters are open, lowest first.
+    source_type : {"POINT", "EXTENDED"}
+        Shutters cut the light of an extended source, not that of points.
+    neighbour : float, default 0
+        Light of another point source in the slit, relative to the first, with another spectrum.
+    neighbour_distance : float, default 7
+        Its distance [row].
+    rows : int, default 30
+        Rows of the cut-out.
     columns : int, default 420
         Columns of the cut-out.
     integrations : int, default 0
@@ -78,19 +99,24 @@ def simulate_trace(
         ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength`` [um]; attributes as of a slit.
     truth : Dataset
         ``flux`` [Jy] along dispersion (and integration), ``profile`` and ``variance`` [MJy2] of each pixel, ``trace``
-        [detector row], ``is_bad``.
+        [detector row], ``is_bad``. The flux of an extended source is what shutters let through.
     """
     if bad_pixels not in ("none", "isolated", "clusters"):
         raise ParameterError(f"bad_pixels is {bad_pixels!r}, expected none, isolated or clusters")
     random = np.random.default_rng(seed)
-    rows = 30
     x, y = np.arange(columns), np.arange(rows)[:, None]
     along = 2 * x / max(columns - 1, 1) - 1
-    middle = 14.7 + tilt * (x - columns / 2) + 0.4 * (along**2 - 1 / 3)
+    middle = rows / 2 - 0.3 + tilt * (x - columns / 2) + 0.4 * (along**2 - 1 / 3)
     place = nod * SHUTTER_PITCH  # in the slit; rows count the other way
     trace = middle - place * _ROWS_A_UNIT + offset
     width = fwhm / 2.3548 * (1 + 0.25 * along)
-    profile = _profile(y - trace, width)
+    passed = _open_part(y - middle, shutters)
+    is_extended = source_type == "EXTENDED"
+
+    def light_at(centre: np.ndarray) -> np.ndarray:
+        return _profile(y - centre, width) * (passed if is_extended else 1.0)
+
+    profile = light_at(trace)
     at_trace = x + _COLUMNS_A_ROW * (trace - middle)  # wavelength, in columns of the middle of the slit
     continuum = 0.7 + 0.3 * np.cos(6 * at_trace / max(columns - 1, 1) - 2.5)
     if lines:
@@ -100,19 +126,27 @@ def simulate_trace(
     electrons = (signal_to_noise**2 + np.sqrt(signal_to_noise**4 + 4 * signal_to_noise**2 * noisy)) / 2 * continuum
     light = np.ones(max(integrations, 1))
     light[integrations // 3 : 2 * integrations // 3] -= depth
-    mean = light[:, None, None] * electrons * profile + background
+    beside = neighbour * (0.9 - 0.4 * along) * np.mean(electrons)
+    point_width = 1.8 / fwhm * width if is_extended else width
+    others = beside * _profile(y - trace - neighbour_distance, point_width) + sky * passed if neighbour or sky else 0.0
+    mean = light[:, None, None] * electrons * profile + others + background
     photons = random.poisson(mean).astype(float)
     images = photons + READ_NOISE * random.normal(size=mean.shape)
     poisson = np.maximum(images, 0.0)
     read = np.full(mean.shape, READ_NOISE**2)
     variance = mean + read
     if negative_nods:
-        for other in {-1, 0, 1} - {nod}:
-            light_there = electrons * _profile(y - (middle - other * SHUTTER_PITCH * _ROWS_A_UNIT + offset), width)
+        for other in list({-1, 0, 1} - {nod})[:other_nods]:
+            centre = middle - other * SHUTTER_PITCH * _ROWS_A_UNIT + offset
+            light_there = electrons * light_at(centre)
+            if neighbour or sky:
+                light_there = light_there + sky * passed
+                light_there = light_there + beside * _profile(y - centre - neighbour_distance, point_width)
             there = random.poisson(light_there + background) + READ_NOISE * random.normal(size=images.shape)
-            images = images - there / 2
-            poisson, read = poisson + np.maximum(there, 0) / 4, read + READ_NOISE**2 / 4
-            variance = variance + (light_there + background + READ_NOISE**2) / 4
+            images = images - there / other_nods
+            poisson = poisson + np.maximum(there, 0) / other_nods**2
+            read = read + READ_NOISE**2 / other_nods**2
+            variance = variance + (light_there + background + READ_NOISE**2) / other_nods**2
     is_bad = np.zeros((rows, columns), dtype=bool)
     if bad_pixels == "isolated":
         is_bad = random.random(is_bad.shape) < 0.012
@@ -158,12 +192,12 @@ def simulate_trace(
             "FILTER": "CLEAR",
             "GRATING": "PRISM",
             "SLTNAME": "12",
-            "SRCTYPE": "POINT",
+            "SRCTYPE": source_type,
             "SRCNAME": "simulated",
             "SOURCEID": 1,
             "SRCXPOS": 0.0,
             "SRCYPOS": 0.0,
-            "SHUTSTA": {-1: "x11", 0: "1x1", 1: "11x"}[nod],
+            "SHUTSTA": shutters[: nod + 1] + "x" + shutters[nod + 2 :],
             "PIXAR_SR": 4.8e-13,
             "SLTSTRT1": 601,
             "SLTSTRT2": 201,
@@ -175,16 +209,17 @@ def simulate_trace(
         slit = slit.assign_coords(integration=1 + np.arange(integrations))
         days = 60000.0 + np.arange(integrations) * 0.001
         slit = slit.assign_coords(int_mid_MJD_UTC=("integration", days, {"units": "d"}))
-    if negative_nods or not background:
+    if negative_nods or not (background or sky):
         slit.attrs["S_BKDSUB"] = "COMPLETE"
+    kept = profile.sum(0) if is_extended else np.ones(columns)
     truth = xr.Dataset(
         {
             "flux": (
                 ("integration", "dispersion") if integrations else ("dispersion",),
-                (light[:, None] * electrons)[shape] * ELECTRON * 1e6,
+                (light[:, None] * electrons * kept)[shape] * ELECTRON * 1e6,
                 {"units": "Jy"},
             ),
-            "profile": (IMAGE, profile),
+            "profile": (IMAGE, profile / kept),
             "variance": (IMAGE, variance[0] * ELECTRON**2),
             "trace": ("dispersion", trace + 200),
             "is_bad": (IMAGE, is_bad),
@@ -202,3 +237,19 @@ def _profile(distance: np.ndarray, width: np.ndarray) -> np.ndarray:
         return np.asarray(0.5 * (erf(edges[1]) - erf(edges[0])))
 
     return 0.86 * gaussian(0.0, width) + 0.10 * gaussian(0.25, 1.9 * width) + 0.04 * gaussian(-0.4, 3.0 * width)
+
+
+def _open_part(distance: np.ndarray, shutters: str) -> np.ndarray:
+    """Return the part of an even sky in each pixel, so many rows from the middle of three shutters."""
+    place = -distance / _ROWS_A_UNIT
+    found = np.zeros(distance.shape)
+    for number, state in enumerate(shutters):
+        if state != "0":  # bars are not seen
+            edges = [(number - 1 + side) * SHUTTER_PITCH for side in (-0.5, 0.5)]
+            if number == 0:
+                edges[0] = -SHUTTER_PITCH - 0.5
+            if number == len(shutters) - 1:
+                edges[1] = SHUTTER_PITCH + 0.5
+            blur = 0.6 * np.sqrt(2) / _ROWS_A_UNIT
+            found += 0.5 * (erf((place - edges[0]) / blur) - erf((place - edges[1]) / blur))
+    return found
