@@ -254,7 +254,7 @@ def test_noise_needs_groups_and_an_output():
 
 def test_noise_is_compared_on_one_scale():
     _, ramp, _ = scene()
-    raw = ramp.assign_attrs(NFRAMES=5, FRMDIVSR=8)
+    raw = ramp.assign_attrs(NFRAMES=5, FRMDIVSR=8, TGROUP=5 * ramp.attrs["TFRAME"])
     after = record(raw, "group_scale", units={"sci": "DN"}, sci=raw["sci"] * np.float32(1.6))
     panel = axes()
     plot_noise_spectrum(panel, raw, after)

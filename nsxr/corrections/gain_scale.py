@@ -4,6 +4,7 @@ import xarray as xr
 
 from nsxr.errors import ReferenceFileError
 from nsxr.model.history import record
+from nsxr.model.keywords import KEYWORDS, read
 from nsxr.model.variables import check
 
 __all__ = ["scale_gain"]
@@ -43,10 +44,12 @@ def scale_gain(rates: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
     """
     check(rates, "sci", "dq", "var_poisson", "var_rnoise", units=_UNITS)
     given = gain.attrs.get("gain_factor")
-    if given is None or not float(given) > 0:
-        name = gain.attrs.get("filename", "in memory")
-        raise ReferenceFileError(f"gain {name} has gain_factor {given!r}, expected a positive number; skip the step")
-    factor = float(given)
+    factor = read({"GAINFACT": given}, "GAINFACT", matters=False)
+    if factor is None:
+        raise ReferenceFileError(
+            f"gain {gain.attrs.get('filename', 'in memory')} has gain_factor {given!r}, expected "
+            f"{KEYWORDS['GAINFACT'].expected}; skip the step"
+        )
     return record(
         rates,
         "gain_scale",

@@ -213,8 +213,7 @@ class Readout:
             times = {key: read(header, key, default=np.nan, matters=False) for key in ("TFRAME", "TGROUP")}
             found |= of_rates | times
         dropped = read(header, "DRPFRMS1", matters=ramps, source=source)
-        is_full = found["SUBARRAY"] == "FULL" and found["SUBSIZE2"] == DETECTOR_SIZE
-        outputs = read(header, "NOUTPUTS", default=4 if is_full else 1, matters=False)
+        outputs = read(header, "NOUTPUTS", default=4 if found["SUBARRAY"] == "FULL" else 1, matters=False)
         readout = cls(
             detector=found["DETECTOR"],
             read_pattern=found["READPATT"],
@@ -248,7 +247,7 @@ class Readout:
                     f"keywords SUBSTRT{axis} and SUBSIZE{axis} are {start + 1} and {size}, "
                     f"expected a subarray within {DETECTOR_SIZE} pixels"
                 )
-        if self.n_outputs > 1 and self.n_rows != DETECTOR_SIZE:
+        if self.n_outputs > 1 and self.subarray != "FULL" and self.n_rows != DETECTOR_SIZE:
             problems.append(f"keyword NOUTPUTS is {self.n_outputs}, expected 1 for a subarray of {self.n_rows} rows")
         if not ramps or self.n_groups == 1:
             after = read(header, "DRPFRMS3", default=self.frames_before, matters=False)

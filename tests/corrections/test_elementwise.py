@@ -6,7 +6,7 @@ import pytest
 from nsxr.corrections.dq_init import initialize_dq
 from nsxr.corrections.group_scale import scale_groups
 from nsxr.corrections.superbias import subtract_superbias
-from nsxr.errors import ModelError, ReferenceFileError
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ReferenceFileError
 from nsxr.model.history import steps
 from nsxr.testing import assert_lazy_and_chunk_invariant
 
@@ -23,12 +23,26 @@ def test_frame_sums_divided_by_eight_become_means(make_exposure, chunkings):
     np.testing.assert_allclose(result["sci"], frames.mean(), rtol=1e-7)
 
 
-@pytest.mark.parametrize(("frames", "divisor"), [(4, 4), (1, 1), (4, None), (5, None)])
+@pytest.mark.parametrize(("frames", "divisor"), [(4, 4), (1, 1), (4, None), (1, None), (1, 0), (4, "N/A")])
 def test_no_scale_is_recorded_as_skip(make_exposure, frames, divisor):
     exposure = make_exposure(np.ones((1, 2, 3, 4)), NFRAMES=frames, FRMDIVSR=divisor)
     result = scale_groups(exposure)
     np.testing.assert_array_equal(result["sci"], 1)
     assert steps(result)[-1]["status"] == "SKIPPED"
+
+
+@pytest.mark.parametrize(("frames", "factor"), [(5, 8 / 5), (3, 4 / 3), (9, 16 / 9)])
+def test_without_a_divisor_the_next_power_of_two_counts(make_exposure, frames, factor):
+    exposure = make_exposure(np.ones((1, 2, 3, 4)), NFRAMES=frames, FRMDIVSR=None)
+    with pytest.warns(DegradedResultWarning, match=f"FRMDIVSR is missing; sums of {frames} frames"):
+        np.testing.assert_allclose(scale_groups(exposure)["sci"], factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("divisor", [0, -8, 4, 6, "eight", 8.5, True])
+def test_a_divisor_that_cannot_be_is_an_error(make_exposure, divisor):
+    exposure = make_exposure(np.ones((1, 2, 3, 4)), NFRAMES=5, FRMDIVSR=divisor)
+    with pytest.raises(InputFileError, match=f"keyword FRMDIVSR is {divisor!r}, expected"):
+        scale_groups(exposure)
 
 
 def test_only_do_not_use_reaches_the_groups(exposure, make_reference, chunkings):

@@ -6,7 +6,7 @@ import xarray as xr
 
 import nsxr
 from nsxr.corrections.persistence import earlier_exposures, flag_persistence, last_saturation, latest_saturation
-from nsxr.errors import InputFileError, ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
@@ -25,7 +25,7 @@ def make_exposure(groupdq, zero=ZERO, with_times=True, row_start=500, column_sta
     integrations, groups, rows, columns = groupdq.shape
     header = {"DETECTOR": detector, "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": column_start + 1}
     header |= {"SUBSTRT2": row_start + 1, "SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations}
-    header |= {"NGROUPS": groups, "NFRAMES": 1, "GROUPGAP": 3, "TFRAME": GAP, "TGROUP": GROUP, "EXPSTART": zero}
+    header |= {"NGROUPS": groups, "NFRAMES": 4, "TFRAME": GAP, "TGROUP": GROUP, "EXPSTART": zero}
     length = groups * GROUP + GAP
     header["EXPEND"] = zero + (integrations * length - GAP) / 86400
     coordinates = {**Readout.from_header(header).row_coordinates(rows), "column": column_start + np.arange(columns)}
@@ -139,8 +139,28 @@ def test_which_exposures_matter():
     others = [header(2000), header(800), header(850, detector="NRS2"), header(0), header(1000), header(650)]
     assert earlier_exposures(header(1000), others, 500.0) == [5, 1]
     assert earlier_exposures(header(1000), others, 5000.0) == [3, 5, 1]
-    with pytest.raises(InputFileError, match="EXPEND"):
-        earlier_exposures(header(1000), [{"DETECTOR": "NRS1", "EXPSTART": ZERO}], 500.0)
+    for strange in ({"EXPEND": None}, {"EXPSTART": "N/A"}, {"EXPSTART": "soon"}, {"EXPEND": ZERO - 1}):
+        bad = header(900) | strange
+        with pytest.warns(DegradedResultWarning, match="EXP(START|END).*persistence is not carried"):
+            assert earlier_exposures(header(1000), [*others, bad], 500.0) == [5, 1]
+        with pytest.warns(DegradedResultWarning, match="EXP"):
+            assert earlier_exposures(bad, others, 5000.0) == []
+
+
+@pytest.mark.parametrize("damage", ["one", "all", "backwards"])
+def test_times_that_are_none_fall_back_on_the_start_of_the_exposure(damage):
+    exposure = make_exposure(random_flags())
+    expected = flag_persistence(make_exposure(random_flags(), with_times=False), persistence_time=24.0)["groupdq"]
+    assert (expected.values & PERSISTENCE).any()
+    start, end = (exposure[f"int_{name}_MJD_UTC"].values.copy() for name in ("start", "end"))
+    if damage == "backwards":
+        start, end = end, start
+    else:
+        end[2 if damage == "one" else slice(None)] = np.nan
+    exposure = exposure.assign_coords(int_start_MJD_UTC=("integration", start), int_end_MJD_UTC=("integration", end))
+    with pytest.warns(DegradedResultWarning, match="INT_TIMES does not give start and end of all integrations"):
+        found = flag_persistence(exposure, persistence_time=24.0)["groupdq"]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_off_is_recorded_and_errors_name_what_is_wrong():
