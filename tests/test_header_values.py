@@ -16,23 +16,14 @@ from nsxr.simulate import simulate_exposure
 ODD = ["'N/A'", "''", "", "'eight'", "'NaN'", "0", "-1", "1.5", "1E30", "99999999999999999999", "T", "'2022-01-01'"]
 """Values as they stand on a card."""
 
-IN_A_RAW_HEADER = [
-    *(
-        "DETECTOR",
-        "READPATT",
-        "SUBARRAY",
-        "SUBSTRT1",
-        "SUBSTRT2",
-        "SUBSIZE1",
-        "SUBSIZE2",
-        "NINTS",
-        "NGROUPS",
-        "NFRAMES",
-    ),
-    *("GROUPGAP", "FRMDIVSR", "DRPFRMS1", "TFRAME", "TGROUP", "NOUTPUTS", "EXSEGNUM", "EXSEGTOT", "INTSTART", "INTEND"),
+NEEDED = [
+    *("DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"),
+    *("NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP"),
+]
+OTHERS = [
+    *("GROUPGAP", "FRMDIVSR", "DRPFRMS1", "NOUTPUTS", "EXSEGNUM", "EXSEGTOT", "INTSTART", "INTEND"),
     *("EXPSTART", "EXPEND", "EFFEXPTM", "DATE-OBS", "PATT_NUM"),
 ]
-NEEDED = [*IN_A_RAW_HEADER[:10], "TFRAME", "TGROUP"]
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +53,25 @@ def changed(tmp_path, sub32):
     return change
 
 
-@pytest.mark.parametrize("key", IN_A_RAW_HEADER)
+def opened(path):
+    """Return an exposure, or why it cannot be opened."""
+    try:
+        return nsxr.open_exposure(path), ""
+    except InputFileError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("key", NEEDED + OTHERS)
 def test_odd_values_are_named_or_make_no_difference(changed, key):
     known = nsxr.open_exposure(changed())
     before = Readout.of(known)
     for value in ODD:
         path = changed(**{key.replace("-", "_"): value})
-        try:
-            exposure = nsxr.open_exposure(path)
-        except InputFileError as error:
-            assert str(path) in str(error)
-            assert key in str(error)
-            assert "\n" not in str(error)
+        exposure, message = opened(path)
+        if exposure is None:
+            assert str(path) in message
+            assert key in message
+            assert "\n" not in message
             continue
         if key in ("READPATT", "SUBARRAY"):
             continue  # any word
@@ -97,7 +95,7 @@ def test_numbers_may_be_written_as_text(changed, key, value):
     [
         (
             {"TGROUP": "-1.0"},
-            "keyword TGROUP is -1.0, expected a number from 1e-06 to 1000000 (time from group to group",
+            "keyword TGROUP is -1.0, expected a number from 1e-06 to 1000000 (time from group to",
         ),
         ({"NFRAMES": "4"}, "expected (NFRAMES + GROUPGAP) x TFRAME, (4 + 0) x 0.01496 s = 0.05984 s"),
         ({"GROUPGAP": "1"}, "keyword TGROUP is 0.01496, expected (NFRAMES + GROUPGAP) x TFRAME, (1 + 1) x 0.01496 s"),
@@ -109,7 +107,7 @@ def test_numbers_may_be_written_as_text(changed, key, value):
         ({"NINTS": "9", "INTSTART": "'one'"}, "keyword INTSTART is 'one', expected a whole number from 1"),
         (
             {"DETECTOR": "'N/A'", "TFRAME": "0"},
-            "missing header keywords DETECTOR ('N/A'); they describe the readout; keyw",
+            "missing header keywords DETECTOR ('N/A'); they describe the readout; ",
         ),
     ],
 )
@@ -179,16 +177,21 @@ def test_start_of_an_exposure():
     assert start_of({"DATE-OBS": 2022}) is start_of({}) is None
 
 
+def parsed(key, value):
+    try:
+        return parse(key, value), ""
+    except ValueError as error:
+        return None, str(error)
+
+
 @pytest.mark.parametrize("key", KEYWORDS)
 def test_every_keyword_takes_or_refuses_anything(key):
     values = [None, "", "N/A", "8.0", "0x8", "1e400", "٣", True, np.bool_(False), 10**400, -1, 0.5, float("nan"), b"8"]
     for value in [*values, np.float32(3), np.int64(7), [], {}, float("-inf"), "x" * 500, fits.card.Undefined()]:
-        try:
-            found = parse(key, value)
-        except ValueError as error:
-            assert str(error).startswith(f"keyword {key} is ")
-            assert len(str(error)) < 300
-            continue
+        found, message = parsed(key, value)
+        if message:
+            assert message.startswith(f"keyword {key} is ")
+            assert len(message) < 300
         if found is not None and KEYWORDS[key].kind in ("whole", "number"):
             assert KEYWORDS[key].least <= found <= KEYWORDS[key].most
             assert type(found) is (int if KEYWORDS[key].kind == "whole" else float)

@@ -53,7 +53,7 @@ def the(kind, folder):
         (
             "mask",
             {"USEAFTER": "Feb 01 2040"},
-            "USEAFTER is 2040-02-01T00:00:00, the exposure started 2026-01-15T06:00:00",
+            "USEAFTER is 2040-02-01T00:00:00, the exposure started 2026-01-15",
         ),
         ("readnoise", {"SUBSTRT2": 5}, "covers rows 4 to 35, columns"),
         ("superbias", {"READPATT": "NRS"}, "READPATT is 'NRS', that of the exposure is 'NRSRAPID'"),
@@ -144,7 +144,7 @@ def test_values_of_flags_that_are_none(sub32, exposure, changed, value):
         hdus["DQ_DEF"] = fits.BinTableHDU(definitions, name="DQ_DEF")
 
     path = changed(sub32.references["superbias"], edit)
-    with pytest.raises(ReferenceFileError, match="DQ_DEF gives HOT the value .* expected a whole number of 32 bits"):
+    with pytest.raises(ReferenceFileError, match=r"DQ_DEF gives HOT the value .* expected a whole number of 32 bits"):
         open_one("superbias", path, exposure)
 
 
@@ -190,7 +190,7 @@ def test_compressed_images_are_told(tmp_path, folder, sub32, exposure):
     with fits.open(sub32.uncal[0]) as hdus:
         images = [fits.PrimaryHDU(header=hdus[0].header), fits.CompImageHDU(hdus["SCI"].data[0], name="SCI")]
         fits.HDUList(images).writeto(raw)
-    with pytest.raises(nsxr.errors.InputFileError, match="a_uncal.fits: extension SCI is a compressed image"):
+    with pytest.raises(nsxr.errors.InputFileError, match=r"a_uncal\.fits: extension SCI is a compressed image"):
         nsxr.open_exposure(raw)
 
 
