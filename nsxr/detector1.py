@@ -128,8 +128,7 @@ def _with_steps(function: Callable[P, R]) -> Callable[P, R]:
     """Show the steps in the signature of a function, where help and completion find them, instead of ``parameters``."""
     shown = inspect.signature(function)
     kept = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    hint = Mapping[str, Any] | None
-    steps = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint) for name in STEPS]
+    steps = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in STEPS]
     setattr(function, "__signature__", shown.replace(parameters=[*kept, *steps]))  # noqa: B010  (mypy knows none)
     return function
 
@@ -198,8 +197,8 @@ def detector1(
 
     Notes
     -----
-    A part of a lazy result computes what it depends on, and what is computed is not kept. Reference pixels, snowballs and
-    the background of jumps need whole frames, so that one pixel of a full-frame rate costs two thirds of all of it. Call
+    A part of a lazy result computes what it depends on, and what is computed is not kept. Reference pixels, snowballs
+    and jumps need whole frames, so that one pixel of a full-frame rate costs two thirds of all of it. Call
     ``result.compute()`` once and look at parts of that, or write it with :func:`nsxr.write_products`, instead of
     computing one part after the other.
     """

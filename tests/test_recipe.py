@@ -59,7 +59,7 @@ def test_secrets_are_not_written():
         ("skip = ['jmup']", "no step 'jmup', did you mean 'jump'?"),
         ("skip = [1]", "skip has 1 in the recipe"),
         ("parameters = 1", "expected a table"),
-        ("parameters.jump = 1", "expected a mapping"),
+        ("parameters.jump = 1", "must be a mapping, not 1"),
         ("parameters.jump.rejection_threshold = inf", "expected a finite number"),
         ("[parameters.jump]\nrejection_threshold = '5'", "jump.rejection_threshold is '5', expected a number"),
         ("reference.gain = 1", "reference has 1"),

@@ -49,7 +49,8 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)  # Python says what is missing
         for name, value in bound.arguments.items():
             one = signature.parameters[name]
-            if one.kind is not one.VAR_KEYWORD and value is not one.default:
+            is_hinted = one.annotation is not one.empty and not isinstance(one.annotation, str)
+            if is_hinted and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) and value is not one.default:
                 bound.arguments[name] = _checked(one, value)
         return function(*bound.args, **bound.kwargs)
 
