@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
 from nsxr import cli
 from nsxr.corrections.jump import flag_jumps
@@ -61,14 +62,17 @@ COMMANDS = [
 def test_commands_exist(line):
     words = shlex.split(line)
     program = Path(words[0]).name
-    if program == "nsxr":
+    if words[1:] == ["-m", "venv", ".venv"]:
+        assert program == "python3"
+    elif program == "nsxr":
         command = cli.main.commands[words[1]]
         context = click.Context(command, info_name=words[1])
         command.parse_args(context, words[2:])  # unknown options and values are errors
     elif program in ("bash", "python"):
         assert (REPOSITORY / words[1]).is_file()
     else:
-        assert words[:3] == ["python3", "-m", "venv"] or words[1:] == ["install", "."]
+        known = (["python3", "-m", "venv", ".venv"], ["source", ".venv/bin/activate"], ["pip", "install", "."])
+        assert words in known
 
 
 def test_map_is_that_of_the_tree():
@@ -101,6 +105,12 @@ def test_what_is_said_to_be_there_is_there():
     for step in STEPS.values():
         for parameter in step.parameters:
             assert f"`{parameter}`" not in missing
+
+
+def test_the_page_of_parameters_is_that_of_the_declarations():
+    made = CliRunner().invoke(cli.main, ["parameters", "--markdown"])
+    page = (REPOSITORY / "docs" / "parameters.md").read_text("utf-8")
+    assert page == made.stdout, "run: nsxr parameters --markdown > docs/parameters.md"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

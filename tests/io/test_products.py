@@ -3,7 +3,9 @@ import fcntl
 import io
 import itertools
 import os
+import sys
 import weakref
+from types import SimpleNamespace
 
 import dask
 import dask.array as da
@@ -348,6 +350,33 @@ def test_progress_is_for_terminals(progress, stream, shown):
     if shown:
         assert "100%" in out.getvalue()
         assert out.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_progress_is_an_output_of_a_cell_in_notebooks(monkeypatch, kernel):
+    class Handle:
+        def update(self, content, raw):
+            assert raw
+            shown.append(content["text/plain"])
+
+    def display(content, raw, display_id):
+        assert raw
+        assert display_id
+        shown.append(content["text/plain"])
+        return Handle()
+
+    shown = []
+    shell = SimpleNamespace(kernel=None) if kernel else SimpleNamespace()  # IPython in a terminal has none
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with dask.config.set(scheduler="synchronous"):
+        compute(da.ones(4, chunks=1).sum(), label="adding")
+        compute(da.ones(4, chunks=1).sum(), label="adding", progress=False)
+    assert bool(shown) == kernel
+    assert all(line.startswith("adding ") and "\r" not in line for line in shown)
+    assert not kernel or "100%" in shown[-1]
+    assert sys.stderr.getvalue() == ""
 
 
 def test_progress_survives_failures_and_plain_terminals():
