@@ -126,7 +126,6 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     extra = {
         name: Path(wanted.directory) / f"{root}_{name}"
         for name, is_wanted in {
-            "recipe.toml": True,
             "quicklook.png": wanted.has_quicklook,
             "linearity.ecsv": wanted.has_linearity,
             "linearity.png": wanted.has_linearity,
@@ -144,9 +143,15 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         require_reachable(client, [*paths, *recipe.paths], wanted.directory)
     saved = {name: stages[name] for name in wanted.saved}
     written = write_products(
-        tree, wanted.directory, root, wanted.formats, wanted.overwrite, wanted.progress, steps=saved
+        tree,
+        wanted.directory,
+        root,
+        wanted.formats,
+        wanted.overwrite,
+        wanted.progress,
+        steps=saved,
+        texts={"recipe.toml": completed.as_toml()},
     )
-    put(extra["recipe.toml"], lambda path: path.write_text(completed.as_toml(), "utf-8"))
     ramps = list(stages.values())[-1]
     if wanted.has_quicklook:
         from nsxr.plot import plot_quicklook  # matplotlib takes 0.3 s to import

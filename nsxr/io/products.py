@@ -19,7 +19,7 @@ from nsxr.cluster import worker_errors
 from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
 from nsxr.io.fits_keywords import as_product
 from nsxr.io.fits_write import create_fits
-from nsxr.io.local import sync
+from nsxr.io.local import make_exclusively, sync
 from nsxr.io.progress import compute
 from nsxr.io.stores import local_path
 from nsxr.io.zarr import consolidate, create_zarr
@@ -238,6 +238,7 @@ def write_products(
     overwrite: bool = False,
     progress: bool | Literal["force"] = True,
     steps: Mapping[str, xr.Dataset] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the products of one exposure in a single compute.
 
@@ -265,11 +266,13 @@ def write_products(
     steps : mapping of str to Dataset, optional
         Intermediate results to save as ``<root>_<step>.fits``: ramps with ``sci`` (integration, group,
         row, column) float32 [DN] and, if made already, ``pixeldq`` and ``groupdq``.
+    texts : mapping of str to str, optional
+        Texts that appear together with the products, as ``<root>_<name>``: a recipe under ``"recipe.toml"``.
 
     Returns
     -------
     list of Path
-        The products written.
+        The products written, and the texts after them.
 
     Raises
     ------
@@ -294,10 +297,15 @@ def write_products(
     if not nodes and not saved:
         raise ModelError("the tree has no nodes and there are no steps to save: nothing to write")
     paths = product_paths(list(nodes), directory, root, formats, list(saved))
+    beside = {local_path(directory) / f"{root}_{name}": text for name, text in (texts or {}).items()}
+    finals = [*paths.values(), *beside]
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         pairs: list[tuple[xr.DataArray, Any]] = []
-        for (name, final), partial in zip(paths.items(), partials, strict=True):
+        for text, partial in zip(beside.values(), partials[len(paths) :], strict=True):
+            with make_exclusively(partial) as file:
+                file.write(text.encode())
+        for (name, final), partial in zip(paths.items(), partials[: len(paths)], strict=True):
             if name == "zarr":
                 described = {key: as_product(node, final.name) for key, node in nodes.items()}
                 pairs += create_zarr(partial, {"/": tree.to_dataset(), **described})
@@ -305,8 +313,8 @@ def write_products(
                 pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
         return pairs
 
-    write_whole(list(paths.values()), create, local_path(directory), root, overwrite, progress)
-    return list(paths.values())
+    write_whole(finals, create, local_path(directory), root, overwrite, progress)
+    return finals
 
 
 def write_whole(

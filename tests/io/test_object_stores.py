@@ -210,7 +210,8 @@ def test_the_command_line_takes_urls(s3, files, tmp_path):
     assert told.output == describe(files["small"].uncal[0]).replace(files["small"].uncal[0].name, "x_uncal.fits") + "\n"
     command = ["detector1", SMALL, "--references", REFERENCES, "-o", str(tmp_path), "--skip", "jump", *options]
     written = runner.invoke(main, command)
-    assert written.output.split() == [str(tmp_path / f"small_{kind}.fits") for kind in ("rate", "rateints")]
+    names = ("small_rate.fits", "small_rateints.fits", "small_recipe.toml")
+    assert written.output.split() == [str(tmp_path / name) for name in names]
     denied = runner.invoke(main, [*command, "--anonymous"])
     assert denied.exit_code == 1
     assert denied.output.startswith(f"Error: access to {SMALL} is denied")
