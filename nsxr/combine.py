@@ -1,14 +1,15 @@
 """Combine spectra of one source from several nods and exposures, with the covariance of what they share."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.combination import combined_spectrum, grid_by_column, union_of_grids
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
+from nsxr.kernels.combination import LEAST_LIGHT, combined_spectrum, grid_by_column, union_of_grids
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.exposures import COMBINED, exposures_of, require_distinct
@@ -27,6 +28,7 @@ _MEANINGS: Mapping[str, str] = {
     "flux_covariance": "covariance of flux with the next wavelength",
     "combination_weight": "sum of the weights of what was combined",
     "n_input": "spectra that were combined",
+    "included": "whether a spectrum has light to be combined",
 }
 
 
@@ -43,7 +45,9 @@ def combine_spectra(
     Wavelengths of nods differ by parts of a pixel. Spectra are interpolated linearly, and variances follow exactly,
     with the covariance that this makes between neighbouring wavelengths. Weights are smooth in wavelength: weights from
     a pixel's own noise would prefer pixels that were low by chance. Samples that are not finite or flagged DO_NOT_USE
-    are left out, wavelength by wavelength.
+    are left out, wavelength by wavelength. A spectrum with less than 0.3 of the light of the brightest one, by 5
+    standard deviations, is left out altogether: nods differ by what falls beside a shutter, and one behind a closed
+    shutter says nothing of the source.
 
     Where exposures had the same background subtracted, or each other, the noise of that is common to them. Spectra
     that carry ``weight`` and ``var_background`` get the covariance from it.
@@ -75,8 +79,13 @@ def combine_spectra(
         Along ``dispersion``: ``flux``, ``surf_bright`` and their variances, the sums of weight squared times variance;
         ``flux_var_shared`` and ``sb_var_shared``, what covariance between the spectra adds, which can be negative;
         ``flux_covariance``, of each flux with the next; ``combination_weight`` and ``n_input`` float64; ``dq``, the
-        flags of what was used, DO_NOT_USE where nothing was. Attributes are those of the first spectrum. Lazy if a
-        spectrum is.
+        flags of what was used, DO_NOT_USE where nothing was; ``included`` (spectrum) bool. Attributes are
+        those of the first spectrum. Lazy if a spectrum is.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If a spectrum without light is left out, and nothing is lazy; else ``included`` tells.
 
     Raises
     ------
@@ -116,14 +125,17 @@ def combine_spectra(
             keys.append((name, number))
     outputs = [name for name in _OUTPUTS if name not in _INPUTS or name in names]
     outputs = [name for name in outputs if name != "sb_var_shared" or "surf_bright" in names]
-    kinds = [np.uint32 if name == "dq" else np.float64 for name in outputs]
+    kinds: list[tuple[Sequence[str], type[np.generic]]] = [
+        (("dispersion",), np.uint32 if name == "dq" else np.float64) for name in outputs
+    ]
     results = map_blocks(
         combined_spectrum,
         *arrays,
         core=sorted({str(dim) for array in arrays for dim in array.dims}),
-        outputs=[(("dispersion",), kind) for kind in kinds],
+        outputs=[*kinds, (("spectrum",), np.bool_)],
+        sizes={"spectrum": len(parts)},
         keys=keys,
-        wanted=outputs,
+        wanted=[*outputs, "included"],
         labels=[_labels(part) for part in parts],
         exposures=[_exposure(part) for part in parts],
         times=[read(part.attrs, "EFFEXPTM", matters=False) for part in parts] if weighting == "exposure_time" else None,
@@ -135,7 +147,7 @@ def combine_spectra(
     if "surf_bright" in units:
         units["sb_var_shared"] = f"({units['surf_bright']})2"
     found: dict[str, Any] = {}
-    for name, array in zip(outputs, results, strict=True):
+    for name, array in zip([*outputs, "included"], results, strict=True):
         meaning = {"long_name": _MEANINGS[name]} if name in _MEANINGS else {}
         found[name] = array.assign_attrs(meaning)
     coordinates: dict[str, Any] = {"wavelength": ("dispersion", arrays[0].data, _wavelength_attributes())}
@@ -145,8 +157,16 @@ def combine_spectra(
     parameters: dict[str, Any] = {"weighting": weighting, "clip_threshold": clip_threshold, "smoothing": smoothing}
     parameters["spectra"] = [str(part.attrs.get("filename", part.attrs.get("FILENAME", ""))) for part in parts]
     result = record(base, "combine_1d", parameters=parameters, **found)
-    for name in outputs:
+    for name in found:
         result[name].attrs |= found[name].attrs | ({"units": units[name]} if name in units else {})
+    if result["included"].chunks is None and not result["included"].all():
+        dark = [str(i + 1) for i in np.flatnonzero(~result["included"].to_numpy())]
+        names = [parameters["spectra"][int(number) - 1] or f"spectrum {number}" for number in dark]
+        warnings.warn(
+            f"{', '.join(names)}: less than {LEAST_LIGHT} of the light of the brightest spectrum; left out of the mean",
+            DegradedResultWarning,
+            stacklevel=3,  # past the check of arguments at the door of the package
+        )
     return result
 
 

@@ -14,6 +14,7 @@ from nsxr.corrections.trace_model import fit_trace_model
 from nsxr.errors import ParameterError
 from nsxr.model.exposures import require_distinct
 from nsxr.model.keywords import read
+from nsxr.plausibility import Extracted, warn_of_suspicions
 
 __all__ = ["Extraction", "extract_source", "group_by_source"]
 
@@ -39,12 +40,22 @@ class Extraction:
     spectra: list[xr.Dataset] = field(default_factory=list)
 
     def compute(self) -> "Extraction":
-        """Compute slits, models and spectra together, so that what they share is computed once; not for long series."""
+        """Compute slits, models and spectra together, so that what they share is computed once; not for long series.
+
+        Warns
+        -----
+        DegradedResultWarning
+            Of whatever is suspicious, see :mod:`nsxr.plausibility`: a position far from its plan, an absurd width, no
+            light, missing wavelengths or times.
+        """
         parts = {"slits": self.slits, "models": self.models, "spectra": self.spectra}
         named = {f"{kind}/{n}": dataset for kind, each in parts.items() for n, dataset in enumerate(each)}
         tree = xr.DataTree.from_dict(named).compute()
         done = {kind: [tree[f"{kind}/{n}"].to_dataset() for n in range(len(each))] for kind, each in parts.items()}
-        return Extraction(**done)
+        found = Extraction(**done)
+        parts_of_each = zip(found.spectra, found.models, found.slits, strict=True)
+        warn_of_suspicions([Extracted(*parts) for parts in parts_of_each])
+        return found
 
 
 def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()) -> dict[str, list[int]]:

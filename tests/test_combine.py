@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -363,3 +364,32 @@ def test_detectors_keep_their_sampling_and_the_gap_between_them_is_flagged(rng):
     np.testing.assert_array_equal(both["n_input"], [1] + [2] * 49)
     with pytest.raises(ParameterError, match=r"2 detectors or slits.*compute\(\)"):
         combine_spectra([part.assign_coords(wavelength=part["wavelength"].chunk()) for part in (first, second)])
+
+
+@pytest.mark.parametrize("kind", ["continuum", "lines"])
+@pytest.mark.parametrize(
+    ("snr", "light", "included"), [(20, 0.0, 0), (20, -0.5, 0), (20, 0.6, 1), (1.5, 0, 0), (0.1, 0, 1)]
+)
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_nod_without_light_does_not_enter_the_mean(rng, kind, snr, light, included, n):
+    pixel = np.arange(800)
+    truth = np.full(800, float(snr))
+    if kind == "lines":
+        truth = snr * 20 * sum(np.exp(-0.5 * ((pixel - c) / 1.5) ** 2) for c in (60, 210, 330, 480, 700))
+        if snr < 1:
+            truth /= 20
+    levels = [1.0, light, 0.9][:n]
+    parts = [
+        spectrum(truth * level + rng.normal(0, 1, 800), 1.0, filename=f"n{i}_cal.fits")
+        for i, level in enumerate(levels)
+    ]
+    parts[0]["flux"].values[400] += 1000  # a hit is no light
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        combined = combine_spectra(parts)
+    expected = [True, bool(included), True][:n]
+    np.testing.assert_array_equal(combined["included"], expected)
+    assert combined["n_input"].max() == sum(expected)
+    assert [str(one.message).split(":")[0] for one in told] == ["n1_cal.fits"] * (not included)
+    lazy = combine_spectra([part.assign_coords(wavelength=part["wavelength"].chunk()).chunk() for part in parts])
+    xr.testing.assert_identical(lazy.compute(scheduler="synchronous"), combined)

@@ -31,6 +31,7 @@ from nsxr.io.spectra_write import write_spectra
 from nsxr.io.stores import shown
 from nsxr.model.exposures import require_distinct
 from nsxr.model.spectra import iterate_slits
+from nsxr.plausibility import Extracted, warn_of_suspicions
 from nsxr.white_light import white_light_curve, write_white_light_curve
 
 __all__ = ["extract"]
@@ -185,6 +186,7 @@ def extract(
                 click.echo(write_spectra(tree, path, overwrite=overwrite, progress=progress))
         if is_series:
             written = dict(iterate_slits(open_spectra(paths[0])))  # sums of the file cost no second extraction
+            warn_of_suspicions([Extracted(spectrum) for spectrum in written.values()])
             for name, spectrum in written.items():
                 path = folder / (f"{root}_whtlt.ecsv" if len(written) == 1 else f"{root}_{name.lower()}_whtlt.ecsv")
                 click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=overwrite))

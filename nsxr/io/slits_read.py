@@ -206,7 +206,7 @@ def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str,
             f"{file.path}: WAVELENGTH is missing, and to read it from the gwcs in the file needs the extra 'gwcs': "
             "pip install 'nsxr[gwcs]'",
             DegradedResultWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         return slits
     attrs = variable_attributes("wavelength") | {"units": "um"}

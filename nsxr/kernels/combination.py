@@ -15,12 +15,17 @@ __all__ = [
     "interpolation",
     "running_median",
     "union_of_grids",
+    "without_light",
 ]
 
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 _Exposure = tuple[str, tuple[str, ...]]
 _NEAR = 2
 """Pixels on either side that tell which of two samples is the outlier."""
+_BLOCKS = 16
+"""Parts of a spectrum whose light is compared: a hit, or what a flat field leaves, is in one of them."""
+LEAST_LIGHT = 0.3
+"""Part of the light of the brightest spectrum; slit losses of nods differ by a tenth or two."""
 
 
 def interpolation(wavelength: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,6 +142,53 @@ def running_median(values: np.ndarray, length: int) -> np.ndarray:
     found = _median(_around(values, length // 2))
     good = np.flatnonzero(np.isfinite(found))
     return np.interp(np.arange(values.size), good, found[good]) if good.size else found
+
+
+def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return which spectra lack the light of the brightest one, as nods behind a closed shutter do.
+
+    Parameters
+    ----------
+    values, variances : (spectrum, wavelength) float64
+        Flux on a common grid.
+    used : (spectrum, wavelength) bool
+        Where there is any.
+
+    Returns
+    -------
+    (spectrum,) bool
+        Where the median over parts of the spectrum is below :data:`LEAST_LIGHT` by 5 standard deviations; parts count
+        in which the brightest spectrum has light by 5, and there are at least three.
+
+    Notes
+    -----
+    The amplitude of a spectrum f in a part is ``sum(f m) / sum(m**2 - var(m))`` for the brightest m, whose own noise
+    would else make all others too faint.
+    """
+    n, size = values.shape
+    found = np.zeros(n, dtype=bool)
+    if n < 2 or size < _BLOCKS:
+        return found
+    starts = np.arange(_BLOCKS) * size // _BLOCKS
+
+    def sums(array: np.ndarray) -> np.ndarray:
+        return np.asarray(np.add.reduceat(array, starts, axis=-1))
+
+    f, v = np.where(used, values, 0.0), np.where(used, variances, 1.0)
+    power = sums(np.where(used, f**2 / v - 1, 0.0))
+    brightest = int(np.argmax(np.sqrt(np.maximum(power, 0.0)).sum(axis=-1)))
+    m, own = f[brightest], v[brightest]
+    for i in range(n):
+        both = used[i] & used[brightest]
+        light, noise = sums(np.where(both, m**2 - own, 0.0)), sums(np.where(both, 2 * own**2 + 4 * m**2 * own, 0.0))
+        bright = light > 5 * np.sqrt(noise)
+        if i == brightest or bright.sum() < 3:
+            continue
+        amplitude = sums(np.where(both, f[i] * m, 0.0))[bright] / light[bright]
+        variance = sums(np.where(both, v[i] * m**2, 0.0))[bright] / light[bright] ** 2
+        error = 1.25 * np.sqrt(np.median(variance) / bright.sum())
+        found[i] = np.median(amplitude) + 5 * error < LEAST_LIGHT
+    return found
 
 
 def clip(values: np.ndarray, variances: np.ndarray, weights: np.ndarray, used: np.ndarray, limit: float) -> np.ndarray:
@@ -290,9 +342,11 @@ def combined_spectrum(
         spectra.append(spectrum)
     weights = np.array([s.weight if times is None else np.full(grid.size, times[i]) for i, s in enumerate(spectra)])
     used = np.array([s.used for s in spectra]) & np.isfinite(weights)
+    samples = np.array([s.matrix @ s.by_column(s.values["flux"]) for s in spectra])
+    variances = np.array([_product(s.matrix, s.matrix) @ s.variance for s in spectra])
+    included = ~without_light(samples, variances, used)
+    used &= included[:, None]
     if clip_threshold is not None:
-        samples = np.array([s.matrix @ s.by_column(s.values["flux"]) for s in spectra])
-        variances = np.array([_product(s.matrix, s.matrix) @ s.variance for s in spectra])
         used = clip(samples, variances, weights, used, clip_threshold)
     weights = np.where(used, weights, 0.0)
     sums = weights.sum(axis=0)
@@ -320,7 +374,7 @@ def combined_spectrum(
             scale = spectra[i].brightness_per_flux() * spectra[j].brightness_per_flux()
             found["sb_var_shared"] += both @ (covariance * scale)
     found = {name: np.where(empty, np.nan, values) for name, values in found.items()}
-    found |= {"combination_weight": sums, "n_input": used.sum(axis=0).astype(np.float64)}
+    found |= {"combination_weight": sums, "n_input": used.sum(axis=0).astype(np.float64), "included": included}
     flags = np.where(used, np.array([s.flags for s in spectra]), np.uint32(0))
     found["dq"] = np.where(empty, _DO_NOT_USE, np.bitwise_or.reduce(flags, axis=0))
     return tuple(found[name] for name in wanted)

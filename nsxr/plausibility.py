@@ -1,0 +1,160 @@
+"""What is suspicious about an extraction, once it is computed: what the program knows, said in words."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import DegradedResultWarning
+from nsxr.io.fits_tables import TIME_COLUMNS
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import steps
+from nsxr.model.keywords import read
+
+__all__ = ["CHECKS", "Extracted", "suspicions", "warn_of_suspicions"]
+
+_MOST_SIGMA = 4.0  # of the position from its plan
+_WIDEST = 3.0  # sigma of a point source [pixel]; those of the telescope are 0.7 to 1.3
+_LEAST_SIGNAL = 3.0  # signal to noise of all columns together
+_BRIGHT = 5.0  # of one column, as of a line
+_MOST_FLAGGED = 0.5
+_USUAL_PRIOR = 0.3
+_PARTS = ("poisson", "rnoise", "flat")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A computed spectrum, and the slit and the model that it was made from, as far as they are at hand."""
+
+    spectrum: xr.Dataset
+    model: xr.Dataset | None = None
+    slit: xr.Dataset | None = None
+
+    @property
+    def good(self) -> np.ndarray:
+        """Which values of the flux may be used."""
+        flags = self.spectrum["dq"].values & np.uint32(PixelFlag.DO_NOT_USE)
+        return np.isfinite(self.spectrum["flux"].values) & (flags == 0)
+
+    @property
+    def signal(self) -> tuple[float, int]:
+        """Signal to noise of all the light together, and number of columns that are bright alone."""
+        kinds = [self.spectrum[f"flux_var_{part}"].values for part in _PARTS if f"flux_var_{part}" in self.spectrum]
+        variance = np.sum([np.nan_to_num(kind) for kind in kinds], axis=0) if kinds else np.zeros(self.good.shape)
+        used = self.good & (variance > 0)
+        flux, variance = np.where(used, self.spectrum["flux"].values, 0.0), np.where(used, variance, 0.0)
+        if flux.ndim > 1:
+            flux, variance = flux.sum(0), variance.sum(0)
+        total = float(variance.sum())
+        bright = int(((flux > _BRIGHT * np.sqrt(variance)) & (variance > 0)).sum())
+        return (float(flux.sum()) / math.sqrt(total) if total > 0 else 0.0), bright
+
+    @property
+    def should_have_light(self) -> bool:
+        """Whether a source is planned here: not in background slits, and fixed slits other than the target's."""
+        attrs = self.spectrum.attrs
+        chosen = str(attrs.get("FXD_SLIT") or "").strip().upper()
+        is_fixed = not str(attrs.get("SHUTSTA") or "").strip()
+        if is_fixed and chosen not in ("", "NONE", "N/A", str(attrs.get("SLTNAME", "")).strip().upper()):
+            return False
+        return "BKG" not in str(attrs.get("SRCNAME", "")).upper() and (read(attrs, "SOURCEID", matters=False) or 0) >= 0
+
+    @property
+    def has_light(self) -> bool:
+        """Whether there is any."""
+        whole, bright = self.signal
+        return whole > _LEAST_SIGNAL or bright > 1 + self.good.shape[-1] / 1000
+
+
+def _columns(found: Extracted) -> Iterator[str]:
+    good = found.good if found.good.ndim == 1 else found.good.any(0)
+    wavelength = found.spectrum["wavelength"].values
+    inside = np.isfinite(wavelength) if np.isfinite(wavelength).any() else np.ones(good.size, bool)
+    flagged, number = int((inside & ~good).sum()), int(inside.sum())
+    if not good.any():
+        yield "no column could be extracted"
+    elif flagged > _MOST_FLAGGED * number:
+        yield f"{flagged} of {number} columns are flagged DO_NOT_USE"
+
+
+def _wavelengths(found: Extracted) -> Iterator[str]:
+    if not np.isfinite(found.spectrum["wavelength"].values).any():
+        yield "there are no wavelengths; detector columns stand for them"
+
+
+def _times(found: Extracted) -> Iterator[str]:
+    if "integration" not in found.spectrum["flux"].dims:
+        return
+    number, name = found.spectrum.sizes["integration"], TIME_COLUMNS[1]
+    times = found.spectrum[name].values if name in found.spectrum.coords else np.full(number, np.nan)
+    lost = int((~np.isfinite(times)).sum())
+    if lost:
+        yield f"{lost} of {number} integrations have no time (INT_TIMES)"
+
+
+def _light(found: Extracted) -> Iterator[str]:
+    if found.should_have_light and found.good.any() and not found.has_light:
+        yield f"there is no light of a source: signal to noise of all columns together is {found.signal[0]:.1f}"
+
+
+def _position(found: Extracted) -> Iterator[str]:
+    if not (found.should_have_light and found.has_light) or "position_fitted" not in found.spectrum.variables:
+        return
+    names = ("position_planned", "position_fitted", "position_uncertainty")
+    planned, fitted, error = (
+        float(found.spectrum[name]) if name in found.spectrum.variables else math.nan for name in names
+    )
+    made = [] if found.model is None else [step for step in steps(found.model) if step["step"] == "fit_trace_model"]
+    prior = float(made[-1]["parameters"].get("position_prior", _USUAL_PRIOR)) if made else _USUAL_PRIOR
+    sigma = math.hypot(prior, error if math.isfinite(error) else 0.0)
+    if abs(fitted - planned) > _MOST_SIGMA * sigma:
+        yield (
+            f"the source is {fitted - planned:+.1f} rows ({abs(fitted - planned) / sigma:.0f} sigma) from its planned "
+            f"row {planned:.1f}: another source, a wrong plan, or no light"
+        )
+
+
+def _width(found: Extracted) -> Iterator[str]:
+    if found.model is None or not (found.should_have_light and found.has_light):
+        return
+    is_extended = str(found.spectrum.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
+    width = float(np.nanmedian(found.model["width"].values))
+    most = found.model.sizes["cross_dispersion"] if is_extended else _WIDEST
+    if not width <= most:
+        yield f"the trace is {width:.1f} pixels wide (sigma), expected less than {most:g}"
+
+
+CHECKS: tuple[Callable[[Extracted], Iterator[str]], ...] = (_columns, _wavelengths, _times, _light, _position, _width)
+"""What is asked of each spectrum; whatever is suspicious is a line of words."""
+
+
+def suspicions(found: Extracted) -> list[str]:
+    """Return what is suspicious about a spectrum, a line each.
+
+    Parameters
+    ----------
+    found : Extracted
+        Computed.
+    """
+    return [line for check in CHECKS for line in check(found)]
+
+
+def warn_of_suspicions(extracted: Sequence[Extracted], stacklevel: int = 2) -> None:
+    """Issue a DegradedResultWarning for whatever is suspicious about spectra, with file and slit.
+
+    Parameters
+    ----------
+    extracted : sequence of Extracted
+        Computed.
+    stacklevel : int
+        As of :func:`warnings.warn`.
+    """
+    for number, found in enumerate(extracted, start=1):
+        attrs = found.spectrum.attrs
+        name = str(attrs.get("filename") or attrs.get("FILENAME") or f"spectrum {number}")
+        slit = f", slit {attrs['SLTNAME']}" if attrs.get("SLTNAME") else ""
+        for line in suspicions(found):
+            warnings.warn(f"{name}{slit}: {line}", DegradedResultWarning, stacklevel=stacklevel + 1)

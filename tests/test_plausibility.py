@@ -1,0 +1,117 @@
+"""What is suspicious about a spectrum is said, and nothing of a good one."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import nsxr
+from nsxr.cli import main
+from nsxr.errors import DegradedResultWarning
+from nsxr.extract import extract_source
+from nsxr.plausibility import Extracted, suspicions
+from nsxr.simulate import simulate_trace
+from tests.io.slit_files import write_cal
+
+
+def made(seed: int = 3, **parameters: object) -> xr.Dataset:
+    slit, _ = simulate_trace(**({"columns": 120, "signal_to_noise": 30.0, "seed": seed} | parameters))  # type: ignore
+    return slit.assign_attrs(filename="a_cal.fits")
+
+
+def told(slits: list[xr.Dataset], **options: object) -> list[str]:
+    """Return the warnings of an extraction."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        extract_source(slits, **options).compute()  # type: ignore[arg-type]
+    assert all(one.category is DegradedResultWarning for one in caught)
+    return [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("kind", ["point", "lines", "faint", "extended", "nods", "series"])
+def test_good_spectra_are_beyond_suspicion(kind: str, seed: int) -> None:
+    options: dict[str, dict[str, object]] = {
+        "point": {},
+        "lines": {"lines": True},
+        "faint": {"signal_to_noise": 3.0},
+        "extended": {},
+        "nods": {"nod": -1},
+        "series": {"integrations": 4},
+    }
+    slits = [made(seed, **options[kind])]
+    if kind == "extended":
+        slits[0].attrs["SRCTYPE"] = "EXTENDED"
+    if kind == "nods":
+        slits += [made(seed + 10, nod=1), made(seed + 20)]
+    assert told(slits) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("dark", "there is no light of a source: signal to noise of all columns together is"),
+        ("off", r"the source is \+[23]\.\d rows \(\d+ sigma\) from its planned row 21\d\.\d"),
+        ("no wavelengths", "there are no wavelengths; detector columns stand for them"),
+        ("no times", r"4 of 4 integrations have no time \(INT_TIMES\)"),
+        ("one time", r"1 of 4 integrations have no time \(INT_TIMES\)"),
+        ("holes", r"\d+ of 120 columns are flagged DO_NOT_USE"),
+    ],
+)
+def test_what_is_suspicious_is_said(what: str, words: str) -> None:
+    series = {"integrations": 4} if "time" in what else {}
+    slit = made(signal_to_noise=0.001 if what == "dark" else 30.0, offset=3.0 if what == "off" else 0.0, **series)
+    if what == "no wavelengths":
+        slit = slit.drop_vars("wavelength")
+    elif what == "no times":
+        slit = slit.drop_vars("int_mid_MJD_UTC")
+    elif what == "one time":
+        slit["int_mid_MJD_UTC"].values[2] = np.nan
+    elif what == "holes":
+        slit["dq"].values[:, 20:100] = 1
+    with pytest.warns(DegradedResultWarning, match=f"^a_cal.fits, slit 12: {words}") as caught:
+        extract_source([slit]).compute()
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_an_absurd_width_is_said() -> None:
+    slit = made()
+    model = nsxr.fit_trace_model(slit)
+    spectrum = nsxr.extract_spectrum(slit, model)
+    assert suspicions(Extracted(spectrum, model, slit)) == []
+    (said,) = suspicions(Extracted(spectrum, model.assign(width=model["width"] + 9), slit))
+    assert said.startswith("the trace is ")
+    assert said.endswith(" pixels wide (sigma), expected less than 3")
+
+
+def test_light_is_not_missed_where_none_is_planned() -> None:
+    slit = made(signal_to_noise=0.001)
+    for attrs in (
+        {"SRCNAME": "1234_BKG22"},
+        {"SOURCEID": -3},
+        {"SHUTSTA": "", "SLTNAME": "S200A2", "FXD_SLIT": "S200A1"},
+    ):
+        assert told([slit.assign_attrs(attrs)]) == []
+    assert len(told([slit.assign_attrs(SHUTSTA="", SLTNAME="S200A1", FXD_SLIT="S200A1")])) == 1
+
+
+def test_the_command_says_so_and_leaves_a_dark_nod_out(tmp_path: Path) -> None:
+    slits = [made(1, nod=-1), made(2, signal_to_noise=0.001), made(3, nod=1, offset=3.0)]
+    files = [
+        write_cal(tmp_path / f"jw01234001001_03101_0000{n}_nrs1_cal.fits", [slit], EXPOSURE=n, EXPSTART=60000.0 + n)
+        for n, slit in enumerate(slits, start=1)
+    ]
+    run = CliRunner().invoke(main, ["extract", *map(str, files), "-o", str(tmp_path / "out"), "--no-outliers"])
+    assert run.exit_code == 0, run.output
+    assert "00002_nrs1_cal.fits, slit 12: there is no light of a source" in run.output
+    assert (
+        "00002_nrs1_cal.fits: less than 0.3 of the light of the brightest spectrum; left out of the mean" in run.output
+    )
+    assert "00003_nrs1_cal.fits, slit 12: the source is +" in run.output
+    (path,) = (tmp_path / "out").glob("*_c1d.fits")
+    ((_, mean),) = nsxr.iterate_slits(nsxr.open_spectra(path))
+    assert mean["n_input"].max() == 2
