@@ -28,7 +28,6 @@ _MEANINGS: Mapping[str, str] = {
     "flux_covariance": "covariance of flux with the next wavelength",
     "combination_weight": "sum of the weights of what was combined",
     "n_input": "spectra that were combined",
-    "included": "whether a spectrum has light to be combined",
 }
 
 
@@ -79,13 +78,13 @@ def combine_spectra(
         Along ``dispersion``: ``flux``, ``surf_bright`` and their variances, the sums of weight squared times variance;
         ``flux_var_shared`` and ``sb_var_shared``, what covariance between the spectra adds, which can be negative;
         ``flux_covariance``, of each flux with the next; ``combination_weight`` and ``n_input`` float64; ``dq``, the
-        flags of what was used, DO_NOT_USE where nothing was; ``included`` (spectrum) bool. Attributes are
-        those of the first spectrum. Lazy if a spectrum is.
+        flags of what was used, DO_NOT_USE where nothing was. Attributes are those of the first
+        spectrum. Lazy if a spectrum is.
 
     Warns
     -----
     DegradedResultWarning
-        If a spectrum without light is left out, and nothing is lazy; else ``included`` tells.
+        If a spectrum without light is left out, and nothing is lazy; else ``n_input`` tells.
 
     Raises
     ------
@@ -128,7 +127,7 @@ def combine_spectra(
     kinds: list[tuple[Sequence[str], type[np.generic]]] = [
         (("dispersion",), np.uint32 if name == "dq" else np.float64) for name in outputs
     ]
-    results = map_blocks(
+    *results, included = map_blocks(
         combined_spectrum,
         *arrays,
         core=sorted({str(dim) for array in arrays for dim in array.dims}),
@@ -147,7 +146,7 @@ def combine_spectra(
     if "surf_bright" in units:
         units["sb_var_shared"] = f"({units['surf_bright']})2"
     found: dict[str, Any] = {}
-    for name, array in zip([*outputs, "included"], results, strict=True):
+    for name, array in zip(outputs, results, strict=True):
         meaning = {"long_name": _MEANINGS[name]} if name in _MEANINGS else {}
         found[name] = array.assign_attrs(meaning)
     coordinates: dict[str, Any] = {"wavelength": ("dispersion", arrays[0].data, _wavelength_attributes())}
@@ -159,9 +158,9 @@ def combine_spectra(
     result = record(base, "combine_1d", parameters=parameters, **found)
     for name in found:
         result[name].attrs |= found[name].attrs | ({"units": units[name]} if name in units else {})
-    if result["included"].chunks is None and not result["included"].all():
-        dark = [str(i + 1) for i in np.flatnonzero(~result["included"].to_numpy())]
-        names = [parameters["spectra"][int(number) - 1] or f"spectrum {number}" for number in dark]
+    if included.chunks is None and not included.all():
+        dark = np.flatnonzero(~included.to_numpy())
+        names = [parameters["spectra"][i] or f"spectrum {i + 1}" for i in dark]
         warnings.warn(
             f"{', '.join(names)}: less than {LEAST_LIGHT} of the light of the brightest spectrum; left out of the mean",
             DegradedResultWarning,

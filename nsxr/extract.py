@@ -87,8 +87,10 @@ def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()
     names: dict[tuple[str, ...], str] = {}
     for number, slit in enumerate(slits):
         source, name = _source_of(slit.attrs, "slits" in across)
+        order = abs(read(slit.attrs, "SPORDER", matters=False))
         optics = [_text(slit.attrs.get(key)) for key in ("DETECTOR", "FILTER", "GRATING", "PROGRAM")]
         optics[0] = "" if "detectors" in across else optics[0]
+        optics.append(f"order{order}" if order > 1 else "")
         key = (*source, *optics)
         groups.setdefault(key, []).append(number)
         names.setdefault(key, name)
@@ -97,7 +99,7 @@ def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()
     for key, members in groups.items():
         name = names[key].lower()
         first = firsts.setdefault(name, key)
-        differing = [value for value, usual in zip(key[-4:], first[-4:], strict=True) if value and value != usual]
+        differing = [value for value, usual in zip(key[-5:], first[-5:], strict=True) if value and value != usual]
         full = "_".join([name, *differing]).lower()
         choices = [full, *(f"{full}_{number}" for number in range(2, len(groups) + 2))]
         found[next(choice for choice in choices if choice not in found)] = members

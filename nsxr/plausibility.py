@@ -37,7 +37,7 @@ class Extracted:
     def good(self) -> np.ndarray:
         """Which values of the flux may be used."""
         flags = self.spectrum["dq"].values & np.uint32(PixelFlag.DO_NOT_USE)
-        return np.isfinite(self.spectrum["flux"].values) & (flags == 0)
+        return np.asarray(np.isfinite(self.spectrum["flux"].values) & (flags == 0))
 
     @property
     def signal(self) -> tuple[float, int]:

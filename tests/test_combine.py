@@ -388,7 +388,6 @@ def test_a_nod_without_light_does_not_enter_the_mean(rng, kind, snr, light, incl
         warnings.simplefilter("always")
         combined = combine_spectra(parts)
     expected = [True, bool(included), True][:n]
-    np.testing.assert_array_equal(combined["included"], expected)
     assert combined["n_input"].max() == sum(expected)
     assert [str(one.message).split(":")[0] for one in told] == ["n1_cal.fits"] * (not included)
     lazy = combine_spectra([part.assign_coords(wavelength=part["wavelength"].chunk()).chunk() for part in parts])

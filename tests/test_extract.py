@@ -230,6 +230,7 @@ PROGRAMMES = ["s000000005", "s000000005_02", "s000000005_03"]
         ([{"SLITID": 3}, {"SLITID": 3, "DETECTOR": "NRS2"}], ["slit3", "slit3_nrs2"]),
         ([{"SOURCEID": 5}, {"SOURCEID": 5, "GRATING": "G140M"}], ["s000000005", "s000000005_g140m"]),
         ([{"SOURCEID": 5}, {"SOURCEID": 5, "PROGRAM": "02"}, {"SOURCEID": 5, "PROGRAM": "03"}], PROGRAMMES),
+        ([{"SOURCEID": 5, "SPORDER": -1}, {"SOURCEID": 5, "SPORDER": -2}], ["s000000005", "s000000005_order2"]),
         ([{"SOURCEID": 5, "SRCNAME": "a"}, {"SOURCEID": 5, "SRCNAME": "b"}], ["s000000005", "s000000005_2"]),
         ([{"SOURCEID": "5", "SRCNAME": "../x"}, {"SOURCEID": "N/A", "SLTNAME": "a/b"}], ["s000000005", "a-b"]),
     ],

@@ -159,7 +159,7 @@ def _evaluate(source: PixelSource, version: int, shape: tuple[int, ...]) -> np.n
     axis = axes.index("SPECTRAL")
     row, column = np.mgrid[: shape[0], : shape[1]]
     found = np.asarray(wcs(column, row)[axis], dtype=np.float64)
-    return (found * units.Unit(wcs.output_frame.unit[axis]).to(units.um)).astype(np.float32)
+    return np.asarray(found * units.Unit(wcs.output_frame.unit[axis]).to(units.um), dtype=np.float32)
 
 
 def _require_own(node: Any, sizes: dict[int, int]) -> int:

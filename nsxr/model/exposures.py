@@ -40,8 +40,9 @@ def _text(value: Any) -> str:
 
 
 def exposures_of(header: Mapping[Any, Any]) -> set[tuple[str, ...]]:
-    """Return which exposures a slit or spectrum was made from, with the slit; empty if that is not known."""
-    slit = _text(header.get("SLTNAME"))
+    """Return which exposures a slit or spectrum was made from, with slit and order; empty if that is not known."""
+    order = abs(read(header, "SPORDER", matters=False))
+    slit = _text(header.get("SLTNAME")) + (f" order {order}" if order > 1 else "")
     if COMBINED in header:
         return {(*found, slit) for found in json.loads(str(header[COMBINED]))}
     own = identity(header)

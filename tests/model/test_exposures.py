@@ -41,6 +41,8 @@ def slit(nod: int = 0, seed: int = 1, **attrs: object) -> xr.Dataset:
         ({"EXPOSURE": "3"}, False),
         ({"DETECTOR": "NRS2"}, False),
         ({"SLTNAME": "S200A2"}, False),
+        ({"SPORDER": 0}, True),
+        ({"SPORDER": 2}, False),
         ({"INTSTART": 201}, False),  # another segment
         ({"EXPSTART": "N/A"}, False),  # nobody knows
     ],
