@@ -55,6 +55,9 @@ def flag_outliers(
     list of Dataset
         The slits, with OUTLIER and DO_NOT_USE set in ``dq``. Pixels beyond the apertures are not judged: what is there
         is no model's business; nor are lines that are distributed otherwise than the continuum. Nothing else changes.
+        Where there are others to compare with, the scalar ``disagreement`` is the part of the columns in which an exposure
+        differs from that of the others that is most like it. Above a fifth, as behind a closed shutter, it is compared
+        with itself alone, and says nothing about others.
 
     Raises
     ------
@@ -92,7 +95,7 @@ def flag_outliers(
         total = weight.sum("cross_dispersion")
         mean = (weight * slit["wavelength"].fillna(0.0)).sum("cross_dispersion") / total.where(total > 0)
         wavelengths.append(mean)
-    (found,) = map_blocks(
+    found, disagreement = map_blocks(
         _flag_block,
         stack([slit["sci"] - model["beside"] for slit, model in zip(each, models, strict=True)], np.nan),
         stack([usable_pixels(slit) for slit in each], False),
@@ -104,7 +107,7 @@ def flag_outliers(
         stack([model["noise_scale"] for model in models], 1.0),
         stack([model["background_terms"] for model in models], 0.0),
         core=("exposure", *IMAGE),
-        outputs=[(("exposure", *IMAGE), np.bool_)],
+        outputs=[(("exposure", *IMAGE), np.bool_), (("exposure",), np.float64)],
         threshold=snr,
         tolerance=scale,
     )
@@ -113,7 +116,10 @@ def flag_outliers(
         own = found.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
         flags = own.reset_coords(drop=True).astype(np.uint32) * _OUTLIER
         parameters = {"snr": snr, "scale": scale, "exposures": len(each)}
-        results.append(record(slit, "outlier_detection", parameters=parameters, dq=slit["dq"] | flags))
+        flagged = record(slit, "outlier_detection", parameters=parameters, dq=slit["dq"] | flags)
+        if len(each) > 1:
+            flagged["disagreement"] = disagreement.isel(exposure=number, drop=True).reset_coords(drop=True)
+        results.append(flagged)
     return results
 
 
@@ -134,7 +140,7 @@ def _flag_block(
     *,
     threshold: float,
     tolerance: float,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     dark = noise_scale[:, None, None] * (var_rnoise.astype(np.float64) + background_variance[:, None, :])
     good = usable & np.isfinite(dark) & (dark > 0)
     unit = (

@@ -176,6 +176,8 @@ def extract_spectrum(
         covered = (model["response"] * summed).sum("cross_dispersion")
         weight = summed.reset_coords(drop=True) + (1 - covered) * weight
     spectrum["weight"] = weight.astype(np.float32) * np.float32(to_flux)
+    if "disagreement" in slit:  # of exposures, from flag_outliers
+        spectrum["disagreement"] = slit["disagreement"].reset_coords(drop=True)
     if "var_background" in slit:
         spectrum["var_background"] = slit["var_background"].reset_coords(drop=True)
     positions = ("position_planned", "position_fitted", "position_uncertainty")

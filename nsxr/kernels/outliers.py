@@ -7,20 +7,23 @@ import numpy as np
 
 from nsxr.kernels.column_fit import column_weights
 
-__all__ = ["disagreeing_pixels", "expected_fluxes"]
+__all__ = ["DISAGREEING", "disagreeing_pixels", "expected_fluxes"]
 
 _WINDOW = 101
 """Columns over which the ratio of fluxes of two exposures may not change."""
+DISAGREEING = 0.2
+"""Part of the columns in which two exposures differ from which on they do not show the same light."""
 
 
 def expected_fluxes(
     fluxes: np.ndarray, variances: np.ndarray, wavelengths: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return what the other exposures say about the flux of each column.
 
     Fluxes of the others are interpolated to the wavelengths of an exposure, and scaled by the ratio of both over 101
     columns, since slits lose different parts of the light. Of three and more the median counts, so that one of them
-    may be wrong; of two the mean, or the lower where they disagree, since cosmic rays add light.
+    may be wrong; of two the mean, or the lower where they disagree, since cosmic rays add light. An exposure that
+    differs from this one in a fifth of all columns, as behind a closed shutter, has no vote.
 
     Parameters
     ----------
@@ -36,11 +39,16 @@ def expected_fluxes(
     roughness : (exposure, x) ndarray
         By how much interpolation may be wrong, where the spectrum changes from column to column: the tolerated
         displacement, and what a straight line between samples leaves of a curve with their second difference.
+    disagreement : (exposure,) ndarray
+        Part of the columns in which an exposure differs by more than 3 standard deviations from that of the others
+        that is most like it; 0 if it is alone.
     """
     n, n_columns = fluxes.shape
     expected, variance, roughness = (np.full((n, n_columns), np.nan) for _ in range(3))
+    disagreement = np.zeros(n)
     for e in range(n):
         votes, errors, bends = [], [], []
+        apart_from = []
         for j in range(n):
             if j == e:
                 continue
@@ -59,9 +67,15 @@ def expected_fluxes(
             part = np.clip((at - w[after - 1]) / (w[after] - w[after - 1]), 0.0, 1.0)
             rough = tolerance * np.interp(at, w, step) + part * (1 - part) / 2 * np.interp(at, w, bend)
             ratio = _ratio(fluxes[e], other, variances[e] + doubt)
+            both = np.isfinite(fluxes[e]) & np.isfinite(other) & (variances[e] > 0)
+            limit = 3 * np.sqrt(variances[e] + ratio**2 * doubt) + ratio * rough
+            apart_from.append(float((np.abs(fluxes[e] - ratio * other) > limit)[both].mean()) if both.any() else 0.0)
+            if apart_from[-1] > DISAGREEING:
+                continue
             votes.append(ratio * other)
             errors.append(ratio**2 * doubt)
             bends.append(ratio * rough)
+        disagreement[e] = min(apart_from, default=0.0)
         if not votes:
             continue
         vote, error = np.array(votes), np.array(errors)
@@ -79,7 +93,7 @@ def expected_fluxes(
         expected[e] = np.where(some, middle, np.nan)
         variance[e] = np.where(some, np.where(count > 2, 1.57, 1.0) * mean_error, np.nan)
         roughness[e] = np.where(some, np.nanmax(np.where(there, np.array(bends), 0.0), axis=0), 0.0)
-    return expected, variance, roughness
+    return expected, variance, roughness, disagreement
 
 
 def _ratio(one: np.ndarray, other: np.ndarray, variance: np.ndarray) -> np.ndarray:
@@ -117,8 +131,10 @@ def disagreeing_pixels(
     order: int,
     threshold: float,
     tolerance: float,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return which pixels within the apertures deviate from the expected light (exposure, y, x), bool.
+
+    Returns also the part of the columns in which each exposure differs from all others, see :func:`expected_fluxes`.
 
     Parameters
     ----------
@@ -154,7 +170,7 @@ def disagreeing_pixels(
     deviation = (filled - flux[:, None, :] * profile - level[:, None, :]) ** 2 * precision * (aperture > 0)
     contradiction = deviation.sum(1) / np.maximum(((precision > 0) & (aperture > 0)).sum(1) - 1, 1)
     said = variance * np.maximum(contradiction, 1.0)
-    expected, doubt, roughness = expected_fluxes(
+    expected, doubt, roughness, disagreement = expected_fluxes(
         np.where(known, flux, np.nan), np.where(known, said, np.nan), wavelengths, tolerance
     )
     # its own flux, found without the pixels that stand out, counts too where it agrees with the others
@@ -172,4 +188,4 @@ def disagreeing_pixels(
     total = total + doubt[:, None, :] * profile**2 + (expected[:, None, :] * profile_uncertainty) ** 2
     limit = threshold * np.sqrt(total) + tolerance * around + roughness[:, None, :] * profile
     judged = usable & (aperture > 0) & ~off_profile[:, None, :]
-    return np.asarray(judged & (np.abs(images - model - level[:, None, :]) > limit))
+    return judged & (np.abs(images - model - level[:, None, :]) > limit), disagreement
