@@ -1,5 +1,7 @@
 """nsxr calibrates JWST NIRSpec exposures as labelled, lazy arrays."""
 
+from typing import Any as _Any
+
 from nsxr import accessor as _accessor  # noqa: F401  (registers Dataset.nsxr)
 from nsxr.archive import (
     add_exposure,
@@ -7,6 +9,7 @@ from nsxr.archive import (
     list_exposures,
     open_archive,
     open_raw,
+    replay_archive,
     resume_archive,
     select_exposures,
 )
@@ -49,6 +52,7 @@ from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.model.arguments import checks_all as _checks_all
+from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.spectra import as_slit, iterate_slits, map_slits, pad_slits, unpad
 from nsxr.noise import noise_spectrum, noise_table
 from nsxr.picture_frame import build_picture_frame, write_picture_frame
@@ -58,6 +62,8 @@ from nsxr.white_light import white_light_curve, write_white_light_curve
 
 __all__ = [
     "Aperture",
+    "GroupFlag",
+    "PixelFlag",
     "add_exposure",
     "as_slit",
     "average_dark_current",
@@ -104,6 +110,7 @@ __all__ = [
     "pad_slits",
     "read_aperture",
     "replace_pixels",
+    "replay_archive",
     "rescale_read_noise",
     "restore_background_variance",
     "resume_archive",
@@ -125,3 +132,12 @@ __all__ = [
 ]
 
 _checks_all(globals())
+
+
+def __getattr__(name: str) -> _Any:
+    """Return ``__version__`` when it is asked for: looking it up takes 4 ms, which the command line need not wait."""
+    if name == "__version__":
+        from nsxr.model.provenance import software
+
+        return software()["nsxr"]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 __all__ = [
     "ArchiveInUseError",
+    "ArchivedOtherwiseError",
     "ClusterError",
     "DegradedResultWarning",
     "InputFileError",
@@ -42,6 +43,10 @@ class ParameterError(NsxrError, ValueError):
 
 class OutputExistsError(NsxrError, FileExistsError):
     """A product would overwrite an existing file and overwriting was not asked for."""
+
+
+class ArchivedOtherwiseError(OutputExistsError):
+    """An exposure is in the archive, but was made with other parameters, steps, references or inputs."""
 
 
 class ArchiveInUseError(NsxrError, BlockingIOError):

@@ -2,6 +2,7 @@
 
 from nsxr.archive.checker import check_archive
 from nsxr.archive.reader import list_exposures, open_archive, open_raw, select_exposures
+from nsxr.archive.replay import replay_archive
 from nsxr.archive.writer import add_exposure, resume_archive
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "list_exposures",
     "open_archive",
     "open_raw",
+    "replay_archive",
     "resume_archive",
     "select_exposures",
 ]

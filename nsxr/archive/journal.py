@@ -69,15 +69,32 @@ class Plan:
             If it is none, or would do what no plan of nsxr does.
         """
         try:
-            content = folder.read_json(key)
-            if not isinstance(content, dict):
-                raise TypeError("no JSON object" if content is not None else "no JSON")
-            if not isinstance(content["sources"], list):
-                raise TypeError("sources are no list")
-            plan = cls(**{"token": "", **content, "sources": tuple(content["sources"])})
-            plan._require_right(key)
+            return cls._of(folder.read_json(key), key)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise InputFileError(f"{folder}/{key} is no plan of nsxr ({error}); remove it") from error
+
+    @classmethod
+    def kept(cls, text: Any, node: str) -> "Plan":
+        """Return the plan that an exposure in the archive was made by, from its attribute.
+
+        Raises
+        ------
+        InputFileError
+            If it is none.
+        """
+        try:
+            return cls._of(parsed_json(text), plan_key(node))
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise InputFileError(f"{node}: it does not say how it was made ({error}); add it again") from error
+
+    @classmethod
+    def _of(cls, content: Any, key: str) -> "Plan":
+        if not isinstance(content, dict):
+            raise TypeError("no JSON object" if content is not None else "no JSON")
+        if not isinstance(content["sources"], list):
+            raise TypeError("sources are no list")
+        plan = cls(**{"token": "", **content, "sources": tuple(content["sources"])})
+        plan._require_right(key)
         return plan
 
     def _require_right(self, key: str) -> None:

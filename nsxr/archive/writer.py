@@ -20,8 +20,9 @@ from nsxr.archive.layout import (
 )
 from nsxr.archive.nodes import node_path, plan_key
 from nsxr.cluster import worker_errors
-from nsxr.errors import NsxrError, OutputExistsError, ParameterError
+from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError, ParameterError
 from nsxr.io import open_exposure
+from nsxr.io.fits_keywords import as_product
 from nsxr.io.folder import Folder, parsed_json
 from nsxr.io.manifest import METADATA, make_manifest
 from nsxr.io.progress import compute
@@ -29,9 +30,10 @@ from nsxr.io.stores import is_remote, receivers, shown
 from nsxr.io.zarr import create_zarr
 from nsxr.lazy import store
 from nsxr.model.history import steps
+from nsxr.model.provenance import KEY, differences, provenance_of
 from nsxr.recipe import Recipe
 
-__all__ = ["Job", "Resumed", "add_exposure", "carry_out", "plan_exposure", "resume_archive", "resuming", "taking_in"]
+__all__ = ["Job", "Resumed", "add_exposure", "carry_out", "plan_exposure", "require_trusted", "resume_archive", "resuming", "taking_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,12 +135,14 @@ def plan_exposure(
     """
     names = [_absolute(path) for path in paths]
     node = node_path(open_exposure(names, storage_options=recipe.storage_options).attrs)
-    _refuse_complete(folder, node, overwrite)
-    chosen = _with_paths(recipe, names)
+    chosen, made = _with_paths(recipe, names)
+    if not overwrite:
+        _refuse_complete(folder, node, made, raw)
     make_archive(folder)
     taken = claim(folder, node)
     try:
-        _refuse_complete(folder, node, overwrite)  # another run may have finished it meanwhile
+        if not overwrite:
+            _refuse_complete(folder, node, made, raw)  # another run may have finished it meanwhile
         plan = Plan(node, tuple(names), chosen.as_json(), raw)
         folder.put_json(plan_key(node), plan.as_dict())
     except BaseException:
@@ -147,9 +151,25 @@ def plan_exposure(
     return Job(folder, plan, chosen, taken)
 
 
-def _refuse_complete(folder: Folder, node: str, overwrite: bool) -> None:
-    if not overwrite and is_complete(folder.read_json(f"{node}/{METADATA}")):
-        raise OutputExistsError(f"{folder}: {node} is there already; ask for overwriting to replace it")
+def _refuse_complete(folder: Folder, node: str, made: Mapping[str, Any], raw: bool) -> None:
+    """Raise OutputExistsError if an exposure is there already, and say in what it differs from what is wanted now.
+
+    ``made`` is the provenance that it would get.
+    """
+    document = folder.read_json(f"{node}/{METADATA}")
+    if not is_complete(document):
+        return
+    kept = document["attributes"]
+    known = provenance_of(kept)
+    differing = differences(known, made) if known else ["it does not say how it was made"]
+    if raw and not (parsed_json(kept.get(PLAN)) or {}).get("raw"):
+        differing.append("raw: not kept -> kept")
+    if differing:
+        raise ArchivedOtherwiseError(
+            f"{folder}: {node} is there already, but made otherwise ({'; '.join(differing)}); ask for overwriting to "
+            "replace it"
+        )
+    raise OutputExistsError(f"{folder}: {node} is there already; ask for overwriting to replace it")
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -157,10 +177,14 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return name if is_remote(name) else os.path.abspath(name)
 
 
-def _with_paths(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """Return the recipe with the references that an exposure takes by path, or chosen by the reference data system."""
+def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe with the references that an exposure takes by path, or chosen by the reference data system.
+
+    Also return the provenance of what it makes.
+    """
     used: dict[str, str] = {}
-    for node in recipe.calibrate(names).products.children.values():
+    products = recipe.calibrate(names).products
+    for node in products.children.values():
         for record in steps(node.to_dataset()):
             used |= record["references"]
     named = {}
@@ -179,7 +203,9 @@ def _with_paths(recipe: Recipe, names: Sequence[str]) -> Recipe:
         }
         for entry in recipe.earlier
     )
-    return replace(recipe, references="crds" if len(named) < len(used) else None, named=named, earlier=earlier)
+    source = "crds" if len(named) < len(used) else None
+    made = provenance_of(products["rate"].attrs)
+    return replace(recipe, references=source, named=named, earlier=earlier), made
 
 
 def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:
@@ -207,7 +233,10 @@ def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Lite
 
 def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal["force"]) -> None:
     exposure, _, tree, _ = recipe.calibrate(plan.sources)
-    nodes = {name: node.to_dataset() for name, node in tree.children.items()}
+    nodes = {
+        name: as_product(node.to_dataset(), f"{plan.node}/{name}", dated=False)  # the plan says when
+        for name, node in tree.children.items()
+    }
     if plan.raw:
         nodes["raw"] = as_raw(exposure)
     pairs = []
@@ -224,7 +253,8 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
             folder.put(key, content)
         manifest = make_manifest(folder, plan.node)
     make_parents(folder, plan.node)
-    document = exposure_document(exposure.attrs, _without_secrets(plan), manifest)
+    header = {**exposure.attrs, KEY: nodes["rate"].attrs[KEY]}
+    document = exposure_document(header, _without_secrets(plan), manifest)
     folder.put_json(f"{plan.node}/{METADATA}", document)
     logger.debug("%s: %s complete", folder, plan.node)
 
@@ -301,7 +331,7 @@ def resume_archive(
     return result
 
 
-def _require_trusted(folder: Folder, paths: Sequence[str], hosts: Sequence[str]) -> None:
+def require_trusted(folder: Folder, paths: Sequence[str], hosts: Sequence[str]) -> None:
     """Raise ParameterError if storage options would be sent to a host that nobody has named today."""
     trusted = receivers(folder.root).union(*map(receivers, hosts))
     for path in paths:
@@ -328,7 +358,7 @@ def resuming(folder: Folder, force: bool = False, hosts: Sequence[str] = ()) -> 
                 plan = Plan.read(folder, key)
                 name = plan.node
                 recipe = Recipe.from_json(plan.recipe, folder.storage_options)
-                _require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
+                require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
                 jobs.append(job := Job(folder, plan, recipe, claim(folder, name, force)))
                 if folder.read(key) is not None:  # else who had it has finished meanwhile
                     planned[name] = job

@@ -9,6 +9,7 @@ import click
 
 from nsxr.archive import check_archive, list_exposures
 from nsxr.archive.reader import ArchivedExposure
+from nsxr.archive.replay import replay_archive
 from nsxr.archive.writer import Job, carry_out, plan_exposure, resuming, taking_in
 from nsxr.cli.options import (
     group_exposures,
@@ -20,7 +21,7 @@ from nsxr.cli.options import (
 )
 from nsxr.cluster import require_reachable
 from nsxr.detector1 import STEPS
-from nsxr.errors import NsxrError, OutputExistsError
+from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError
 from nsxr.io.folder import Folder
 from nsxr.io.stores import shown
 from nsxr.recipe import Recipe
@@ -68,6 +69,8 @@ def add(
             try:
                 planned[root] = job = plan_exposure(folder, paths, recipes[root], raw=raw, overwrite=overwrite)
                 jobs.append(job)
+            except ArchivedOtherwiseError as error:
+                planned[root] = error
             except OutputExistsError:
                 click.echo(f"{root}: already there")
             except (NsxrError, OSError) as error:
@@ -108,6 +111,35 @@ def resume(
     """Finish what was planned but interrupted; complete exposures are not touched."""
     with resuming(Folder.at(path, storage_options), force, hosts) as planned:
         _carry_out(planned, progress, client)
+
+
+@archive.command()
+@click.argument("path", metavar="ARCHIVE", type=click.Path())
+@click.argument("exposures", metavar="[EXPOSURE]...", nargs=-1)
+@click.option("--host", "hosts", metavar="URL", multiple=True, help="Host of inputs that may get the storage options.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
+@reports_errors
+@takes_storage_options
+@takes_cluster_options
+def replay(
+    path: str,
+    exposures: tuple[str, ...],
+    hosts: tuple[str, ...],
+    progress: bool,
+    storage_options: Mapping[str, Any],
+    client: Any,
+) -> None:
+    """Calibrate exposures again from what the archive says of them, and compare; a line for each.
+
+    Without EXPOSURE, all of them; else those below these paths, as nsxr archive ls lists them. Nothing is written. Inputs
+    and references must be where they were, unchanged. Exit code 1 if an exposure differs or cannot be replayed.
+    """
+    bad = 0
+    for result in replay_archive(path, exposures, progress=progress, storage_options=storage_options, hosts=hosts):
+        click.echo(str(result))
+        bad += not result.is_identical
+    if bad:
+        click.get_current_context().exit(1)
 
 
 @archive.command()

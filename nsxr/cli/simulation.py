@@ -28,6 +28,10 @@ __all__ = ["demo", "simulate"]
 @click.option("--detector", type=click.Choice(["NRS1", "NRS2"]), default="NRS1", show_default=True)
 @click.option("--scene", type=click.Choice(list(SCENES)), help="Default: what the subarray is made for.")
 @click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--programme", type=click.IntRange(1, 99999), default=1234, show_default=True, help="Its number.")
+@click.option("--observation", type=click.IntRange(1, 999), default=1, show_default=True, help="Its number.")
+@click.option("--exposure", type=click.IntRange(1, 99999), default=1, show_default=True, help="Its number.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @reports_errors
 def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -> None:
     """Simulate a raw exposure with its references and the truth behind it."""

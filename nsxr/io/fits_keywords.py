@@ -164,10 +164,16 @@ def is_of_product(keyword: str) -> bool:
     return keyword in _OF_PRODUCT
 
 
-def as_product(dataset: xr.Dataset, filename: str, model: str | None = None) -> xr.Dataset:
-    """Return a Dataset with :func:`product_keywords` as attributes, for formats without headers; same parameters."""
-    found = product_keywords(dataset, filename, model)
-    return dataset.assign_attrs({key: value for key, (value, _) in found.items()})
+def as_product(dataset: xr.Dataset, filename: str, model: str | None = None, dated: bool = True) -> xr.Dataset:
+    """Return a Dataset with :func:`product_keywords` as attributes, for formats without headers.
+
+    Parameters as there; without DATE, and that of the input, if it is not to be ``dated``.
+    """
+    found = {key: value for key, (value, _) in product_keywords(dataset, filename, model).items()}
+    result = dataset.assign_attrs(found)
+    if not dated:
+        del result.attrs["DATE"]
+    return result
 
 
 def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:

@@ -125,12 +125,11 @@ def _distributed(client: Any, collections: Sequence[Any], bar: _Bar | None) -> S
 
 def compute(
     *collections: Any, progress: bool | Literal["force"] = True, label: str = "computing", stream: TextIO | None = None
-) -> None:
-    """Compute dask collections for their effects, together, showing progress.
+) -> Sequence[Any]:
+    """Compute dask collections together, showing progress.
 
     Whatever scheduler is active does the work: a distributed client, threads, processes or the
     calling thread. What was marked by :func:`nsxr.lazy.settle` is computed first, in passes of its own.
-    Results are dropped.
 
     Parameters
     ----------
@@ -142,6 +141,11 @@ def compute(
         Words before the bar.
     stream : text file, optional
         Where the bar goes; default standard error.
+
+    Returns
+    -------
+    sequence
+        The collections with their results, which stay where they were computed; of what was stored there is nothing.
     """
     scheduler = get_scheduler(collections=collections)
     client = getattr(scheduler, "__self__", None)
@@ -158,4 +162,4 @@ def compute(
 
     passes = count(1)
     last = settled(collections, lambda arrays: run(arrays, f"{label}, pass {next(passes)}"))
-    run(last, label)
+    return run(last, label)

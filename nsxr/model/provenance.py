@@ -185,7 +185,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for step in {**before.get("parameters", {}), **after.get("parameters", {})}:
         one, other = before.get("parameters", {}).get(step, {}), after.get("parameters", {}).get(step, {})
         lines += [
-            f"{step}.{name}: {one.get(name)} -> {other.get(name)}"
+            f"{step}.{name}: {one.get(name, 'default')} -> {other.get(name, 'default')}"
             for name in {**one, **other}
             if one.get(name) != other.get(name)
         ]
@@ -206,7 +206,7 @@ def _files_differ(word: str, old: Mapping[str, Mapping[str, Any]], new: Mapping[
             )
         elif one["file"] != other["file"]:
             lines.append(f"{word} {key}: {one['file']} -> {other['file']}")
-        elif one.get("fingerprint") != other.get("fingerprint"):
+        elif None not in (found := [e.get("fingerprint") for e in (one, other)]) and found[0] != found[1]:
             lines.append(f"{word} {key}: the content of {one['file']} is another one")
     return lines
 

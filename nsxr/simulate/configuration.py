@@ -105,6 +105,8 @@ class Configuration:
         Zero-based first detector row.
     columns : ndarray of int
         Zero-based detector columns that are simulated; a small exposure has but some of them.
+    programme, observation, exposure : int
+        Numbers that the exposure is named by.
     """
 
     detector: str
@@ -116,6 +118,14 @@ class Configuration:
     integrations: int
     row_start: int
     columns: np.ndarray
+    programme: int = 1234
+    observation: int = 1
+    exposure: int = 1
+
+    @property
+    def root(self) -> str:
+        """Stem of the file names, of visit 1: ``jw01234001001_03101_00001``."""
+        return f"jw{self.programme:05d}{self.observation:03d}001_03101_{self.exposure:05d}"
 
     @property
     def is_irs2(self) -> bool:
@@ -204,6 +214,9 @@ def configure(
     detector: str,
     scene: str | None = None,
     columns: int | np.ndarray | None = None,
+    programme: int = 1234,
+    observation: int = 1,
+    exposure: int = 1,
 ) -> Configuration:
     """Check the parameters of an exposure and fill in what follows from them.
 
@@ -217,6 +230,8 @@ def configure(
         1 to :data:`MOST`.
     columns : int or ndarray, optional
         Only so many columns from the start of the subarray, or these zero-based detector columns.
+    programme, observation, exposure : int
+        Numbers that the exposure is named by.
 
     Raises
     ------
@@ -241,6 +256,15 @@ def configure(
         for name, n in (("groups", groups), ("integrations", integrations))
         if not 1 <= n <= MOST
     ]
+    problems += [
+        f"{name} is {n}, expected 1 to {most}"
+        for name, n, most in (
+            ("programme", programme, 99999),
+            ("observation", observation, 999),
+            ("exposure", exposure, 99999),
+        )
+        if not 1 <= n <= most
+    ]
     if "IRS2" in readout and subarray != "FULL":
         problems.append(f"readout {readout} exists for FULL only, not for {subarray}; use NRSRAPID or NRS")
     if scene in ("MOS", "IFU") and subarray != "FULL":
@@ -261,4 +285,17 @@ def configure(
         raise ParameterError(f"columns must increase and lie in {start} to {start + size.columns - 1} for {subarray}")
     grating = size.grating or _FULL_GRATINGS[scene]
     row_start = size.row_start.get(grating, size.row_start[""])[second] - 1
-    return Configuration(detector, readout, subarray, scene, grating, groups, integrations, row_start, columns)
+    return Configuration(
+        detector,
+        readout,
+        subarray,
+        scene,
+        grating,
+        groups,
+        integrations,
+        row_start,
+        columns,
+        programme,
+        observation,
+        exposure,
+    )

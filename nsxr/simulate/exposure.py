@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import ParameterError
+from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.io.stores import local_path
 from nsxr.model.parameters import Seed
 from nsxr.model.readout import Readout
@@ -19,7 +19,7 @@ from nsxr.simulate.fits_files import open_raw, write_raw_group, write_reference
 from nsxr.simulate.headers import Segment, integration_times, primary_header, science_header
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
-from nsxr.simulate.truth import truth_dataset, write_truth
+from nsxr.simulate.truth import truth_dataset, truth_path, write_truth
 
 __all__ = ["SimulatedExposure", "SmallExposure", "simulate_exposure", "small_exposure", "write_references"]
 
@@ -66,6 +66,10 @@ def simulate_exposure(
     columns: int | None = None,
     artifacts: Artifacts | None = None,
     references: bool = True,
+    programme: int = 1234,
+    observation: int = 1,
+    exposure: int = 1,
+    overwrite: bool = True,
 ) -> SimulatedExposure:
     """Simulate a NIRSpec exposure and write raw files, references and truth.
 
@@ -97,11 +101,17 @@ def simulate_exposure(
         Amplitudes of the effects.
     references : bool
         Whether to write references.
+    programme, observation, exposure : int
+        Numbers that the exposure is named by. Exposures follow each other in time, observations by a day.
+    overwrite : bool
+        Whether files of the same names may be replaced; references that are there with the same content never matter.
 
     Raises
     ------
     ParameterError
         If a name is unknown or values do not go together.
+    OutputExistsError
+        If a file is there already and not to be replaced.
     """
     artifacts = artifacts or Artifacts()
     configuration = configure(
@@ -112,26 +122,37 @@ def simulate_exposure(
         detector=detector,
         scene=scene,
         columns=columns,
+        programme=programme,
+        observation=observation,
+        exposure=exposure,
     )
     if not 1 <= segments <= integrations:
         raise ParameterError(f"segments is {segments}, expected 1 to the number of integrations, {integrations}")
     folder = local_path(directory)
+    parts = _segments(integrations, segments)
+    if not overwrite:
+        finals = [*(folder / part.file_name(configuration) for part in parts), truth_path(folder, configuration)]
+        existing = [str(path) for path in finals if path.exists()]
+        if existing:
+            raise OutputExistsError(
+                f"{', '.join(existing)} already there; ask for overwriting, or choose other numbers or another directory"
+            )
     folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Path] = {}
+    if references:
+        written = _write_references(folder / "references", configuration, artifacts, overwrite)
     ramps = Ramps(configuration, artifacts, seed)
     paths = []
     drawn = ramps.groups()
-    for segment in _segments(integrations, segments):
-        path = folder / segment.file_name(configuration.detector)
+    for part in parts:
+        path = folder / part.file_name(configuration)
         with ExitStack() as stack:
-            file = stack.enter_context(open_raw(path, configuration, segment))
-            for _ in range((segment.last - segment.first + 1) * groups):
+            file = stack.enter_context(open_raw(path, configuration, part))
+            for _ in range((part.last - part.first + 1) * groups):
                 write_raw_group(file, digitize(next(drawn), configuration))
         paths.append(path)
     next(drawn, None)
     truth = write_truth(folder, truth_dataset(ramps), configuration)
-    written: dict[str, Path] = {}
-    if references:
-        written = _write_references(folder / "references", configuration, artifacts)
     return SimulatedExposure(paths, written, truth)
 
 
@@ -165,10 +186,12 @@ def write_references(
     return _write_references(local_path(directory), configuration, artifacts or Artifacts())
 
 
-def _write_references(folder: Path, configuration: Configuration, artifacts: Artifacts) -> dict[str, Path]:
+def _write_references(
+    folder: Path, configuration: Configuration, artifacts: Artifacts, overwrite: bool = True
+) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     return {
-        kind: write_reference(folder, kind, dataset, configuration)
+        kind: write_reference(folder, kind, dataset, configuration, overwrite)
         for kind, dataset in reference_datasets(configuration, artifacts)
     }
 
@@ -256,7 +279,7 @@ def _exposure_dataset(configuration: Configuration, sci: np.ndarray) -> xr.Datas
     attributes = {
         **keywords,
         "fits_header": header.tostring(sep="\n"),
-        "filename": segment.file_name(configuration.detector),
+        "filename": segment.file_name(configuration),
         "nsxr_steps": "[]",
     }
     extension = {

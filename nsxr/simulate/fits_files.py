@@ -1,5 +1,6 @@
 """Simulated exposures, references and truth as FITS files."""
 
+import filecmp
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
+from nsxr.errors import OutputExistsError
 from nsxr.io.fits_tables import asdf_marker
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
@@ -111,10 +113,13 @@ def write_tables(path: Path, hdus: Iterable[fits.BinTableHDU | fits.ImageHDU]) -
             file.append(hdu)
 
 
-def write_reference(directory: Path, kind: str, dataset: xr.Dataset, configuration: Configuration) -> Path:
+def write_reference(
+    directory: Path, kind: str, dataset: xr.Dataset, configuration: Configuration, overwrite: bool = True
+) -> Path:
     """Write a reference as the reference data system stores it, and return its path.
 
-    DQ keeps its standard bits in the mask and has bits of its own elsewhere, told by DQ_DEF.
+    DQ keeps its standard bits in the mask and has bits of its own elsewhere, told by DQ_DEF. One that is there with other
+    content is replaced if ``overwrite`` allows it, else OutputExistsError is raised.
     """
     path = directory / reference_name(kind, configuration)
     with _finished(path) as partial:
@@ -127,6 +132,8 @@ def write_reference(directory: Path, kind: str, dataset: xr.Dataset, configurati
             write_tables(partial, _weight_tables(dataset))
         elif "dq" in dataset:
             write_tables(partial, [_dq_definitions(kind, dataset)])
+        if not overwrite and path.exists() and not filecmp.cmp(partial, path, shallow=False):
+            raise OutputExistsError(f"{path} already there, with other content; ask for overwriting, or another directory")
     return path
 
 

@@ -8,13 +8,20 @@ from astropy.time import Time
 
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
 
-__all__ = ["ROOT", "START", "Segment", "group_table", "integration_times", "primary_header", "science_header"]
-
-ROOT = "jw01234001001_03101_00001"
-"""Stem of the file names: program 1234, observation 1, visit 1."""
+__all__ = [
+    "START",
+    "Segment",
+    "group_table",
+    "integration_times",
+    "primary_header",
+    "science_header",
+    "start_time",
+]
 
 START = 61055.25
-"""MJD (UTC) of the start of every simulated exposure."""
+"""MJD (UTC) of the start of the first exposure of the first observation."""
+
+_OVERHEAD = 60.0  # between exposures [s]
 
 _BARYCENTRIC = 180.0 / 86400  # what the simulated barycentric times are later by [d]
 _OPERATION = {
@@ -37,17 +44,24 @@ class Segment:
     first: int
     last: int
 
-    def file_name(self, detector: str) -> str:
+    def file_name(self, configuration: Configuration) -> str:
         """Return the name of the raw file."""
         segment = f"-seg{self.number:03d}" if self.total > 1 else ""
-        return f"{ROOT}{segment}_{detector.lower()}_uncal.fits"
+        return f"{configuration.root}{segment}_{configuration.detector.lower()}_uncal.fits"
+
+
+def start_time(configuration: Configuration) -> float:
+    """Return when an exposure starts, MJD (UTC): after those before it, if they are as long; observations a day apart."""
+    groups, integrations = configuration.groups, configuration.integrations
+    length = integrations * (groups * configuration.group_time + configuration.frame_time) + _OVERHEAD
+    return START + (configuration.observation - 1) + (configuration.exposure - 1) * length / 86400
 
 
 def integration_times(configuration: Configuration) -> dict[str, np.ndarray]:
     """Return the columns of INT_TIMES for all integrations of an exposure."""
     duration = configuration.groups * configuration.group_time
     spacing = duration + configuration.frame_time  # one frame time to reset
-    start = START + np.arange(configuration.integrations) * spacing / 86400
+    start = start_time(configuration) + np.arange(configuration.integrations) * spacing / 86400
     columns: dict[str, np.ndarray] = {"integration_number": np.arange(1, configuration.integrations + 1)}
     for scale, shift in (("MJD_UTC", 0.0), ("BJD_TDB", _BARYCENTRIC)):
         for name, part in (("start", 0.0), ("mid", 0.5), ("end", 1.0)):
@@ -74,7 +88,9 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
     column_start = int(configuration.columns[0]) + 1 if contiguous else size.column_start[second]
     n_columns = configuration.columns.size if contiguous else size.columns
     exposure_end = float(times["int_end_MJD_UTC"][-1])
-    begin, end = (Time(t, format="mjd", precision=3).isot for t in (START, exposure_end))
+    exposure_start = start_time(configuration)
+    begin, end = (Time(t, format="mjd", precision=3).isot for t in (exposure_start, exposure_end))
+    visit = configuration.root[2:].partition("_")[0]
     integration_time = configuration.groups * configuration.group_time
     is_series = configuration.scene == "BOTS"
     is_closed = configuration.filter == "OPAQUE"
@@ -83,7 +99,7 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("DATE", end, "UTC date file created"),
         ("ORIGIN", "nsxr", "Simulated, not observed"),
         ("TIMESYS", "UTC", "principal time system for time-related keywords"),
-        ("FILENAME", segment.file_name(configuration.detector), "Name of the file"),
+        ("FILENAME", segment.file_name(configuration), "Name of the file"),
         ("SDP_VER", "simulated", "Data processing software version"),
         ("DATAMODL", "Level1bModel", "Type of data model"),
         ("TELESCOP", "JWST", "Telescope used to acquire the data"),
@@ -94,19 +110,19 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("TIME-OBS", begin[11:], "[hh:mm:ss.sss] UTC time at start of exposure"),
         ("DATE-BEG", begin, "Date-time start of exposure"),
         ("DATE-END", end, "Date-time end of exposure"),
-        ("OBS_ID", "V01234001001P0000000003101", "Programmatic observation identifier"),
-        ("VISIT_ID", "01234001001", "Visit identifier"),
-        ("PROGRAM", "01234", "Program number"),
-        ("OBSERVTN", "001", "Observation number"),
+        ("OBS_ID", f"V{visit}P0000000003101", "Programmatic observation identifier"),
+        ("VISIT_ID", visit, "Visit identifier"),
+        ("PROGRAM", visit[:5], "Program number"),
+        ("OBSERVTN", visit[5:8], "Observation number"),
         ("VISIT", "001", "Visit number"),
         ("VISITGRP", "03", "Visit group identifier"),
         ("SEQ_ID", "1", "Parallel sequence identifier"),
         ("ACT_ID", "01", "Activity identifier"),
-        ("EXPOSURE", "1", "Exposure request number"),
+        ("EXPOSURE", str(configuration.exposure), "Exposure request number"),
         ("VISITYPE", "PRIME_TARGETED_FIXED", "Visit type"),
         ("VSTSTART", begin, "UTC visit start time"),
         ("TSOVISIT", is_series, "Time Series Observation visit indicator"),
-        ("EXPCOUNT", 1, "Running count of exposures in visit"),
+        ("EXPCOUNT", configuration.exposure, "Running count of exposures in visit"),
         ("TARGPROP", "SIMULATED", "Proposer's name for the target"),
         ("TARGNAME", "SIMULATED", "Standard astronomical catalog name for target"),
         ("TARGTYPE", "FIXED", "Type of target"),
@@ -123,8 +139,8 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("GWA_YTIL", 0.1286, "Grating wheel tilt along model Y axis"),
         ("FXD_SLIT", "NONE" if configuration.scene in ("MOS", "IFU", "dark") else slit, "Name of fixed slit aperture"),
         ("EXP_TYPE", configuration.exposure_type, "Type of data in the exposure"),
-        ("EXPSTART", START, "[d] exposure start time in MJD"),
-        ("EXPMID", 0.5 * (START + exposure_end), "[d] exposure mid time in MJD"),
+        ("EXPSTART", exposure_start, "[d] exposure start time in MJD"),
+        ("EXPMID", 0.5 * (exposure_start + exposure_end), "[d] exposure mid time in MJD"),
         ("EXPEND", exposure_end, "[d] exposure end time in MJD"),
         ("READPATT", configuration.readout, "Readout pattern"),
         ("NINTS", configuration.integrations, "Number of integrations in exposure"),
@@ -140,7 +156,7 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("TGROUP", configuration.group_time, "[s] Time between groups"),
         ("EFFINTTM", integration_time, "[s] Effective integration time"),
         ("EFFEXPTM", integration_time * configuration.integrations, "[s] Effective exposure time"),
-        ("DURATION", (exposure_end - START) * 86400, "[s] Total duration of exposure"),
+        ("DURATION", (exposure_end - exposure_start) * 86400, "[s] Total duration of exposure"),
         ("ZEROFRAM", False, "Zero frame was downlinked separately"),
         ("NOUTPUTS", 5 if configuration.is_irs2 else configuration.n_outputs, "Number of detector outputs used"),
         ("EXSEGNUM", segment.number, "Sequential segment number"),

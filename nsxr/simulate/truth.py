@@ -9,10 +9,10 @@ from astropy.io import fits
 from nsxr.model.dq import PixelFlag, flag_attributes
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import bad_interleaved
-from nsxr.simulate.headers import ROOT, Segment, primary_header
+from nsxr.simulate.headers import Segment, primary_header
 from nsxr.simulate.ramps import Ramps
 
-__all__ = ["DISTURBANCES", "truth_dataset", "write_truth"]
+__all__ = ["DISTURBANCES", "truth_dataset", "truth_path", "write_truth"]
 
 DISTURBANCES = {"COSMIC_RAY": 1, "SNOWBALL": 2, "FULL_WELL": 4}
 """Bits of ``disturbed``."""
@@ -149,9 +149,14 @@ def _disturbed(ramps: Ramps) -> np.ndarray:
     return out
 
 
+def truth_path(directory: Path, configuration: Configuration) -> Path:
+    """Return where :func:`write_truth` writes."""
+    return directory / f"{configuration.root}_{configuration.detector.lower()}_truth.fits"
+
+
 def write_truth(directory: Path, truth: xr.Dataset, configuration: Configuration) -> Path:
     """Write what was put into an exposure as ``<root>_<detector>_truth.fits``; the HDUs explain themselves."""
-    path = directory / f"{ROOT}_{configuration.detector.lower()}_truth.fits"
+    path = truth_path(directory, configuration)
     header = primary_header(configuration, Segment(1, 1, 1, configuration.integrations))
     header["FILENAME"], header["GAINFACT"] = path.name, truth.attrs["gain_factor"]
     del header["DATAMODL"]

@@ -1,0 +1,174 @@
+"""Calibrate exposures of an archive once more, from what it says of itself, and compare."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from nsxr.archive.journal import Plan
+from nsxr.archive.layout import PLAN, all_nodes, is_complete, own_attributes, require_archive
+from nsxr.archive.reader import open_archive
+from nsxr.archive.writer import require_trusted
+from nsxr.cluster import worker_errors
+from nsxr.errors import InputFileError, NsxrError, ParameterError
+from nsxr.io.folder import Folder
+from nsxr.io.manifest import METADATA
+from nsxr.io.progress import compute
+from nsxr.lazy import unlabelled
+from nsxr.model.chunking import chunk_like
+from nsxr.model.history import steps
+from nsxr.model.provenance import differences, other_versions, provenance_of
+from nsxr.model.variables import TABLES, VARIABLES
+from nsxr.recipe import Recipe
+
+__all__ = ["Replay", "replay_archive"]
+
+_LATE = {variable: VARIABLES[variable].dims[0][0] for variable, _, _ in TABLES.values()}
+"""Tables of which an archive keeps the rows that there are, and the dim along them."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came out when an exposure was calibrated once more.
+
+    Attributes
+    ----------
+    path : str
+        Of the exposure in the archive.
+    differing : tuple of str
+        In what the new result is another one; empty if it is identical.
+    versions : tuple of str
+        Software that has other versions now, ``numpy 2.1.0 -> 2.2.1``.
+    refused : str
+        Why it could not be done; empty if it could.
+    """
+
+    path: str
+    differing: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    refused: str = ""
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether all values are the same."""
+        return not (self.differing or self.refused)
+
+    def __str__(self) -> str:
+        versions = f" (made by other versions: {', '.join(self.versions)})" if self.versions else ""
+        if self.refused:
+            return f"{self.path}: not replayed: {self.refused}{versions}"
+        return f"{self.path}: {'; '.join(self.differing) or 'identical'}{versions}"
+
+
+def replay_archive(
+    path: str | os.PathLike[str],
+    exposures: Sequence[str] = (),
+    *,
+    progress: bool | Literal["force"] = True,
+    storage_options: Mapping[str, Any] | None = None,
+    hosts: Sequence[str] = (),
+) -> Iterator[Replay]:
+    """Calibrate exposures of an archive again, from the recipe, inputs and references that it names, and compare.
+
+    Nothing is written. Values are compared as they are computed, through the active dask scheduler. The parameters are
+    those that were used, defaults of that time included.
+
+    Parameters
+    ----------
+    path : path or URL
+        The archive.
+    exposures : sequence of str
+        Paths in it, of exposures or of what is above them, ``01234/001``; all if there are none.
+    progress, storage_options, hosts
+        See :func:`nsxr.resume_archive`.
+
+    Yields
+    ------
+    Replay
+        One for each exposure that is complete. An exposure whose inputs or references are gone or have changed is not
+        compared, and does not stop the others. Other versions of software are told and do not count.
+
+    Raises
+    ------
+    InputFileError
+        If there is no archive.
+    ParameterError
+        If there is no such exposure.
+    """
+    folder = Folder.at(path, storage_options)
+    require_archive(folder)
+    nodes = list(all_nodes(folder))
+    wanted = [name.strip("/") for name in exposures]
+    unknown = [name for name in wanted if not any(f"{node}/".startswith(f"{name}/") for node in nodes)]
+    if unknown:
+        raise ParameterError(f"{folder} has no exposure {', '.join(unknown)}; nsxr archive ls lists them")
+    for node in nodes:
+        document = folder.read_json(f"{node}/{METADATA}")
+        is_wanted = not wanted or any(f"{node}/".startswith(f"{name}/") for name in wanted)
+        if not is_wanted or not is_complete(document):
+            continue
+        attributes = own_attributes(document)
+        known = provenance_of(attributes)
+        versions = tuple(other_versions(known)) if known else ()
+        try:
+            differing = _replayed(folder, node, attributes, progress, hosts)
+            yield Replay(node, tuple(differing), versions)
+        except (NsxrError, OSError) as error:
+            yield Replay(node, (), versions, str(error))
+
+
+def _replayed(
+    folder: Folder, node: str, attributes: Mapping[str, Any], progress: bool | Literal["force"], hosts: Sequence[str]
+) -> list[str]:
+    """Return in what an exposure comes out otherwise now."""
+    plan = Plan.kept(attributes.get(PLAN), node)
+    known = provenance_of(attributes)
+    if "recipe" not in known:
+        raise InputFileError("it keeps no provenance; add it again")
+    recipe = Recipe.from_json(plan.recipe, folder.storage_options)
+    require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
+    recipe = replace(recipe, parameters=known["recipe"]["parameters"], skip=tuple(known["recipe"]["skip"]))
+    tree = recipe.calibrate(plan.sources).products
+    changed = differences(known, provenance_of(tree["rate"].attrs))
+    if changed:
+        raise InputFileError(f"what it was made from is not what is there now ({'; '.join(changed)})")
+    lines: list[str] = []
+    counts: dict[str, xr.DataArray] = {}
+    with open_archive(folder.root, folder.storage_options) as archive:
+        for name, child in tree.children.items():
+            kept, made = archive[f"{node}/{name}"].to_dataset(inherit=False), child.to_dataset()
+            if steps(kept) != steps(made):
+                lines.append(f"{name}: other steps, or with other parameters")
+            for variable in sorted({*map(str, kept.data_vars), *map(str, made.data_vars)}):
+                if variable not in kept or variable not in made:
+                    lines.append(f"{name}/{variable}: {'new' if variable in made else 'gone'}")
+                else:
+                    counts |= _compared(f"{name}/{variable}", kept[variable], made[variable])
+        with worker_errors():
+            found = compute(*(count.data for count in counts.values()), progress=progress, label=node)
+            numbers = {name: float(one.compute()) for name, one in zip(counts, found, strict=True)}
+    for name, number in numbers.items():
+        if not name.endswith(_BY) and number:
+            size = f", by up to {numbers[name + _BY]:.3g}" if name + _BY in numbers else ""
+            lines.append(f"{name}: {number:.0f} values differ{size}")
+    return lines
+
+
+_BY = " by"
+
+
+def _compared(name: str, kept: xr.DataArray, made: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return how many values differ, and by how much at most; lazy."""
+    if kept.name in _LATE and (dim := _LATE[str(kept.name)]) in kept.dims:
+        kept = kept.pad({dim: (0, made.sizes[dim] - kept.sizes[dim])})
+    kept, made = unlabelled(kept), unlabelled(made)
+    if kept.dims != made.dims or kept.shape != made.shape or kept.dtype != made.dtype:
+        return {name: xr.DataArray(max(kept.size, made.size)).chunk()}
+    kept = chunk_like(kept, made)
+    if made.dtype.kind != "f":
+        return {name: (kept != made).sum()}
+    differs = (kept != made) & ~(kept.isnull() & made.isnull())
+    return {name: differs.sum(), name + _BY: np.abs(kept.astype(np.float64) - made).where(differs, 0.0).max()}
