@@ -6,8 +6,10 @@ from typing import Any
 import xarray as xr
 
 from nsxr.detector1 import detector1
+from nsxr.errors import ModelError
 from nsxr.model.arguments import checks_arguments
 from nsxr.model.history import steps
+from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 
 __all__ = ["NsxrAccessor"]
@@ -15,7 +17,7 @@ __all__ = ["NsxrAccessor"]
 
 @xr.register_dataset_accessor("nsxr")  # type: ignore[no-untyped-call]
 class NsxrAccessor:
-    """Shortcuts on an exposure or product; each calls one function."""
+    """Shortcuts on an exposure, slit, spectrum or product."""
 
     def __init__(self, dataset: xr.Dataset) -> None:
         self._dataset = dataset
@@ -29,6 +31,37 @@ class NsxrAccessor:
     def steps(self) -> list[dict[str, Any]]:
         """Corrections done so far, with parameters and references."""
         return steps(self._dataset)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Software, inputs, references and recipe, see :mod:`nsxr.model.provenance`."""
+        return provenance_of(self._dataset.attrs)
+
+    @property
+    def err(self) -> xr.DataArray:
+        """Standard deviation of the signal: the root of the sum of its variances; lazy where they are.
+
+        Of count rates and slits that of ``sci``, from ``var_poisson``, ``var_rnoise`` and, if there, ``var_flat``; of
+        spectra that of ``flux``. Products keep variances alone, which add up; ERR in FITS files is made of them.
+
+        Raises
+        ------
+        ModelError
+            If there are no variances.
+        """
+        name, prefix = ("sci", "var") if "sci" in self._dataset else ("flux", "flux_var")
+        parts = [f"{prefix}_{part}" for part in ("poisson", "rnoise", "flat") if f"{prefix}_{part}" in self._dataset]
+        if name not in self._dataset or not parts:
+            found = ", ".join(map(str, self._dataset.data_vars)) or "none"
+            raise ModelError(f"there are no variances to make an error of: variables are {found}")
+        # pixels that a flat field says nothing about have no variance from it
+        total = sum((self._dataset[part].fillna(0.0) for part in parts[1:]), self._dataset[parts[0]])
+        attributes = {"long_name": f"standard deviation of {name}"}
+        if "units" in self._dataset[name].attrs:
+            attributes["units"] = self._dataset[name].attrs["units"]
+        error: xr.DataArray = xr.ufuncs.sqrt(total)
+        error.attrs = attributes
+        return error.rename("err")
 
     @checks_arguments
     def detector1(

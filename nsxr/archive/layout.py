@@ -44,7 +44,7 @@ FORMAT, STATE, PLAN, MANIFEST = "nsxr_archive", "nsxr_state", "nsxr_plan", "nsxr
 the last two as JSON."""
 
 _VERSION = 1
-_KEPT_ELSEWHERE = ("fits_header", "nsxr_steps")  # in rate, rateints and raw
+_KEPT_ELSEWHERE = ("fits_header", "sci_header", "nsxr_steps")  # in rate, rateints and raw
 
 
 def as_raw(exposure: xr.Dataset) -> xr.Dataset:

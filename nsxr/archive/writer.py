@@ -27,7 +27,7 @@ from nsxr.io.folder import Folder, parsed_json
 from nsxr.io.manifest import METADATA, make_manifest
 from nsxr.io.progress import compute
 from nsxr.io.stores import is_remote, receivers, shown
-from nsxr.io.zarr import create_zarr
+from nsxr.io.zarr import create_zarr, trim_tables
 from nsxr.lazy import store
 from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of
@@ -249,6 +249,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
     stored = store([array for array, _ in pairs], [target for _, target in pairs])
     with worker_errors():
         compute(*stored, progress=progress, label=plan.node)
+        trim_tables(pairs)
         for key, content in groups.items():
             folder.put(key, content)
         manifest = make_manifest(folder, plan.node)

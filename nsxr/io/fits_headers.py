@@ -235,7 +235,7 @@ def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
 
 
 def keywords(header: fits.Header) -> dict[str, Any]:
-    """Return the keywords of a header as plain str, int, float and bool.
+    """Return the keywords of a header as plain str, int and float, T and F as int8 1 and 0: netCDF has no booleans.
 
     Commentary, keywords without a value, and those that describe the file (BITPIX, NAXIS, ...) are
     left out. Of a keyword that is there twice, the first counts. Numbers written as text become numbers where
@@ -249,6 +249,9 @@ def keywords(header: fits.Header) -> dict[str, Any]:
             logger.info("keyword left out: %s", error)
             continue
         if key in ("COMMENT", "HISTORY", "") or _STRUCTURE.fullmatch(key) or isinstance(value, fits.card.Undefined):
+            continue
+        if isinstance(value, bool | np.bool_):
+            found.setdefault(key, np.int8(value))
             continue
         value = value.item() if isinstance(value, np.generic) else value
         found.setdefault(key, tidy(key, value) if isinstance(value, str | int | float) else str(value))

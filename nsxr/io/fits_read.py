@@ -71,9 +71,9 @@ def read_dataset(
     Dataset
         Raw: ``sci`` (integration, group, row, column) float32 [DN]. Ramps: also ``pixeldq`` and
         ``groupdq``. Rates: ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise``, with or without
-        ``integration``. Header keywords in ``attrs``; the whole headers as text in
-        ``attrs["fits_header"]`` of the Dataset and of ``sci``; columns of INT_TIMES and GROUP as
-        coordinates.
+        ``integration``. Header keywords in ``attrs``; the whole headers as text in ``attrs["fits_header"]`` and
+        ``attrs["sci_header"]`` of the Dataset, once: arithmetic hands on those of variables. Columns of INT_TIMES and
+        GROUP as coordinates.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def read_dataset(
             raise InputFileError(f"{file.path}: {name} has shape {source.shape}, SCI has {shape}")
         attrs: dict[str, Any] = variable_attributes(name)
         if name == "sci":
-            attrs |= {"units": units, "fits_header": sci.header.tostring(sep="\n", endcard=False, padding=False)}
+            attrs["units"] = units
         elif name.startswith("var_"):
             attrs["units"] = f"({units})2"
         variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
@@ -123,7 +123,8 @@ def read_dataset(
         variables[name].encoding = {"preferred_chunks": chunks}
     attrs = dict(header)
     attrs["filename"] = os.path.basename(file.path)
-    attrs["fits_header"] = file.primary.tostring(sep="\n", endcard=False, padding=False)
+    for key, header in (("fits_header", file.primary), ("sci_header", sci.header)):
+        attrs[key] = header.tostring(sep="\n", endcard=False, padding=False)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table)
     attrs |= origin_of(file)

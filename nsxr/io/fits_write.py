@@ -124,7 +124,7 @@ def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def image_header(name: str, array: xr.DataArray) -> fits.Header:
-    """Return the header of an image extension; SCI carries the one in ``attrs["fits_header"]``.
+    """Return the header of an image extension; that of SCI carries what is in ``attrs["fits_header"]`` of the array.
 
     Parameters
     ----------
@@ -160,7 +160,8 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
     is_ramp = "group" in dataset.dims
     times = integration_times(dataset) if "integration" in dataset.dims else None
     tables = {"INT_TIMES": times} if times is not None else {}
-    yield "SCI", dataset["sci"]
+    own = {"fits_header": dataset.attrs["sci_header"]} if "sci_header" in dataset.attrs else {}
+    yield "SCI", dataset["sci"].assign_attrs(own)
     if is_ramp:
         yield from ((name.upper(), dataset[name]) for name in ("pixeldq", "groupdq") if name in dataset)
         rows = groups(dataset)

@@ -22,7 +22,7 @@ from nsxr.io.fits_write import create_fits
 from nsxr.io.local import make_exclusively, sync
 from nsxr.io.progress import compute
 from nsxr.io.stores import local_path
-from nsxr.io.zarr import consolidate, create_zarr
+from nsxr.io.zarr import consolidate, create_zarr, trim_tables
 from nsxr.lazy import store
 
 __all__ = ["product_paths", "write_products", "write_whole"]
@@ -360,4 +360,5 @@ def write_whole(
             stored = store([array for array, _ in lazy], [target for _, target in lazy])
             with worker_errors():
                 compute(*stored, progress=progress, label=f"writing {root}")
+                trim_tables(lazy)
     logger.debug("wrote %s", ", ".join(map(str, finals)))

@@ -8,7 +8,7 @@ who writes FITS does not wait for it.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 import xarray as xr
 
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors
+from nsxr.model.variables import TABLES
 
-__all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding"]
+__all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding", "trim_tables"]
 
 CHUNK_BYTES = 2**20
 """Uncompressed size aimed at for the chunks inside a shard, bytes."""
@@ -51,6 +52,29 @@ class ZarrTarget:
         with remote_errors(self.path):
             array = zarr.open_array(self.path, mode="r+", storage_options=_given(self.path, self.options))
             array[index] = np.asarray(block)
+
+    def trim(self) -> None:
+        """Cut off the rows of a table beyond the last one that there is; what is written has been read back for that."""
+        import zarr
+
+        with remote_errors(self.path):
+            array = zarr.open_array(self.path, mode="r+", storage_options=_given(self.path, self.options))
+            first = np.asarray(array[:, 0])
+            array.resize((int(np.count_nonzero(~np.isnan(first))), *array.shape[1:]))
+
+
+def trim_tables(pairs: Sequence[tuple[xr.DataArray, Any]]) -> None:
+    """Give tables whose length was known late the rows that there are, once all is stored.
+
+    Parameters
+    ----------
+    pairs : sequence of (DataArray, target)
+        What was stored, and where; other targets than :class:`ZarrTarget` are passed over.
+    """
+    late = {variable for variable, _, _ in TABLES.values()}
+    for array, target in pairs:
+        if isinstance(target, ZarrTarget) and array.name in late:
+            target.trim()
 
 
 def _given(path: str, options: StorageOptions) -> dict[str, Any] | None:
@@ -135,6 +159,15 @@ def _codecs(array: xr.DataArray) -> dict[str, Any]:
     return {"compressors": (blosc, Crc32cCodec())}
 
 
+def _without_padding(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose tables in memory have the rows that there are; see :func:`trim_tables` for lazy ones."""
+    for name, _, _ in TABLES.values():
+        if name in dataset and dataset[name].chunks is None and dataset[name].ndim == 2:
+            first = dataset[name].to_numpy()[:, 0]
+            dataset = dataset.isel({dataset[name].dims[0]: slice(int(np.count_nonzero(~np.isnan(first))))})
+    return dataset
+
+
 def create_zarr(
     path: Path | str, nodes: Mapping[str, xr.Dataset], options: StorageOptions = NO_OPTIONS
 ) -> list[tuple[xr.DataArray, ZarrTarget]]:
@@ -156,7 +189,8 @@ def create_zarr(
     """
     targets = []
     root = str(path)
-    for name, node in {"/": xr.Dataset(), **nodes}.items():
+    for name, padded in {"/": xr.Dataset(), **nodes}.items():
+        node = _without_padding(padded)
         texts = {
             key: node[key].astype(object) for key, variable in node.variables.items() if variable.dtype.kind == "U"
         }

@@ -20,6 +20,7 @@ from nsxr.errors import (
     ReferenceFileError,
 )
 from nsxr.io.fits_headers import FitsFile, keywords, refuse_compressed
+from nsxr.io.fits_keywords import plain
 from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
 from nsxr.model.keywords import read, start_of
 from nsxr.model.readout import Readout
@@ -335,7 +336,7 @@ def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
         raise MissingReferenceError(
             "the crds library is not installed; install nsxr with the extra 'crds', or give a directory"
         ) from error
-    parameters = {name: exposure.attrs[key] for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
+    parameters = {name: plain(exposure.attrs[key]) for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
     try:
         found = crds.getreferences(parameters, reftypes=list(types), observatory="jwst")
     except ImportError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import OutputExistsError, ParameterError
+from nsxr.io.fits_headers import keywords
 from nsxr.io.stores import local_path
 from nsxr.model.parameters import Seed
 from nsxr.model.readout import Readout
@@ -273,19 +274,16 @@ def _exposure_dataset(configuration: Configuration, sci: np.ndarray) -> xr.Datas
         "group": ("group", np.arange(1, configuration.groups + 1)),
     }
     coordinates |= {name: ("integration", values) for name, values in times.items() if name != "integration_number"}
-    keywords = {
-        key: value for key, value in header.items() if key not in ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "HISTORY")
-    }
     attributes = {
-        **keywords,
+        **keywords(header),
         "fits_header": header.tostring(sep="\n"),
+        "sci_header": science_header(configuration).tostring(sep="\n"),
         "filename": segment.file_name(configuration),
         "nsxr_steps": "[]",
     }
     extension = {
         **variable_attributes("sci"),
         "units": "DN",
-        "fits_header": science_header(configuration).tostring(sep="\n"),
     }
     return xr.Dataset(
         {"sci": (("integration", "group", "row", "column"), sci, extension)}, coords=coordinates, attrs=attributes
