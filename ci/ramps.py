@@ -3,7 +3,8 @@
     python ci/ramps.py [--peer FOLDER] [--rows 48] [--seed 1] [SCENE...]
 
 Scenes: ``single`` is one integration of 20 groups of 14.6 s, ``averaged`` the same with groups that are means of five
-frames, ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups. Read noise is 6 electrons for
+frames, ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups, ``few`` three of 20, ``pairs`` 12
+of two groups, where a hit integration has no rate. Read noise is 6 electrons for
 one frame, 6 % of the pixels of an integration are hit, with charges spread evenly in their logarithm from 10 to 3000
 electrons. For each flux [electron/s] and method:
 
@@ -63,6 +64,8 @@ SCENES = {
     "averaged": Scene(1, 20, 5, 14.6),
     "short": Scene(1, 5, 5, 73.0),
     "series": Scene(100, 10, 1, 0.9, (20.0, 500.0, 5000.0)),
+    "few": Scene(3, 20, 1, 14.6, (0.0, 0.01, 0.1, 5.0)),
+    "pairs": Scene(12, 2, 1, 0.9, (20.0, 500.0, 5000.0)),
 }
 
 

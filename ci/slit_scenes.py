@@ -64,7 +64,9 @@ def realizations(scene: dict[str, Any], closed: bool, seed: int, seeds: int) -> 
         neighbour = 0.0
         if keywords.pop("kind") == "two":
             at = -nod * PITCH
-            places = [sign * d for sign in (-1, 1) for d in np.arange(3.0, 10.1, 0.5) if is_open(at + sign * d, shutters)]
+            places = [
+                sign * d for sign in (-1, 1) for d in np.arange(3.0, 10.1, 0.5) if is_open(at + sign * d, shutters)
+            ]
             neighbour = float(BRIGHTNESS[number % len(BRIGHTNESS)])
             keywords |= {"neighbour": neighbour, "neighbour_distance": float(random.choice(places))}
         yield keywords, neighbour

@@ -15,7 +15,7 @@ from nsxr.corrections.dq_init import initialize_dq
 from nsxr.corrections.flicker_noise import clean_flicker_noise
 from nsxr.corrections.gain_scale import scale_gain
 from nsxr.corrections.group_scale import scale_groups
-from nsxr.corrections.jump import flag_jumps
+from nsxr.corrections.jump import flag_jumps, why_no_jumps
 from nsxr.corrections.linearity import correct_linearity
 from nsxr.corrections.persistence import (
     earlier_exposures,
@@ -302,11 +302,11 @@ def correct_ramps(
             f"references missing: {', '.join(users)}; give them, or skip the steps in brackets{why}"
         )
     is_cheap = not Readout.of(exposure).is_irs2  # to correct a second time
-    if "jump" in skip or exposure.sizes["group"] <= 2:
+    why_not = "on request" if "jump" in skip else why_no_jumps(exposure)
+    if why_not is not None:
         stages = _linearized(to_ramps(exposure) if is_cheap else exposure, references, settings, skip)
         ramps = list(stages.values())[-1]
-        reason = "on request" if "jump" in skip else f"{ramps.sizes['group']} groups, at least 3 are needed"
-        stages["jump"] = record_skip(ramps, "jump", reason)
+        stages["jump"] = record_skip(ramps, "jump", why_not)
         return {**stages, **_after_jumps(stages["jump"], references, before, settings, skip)}
     stages = _linearized(to_blocks(exposure) if is_cheap else exposure, references, settings, skip)
     ramps = to_blocks(list(stages.values())[-1])

@@ -33,7 +33,17 @@ from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of
 from nsxr.recipe import Recipe
 
-__all__ = ["Job", "Resumed", "add_exposure", "carry_out", "plan_exposure", "require_trusted", "resume_archive", "resuming", "taking_in"]
+__all__ = [
+    "Job",
+    "Resumed",
+    "add_exposure",
+    "carry_out",
+    "plan_exposure",
+    "require_trusted",
+    "resume_archive",
+    "resuming",
+    "taking_in",
+]
 
 logger = logging.getLogger(__name__)
 

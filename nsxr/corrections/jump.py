@@ -12,6 +12,7 @@ from nsxr.errors import ParameterError
 from nsxr.kernels.jump import find_limits, flag_outside, spread_jumps
 from nsxr.kernels.likelihood import shared_part
 from nsxr.kernels.likelihood_search import find_steps
+from nsxr.kernels.series_rate import find_series_rates
 from nsxr.lazy import map_blocks, map_with_halo, settle, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, ramp_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag
@@ -21,13 +22,16 @@ from nsxr.model.readout import Readout
 from nsxr.model.variables import check, variable_attributes
 from nsxr.references.match import match
 
-__all__ = ["event_rate", "flag_jumps"]
+__all__ = ["event_rate", "flag_jumps", "why_no_jumps"]
 
 _RAMP = ("integration", "group", "row", "column")
 _Number = Annotated[int, Range(0, 65535)]
 _Signal = Annotated[float, Range(0, 1e6), Unit("DN")]
 _ALGORITHMS = ("two-point", "likelihood")
 _TWO_POINT_THRESHOLD = 4.0
+_TWO_GROUP_THRESHOLD = 3.2
+"""For series of two groups: 0.07 % of differences without a jump lie above, and of those with one of 6 sigma 95 % in
+three integrations, and 99 % in many."""
 _FALSE_RAMPS = 8e-4
 """Ramps without a jump in which the likelihood may find one, whatever their length."""
 _LEAST_GROUPS = 5
@@ -47,7 +51,7 @@ def flag_jumps(
     min_jump_to_flag_neighbors: Sigmas = 30.0,
     max_jump_to_flag_neighbors: Sigmas = 1000.0,
     min_diffs_single_pass: _Number = 10,
-    minimum_groups: _Number = 3,
+    minimum_groups: _Number = 2,
     minimum_sigclip_groups: _Number = 100,
     only_use_ints: bool = True,
     after_jump_flag_dn1: _Signal = 0.0,
@@ -68,6 +72,9 @@ def flag_jumps(
     3. Else a search that takes out the most deviant difference again and again, comparing with the
        median of the others.
 
+    In a series of two groups, each integration has a single difference, which is compared with the median of the other
+    integrations.
+
     With ``algorithm="likelihood"``, a jump is instead what the fit of :func:`fit_ramps` with the same algorithm cannot
     explain: a difference, or two in succession, without which chi square falls by more than a step of
     ``rejection_threshold`` standard deviations would be worth; again and again while more than three are left. With
@@ -87,9 +94,11 @@ def flag_jumps(
     rejection_threshold : float, optional
         Threshold of a jump, with four valid differences or more; default 4. By likelihood, two differences in
         succession have to be as improbable as one beyond it, and the default is such that less than 0.1 % of ramps
-        without a jump get one, whatever their length: 3.8 for 5 groups, 4.2 for 20.
+        without a jump get one, whatever their length: 3.8 for 5 groups, 4.2 for 20. In a series of two groups it goes
+        with the noise of a difference and of the median of the others together, and the default is 3.2.
     three_group_rejection_threshold : float
-        Threshold where two differences are valid, as in ramps of three groups; in the third way.
+        Threshold where two differences are valid, as in ramps of three groups; in the third way. In a series of two
+        groups, for pixels with two good integrations, and for steps down: charge only adds.
     four_group_rejection_threshold : float
         Threshold where three differences are valid, as in ramps of four groups; in the third way.
     flag_4_neighbors : bool
@@ -101,7 +110,7 @@ def flag_jumps(
     min_diffs_single_pass : int
         With this many usable differences in an integration, one comparison with their median decides: the second way.
     minimum_groups : int
-        With fewer groups per integration nothing is done (never with fewer than three).
+        With fewer groups per integration nothing is done (never with one, nor with two in a single integration).
     minimum_sigclip_groups : int
         With this many integrations, differences are compared among integrations: the first way.
     only_use_ints : bool
@@ -123,8 +132,8 @@ def flag_jumps(
         ``groupdq`` with JUMP_DET on the later group of each jump, except where a group is DO_NOT_USE or
         SATURATED; ``pixeldq`` with NO_GAIN_VALUE and DO_NOT_USE where the gain is not positive; a lazy
         scalar ``primary_cosmic_rays``; for several integrations ``median_rate`` (row, column) float32 [DN/s], the
-        mean over integrations of the median difference that is not a jump, from which :func:`fit_ramps` takes
-        the photon noise. ``sci`` is unchanged, in the ``block`` layout. With too few
+        rate that they share, from which :func:`fit_ramps` takes the photon noise: a robust mean of the slopes of
+        integrations, see :mod:`nsxr.kernels.series_rate`. ``sci`` is unchanged, in the ``block`` layout. With too few
         groups, the exposure with a note that the correction was skipped.
 
     Raises
@@ -144,6 +153,12 @@ def flag_jumps(
     way uses the location instead of the median: the median of all differences but one of largest
     absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
     sign of the differences, so that downward steps are found like upward ones.
+
+    In a series of two groups, a difference d is compared with the median m of the n others: it is a jump if it is larger
+    by more than the threshold times ``sqrt((|m| + R^2 / n_frames) (1 + v))``, with v the variance of the median of n
+    normal values. From ten integrations on, the scatter of the pixel, by its median absolute deviation, takes the place
+    of the expected one if it is more: sources vary, and transits are no jumps. An integration with a jump then has
+    no difference left, and no rate.
 
     A group that is DO_NOT_USE in a whole line of the detector does not count as usable there. Groups lost
     in the whole frame are thus left out, without asking the frame: a line is always in one chunk.
@@ -183,10 +198,9 @@ def flag_jumps(
     if negative:
         raise ParameterError(f"jump parameters must not be negative: {', '.join(negative)}")
     parameters = {"algorithm": algorithm, **parameters}
-    groups = exposure.sizes["group"]
-    least = max(3, minimum_groups)
-    if groups < least:
-        return record_skip(exposure, "jump", f"{groups} groups per integration, at least {least} are needed")
+    why_not = why_no_jumps(exposure, minimum_groups)
+    if why_not is not None:
+        return record_skip(exposure, "jump", why_not)
 
     readout = Readout.of(exposure)
     exposure = to_blocks(exposure)
@@ -197,10 +211,11 @@ def flag_jumps(
     limits: list[xr.DataArray] = []
     rate_per_group = None
     if is_series or not by_likelihood:
-        limits, rate_per_group = _limits(
+        limits, rate_per_group = _ordinary(
             exposure if series is None else to_ramps(series),
             gain_values,
             noise_values,
+            with_limits=not by_likelihood,
             n_frames=readout.n_frames,
             threshold=threshold,
             threshold_three=float(four_group_rejection_threshold),
@@ -262,10 +277,17 @@ def flag_jumps(
     return result
 
 
+def why_no_jumps(exposure: xr.Dataset, minimum_groups: int = 2) -> str | None:
+    """Return why jumps cannot be found in an exposure, or None if they can."""
+    groups = exposure.sizes["group"]
+    least = max(2 if exposure.sizes["integration"] > 1 else 3, int(minimum_groups))
+    return None if groups >= least else f"{groups} groups per integration, at least {least} are needed"
+
+
 def _default_threshold(algorithm: str, differences: int) -> float:
     """Return the threshold [sigma] for ramps of so many differences."""
     if algorithm == "two-point":
-        return _TWO_POINT_THRESHOLD
+        return _TWO_POINT_THRESHOLD if differences > 1 else _TWO_GROUP_THRESHOLD
     tests = differences + (differences - 1) / 2  # those of pairs go with those of their halves
     return float(np.sqrt(2) * erfcinv(_FALSE_RAMPS / tests))
 
@@ -302,19 +324,24 @@ def _median(image: xr.DataArray) -> xr.DataArray:
     return median
 
 
-def _limits(
-    ramps: xr.Dataset, gain: xr.DataArray, readnoise: xr.DataArray, **parameters: Any
+def _ordinary(
+    ramps: xr.Dataset, gain: xr.DataArray, readnoise: xr.DataArray, with_limits: bool, **parameters: Any
 ) -> tuple[list[xr.DataArray], xr.DataArray]:
-    """Return the limits of ordinary differences, and the rate, of :func:`nsxr.kernels.jump.find_limits`."""
+    """Return the limits of ordinary differences, if wanted, and the rate that integrations share."""
     sci, groupdq = unlabelled(ramps["sci"]), chunk_like(unlabelled(ramps["groupdq"]), ramps["sci"])
     sizes = {str(dim): size for dim, size in sci.sizes.items()}
     image, differences = ("row", "column"), ("difference", "row", "column")
-    each = parameters["only_integrations"] and sizes["integration"] >= parameters["min_clip_groups"]
+    steps = sizes["group"] - 1
+    each = parameters["only_integrations"] and sizes["integration"] >= parameters["min_clip_groups"] and steps > 1
+    of_limits = [(differences, np.float64)] * 2 + [(image, np.float64)] * 2
+    of_rate = [(image, np.float32)]  # its uncertainty, which is not needed
+    if not with_limits:
+        parameters = {k: v for k, v in parameters.items() if k not in ("min_clip_groups", "only_integrations")}
     find = partial(
         map_blocks,
-        find_limits,
-        outputs=[(differences, np.float64)] * 2 + [(image, np.float64)] * 2 + [(image, np.float32)],
-        sizes={"difference": sizes["group"] - 1 if each else 1},
+        find_limits if with_limits else find_series_rates,
+        outputs=[*(of_limits if with_limits else of_rate), (image, np.float32)],
+        sizes={"difference": steps if each else 1},
         **parameters,
     )
     images = [chunk_like(unlabelled(array), sci.isel(integration=0, group=0)) for array in (gain, readnoise)]

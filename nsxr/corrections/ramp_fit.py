@@ -69,7 +69,7 @@ def fit_ramps(
     algorithm : {"ols", "likelihood"}
         Weights of the groups: by the signal-to-noise ratio of a segment, or by the covariance of the differences.
         ``"OLS_C"`` and ``"LIKELY"``, the names of the observatory's pipeline, mean the same. Several integrations
-        without ``median_rate``, as when they have two groups each, are fitted by ``"ols"``.
+        without ``median_rate``, as when jumps were not looked for, are fitted by ``"ols"``.
     average_dark_current : DataArray or float
         Dark current [electron/s] that was subtracted from the ramps but still makes photon noise; a
         number or (row, column). NaN and negative values count as 0.
@@ -123,9 +123,9 @@ def fit_ramps(
         var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
         var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
 
-    where M is ``median_rate``, or else the mean over all integrations of the exposure of the median difference
-    of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group
-    are left out, and so are integrations without any other. The dark current is divided by the gain because M
+    where M is ``median_rate``, or else a robust mean of the slopes of all integrations, in which one that deviates by
+    five standard deviations does not count; of a single integration the median difference of groups, divided by T.
+    Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out. The dark current is divided by the gain because M
     is in DN/s. A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has 2 r^2 / t^2 and
     (M + dark / g) / (t g).
     Variances of segments and integrations add inversely, each kind by itself.

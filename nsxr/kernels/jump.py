@@ -1,10 +1,8 @@
 """Loops that find jumps in ramps and spread them to neighbours and to later groups.
 
 Blocks are C-ordered ``(integration, group, row, column)``. The work is done on tiles: the differences
-of a short run of columns of one row, transposed to ``(difference, column)``, are sorted by a network of
-compare-exchanges that has no branches, so the inner loop over columns runs on vector registers. On the
-sorted differences medians, clipping windows and the iterative search are all cheap, because what they
-throw out is always at one of the two ends.
+of a short run of columns of one row, transposed to ``(difference, column)`` and sorted, see
+:mod:`nsxr.kernels.sorting`.
 """
 
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
+from nsxr.kernels.series_rate import fit_first_groups, fit_integration, robust_rates
+from nsxr.kernels.sorting import median_of, search_interval, sort_columns
 from nsxr.model.dq import GroupFlag
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
     "difference_at",
     "find_limits",
     "flag_outside",
-    "median_of",
-    "sort_columns",
     "spread_jumps",
 ]
 
@@ -47,43 +45,10 @@ VERY_LARGE = np.uint8(1 << 5)
 _TILE_COLUMNS = 128
 _TILE_BYTES = 2**20  # longer series use half the columns, so that a tile stays in the second-level cache
 _CLIP_ITERATIONS = 5
-
-
-@kernel
-def sort_columns(tile: np.ndarray, count: int, columns: int) -> None:  # pragma: no cover
-    """Sort the first ``count`` rows of the first ``columns`` columns of a tile, in place.
-
-    Batcher's odd-even merge sort [1]_ for any length: the same comparisons whatever the values.
-
-    Parameters
-    ----------
-    tile : (rows, columns) float32, C-ordered
-        Values without NaN.
-    count, columns : int
-        How much of the tile to sort.
-
-    References
-    ----------
-    .. [1] Batcher 1968, AFIPS Spring Joint Computer Conference 32, 307;
-       Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
-    """
-    power = 1
-    while power < count:
-        distance = power
-        while distance >= 1:
-            for start in range(distance % power, count - distance, 2 * distance):
-                for first in range(start, min(start + distance, count - distance)):
-                    second = first + distance
-                    if first // (2 * power) != second // (2 * power):
-                        continue
-                    # indexing the tile, not views of its rows, makes this six times faster
-                    for column in range(columns):
-                        low = tile[first, column]
-                        high = tile[second, column]
-                        tile[first, column] = low if low < high else high
-                        tile[second, column] = high if low < high else low
-            distance //= 2
-        power *= 2
+_MAD = 1.482602218505602  # standard deviation over the median absolute deviation, of normal noise
+_VARYING = 10
+"""Integrations from which on a pixel of two groups that varies more than its noise has wider limits: a transit and a
+drift of the pointing are no jumps."""
 
 
 @kernel
@@ -150,16 +115,6 @@ def difference_at(
 
 
 @kernel
-def median_of(ordered: np.ndarray, column: int, low: int, high: int) -> float:  # pragma: no cover
-    """Return the median of the sorted values ``low`` to ``high`` (exclusive) of a column, NaN if there are none."""
-    if high <= low:
-        return np.nan
-    middle = low + (high - low - 1) // 2
-    other = low + (high - low) // 2
-    return 0.5 * (np.float64(ordered[middle, column]) + np.float64(ordered[other, column]))
-
-
-@kernel
 def _clip(
     ordered: np.ndarray,
     count: np.ndarray,
@@ -208,97 +163,49 @@ def _clip(
 
 
 @kernel
-def _search(
-    ordered: np.ndarray,
-    column: int,
-    count: int,
-    variance: float,
-    threshold: float,
-    threshold_three: float,
-    threshold_two: float,
-) -> tuple[float, float]:  # pragma: no cover
-    """Return the interval left after taking out the most deviant difference again and again."""
-    low, high = 0, count
-    while high - low >= 2:
-        smallest, largest = ordered[low, column], ordered[high - 1, column]
-        if high - low >= 4:
-            limit = threshold
-            is_downward = abs(smallest) >= abs(largest)
-            first, last = (low + 1, high) if is_downward else (low, high - 1)
-            location = median_of(ordered, column, first, last)
-        elif high - low == 3:
-            limit = threshold_three
-            location = np.float64(ordered[low + 1, column])
+def _scatter_of(ordered: np.ndarray, column: int, count: int, centre: float) -> float:  # pragma: no cover
+    """Return the standard deviation of sorted values of a column that their median distance from the centre gives."""
+    low, high = 0, count - 1
+    largest = 0.0
+    for _ in range(count - count // 2):  # the most distant are at the two ends: half of them are passed over
+        below, above = centre - ordered[low, column], ordered[high, column] - centre
+        largest = max(below, above)
+        if below > above:
+            low += 1
         else:
-            limit = threshold_two
-            location = np.float64(smallest if abs(smallest) < abs(largest) else largest)
-        sigma = np.sqrt(abs(location) + variance)
-        if not sigma > 0:
-            break
-        below = (location - smallest) / sigma
-        above = (largest - location) / sigma
-        if not max(below, above) > limit:
-            break
-        if above >= below:
-            while ordered[high - 1, column] == largest:
-                high -= 1
-        else:
-            while ordered[low, column] == smallest:
-                low += 1
-    if high <= low:
-        return np.nan, np.nan
-    return np.float64(ordered[low, column]), np.float64(ordered[high - 1, column])
+            high -= 1
+    return _MAD * largest
 
 
 @kernel
-def _mean_of_medians(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    gain: np.ndarray,
-    row: int,
-    start: int,
-    columns: int,
-    first_group: float,
-    differences: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    steps: np.ndarray,
-    rate: np.ndarray,
-) -> None:  # pragma: no cover
-    """Take the mean over integrations of the median ordinary difference [DN per group], see :func:`find_limits`."""
-    integrations, groups = sci.shape[:2]
-    unused = np.float32(np.inf)
-    for c in range(columns):
-        rate[row, start + c] = np.nan
-    total = np.zeros(columns)
-    count = np.zeros(columns, np.int64)
-    for integration in range(integrations):
-        for step in range(groups - 1):
-            k = integration * (groups - 1) + step
-            for c in range(columns):
-                value = differences[k, c]
-                is_ordinary = (value >= lower[step, c]) & (value <= upper[step, c])
-                is_flagged = (groupdq[integration, step + 1, row, start + c] & JUMP) != 0
-                steps[step, c] = value if is_ordinary & (not is_flagged) else unused
-        sort_columns(steps, groups - 1, columns)
-        for c in range(columns):
-            usable = groups - 1
-            while usable > 0 and steps[usable - 1, c] == unused:
-                usable -= 1
-            if usable > 0:
-                total[c] += median_of(steps, c, 0, usable) / gain[row, start + c]
-                count[c] += 1
-    for c in range(columns):
-        if count[c] > 0:
-            rate[row, start + c] = total[c] / count[c]
-            continue
-        for integration in range(integrations):
-            value = sci[integration, 0, row, start + c]
-            if not groupdq[integration, 0, row, start + c] & UNUSABLE and abs(value) < np.inf:
-                total[c] += value / first_group
-                count[c] += 1
-        if count[c] > 0:
-            rate[row, start + c] = total[c] / count[c]
+def _search_alike(
+    ordered: np.ndarray, column: int, count: int, variance: float, threshold: float, threshold_two: float
+) -> tuple[float, float]:  # pragma: no cover
+    """Return the interval left after taking out, again and again, the value that is apart from the median of the others.
+
+    Of two-group integrations, all values are the same difference, and few: so their median has a noise that counts. As
+    cosmic rays add charge, a value has to be further down than up to be taken out.
+    """
+    low, high = 0, count
+    centre = median_of(ordered, column, 0, count)
+    scatter = _scatter_of(ordered, column, count, centre) if count >= _VARYING else 0.0
+    while high - low >= 2:
+        others = high - low - 1
+        noise = np.sqrt(1.0 + 0.5 * np.pi / (others + (0.5 if others % 2 else 1.2)))  # of value and median
+        limit = threshold * noise if others > 1 else threshold_two
+        from_below = median_of(ordered, column, low, high - 1)
+        from_above = median_of(ordered, column, low + 1, high)
+        above = (ordered[high - 1, column] - from_below) / max(np.sqrt(abs(from_below) + variance), scatter)
+        below = (from_above - ordered[low, column]) / max(np.sqrt(abs(from_above) + variance), scatter)
+        if above > limit:
+            high -= 1
+        elif below > max(limit, threshold_two):
+            low += 1
+        else:
+            break
+    if high <= low:
+        return np.nan, np.nan
+    return np.float64(ordered[low, column]), np.float64(ordered[high - 1, column])
 
 
 @kernel
@@ -329,7 +236,8 @@ def find_limits(
     n_frames : int
         Frames averaged into a group.
     threshold, threshold_three, threshold_two : float
-        Thresholds in sigma for at least four, for three and for two valid differences.
+        Thresholds in sigma for at least four, for three and for two valid differences. Of integrations with a single
+        difference, the first is for three or more of them, and the last for two, and for differences below the others.
     min_differences : int
         Least number of usable differences per integration for the single pass.
     min_clip_groups : int
@@ -347,8 +255,7 @@ def find_limits(
     median, sigma : (row, column) float64 [electron]
         Median of all differences of a pixel and their expected scatter.
     rate : (row, column) float32 [DN per group]
-        With several integrations, the mean over them of the median ordinary difference; of the first groups
-        where no integration has a difference; NaN with one integration.
+        That several integrations share, see :func:`nsxr.kernels.series_rate.find_series_rates`; else NaN.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1
@@ -361,9 +268,14 @@ def find_limits(
     count = np.empty(tile, np.int64)
     same_count = np.empty(tile, np.int64)
     sums = np.empty((3, tile), np.float64)
+    variances = np.empty(tile, np.float64)
+    own_steps = np.empty((steps, tile), np.float32)
+    usable = np.empty(tile, np.int64)
+    slope, photons, reads = np.zeros((3, integrations if integrations > 1 else 0, tile))
+    known = np.zeros((integrations if integrations > 1 else 0, tile), np.int64)
     tile_lower = np.empty((steps, tile), np.float64)
     tile_upper = np.empty((steps, tile), np.float64)
-    kept = steps if only_integrations and integrations >= min_clip_groups else 1
+    kept = steps if only_integrations and integrations >= min_clip_groups and steps > 1 else 1
     lower = np.empty((kept, rows, all_columns), np.float64)
     upper = np.empty((kept, rows, all_columns), np.float64)
     median = np.empty((rows, all_columns), np.float64)
@@ -371,7 +283,7 @@ def find_limits(
     rate = np.full((rows, all_columns), np.float32(np.nan))
     for row in range(rows):
         least, total = _usable_groups(groupdq, row)
-        is_clipped = (integrations if only_integrations else total) >= min_clip_groups
+        is_clipped = (integrations if only_integrations else total) >= min_clip_groups and steps > 1
         is_single_pass = least - 1 >= min_differences
         for start in range(0, all_columns, tile):
             columns = min(tile, all_columns - start)
@@ -380,6 +292,7 @@ def find_limits(
             for c in range(columns):
                 noise = readnoise[row, start + c] * gain[row, start + c]
                 variance = np.float64(noise * noise) / n_frames
+                variances[c] = variance
                 centre = median_of(ordered, c, 0, count[c])
                 deviation = np.sqrt(abs(centre) + variance)
                 deviation = deviation if deviation > 0 else np.nan
@@ -387,10 +300,14 @@ def find_limits(
                 sigma[row, start + c] = deviation
                 if is_clipped:
                     continue
-                if is_single_pass:
+                if steps == 1 and integrations > 1:
+                    low, high = _search_alike(ordered, c, count[c], variance, threshold, threshold_two)
+                elif is_single_pass:
                     low, high = centre - threshold * deviation, centre + threshold * deviation
                 else:
-                    low, high = _search(ordered, c, count[c], variance, threshold, threshold_three, threshold_two)
+                    low, high = search_interval(
+                        ordered, c, count[c], variance, threshold, threshold_three, threshold_two
+                    )
                 tile_lower[:, c] = low
                 tile_upper[:, c] = high
             if is_clipped and only_integrations:
@@ -412,21 +329,41 @@ def find_limits(
                 for c in range(columns):
                     lower[step, row, start + c] = tile_lower[step, c]
                     upper[step, row, start + c] = tile_upper[step, c]
-            if integrations > 1:
-                _mean_of_medians(
-                    sci,
-                    groupdq,
-                    gain,
-                    row,
-                    start,
+            if integrations == 1:
+                continue
+            for integration in range(integrations):
+                usable[:] = 0
+                for step in range(steps):
+                    for c in range(columns):
+                        value = differences[integration * steps + step, c]
+                        is_usable = (value == value) & (groupdq[integration, step + 1, row, start + c] & JUMP == 0)
+                        own_steps[step, c] = value if is_usable else np.float32(np.inf)
+                        usable[c] += is_usable
+                fit_integration(
+                    integration,
+                    own_steps,
+                    usable,
+                    steps,
                     columns,
-                    first_group,
-                    differences,
-                    tile_lower,
-                    tile_upper,
+                    variances,
+                    threshold,
+                    threshold_three,
+                    threshold_two,
+                    min_differences,
                     same_step,
-                    rate,
+                    sums[0],
+                    slope,
+                    photons,
+                    reads,
+                    known,
                 )
+            fit_first_groups(
+                sci, groupdq, gain, row, start, columns, first_group, variances, slope, photons, reads, known
+            )
+            robust_rates(slope, photons, reads, known, columns, same_step, sums[0], sums[1])
+            for c in range(columns):
+                if gain[row, start + c] > 0:
+                    rate[row, start + c] = sums[0, c] / gain[row, start + c]
     return lower, upper, median, sigma, rate
 
 

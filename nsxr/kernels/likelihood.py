@@ -21,7 +21,8 @@ from the first difference to the last, for all columns side by side on vector re
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.jump import JUMP, median_of, sort_columns
+from nsxr.kernels.jump import JUMP
+from nsxr.kernels.sorting import median_of, sort_columns
 from nsxr.kernels.ramp_fit import BAD, CONSIDERED, INHERITED, INVALID, add_exactly, pixel_state, take_ramps
 
 __all__ = [

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.jump import sort_columns
+from nsxr.kernels.series_rate import robust_rates
+from nsxr.kernels.sorting import sort_columns
 from nsxr.model.dq import GroupFlag, PixelFlag
 
 __all__ = [
@@ -271,7 +272,8 @@ def fit_slopes(
         Correlated double sampling noise.
     dark : (row, column) float32 [electron/s]
     given_rate : (row, column) or (0, 0) float32 [DN/s]
-        Mean rate for the photon noise; if empty, it is the mean over these integrations of the medians.
+        Mean rate for the photon noise; if empty, it is a robust mean of the slopes of these integrations, see
+        :func:`nsxr.kernels.series_rate.robust_rates`, or of a single one the median difference.
     coefficients, norms : float64
         From :func:`weight_tables`.
     group_time : float [s]
@@ -305,8 +307,12 @@ def fit_slopes(
     median = np.empty(tile, np.float64)
     fitted = np.empty(tile, np.float64)
     base = np.empty(tile, np.uint32)
-    sum_rates = np.empty(tile, np.float64)
-    count_rates = np.empty(tile, np.int64)
+    is_shared = integrations > 1 and not is_given
+    of_series = integrations if is_shared else 0
+    each, photons, reads = np.zeros((3, of_series, tile))
+    known = np.zeros((of_series, tile), np.int64)
+    ordered = np.empty((of_series, tile), np.float32)
+    common, scatter = np.empty(tile), np.empty(tile)
     shape = (integrations, rows, all_columns)
     slopes = np.full(shape, np.float32(np.nan))
     slopes_poisson = np.full(shape, np.float32(np.nan))
@@ -321,14 +327,14 @@ def fit_slopes(
                 base[c], gains[c], noise[c] = pixel_state(
                     pixeldq[row, start + c], gain[row, start + c], readnoise[row, start + c], n_frames
                 )
-            sum_rates[:] = 0.0
-            count_rates[:] = 0
+            known[:] = 0
+            common[:] = np.nan
             for i in range(integrations):
                 has_flags = take_ramps(
                     sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union
                 )
                 median[:] = np.nan
-                if not is_given:
+                if not is_given and not is_shared:
                     _median_steps(values, flags, has_flags, groups, columns, steps, median)
                 if groups > 1:
                     _fit_whole(values, groups, columns, gains, noise, coefficients, norms, powers, fitted)
@@ -351,11 +357,15 @@ def fit_slopes(
                             weighted = cubes * values[0, c] / exposed
                             if np.isnan(median[c]):
                                 median[c] = values[0, c] / exposed
-                    if not np.isnan(median[c]):
-                        sum_rates[c] += median[c]
-                        count_rates[c] += 1
                     if length == 0.0 or base[c] & INVALID:
                         continue
+                    if is_shared:
+                        each[i, c] = weighted / cubes
+                        photons[i, c] = 1.0 / (gains[c] * length)
+                        reads[i, c] = 12.0 * noise[c] / (gains[c] * gains[c] * cubes)
+                        known[i, c] = max(1, int(length))
+                    else:
+                        common[c] = median[c]
                     slopes_dq[i, row, at] = base[c] | inherited
                     slopes[i, row, at] = weighted / cubes / group_time
                     slopes_noise[i, row, at] = cubes  # turned into variances below
@@ -363,11 +373,13 @@ def fit_slopes(
                     add_exactly(sums, row, at, weighted, 0.0)
                     sums[0, 2, row, at] += cubes
                     sums[0, 3, row, at] += length
+            if is_shared:
+                robust_rates(each, photons, reads, known, columns, ordered, common, scatter)
             for c in range(columns):
                 at = start + c
                 if sums[0, 3, row, at] == 0.0:
                     continue
-                rate = np.float64(given_rate[row, at]) if is_given else sum_rates[c] / count_rates[c] / group_time
+                rate = np.float64(given_rate[row, at]) if is_given else common[c] / group_time
                 rate = rate if rate > 0.0 else 0.0
                 current = np.float64(dark[row, at]) / gains[c]
                 rate += current if (current > 0.0) & (current < np.inf) else 0.0

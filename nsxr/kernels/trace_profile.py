@@ -133,7 +133,9 @@ class Profile:
         profile = self._raw(distance) / normal
         return self._with_echoes(profile, distance, normal)[0] if echoes else profile
 
-    def _with_echoes(self, profile: np.ndarray, distance: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _with_echoes(
+        self, profile: np.ndarray, distance: np.ndarray, normal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         signal, light = profile.copy(), profile.copy()
         for k in range(self.strengths.shape[1]):
             strength = self.strengths[:, k, None, None]

@@ -86,7 +86,7 @@ VARIABLES: Mapping[str, Variable] = {
         (RATES, IMAGE, *CUTOUTS, *SPECTRA), np.uint32, (), "flags of a rate, or of what was made from rates"
     ),
     "var_poisson": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from photon noise"),
-    "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "mean over integrations of the median slope"),
+    "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "rate that the integrations share"),
     "var_rnoise": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from read noise"),
     "var_flat": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from the flat field"),
     "var_background": Variable(

@@ -133,7 +133,9 @@ def write_reference(
         elif "dq" in dataset:
             write_tables(partial, [_dq_definitions(kind, dataset)])
         if not overwrite and path.exists() and not filecmp.cmp(partial, path, shallow=False):
-            raise OutputExistsError(f"{path} already there, with other content; ask for overwriting, or another directory")
+            raise OutputExistsError(
+                f"{path} already there, with other content; ask for overwriting, or another directory"
+            )
     return path
 
 

@@ -140,11 +140,11 @@ def test_single_good_group_is_given_up_by_default(fit_one):
 @pytest.mark.parametrize("flag", [0, PERSISTENCE])
 def test_integrations_of_one_group(fit_one, flag):
     keywords = {"NFRAMES": 4, "TFRAME": 0.5}
-    rate, integrations = fit_one([[50], [100], [7]], [[flag], [flag], [SAT]], keywords=keywords)
-    np.testing.assert_allclose(integrations["sci"], [40, 80, np.nan], rtol=1e-6)
-    np.testing.assert_allclose(rate["sci"], 60, rtol=1e-6)
+    rate, integrations = fit_one([[50], [55], [7]], [[flag], [flag], [SAT]], keywords=keywords)
+    np.testing.assert_allclose(integrations["sci"], [40, 44, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(rate["sci"], 42, rtol=1e-6)
     np.testing.assert_allclose(rate["var_rnoise"], READNOISE**2 / 4 / 1.25**2 / 2, rtol=1e-6)
-    np.testing.assert_allclose(rate["var_poisson"], 60 / (1.25 * GAIN) / 2, rtol=1e-6)
+    np.testing.assert_allclose(rate["var_poisson"], 42 / (1.25 * GAIN) / 2, rtol=0.01)
     assert rate["dq"] == SAT | flag
 
 

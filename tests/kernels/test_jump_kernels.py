@@ -6,7 +6,8 @@ from astropy.stats import sigma_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsxr.kernels.jump import JUMP, LARGE, SPREAD, VERY_LARGE, find_limits, flag_outside, sort_columns, spread_jumps
+from nsxr.kernels.jump import JUMP, LARGE, SPREAD, VERY_LARGE, find_limits, flag_outside, spread_jumps
+from nsxr.kernels.sorting import sort_columns
 
 DEFAULTS = {
     "large": np.inf,

@@ -3,6 +3,7 @@ import warnings
 import numba
 import numpy as np
 import pytest
+from series_twin import robust_rate
 
 from nsxr.kernels.ramp_fit import POWERS, SIGNAL_TO_NOISE, combine_sums, finish_slopes, fit_slopes, weight_tables
 
@@ -61,20 +62,20 @@ def weighted_slope(ramp, gain, noise):
 def twin(ramps, flags, gain, readnoise, dark, time, frames):
     """Fit one pixel, (integration, group), as plainly as possible."""
     noise = readnoise * gain / np.sqrt(2 * frames)
-    medians, slopes, cubes, lengths = [], [], [], []
+    slopes, cubes, lengths = [], [], []
     for ramp, dq in zip(ramps.astype(float), flags, strict=True):
         parts = segments(dq)
         sums = [(end - begin) ** 3 - (end - begin) for begin, end in parts]
         cubes.append(np.sum(sums))
         lengths.append(sum(end - begin - 1 for begin, end in parts))
         slopes.append(sum(s * weighted_slope(ramp[b:e], gain, noise) for s, (b, e) in zip(sums, parts, strict=True)))
-        unusable = (dq & (DNU | SAT)) > 0
-        used = ~(unusable[1:] | unusable[:-1] | ((dq[1:] & JUMP) > 0))
-        if used.any() and np.sum((dq | PERSISTENCE) == PERSISTENCE) != 1 and not dq[0] & SAT:
-            medians.append(np.median(np.diff(ramp)[used]))
+    sums, differences = np.array(cubes, float), np.array(lengths, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_rates = np.array(slopes) / sums, 1 / (gain * differences), 12 * noise**2 / gain**2 / sums, differences
+        of_rates = [np.where(differences > 0, values, 0) for values in of_rates]
+        rate = max(robust_rate(*of_rates), 0) / time + dark / gain
     slopes, cubes, lengths = (np.array([*values, np.sum(values)], dtype=float) for values in (slopes, cubes, lengths))
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate = max(np.mean(medians), 0) / time + dark / gain if medians else np.nan
         poisson = np.where(lengths > 0, rate / (time * gain * lengths), np.nan)
         return slopes / cubes / time, poisson, np.where(lengths > 0, 12 * noise**2 / (time * gain) ** 2 / cubes, np.nan)
 

@@ -1,0 +1,342 @@
+"""The count rate that the integrations of a series share, from which photon noise follows.
+
+Each integration gets a slope from its own ordinary differences. Their mean is robust: an integration that differs from
+the others, by afterglow for instance, hardly counts, and one of few differences counts as little as it knows.
+"""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+from nsxr.kernels.sorting import median_of, search_interval, sort_columns
+from nsxr.model.dq import GroupFlag
+
+__all__ = ["find_series_rates", "fit_first_groups", "fit_integration", "robust_rates"]
+
+JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+UNUSABLE = np.uint8((GroupFlag.DO_NOT_USE | GroupFlag.SATURATED).value)
+KEPT = np.uint8(UNUSABLE | JUMP)
+
+_TILE_COLUMNS = 128
+_ROUNDS = 2
+_LIMIT = 5.0
+"""Deviation [standard deviations] from which on an integration does not count: with Tukey's weights, which fall to 0
+there, the mean of normal values has 95 % of the information of a plain one."""
+
+
+@kernel
+def robust_rates(
+    slope: np.ndarray,
+    photons: np.ndarray,
+    reads: np.ndarray,
+    count: np.ndarray,
+    columns: int,
+    ordered: np.ndarray,
+    rate: np.ndarray,
+    error: np.ndarray,
+) -> None:  # pragma: no cover
+    """Combine the slopes of integrations to one rate for each column.
+
+    Parameters
+    ----------
+    slope : (integration, column) float64
+        In electrons per group.
+    photons, reads : (integration, column) float64
+        The variance of a slope is ``photons * rate + reads``.
+    count : (integration, column) int64
+        Differences that a slope is made of; 0 for no slope.
+    columns : int
+        How many columns to combine.
+    ordered : (integration or more, column) float32
+        Scratch.
+    rate, error : (column,) float64
+        Results; NaN without any slope.
+
+    Notes
+    -----
+    The start is the median of the integrations that have at least half as many differences as the one with most; of an
+    even number the lower of the two in the middle, because most of what goes wrong adds charge. Then a mean with the
+    weights ``(1 - z**2 / 25)**2 / variance``, with z the deviation in standard deviations, 0 beyond 5.
+    """
+    integrations = slope.shape[0]
+    for c in range(columns):
+        most = 0
+        for i in range(integrations):
+            most = max(most, count[i, c])
+        for i in range(integrations):
+            is_known = (count[i, c] > 0) & (2 * count[i, c] >= most)
+            ordered[i, c] = slope[i, c] if is_known else np.float32(np.inf)
+    sort_columns(ordered, integrations, columns)
+    for c in range(columns):
+        known = 0
+        while known < integrations and ordered[known, c] < np.float32(np.inf):
+            known += 1
+        rate[c] = error[c] = np.nan
+        if known == 0:
+            continue
+        centre = np.float64(ordered[(known - 1) // 2, c])
+        for _ in range(_ROUNDS):
+            signal = max(centre, 0.0)
+            total = norm = 0.0
+            for i in range(integrations):
+                variance = signal * photons[i, c] + reads[i, c]
+                if count[i, c] == 0 or not variance > 0.0:
+                    continue
+                part = 1.0 - (slope[i, c] - centre) ** 2 / variance / _LIMIT**2
+                if part > 0.0:
+                    weight = part * part / variance
+                    total += weight * slope[i, c]
+                    norm += weight
+            if norm > 0.0:
+                centre = total / norm
+                error[c] = 1.0 / np.sqrt(norm)
+        rate[c] = centre
+
+
+@kernel
+def _fit_segments(
+    differences: np.ndarray, low: float, high: float, steps: int, column: int
+) -> tuple[int, float, float, float]:  # pragma: no cover
+    """Fit straight lines to the runs of ordinary differences of a column, weighted as read noise wants it.
+
+    The line through n + 1 groups has the slope ``6 sum_k(k (n + 1 - k) d_k) / (n (n + 1) (n + 2))``. Returns the number
+    of differences, and sums over segments of numerators, of denominators, and of what photon noise is made of.
+    """
+    count = 0
+    numerator = cubes = squares = 0.0
+    n = first = second = 0.0
+    for k in range(steps + 1):
+        value = np.float64(differences[min(k, steps - 1), column])
+        if k < steps and value >= low and value <= high:
+            count += 1
+            n += 1.0
+            first += n * value
+            second += n * n * value
+        elif n > 0.0:
+            cube = n * (n + 1.0) * (n + 2.0)
+            numerator += 6.0 * ((n + 1.0) * first - second)
+            cubes += cube
+            squares += cube * ((n + 1.0) * (n + 1.0) + 1.0)
+            n = first = second = 0.0
+    return count, numerator, cubes, squares
+
+
+@kernel
+def fit_integration(
+    integration: int,
+    differences: np.ndarray,
+    usable: np.ndarray,
+    steps: int,
+    columns: int,
+    variance: np.ndarray,
+    threshold: float,
+    threshold_three: float,
+    threshold_two: float,
+    min_differences: int,
+    ordered: np.ndarray,
+    total: np.ndarray,
+    slope: np.ndarray,
+    photons: np.ndarray,
+    reads: np.ndarray,
+    count: np.ndarray,
+) -> None:  # pragma: no cover
+    """Fit the ordinary differences of one integration, by which alone it is decided what is ordinary.
+
+    ``differences`` (difference, column) float32 [electron], infinite where one cannot be used, of which ``usable``
+    (column,) are left; ``variance`` (column,) that of the read noise of a difference; thresholds as of
+    :func:`find_series_rates`. Results, for :func:`robust_rates`, go to the row ``integration`` of the last four arrays.
+    """
+    for k in range(steps):
+        for c in range(columns):
+            ordered[k, c] = differences[k, c]
+    sort_columns(ordered, steps, columns)
+    whole = steps * (steps + 1.0) * (steps + 2.0)
+    total[:] = 0.0
+    for k in range(steps):
+        weight = 6.0 * (k + 1) * (steps - k) / whole
+        for c in range(columns):
+            total[c] += weight * differences[k, c]
+    for c in range(columns):
+        count[integration, c] = 0
+        if usable[c] == 0:
+            continue
+        if usable[c] >= min_differences:
+            centre = median_of(ordered, c, 0, usable[c])
+            width = threshold * np.sqrt(abs(centre) + variance[c])
+            low, high = centre - width, centre + width
+        else:
+            low, high = search_interval(ordered, c, usable[c], variance[c], threshold, threshold_three, threshold_two)
+        if usable[c] == steps and ordered[0, c] >= low and ordered[steps - 1, c] <= high:
+            count[integration, c] = steps
+            slope[integration, c] = total[c]
+            photons[integration, c] = 1.2 * ((steps + 1.0) * (steps + 1.0) + 1.0) / whole
+            reads[integration, c] = 6.0 * variance[c] / whole
+            continue
+        count[integration, c], numerator, cubes, squares = _fit_segments(differences, low, high, steps, c)
+        if cubes > 0.0:
+            slope[integration, c] = numerator / cubes
+            photons[integration, c] = 1.2 * squares / (cubes * cubes)
+            reads[integration, c] = 6.0 * variance[c] / cubes
+
+
+@kernel
+def fit_first_groups(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    row: int,
+    start: int,
+    columns: int,
+    first_group: float,
+    variance: np.ndarray,
+    slope: np.ndarray,
+    photons: np.ndarray,
+    reads: np.ndarray,
+    count: np.ndarray,
+) -> None:  # pragma: no cover
+    """Where no integration has a difference, let the first groups tell, in place; see :func:`fit_integration`."""
+    integrations = sci.shape[0]
+    for c in range(columns):
+        known = 0
+        for i in range(integrations):
+            known += count[i, c]
+        if known > 0:
+            continue
+        for i in range(integrations):
+            value = np.float64(sci[i, 0, row, start + c]) * gain[row, start + c]
+            is_good = (groupdq[i, 0, row, start + c] & UNUSABLE) == 0 and abs(value) < np.inf
+            count[i, c] = 1 if is_good else 0
+            slope[i, c] = value / first_group
+            photons[i, c] = 1.0 / first_group
+            reads[i, c] = variance[c] / (first_group * first_group)
+
+
+@kernel
+def _take_steps(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    integration: int,
+    row: int,
+    start: int,
+    columns: int,
+    differences: np.ndarray,
+    usable: np.ndarray,
+    lost: np.ndarray,
+) -> None:  # pragma: no cover
+    """Fill a tile with the differences of an integration [electron], infinite where one cannot be used."""
+    steps = sci.shape[1] - 1
+    unused = np.float32(np.inf)
+    flags = np.uint8(0)
+    lost[:] = 0
+    for group in range(steps + 1):
+        for c in range(columns):
+            flags |= groupdq[integration, group, row, start + c]
+    for k in range(steps):
+        for c in range(columns):
+            value = (sci[integration, k + 1, row, start + c] - sci[integration, k, row, start + c]) * gain[
+                row, start + c
+            ]
+            differences[k, c] = value
+            lost[c] += value - value  # NaN as soon as one is not finite
+    usable[:] = steps
+    is_lost = False
+    for c in range(columns):
+        is_lost |= lost[c] != 0
+    if flags & KEPT == 0 and not is_lost:
+        return
+    for k in range(steps):
+        for c in range(columns):
+            before, after = groupdq[integration, k, row, start + c], groupdq[integration, k + 1, row, start + c]
+            if (before | after) & UNUSABLE or after & JUMP or not abs(differences[k, c]) < unused:
+                differences[k, c] = unused
+                usable[c] -= 1
+
+
+@kernel
+def find_series_rates(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    n_frames: int,
+    threshold: float,
+    threshold_three: float,
+    threshold_two: float,
+    min_differences: int,
+    first_group: float,
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
+    """Find the rate that the integrations of each pixel share, after its uncertainty.
+
+    What is ordinary is decided within each integration, by its own differences, so that no other can change it.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32 [DN]
+    groupdq : (integration, group, row, column) uint8
+        Differences that touch a DO_NOT_USE or SATURATED group, or lead to JUMP_DET, are not used.
+    gain : (row, column) float32 [electron/DN]
+    readnoise : (row, column) float32 [DN]
+        Correlated double sampling noise.
+    n_frames : int
+        Frames averaged into a group.
+    threshold, threshold_three, threshold_two : float
+        Deviations from the median of an integration beyond which a difference is not ordinary [standard deviations],
+        for four or more, three and two differences.
+    min_differences : int
+        Differences from which on all are compared once, with the median of all; fewer are taken out one by one.
+    first_group : float
+        Exposure of the first group as a part of the group time.
+
+    Returns
+    -------
+    error, rate : (row, column) float32 [DN per group]
+        Of the first groups where no integration has a difference; NaN without any.
+    """
+    integrations, groups, rows, all_columns = sci.shape
+    steps = groups - 1
+    tile = min(all_columns, _TILE_COLUMNS)
+    differences = np.empty((max(steps, 1), tile), np.float32)
+    ordered = np.empty((max(integrations, steps), tile), np.float32)
+    usable = np.empty(tile, np.int64)
+    variance = np.empty(tile)
+    total, lost = np.empty(tile), np.empty(tile, np.float32)
+    slope, photons, reads = np.zeros((3, integrations, tile))
+    count = np.zeros((integrations, tile), np.int64)
+    found, scatter = np.empty(tile), np.empty(tile)
+    rate = np.full((rows, all_columns), np.float32(np.nan))
+    error = np.full((rows, all_columns), np.float32(np.nan))
+    for row in range(rows):
+        for start in range(0, all_columns, tile):
+            columns = min(tile, all_columns - start)
+            for c in range(columns):
+                noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
+                variance[c] = noise * noise / n_frames
+            for i in range(integrations):
+                _take_steps(sci, groupdq, gain, i, row, start, columns, differences, usable, lost)
+                fit_integration(
+                    i,
+                    differences,
+                    usable,
+                    steps,
+                    columns,
+                    variance,
+                    threshold,
+                    threshold_three,
+                    threshold_two,
+                    min_differences,
+                    ordered,
+                    total,
+                    slope,
+                    photons,
+                    reads,
+                    count,
+                )
+            fit_first_groups(
+                sci, groupdq, gain, row, start, columns, first_group, variance, slope, photons, reads, count
+            )
+            robust_rates(slope, photons, reads, count, columns, ordered, found, scatter)
+            for c in range(columns):
+                if gain[row, start + c] > 0:
+                    rate[row, start + c] = found[c] / gain[row, start + c]
+                    error[row, start + c] = scatter[c] / gain[row, start + c]
+    return error, rate

@@ -1,0 +1,102 @@
+"""Sorted columns of tiles, and what follows from them: medians, and what is left after the most deviant are out.
+
+The columns of a tile ``(value, column)`` are sorted side by side by a network of compare-exchanges that has no branches,
+so the inner loop over columns runs on vector registers. On sorted values medians, clipping windows and the iterative
+search are all cheap, because what they throw out is always at one of the two ends.
+"""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+
+__all__ = ["median_of", "search_interval", "sort_columns"]
+
+
+@kernel
+def sort_columns(tile: np.ndarray, count: int, columns: int) -> None:  # pragma: no cover
+    """Sort the first ``count`` rows of the first ``columns`` columns of a tile, in place.
+
+    Batcher's odd-even merge sort [1]_ for any length: the same comparisons whatever the values.
+
+    Parameters
+    ----------
+    tile : (rows, columns) float32, C-ordered
+        Values without NaN.
+    count, columns : int
+        How much of the tile to sort.
+
+    References
+    ----------
+    .. [1] Batcher 1968, AFIPS Spring Joint Computer Conference 32, 307;
+       Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
+    """
+    power = 1
+    while power < count:
+        distance = power
+        while distance >= 1:
+            for start in range(distance % power, count - distance, 2 * distance):
+                for first in range(start, min(start + distance, count - distance)):
+                    second = first + distance
+                    if first // (2 * power) != second // (2 * power):
+                        continue
+                    # indexing the tile, not views of its rows, makes this six times faster
+                    for column in range(columns):
+                        low = tile[first, column]
+                        high = tile[second, column]
+                        tile[first, column] = low if low < high else high
+                        tile[second, column] = high if low < high else low
+            distance //= 2
+        power *= 2
+
+
+@kernel
+def median_of(ordered: np.ndarray, column: int, low: int, high: int) -> float:  # pragma: no cover
+    """Return the median of the sorted values ``low`` to ``high`` (exclusive) of a column, NaN if there are none."""
+    if high <= low:
+        return np.nan
+    middle = low + (high - low - 1) // 2
+    other = low + (high - low) // 2
+    return 0.5 * (np.float64(ordered[middle, column]) + np.float64(ordered[other, column]))
+
+
+@kernel
+def search_interval(
+    ordered: np.ndarray,
+    column: int,
+    count: int,
+    variance: float,
+    threshold: float,
+    threshold_three: float,
+    threshold_two: float,
+) -> tuple[float, float]:  # pragma: no cover
+    """Return the interval left after taking out the most deviant difference again and again."""
+    low, high = 0, count
+    while high - low >= 2:
+        smallest, largest = ordered[low, column], ordered[high - 1, column]
+        if high - low >= 4:
+            limit = threshold
+            is_downward = abs(smallest) >= abs(largest)
+            first, last = (low + 1, high) if is_downward else (low, high - 1)
+            location = median_of(ordered, column, first, last)
+        elif high - low == 3:
+            limit = threshold_three
+            location = np.float64(ordered[low + 1, column])
+        else:
+            limit = threshold_two
+            location = np.float64(smallest if abs(smallest) < abs(largest) else largest)
+        sigma = np.sqrt(abs(location) + variance)
+        if not sigma > 0:
+            break
+        below = (location - smallest) / sigma
+        above = (largest - location) / sigma
+        if not max(below, above) > limit:
+            break
+        if above >= below:
+            while ordered[high - 1, column] == largest:
+                high -= 1
+        else:
+            while ordered[low, column] == smallest:
+                low += 1
+    if high <= low:
+        return np.nan, np.nan
+    return np.float64(ordered[low, column]), np.float64(ordered[high - 1, column])
