@@ -46,7 +46,7 @@ _TILE_COLUMNS = 128
 _TILE_BYTES = 2**20  # longer series use half the columns, so that a tile stays in the second-level cache
 _CLIP_ITERATIONS = 5
 _MAD = 1.482602218505602  # standard deviation over the median absolute deviation, of normal noise
-_VARYING = 10
+_VARYING = 20
 """Integrations from which on a pixel of two groups that varies more than its noise has wider limits: a transit and a
 drift of the pointing are no jumps."""
 
@@ -187,16 +187,20 @@ def _search_alike(
     cosmic rays add charge, a value has to be further down than up to be taken out.
     """
     low, high = 0, count
-    centre = median_of(ordered, column, 0, count)
-    scatter = _scatter_of(ordered, column, count, centre) if count >= _VARYING else 0.0
+    scatter = 0.0
+    if count >= _VARYING:
+        centre = median_of(ordered, column, 0, count)
+        seen, expected = _scatter_of(ordered, column, count, centre), np.sqrt(max(centre, 0.0) + variance)
+        if seen > expected * (1.0 + 2.7 / np.sqrt(count)):  # which of steady sources 1 % exceed by chance
+            scatter = seen
     while high - low >= 2:
         others = high - low - 1
         noise = np.sqrt(1.0 + 0.5 * np.pi / (others + (0.5 if others % 2 else 1.2)))  # of value and median
         limit = threshold * noise if others > 1 else threshold_two
         from_below = median_of(ordered, column, low, high - 1)
         from_above = median_of(ordered, column, low + 1, high)
-        above = (ordered[high - 1, column] - from_below) / max(np.sqrt(abs(from_below) + variance), scatter)
-        below = (from_above - ordered[low, column]) / max(np.sqrt(abs(from_above) + variance), scatter)
+        above = (ordered[high - 1, column] - from_below) / max(np.sqrt(max(from_below, 0.0) + variance), scatter)
+        below = (from_above - ordered[low, column]) / max(np.sqrt(max(from_above, 0.0) + variance), scatter)
         if above > limit:
             high -= 1
         elif below > max(limit, threshold_two):

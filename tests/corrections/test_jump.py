@@ -151,14 +151,14 @@ def pairs(integrations, rate=100.0, readnoise=10.0, seed=1):
 @pytest.mark.parametrize("integrations", [3, 4, 7, 30, 120])
 @pytest.mark.parametrize("rate", [0.0, 900.0])
 def test_hits_in_series_of_two_groups(integrations, rate):
-    """In a pixel one integration is hit by 6 sigma: it is found in 95 %, and 0.1 % of the others are flagged."""
+    """In every fourth pixel one integration is hit by 6 sigma; of the others less than 0.1 % are flagged."""
     sci, sigma = pairs(integrations, rate)
     bad = np.random.default_rng(2).integers(0, integrations, sci.shape[2:])
     is_hit = (np.arange(integrations)[:, None, None] == bad) & (np.arange(500) % 4 == 0)
     sci[:, 1] += 6 * sigma * is_hit
     groupdq = flag(sci, flag_4_neighbors=False)["groupdq"].values
     assert not groupdq[:, 0].any()
-    assert (groupdq[:, 1] & JUMP)[is_hit].mean() / JUMP > 0.945
+    assert (groupdq[:, 1] & JUMP)[is_hit].mean() / JUMP > (0.935 if integrations < 5 else 0.96)
     assert (groupdq[:, 1] & JUMP)[~is_hit].mean() / JUMP < 1e-3
 
 
