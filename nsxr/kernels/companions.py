@@ -6,6 +6,7 @@ are troughs. A source is the bump at its planned position, not the brightest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -16,6 +17,7 @@ __all__ = ["Lines", "Others", "find_lines", "gather"]
 _STEP = 0.25  # rows, bins of the collapsed light
 _WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, of images of a point that are tried
 _WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of extended sources
+_MOST_NODS = 4  # whose mean was subtracted
 _MOST = 6  # lines of light in a slit
 _APART = 2.5  # rows, of two lines at least
 _SIGNIFICANCE = 5.0
@@ -93,7 +95,6 @@ def find_lines(
     is_planned: bool,
     nods: np.ndarray | None = None,
     extended: bool = False,
-    passed: bool = False,
 ) -> Lines:
     """Find the source, and other lines of light, in one exposure.
 
@@ -112,9 +113,7 @@ def find_lines(
     nods : (n,) ndarray, optional
         Rows from the source where other nods can be; by default anywhere.
     extended : bool, default False
-        Light of any width is the source: only subtracted nods are others.
-    passed : bool, default False
-        Whether closed shutters cut the light of lines as they cut the sky.
+        Light of any width is the source, as far as shutters let it through: only subtracted nods are others.
     """
     curve = _collapsed(image, precision, plan, sky)
     if curve is None:
@@ -123,7 +122,10 @@ def find_lines(
     high = (curve.distance[-1] - curve.distance[0]) / 3
     widths = [w for w in _WIDE if w < max(high, 1.0)] if extended else _WIDTHS
     for width in widths:
-        found = _lines_of_width(curve, width, has_level, is_planned, nods, extended, passed)
+        if extended and nods is not None:
+            found = _extended_lines(curve, width, has_level, is_planned, nods)
+        else:
+            found = _lines_of_width(curve, width, has_level, is_planned, extended)
         if best is None or found[0] < best[0]:
             best = found
     assert best is not None
@@ -135,14 +137,12 @@ def _lines_of_width(
     width: float,
     has_level: bool,
     is_planned: bool,
-    nods: np.ndarray | None,
     extended: bool,
-    passed: bool,
 ) -> tuple[float, Lines]:
     """Add lines one by one, the most significant first; return chi square and the lines."""
     grid = np.arange(curve.distance[0], curve.distance[-1], _STEP)
     shapes, _, _ = gaussian(curve.distance[:, None] - grid, width)
-    if passed:
+    if extended:
         shapes = shapes * curve.sky[:, None]
     reached = (shapes**2).sum(0)
     enough = reached > 0.3 * np.median(reached)
@@ -170,9 +170,6 @@ def _lines_of_width(
                 allowed &= (along > 0) & (near if is_planned else np.ones_like(near))
             else:
                 allowed &= along < 0
-                if nods is not None:
-                    to_nods = np.abs(grid[:, None] - grid[places[0]] - nods)
-                    allowed &= (to_nods < _ASTRAY).any(1)
         if not allowed.any():
             break
         place = int(np.argmax(np.where(allowed, gain, -1.0)))
@@ -201,6 +198,56 @@ def _lines_of_width(
     source = min(candidates, key=lambda k: abs(at[k])) if is_planned else max(candidates, key=lambda k: light[k])
     others = [k for k in range(len(places)) if k != source]
     return chi_square, Lines(float(at[source]), width, at[others] - at[source], light[others] / light[source])
+
+
+def _extended_lines(
+    curve: _Curve, width: float, has_level: bool, is_planned: bool, nods: np.ndarray
+) -> tuple[float, Lines]:
+    """Find an extended source among all its places, with echoes at any of the other nods, all of the same strength.
+
+    What overlaps with its echoes is too little to find lines one by one. Where there is a background, none was
+    subtracted.
+    """
+    grid = np.arange(curve.distance[0], curve.distance[-1], _STEP)
+    if is_planned:
+        grid = grid[np.abs(grid) <= _WINDOW]
+
+    def light(places: np.ndarray) -> np.ndarray:
+        core, skirt = (gaussian(curve.distance[:, None] - places, w)[0] for w in (width, 2.2 * width))
+        return (0.9 * core + 0.1 * skirt) * curve.sky[:, None] / curve.deviation[:, None]
+
+    values, source = curve.mean / curve.deviation, light(grid)
+    level = [curve.sky / curve.deviation] if has_level else []
+    base, _ = np.linalg.qr(np.stack(level, axis=1)) if level else (np.zeros((values.size, 0)), None)
+    values = values - base @ (base.T @ values)
+    best = (np.inf, Lines(0.0, width, np.zeros(0), np.zeros(0)))
+    echoes = [light(grid + nod) for nod in nods]
+    negative = [_is_negative(curve, grid + nod) for nod in nods]
+    for count in range(0 if has_level else len(nods), -1, -1):
+        for chosen in combinations(range(len(nods)), count):
+            there = np.all([negative[k] for k in chosen], axis=0) if chosen else np.ones(grid.size, dtype=bool)
+            for parts in range(count, _MOST_NODS + 1) if chosen else (1,):  # other nods may be beyond the slit
+                shapes = source - sum((echoes[k] for k in chosen), np.zeros_like(source)) / max(parts, 1)
+                shapes = shapes - base @ (base.T @ shapes)
+                power, along = (shapes**2).sum(0), values @ shapes
+                gain = np.where((along > 0) & there, along**2 / np.maximum(power, 1e-300), 0.0)
+                if not grid.size or gain.max() < _SIGNIFICANCE**2:
+                    continue
+                at = int(gain.argmax())
+                chi_square = float((values**2).sum() - gain[at])
+                if chi_square < best[0]:
+                    strengths = np.full(count, -1.0 / max(parts, 1))
+                    best = (chi_square, Lines(float(grid[at]), width, nods[list(chosen)], strengths))
+    return best if np.isfinite(best[0]) else (float((values**2).sum()), best[1])
+
+
+def _is_negative(curve: _Curve, places: np.ndarray) -> np.ndarray:
+    """Return at which places the light is negative by three standard deviations, or where nothing can be seen."""
+    near = (np.abs(curve.distance[:, None] - places) < 1.0) & (curve.sky[:, None] > 0.5)
+    weight = near / curve.deviation[:, None] ** 2
+    total = weight.sum(0)
+    pull = (weight * curve.mean[:, None]).sum(0) / np.sqrt(np.maximum(total, 1e-300))
+    return np.asarray(pull < -3.0)
 
 
 def _fit(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -351,7 +351,7 @@ def _find_light(
         distances=echoes.distances,
         strengths=echoes.strengths,
     )
-    planned = profile.distances
+    planned = profile.distances.copy()
     rounds = 1 + (order > 0) + 2 * bool(others or profile.strengths.any())
     for number in range(rounds):
         own = images
@@ -365,9 +365,15 @@ def _find_light(
                 others = others.moved(rest, precision, profile, amplitudes)
         taken = others.taken(profile, n_rows)
         profile = fit_trace(own, near * ~taken, profile, place.prior)
-        if profile.strengths.any():
+        if profile.strengths.any() and not (extended and _overlaps(profile)):
             profile = fit_echoes(own, precision * ~taken, profile, planned)
     return profile, others, every
+
+
+def _overlaps(profile: Profile) -> bool:
+    """Whether a source overlaps with its echoes: its light then hardly tells where and how strong they are."""
+    nearest = np.abs(profile.distances[profile.strengths > 0]).min()
+    return bool(nearest < 4.5 * np.median(profile.width()))
 
 
 def _parts(
