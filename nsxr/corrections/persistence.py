@@ -189,7 +189,7 @@ def exposure_span(header: Mapping[str, Any]) -> tuple[float, float]:
     InputFileError
         If EXPSTART or EXPEND is missing or no time, or they are in the wrong order.
     """
-    found = require(header, "EXPSTART", "EXPEND", purpose="persistence has to know the time")
+    found = require(header, "EXPSTART", "EXPEND", purpose="they say when it was taken")
     if found["EXPEND"] < found["EXPSTART"]:
         raise InputFileError(
             about(
@@ -249,7 +249,7 @@ def _integrations(exposure: xr.Dataset) -> tuple[float, np.ndarray, np.ndarray]:
             stacklevel=3,
         )
     readout = Readout.from_header(exposure.attrs)
-    zero = require(exposure.attrs, "EXPSTART", purpose="persistence has to know the time")["EXPSTART"]
+    zero = require(exposure.attrs, "EXPSTART", purpose="they say when it was taken")["EXPSTART"]
     length = readout.group_time * readout.n_groups + readout.frames_before * readout.frame_time
     number = exposure["integration"].values - 1
     start = number * (length + readout.frame_time)  # one frame time to reset

@@ -114,7 +114,9 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
         lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')} {value('TARGPROP')}".rstrip())
     try:
         readout = Readout.from_header(header)
-    except ValueError:  # not the header of an exposure
+    except InputFileError as error:
+        if "READPATT" in header and "NGROUPS" in header:  # the header of an exposure
+            lines.append(f"readout:     cannot be told, {error}")
         return lines
     frames = f", {readout.n_frames} frames averaged" if readout.n_frames > 1 else ""
     total = readout.n_integrations * readout.n_groups * readout.group_time

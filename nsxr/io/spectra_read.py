@@ -17,7 +17,7 @@ from nsxr.io.pixels import open_binary
 from nsxr.io.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_spectrum
 from nsxr.io.spectra_write import SLIT_COORDINATES
 from nsxr.model.dq import PixelFlag
-from nsxr.model.keywords import read
+from nsxr.model.keywords import read, value_of
 from nsxr.model.variables import VARIABLES, variable_attributes
 
 __all__ = ["open_spectra"]
@@ -228,7 +228,7 @@ def _padded(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.Datas
         columns.append(np.concatenate([labels, labels[-1] + 1 + np.arange(longest - labels.size)]))
     coords["column"] = (("slit", "dispersion"), np.array(columns, np.int32))
     for name, keyword in SLIT_COORDINATES.items():
-        found = [spectrum.attrs.get(keyword) for spectrum in spectra]
+        found = [value_of(spectrum.attrs, keyword) for spectrum in spectra]
         if any(value is not None for value in found):
             absent = "" if any(isinstance(value, str) for value in found) else np.nan
             coords[name] = ("slit", np.array([absent if value is None else value for value in found]))

@@ -16,7 +16,19 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError
 
-__all__ = ["KEYWORDS", "Keyword", "about", "parse", "parse_date", "read", "require", "start_of", "tidy", "whole_number"]
+__all__ = [
+    "KEYWORDS",
+    "Keyword",
+    "about",
+    "parse",
+    "parse_date",
+    "read",
+    "require",
+    "start_of",
+    "tidy",
+    "value_of",
+    "whole_number",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -300,6 +312,14 @@ def read(
         logger.info("%s; %r is used", about(header, str(error), source), default)
         return default
     return default if value is None else value
+
+
+def value_of(header: Mapping[str, Any], key: str, missing: Any = None) -> Any:
+    """Return the value of any keyword, for a label: as the table has it if it is there, else as text."""
+    if key in KEYWORDS:
+        return read(header, key, default=missing, matters=False)
+    value = header.get(key)
+    return missing if value is None else str(value).strip()
 
 
 def require(header: Mapping[str, Any], *keys: str, purpose: str, source: str | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from nsxr.io.fits_headers import keywords
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
+from nsxr.model.keywords import value_of
 
 __all__ = ["SLIT_COORDINATES", "as_slit", "iterate_slits", "map_slits", "pad_slits", "unpad"]
 
@@ -128,7 +129,7 @@ def pad_slits(slits: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> xr.Data
             coordinates[label] = (("slit", dim), starts[:, None] + np.arange(lengths[dim], dtype=np.int32))
             coordinates[count] = ("slit", np.array([slit.sizes[dim] for slit in each], dtype=np.int32))
     for name, (keyword, missing) in SLIT_COORDINATES.items():
-        values = [slit.attrs.get(keyword, missing) for slit in each]
+        values = [value_of(slit.attrs, keyword, missing) for slit in each]
         coordinates[name] = ("slit", np.array(values, dtype=object if isinstance(missing, str) else None))
     headers = [str(slit.attrs.get("slit_header", "")) for slit in each]
     coordinates["slit_header"] = ("slit", np.array(headers, dtype=object))
