@@ -193,6 +193,7 @@ def parse(key: str, value: Any) -> Any:
         If it is of another type, or out of range; the message says what is expected.
     """
     keyword = KEYWORDS[key]
+    value = bool(value) if isinstance(value, np.int8) else value  # what T and F of a header are read as
     value = value.item() if isinstance(value, np.generic) else value
     if _says_nothing(value):
         return None

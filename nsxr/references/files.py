@@ -133,7 +133,8 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
     if problems:
         raise ReferenceFileError(f"{file.path}: {'; '.join(problems)}")
     try:
-        dataset = _open_refpix(file, exposure) if kind == "refpix" else _open_images(kind, file, exposure)
+        contents = _open_refpix(file, exposure) if kind == "refpix" else _open_images(kind, file, exposure)
+        dataset = flag_unphysical(kind, contents)
     except InputFileError as error:
         raise ReferenceFileError(str(error)) from error
     dataset.attrs = {
@@ -202,7 +203,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
         dataset["dq"] = xr.zeros_like(first.isel({d: 0 for d in first.dims if d not in IMAGE}), dtype=np.uint32)
     if kind in _UNITS:
         dataset["sci"].attrs["units"] = _UNITS[kind]
-    return flag_unphysical(kind, dataset.assign_coords(_coordinates(file, rows, columns, exposure)))
+    return dataset.assign_coords(_coordinates(file, rows, columns, exposure))
 
 
 def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:

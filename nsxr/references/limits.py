@@ -58,6 +58,9 @@ LIMITS: Mapping[tuple[str, str], Limit] = {
     # the fit gives pixels without a positive noise DO_NOT_USE
     ("readnoise", "sci"): Limit(0.0, CONVERTER, "DN"),
     ("pictureframe", "sci"): Limit(-CONVERTER, CONVERTER, "1"),
+    # real weights are below 10; one that cannot be makes its output NaN, which the fit gives DO_NOT_USE
+    ("refpix", "alpha"): Limit(-1e3, 1e3, "1"),
+    ("refpix", "beta"): Limit(-1e3, 1e3, "1"),
 }
 """By type of reference and variable."""
 
@@ -92,7 +95,7 @@ def flag_unphysical(kind: str, reference: xr.Dataset) -> xr.Dataset:
             flagged = result["dq"] | outside * np.uint32(limit.flags.value)
             result = result.assign(dq=flagged.drop_attrs().assign_attrs(result["dq"].attrs))
         if limit.becomes_nan:
-            within = _elementwise(_within, array, np.float32, bounds)
+            within = _elementwise(_within, array, array.dtype.type, bounds)
             result = result.assign({name: within.assign_attrs(array.attrs)})
     return result
 
@@ -114,14 +117,16 @@ def _elementwise(
 
 
 def _is_inside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    inside: np.ndarray = (block >= least) & (block <= most)
+    size = np.abs(block) if block.dtype.kind == "c" else block
+    inside: np.ndarray = (size >= least) & (size <= most)
     return inside
 
 
 def _all_inside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> bool:
     """Tell quickly of most blocks that nothing is wrong in them; NaN is."""
     axes = tuple(axis for axis in range(block.ndim) if least.shape[axis] == 1)
-    smallest, largest = (bound(block, axis=axes, keepdims=True) for bound in (np.min, np.max))
+    size = np.abs(block) if block.dtype.kind == "c" else block
+    smallest, largest = (bound(size, axis=axes, keepdims=True) for bound in (np.min, np.max))
     return bool(((smallest >= least) & (largest <= most)).all())
 
 

@@ -283,6 +283,28 @@ def test_reference_pixels_of_raw_irs2_frames_need_no_bias(irs2, changed):
     np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.parametrize("value", [np.nan, 1e30])
+def test_weights_of_irs2_that_cannot_be_leave_nothing_to_believe(irs2, changed, value):
+    exposure = nsxr.open_exposure(irs2.uncal)
+
+    def edit(hdus):
+        hdus["IRS2"].data["alpha_1"][100] = value
+
+    path = changed(irs2.references["refpix"], edit)
+    weights = open_one("refpix", path, exposure)
+    assert np.isnan(weights["alpha"].values).sum() == 1
+    good = open_one("refpix", irs2.references["refpix"], exposure)
+    assert weights["alpha"].chunks == good["alpha"].chunks
+    np.testing.assert_array_equal(weights["beta"], good["beta"])
+    references = nsxr.open_references(irs2.references, exposure, {"refpix": path})
+    rate = nsxr.detector1(exposure, references)["rate"].to_dataset().compute(scheduler="synchronous")
+    output = slice(512, 1024)
+    assert ((rate["dq"].values[output] & DNU.value) != 0).all()
+    usable = (rate["dq"].values & DNU.value) == 0
+    assert usable[:512].mean() > 0.9
+    assert np.abs(rate["sci"].values[usable]).max() < 1e5
+
+
 def test_real_references_get_no_new_flags(tmp_path):
     if "NSXR_REAL_DATA" not in os.environ:
         pytest.skip("NSXR_REAL_DATA does not name the folder of real files")
