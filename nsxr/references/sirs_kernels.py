@@ -1,6 +1,7 @@
 """Open the filters of side reference pixels, which come in ASDF files."""
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from nsxr.errors import MissingReferenceError, ReferenceFileError
 from nsxr.io.fingerprint import describe_file
 
 __all__ = ["open_sirs_kernel"]
+
+_MOST = 1e3  # what a coefficient can be; real ones are below 10
 
 
 def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
@@ -35,7 +38,7 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     MissingReferenceError
         If the asdf library is not installed.
     ReferenceFileError
-        If the file has no filters for this detector, or they are not for four outputs.
+        If the file is damaged, has no filters for this detector, or they are not for four outputs, or not finite.
 
     References
     ----------
@@ -46,15 +49,28 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     except ImportError as error:
         raise MissingReferenceError(f"{path}: the asdf library is needed to read it; install it by 'asdf'") from error
     name = detector.lower()
-    with asdf.open(path, memmap=False, lazy_load=False) as file:
-        filters = file.tree.get(name)
-        if filters is None or not {"gamma", "zeta"} <= set(filters):
-            listed = ", ".join(sorted(str(key) for key in file.tree if key not in ("asdf_library", "history", "meta")))
-            raise ReferenceFileError(f"{path}: no gamma and zeta under {name!r}; the file has {listed or 'nothing'}")
-        arrays = {kind: np.array(filters[kind], dtype=np.complex128) for kind in ("gamma", "zeta")}
+    try:
+        with asdf.open(path, memmap=False, lazy_load=False, validate_checksums=True) as file:
+            filters = file.tree.get(name)
+            if not isinstance(filters, Mapping) or not {"gamma", "zeta"} <= set(filters):
+                others = sorted(str(key) for key in file.tree if key not in ("asdf_library", "history", "meta"))
+                listed = ", ".join(others) or "nothing"
+                raise ReferenceFileError(f"{path}: no gamma and zeta under {name!r}; the file has {listed}")
+            arrays = {kind: np.array(filters[kind], dtype=np.complex128) for kind in ("gamma", "zeta")}
+    except ReferenceFileError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, import_module("yaml").YAMLError) as error:
+        raise ReferenceFileError(
+            f"{path}: not an ASDF file, or damaged ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from error
     shapes = {kind: array.shape for kind, array in arrays.items()}
     if shapes["gamma"] != shapes["zeta"] or len(shapes["gamma"]) != 2 or shapes["gamma"][0] != 4:
         raise ReferenceFileError(f"{path}: shapes of {name} are {shapes}, expected (4, frequencies) twice")
+    strange = sum(int((~(np.abs(array) <= _MOST)).sum()) for array in arrays.values())
+    if strange:
+        raise ReferenceFileError(
+            f"{path}: {strange} coefficients of {name} are not finite or above {_MOST:g}, expected filters of about 1"
+        )
     attributes = {"reference_type": "sirskernel", "filename": Path(path).name, "detector": detector.upper()}
     attributes |= {key: value for key, value in describe_file(os.fspath(path)).items() if key != "file"}
     return xr.Dataset({kind: (("output", "frequency"), array) for kind, array in arrays.items()}, attrs=attributes)

@@ -35,3 +35,30 @@ def test_files_of_others_are_refused(path, tmp_path):
     asdf.AsdfFile({"nrs1": {"gamma": np.zeros((2, 9)), "zeta": np.zeros((4, 9))}}).write_to(tmp_path / "few.asdf")
     with pytest.raises(ReferenceFileError, match=r"\(2, 9\).*expected \(4, frequencies\)"):
         open_sirs_kernel(tmp_path / "few.asdf", "NRS1")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_coefficients_that_cannot_be(path, tmp_path, value):
+    filters = {name: values.copy() for name, values in path[1].items()}
+    filters["zeta"][2, 3] = value
+    asdf.AsdfFile({"nrs1": filters}).write_to(tmp_path / "odd.asdf")
+    with pytest.raises(ReferenceFileError, match=r"odd\.asdf: 1 coefficients of nrs1 are not finite or above 1000"):
+        open_sirs_kernel(tmp_path / "odd.asdf", "NRS1")
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "text", "yaml", "missing"])
+def test_damaged_files(path, tmp_path, damage):
+    content = bytearray(path[0].read_bytes())
+    changed = tmp_path / "damaged.asdf"
+    if damage == "byte":  # only the checksum tells
+        content[-100] ^= 1
+    elif damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "text":
+        content = bytearray(b"no ASDF")
+    elif damage == "yaml":
+        content = content.replace(b"meta:", b"{[:]}")
+    if damage != "missing":
+        changed.write_bytes(content)
+    with pytest.raises(ReferenceFileError, match=r"damaged\.asdf: not an ASDF file, or damaged \("):
+        open_sirs_kernel(changed, "NRS1")
