@@ -87,6 +87,16 @@ def garbage(content):
     return content[:4000] + np.random.default_rng(1).bytes(4000) + content[8000:]
 
 
+def said(key, value):
+    """Return a function that writes a value on a card of the primary header, as it stands."""
+
+    def change(content):
+        at = content.index(f"{key:<8}= ".encode())
+        return content[:at] + f"{key:<8}= {value:<70}".encode() + content[at + 80 :]
+
+    return change
+
+
 def damaged_gzip(content):
     """Return a gzip file with one wrong byte among its pixels, of which only its checksum tells."""
     packed = bytearray(gzip.compress(content, compresslevel=0, mtime=0))
@@ -101,11 +111,13 @@ def damaged_gzip(content):
         (cut(2000), "", "not a FITS file, or damaged"),
         (cut(0), "", "the file is empty"),
         (garbage, "", "missing header keywords READPATT"),
+        (said("TGROUP", "-1.0"), "", "keyword TGROUP is -1.0, expected a number from"),
+        (said("NFRAMES", "'N/A'"), "", "missing header keywords NFRAMES ('N/A'); they describe the readout"),
         (lambda content: b"<html>" + content, "", "not a FITS file, it starts with b'<html>SIM'"),
         (damaged_gzip, ".gz", "not a whole gzip file (CRC check failed"),
         (lambda content: gzip.compress(content)[:-1000], ".gz", "not a whole gzip file"),
     ],
-    ids=["cut in pixels", "cut in header", "empty", "garbage in header", "no FITS", "damaged gzip", "cut gzip"],
+    ids=["cut in pixels", "cut in header", "empty", "garbage in header", "time", "frames", "no FITS", "damaged gzip", "cut gzip"],
 )
 def test_a_damaged_raw_file_is_named_and_the_others_are_done(run, raw, tmp_path, damage, ending, reason):
     bad = tmp_path / f"{BAD}_uncal.fits{ending}"

@@ -1,6 +1,6 @@
 """Values that a reference can hold in this world; what lies beyond is flagged where the reference is opened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,16 +87,20 @@ def flag_unphysical(kind: str, reference: xr.Dataset) -> xr.Dataset:
             continue
         array = reference[name]
         bounds = {"least": _bounds(array, limit.least), "most": _bounds(array, limit.most)}
+        outside: xr.DataArray = xr.apply_ufunc(
+            _is_outside, array, kwargs=bounds, dask="parallelized", output_dtypes=[np.bool_]
+        )
+        if limit.becomes_nan:
+            inside = xr.apply_ufunc(
+                _without, array, outside, dask="parallelized", output_dtypes=[array.dtype], keep_attrs=True
+            )
+            result = result.assign({name: inside.assign_attrs(array.attrs)})
         if limit.flags:
-            outside = _elementwise(_is_outside, array, np.bool_, bounds)
             outside = outside.any([dim for dim in array.dims if dim not in IMAGE])
             if array.sizes["row"] == IRS2_ROWS:
                 outside = (outside & (reference["science_row"] >= 0)).drop_vars("science_row")
             flagged = result["dq"] | outside * np.uint32(limit.flags.value)
             result = result.assign(dq=flagged.drop_attrs().assign_attrs(result["dq"].attrs))
-        if limit.becomes_nan:
-            within = _elementwise(_within, array, array.dtype.type, bounds)
-            result = result.assign({name: within.assign_attrs(array.attrs)})
     return result
 
 
@@ -109,34 +113,19 @@ def _bounds(array: xr.DataArray, bound: float) -> np.ndarray:
     return np.reshape(bound / powers, (-1, 1, 1)).astype(np.float32)
 
 
-def _elementwise(
-    function: Callable[..., np.ndarray], array: xr.DataArray, dtype: type[np.generic], bounds: Mapping[str, np.ndarray]
-) -> xr.DataArray:
-    found: xr.DataArray = xr.apply_ufunc(function, array, kwargs=bounds, dask="parallelized", output_dtypes=[dtype])
-    return found
-
-
-def _is_inside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    size = np.abs(block) if block.dtype.kind == "c" else block
-    inside: np.ndarray = (size >= least) & (size <= most)
-    return inside
-
-
-def _all_inside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> bool:
-    """Tell quickly of most blocks that nothing is wrong in them; NaN is."""
-    axes = tuple(axis for axis in range(block.ndim) if least.shape[axis] == 1)
-    size = np.abs(block) if block.dtype.kind == "c" else block
-    smallest, largest = (bound(size, axis=axes, keepdims=True) for bound in (np.min, np.max))
-    return bool(((smallest >= least) & (largest <= most)).all())
-
-
-def _within(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    if _all_inside(block, least, most):
-        return block
-    return np.where(_is_inside(block, least, most), block, np.float32("nan"))
-
-
 def _is_outside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    if _all_inside(block, least, most):
+    """Say which values are outside of the bounds, or NaN; quickly where none is, as in most blocks."""
+    size = np.abs(block) if block.dtype.kind == "c" else block
+    axes = tuple(axis for axis in range(block.ndim) if least.shape[axis] == 1)
+    if (size.min(axes, keepdims=True) >= least).all() and (size.max(axes, keepdims=True) <= most).all():
         return np.zeros(block.shape, np.bool_)
-    return ~_is_inside(block, least, most)
+    outside: np.ndarray = ~((size >= least) & (size <= most))
+    return outside
+
+
+def _without(block: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    if not outside.any():
+        return block
+    left = block.copy()
+    left[outside] = np.nan
+    return left
