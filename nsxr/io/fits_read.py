@@ -87,10 +87,10 @@ def read_dataset(
     sci = file.require("SCI")
     shape = sci.shape
     dims = {4: RAMP, 3: RATES, 2: IMAGE}.get(len(shape))
+    header = keywords(file.primary)
+    readout = Readout.from_header(header, ramps=dims in (RAMP, None), source=file.path)
     if dims is None:
         raise InputFileError(f"{file.path}: SCI has {len(shape)} axes, expected 2 to 4")
-    header = keywords(file.primary)
-    readout = Readout.from_header(header, ramps=dims == RAMP, source=file.path)
     sizes = dict(zip(dims, shape, strict=True))
     first = _first_integration(file.path, header, readout, sizes)
     _check_shape(file, readout, sizes)
