@@ -181,9 +181,9 @@ def test_files_that_vanish_while_they_are_needed_are_named(run, made, raw, copie
 
 FLAGS = {  # what a NaN does to a pixel: flags of the rate, and whether it has a rate
     "saturation": (PixelFlag.NO_SAT_CHECK, True),
-    "superbias": (0, True),
+    "superbias": (PixelFlag.UNRELIABLE_BIAS | PixelFlag.DO_NOT_USE, False),
     "linearity": (PixelFlag.NO_LIN_CORR, True),
-    "dark": (0, True),
+    "dark": (PixelFlag.UNRELIABLE_DARK, True),
     "gain": (PixelFlag.NO_GAIN_VALUE | PixelFlag.DO_NOT_USE, False),
     "readnoise": (PixelFlag.DO_NOT_USE, False),
 }
