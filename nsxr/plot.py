@@ -266,13 +266,13 @@ def plot_ramp(axes: Axes, ramp: xr.Dataset, rate: xr.Dataset, pixel: tuple[int, 
     row, column = pixel
     here = ramp.isel(integration=integration).sel(row=row, column=column)
     fit = _plane(rate, integration).sel(row=row, column=column)
-    values, flags, slope, poisson, read = (
+    values, flags, slope, poisson, read_noise = (
         array.to_numpy()
         for array in dask.compute(here["sci"], here["groupdq"], fit["sci"], fit["var_poisson"], fit["var_rnoise"])
     )
     scaled = any(entry["step"] == "gain_scale" and entry["status"] == "COMPLETE" for entry in steps(rate))
     factor = read(rate.attrs, "GAINFACT", default=1.0) if scaled else 1.0
-    slope, error = float(slope) / factor, float(np.sqrt(poisson + read)) / factor
+    slope, error = float(slope) / factor, float(np.sqrt(poisson + read_noise)) / factor
     times = np.arange(len(values)) * Readout.from_header(ramp.attrs).group_time
     bad = (flags & np.uint8(GroupFlag.DO_NOT_USE | GroupFlag.SATURATED)) != 0
     jumped = (flags & np.uint8(GroupFlag.JUMP_DET)) != 0
