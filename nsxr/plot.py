@@ -24,6 +24,7 @@ from matplotlib.patches import Patch
 from nsxr.errors import ModelError
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
+from nsxr.model.keywords import read
 from nsxr.model.readout import Readout
 from nsxr.noise import noise_spectrum
 from nsxr.plot_events import plot_snowballs
