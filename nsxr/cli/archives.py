@@ -12,6 +12,7 @@ from nsxr.archive.reader import ArchivedExposure
 from nsxr.archive.replay import replay_archive
 from nsxr.archive.writer import Job, carry_out, plan_exposure, resuming, taking_in
 from nsxr.cli.options import (
+    about,
     group_exposures,
     reports_errors,
     run_each,
@@ -63,11 +64,12 @@ def add(
     folder = Folder.at(path, recipe.storage_options)
     planned: dict[str, Job | Exception] = {}
     with taking_in(folder) as jobs:
-        exposures = group_exposures(files)
+        exposures = group_exposures(files, recipe.storage_options)
         recipes = recipe.in_turn(exposures)
         for root, paths in exposures.items():
             try:
-                planned[root] = job = plan_exposure(folder, paths, recipes[root], raw=raw, overwrite=overwrite)
+                with about(root):
+                    planned[root] = job = plan_exposure(folder, paths, recipes[root], raw=raw, overwrite=overwrite)
                 jobs.append(job)
             except ArchivedOtherwiseError as error:
                 planned[root] = error
