@@ -193,7 +193,7 @@ class Recipe:
         return replace(
             self,
             references=None,
-            named={kind: str(dataset.encoding["source"]) for kind, dataset in references.items()},
+            named={kind: _origin(dataset) for kind, dataset in references.items()},
             parameters=all_settings(self.parameters),
             skip=tuple(name for name in STEPS if name in self.skip),
             earlier=tuple(
@@ -273,6 +273,12 @@ class Recipe:
         """Local paths and URLs that the recipe names."""
         earlier = [path for entry in self.earlier for path in entry["paths"]]
         return [*earlier, *([self.references] if self.references not in (None, "crds") else []), *self.named.values()]
+
+
+def _origin(reference: xr.Dataset) -> str:
+    """Return where a reference is from: ``crds://NAME``, which holds on other machines, or a path or URL."""
+    name = str(reference.attrs["filename"])
+    return name if name.startswith("crds://") else str(reference.encoding["source"])
 
 
 def _absolute(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ __all__ = ["References", "open_references"]
 
 logger = logging.getLogger(__name__)
 
+_CRDS = "crds://"
 _CRDS_PARAMETERS = {
     "meta.instrument.name": "INSTRUME",
     "meta.instrument.detector": "DETECTOR",
@@ -92,7 +94,7 @@ def open_references(
     exposure : Dataset
         Raw exposure.
     overrides : mapping of str to path, optional
-        Paths by type that win over ``source``.
+        Paths by type that win over ``source``; ``crds://NAME`` is the file of that name of the reference data system.
     types : iterable of str, optional
         Types wanted; default all that stage 1 needs, and a ``pictureframe`` that a directory has. IRS2 weights are left
         out for other readouts; filters of side reference pixels (``sirskernel``) are opened if they are given by path.
@@ -132,15 +134,20 @@ def open_references(
     opened: dict[str, FitsFile] = {}
     left_out: dict[str, list[str]] = {}
     names: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for kind in wanted:
         if kind in given:
-            opened[kind] = _given(kind, given[kind], exposure, options)
+            path = os.fspath(given[kind])
+            if path.startswith(_CRDS):
+                by_name[kind] = path
+                path = _fetched(path)
+            opened[kind] = _given(kind, path, exposure, options)
     others = [kind for kind in wanted if kind not in opened]
     if others and not isinstance(source, Mapping):
         if is_crds:
             for kind, path in _from_crds(exposure, others).items():
                 opened[kind] = _given(kind, path, exposure, options)
-                names[kind] = f"crds://{os.path.basename(path)}"
+                names[kind] = f"{_CRDS}{os.path.basename(path)}"
         else:
             opened |= _from_directory(os.fspath(source), exposure, others, options, left_out)
     references = References(
@@ -149,11 +156,14 @@ def open_references(
     state = _crds_state() if names else {}
     for kind, name in names.items():
         references[kind].attrs |= {"filename": name, **state}
+    for kind, name in by_name.items():
+        references[kind].attrs["filename"] = name  # whatever context has it
     if "sirskernel" in given:
         references["sirskernel"] = open_sirs_kernel(given["sirskernel"], readout.detector)
     places = {kind: file.location for kind, file in opened.items()}
     if "sirskernel" in references:
-        places["sirskernel"] = os.path.abspath(given["sirskernel"])
+        place = os.fspath(given["sirskernel"])
+        places["sirskernel"] = place if is_remote(place) else os.path.abspath(place)
     for kind, place in places.items():
         references[kind].encoding["source"] = place
         logger.info("%s: %s", kind, shown(place))
@@ -328,14 +338,33 @@ def _crds_state() -> dict[str, str]:
     return found
 
 
-def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
-    """Ask the reference data system, once, for all types; download what is not in its cache."""
+def _crds_library() -> Any:
     try:
-        crds: Any = import_module("crds")
+        return import_module("crds")
     except ImportError as error:
         raise MissingReferenceError(
             "the crds library is not installed; install nsxr with the extra 'crds', or give a directory"
         ) from error
+
+
+def _fetched(name: str) -> str:
+    """Return the path of the file ``crds://NAME`` of the reference data system; download it if need be."""
+    file = name.removeprefix(_CRDS)
+    if not re.fullmatch(r"\w[\w.-]*", file):
+        raise ParameterError(f"{name} is no file of the reference data system, expected crds:// and the name of a file")
+    crds = _crds_library()
+    try:
+        return str(import_module("crds.client.api").dump_references("jwst", [file])[file])
+    except (crds.CrdsError, SystemExit, KeyError) as error:
+        reason = str(error) if isinstance(error, crds.CrdsError) else "it has no such file, or cannot be reached"
+        raise MissingReferenceError(
+            f"the reference data system did not give {file}: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
+        ) from error
+
+
+def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
+    """Ask the reference data system, once, for all types; download what is not in its cache."""
+    crds = _crds_library()
     parameters = {name: plain(exposure.attrs[key]) for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
     try:
         found = crds.getreferences(parameters, reftypes=list(types), observatory="jwst")

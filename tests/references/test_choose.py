@@ -1,6 +1,6 @@
 import shutil
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from astropy.io import fits
 import nsxr
 from nsxr.errors import MissingReferenceError, ParameterError, ReferenceFileError
 from nsxr.io.pixels import PixelSource
+from nsxr.recipe import Recipe
 from nsxr.references.files import TYPES
 from nsxr.simulate import simulate_exposure
 from nsxr.testing import forbid_computes
@@ -221,6 +222,34 @@ def test_the_reference_data_system_fails(crds, exposure):
     crds.answer = ModuleNotFoundError("No module named 'stdatamodels'")
     with pytest.raises(MissingReferenceError, match="stdatamodels"):
         nsxr.open_references("crds", exposure)
+
+
+def test_capitals_mean_the_reference_data_system_too(crds, sub32, exposure):
+    crds.answer = {"gain": str(sub32.references["gain"])}
+    assert names(nsxr.open_references("CRDS", exposure, types=["gain"])) == {
+        "gain": f"crds://{sub32.references['gain'].name}"
+    }
+
+
+def test_files_of_the_reference_data_system_by_name(crds, sub32, exposure, monkeypatch):
+    def dump_references(observatory, files):
+        assert observatory == "jwst"
+        if files == ["gone.fits"]:
+            raise crds.CrdsError("no such file")
+        return {file: str(sub32.references["gain"].parent / file) for file in files}
+
+    monkeypatch.setitem(sys.modules, "crds.client.api", SimpleNamespace(dump_references=dump_references))
+    name = f"crds://{sub32.references['gain'].name}"
+    references = nsxr.open_references({"gain": name}, exposure)
+    assert names(references) == {"gain": name}
+    assert references["gain"].encoding["source"] == str(sub32.references["gain"])
+    assert Recipe(named={"gain": name}).completed(references).named == {"gain": name}
+    assert crds.calls == []  # nothing was to be chosen
+    with pytest.raises(MissingReferenceError, match=r"did not give gone\.fits: no such file"):
+        nsxr.open_references({"gain": "crds://gone.fits"}, exposure)
+    for wrong in ("crds://../gain.fits", "crds://", "crds:///etc/passwd"):
+        with pytest.raises(ParameterError, match="expected crds:// and the name of a file"):
+            nsxr.open_references({"gain": wrong}, exposure)
 
 
 def test_the_crds_library_is_not_there(monkeypatch, exposure):
