@@ -38,6 +38,7 @@ LEAST_MEMORY = 512 * 2**20
 _PATIENCE = 20  # seconds to reach a scheduler
 _IN_FLIGHT = 10  # seconds that tasks in flight may take to end after a failure: each takes a second or two
 _NO_WORKERS = "2 minutes"  # without any worker, before the work is given up
+_MOST_WORKERS = 1024
 _TRIES = 10  # of a task whose worker dies, before the task itself is blamed
 
 
@@ -122,8 +123,10 @@ def _checked(
         raise ParameterError("give either a scheduler to connect to or a number of workers to start, not both")
     if workers is None and memory_limit is not None:
         raise ParameterError("a memory limit is for workers that are started here; give their number as well")
-    if workers is not None and workers < 1:
-        raise ParameterError(f"{workers} workers asked for, at least 1 is needed")
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
+        raise ParameterError(
+            f"{workers} workers asked for, expected 1 to {_MOST_WORKERS}, each a process of this machine"
+        )
     if performance_report is not None:
         if scheduler is None and workers is None:
             raise ParameterError("a performance report needs a scheduler or workers; threads do not write one")
@@ -135,7 +138,7 @@ def _checked(
         return None
     try:
         limit = int(parse_bytes(memory_limit))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ParameterError(f"memory limit {memory_limit!r} is not a size such as 2GB") from error
     if limit < LEAST_MEMORY:
         raise ParameterError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,11 +14,13 @@ from nsxr.kernels.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
 from nsxr.lazy import map_blocks, settle
+from nsxr.model.arguments import checks_arguments
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.exposures import require_distinct
 from nsxr.model.history import record
 from nsxr.model.keywords import read
+from nsxr.model.parameters import Limits, Range, Unit
 from nsxr.model.variables import check
 
 __all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
@@ -43,6 +45,7 @@ _OUTPUTS: dict[str, tuple[Sequence[str], type[np.generic]]] = {
     **dict.fromkeys(("position_planned", "position_fitted", "position_uncertainty"), (_ONE, np.float64)),
 }
 
+_Rows = Annotated[float, Range(0, 2048, is_open=True), Unit("pixel")]
 Background = Literal["auto", "none", "constant", "linear"]
 
 
@@ -79,14 +82,15 @@ def _mean_image(slit: xr.Dataset) -> xr.Dataset:
     return found.assign(usable=usable)
 
 
+@checks_arguments  # also what other functions hand on
 def fit_trace_model(
     slits: xr.Dataset | Sequence[xr.Dataset],
     *,
-    half_width: float | None = None,
-    position: float | None = None,
-    position_prior: float = 0.3,
+    half_width: _Rows | None = None,
+    position: Annotated[float, Range(-2048, 4096), Unit("pixel")] | None = None,
+    position_prior: _Rows = 0.3,
     background: Background = "auto",
-    rejection_threshold: float = 5.0,
+    rejection_threshold: Limits = 5.0,
     rescale_noise: bool = True,
 ) -> Any:
     """Fit position, profile and photon noise of the source in a slit, or in several nods of one source together.

@@ -121,6 +121,8 @@ def _fitting(hint: Any, value: Any, one: inspect.Parameter) -> Any:
                 raise _Refused(f"{one.name}[{wrong[0]!r}] is {said(value[wrong[0]])}, expected a Dataset{opener}")
     elif kind in (Sequence, Collection, Iterable, list, tuple):
         return _several(get_args(hint)[0], value, one)
+    elif kind is Callable:
+        fits = callable(value)
     elif isinstance(hint, type):
         fits = isinstance(value, hint)
     else:
@@ -198,6 +200,8 @@ def _wanted(hint: Any) -> str:
     if kind in (Sequence, Collection, Iterable, list, tuple):
         inner = _wanted(get_args(hint)[0])
         return f"several of these: {inner}" if " or " in inner else f"a list of {_plural(inner)}"
+    if kind is Callable:
+        return "a function"
     if hint in _WORDS:
         return _WORDS[hint]
     name = getattr(hint, "__name__", str(hint))

@@ -22,6 +22,8 @@ import dask
 import numpy as np
 import xarray as xr
 
+from nsxr.errors import ParameterError
+from nsxr.model.parameters import said
 from nsxr.model.readout import AMPLIFIER_ROWS, IRS2_ROWS
 
 __all__ = [
@@ -177,7 +179,20 @@ def in_chunks(dataset: xr.Dataset, lengths: Mapping[str, int], name: str, token:
         What tasks are called.
     token : str, optional
         What tells these arrays from others, if it does not follow from the variables.
+
+    Raises
+    ------
+    ParameterError
+        If a dim is unknown, or a length is none.
     """
+    for dim, length in lengths.items():
+        if dim not in dataset.dims:
+            raise ParameterError(f"chunks along {dim!r}, expected some of {', '.join(map(str, dataset.dims))}")
+        is_whole = isinstance(length, int | np.integer) and not isinstance(length, bool)
+        if not is_whole or not (length == -1 or 1 <= length < 2**63):
+            raise ParameterError(
+                f"chunks along {dim} are {said(length)}, expected a whole number from 1, or -1 for all"
+            )
     return dataset.chunk(dict(lengths), name_prefix=f"{name}-", token=token).assign_coords(dataset.coords)
 
 

@@ -1,6 +1,6 @@
 """Cut-outs of spectra on the detector with known truth: undersampled, tilted traces, bad pixels, nods, series."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import xarray as xr
@@ -9,7 +9,7 @@ from scipy.special import erf
 from nsxr.errors import ParameterError
 from nsxr.kernels.slit_geometry import SHUTTER_PITCH
 from nsxr.model.dq import PixelFlag
-from nsxr.model.parameters import Seed
+from nsxr.model.parameters import Range, Seed
 from nsxr.model.variables import variable_attributes
 
 __all__ = ["simulate_trace"]
@@ -39,9 +39,9 @@ def simulate_trace(
     source_type: Literal["POINT", "EXTENDED"] = "POINT",
     neighbour: float = 0.0,
     neighbour_distance: float = 7.0,
-    rows: int = 30,
-    columns: int = 420,
-    integrations: int = 0,
+    rows: Annotated[int, Range(1, 2048)] = 30,
+    columns: Annotated[int, Range(1, 2048)] = 420,
+    integrations: Annotated[int, Range(0, 65535)] = 0,
     depth: float = 0.0,
     seed: Seed = 0,
 ) -> tuple[xr.Dataset, xr.Dataset]:

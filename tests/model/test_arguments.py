@@ -11,7 +11,7 @@ import xarray as xr
 import nsxr
 from nsxr.errors import ParameterError
 from nsxr.model.arguments import checks_arguments
-from nsxr.simulate import small_exposure
+from nsxr.simulate import simulate_exposure, simulate_trace, small_exposure
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,17 @@ def small():
         (lambda s: nsxr.combine_spectra(s.exposure), "spectra is a Dataset, expected a list of Datasets"),
         (lambda s: nsxr.noise_spectrum(s.exposure, "1"), "amplifier is '1', expected a whole number"),
         (lambda s: small_exposure(seed=-1), "seed is -1, expected a whole number from 0"),
+        (lambda s: nsxr.extract_spectrum(slit(), position=np.nan), "position is nan, expected a finite number"),
+        (
+            lambda s: nsxr.extract_source([slit()], half_width=1e9),
+            "half_width is 1000000000.0, expected a number above 0",
+        ),
+        (
+            lambda s: nsxr.extract_source([slit()], rejection_threshold="a"),
+            "rejection_threshold is 'a', expected a number",
+        ),
+        (lambda s: nsxr.map_slits("flag", slit()), "function is 'flag', expected a function"),
+        (lambda s: simulate_trace(columns=10**12), "columns is 1000000000000, expected a whole number from 1 to 2048"),
     ],
 )
 def test_mix_ups_are_one_line(small, call, words):
@@ -62,6 +73,20 @@ def test_mix_ups_are_one_line(small, call, words):
         call(small)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def slit():
+    return simulate_trace(columns=20)[0]
+
+
+@pytest.mark.parametrize("chunks", [{"rows": 5}, {"row": 0}, {"row": -5}, {"row": 2.5}, {"row": True}, {"row": 10**30}])
+def test_chunks_are_lengths_along_dims(chunks, tmp_path):
+    made = simulate_exposure(
+        tmp_path, readout="NRSRAPID", subarray="SUB32", groups=1, integrations=1, columns=4, references=False
+    )
+    with pytest.raises(ParameterError, match=r"^chunks along .*, expected "):
+        nsxr.open_exposure(made.uncal[0], chunks=chunks)
+    assert nsxr.open_exposure(made.uncal[0], chunks={"row": np.int64(8), "group": -1})["sci"].chunks[2] == (8,) * 4
 
 
 def test_a_name_alone_and_numpy_scalars_just_work(small, tmp_path):
