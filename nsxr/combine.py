@@ -13,7 +13,7 @@ from nsxr.kernels.combination import LEAST_LIGHT, combined_spectrum, grid_by_col
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.exposures import COMBINED, exposures_of, require_distinct
-from nsxr.model.history import record
+from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.keywords import read
 from nsxr.model.variables import VARIABLES, check, variable_attributes
 
@@ -154,7 +154,7 @@ def combine_spectra(
         coordinates["dispersion"] = columns
     base = xr.Dataset(coords=coordinates, attrs=_common(parts))
     parameters: dict[str, Any] = {"weighting": weighting, "clip_threshold": clip_threshold, "smoothing": smoothing}
-    parameters["spectra"] = [str(part.attrs.get("filename", part.attrs.get("FILENAME", ""))) for part in parts]
+    parameters["members"] = members_of(parts)
     result = record(base, "combine_1d", parameters=parameters, **found)
     for name in found:
         result[name].attrs |= found[name].attrs | ({"units": units[name]} if name in units else {})
@@ -174,8 +174,9 @@ def _wavelength_attributes() -> dict[str, object]:
 
 
 def _common(parts: Sequence[xr.Dataset]) -> dict[Any, Any]:
-    """Return the attributes of the first spectrum, less what holds for its exposure alone."""
-    kept = {key: value for key, value in parts[0].attrs.items() if key not in ("background_members", "filename")}
+    """Return the attributes of the first spectrum, less what holds for its exposure alone, and steps that all share."""
+    attrs = combined_attributes(parts)
+    kept = {key: value for key, value in attrs.items() if key not in ("background_members", "filename")}
     exposures = [list(found[:-1]) for part in parts for found in sorted(exposures_of(part.attrs))]
     return kept | ({COMBINED: json.dumps(exposures)} if exposures else {})
 

@@ -9,6 +9,7 @@ References
 .. [1] Okabe & Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
 """
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "plot_quicklook",
     "plot_ramp",
     "plot_rate",
+    "set_title",
 ]
 
 BLUE, SKY, GREEN, ORANGE, VERMILLION, PINK = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
@@ -354,6 +356,14 @@ def plot_noise_spectrum(
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def set_title(figure: Figure, title: str, size: str = "medium") -> None:
+    """Give a figure a title in as many lines as its width needs."""
+    text = figure.suptitle(title, fontsize=size)
+    points = figure.get_figwidth() * 72
+    letters = int(0.95 * points / (0.6 * text.get_fontsize()))  # a letter of the usual fonts is this wide, or less
+    text.set_text(textwrap.fill(title, max(letters, 10), replace_whitespace=False, break_on_hyphens=False))
+
+
 def _say(axes: Axes, text: str) -> None:
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", color=QUIET, transform=axes.transAxes)
@@ -430,5 +440,5 @@ def plot_quicklook(
         if {"NINTS", "NGROUPS"} <= set(rate.attrs):
             words.append(f"integrations: {rate.attrs['NINTS']}   groups: {rate.attrs['NGROUPS']}")
         title = "   ".join(words)
-    figure.suptitle(title, fontsize="large")
+    set_title(figure, title, "large")
     return figure

@@ -7,6 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nsxr.plot import set_title
+
 __all__ = ["plot_linearity", "plot_linearity_residual"]
 
 _STYLES = {"all": ("o", "#0072B2"), "brighter": ("^", "#D55E00"), "fainter": ("v", "#009E73")}
@@ -55,5 +57,5 @@ def plot_linearity(residual: xr.Dataset) -> Figure:
         axes.label_outer()
     panels[0].legend(frameon=False, fontsize="small")
     words = (str(residual.attrs.get(key, "")) for key in ("filename", "DETECTOR", "READPATT", "SUBARRAY"))
-    figure.suptitle("   ".join(word for word in words if word), fontsize="medium")
+    set_title(figure, "   ".join(word for word in words if word))
     return figure

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsxr.model.readout import Readout
-from nsxr.plot import plot_noise_spectrum
+from nsxr.plot import plot_noise_spectrum, set_title
 
 __all__ = ["plot_noise", "plot_residual"]
 
@@ -68,5 +68,5 @@ def plot_noise(before: xr.Dataset, after: xr.Dataset, integration: int = 0) -> F
     for name, exposure in (("before", before), ("after", after)):
         plot_residual(panels[name], exposure, name, limit, integration)
     words = (str(after.attrs.get("filename", "")), readout.detector, readout.read_pattern, readout.subarray)
-    figure.suptitle("   ".join(word for word in words if word), fontsize="medium")
+    set_title(figure, "   ".join(word for word in words if word))
     return figure

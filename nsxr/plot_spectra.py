@@ -1,5 +1,6 @@
 """Quick look at an extraction: the slit with trace and aperture, the profile, the spectrum with its errors."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,7 @@ def _draw_text(axes: Axes, slit: xr.Dataset, fitted: xr.Dataset, one: xr.Dataset
         f"{int((one['dq'] & _FLAGGED > 0).sum())} of {one.sizes['dispersion']} columns flagged",
     ]
     axes.axis("off")
+    lines = [part for line in lines for part in textwrap.wrap(line, 36) or [""]]
     axes.text(0, 1.0, "\n".join(lines), va="top", fontsize="medium", transform=axes.transAxes)
 
 

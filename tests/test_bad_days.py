@@ -117,7 +117,17 @@ def damaged_gzip(content):
         (damaged_gzip, ".gz", "not a whole gzip file (CRC check failed"),
         (lambda content: gzip.compress(content)[:-1000], ".gz", "not a whole gzip file"),
     ],
-    ids=["cut in pixels", "cut in header", "empty", "garbage in header", "time", "frames", "no FITS", "damaged gzip", "cut gzip"],
+    ids=[
+        "cut in pixels",
+        "cut in header",
+        "empty",
+        "garbage in header",
+        "time",
+        "frames",
+        "no FITS",
+        "damaged gzip",
+        "cut gzip",
+    ],
 )
 def test_a_damaged_raw_file_is_named_and_the_others_are_done(run, raw, tmp_path, damage, ending, reason):
     bad = tmp_path / f"{BAD}_uncal.fits{ending}"

@@ -13,7 +13,8 @@ from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.exposures import require_distinct, require_distinct_headers
-from nsxr.model.history import record
+from nsxr.model.history import combined_attributes, members_of, record
+from nsxr.model.provenance import merged
 from nsxr.model.keywords import read
 from nsxr.model.variables import check, variable_attributes
 
@@ -148,12 +149,16 @@ def combine_backgrounds(
     result = xr.Dataset(
         {"sci": mean, "dq": flags, "n_contributing": count}
         | {part: array.assign_coords(labels) for part, array in zip(parts, found[3:], strict=True)},
-        attrs={**first.attrs, "background_members": json.dumps([_name(b, i) for i, b in enumerate(backgrounds)])},
+        attrs={
+            **combined_attributes(backgrounds),
+            "background_members": json.dumps([_name(b, i) for i, b in enumerate(backgrounds)]),
+        },
     )
     for name in ("sci", "dq", *parts):
         result[name].attrs = dict(first[name].attrs)
     result["n_contributing"].attrs = variable_attributes("n_contributing")
-    return result
+    given = {"method": method, "sigma": threshold, "members": members_of(backgrounds)}
+    return record(result, "combine_backgrounds", parameters=given)
 
 
 def _combine_block(
@@ -265,7 +270,7 @@ def subtract_background(
     own = {name: chunk_like(unlabelled(mean[name]), unlabelled(science["sci"])) for name in mean.data_vars}
     members = mean.attrs["background_members"]
     parameters = {"method": method, "sigma": sigma, "backgrounds": json.loads(members)}
-    attrs = {"S_BKDSUB": "COMPLETE", "background_members": members}
+    attrs = {"S_BKDSUB": "COMPLETE", "background_members": members, **merged([science.attrs, mean.attrs])}
     if method == "peer":
         return record(
             science,
@@ -358,11 +363,12 @@ def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
         combined = combined | other
     combined = combined | ((total == 0).astype(np.uint32) * _DO_NOT_USE)
     kept = each[0].drop_vars([name for name in each[0].data_vars if name not in ("sci", "dq", *parts)])
+    kept.attrs = combined_attributes(each)
     return record(
         kept,
         "average_exposures",
         (),
-        {"exposures": len(each)},
+        {"exposures": len(each), "members": members_of(each)},
         sci=mean.where(total > 0),
         dq=combined,
         **{part: (plain[part] * factor).where(total > 0) for part in parts},

@@ -17,7 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from nsxr.errors import InputFileError, NsxrError
 from nsxr.io.pixels import PixelSource, file_stamp, open_binary
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors, retried, shown
-from nsxr.model.keywords import tidy
+from nsxr.model.keywords import KEYWORDS, tidy
 
 __all__ = ["Extension", "FitsFile", "keywords", "refuse_compressed", "scan"]
 
@@ -235,7 +235,7 @@ def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
 
 
 def keywords(header: fits.Header) -> dict[str, Any]:
-    """Return the keywords of a header as plain str, int and float, T and F as int8 1 and 0: netCDF has no booleans.
+    """Return the keywords of a header as plain str, int and float, T and F as 1 and 0: netCDF has no booleans.
 
     Commentary, keywords without a value, and those that describe the file (BITPIX, NAXIS, ...) are
     left out. Of a keyword that is there twice, the first counts. Numbers written as text become numbers where
@@ -250,9 +250,8 @@ def keywords(header: fits.Header) -> dict[str, Any]:
             continue
         if key in ("COMMENT", "HISTORY", "") or _STRUCTURE.fullmatch(key) or isinstance(value, fits.card.Undefined):
             continue
-        if isinstance(value, bool | np.bool_):
-            found.setdefault(key, np.int8(value))
-            continue
         value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, bool) and key not in KEYWORDS:  # of those, which have other values, the table tells
+            value = int(value)
         found.setdefault(key, tidy(key, value) if isinstance(value, str | int | float) else str(value))
     return found

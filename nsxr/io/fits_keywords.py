@@ -19,7 +19,6 @@ __all__ = [
     "as_product",
     "carried_header",
     "is_of_product",
-    "plain",
     "primary_header",
     "printable",
     "product_keywords",
@@ -61,6 +60,9 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
 }
 """Keyword and comment of each step's status."""
 
+_LOGICAL = ("WAVECOR", "BARSHDW")
+"""Keywords of slits with T and F, 1 and 0 as attributes; what a primary header carries tells by itself."""
+
 _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 _STRUCTURE = re.compile(
     "SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|EXTNAME|EXTVER|EXTLEVEL"
@@ -100,18 +102,12 @@ def carried_header(attrs: Mapping[Any, Any]) -> fits.Header:
     return fits.Header(cards)
 
 
-def plain(value: Any) -> Any:
-    """Return a value as Python's own type; int8 is how attributes hold T and F, see :func:`nsxr.io.fits_headers.keywords`."""
-    if isinstance(value, np.int8):
-        return bool(value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def set_keyword(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
     """Set a keyword, keeping its comment unless a new one is given and as much of it as a card holds."""
     if comment is None:
         comment = header.comments[key] if key in header else ""
-    value = plain(value)
+    if key in _LOGICAL and value in (0, 1):
+        value = bool(value)
     used = len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
     if used <= 80:  # longer strings run over several cards and take their comment along
         comment = comment[: max(77 - used, 0)]
@@ -216,7 +212,7 @@ def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
             continue
         if _STRUCTURE.fullmatch(key) or key in ("COMMENT", "HISTORY", ""):
             continue
-        value = plain(value)
+        value = value.item() if isinstance(value, np.generic) else value
         value = printable(value) if isinstance(value, str) else value
         if isinstance(header.get(key), bool) and value in (0, 1):  # other formats have no T and F
             value = bool(value)

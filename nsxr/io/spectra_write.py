@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from nsxr.errors import ModelError
 from nsxr.io.fits_headers import keywords
-from nsxr.io.fits_keywords import as_product, is_of_product, plain, primary_header, printable, set_keyword
+from nsxr.io.fits_keywords import as_product, is_of_product, primary_header, printable, set_keyword
 from nsxr.io.fits_tables import TIME_COLUMNS, asdf_marker, integration_times, origin, provenance, table
 from nsxr.io.fits_write import BlockFile, CardFile
 from nsxr.io.products import write_whole
@@ -142,7 +142,7 @@ def _header(spectrum: xr.Dataset, header: fits.Header) -> dict[str, xr.DataArray
     known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
     for key, value in {"DISPAXIS": 1, **attrs}.items():
         if key in SLIT_KEYWORDS or (_belongs_to_slit(str(key), known) and is_of_spectrum(key) and key not in header):
-            value = plain(value)
+            value = value.item() if isinstance(value, np.generic) else value
             if isinstance(value, float) and not np.isfinite(value):
                 value = None
             set_keyword(header, key, printable(value) if isinstance(value, str) else value, SLIT_KEYWORDS.get(key, ""))

@@ -15,7 +15,7 @@ import xarray as xr
 from nsxr.model.provenance import merged, noted
 from nsxr.model.variables import VARIABLES, variable_attributes
 
-__all__ = ["combined_attributes", "members", "record", "record_skip", "steps"]
+__all__ = ["combined_attributes", "members_of", "record", "record_skip", "steps"]
 
 _KEY = "nsxr_steps"
 
@@ -48,7 +48,7 @@ def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
     """Return the attributes of what is made of several Datasets: those of the first, with the history of all.
 
     Steps that all members share stay as they are. What only some have had, or with other parameters, is no step of the
-    result: the record of the step that combines says it, see :func:`members`.
+    result: the record of the step that combines says it, see :func:`members_of`.
     """
     each = [steps(member) for member in members]
     shared = [entry for entry in each[0] if all(entry in one for one in each[1:])]
@@ -56,7 +56,7 @@ def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
     return {**attrs, _KEY: json.dumps(shared)} if any(each) else attrs
 
 
-def members(datasets: Sequence[xr.Dataset]) -> list[dict[str, Any]]:
+def members_of(datasets: Sequence[xr.Dataset]) -> list[dict[str, Any]]:
     """Return name of each Dataset and the steps that not all of them share, for the record of what combines them."""
     each = [steps(one) for one in datasets]
     found = []

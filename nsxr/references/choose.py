@@ -21,7 +21,6 @@ from nsxr.errors import (
     ReferenceFileError,
 )
 from nsxr.io.fits_headers import FitsFile, keywords, refuse_compressed
-from nsxr.io.fits_keywords import plain
 from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
 from nsxr.model.keywords import read, start_of
 from nsxr.model.readout import Readout
@@ -366,6 +365,8 @@ def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
     """Ask the reference data system, once, for all types; download what is not in its cache."""
     crds = _crds_library()
     parameters = {name: plain(exposure.attrs[key]) for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
+    if "meta.visit.tsovisit" in parameters:  # 1 and 0 as an attribute
+        parameters["meta.visit.tsovisit"] = bool(parameters["meta.visit.tsovisit"])
     try:
         found = crds.getreferences(parameters, reftypes=list(types), observatory="jwst")
     except ImportError as error:

@@ -62,7 +62,7 @@ def test_files_and_memory_hold_the_same_exposure(sub32):
     for name in small.coords:
         np.testing.assert_array_equal(exposure[name].values, small[name].values, err_msg=name)
         assert exposure[name].dtype == small[name].dtype, name
-    for key in small.attrs.keys() - {"nsxr_steps", "fits_header"}:
+    for key in small.attrs.keys() - {"nsxr_steps", "fits_header", "sci_header"}:
         assert exposure.attrs[key] == small.attrs[key]
 
 
@@ -303,7 +303,7 @@ def test_segments_take_their_own_rows_of_a_table_for_the_whole_exposure(segments
 
 def test_headers_are_carried_over(sub32):
     exposure = nsxr.open_exposure(sub32)
-    for text, ext in ((exposure.attrs["fits_header"], 0), (exposure["sci"].attrs["fits_header"], "SCI")):
+    for text, ext in ((exposure.attrs["fits_header"], 0), (exposure.attrs["sci_header"], "SCI")):
         header = fits.getheader(sub32, ext)
         again = fits.Header.fromstring(text, sep="\n")
         assert again.cards == header.cards or [c.image for c in again.cards] == [c.image for c in header.cards]
@@ -323,13 +323,13 @@ def test_attributes_are_plain_and_describe_the_exposure_alone(sub32, changed):
 
     attrs = nsxr.open_exposure(changed(sub32, edit)).attrs
     json.dumps(attrs)
-    assert {type(value) for value in attrs.values()} <= {str, int, float, bool}
+    assert {type(value) for value in attrs.values()} <= {str, int, float}  # netCDF has no booleans
     structural = {"SIMPLE", "BITPIX", "NAXIS", "EXTEND", "PCOUNT", "GCOUNT", "BZERO", "BSCALE", "CHECKSUM", "DATASUM"}
     assert not structural & attrs.keys()
     assert not {"COMMENT", "HISTORY", "", "NOTHING"} & attrs.keys()
     assert attrs["TITLE"] == ("long " * 30).strip()
     assert attrs["NGROUPS"] == 3
-    assert attrs["TSOVISIT"] is fits.getheader(sub32)["TSOVISIT"]
+    assert attrs["TSOVISIT"] == fits.getheader(sub32)["TSOVISIT"]
     assert attrs["filename"] == sub32.name
 
 
