@@ -163,7 +163,9 @@ _BY = " by"
 def _compared(name: str, kept: xr.DataArray, made: xr.DataArray) -> dict[str, xr.DataArray]:
     """Return how many values differ, and by how much at most; lazy."""
     if kept.name in _LATE and (dim := _LATE[str(kept.name)]) in kept.dims:
-        kept = kept.pad({dim: (0, made.sizes[dim] - kept.sizes[dim])})
+        rows = np.full((max(made.sizes[dim], kept.sizes[dim]), *kept.shape[1:]), np.nan, kept.dtype)
+        rows[: kept.sizes[dim]] = kept.to_numpy()  # a table, small
+        kept = xr.DataArray(rows, dims=kept.dims)
     kept, made = unlabelled(kept), unlabelled(made)
     if kept.dims != made.dims or kept.shape != made.shape or kept.dtype != made.dtype:
         return {name: xr.DataArray(max(kept.size, made.size)).chunk()}

@@ -10,12 +10,13 @@ from typing import BinaryIO
 import numpy as np
 import xarray as xr
 from astropy.io import fits
+from astropy.time import Time
 
 from nsxr.errors import OutputExistsError
 from nsxr.io.fits_tables import asdf_marker
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
-from nsxr.simulate.headers import Segment, group_table, integration_times, primary_header, science_header
+from nsxr.simulate.headers import START, Segment, group_table, integration_times, primary_header, science_header
 from nsxr.simulate.reference_data import reference_name
 
 __all__ = ["open_raw", "write_raw_group", "write_reference", "write_tables"]
@@ -203,7 +204,8 @@ def _weight_tables(dataset: xr.Dataset) -> list[fits.BinTableHDU]:
 def _reference_header(name: str, kind: str, dataset: xr.Dataset, configuration: Configuration) -> fits.Header:
     exposure = primary_header(configuration, Segment(1, 1, 1, configuration.integrations))
     header = fits.Header([("SIMPLE", True), ("BITPIX", 8), ("NAXIS", 0), ("EXTEND", True)])
-    header["DATE"] = (exposure["DATE"], "Date this file was created (UTC)")
+    # that of the first exposure: references do not depend on the exposure that they are written with
+    header["DATE"] = (Time(START, format="mjd", precision=3).isot, "Date this file was created (UTC)")
     header["ORIGIN"] = ("nsxr", "Simulated, not measured")
     header["FILENAME"] = name
     header["DATAMODL"] = (_MODELS[kind], "Type of data model")
