@@ -35,8 +35,8 @@ from nsxr.lazy import settle
 from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
 from nsxr.model.keywords import about
-from nsxr.model.provenance import noted
 from nsxr.model.parameters import Choices, Parameter, Range, parameters_of, said
+from nsxr.model.provenance import noted
 from nsxr.model.readout import Readout
 from nsxr.model.variables import RAMP, check
 from nsxr.references.choose import References

@@ -360,7 +360,9 @@ def set_title(figure: Figure, title: str, size: str = "medium") -> None:
     """Give a figure a title in as many lines as its width needs."""
     text = figure.suptitle(title, fontsize=size)
     points = figure.get_figwidth() * 72
-    letters = int(0.95 * points / (0.6 * text.get_fontsize()))  # a letter of the usual fonts is this wide, or less
+    letters = int(
+        0.95 * points / (0.6 * float(text.get_fontsize()))
+    )  # a letter of the usual fonts is this wide, or less
     text.set_text(textwrap.fill(title, max(letters, 10), replace_whitespace=False, break_on_hyphens=False))
 
 

@@ -28,9 +28,9 @@ from nsxr.cli import main
 from nsxr.cluster import connected
 from nsxr.errors import ArchiveInUseError, InputFileError, ModelError, OutputExistsError, ParameterError
 from nsxr.io import zarr as zarr_io
+from nsxr.io.fits_keywords import as_product
 from nsxr.io.folder import Folder
 from nsxr.io.zarr import ZarrTarget
-from nsxr.io.fits_keywords import as_product
 from nsxr.simulate import simulate_exposure
 from nsxr.testing import forbid_computes
 

@@ -116,7 +116,7 @@ def replay_archive(
         try:
             differing = _replayed(folder, node, attributes, progress, hosts)
             yield Replay(node, tuple(differing), versions)
-        except (NsxrError, OSError) as error:
+        except (NsxrError, OSError, ValueError) as error:  # the last of chunks that cannot be decoded
             yield Replay(node, (), versions, str(error))
 
 
@@ -139,7 +139,7 @@ def _replayed(
     counts: dict[str, xr.DataArray] = {}
     with open_archive(folder.root, folder.storage_options) as archive:
         for name, child in tree.children.items():
-            kept, made = archive[f"{node}/{name}"].to_dataset(inherit=False), child.to_dataset()
+            kept, made = _content(archive, f"{node}/{name}"), child.to_dataset()
             if steps(kept) != steps(made):
                 lines.append(f"{name}: other steps, or with other parameters")
             for variable in sorted({*map(str, kept.data_vars), *map(str, made.data_vars)}):
@@ -160,6 +160,17 @@ def _replayed(
 _BY = " by"
 
 
+def _content(archive: xr.DataTree, path: str) -> xr.Dataset:
+    """Return what is at a path of an archive."""
+    try:
+        node = archive[path]
+    except KeyError:
+        node = None
+    if not isinstance(node, xr.DataTree):
+        raise InputFileError(f"{path} is gone; nsxr archive check tells what is wrong")
+    return node.to_dataset(inherit=False)
+
+
 def _compared(name: str, kept: xr.DataArray, made: xr.DataArray) -> dict[str, xr.DataArray]:
     """Return how many values differ, and by how much at most; lazy."""
     if kept.name in _LATE and (dim := _LATE[str(kept.name)]) in kept.dims:
@@ -173,4 +184,4 @@ def _compared(name: str, kept: xr.DataArray, made: xr.DataArray) -> dict[str, xr
     if made.dtype.kind != "f":
         return {name: (kept != made).sum()}
     differs = (kept != made) & ~(kept.isnull() & made.isnull())
-    return {name: differs.sum(), name + _BY: np.abs(kept.astype(np.float64) - made).where(differs, 0.0).max()}
+    return {name: differs.sum(), name + _BY: abs(kept.astype(np.float64) - made).where(differs, 0.0).max()}

@@ -133,8 +133,8 @@ def replay(
 ) -> None:
     """Calibrate exposures again from what the archive says of them, and compare; a line for each.
 
-    Without EXPOSURE, all of them; else those below these paths, as nsxr archive ls lists them. Nothing is written. Inputs
-    and references must be where they were, unchanged. Exit code 1 if an exposure differs or cannot be replayed.
+    Without EXPOSURE, all of them; else those below these paths, as nsxr archive ls lists them. Nothing is written.
+    Inputs and references must be where they were, unchanged. Exit code 1 if an exposure differs or cannot be replayed.
     """
     bad = 0
     for result in replay_archive(path, exposures, progress=progress, storage_options=storage_options, hosts=hosts):

@@ -14,8 +14,8 @@ from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.exposures import require_distinct, require_distinct_headers
 from nsxr.model.history import combined_attributes, members_of, record
-from nsxr.model.provenance import merged
 from nsxr.model.keywords import read
+from nsxr.model.provenance import merged
 from nsxr.model.variables import check, variable_attributes
 
 __all__ = ["average_exposures", "combine_backgrounds", "nod_backgrounds", "subtract_background"]

@@ -115,7 +115,7 @@ def set_keyword(header: fits.Header, key: str, value: Any, comment: str | None =
 
 
 def _now() -> str:
-    """Return the time for DATE, UTC; ``SOURCE_DATE_EPOCH`` [s] instead, if that is set, for products alike in all bytes."""
+    """Return the time for DATE, UTC; ``SOURCE_DATE_EPOCH`` [s] instead, if set, for products alike in all bytes."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     time = datetime.fromtimestamp(int(given), UTC) if given.isdigit() else datetime.now(UTC)
     return time.replace(tzinfo=None).isoformat(timespec="milliseconds")

@@ -54,7 +54,7 @@ class ZarrTarget:
             array[index] = np.asarray(block)
 
     def trim(self) -> None:
-        """Cut off the rows of a table beyond the last one that there is; what is written has been read back for that."""
+        """Cut off the rows of a table beyond the last one that there is; its first column is read back for that."""
         import zarr
 
         with remote_errors(self.path):

@@ -35,7 +35,8 @@ _OF_FILES = ("size", "fingerprint")
 
 def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Return what provenance keeps of references, by type, and of the system that chose them."""
-    found, crds = {}, {}
+    found: dict[str, dict[str, Any]] = {}
+    crds: dict[str, Any] = {}
     for reference in references:
         attrs = reference.attrs
         known = {key: attrs[key] for key in _OF_FILES if key in attrs}

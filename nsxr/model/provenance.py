@@ -6,7 +6,8 @@
     A list: versions of nsxr (with the commit that it was checked out from, or null), Python, NumPy and the other
     libraries that the values hang on. A new entry is added where a product is worked on by other versions.
 ``inputs``
-    A list: name, size [bytes] and fingerprint of each file that was opened, see :func:`nsxr.io.fingerprint.fingerprint`.
+    A list: name, size [bytes] and fingerprint of each file that was opened, see
+    :func:`nsxr.io.fingerprint.fingerprint`.
 ``references``
     The same by type of reference.
 ``crds``
@@ -64,7 +65,8 @@ def _commit() -> str | None:
         if (root / "pyproject.toml").is_file() and (root / ".git").exists():
             return _head(root / ".git")
         origin = json.loads(distribution("nsxr").read_text("direct_url.json") or "{}")
-        return origin.get("vcs_info", {}).get("commit_id")
+        commit = origin.get("vcs_info", {}).get("commit_id")
+        return None if commit is None else str(commit)
     except (OSError, ValueError, PackageNotFoundError):  # a provenance with less in it
         return None
 

@@ -136,7 +136,7 @@ def simulate_exposure(
         existing = [str(path) for path in finals if path.exists()]
         if existing:
             raise OutputExistsError(
-                f"{', '.join(existing)} already there; ask for overwriting, or choose other numbers or another directory"
+                f"{', '.join(existing)} already there; ask for overwriting, other numbers or another directory"
             )
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}

@@ -119,8 +119,8 @@ def write_reference(
 ) -> Path:
     """Write a reference as the reference data system stores it, and return its path.
 
-    DQ keeps its standard bits in the mask and has bits of its own elsewhere, told by DQ_DEF. One that is there with other
-    content is replaced if ``overwrite`` allows it, else OutputExistsError is raised.
+    DQ keeps its standard bits in the mask and has bits of its own elsewhere, told by DQ_DEF. One that is there with
+    other content is replaced if ``overwrite`` allows it, else OutputExistsError is raised.
     """
     path = directory / reference_name(kind, configuration)
     with _finished(path) as partial:

@@ -51,7 +51,7 @@ class Segment:
 
 
 def start_time(configuration: Configuration) -> float:
-    """Return when an exposure starts, MJD (UTC): after those before it, if they are as long; observations a day apart."""
+    """Return when an exposure starts, MJD (UTC): after those before it, as long as it; observations a day apart."""
     groups, integrations = configuration.groups, configuration.integrations
     length = integrations * (groups * configuration.group_time + configuration.frame_time) + _OVERHEAD
     return START + (configuration.observation - 1) + (configuration.exposure - 1) * length / 86400

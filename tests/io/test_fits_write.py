@@ -18,7 +18,6 @@ from nsxr.io.fits_write import BlockFile, create_fits
 from nsxr.model.history import record, record_skip
 from nsxr.model.variables import variable_attributes
 
-
 OWN_TABLES = ("NSXR_STEPS", "NSXR_PROVENANCE", "ASDF")
 
 
