@@ -17,6 +17,7 @@ from nsxr.io.stores import local_path
 from nsxr.lazy import settle
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
+from nsxr.model.provenance import KEY
 from nsxr.model.variables import check
 
 __all__ = ["white_light_curve", "write_white_light_curve"]
@@ -167,6 +168,7 @@ def write_white_light_curve(
 def _table(curves: Sequence[xr.Dataset], detectors: Sequence[str]) -> QTable:
     attrs = curves[0].attrs
     table = QTable(meta={name: attrs.get(keyword) for name, keyword in _META.items()})
+    table.meta |= {key: attrs[key] for key in (KEY,) if key in attrs}
     longest = max(curve.sizes["integration"] for curve in curves)
     for curve, detector in zip(curves, detectors, strict=True):
         loaded = curve.compute()

@@ -4,6 +4,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nsxr.errors import ModelError, ParameterError
@@ -19,6 +20,7 @@ from nsxr.plot import (
     plot_quicklook,
     plot_ramp,
     plot_rate,
+    set_title,
 )
 from nsxr.testing import count_computes
 
@@ -304,3 +306,16 @@ def test_quicklook_computes_only_what_it_draws():
     assert seen["raw"] == 6 * frame
     assert seen["ramp"] == 6 * frame + groups * 32 * 512
     assert counter.computes == 4  # image, one ramp, two spectra
+
+
+@pytest.mark.parametrize(("width", "size"), [(4, "medium"), (5.6, "medium"), (15, "large")])
+def test_titles_fit_the_figure(width, size):
+    figure = Figure(figsize=(width, 4))
+    words = ("jw01234001001_03101_00001_nrs1_uncal.fits", "NRS1", "NRS_BRIGHTOBJ", "G395H", "NRSRAPID", "SUB2048") * 2
+    set_title(figure, "   ".join(words), size)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.texts[0].get_window_extent(canvas.get_renderer())
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert set(figure.get_suptitle().split()) == set(words)
