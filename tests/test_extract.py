@@ -258,3 +258,29 @@ def test_detectors_and_slits_are_put_together_on_request() -> None:
     for wrong in ("slits", ["gratings"]):
         with pytest.raises(ParameterError, match="expected a list of"):
             group_by_source(slits, across=wrong)  # type: ignore[arg-type]
+
+
+def test_command_combines_detectors_on_request(tmp_path: Path) -> None:
+    files = []
+    for number, detector in enumerate(("NRS1", "NRS2")):
+        slit, _ = simulate_trace(columns=80, seed=number, bad_pixels="none")
+        slit["wavelength"] = (slit["wavelength"] + 3.0 * number).assign_attrs(slit["wavelength"].attrs)
+        slit = slit.assign_attrs(DETECTOR=detector)
+        name = f"jw01234001001_03101_00001_{detector.lower()}_cal.fits"
+        files.append(str(write_cal(tmp_path / name, [slit], PROGRAM="01234", OBSERVTN="001", EXPSTART=60000.0)))
+    run = CliRunner().invoke(main, ["extract", *files, "-o", str(tmp_path / "apart"), "--no-progress"])
+    assert run.exit_code == 0, run.output
+    assert not list((tmp_path / "apart").glob("*c1d*"))
+    again = ["extract", *files, "-o", str(tmp_path / "both"), "--across", "detectors", "--no-progress"]
+    run = CliRunner().invoke(main, again)
+    assert run.exit_code == 0, run.output
+    assert len(list((tmp_path / "both").glob("*_x1d.fits"))) == 2
+    ((_, both),) = nsxr.iterate_slits(
+        nsxr.open_spectra(tmp_path / "both" / "jw01234-o001_s000000001_nirspec_clear-prism_c1d.fits")
+    )
+    used = both["n_input"] == 1
+    parts = [nsxr.open_spectra(path) for path in sorted((tmp_path / "both").glob("*_x1d.fits"))]
+    flux = np.concatenate([next(nsxr.iterate_slits(part))[1]["flux"] for part in parts])
+    np.testing.assert_allclose(both["flux"][used], flux, rtol=1e-12)
+    assert np.isnan(both["flux"][~used]).all()
+    assert (~used).sum() > 50  # the gap
