@@ -264,7 +264,7 @@ def test_command_combines_detectors_on_request(tmp_path: Path) -> None:
     files = []
     for number, detector in enumerate(("NRS1", "NRS2")):
         slit, _ = simulate_trace(columns=80, seed=number, bad_pixels="none")
-        slit["wavelength"] = (slit["wavelength"] + 3.0 * number).assign_attrs(slit["wavelength"].attrs)
+        slit["wavelength"] = (slit["wavelength"] + 10.0 * number).assign_attrs(slit["wavelength"].attrs)
         slit = slit.assign_attrs(DETECTOR=detector)
         name = f"jw01234001001_03101_00001_{detector.lower()}_cal.fits"
         files.append(str(write_cal(tmp_path / name, [slit], PROGRAM="01234", OBSERVTN="001", EXPSTART=60000.0)))
