@@ -10,6 +10,7 @@ import xarray as xr
 
 from nsxr.errors import DegradedResultWarning
 from nsxr.io.fits_tables import TIME_COLUMNS
+from nsxr.kernels.outliers import DISAGREEING
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.keywords import read
@@ -127,7 +128,22 @@ def _width(found: Extracted) -> Iterator[str]:
         yield f"the trace is {width:.1f} pixels wide (sigma), expected less than {most:g}"
 
 
-CHECKS: tuple[Callable[[Extracted], Iterator[str]], ...] = (_columns, _wavelengths, _times, _light, _position, _width)
+def _disagreement(found: Extracted) -> Iterator[str]:
+    if "disagreement" in found.spectrum.variables:
+        part = float(found.spectrum["disagreement"])
+        if part > DISAGREEING:
+            yield f"it contradicts the other exposures in {part:.0%} of its columns; no outliers are told by them"
+
+
+CHECKS: tuple[Callable[[Extracted], Iterator[str]], ...] = (
+    _columns,
+    _wavelengths,
+    _times,
+    _light,
+    _position,
+    _width,
+    _disagreement,
+)
 """What is asked of each spectrum; whatever is suspicious is a line of words."""
 
 

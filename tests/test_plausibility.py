@@ -1,5 +1,6 @@
 """What is suspicious about a spectrum is said, and nothing of a good one."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -105,13 +106,14 @@ def test_the_command_says_so_and_leaves_a_dark_nod_out(tmp_path: Path) -> None:
         write_cal(tmp_path / f"jw01234001001_03101_0000{n}_nrs1_cal.fits", [slit], EXPOSURE=n, EXPSTART=60000.0 + n)
         for n, slit in enumerate(slits, start=1)
     ]
-    run = CliRunner().invoke(main, ["extract", *map(str, files), "-o", str(tmp_path / "out"), "--no-outliers"])
+    run = CliRunner().invoke(main, ["extract", *map(str, files), "-o", str(tmp_path / "out"), "--no-progress"])
     assert run.exit_code == 0, run.output
     assert "00002_nrs1_cal.fits, slit 12: there is no light of a source" in run.output
     assert (
         "00002_nrs1_cal.fits: less than 0.3 of the light of the brightest spectrum; left out of the mean" in run.output
     )
     assert "00003_nrs1_cal.fits, slit 12: the source is +" in run.output
+    assert re.search(r"00002_nrs1_cal.fits, slit 12: it contradicts the other exposures in \d+% of its col", run.output)
     (path,) = (tmp_path / "out").glob("*_c1d.fits")
     ((_, mean),) = nsxr.iterate_slits(nsxr.open_spectra(path))
     assert mean["n_input"].max() == 2
