@@ -4,9 +4,11 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nsxr.combine import combine_spectra
-from nsxr.errors import ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.combination import interpolation, running_median
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
@@ -392,3 +394,34 @@ def test_a_nod_without_light_does_not_enter_the_mean(rng, kind, snr, light, incl
     assert [str(one.message).split(":")[0] for one in told] == ["n1_cal.fits"] * (not included)
     lazy = combine_spectra([part.assign_coords(wavelength=part["wavelength"].chunk()).chunk() for part in parts])
     xr.testing.assert_identical(lazy.compute(scheduler="synchronous"), combined)
+
+
+BAD_SPECTRA = {
+    "no flux": lambda part: part.assign(flux=part["flux"] * np.nan),
+    "flagged": lambda part: part.assign(dq=part["dq"] | BAD),
+    "no wavelength": lambda part: part.assign_coords(wavelength=part["wavelength"] * np.nan),
+    "no variance": lambda part: part.assign(flux_var_rnoise=part["flux_var_rnoise"] * np.nan),
+    "endless variance": lambda part: part.assign(flux_var_poisson=part["flux_var_poisson"] + np.inf),
+    "no light": lambda part: part.assign(flux=part["flux"] - 30),
+    "negative": lambda part: part.assign(flux=-part["flux"]),
+    "noise alone": lambda part: part.assign(flux_var_rnoise=part["flux_var_rnoise"] * 1e30),
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(kind=st.sampled_from(sorted(BAD_SPECTRA)), which=st.integers(0, 3), seed=st.integers(0, 1000))
+def test_one_bad_spectrum_leaves_the_mean_of_the_others_as_it_was(kind, which, seed):
+    rng = np.random.default_rng(seed)
+    wave = 1 + 0.01 * np.arange(60)
+    parts = [spectrum(30 + rng.normal(0, 1, 60), 1.0, wave + 0.0025 * i, filename=f"{i}_cal.fits") for i in range(4)]
+    others = [part for i, part in enumerate(parts) if i != which]
+    changed = BAD_SPECTRA[kind](parts[which])
+    changed["flux"].attrs, changed["surf_bright"].attrs = parts[which]["flux"].attrs, parts[which]["surf_bright"].attrs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegradedResultWarning)
+        found = combine_spectra([changed if i == which else part for i, part in enumerate(parts)])
+    expected = combine_spectra(others, wavelength=found["wavelength"].values)
+    good = (expected["dq"] == 0).values
+    assert good.sum() > 55
+    for name in ("flux", "flux_var_poisson", "flux_covariance"):
+        np.testing.assert_allclose(found[name][good][:-1], expected[name][good][:-1], rtol=1e-6, err_msg=name)

@@ -81,7 +81,9 @@ def require_distinct_headers(headers: Sequence[Mapping[Any, Any]]) -> None:
 
 
 def require_distinct(datasets: Iterable[xr.Dataset]) -> None:
-    """Raise ParameterError if two slits, spectra or count rates are of the same exposure, or hold the same array.
+    """Raise ParameterError if two slits, spectra or count rates are of the same exposure.
+
+    Where headers do not tell, those that hold the very same array are.
 
     Parameters
     ----------
@@ -97,7 +99,7 @@ def require_distinct(datasets: Iterable[xr.Dataset]) -> None:
             continue
         variable = dataset.variables[name]
         twin = arrays.setdefault(variable.data.name if variable.chunks is not None else id(variable), number)
-        if twin != number:
+        if twin != number and not (exposures_of(each[twin].attrs) and exposures_of(dataset.attrs)):
             _refuse(each[twin].attrs, dataset.attrs, (twin, number))
 
 

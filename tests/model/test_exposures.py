@@ -4,6 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner
@@ -60,6 +61,12 @@ def test_headers_that_do_not_say_are_no_evidence() -> None:
     for lazy in (bare[:1] * 2, [bare[0].chunk(), bare[0].chunk()]):  # the same array all the same
         with pytest.raises(ParameterError, match=r"a_cal\.fits and a_cal\.fits hold the same exposure of slit 12"):
             require_distinct(lazy)
+
+
+def test_empty_slits_of_different_exposures_are_no_twins() -> None:
+    """The same array, all NaN, but the headers say that it was measured twice."""
+    empty = slit().chunk() * np.nan
+    require_distinct([empty.assign_attrs(HEADER), empty.assign_attrs(HEADER | {"EXPOSURE": 3})])
 
 
 def test_every_place_where_exposures_meet_refuses_one_twice(tmp_path: Path) -> None:
