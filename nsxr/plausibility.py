@@ -76,7 +76,9 @@ def _columns(found: Extracted) -> Iterator[str]:
     inside = np.isfinite(wavelength) if np.isfinite(wavelength).any() else np.ones(good.size, bool)
     flagged, number = int((inside & ~good).sum()), int(inside.sum())
     if not good.any():
-        yield "no column could be extracted"
+        slit = {} if found.slit is None else found.slit
+        empty = [n for n in ("sci", "var_poisson", "var_rnoise") if n in slit and not np.isfinite(slit[n].values).any()]
+        yield f"no column could be extracted{': no pixel has a finite ' * bool(empty)}{' and '.join(empty)}"
     elif flagged > _MOST_FLAGGED * number:
         yield f"{flagged} of {number} columns are flagged DO_NOT_USE"
 

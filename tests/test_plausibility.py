@@ -59,6 +59,7 @@ def test_good_spectra_are_beyond_suspicion(kind: str, seed: int) -> None:
         ("no wavelengths", "there are no wavelengths; detector columns stand for them"),
         ("no times", r"4 of 4 integrations have no time \(INT_TIMES\)"),
         ("one time", r"1 of 4 integrations have no time \(INT_TIMES\)"),
+        ("no noise", "no column could be extracted: no pixel has a finite var_poisson"),
         ("holes", r"\d+ of 120 columns are flagged DO_NOT_USE"),
     ],
 )
@@ -71,6 +72,8 @@ def test_what_is_suspicious_is_said(what: str, words: str) -> None:
         slit = slit.drop_vars("int_mid_MJD_UTC")
     elif what == "one time":
         slit["int_mid_MJD_UTC"].values[2] = np.nan
+    elif what == "no noise":
+        slit["var_poisson"].values[:] = np.nan
     elif what == "holes":
         slit["dq"].values[:, 20:100] = 1
     with pytest.warns(DegradedResultWarning, match=f"^a_cal.fits, slit 12: {words}") as caught:
