@@ -39,13 +39,13 @@ def white_light_curve(
     *,
     min_wavelength: float | None = None,
     max_wavelength: float | None = None,
-    max_flagged: float = 0.5,
+    max_flagged: float = 0.1,
 ) -> xr.Dataset:
     """Sum the flux of each integration over wavelengths, the same ones in all integrations.
 
     A wavelength that is missing in one integration and not in the next makes the curve jump by its flux. So wavelengths
     that are flagged DO_NOT_USE, or not finite, in any integration are left out of all. Integrations that lost more
-    than a part of their wavelengths are no reason for that: they become NaN.
+    than a part of the wavelengths that most have are no reason for that: they become NaN.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def white_light_curve(
         ``flux_var_flat`` as far as there are, ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um].
     min_wavelength, max_wavelength : float, optional
         Bounds [um], included. Default: all wavelengths, or all columns if no wavelength is known, as of count rates.
-    max_flagged : float, default 0.5
-        Part of its wavelengths that an integration may lack.
+    max_flagged : float, default 0.1
+        Part of the wavelengths of most integrations that one may lack, and so take from all.
 
     Returns
     -------
@@ -98,8 +98,8 @@ def white_light_curve(
     bad = (base["dq"] & _DO_NOT_USE) != 0
     for name in names:
         bad = bad | ~np.isfinite(base[name])
-    n_wanted = wanted.sum("dispersion")
-    lost = (bad & wanted).sum("dispersion") > max_flagged * n_wanted
+    usual = settle(wanted & (bad.mean("integration") < 0.5))
+    lost = (bad & usual).sum("dispersion") > max_flagged * usual.sum("dispersion")
     used = settle(wanted & ~(bad & ~lost).any("integration"))
     n_used = used.sum("dispersion")
     empty = lost | (n_used == 0)

@@ -164,3 +164,17 @@ def test_a_flat_field_of_unknown_variance_loses_no_wavelength(series):
     np.testing.assert_array_equal(curve["flux"], white_light_curve(data)["flux"])
     np.testing.assert_array_equal(curve["flux_var_flat"], 0)
     np.testing.assert_array_equal(curve["n_wavelengths"], 30)
+
+
+@pytest.mark.parametrize("part", [4, 12, 29])
+def test_a_poor_integration_does_not_impoverish_the_others(series, part):
+    data = series(integrations=9)
+    data["dq"].values[:, 20:24] = BAD  # in all
+    clean = white_light_curve(data)
+    np.testing.assert_array_equal(clean["n_wavelengths"], 26)
+    data["dq"].values[5, :part] = BAD
+    curve = white_light_curve(data)
+    others = np.arange(9) != 5
+    np.testing.assert_array_equal(curve["flux"][others], clean["flux"][others])
+    np.testing.assert_array_equal(curve["flux_var_rnoise"][others], clean["flux_var_rnoise"][others])
+    assert np.isnan(curve["flux"][5])
