@@ -44,7 +44,10 @@ def exposures_of(header: Mapping[Any, Any]) -> set[tuple[str, ...]]:
     order = abs(read(header, "SPORDER", matters=False))
     slit = _text(header.get("SLTNAME")) + (f" order {order}" if order > 1 else "")
     if COMBINED in header:
-        return {(*found, slit) for found in json.loads(str(header[COMBINED]))}
+        try:
+            return {(*map(str, found), slit) for found in json.loads(str(header[COMBINED]))}
+        except (ValueError, TypeError, RecursionError):  # of a store that others wrote
+            return set()
     own = identity(header)
     if own is None:
         return set()

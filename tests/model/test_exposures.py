@@ -56,6 +56,8 @@ def test_exposures_are_told_by_their_headers(changes: dict[str, object], is_same
 def test_headers_that_do_not_say_are_no_evidence() -> None:
     assert identity({"PROGRAM": "01234", "OBSERVTN": "001", "FILENAME": "a_cal.fits"}) is None
     assert identity({"EXPSTART": float("nan")}) is None
+    for damaged in ("", "{", "[1, 2]", 5, "[" * 10000):
+        assert exposures_of(HEADER | {"combined_exposures": damaged}) == set()
     bare = [simulate_trace(columns=60, seed=n)[0].assign_attrs(filename="a_cal.fits") for n in (1, 2)]
     require_distinct(bare)
     for lazy in (bare[:1] * 2, [bare[0].chunk(), bare[0].chunk()]):  # the same array all the same
