@@ -55,9 +55,9 @@ def flag_outliers(
     list of Dataset
         The slits, with OUTLIER and DO_NOT_USE set in ``dq``. Pixels beyond the apertures are not judged: what is there
         is no model's business; nor are lines that are distributed otherwise than the continuum. Nothing else changes.
-        Where there are others to compare with, the scalar ``disagreement`` is the part of the columns in which an exposure
-        differs from that of the others that is most like it. Above a fifth, as behind a closed shutter, it is compared
-        with itself alone, and says nothing about others.
+        Where there are others to compare with, the scalar ``disagreement`` is the part of the columns in which an
+        exposure differs from that of the others that is most like it. Above a fifth, as behind a closed shutter, it is
+        compared with itself alone, and says nothing about others.
 
     Raises
     ------

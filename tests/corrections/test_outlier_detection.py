@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from nsxr.corrections.outlier_detection import flag_outliers
+from nsxr.corrections.spectral_extraction import extract_spectrum
 from nsxr.errors import ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import simulate_trace
@@ -62,6 +63,38 @@ def test_whole_columns_are_found_by_the_other_exposures() -> None:
     assert flagged[1].sum() >= 2
     assert not flagged[0].any()
     assert not flagged[2].any()
+
+
+def flagged(slits: list[xr.Dataset]) -> list[int]:
+    return [int(((slit["dq"].values & OUTLIER) > 0).sum()) for slit in slits]
+
+
+@pytest.mark.parametrize("dark", [0, 1])
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_nod_behind_a_closed_shutter_flags_nothing(number: int, dark: int) -> None:
+    light = [45.0] * number
+    light[dark] = 0.02
+    slits = [simulate_trace(signal_to_noise=s, bad_pixels="none", seed=n)[0] for n, s in enumerate(light)]
+    found = flag_outliers(slits)
+    assert max(flagged(found)) <= 2
+    disagreement = [float(slit["disagreement"]) for slit in found]
+    assert disagreement[dark] > 0.9
+    if number == 3:  # the other two still agree
+        assert max(disagreement[:dark] + disagreement[dark + 1 :]) < 0.05
+    assert float(extract_spectrum(found[dark])["disagreement"]) == disagreement[dark]
+
+
+def test_another_source_in_one_exposure_takes_no_outliers_from_the_others() -> None:
+    slits, _, hits, _ = exposures(3, 45.0, 10.0)
+    alone, _ = simulate_trace(signal_to_noise=45.0, fwhm=2.4, seed=77, bad_pixels="none")
+    bend = 1 + 0.8 * np.cos(np.arange(420) / 9.0)
+    alone = alone.assign(sci=(alone["sci"] * bend).astype(np.float32).assign_attrs(alone["sci"].attrs))
+    found = flag_outliers([*slits, alone])
+    assert float(found[3]["disagreement"]) > 0.5
+    for slit, hit in zip(found[:3], hits, strict=True):
+        assert ((slit["dq"].values & OUTLIER) > 0)[hit].mean() > 0.95
+        assert float(slit["disagreement"]) < 0.05
+    assert flagged(found)[3] <= 40  # of 2940: its width is not the one that all share
 
 
 def test_flags_stay_and_inputs_too() -> None:
