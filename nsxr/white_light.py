@@ -14,7 +14,9 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.io.fits_tables import TIME_COLUMNS
 from nsxr.io.products import write_whole
 from nsxr.io.stores import local_path
-from nsxr.lazy import settle
+from nsxr.kernels.medians import median_of_finite
+from nsxr.lazy import map_blocks, settle
+from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.provenance import KEY
@@ -43,9 +45,10 @@ def white_light_curve(
 ) -> xr.Dataset:
     """Sum the flux of each integration over wavelengths, the same ones in all integrations.
 
-    A wavelength that is missing in one integration and not in the next makes the curve jump by its flux. So wavelengths
-    that are flagged DO_NOT_USE, or not finite, in any integration are left out of all. Integrations that lost more
-    than a part of the wavelengths that most have are no reason for that: they become NaN.
+    A wavelength that is missing in one integration and not in the next makes the curve jump by its flux. What an
+    integration lacks, flagged DO_NOT_USE or not finite, is made up for by the median spectrum of the series, scaled to
+    what the integration has: the others keep all of their light. Wavelengths that half of the integrations lack are
+    left out of all. Integrations that lost more than a part of their wavelengths become NaN.
 
     Parameters
     ----------
@@ -60,8 +63,9 @@ def white_light_curve(
     Returns
     -------
     Dataset
-        ``flux`` and its variances (integration) float64, sums over wavelengths; ``n_wavelengths`` (integration) int64,
-        0 where the flux is NaN; the coordinates along ``integration``. Lazy if the series is.
+        ``flux`` and its variances (integration) float64, sums over wavelengths, those of integrations that lack some
+        larger in proportion; ``n_wavelengths`` (integration) int64, those that an integration has, 0 where the flux is
+        NaN; the coordinates along ``integration``. Lazy if the series is.
 
     Raises
     ------
@@ -98,19 +102,47 @@ def white_light_curve(
     bad = (base["dq"] & _DO_NOT_USE) != 0
     for name in names:
         bad = bad | ~np.isfinite(base[name])
-    usual = settle(wanted & (bad.mean("integration") < 0.5))
-    lost = (bad & usual).sum("dispersion") > max_flagged * usual.sum("dispersion")
-    used = settle(wanted & ~(bad & ~lost).any("integration"))
-    n_used = used.sum("dispersion")
-    empty = lost | (n_used == 0)
-    sums: dict[str, Any] = {
-        name: base[name].where(used, 0.0).sum("dispersion", skipna=False).where(~empty) for name in names
-    }
-    sums["n_wavelengths"] = n_used.where(~empty, 0).assign_attrs(long_name="wavelengths that were summed")
+    core = ("integration", "dispersion")
+    scale, used = map_blocks(
+        _made_up,
+        one_chunk(base["flux"].reset_coords(drop=True), *core),
+        one_chunk(bad.reset_coords(drop=True), *core),
+        one_chunk(wanted.reset_coords(drop=True), "dispersion"),
+        core=core,
+        outputs=[(("integration",), np.float64), (("dispersion",), np.bool_)],
+        max_flagged=max_flagged,
+    )
+    scale, used = settle(scale), settle(used) & ~bad
+    sums: dict[str, Any] = {}
+    for name in names:
+        factor = scale if name == "flux" else scale**2
+        sums[name] = base[name].where(used, 0.0).sum("dispersion", skipna=False) * factor
+    n_used = used.sum("dispersion").where(np.isfinite(scale), 0).astype(np.int64)
+    sums["n_wavelengths"] = n_used.assign_attrs(long_name="wavelengths that were summed")
     parameters = {"min_wavelength": min_wavelength, "max_wavelength": max_wavelength, "max_flagged": max_flagged}
     kept = base.drop_vars(list(base.data_vars))
     units = {name: series[name].attrs["units"] for name in names if "units" in series[name].attrs}
     return record(kept, "white_light", parameters=parameters, units=units, **sums)
+
+
+def _made_up(
+    flux: np.ndarray, bad: np.ndarray, wanted: np.ndarray, *, max_flagged: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors by which sums are larger with the wavelengths that integrations lack, and those summed.
+
+    ``flux``, ``bad`` are (integration, dispersion), ``wanted`` is (dispersion,). The factors of lost integrations are
+    NaN.
+    """
+    lost = (bad & wanted).sum(1) > max_flagged * wanted.sum()
+    there = wanted & ~bad & ~lost[:, None]
+    used = wanted & (2 * there.sum(0) > (~lost).sum())
+    typical = np.where(used, median_of_finite(np.where(there, flux, np.nan)), 0.0)
+    there &= used
+    whole, part = typical.sum(), there @ typical
+    # where there is next to no light, all wavelengths count alike
+    known = (whole > 0) & (part > 0.5 * whole * there.sum(1) / max(used.sum(), 1)) & (part > 0)
+    count = np.where(there.any(1), used.sum() / np.maximum(there.sum(1), 1), np.nan)
+    return np.where(known, whole / np.where(known, part, 1.0), count), used
 
 
 def write_white_light_curve(

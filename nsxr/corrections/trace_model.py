@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import xarray as xr
 
+from nsxr.corrections.series_mean import mean_image
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.column_fit import box_weights, column_weights
 from nsxr.kernels.companions import Others
@@ -66,20 +67,6 @@ def _kind_of_background(slit: xr.Dataset, background: Background) -> str:
 
 def _is_extended(slit: xr.Dataset) -> bool:
     return str(slit.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
-
-
-def _mean_image(slit: xr.Dataset) -> xr.Dataset:
-    """Return the mean over integrations of usable pixels, with its variances."""
-    usable = usable_pixels(slit)
-    names = [name for name in ("sci", "var_poisson", "var_rnoise") if name in slit]
-    found = xr.Dataset({name: slit[name].where(usable) for name in names})
-    if "integration" in slit.dims:
-        count = usable.sum("integration")
-        often = count >= 0.5 * slit.sizes["integration"]
-        total, count = found.sum("integration"), count.where(often)
-        found = xr.Dataset({name: total[name] / (count if name == "sci" else count**2) for name in names})
-        usable = often
-    return found.assign(usable=usable)
 
 
 @checks_arguments  # also what other functions hand on
@@ -182,7 +169,8 @@ def fit_trace_model(
     order = BACKGROUND_TERMS[_kind_of_background(each[0], background)]
     extended = _is_extended(each[0])
     columns = np.unique(np.concatenate([slit["dispersion"].values for slit in each]))
-    images = [_mean_image(slit).assign(_wavelength(slit)) for slit in each]
+    means = [mean_image(slit, usable_pixels(slit)) for slit in each]
+    images = [mean.assign(_wavelength(slit)) for (mean, _), slit in zip(means, each, strict=True)]
     if len(each) > 1:
         labels = {"cross_dispersion": rows, "dispersion": columns}
         images = [
@@ -232,7 +220,7 @@ def fit_trace_model(
             "variance_of_signal",
             "beside_variance",
         ):  # of one integration, not of the mean
-            own[name] = own[name] * slit.sizes.get("integration", 1)
+            own[name] = own[name] * means[number][1]
         own["trace"].attrs["units"] = own["width"].attrs["units"] = "pixel"
         own["flux"].attrs["units"] = own["beside"].attrs["units"] = slit["sci"].attrs.get("units", "")
         models.append(record(own, "fit_trace_model", parameters=parameters))

@@ -1,0 +1,14 @@
+"""Medians of what is there."""
+
+import numpy as np
+
+__all__ = ["median_of_finite"]
+
+
+def median_of_finite(values: np.ndarray) -> np.ndarray:
+    """Return the median of the finite values along the first axis, NaN where there are none."""
+    ordered = np.sort(values, axis=0)  # NaN goes last
+    count = np.isfinite(values).sum(0)
+    ranks = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, values.shape[0] - 1)
+    low, high = (np.take_along_axis(ordered, rank[None], axis=0)[0] for rank in ranks)
+    return np.asarray(np.where(count > 0, (low + high) / 2, np.nan))
