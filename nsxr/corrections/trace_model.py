@@ -282,7 +282,7 @@ def _fit_block(
         plan,
         is_planned,
         prior if is_planned else _UNPLANNED,
-        half_width or (float(n_rows) if extended else HALF_WIDTH),
+        min(half_width or (n_rows if extended else HALF_WIDTH), float(n_rows)),  # no wider than the cut-out
         np.stack([np.ones((n_rows, n_columns)) if each is None else each for each in sky]),
         slit if extended else None,
         [nod_distances(each, state) for each, state in zip(wavelength, shutters, strict=True)],

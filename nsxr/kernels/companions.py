@@ -23,6 +23,7 @@ _APART = 2.5  # rows, of two lines at least
 _SIGNIFICANCE = 5.0
 _ASTRAY = 0.8  # rows, of a subtracted nod from where it can be
 _FAINTEST = 0.04  # of the brightest line
+_BRIGHTEST = 1e6  # of the source, where there may be none
 _TOLERANCE = 0.03  # of the light at a distance
 _WINDOW = 3.0  # rows around its plan in which a source is looked for
 
@@ -337,7 +338,8 @@ class Others:
                     for a, b in zip(np.array_split(w, 12), np.array_split(amplitudes[k, e], 12), strict=True)
                 ]
                 light = (w * amplitudes[k, e]).sum() / max(abs((w * flux[e]).sum()), 1e-300)
-                strengths[e, k] = light if total > _SIGNIFICANCE and np.mean(parts) > 0.6 else 0.0
+                is_there = total > _SIGNIFICANCE and np.mean(parts) > 0.6
+                strengths[e, k] = np.clip(light, -_BRIGHTEST, _BRIGHTEST) if is_there else 0.0
         return Others(self.distances, strengths)
 
     def moved(self, residual: np.ndarray, precision: np.ndarray, profile: Profile, amplitudes: np.ndarray) -> "Others":

@@ -477,7 +477,7 @@ def _add_splines(distance: np.ndarray, coefficients: np.ndarray, reach: float, o
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
             for y in range(distance.shape[1]):
                 position = (distance[e, y, x] + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
-                if position < 0.0 or position >= n_u - 3:
+                if not 0.0 <= position < n_u - 3:  # NaN is not
                     continue
                 j = _cubic(position, across)
                 total = 0.0
@@ -518,7 +518,7 @@ def _normal_equations(
                 for part in range(n_parts):
                     u = distance[e, y, x] - distances[e, part]
                     position = (u + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
-                    if strengths[e, part] == 0.0 or position < 0.0 or position >= n_u - 3:
+                    if strengths[e, part] == 0.0 or not 0.0 <= position < n_u - 3:
                         continue
                     flux = fluxes[e, x] * strengths[e, part] * passed[e, y, x]
                     j = _cubic(position, across)
@@ -554,7 +554,7 @@ def _spline_variance(
             gradient[:] = 0.0
             for y in range(distance.shape[1]):
                 position = (distance[e, y, x] + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
-                if weights[e, y, x] == 0.0 or position < 0.0 or position >= n_u - 3:
+                if weights[e, y, x] == 0.0 or not 0.0 <= position < n_u - 3:
                     continue
                 j = _cubic(position, across)
                 for a in range(4):
