@@ -46,7 +46,8 @@ def combine_spectra(
     a pixel's own noise would prefer pixels that were low by chance. Samples that are not finite or flagged DO_NOT_USE
     are left out, wavelength by wavelength. A spectrum with less than 0.3 of the light of the brightest one, by 5
     standard deviations, is left out altogether: nods differ by what falls beside a shutter, and one behind a closed
-    shutter says nothing of the source.
+    shutter says nothing of the source. So is, of three and more, one with three times the light of the others, or a
+    ten thousandth of their variance.
 
     Where exposures had the same background subtracted, or each other, the noise of that is common to them. Spectra
     that carry ``weight`` and ``var_background`` get the covariance from it.
@@ -162,7 +163,8 @@ def combine_spectra(
         dark = np.flatnonzero(~included.to_numpy())
         names = [parameters["spectra"][i] or f"spectrum {i + 1}" for i in dark]
         warnings.warn(
-            f"{', '.join(names)}: less than {LEAST_LIGHT} of the light of the brightest spectrum; left out of the mean",
+            f"{', '.join(names)}: less than {LEAST_LIGHT} of the light of the brightest spectrum, or light or errors "
+            f"that are far from those of the others; left out of the mean",
             DegradedResultWarning,
             stacklevel=3,  # past the check of arguments at the door of the package
         )

@@ -425,3 +425,54 @@ def test_one_bad_spectrum_leaves_the_mean_of_the_others_as_it_was(kind, which, s
     assert good.sum() > 55
     for name in ("flux", "flux_var_poisson", "flux_covariance"):
         np.testing.assert_allclose(found[name][good][:-1], expected[name][good][:-1], rtol=1e-6, err_msg=name)
+
+
+SPOILED = (
+    "NaN",
+    "garbage",
+    "garbage, errors not",
+    "noise",
+    "negative",
+    "flagged",
+    "no variance",
+    "tiny variance",
+    "dark",
+)
+
+
+@settings(max_examples=16, derandomize=True, deadline=None)
+@given(n=st.integers(3, 5), number=st.integers(0, 4), kind=st.sampled_from(SPOILED), seed=st.integers(0, 9))
+def test_one_bad_exposure_does_not_reach_the_mean(n, number, kind, seed):
+    """The mean is that of the others, within a tenth of its error, and so is the error."""
+    random, number = np.random.default_rng(seed), number % n
+    light = 20 + 5 * np.sin(np.arange(400) / 30)
+    losses = random.uniform(0.85, 1.0, n)
+    parts = [
+        spectrum(loss * light + random.normal(size=400), 1.0, filename=f"n{i}_cal.fits")
+        for i, loss in enumerate(losses)
+    ]
+    good = combine_spectra([part for i, part in enumerate(parts) if i != number])
+    bad = parts[number]
+    flux = bad["flux"].values
+    parts_of_variance = [bad[name].values for name in bad if "_var_" in name]
+    if kind == "NaN":
+        flux[:] = np.nan
+    elif kind == "flagged":
+        bad["dq"].values[:] = BAD
+    elif kind == "noise":
+        flux[:] = 1e4 * random.normal(size=400)
+    elif kind == "dark":
+        flux[:] = random.normal(size=400)
+    elif kind.startswith("garbage") or kind == "negative":
+        flux *= -1 if kind == "negative" else 1000
+    for values in parts_of_variance:
+        values *= {"garbage": 1e6, "no variance": 0.0, "tiny variance": 1e-8}.get(kind, 1.0)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        mean = combine_spectra(parts, wavelength=parts[0]["wavelength"].values)
+    error = np.sqrt(total(good))
+    assert np.sqrt(np.mean(((mean["flux"] - good["flux"]).values / error) ** 2)) < 0.1
+    np.testing.assert_allclose(np.sqrt(total(mean)), error, rtol=0.1)
+    assert all(issubclass(one.category, DegradedResultWarning) for one in told)
+    if kind not in ("NaN", "flagged", "no variance"):  # of those, n_input tells
+        assert [str(one.message).split(":")[0] for one in told] == [f"n{number}_cal.fits"]

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 from scipy import sparse
 
+from nsxr.kernels.medians import median_of_finite
 from nsxr.model.dq import PixelFlag
 
 __all__ = [
@@ -26,6 +27,8 @@ _BLOCKS = 16
 """Parts of a spectrum whose light is compared: a hit, or what a flat field leaves, is in one of them."""
 LEAST_LIGHT = 0.3
 """Part of the light of the brightest spectrum; slit losses of nods differ by a tenth or two."""
+MOST_LIGHT = 3.0
+"""Times the light of the others, from which on a spectrum is of something else, or of nothing."""
 
 
 def interpolation(wavelength: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,15 +124,6 @@ def union_of_grids(grids: Sequence[np.ndarray]) -> np.ndarray:
     return np.sort(np.concatenate([found, *filled]))
 
 
-def _median(values: np.ndarray) -> np.ndarray:
-    """Return the median of the finite values along the first axis, NaN where there are none."""
-    ordered = np.sort(values, axis=0)  # NaN goes last
-    count = np.isfinite(values).sum(axis=0)
-    low = np.take_along_axis(ordered, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
-    high = np.take_along_axis(ordered, count[None] // 2, axis=0)[0]
-    return np.where(count > 0, (low + np.where(count > 0, high, low)) / 2, np.nan)
-
-
 def _around(values: np.ndarray, half: int) -> np.ndarray:
     """Return for each pixel, along the last axis, what is within ``half`` pixels, along a new first axis."""
     padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], constant_values=np.nan)
@@ -139,9 +133,49 @@ def _around(values: np.ndarray, half: int) -> np.ndarray:
 
 def running_median(values: np.ndarray, length: int) -> np.ndarray:
     """Return the median of the finite values around each pixel; where there are none, between the nearest ones."""
-    found = _median(_around(values, length // 2))
+    found = median_of_finite(_around(values, length // 2))
     good = np.flatnonzero(np.isfinite(found))
     return np.interp(np.arange(values.size), good, found[good]) if good.size else found
+
+
+def unlike_others(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return which of three spectra or more are nothing that the others could have been averaged with.
+
+    Parameters
+    ----------
+    values, variances, used : (spectrum, wavelength) ndarray
+        See :func:`without_light`.
+
+    Returns
+    -------
+    (spectrum,) bool
+        Where the mean over most parts of the spectrum is beyond :data:`MOST_LIGHT` times the median of the others, the
+        brighter of two, up or down, by 5 standard deviations; parts count in which that median has light by 5. Or where
+        the variance is below a ten thousandth of that of the others: whatever its values, they would be the mean.
+    """
+    n, size = values.shape
+    found = np.zeros(n, dtype=bool)
+    if n < 3 or size < _BLOCKS:
+        return found
+    starts = np.arange(_BLOCKS) * size // _BLOCKS
+    count = np.add.reduceat(used.astype(float), starts, axis=1)
+    known = np.where(count > 0, count, np.nan)
+    mean = np.add.reduceat(np.where(used, values, 0.0), starts, axis=1) / known
+    noise = np.sqrt(np.add.reduceat(np.where(used, variances, 0.0), starts, axis=1)) / known
+    for i in range(n):
+        others = np.arange(n) != i
+        there = np.isfinite(mean[others]).sum(0) >= 2
+        # the brighter of two: one of them may be dark
+        rank = np.minimum(np.isfinite(mean[others]).sum(0) // 2, n - 2)
+        light = np.take_along_axis(np.sort(mean[others], axis=0), rank[None], axis=0)[0]
+        doubt = median_of_finite(noise[others])
+        compared = np.isfinite(mean[i]) & there
+        bright = compared & (light > 5 * doubt)
+        beyond = np.abs(mean[i]) > MOST_LIGHT * light + 5 * np.where(compared, noise[i], 0.0)
+        precise = compared & (noise[i] < 1e-2 * doubt)
+        found[i] = bright.any() and 2 * (bright & beyond).sum() > bright.sum()
+        found[i] |= compared.any() and 2 * precise.sum() > compared.sum()
+    return found
 
 
 def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
@@ -195,7 +229,7 @@ def clip(values: np.ndarray, variances: np.ndarray, weights: np.ndarray, used: n
     """Return ``used`` without outliers, all (spectrum, wavelength), see :func:`nsxr.combine.combine_spectra`."""
     used = used.copy()
     pooled = _around(np.where(used, values, np.nan), _NEAR)
-    near = _median(pooled.reshape(-1, values.shape[1]))
+    near = median_of_finite(pooled.reshape(-1, values.shape[1]))
     every = np.arange(values.shape[1])
     for _ in range(len(values) - 1):
         weight = np.where(used, weights, 0.0)
@@ -344,7 +378,9 @@ def combined_spectrum(
     used = np.array([s.used for s in spectra]) & np.isfinite(weights)
     samples = np.array([s.matrix @ s.by_column(s.values["flux"]) for s in spectra])
     variances = np.array([_product(s.matrix, s.matrix) @ s.variance for s in spectra])
-    included = ~without_light(samples, variances, used)
+    included = ~unlike_others(samples, variances, used)
+    used &= included[:, None]
+    included &= ~without_light(samples, variances, used)
     used &= included[:, None]
     if clip_threshold is not None:
         used = clip(samples, variances, weights, used, clip_threshold)

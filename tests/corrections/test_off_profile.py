@@ -73,14 +73,15 @@ def test_nebular_lines_are_no_outliers_between_exposures() -> None:
 def test_lines_of_a_real_nebula() -> None:
     (path,) = Path(os.environ["NSXR_REAL_DATA"], "fs_jw01492").glob("*_s2d.fits")
     ((_, slit),) = nsxr.iterate_slits(nsxr.open_slits(path))
-    slit = slit.isel(dispersion=slice(40, 560)).compute()
-    model = fit_trace_model(slit, background="none")
+    slit = slit.compute()
+    model = fit_trace_model(slit)
     found = extract_spectrum(slit, model)["flux"].values
     wanted = (slit["sci"] * model["aperture"]).sum("cross_dispersion").values * 1e6
+    reach = np.nanmedian(found / wanted)  # skirts of the subtracted nods take 2 % of the sum
     for at in (70, 193, 210, 505):  # with 0.45 to 0.96 of their light before
-        line, beside = slice(at - 44, at - 35), slice(at - 34, at - 29)
+        line, beside = slice(at - 4, at + 5), slice(at + 6, at + 11)
         excess = [flux[line].sum() - 9 * np.median(flux[beside]) for flux in (found, wanted)]
-        assert excess[0] == pytest.approx(excess[1], rel=0.03)
+        assert excess[0] == pytest.approx(excess[1] * reach, rel=0.03)
 
 
 def test_is_leave_one_out() -> None:
