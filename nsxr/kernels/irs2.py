@@ -61,7 +61,7 @@ def fit_line(
     is_reversed: bool,
     border: int,
 ) -> tuple[float, float]:  # pragma: no cover
-    """Fit a line in time to the samples of the first and last ``border`` columns.
+    """Fit a line in time to the samples of the first and last ``border`` columns, or of all where there are fewer.
 
     Returns (intercept, slope) with time in slots from the middle of the frame.
     """
@@ -69,8 +69,9 @@ def fit_line(
     middle = 0.5 * (SLOTS * n_columns - 1)
     n = 0
     sum_t = sum_y = sum_tt = sum_ty = 0.0
-    for k in range(2 * border):
-        line = k if k < border else n_columns - 2 * border + k
+    for line in range(n_columns):
+        if border <= line < n_columns - border:
+            continue
         column = n_columns - 1 - line if is_reversed else line
         for slot in range(SLOTS):
             row = row_of_slot[slot]

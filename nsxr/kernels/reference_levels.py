@@ -22,6 +22,9 @@ in each group double it; with 30 differences of dark pixels the estimate scatter
 _DARK = 0.25
 """Quantile of the rows that counts as dark: a trace may fill three quarters of a subarray."""
 
+_NOISE_RATIO = 1.5
+"""Up to which ratio to the median the noise of integrations is alike; it is known to some 5 %."""
+
 
 def shrinkage(square: float, noise: float, freedom: int) -> float:
     r"""Return the factor on estimates that keeps what they tell and drops their noise.
@@ -104,57 +107,141 @@ def shrunken_levels(
     The noise of an estimate is that which the scatter of pixels gives, or the one that the two ends show, if that
     is more: noise that is slow enough to be common to the pixels of one end, but not to a frame, averages as two values
     do.
+
+    An integration whose noise or levels are unlike those of the others (saturated, noisy, without values) has no part
+    in what they share: which rows are dark, the mean, and all shares. Its own come from itself alone.
     """
     n_integrations, n_groups = pixels.shape[:2]
-    base = pixels.mean(1, dtype=np.float64, keepdims=True).astype(np.float32)
-    deviation = pixels - base
+    base, deviation = _about_means(pixels)
     time = (np.arange(n_groups) - (n_groups - 1) / 2).astype(np.float32)
-    lever = n_integrations * float((time**2).sum())
+    alike = _are_alike(_noise_of_pixels(deviation, label), _NOISE_RATIO, both=True)
+    lever = max(int(alike.sum()), 1) * float((time**2).sum())
     if is_lit and n_groups > 1:
-        slope = np.einsum("igrc,g->rc", deviation, time, dtype=np.float64) / lever
+        slope = np.einsum("igrc,g->rc", deviation[alike], time, dtype=np.float64) / lever
         deviation -= slope.astype(np.float32) * time[:, None, None]
-        label = np.where(_is_dark(deviation)[:, None], label, np.int8(-1))
+        label = np.where(_is_dark(deviation[alike])[:, None] if alike.any() else False, label, np.int8(-1))
     count = np.bincount(label[label >= 0], minlength=2 * n_parities).reshape(n_parities, 2)
     ends = (count > 0).all(0)
     if not ends.any() and (count > 0).any(1).all():
         label = np.where(label >= 0, label & ~np.int8(1), label)  # each parity at another end
         count = np.stack([count.sum(1), np.zeros(n_parities, count.dtype)], 1)
         ends = np.array([True, False])
+    nothing = np.zeros((n_integrations, n_groups, n_parities), np.float32), np.full(len(EVIDENCE), np.nan)
     if not ends.any():
-        return np.zeros((n_integrations, n_groups, n_parities), np.float32), np.full(len(EVIDENCE), np.nan)
+        return nothing
     weight = count.sum(0) * ends / count.sum(0)[ends].sum()
     of_exposure = _Parts(base, label, n_parities, limit, weight)
     of_groups = _Parts(deviation, label, n_parities, limit, weight)
+    freedom = max(1, (n_groups - 1) // 2 if is_lit else n_groups - 1)
+    for part in range(len(of_groups.values)):  # levels are no independent samples: noise of the lowest frequencies
+        alike &= _are_alike((of_groups.values[part] ** 2).mean(1), _most(max(1, freedom // 3)))
+        alike &= _are_close(of_exposure.values[part][:, 0], of_exposure.noise[part][:, 0])
+    if not alike.any():
+        return nothing
     if is_lit and n_groups > 1:
-        square = (of_groups.values[0] ** 2).sum() / max(n_integrations * (n_groups - 1) - 1, 1)
+        square = (of_groups.values[0][alike] ** 2).sum() / max(int(alike.sum()) * (n_groups - 1) - 1, 1)
         rms = float(np.sqrt(square / lever))
         of_groups.values[0] += _drift(np.where(label >= 0, slope, np.nan), rms) * time
-    freedom = n_integrations * (n_groups - 1)
-    if is_lit:
-        freedom //= 2  # photons make a random walk, of which groups are no independent samples
     levels = np.zeros((n_integrations, n_groups, n_parities))
     evidence = np.full(len(EVIDENCE), np.nan)
+    alone = [np.array([i]) for i in np.flatnonzero(~alike)]
     for part, signs in enumerate(((1.0, 1.0), (-0.5, 0.5))[:n_parities]):
-        means, noise = of_exposure.values[part], float(of_exposure.noise[part].mean())
-        mean = float(means.mean())
+        means, noises = of_exposure.values[part][:, 0], of_exposure.noise[part][:, 0]
+        mean, noise = float(means[alike].mean()), float(noises[alike].mean())
         constant = shrinkage(mean**2, noise, 1) * mean
-        between = means - mean
-        varying = between * shrinkage(float((between**2).mean()), noise, n_integrations - 1)
-        groups, noise = of_groups.values[part], float(of_groups.noise[part].mean())
-        from_ends = float(of_groups.between_ends[part].mean()) if part == 1 or by_ends else 0.0
-        square = float((groups**2).mean())
-        if part == 0:  # its drifts are real if pixels do not explain them, though ends may know little of the rest
-            kept = shrinkage(square, noise, freedom)
-            kept = min(kept, max(0.0, 1 - from_ends / square)) if kept else 0.0
-        else:
-            kept = shrinkage(square, max(noise, from_ends), freedom // 2 if from_ends > noise else freedom)
-        noise = max(noise, from_ends)
-        levels += (constant + varying + groups * kept)[..., None] * np.array(signs[:n_parities])
-        if part == 0:
-            evidence[0] = kept
-        else:
-            evidence[1:] = constant, np.sqrt(max(0.0, square - noise)), kept
-    return levels.astype(np.float32), evidence
+        values = np.zeros((n_integrations, n_groups))
+        for some in (np.flatnonzero(alike), *alone):
+            between = means[some] - mean
+            is_alone = not alike[some[0]]
+            share = shrinkage(float((between**2).mean()), float(noises[some].mean()), max(some.size - 1, int(is_alone)))
+            groups = of_groups.values[part][some]
+            from_ends = of_groups.between_ends[part][some] if part == 1 or by_ends else np.zeros(1)
+            found = _share_of_groups(groups, of_groups.noise[part][some], from_ends, some.size * freedom, part)
+            values[some] = constant + (between * share)[:, None] + groups * found[0]
+            if is_alone:
+                continue
+            if part == 0:
+                evidence[0] = found[0]
+            else:
+                evidence[1:] = constant, np.sqrt(found[1]), found[0]
+        levels += values[..., None] * np.array(signs[:n_parities])
+    return np.nan_to_num(levels).astype(np.float32), evidence
+
+
+def _about_means(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of each pixel over the groups of an integration, and what groups deviate from it."""
+    known = np.isfinite(pixels)
+    if known.all():
+        base = pixels.mean(1, dtype=np.float64, keepdims=True).astype(np.float32)
+        return base, pixels - base
+    with np.errstate(invalid="ignore"):
+        total = np.where(known, pixels, 0).sum(1, dtype=np.float64, keepdims=True)
+        base = (total / known.sum(1, keepdims=True)).astype(np.float32)
+        return base, np.where(known, pixels, np.float32(np.nan)) - base
+
+
+def _noise_of_pixels(deviation: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return the mean square of what pixels do from group to group beside the others of their label, (integration,).
+
+    Without outliers; NaN for integrations without values.
+    """
+    if deviation.shape[1] < 2:
+        return np.where(np.isfinite(deviation[:, 0][:, label >= 0]).any(1), 0.0, np.nan)
+    found = np.full(len(deviation), np.nan)
+    for i, planes in enumerate(np.diff(deviation, axis=1)):
+        steps = []
+        for wanted in np.unique(label[label >= 0]):
+            those = planes[:, label == wanted]
+            those = those[np.isfinite(those).all(1)]
+            steps.append(np.abs(those - np.median(those, axis=1, keepdims=True)).ravel())
+        together = np.concatenate(steps) if steps else np.empty(0)
+        if together.size:
+            found[i] = together[together <= 5 * np.median(together)].mean(dtype=np.float64) ** 2
+    return found
+
+
+def _are_alike(values: np.ndarray, most: float, both: bool = False) -> np.ndarray:
+    """Return which integrations have a value of at most so many times the median, or also at least its part.
+
+    Of two in the middle the lower one is the median: what goes wrong adds noise.
+    """
+    known = np.sort(values[np.isfinite(values)])
+    if not known.size:
+        return np.zeros(values.shape, np.bool_)
+    middle = known[(known.size - 1) // 2]
+    alike: np.ndarray = (values <= most * middle) & (not both or values >= middle / most)
+    return alike
+
+
+def _are_close(values: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return which levels of integrations are within six scatters, or uncertainties if they are more, of the median."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return np.zeros(values.shape, np.bool_)
+    away = np.abs(values - np.median(known))
+    scatter = 1.48 * np.median(np.abs(known - np.median(known)))
+    close: np.ndarray = away <= 6 * max(scatter, float(np.sqrt(np.nanmedian(variance))))
+    return close
+
+
+def _most(freedom: int) -> float:
+    """Return how many times their mean squares of so many values hardly ever are."""
+    width = 2 / (9 * freedom)
+    return float((1 - width + 4 * np.sqrt(width)) ** 3)
+
+
+def _share_of_groups(
+    groups: np.ndarray, noises: np.ndarray, ends: np.ndarray, freedom: int, part: int
+) -> tuple[float, float]:
+    """Return the share of levels of groups, (integration, group), that is subtracted, and their variance without noise."""
+    with np.errstate(invalid="ignore"):
+        noise, from_ends, square = (float(np.nan_to_num(values.mean())) for values in (noises, ends, groups**2))
+    if part == 0:  # its drifts are real if pixels do not explain them, though ends may know little of the rest
+        kept = shrinkage(square, noise, freedom)
+        kept = min(kept, max(0.0, 1 - from_ends / square)) if kept else 0.0
+    else:
+        kept = shrinkage(square, max(noise, from_ends), freedom // 2 if from_ends > noise else freedom)
+    return kept, max(0.0, square - max(noise, from_ends))
 
 
 class _Parts:

@@ -14,9 +14,9 @@ def clipped_means(
     """Return the iteratively clipped mean of the pixels of each label, frame by frame, and its variance.
 
     ``sci`` (integration, group, row, column) float32; ``label`` (row, column) int8, negative where a
-    pixel is not used. Values beyond ``limit`` population standard deviations from the mean are
-    dropped until none is. Returns the means and the squared standard errors of them that the scatter of the
-    kept values gives, (integration, group, label) float32, NaN for a label without pixels.
+    pixel is not used; values that are not finite are not used either. Values beyond ``limit`` population standard
+    deviations from the mean are dropped until none is. Returns the means and the squared standard errors of them that
+    the scatter of the kept values gives, (integration, group, label) float32, NaN for a label without pixels.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape
     means = np.full((n_integrations, n_groups, n_labels), np.nan, dtype=np.float32)
@@ -28,7 +28,7 @@ def clipped_means(
                 n = 0
                 for r in range(n_rows):
                     for c in range(n_columns):
-                        if label[r, c] == wanted:
+                        if label[r, c] == wanted and np.isfinite(sci[i, g, r, c]):
                             values[n] = sci[i, g, r, c]
                             n += 1
                 before = n + 1

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nsxr
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.kernels.reference_levels import shrinkage, shrunken_levels
+from nsxr.kernels.reference_pixels import clipped_means
 from nsxr.simulate import Artifacts, small_exposure
 from nsxr.testing import assert_lazy_and_chunk_invariant
 
@@ -172,3 +175,80 @@ def offset_left(noise):
     """Mean square of what odd rows differ from even rows, in deviations of groups from their integration."""
     offset = noise[..., 1::2, :].mean((2, 3)) - noise[..., ::2, :].mean((2, 3))
     return (varying(offset) ** 2).mean()
+
+
+def spoil(kind, pixels, bad, rng):
+    """Make the reference pixels of one integration bad, in place."""
+    if kind == "saturated":
+        pixels[bad, 2:] = 65000
+    elif kind == "constant":
+        pixels[bad] = 65535
+    elif kind == "NaN":
+        pixels[bad] = np.nan
+    elif kind == "NaN group":
+        pixels[bad, 1] = np.nan
+    elif kind == "NaN pixel":
+        pixels[bad, 1, 3, 2] = np.nan
+    elif kind == "noisy":
+        pixels[bad] += rng.normal(0, 60, pixels[bad].shape)
+    elif kind == "drifting":
+        pixels[bad] += rng.normal(0, 500, (pixels.shape[1], 1, 1))
+    elif kind == "offset":
+        pixels[bad] += 3000
+    elif kind == "alternating":
+        pixels[bad, :, 1::2] += rng.normal(0, 90, (pixels.shape[1], 1, 1))
+    elif kind == "hit":
+        pixels[bad, 3:, :9] += 20000
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(
+        [
+            "saturated", "constant", "NaN", "NaN group", "NaN pixel", "noisy", "drifting", "offset", "alternating", "hit",
+        ]
+    ),
+    st.integers(3, 6),
+    st.integers(0, 5),
+    st.sampled_from([(0.0, 0.0), (0.5, 0.3), (6.0, 2.0)]),
+    st.booleans(),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_one_bad_integration_leaves_the_levels_of_others(kind, integrations, bad, scatter, is_lit, seed):
+    """Levels of the others move from group to group by less than 0.05 of the noise of a pixel, which is 4.
+
+    What is constant in an integration, and in no rate, is known a little less without the bad one.
+    """
+    rng = np.random.default_rng(seed)
+    shape = integrations, 8
+    pixels = reference_pixels(rng, *(rng.normal(0, s, shape) for s in scatter), reset=0.0)
+    parameters = {**WHOLE, "is_lit": is_lit}
+    before, _ = shrunken_levels(pixels, LABEL, **parameters)
+    bad %= integrations
+    spoil(kind, pixels, bad, rng)
+    with np.errstate(all="raise", under="ignore"):
+        after, evidence = shrunken_levels(pixels, LABEL, **parameters)
+    others = np.arange(integrations) != bad
+    assert np.isfinite(after).all()
+    assert np.isfinite(evidence).all()
+    change = (after - before)[others]
+    assert np.sqrt((varying(change) ** 2).mean()) < 0.05 * 4
+    assert np.sqrt((change**2).mean()) < 0.1 * 4
+    if kind in ("NaN pixel", "NaN group"):
+        assert np.sqrt(((after - before)[:, 2:] ** 2).mean()) < 0.05 * 4
+
+
+def test_the_bad_integration_keeps_its_own_levels(rng):
+    level = rng.normal(0, 300, (3, 8))
+    level[:2] = 0
+    levels, evidence = shrunken_levels(reference_pixels(rng, level, 0 * level), LABEL, **WHOLE)
+    assert evidence[0] == 0  # of those that are alike
+    assert np.abs(varying(levels.mean(-1)) - varying(level)).max() < 1.5
+
+
+def test_a_single_wrong_value_does_not_take_the_level_of_its_frame():
+    pixels = np.full((1, 4, 32, 8), 70, np.float32)
+    pixels[0, 2, 5, 5] = np.nan
+    np.testing.assert_array_equal(shrunken_levels(pixels, LABEL, **WHOLE)[0], 70)
+    pixels[0, 2, 6, 5] = np.inf
+    np.testing.assert_array_equal(clipped_means(pixels, LABEL, 4, 3.0)[0], 70)
