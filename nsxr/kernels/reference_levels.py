@@ -115,8 +115,12 @@ def shrunken_levels(
     base, deviation = _about_means(pixels)
     time = (np.arange(n_groups) - (n_groups - 1) / 2).astype(np.float32)
     alike = _are_alike(_noise_of_pixels(deviation, label), _NOISE_RATIO, both=True)
-    lever = max(int(alike.sum()), 1) * float((time**2).sum())
+    freedom = max(1, (n_groups - 1) // 2 if is_lit else n_groups - 1)
+    most = _most(max(1, freedom // 3))  # levels are no independent samples: noise of the lowest frequencies
     if is_lit and n_groups > 1:
+        for square in _squares_of_levels(deviation, label, alike):
+            alike = _are_alike(np.where(alike, square, np.nan), most)
+        lever = max(int(alike.sum()), 1) * float((time**2).sum())
         slope = np.einsum("igrc,g->rc", deviation[alike], time, dtype=np.float64) / lever
         deviation -= slope.astype(np.float32) * time[:, None, None]
         label = np.where(_is_dark(deviation[alike])[:, None] if alike.any() else False, label, np.int8(-1))
@@ -132,10 +136,8 @@ def shrunken_levels(
     weight = count.sum(0) * ends / count.sum(0)[ends].sum()
     of_exposure = _Parts(base, label, n_parities, limit, weight)
     of_groups = _Parts(deviation, label, n_parities, limit, weight)
-    freedom = max(1, (n_groups - 1) // 2 if is_lit else n_groups - 1)
-    for part in range(len(of_groups.values)):  # levels are no independent samples: noise of the lowest frequencies
-        alike &= _are_alike((of_groups.values[part] ** 2).mean(1), _most(max(1, freedom // 3)))
-        alike &= _are_close(of_exposure.values[part][:, 0], of_exposure.noise[part][:, 0])
+    for values in of_groups.values:
+        alike = _are_alike(np.where(alike, (values**2).mean(1), np.nan), most)
     if not alike.any():
         return nothing
     if is_lit and n_groups > 1:
@@ -144,28 +146,44 @@ def shrunken_levels(
         of_groups.values[0] += _drift(np.where(label >= 0, slope, np.nan), rms) * time
     levels = np.zeros((n_integrations, n_groups, n_parities))
     evidence = np.full(len(EVIDENCE), np.nan)
-    alone = [np.array([i]) for i in np.flatnonzero(~alike)]
     for part, signs in enumerate(((1.0, 1.0), (-0.5, 0.5))[:n_parities]):
         means, noises = of_exposure.values[part][:, 0], of_exposure.noise[part][:, 0]
-        mean, noise = float(means[alike].mean()), float(noises[alike].mean())
-        constant = shrinkage(mean**2, noise, 1) * mean
-        values = np.zeros((n_integrations, n_groups))
-        for some in (np.flatnonzero(alike), *alone):
-            between = means[some] - mean
-            is_alone = not alike[some[0]]
-            share = shrinkage(float((between**2).mean()), float(noises[some].mean()), max(some.size - 1, int(is_alone)))
-            groups = of_groups.values[part][some]
-            from_ends = of_groups.between_ends[part][some] if part == 1 or by_ends else np.zeros(1)
-            found = _share_of_groups(groups, of_groups.noise[part][some], from_ends, some.size * freedom, part)
-            values[some] = constant + (between * share)[:, None] + groups * found[0]
-            if is_alone:
-                continue
-            if part == 0:
-                evidence[0] = found[0]
-            else:
-                evidence[1:] = constant, np.sqrt(found[1]), found[0]
-        levels += values[..., None] * np.array(signs[:n_parities])
+        close = _are_close(np.where(alike, means, np.nan), noises)
+        mean = float(means[close].mean())
+        constant = shrinkage(mean**2, float(noises[close].mean()), 1) * mean
+        between = means - mean
+        for some, freedom_between in _together(close, int(close.sum()) - 1):
+            between[some] *= shrinkage(float((between[some] ** 2).mean()), float(noises[some].mean()), freedom_between)
+        groups = of_groups.values[part].copy()
+        from_ends = of_groups.between_ends[part] if part == 1 or by_ends else np.zeros_like(groups)
+        for number, (some, n_free) in enumerate(_together(alike, int(alike.sum()) * freedom, freedom)):
+            kept, rest = _share_of_groups(groups[some], of_groups.noise[part][some], from_ends[some], n_free, part)
+            groups[some] *= kept
+            if number == 0:
+                evidence[[0] if part == 0 else [1, 2, 3]] = kept if part == 0 else (constant, np.sqrt(rest), kept)
+        levels += (constant + between[:, None] + groups)[..., None] * np.array(signs[:n_parities])
     return np.nan_to_num(levels).astype(np.float32), evidence
+
+
+def _together(alike: np.ndarray, freedom: int, freedom_alone: int = 1) -> list[tuple[np.ndarray, int]]:
+    """Return the integrations that share an estimate, first, and all others each alone, with their degrees of freedom."""
+    alone = [(np.array([i]), freedom_alone) for i in np.flatnonzero(~alike)]
+    return [(np.flatnonzero(alike), freedom), *alone]
+
+
+def _squares_of_levels(deviation: np.ndarray, label: np.ndarray, alike: np.ndarray) -> list[np.ndarray]:
+    """Return, for each label, the mean square over groups of what medians of pixels differ from those of other integrations.
+
+    What light adds is the same in all of them.
+    """
+    found = []
+    for wanted in np.unique(label[label >= 0]):
+        those = np.where(np.isfinite(deviation).all((2, 3))[..., None], deviation[:, :, label == wanted], 0)
+        medians = np.median(those, axis=2)
+        ordered = np.sort(medians[alike], axis=0)
+        middle = ordered[(len(ordered) - 1) // 2] if len(ordered) else 0
+        found.append(((medians - middle) ** 2).mean(1))
+    return found
 
 
 def _about_means(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
