@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nsxr.corrections import refpix_irs2
 from nsxr.corrections.bad_interleaved import replacement_rows
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
 from nsxr.errors import ParameterError, ReferenceFileError
+from nsxr.kernels import irs2
 from nsxr.model.readout import from_detector, irs2_layout, to_detector
 from nsxr.simulate import small_exposure
 from nsxr.simulate.artifacts import QUIET
@@ -306,3 +308,17 @@ def test_weights_of_wrong_length_are_refused(make_irs2, random_weights):
 def test_unknown_rules_are_refused(make_irs2, random_weights):
     with pytest.raises(ParameterError, match=r"bad_pairs is 'guess', expected 'robust' or 'peer'"):
         subtract_reference_pixels(make_irs2(np.zeros((1, 2, 3200, COLUMNS))), random_weights, bad_pairs="guess")
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 8, 11])
+def test_lines_are_fitted_to_no_column_twice_and_to_none_beyond(rng, columns):
+    sector = refpix_irs2._sector(1, "NRS1")
+    time = 712 * np.arange(columns) + np.flatnonzero(sector.row_of_slot >= 0)[:, None] - 0.5 * (712 * columns - 1)
+    frame = np.zeros((640, columns), np.float32)
+    frame[sector.row_of_slot[sector.row_of_slot >= 0]] = 3 + 0.01 * time + rng.normal(0, 1, time.shape)
+    sources = np.repeat(np.arange(640)[:, None], 2, 1)
+    found = irs2.fit_line(frame, np.zeros_like(frame), sources, sector.row_of_slot, False, 4)
+    used = [c for c in range(columns) if c < 4 or c >= columns - 4]
+    values = frame[sector.row_of_slot[sector.row_of_slot >= 0]][:, used]
+    expected = np.polyfit(time[:, used].ravel(), values.ravel().astype(float), 1)
+    np.testing.assert_allclose(found, expected[::-1], rtol=1e-3, atol=1e-6)
