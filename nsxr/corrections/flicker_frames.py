@@ -33,8 +33,11 @@ class Frames:
     ----------
     values : DataArray
         (integration, group, row, column) float32, NaN where a pixel cannot be used.
+    precision : DataArray
+        (integration, group) float32, inverse variance of the noise of a pixel.
     mean : DataArray
-        (row, column) float32, over all of them, differences with the weights of a fitted slope.
+        (row, column) float32, over all of them, with the inverse variance of the noise of a frame as weight, and
+        differences with those of a fitted slope.
     static : DataArray or None
         What is subtracted before the spectrum is found: ``mean`` or, of a series, (group, row, column) the mean over
         integrations. None if there are too few frames.
@@ -51,6 +54,7 @@ class Frames:
     """
 
     values: xr.DataArray
+    precision: xr.DataArray
     mean: xr.DataArray
     static: xr.DataArray | None
     kept: float
@@ -75,18 +79,19 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     values = (_differences(exposure) if has_groups else _rates(exposure)).transpose(*_FRAMES)
     integrations, groups = values.sizes["integration"], values.sizes["group"]
     weights = _slope_weights(groups)
-    mean = one_chunk(_mean(values, ("integration", "group"), weights), *_IMAGE)
+    (precision,) = map_blocks(_precision, values, core=_IMAGE, outputs=[(("integration", "group"), np.float32)])
+    mean = one_chunk(_mean(values, ("integration", "group"), weights, precision), *_IMAGE)
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
     if is_series:
-        static, kept = to_whole_frames(_mean(values, ("integration",), np.ones(groups))), 1 - 1 / integrations
+        static, kept = to_whole_frames(_mean(values, ("integration",), np.ones(groups), precision)), 1 - 1 / integrations
     elif integrations * groups >= _FEWEST:
         static = mean
         kept = 1 - (1 - _kept(weights)) / integrations if has_groups else 1 - 1 / integrations
     shared = (_variance_of_mean(weights) if has_groups else 1.0) / integrations
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, mean, static, kept, shared, is_series, order, bands)
+    return Frames(values, precision, mean, static, kept, shared, is_series, order, bands)
 
 
 def _differences(exposure: xr.Dataset) -> xr.DataArray:
@@ -107,9 +112,25 @@ def _rates(exposure: xr.Dataset) -> xr.DataArray:
     return values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims])
 
 
-def _mean(values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray) -> xr.DataArray:
-    """Return the mean over some dims of what can be used, with weights of groups, float32."""
-    along = xr.DataArray(weights.astype(np.float32), dims="group")
+def _precision(values: np.ndarray) -> np.ndarray:
+    """Return the inverse variance of the noise of pixels in each frame, (integration, group) float32.
+
+    From the median difference of neighbours along the dispersion, so light hardly matters. A noisy integration thus has
+    no more say in means than it knows, and one without noise, whose values are all the same, hardly any.
+    """
+    found = np.full(values.shape[:2], np.float32(1e-6))
+    for index in np.ndindex(values.shape[:2]):
+        steps = np.abs(np.diff(values[index], axis=1))
+        steps = steps[np.isfinite(steps)]
+        scatter = 1.05 * float(np.median(steps)) if steps.size else 0.0
+        if scatter > 0:
+            found[index] = 1 / scatter**2
+    return found
+
+
+def _mean(values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray) -> xr.DataArray:
+    """Return the mean over some dims of what can be used, with weights of groups and of frames, float32."""
+    along = xr.DataArray(weights.astype(np.float32), dims="group") * precision
     total = (values * along).sum(dims, dtype=np.float64)
     count = (values.notnull() * along).sum(dims, dtype=np.float64)
     return (total / count.where(count > 0)).astype(np.float32)

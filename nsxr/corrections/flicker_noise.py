@@ -11,7 +11,7 @@ from nsxr.corrections.flicker_frames import Frames, dark_of, frames_of
 from nsxr.corrections.flicker_median import median_stripes
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
-from nsxr.kernels.noise_spectrum import binned_power, fit_densities, power_bins
+from nsxr.kernels.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
 from nsxr.lazy import map_blocks, settle, unlabelled
 from nsxr.model.chunking import chunk_like, in_groups, is_kept, one_chunk, to_whole_frames
 from nsxr.model.history import record
@@ -94,7 +94,7 @@ def estimate_flicker_noise(
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
     residual = frames.values - (level if frames.static is None else frames.static)
-    weight = wait(_weight_of_series(residual, first)) if frames.is_series else first.astype(np.float32)
+    weight = wait(_weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
     density = wait(_spectrum(residual, frames, weight))
     mean = (frames.mean - level).expand_dims(("integration", "group"))
     of_mean = _noise(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(integration=0, group=0)
@@ -152,14 +152,14 @@ def _same(array: xr.DataArray) -> xr.DataArray:
     return array
 
 
-def _weight_of_series(residual: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
+def _weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
     """Return the weight of every pixel from its scatter in time, 1 where it is dark, (row, column) float32."""
-    square = (residual.astype(np.float64) ** 2).sum(("integration", "group"))
-    count = residual.notnull().sum(("integration", "group"))
+    square = (residual.astype(np.float64) ** 2 * precision).sum(("integration", "group"))
+    count = (residual.notnull() * precision).sum(("integration", "group"))
 
     def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         known = count > 0.3 * count.max()
-        variance = np.where(known, square / np.maximum(count, 1), np.inf)
+        variance = np.where(known, square / np.where(known, count, 1), np.inf)
         dark = known & is_dark
         typical = np.median(variance[dark]) if dark.any() else np.median(variance)
         ratio = np.where(known, variance / max(typical, 1e-30), np.inf)
@@ -243,7 +243,7 @@ def _spectrum(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> x
     )
 
     def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        seen = count > 0
+        seen = alike_frames(power, count)
         mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
         densities = fit_densities(mean, int(seen.sum()), to_series(weight, frames.order, length))
         return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from nsxr.kernels.read_noise import BINS, histograms, scale_from_histogram
+from nsxr.kernels.read_noise import BINS, histograms, scale_of_integrations
 from nsxr.lazy import map_blocks, reduce_tree, settle, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk, to_blocks
 from nsxr.model.dq import PixelFlag
@@ -22,6 +22,7 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     Light, bias and dark current cancel in the second differences of groups; their median absolute value does not
     care about outliers. All noise that is left in the ramps counts, correlated noise included. Pixels in which photons
     would make up more than a tenth of the variance are left out, and what photons do in the others is subtracted.
+    An integration that is noisier or quieter than the others by a fifth does not count.
 
     Parameters
     ----------
@@ -68,11 +69,10 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
         n_frames=readout.n_frames,
     )
     rows = reduce_tree(_add_rows, counts, "row", np.float64)
-    total = reduce_tree(_add, rows, "integration", np.float64).isel(integration=0, row=0, drop=True)
     scale, error = map_blocks(
-        scale_from_histogram,
-        one_chunk(total, "amplifier", "size"),
-        core=("amplifier", "size"),
+        scale_of_integrations,
+        one_chunk(rows.isel(row=0, drop=True), "integration", "amplifier", "size"),
+        core=("integration", "amplifier", "size"),
         outputs=[(("amplifier",), np.float64)] * 2,
     )
     if not readout.is_irs2:  # whose ramps are cheap to correct a second time, so that they need not wait in memory
@@ -147,11 +147,6 @@ def _counts(
 ) -> np.ndarray:
     references = gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False)
     return histograms(sci, groupdq, pixeldq, *references, output, n_outputs, n_frames, _UNUSABLE)[:, None]
-
-
-def _add(block: np.ndarray) -> np.ndarray:
-    total: np.ndarray = block.sum(0, keepdims=True)
-    return total
 
 
 def _add_rows(block: np.ndarray) -> np.ndarray:

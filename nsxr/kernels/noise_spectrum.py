@@ -15,12 +15,14 @@ import scipy.optimize
 
 from nsxr.kernels.flicker import Densities
 
-__all__ = ["binned_power", "fit_densities", "power_bins"]
+__all__ = ["alike_frames", "binned_power", "fit_densities", "power_bins"]
 
 _PER_OCTAVE = 4
 _ROUNDS = 6
 _HARDLY = 0.05
 """How large noise of an output may be at high frequencies, relative to white noise."""
+
+_ALIKE = 1.5
 
 _CHANGE = 0.5
 """How much noise may change from one octave to the next, relative to 1/f."""
@@ -60,6 +62,25 @@ def _binned(own: np.ndarray, pair: np.ndarray, length: int) -> np.ndarray:
     starts = power_bins(length)
     counts = np.diff(np.append(starts, own.size))
     return np.stack([np.add.reduceat(power, starts) / counts for power in (own, pair)])
+
+
+def alike_frames(power: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return which frames tell of the noise that integrations share, (integration, group) bool.
+
+    ``power`` (integration, group, 2, bin) as of :func:`binned_power` and ``count`` (integration, group), 0 for frames
+    without pixels. White noise is the median over bins. An integration whose median of it is not within a factor 1.5 of
+    that of the others has no part; of two that disagree, the quieter one is believed.
+    """
+    seen = (count > 0) & np.isfinite(power).all((2, 3))
+    white = np.median(np.where(seen[..., None], power[:, :, 0], 0), axis=-1)
+    of_integration = np.array([np.median(w[s]) if s.any() else np.nan for w, s in zip(white, seen, strict=True)])
+    known = np.sort(of_integration[np.isfinite(of_integration)])
+    if not known.size:
+        return seen
+    middle = known[(known.size - 1) // 2]
+    alike = (of_integration <= _ALIKE * middle) & (of_integration >= middle / _ALIKE)
+    found: np.ndarray = seen & alike[:, None]
+    return found
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ import numpy as np
 from nsxr.kernels.compilation import kernel
 from nsxr.model.dq import GroupFlag
 
-__all__ = ["BINS", "BIN_WIDTH", "histograms", "scale_from_histogram"]
+__all__ = ["BINS", "BIN_WIDTH", "histograms", "scale_from_histogram", "scale_of_integrations"]
 
 BIN_WIDTH, BINS = 1 / 256, 1536
 """Of the histograms [expected standard deviation]; two more columns hold the photon noise and the number of samples."""
@@ -16,6 +16,7 @@ UNUSABLE = np.uint8((GroupFlag.SATURATED | GroupFlag.DO_NOT_USE).value)
 _MOST_PHOTONS = 0.1  # of the expected variance; brighter pixels do not count
 _LEAST_SAMPLES = 1000
 _LIMITS = 0.5, 2.0
+_ALIKE = 0.2
 _MEDIAN = 1.482602218505602  # standard deviation over the median absolute value, of normal noise
 
 
@@ -85,6 +86,25 @@ def histograms(
                         counts[BINS] += photons
                         counts[BINS + 1] += 1
     return out
+
+
+def scale_of_integrations(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scale and its error of each output from (integration, output, BINS + 2) histograms.
+
+    An integration whose scale is not within 20 % of the median has no part in it; of an even number, the median is the
+    lower one in the middle. One with too few samples to tell counts.
+    """
+    total = np.empty(histograms.shape[1:])
+    for output in range(histograms.shape[1]):
+        of_output = histograms[:, output]
+        known = of_output[:, BINS + 1] >= _LEAST_SAMPLES
+        scales = scale_from_histogram(of_output)[0]
+        alike = np.ones(len(of_output), np.bool_)
+        if known.any():
+            middle = np.sort(scales[known])[(known.sum() - 1) // 2]
+            alike = ~known | (np.abs(scales - middle) <= _ALIKE * middle)
+        total[output] = of_output[alike].sum(0)
+    return scale_from_histogram(total)
 
 
 def scale_from_histogram(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ def running_median(sci: np.ndarray, good: np.ndarray, length: int) -> np.ndarray
     """Return the median in a window that runs along columns, frame by frame.
 
     ``sci`` (integration, group, row, column) float32 with the few rows of side reference pixels;
-    ``good`` (row, column) bool. The window spans all rows and ``length`` (odd) columns; ends are
+    ``good`` (row, column) bool; values that are not finite are left out. The window spans all rows and ``length`` (odd) columns; ends are
     reflected without repeating the first and last column. Returns (integration, group, column)
     float32, NaN where no pixel in the window is good.
     """
@@ -67,16 +67,17 @@ def running_median(sci: np.ndarray, good: np.ndarray, length: int) -> np.ndarray
     out = np.empty((n_integrations, n_groups, n_columns), dtype=np.float32)
     window = np.empty(n_rows * length, dtype=np.float32)
     half = length // 2
+    period = max(2 * (n_columns - 1), 1)  # a frame of few columns is reflected again and again
     for i in range(n_integrations):
         for g in range(n_groups):
             for c in range(n_columns):
                 n = 0
                 for offset in range(-half, half + 1):
-                    column = abs(c + offset)
+                    column = abs(c + offset) % period
                     if column >= n_columns:
-                        column = 2 * (n_columns - 1) - column
+                        column = period - column
                     for r in range(n_rows):
-                        if good[r, column]:
+                        if good[r, column] and np.isfinite(sci[i, g, r, column]):
                             window[n] = sci[i, g, r, column]
                             n += 1
                 if n == 0:

@@ -10,6 +10,8 @@ __all__ = ["estimate_kernels", "filter_sides", "kernels_from_reference", "line_m
 _MAD_TO_RMS = 1.48
 _SEGMENTS = 8
 _SIGNIFICANT = 4.0
+_WILD = 9.0
+"""Frames whose lines have more than this many times the median variance tell nothing of the filter."""
 
 
 @kernel
@@ -71,6 +73,7 @@ def side_lines(sci: np.ndarray, good: np.ndarray, sigreject: float) -> np.ndarra
     values = np.where(good & np.isfinite(sci), sci, np.nan).astype(np.float64)
     if not good.any():
         return np.zeros((*sci.shape[:2], sci.shape[3]), np.float32)
+    values[~np.isfinite(values).any((2, 3))] = 0  # a frame without values tells nothing
     middle = np.nanmedian(values, axis=(2, 3), keepdims=True)
     away = np.abs(values - middle)
     limit = sigreject * _MAD_TO_RMS * np.nanmedian(away, axis=(2, 3), keepdims=True)
@@ -152,6 +155,9 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
     by 0 if that of all outputs together is less than 4 standard errors. So what is not there is not subtracted.
     """
     straight = [_straightened(side.astype(np.float64)) for side in (left, right)]
+    ordinary = _ordinary_frames(*straight, lines)
+    lines = np.where(ordinary[:, :, None, None], lines, 0)
+    straight = [np.where(ordinary[:, :, None], side, 0) for side in straight]
     boxes = _boxes(halfwidth)
     regressors = np.stack([convolve1d(side, box, mode="mirror") for side in straight for box in boxes])
     n_columns, n_outputs = left.shape[2], lines.shape[2]
@@ -175,6 +181,16 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
         kernels[output] = np.einsum("sb,bt->st", weights.reshape(2, len(boxes)), boxes)
     kernels *= _factors(products, squares)[:, None, None]
     return kernels
+
+
+def _ordinary_frames(left: np.ndarray, right: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Return which frames have lines of ordinary size, (integration, group) bool: others would outweigh them."""
+    ordinary = np.ones(lines.shape[:2], np.bool_)
+    for values in (left, right, *np.moveaxis(lines, 2, 0)):
+        square = (values.astype(np.float64) ** 2).mean(-1)
+        known = square[np.isfinite(square) & (square > 0)]
+        ordinary &= square <= (_WILD * np.median(known) if known.size else 0.0)
+    return ordinary
 
 
 def _factors(products: np.ndarray, squares: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nsxr
 from nsxr.cli import main
@@ -356,3 +358,30 @@ def test_exposures_longer_than_memory_give_the_same(tmp_path, monkeypatch, integ
         products.append([fits.getdata(path, name) for path in paths for name in ("SCI", "VAR_RNOISE", "DQ")])
     for one, other in zip(*products, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(st.sampled_from(["noisy", "NaN", "saturated", "constant", "hits"]), st.integers(0, 2), st.sampled_from([3, 10]))
+def test_one_bad_integration_leaves_the_cleaning_of_others(kind, bad, integrations):
+    """Spectrum and variance stay, and the noise found in the others moves by less than a fifth of white noise."""
+    ramps, _ = make_ramps(groups=4, integrations=integrations, columns=128, subarray="SUB2048", seed=3)
+    is_dark = xr.DataArray(np.ones([ramps.sizes[d] for d in IMAGE], bool), dims=IMAGE)
+    sci, groupdq = ramps["sci"].values.copy(), ramps["groupdq"].values.copy()
+    if kind == "noisy":
+        sci[bad] += np.random.default_rng(1).normal(0, 60, sci[bad].shape)
+    elif kind == "NaN":
+        sci[bad] = np.nan
+    elif kind == "saturated":
+        groupdq[bad, 1:] |= np.uint8(GroupFlag.SATURATED.value)
+    elif kind == "constant":
+        sci[bad] = 65000
+    else:
+        sci[bad, 2:, ::9] += 40000
+    spoilt = ramps.assign(sci=(RAMP, sci, ramps["sci"].attrs), groupdq=(RAMP, groupdq))
+    before, after = (estimate_flicker_noise(given, is_dark) for given in (ramps, spoilt))
+    others = np.arange(integrations) != bad
+    change = (after["noise"] - before["noise"]).values[others]
+    assert np.sqrt((change**2).mean()) < 0.2 * np.sqrt(2) * WHITE
+    white = after["density"][2, 0] / before["density"][2, 0]
+    assert 0.9 < white < 1.1
+    assert 0.8 < after["variance"].mean() / before["variance"].mean() < 1.25

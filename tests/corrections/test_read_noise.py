@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nsxr
 from nsxr.corrections.read_noise import rescale_read_noise
 from nsxr.io.products import write_products
-from nsxr.kernels.read_noise import BIN_WIDTH, BINS, histograms, scale_from_histogram
+from nsxr.kernels.read_noise import BIN_WIDTH, BINS, histograms, scale_from_histogram, scale_of_integrations
 from nsxr.model import chunking
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
@@ -137,3 +139,32 @@ def test_pipeline_scales_variances_and_says_so(tmp_path, algorithm, monkeypatch)
     np.testing.assert_allclose(ratio, np.square(scales), rtol=1e-3 if algorithm == "ols" else 0.02)
     assert steps(rate)[-2]["parameters"]["rescale_read_noise"] is True
     assert "RNSCALE1" not in str(plain["rate"].attrs)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["noisy", "constant", "NaN", "empty"]), st.integers(0, 3), st.integers(2, 4), st.sampled_from([1, 3])
+)
+def test_one_bad_integration_does_not_change_the_factor(kind, bad, integrations, outputs):
+    rng = np.random.default_rng(bad)
+    shape = (integrations, 8, 3 * outputs, 200)
+    sci = rng.normal(0, 6, shape).astype(np.float32)
+    groupdq = np.zeros(shape, np.uint8)
+    bad %= integrations
+    if kind == "noisy":
+        sci[bad] *= 5
+    elif kind == "constant":
+        if integrations == 2:
+            return  # of two that disagree the quieter one is believed
+        sci[bad] = 65000
+    elif kind == "NaN":
+        sci[bad] = np.nan
+    else:
+        groupdq[bad] = DO_NOT_USE
+    image = np.ones(shape[2:], np.float32)
+    output = np.arange(shape[2]) // 3
+    counts = histograms(sci, groupdq, image.astype(np.uint32) * 0, image, NOISE * image, output, outputs, 1, 1)
+    scale, error = scale_of_integrations(counts)
+    np.testing.assert_allclose(scale, 6 * np.sqrt(2) / NOISE, rtol=0.05)
+    assert (error > 0).all()
+    np.testing.assert_array_equal(scale_of_integrations(counts[:0])[0], 1)

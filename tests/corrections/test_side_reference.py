@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nsxr
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.errors import ParameterError, ReferenceFileError
+from nsxr.kernels.reference_pixels import running_median
 from nsxr.kernels.side_filter import estimate_kernels, filter_sides, kernels_from_reference, line_medians, side_lines
 from nsxr.simulate import Artifacts, small_exposure
 from nsxr.testing import assert_lazy_and_chunk_invariant
@@ -194,3 +197,39 @@ def test_what_cannot_be_done_is_said(frames):
         subtract_reference_pixels(ramps, None, sirs_kernel(ramps.attrs["DETECTOR"], 9), **SIRS)
     with pytest.raises(ReferenceFileError, match="expected NRS"):
         subtract_reference_pixels(ramps, None, sirs_kernel(ramps.attrs["DETECTOR"]).drop_vars("zeta"), **SIRS)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.sampled_from(["huge", "NaN", "constant"]), st.integers(0, 3))
+def test_one_bad_integration_does_not_change_the_filter(kind, bad):
+    rng = np.random.default_rng(5)
+    sides = rng.normal(0, 1, (2, 4, 6, 400)).cumsum(-1) * 0.3
+    sides -= sides.mean(-1, keepdims=True)
+    lines = np.repeat(0.5 * (sides[0] + sides[1])[:, :, None], 4, 2) + rng.normal(0, 0.3, (4, 6, 4, 400))
+    left, right = (side + rng.normal(0, 0.3, side.shape) for side in sides)
+    before = estimate_kernels(left, right, lines, 4)
+    for values in (left, right, lines):
+        values[bad] = {"huge": rng.normal(0, 1e4, values[bad].shape), "NaN": np.nan, "constant": 0.0}[kind]
+    after = estimate_kernels(left, right, lines, 4)
+    assert before.sum() > 2
+    np.testing.assert_allclose(after.sum((1, 2)), before.sum((1, 2)), atol=0.1)
+    np.testing.assert_allclose(after, before, atol=0.05)
+
+
+def test_frames_without_values_have_no_side_signal(rng):
+    sci = rng.normal(5, 1, (2, 1, 4, 30)).astype(np.float32)
+    sci[1] = np.nan
+    lines = side_lines(sci, np.ones((4, 30), bool), 4.0)
+    assert (lines[1] == 0).all()
+    np.testing.assert_allclose(lines[0].mean(), 5, atol=0.5)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 40])
+def test_running_median_of_few_columns(rng, columns):
+    """Frames that are narrower than the window are reflected again and again, and values that are not finite left out."""
+    sci = rng.normal(0, 1, (1, 1, 4, columns)).astype(np.float32)
+    sci[0, 0, 1, 0] = np.nan
+    found = running_median(sci, np.ones((4, columns), bool), 11)
+    padded = np.pad(sci[0, 0], ((0, 0), (5, 5)), mode="reflect" if columns > 1 else "edge")
+    expected = [np.nanmedian(padded[:, c : c + 11]) for c in range(columns)]
+    np.testing.assert_allclose(found[0, 0], expected, rtol=1e-6)

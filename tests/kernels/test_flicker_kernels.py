@@ -4,7 +4,7 @@ import scipy.fft
 
 from nsxr.kernels.dark_pixels import dark_level, find_dark
 from nsxr.kernels.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
-from nsxr.kernels.noise_spectrum import binned_power, fit_densities, power_bins
+from nsxr.kernels.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
 from nsxr.model.readout import IRS2_ROWS, Readout, irs2_layout
 from nsxr.model.time_order import science_time_order
 from nsxr.simulate import Artifacts, small_exposure
@@ -180,3 +180,17 @@ def test_nothing_is_dark_where_nothing_is_known():
     assert not is_dark.any()
     assert np.isnan(level)
     assert np.isnan(dark_level(np.array([1.0, 2.0]))[0])
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+@pytest.mark.parametrize("factor", [0.1, 30.0, np.nan])
+def test_an_integration_of_other_noise_has_no_part_in_the_spectrum(rng, bad, factor):
+    power = rng.chisquare(50, (4, 6, 2, 40))
+    power[bad] *= factor
+    count = np.ones((4, 6))
+    count[1, 3] = 0
+    seen = alike_frames(power, count)
+    assert not seen[bad].any()
+    assert not seen[1, 3]
+    assert seen.sum() == 17
+    assert alike_frames(power[bad : bad + 1], count[:1]).all() == np.isfinite(factor)
