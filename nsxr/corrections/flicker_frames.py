@@ -84,7 +84,10 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
     if is_series:
-        static, kept = to_whole_frames(_mean(values, ("integration",), np.ones(groups), precision)), 1 - 1 / integrations
+        static, kept = (
+            to_whole_frames(_mean(values, ("integration",), np.ones(groups), precision)),
+            1 - 1 / integrations,
+        )
     elif integrations * groups >= _FEWEST:
         static = mean
         kept = 1 - (1 - _kept(weights)) / integrations if has_groups else 1 - 1 / integrations

@@ -94,7 +94,9 @@ def estimate_flicker_noise(
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
     residual = frames.values - (level if frames.static is None else frames.static)
-    weight = wait(_weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
+    weight = (
+        wait(_weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
+    )
     density = wait(_spectrum(residual, frames, weight))
     mean = (frames.mean - level).expand_dims(("integration", "group"))
     of_mean = _noise(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(integration=0, group=0)

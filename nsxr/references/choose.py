@@ -364,7 +364,7 @@ def _fetched(name: str) -> str:
 def _from_crds(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
     """Ask the reference data system, once, for all types; download what is not in its cache."""
     crds = _crds_library()
-    parameters = {name: plain(exposure.attrs[key]) for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
+    parameters = {name: exposure.attrs[key] for name, key in _CRDS_PARAMETERS.items() if key in exposure.attrs}
     if "meta.visit.tsovisit" in parameters:  # 1 and 0 as an attribute
         parameters["meta.visit.tsovisit"] = bool(parameters["meta.visit.tsovisit"])
     try:
