@@ -110,7 +110,7 @@ def damaged_gzip(content):
         (lambda content: content[: len(content) // 2], "", "the file is cut off in extension SCI, it has"),
         (cut(2000), "", "not a FITS file, or damaged"),
         (cut(0), "", "the file is empty"),
-        (garbage, "", "missing header keywords READPATT"),
+        (garbage, "", "headers run into each other"),
         (said("TGROUP", "-1.0"), "", "keyword TGROUP is -1.0, expected a number from"),
         (said("NFRAMES", "'N/A'"), "", "missing header keywords NFRAMES ('N/A'); they describe the readout"),
         (lambda content: b"<html>" + content, "", "not a FITS file, it starts with b'<html>SIM'"),
@@ -358,7 +358,12 @@ def slow_run(raw, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "said"), [(signal.SIGINT, 1, "\nAborted!\n"), (signal.SIGTERM, 143, "Terminated!\n")]
+    ("number", "status", "said"),
+    [
+        (signal.SIGINT, 1, "\nAborted!\n"),
+        (signal.SIGTERM, 143, "Terminated!\n"),
+        (signal.SIGHUP, 129, "Terminated!\n"),
+    ],
 )
 def test_a_run_that_is_stopped_leaves_older_products_and_nothing_else(
     run, raw, slow_run, tmp_path, number, status, said
@@ -372,6 +377,18 @@ def test_a_run_that_is_stopped_leaves_older_products_and_nothing_else(
     assert process.returncode == status
     assert said in errors
     assert contents(tmp_path / "out") == older
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_keeps(slow_run, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does for what it starts
+    try:
+        process, go = slow_run()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    go.touch()
+    assert process.wait(timeout=30) == 0
+    assert names(tmp_path / "out") == PRODUCTS["both"]
 
 
 def test_what_a_killed_run_leaves_is_removed_by_the_next(run, raw, slow_run, tmp_path):

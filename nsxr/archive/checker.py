@@ -7,7 +7,6 @@ from typing import Any
 
 from nsxr.archive.journal import Plan, claims, is_at_work, is_readable, plans
 from nsxr.archive.layout import (
-    MANIFEST,
     PLAN,
     all_nodes,
     consolidated,
@@ -18,8 +17,9 @@ from nsxr.archive.layout import (
 from nsxr.archive.nodes import JOURNAL, plan_key
 from nsxr.detector1 import STEPS
 from nsxr.errors import InputFileError
-from nsxr.io.folder import Folder
-from nsxr.io.manifest import METADATA, damaged_chunks, split_object
+from nsxr.io.folder import Folder, parsed_json
+from nsxr.io.manifest import MANIFEST, damaged_chunks, expected_objects, lost_objects, split_object
+from nsxr.io.zarr_metadata import METADATA
 from nsxr.model.readout import Readout
 
 __all__ = ["check_archive"]
@@ -81,26 +81,16 @@ def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, An
 
 
 def _check_exposure(folder: Folder, node: str, header: Mapping[str, Any]) -> Iterator[str]:
+    manifest, plan = parsed_json(header.get(MANIFEST)), parsed_json(header.get(PLAN))
     try:
-        manifest = json.loads(header[MANIFEST])
-        expected = {
-            f"{array}/{chunk}": tuple(known) for array, e in manifest.items() for chunk, known in e["stored"].items()
-        }
-        is_kept = json.loads(header[PLAN])["raw"]
-    except (KeyError, TypeError, ValueError) as error:
-        yield f": the manifest cannot be read ({error!r}); add the exposure again, overwriting"
+        expected = expected_objects(manifest)
+        is_kept = plan["raw"]
+    except (InputFileError, KeyError, TypeError) as error:
+        yield f": {error}; add the exposure again, overwriting"
         return
     stored = {name: size for name, size in folder.files(node).items() if name != METADATA}
-    readable = {}
-    for name, (size, checksum) in expected.items():
-        array, chunk = split_object(name)
-        if name not in stored:
-            yield f"/{array} {chunk}: missing"
-        elif stored[name] != size:
-            wrong = "truncated" if stored[name] < size else "too long"
-            yield f"/{array} {chunk}: {wrong}, {stored[name]} bytes where {size} were written"
-        else:
-            readable[name] = checksum
+    yield from (f"/{problem}" for problem in lost_objects(folder, node, manifest))
+    readable = {name: checksum for name, (size, checksum) in expected.items() if stored.get(name) == size}
     for name in sorted(set(stored) - set(expected)):
         yield f"/{' '.join(split_object(name))}: not in the manifest"
     for name, problem in damaged_chunks(folder, node, readable).items():

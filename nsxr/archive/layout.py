@@ -15,14 +15,13 @@ import xarray as xr
 from nsxr.archive.nodes import JOURNAL
 from nsxr.errors import InputFileError, ModelError
 from nsxr.io.folder import Folder
-from nsxr.io.manifest import METADATA
+from nsxr.io.manifest import MANIFEST
 from nsxr.io.zarr import attributes
+from nsxr.io.zarr_metadata import METADATA
 from nsxr.lazy import map_blocks
 
 __all__ = [
     "FORMAT",
-    "MANIFEST",
-    "METADATA",
     "PLAN",
     "STATE",
     "all_nodes",
@@ -31,6 +30,7 @@ __all__ = [
     "consolidated",
     "exposure_document",
     "from_raw",
+    "is_archive",
     "is_complete",
     "known_metadata",
     "make_archive",
@@ -39,9 +39,8 @@ __all__ = [
     "require_archive",
 ]
 
-FORMAT, STATE, PLAN, MANIFEST = "nsxr_archive", "nsxr_state", "nsxr_plan", "nsxr_manifest"
-"""Attributes: of the root, version of this layout; of a detector, "complete", how it was made and what it consists of,
-the last two as JSON."""
+FORMAT, STATE, PLAN = "nsxr_archive", "nsxr_state", "nsxr_plan"
+"""Attributes: of the root, version of this layout; of a detector, "complete", and how it was made, as JSON."""
 
 _VERSION = 1
 _KEPT_ELSEWHERE = ("fits_header", "sci_header", "nsxr_steps")  # in rate, rateints and raw
@@ -115,6 +114,11 @@ def own_attributes(document: Any) -> dict[str, Any]:
 def is_complete(document: Any) -> bool:
     """Whether this is the metadata of a detector's group of an archive."""
     return own_attributes(document).get(STATE) == "complete"
+
+
+def is_archive(folder: Folder) -> bool:
+    """Whether a folder is an archive of nsxr, of whatever version."""
+    return FORMAT in own_attributes(folder.read_json(METADATA))
 
 
 def known_metadata(root: Mapping[str, Any]) -> dict[str, Any]:

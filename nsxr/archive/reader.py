@@ -10,12 +10,13 @@ from typing import Any
 import xarray as xr
 
 from nsxr.archive.journal import Plan, claims, is_at_work, is_readable, plans
-from nsxr.archive.layout import MANIFEST, STATE, all_nodes, from_raw, is_complete, require_archive
+from nsxr.archive.layout import STATE, all_nodes, from_raw, is_complete, require_archive
 from nsxr.archive.nodes import plan_key
 from nsxr.errors import InputFileError, ParameterError
 from nsxr.io.folder import Folder
-from nsxr.io.manifest import METADATA
-from nsxr.io.stores import remote_errors
+from nsxr.io.manifest import MANIFEST
+from nsxr.io.zarr_metadata import METADATA
+from nsxr.io.zarr_read import open_store
 from nsxr.model.keywords import read
 
 __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
@@ -68,11 +69,7 @@ def open_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any
         If the store behind a URL cannot be reached.
     """
     folder = Folder.at(path, storage_options)
-    require_archive(folder)
-    with remote_errors(folder.root):
-        return xr.open_datatree(
-            folder.root, engine="zarr", chunks={}, consolidated=True, storage_options=folder.given()
-        )
+    return open_store(folder, require_archive(folder))
 
 
 def select_exposures(tree: xr.DataTree, **keywords: Any) -> xr.DataTree:

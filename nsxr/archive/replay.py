@@ -15,8 +15,8 @@ from nsxr.archive.writer import require_trusted
 from nsxr.cluster import worker_errors
 from nsxr.errors import InputFileError, NsxrError, ParameterError
 from nsxr.io.folder import Folder
-from nsxr.io.manifest import METADATA
 from nsxr.io.progress import compute
+from nsxr.io.zarr_metadata import METADATA
 from nsxr.lazy import unlabelled
 from nsxr.model.chunking import chunk_like
 from nsxr.model.history import steps

@@ -24,10 +24,11 @@ from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError, Pa
 from nsxr.io import open_exposure
 from nsxr.io.fits_keywords import as_product
 from nsxr.io.folder import Folder, parsed_json
-from nsxr.io.manifest import METADATA, make_manifest
+from nsxr.io.manifest import make_manifest
 from nsxr.io.progress import compute
 from nsxr.io.stores import is_remote, receivers, shown
 from nsxr.io.zarr import create_zarr, trim_tables
+from nsxr.io.zarr_metadata import METADATA
 from nsxr.lazy import store
 from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of

@@ -1,4 +1,4 @@
-"""The command line: detector1, extract, archive, simulate, info, parameters, demo."""
+"""The command line: detector1, extract, archive, simulate, info, check, parameters, demo."""
 
 import ctypes
 import gc
@@ -13,10 +13,12 @@ import click
 
 from nsxr.cli.archives import archive
 from nsxr.cli.calibration import detector1
+from nsxr.cli.check import check
 from nsxr.cli.description import info
 from nsxr.cli.extraction import extract
 from nsxr.cli.parameters import parameters
 from nsxr.cli.simulation import demo, simulate
+from nsxr.io.stores import without_secrets
 
 __all__ = ["main", "run"]
 
@@ -34,31 +36,46 @@ def main(verbose: int) -> None:
     click.get_current_context().with_resource(_ends_in_order())
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     form = "%(asctime)s %(name)s: %(message)s" if verbose > 1 else "%(asctime)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form, datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Discreet(form, datefmt="%H:%M:%S"))
     logging.getLogger("nsxr").setLevel(level)
+
+
+class _Discreet(logging.Formatter):
+    """Log without what URLs may tell: users, passwords, signatures; tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 @contextmanager
 def _ends_in_order() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C: workers are stopped, and what is half-written is removed."""
+    """End on SIGTERM, and when the terminal closes, as on Ctrl-C: workers are stopped, half-written files removed."""
+    ending = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants to go on
+        ending.append(signal.SIGHUP)
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the tidying
-        click.echo("Terminated!", err=True)
+        for each in ending:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the tidying
+        with suppress(OSError):  # there may be no terminal any more
+            click.echo("Terminated!", err=True)
         raise SystemExit(128 + number)
 
     try:
-        before = signal.signal(signal.SIGTERM, end)
+        before = {each: signal.signal(each, end) for each in ending}
     except ValueError:  # only main threads have handlers
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
-for _command in (detector1, extract, archive, simulate, info, parameters, demo):
+for _command in (detector1, extract, archive, simulate, info, check, parameters, demo):
     main.add_command(_command)
 
 

@@ -1,6 +1,5 @@
 """nsxr detector1: raw exposures to count rates."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from nsxr.cli.options import (
 from nsxr.cluster import require_reachable, worker_errors
 from nsxr.detector1 import STEPS
 from nsxr.errors import OutputExistsError, ParameterError
+from nsxr.io.local import beside
 from nsxr.io.products import write_products
 from nsxr.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.noise import NOISE_GROUPS, noise_table
@@ -191,12 +191,8 @@ def _noise_sample(exposure: xr.Dataset) -> xr.Dataset:
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a small file under another name first, so that it appears when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with beside(path) as partial:
         write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _open_rate(products: Sequence[Path]) -> xr.Dataset:

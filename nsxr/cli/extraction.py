@@ -30,6 +30,7 @@ from nsxr.io.spectra_read import open_spectra
 from nsxr.io.spectra_write import write_spectra
 from nsxr.io.stores import shown
 from nsxr.model.exposures import require_distinct
+from nsxr.model.names import plain_name
 from nsxr.model.spectra import iterate_slits
 from nsxr.plausibility import Extracted, warn_of_suspicions
 from nsxr.white_light import white_light_curve, write_white_light_curve
@@ -157,7 +158,8 @@ def extract(
             own = products.setdefault(slits[i].root, {})
             own[slits[i].name if slits[i].name not in own else f"{slits[i].name}-{len(own)}"] = found.spectra[number]
             picture = f"{slits[i].root}_{source}"
-            pictures[picture if picture not in pictures else f"{picture}-{slits[i].name}"] = found, number
+            taken = picture in pictures
+            pictures[f"{picture}-{plain_name(slits[i].name, 'slit')}" if taken else picture] = found, number
 
     def average(source: str, members: Sequence[int]) -> None:
         combined[_combined_root(extracted[members[0]], source)] = combine_spectra([extracted[i] for i in members])
@@ -188,7 +190,8 @@ def extract(
             written = dict(iterate_slits(open_spectra(paths[0])))  # sums of the file cost no second extraction
             warn_of_suspicions([Extracted(spectrum) for spectrum in written.values()])
             for name, spectrum in written.items():
-                path = folder / (f"{root}_whtlt.ecsv" if len(written) == 1 else f"{root}_{name.lower()}_whtlt.ecsv")
+                own = f"_{plain_name(name, 'slit').lower()}" if len(written) > 1 else ""
+                path = folder / f"{root}{own}_whtlt.ecsv"
                 click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=overwrite))
 
     run_each(products, write, "product")
@@ -238,13 +241,14 @@ def _root(file: str) -> str:
     """Return the name of a file without kind and ending."""
     match = _ROOT.match(Path(shown(file).rstrip("/")).name)
     if match is None:
-        raise click.UsageError(f"{file} does not end in .fits, .fits.gz or .zarr")
+        raise click.UsageError(f"{shown(file)} does not end in .fits, .fits.gz or .zarr")
     return match["root"]
 
 
 def _combined_root(spectrum: xr.Dataset, source: str) -> str:
     """Return the name of what is made of several exposures of a source, as the observatory's pipeline has it."""
     attrs = spectrum.attrs
-    programme, observation = str(attrs.get("PROGRAM", "00000")), str(attrs.get("OBSERVTN", "000"))
-    optics = f"{attrs.get('FILTER', 'filter')}-{attrs.get('GRATING', 'grating')}".lower()
+    defaults = {"PROGRAM": "00000", "OBSERVTN": "000", "FILTER": "filter", "GRATING": "grating"}
+    programme, observation, *optical = (plain_name(attrs.get(key, word), word) for key, word in defaults.items())
+    optics = "-".join(optical).lower()
     return f"jw{programme.zfill(5)}-o{observation.zfill(3)}_{source}_nirspec_{optics}"

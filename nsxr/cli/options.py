@@ -24,7 +24,7 @@ from nsxr.cluster import connected
 from nsxr.detector1 import STEPS
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.io.exposure import open_exposure
-from nsxr.io.stores import ANONYMOUS, local_path, shown
+from nsxr.io.stores import ANONYMOUS, local_path, shown, without_secrets
 from nsxr.recipe import Recipe
 from nsxr.references.files import OPTIONAL, TYPES
 
@@ -82,7 +82,7 @@ class _Warned:
         self._lock = threading.Lock()  # threads of dask warn, too
 
     def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        text = " ".join(str(message).split())
+        text = without_secrets(" ".join(str(message).split()))
         with self._lock:
             if (self.subject, text) in self._seen:
                 return
@@ -133,7 +133,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             try:
                 return command(*args, **kwargs)
             except (NsxrError, OSError) as error:
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(without_secrets(str(error))) from error
 
     return wrapped
 
@@ -168,6 +168,11 @@ def _complete_settings(context: click.Context, parameter: click.Parameter, incom
 def _complete_types(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete TYPE=."""
     return [CompletionItem(f"{name}=") for name in (*TYPES, *OPTIONAL) if name.startswith(incomplete)]
+
+
+def _say(text: str) -> None:
+    """Print a line for the person at the terminal, without what URLs may tell."""
+    click.echo(without_secrets(text), err=True)
 
 
 def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -305,7 +310,7 @@ def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun
                 raise
             if not isinstance(error, NsxrError | OSError):
                 logger.exception("%s failed", root)
-            click.echo(f"Error: {root}: {str(error) or type(error).__name__}", err=True)
+            _say(f"Error: {root}: {str(error) or type(error).__name__}")
             failed[root] = error
         logger.info("%d of %d: %s took %.1f s", number, total, root, time.monotonic() - started)
     if total > 1:
@@ -314,7 +319,7 @@ def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun
         words = f"{done} done" + (f", {_counted(n_warnings, 'warning')}" if n_warnings else "")
         click.echo(f"{words}; failed:" if failed else words, err=True)
     for root, reason in failed.items():
-        click.echo(f"  {root}: {str(reason) or type(reason).__name__}", err=True)
+        _say(f"  {root}: {str(reason) or type(reason).__name__}")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -354,7 +359,7 @@ def exposure_root(path: str | Path) -> str:
     """Return the name of an exposure: that of the file without kind, ending and segment."""
     match = _ROOT.match(Path(shown(str(path))).name)
     if match is None:
-        raise ParameterError(f"{path} does not end in .fits or .fits.gz")
+        raise ParameterError(f"{shown(str(path))} does not end in .fits or .fits.gz")
     return _SEGMENT.sub("", match["root"])
 
 
@@ -371,7 +376,7 @@ def group_exposures(files: Sequence[str], storage_options: Mapping[str, Any] | N
     for file in files:
         root = exposure_root(file)
         if root in found and not _SEGMENT.search(Path(file).name):
-            raise ParameterError(f"{file} and {found[root][0]} would both be written as {root}")
+            raise ParameterError(f"{shown(file)} and {shown(found[root][0])} would both be written as {root}")
         found.setdefault(root, []).append(file)
     return {_of_segments(root, paths, storage_options): paths for root, paths in found.items()}
 

@@ -22,6 +22,7 @@ from nsxr.model.exposures import require_distinct
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.parameters import Limits, Range, Unit
+from nsxr.model.readout import DETECTOR_SIZE
 from nsxr.model.variables import check
 
 __all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
@@ -146,8 +147,8 @@ def fit_trace_model(
         raise ParameterError("no slit given")
     require_distinct(each)
     for name, value in {"half_width": half_width, "position_prior": position_prior}.items():
-        if value is not None and not value > 0:
-            raise ParameterError(f"{name} is {value}, expected a positive number of pixels")
+        if value is not None and not 0 < value <= DETECTOR_SIZE:
+            raise ParameterError(f"{name} is {value}, expected a positive number of pixels, at most {DETECTOR_SIZE}")
     for slit in each:
         check(slit, "sci", "dq", "var_poisson", "var_rnoise")
         if "slit" in slit.dims:

@@ -8,10 +8,12 @@ from typing import Any
 import xarray as xr
 from astropy.io import fits
 
-from nsxr.errors import InputFileError, NsxrError
+from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import keywords, scan
 from nsxr.io.fits_tables import kept_origin, steps_from_table
-from nsxr.io.stores import StorageOptions, is_remote, remote_errors, shown
+from nsxr.io.folder import Folder
+from nsxr.io.stores import StorageOptions, is_remote, shown
+from nsxr.io.zarr_read import open_store
 from nsxr.model.history import steps
 from nsxr.model.keywords import read
 from nsxr.model.provenance import provenance_of
@@ -86,7 +88,7 @@ def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None)
     lines = [f"{Path(file.path).name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
     if not is_reference:
         table = file.extensions["NSXR_STEPS"].table if "NSXR_STEPS" in file.extensions else None
-        records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table)}))
+        records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table, file.path)}))
         lines += _made(kept_origin(file))
         lines += _done({k: header[k] for k in _STATUS if k in header}, header.get("CAL_VER"), records)
     contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
@@ -162,14 +164,7 @@ def _made(attrs: Mapping[Any, Any]) -> list[str]:
 
 
 def _describe_zarr(path: str, options: StorageOptions) -> str:
-    given = options.of(path) if is_remote(path) else None
-    try:
-        with remote_errors(path):
-            tree = xr.open_datatree(path, engine="zarr", chunks={}, storage_options=given)
-    except NsxrError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise InputFileError(f"{shown(path)}: not a Zarr store that xarray can open ({error})") from error
+    tree = open_store(Folder.at(path, options))
     with tree:
         nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
         first = next(iter(nodes.values()))

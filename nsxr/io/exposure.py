@@ -10,7 +10,7 @@ import xarray as xr
 
 from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.io.fits_read import read_dataset
-from nsxr.io.stores import StorageOptions, is_remote
+from nsxr.io.stores import StorageOptions, is_remote, shown
 from nsxr.model.chunking import in_chunks, raw_chunks
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
@@ -87,11 +87,11 @@ def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, opti
     plain = read_dataset(name, options)
     if "group" not in plain.dims:
         axes = ", ".join(map(str, plain["sci"].dims))
-        raise InputFileError(f"{name}: SCI has axes ({axes}); this is a rate product, expected a raw exposure")
+        raise InputFileError(f"{shown(name)}: SCI has axes ({axes}); this is a rate product, expected a raw exposure")
     corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
     if corrected:
         raise InputFileError(
-            f"{name}: has {', '.join(corrected)} already, expected a raw exposure; "
+            f"{shown(name)}: has {', '.join(corrected)} already, expected a raw exposure; "
             "open corrected ramps with xarray.open_dataset(path, engine='nirspec', chunks={})"
         )
     if chunks is None:
@@ -105,7 +105,7 @@ def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, opti
 
 def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:
     order = np.argsort([int(s["integration"][0]) for s in segments])
-    names, segments = [names[i] for i in order], [segments[i] for i in order]
+    names, segments = [shown(names[i]) for i in order], [segments[i] for i in order]
     problems = []
     first = segments[0].attrs
     for name, segment in zip(names[1:], segments[1:], strict=True):

@@ -6,20 +6,22 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 
 from nsxr.errors import InputFileError, NsxrError
-from nsxr.io.pixels import PixelSource, file_stamp, open_binary
+from nsxr.io.fits_blocks import BLOCK, Hdu, find_hdus
+from nsxr.io.pixels import PixelSource, file_length, file_stamp, open_binary
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors, retried, shown
+from nsxr.io.zarr_metadata import first_line
 from nsxr.model.keywords import KEYWORDS, tidy
 
-__all__ = ["Extension", "FitsFile", "keywords", "refuse_compressed", "scan"]
+__all__ = ["Extension", "FitsFile", "clean_header", "keywords", "refuse_compressed", "scan"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +30,45 @@ _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _STRUCTURE = re.compile("SIMPLE|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END")
 """Keywords that describe the file rather than the exposure."""
 
-_BLOCK = 2880
+_KEYWORD = re.compile("[A-Z0-9_-]{0,8}")
+
+_LARGEST_TABLE = 2**32  # bytes; tables are read whole
 
 
 @dataclass(frozen=True)
 class Extension:
-    """Header and place of one HDU; tables also their rows, if asked for."""
+    """Place of one HDU, and its header, which is parsed when it is asked for; tables also their rows, if asked for."""
 
-    name: str
-    header: fits.Header
-    offset: int
+    hdu: Hdu
     table: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """EXTNAME in capitals."""
+        return self.hdu.name
+
+    @property
+    def offset(self) -> int:
+        """Bytes before the data."""
+        return self.hdu.offset
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of an image, NumPy order."""
-        return tuple(int(self.header[f"NAXIS{axis}"]) for axis in range(self.header["NAXIS"], 0, -1))
+        return self.hdu.shape
+
+    @cached_property
+    def header(self) -> fits.Header:
+        """Header without the cards that cannot be parsed."""
+        return clean_header(self.hdu.text)
 
 
 @dataclass(frozen=True)
 class FitsFile:
     """A scanned file: ``path`` is for messages, ``location`` holds in other processes, wherever they were started.
 
-    ``extensions`` holds the last extension of each name, ``versions`` all of them, by name and EXTVER.
+    ``extensions`` holds the last extension of each name, ``versions`` all of them, by name and EXTVER. ``repeated``
+    are the names and EXTVERs that come more than once; ``hdus`` are the places of all, the primary one first.
     """
 
     path: str
@@ -60,6 +78,8 @@ class FitsFile:
     stamp: tuple[int | str, ...] = ()
     options: StorageOptions = NO_OPTIONS
     versions: dict[tuple[str, int], Extension] = field(default_factory=dict)
+    repeated: frozenset[tuple[str, int]] = frozenset()
+    hdus: tuple[Hdu, ...] = ()
 
     def image(self, name: str, dtype: str, version: int | None = None) -> PixelSource:
         """Return where the pixels of an image extension are.
@@ -71,30 +91,38 @@ class FitsFile:
         dtype : str
             Dtype wanted: ``float32`` for signal, ``uint8`` or ``uint32`` for flags.
         version : int, optional
-            EXTVER; by default the last extension of that name.
+            EXTVER; by default there must be one extension of that name.
 
         Raises
         ------
         InputFileError
-            If there is no such extension, or it is no image.
+            If there is no such extension, there are several, or it is no image.
         """
         extension = self.require(name) if version is None else self.versions[name, version]
         _refuse_compressed(self.path, extension)
+        if version is not None and (name, version) in self.repeated:
+            raise InputFileError(f"{self.path}: extension {name} {version} comes more than once")
         header = extension.header
-        if header.get("XTENSION", "IMAGE").strip() != "IMAGE" or header["NAXIS"] == 0:
+        if header.get("ZIMAGE") is True:
+            raise InputFileError(f"{self.path}: extension {name} is a compressed image; decompress it, as by funpack")
+        if extension.hdu.kind != "IMAGE" or not extension.shape:
             raise InputFileError(f"{self.path}: extension {name} is no image")
-        if header["BITPIX"] not in _STORED:
-            known = ", ".join(map(str, _STORED))
-            raise InputFileError(
-                f"{self.path}: extension {name} has BITPIX {header['BITPIX']}, expected one of {known}"
-            )
         if header.get("BSCALE", 1) != 1:
             raise InputFileError(f"{self.path}: extension {name} has BSCALE {header['BSCALE']}, expected 1")
-        zero = int(header.get("BZERO", 0))
+        zero = header.get("BZERO", 0)
+        if not isinstance(zero, int | float) or not abs(zero) <= 2**63 or zero != int(zero):
+            raise InputFileError(f"{self.path}: extension {name} has BZERO {zero}, expected a whole number")
         stored = _STORED[header["BITPIX"]]
         return PixelSource(
-            self.location, extension.offset, extension.shape, stored, dtype, zero, self.stamp, self.options
+            self.location, extension.offset, extension.shape, stored, dtype, int(zero), self.stamp, self.options
         )
+
+    def require_single(self, *names: str) -> None:
+        """Raise InputFileError if an extension that there can be one of, any unless named, is there twice."""
+        for name in names or self.extensions:
+            count = sum(key == name for key, _ in self.versions) + sum(key == name for key, _ in self.repeated)
+            if count > 1 and name:
+                raise InputFileError(f"{self.path}: extension {name} comes {count} times, expected once")
 
     def require(self, name: str) -> Extension:
         """Return an extension, or say what there is instead."""
@@ -103,7 +131,14 @@ class FitsFile:
             found = ", ".join(self.extensions) or "none"
             raise InputFileError(f"{self.path}: extension {name} is missing (found {found})")
         _refuse_compressed(self.path, self.extensions[name])
+        self.require_single(name)
         return self.extensions[name]
+
+    def tables(self, *names: str) -> list[fits.BinTableHDU]:
+        """Read the tables of these names into memory, in the order of the file."""
+        chosen = [extension.hdu for extension in self.versions.values() if extension.name in names]
+        with remote_errors(self.location), open_binary(self.location, self.options) as file:
+            return [_table(file, self.path, hdu) for hdu in sorted(chosen, key=lambda hdu: hdu.offset)]
 
 
 def refuse_compressed(file: FitsFile) -> None:
@@ -167,61 +202,78 @@ def scan(
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputFileError(f"{name}: not a whole gzip file ({error})") from error
     except (OSError, KeyError, ValueError, TypeError, fits.VerifyError) as error:
-        raise InputFileError(f"{name}: not a FITS file, or damaged ({error})") from error
+        raise InputFileError(f"{name}: not a FITS file, or damaged ({first_line(error)})") from error
     logger.debug("%s: extensions %s", name, ", ".join(file.extensions))
     return file
 
 
 def _scan(name: str, location: str, tables: tuple[str, ...], options: StorageOptions) -> FitsFile:
-    with open_binary(location, options) as file, warnings.catch_warnings():
-        # a cut file is told from its size, with a better message
-        warnings.simplefilter("ignore", AstropyUserWarning)
+    with open_binary(location, options) as file:
         stamp = file_stamp(location, options)
-        _require_fits(name, file)
-        # compressed images stay tables: their pixels are not where and how a header of an image says
-        with fits.open(file, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus:
-            hdus.readall()
-            _require_whole(name, file, hdus)
-            primary = hdus[0].header
-            found = list(_extensions(hdus, tables))
+        primary, *hdus = find_hdus(file, name, file_length(file, location))
+        found = [
+            Extension(hdu, _rows(_table(file, name, hdu)) if hdu.name in tables and hdu.kind == "BINTABLE" else None)
+            for hdu in hdus
+        ]
     # a path that holds in other processes too, wherever they were started
     place = location if is_remote(location) else os.path.abspath(location)
-    versions = {(key, int(extension.header.get("EXTVER", 1))): extension for key, extension in found}
-    return FitsFile(name, primary, dict(found), place, stamp, options, versions)
+    versions, repeated = {}, set()
+    for extension in found:
+        key = (extension.name, extension.hdu.version)
+        if key in versions:
+            repeated.add(key)
+        versions[key] = extension
+    by_name = {extension.name: extension for extension in found}
+    header = clean_header(primary.text)
+    return FitsFile(name, header, by_name, place, stamp, options, versions, frozenset(repeated), (primary, *hdus))
 
 
-def _require_fits(name: str, file: BinaryIO) -> None:
-    start = file.read(30)
-    if not start:
-        raise InputFileError(f"{name}: the file is empty, expected a FITS file")
-    if not start.startswith(b"SIMPLE  ="):
-        raise InputFileError(f"{name}: not a FITS file, it starts with {start[:9]!r}, expected 'SIMPLE  ='")
-    file.seek(0)
+def clean_header(text: str) -> fits.Header:
+    """Return a header whose cards are parsed; those that cannot be are left out, so that none fails later.
+
+    Parameters
+    ----------
+    text : str
+        Cards of 80 characters.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cards that are not quite by the standard, which are read all the same
+        header = fits.Header.fromstring(text)
+        good = [card for card in header.cards if _is_readable(card)]
+        return header if len(good) == len(header) else fits.Header(good)
 
 
-def _require_whole(name: str, file: BinaryIO, hdus: fits.HDUList) -> None:
-    """Compare the size of the file with its headers; a gzip file is decompressed to its end for that, once."""
-    last = hdus[-1]
-    info = last.fileinfo()
-    end = int(info["datLoc"] + info["datSpan"])
-    file.seek(end - 1)
-    rest = file.read(1 + _BLOCK)
-    if not rest:
-        size = file.seek(0, os.SEEK_END)
-        raise InputFileError(
-            f"{name}: the file is cut off in extension {last.name}, it has {size} bytes, its headers ask for {end}"
-        )
-    if rest[1:].startswith(b"XTENSION"):
-        # astropy leaves out an extension whose header has no end
-        raise InputFileError(f"{name}: the file is cut off within the header after extension {last.name}")
+def _is_readable(card: fits.Card) -> bool:
+    try:
+        key, value, comment, image = card.keyword, card.value, card.comment, card.image
+    except Exception as error:  # of astropy's parser, whatever a damaged card makes of it
+        logger.info("keyword left out: %s", first_line(error))
+        return False
+    is_named = bool(_KEYWORD.fullmatch(key)) or image.startswith("HIERARCH ")
+    return is_named and isinstance(comment, str) and not isinstance(value, complex)
 
 
-def _extensions(hdus: fits.HDUList, tables: tuple[str, ...]) -> Iterator[tuple[str, Extension]]:
-    for hdu in hdus:
-        if hdu.name == "PRIMARY":
-            continue
-        rows = _rows(hdu) if hdu.name in tables and isinstance(hdu, fits.BinTableHDU) else None
-        yield hdu.name, Extension(hdu.name, hdu.header, hdu.fileinfo()["datLoc"], rows)
+def _table(file: BinaryIO, path: str, hdu: Hdu) -> fits.BinTableHDU:
+    """Read a table whole."""
+    if hdu.size > _LARGEST_TABLE:
+        raise InputFileError(f"{path}: table {hdu.name} has {hdu.size} bytes, more than {_LARGEST_TABLE}")
+    file.seek(hdu.offset)
+    content = bytearray()
+    while len(content) < hdu.size and (more := file.read(hdu.size - len(content))):
+        content += more
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = clean_header(hdu.text)
+            padding = bytes(-hdu.size % BLOCK)
+            found = fits.BinTableHDU.fromstring(header.tostring().encode("ascii") + bytes(content) + padding)
+            if found.columns.dtype.itemsize != hdu.shape[1]:
+                raise ValueError(f"columns of {found.columns.dtype.itemsize} bytes in rows of {hdu.shape[1]}")
+            for name in found.columns.names:
+                found.data[name]  # decodes it, so that it does not fail later
+    except Exception as error:  # of astropy and NumPy, whatever a damaged header makes of them
+        raise InputFileError(f"{path}: table {hdu.name} cannot be read ({first_line(error)})") from error
+    return found
 
 
 def _rows(hdu: fits.BinTableHDU) -> np.ndarray:

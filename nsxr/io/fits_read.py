@@ -83,6 +83,7 @@ def read_dataset(
         If the store behind a URL cannot be reached.
     """
     file = scan(path, _TABLES, storage_options)
+    file.require_single()
     _require_nirspec(file)
     sci = file.require("SCI")
     shape = sci.shape
@@ -126,12 +127,12 @@ def read_dataset(
     for key, header in (("fits_header", file.primary), ("sci_header", sci.header)):
         attrs[key] = header.tostring(sep="\n", endcard=False, padding=False)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
-        attrs["nsxr_steps"] = steps_from_table(table)
+        attrs["nsxr_steps"] = steps_from_table(table, file.path)
     attrs |= origin_of(file)
     coordinates = _coordinates(file, readout, sizes, first)
     for name, (variable, dim, labels) in TABLES.items():
         if (rows := _rows(file, name)) is not None:
-            variables[variable] = late_table(name, rows)
+            variables[variable] = late_table(name, rows, file.path)
             coordinates[dim] = (dim, list(labels))
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
 

@@ -14,7 +14,7 @@ from nsxr.errors import InputFileError, ModelError
 from nsxr.io.fingerprint import describe_file
 from nsxr.io.fits_headers import FitsFile
 from nsxr.io.fits_keywords import printable
-from nsxr.model.history import steps
+from nsxr.model.history import parsed_steps, steps
 from nsxr.model.provenance import KEY, noted, provenance_of
 from nsxr.model.variables import TABLES, VARIABLES, variable_attributes
 
@@ -172,15 +172,27 @@ def asdf_marker() -> np.ndarray:
     return np.array([(data,)], dtype=[("ASDF_METADATA", "u1", (len(data),))])
 
 
-def steps_from_table(rows: np.ndarray) -> str:
+def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
     """Return ``attrs["nsxr_steps"]`` from the table of a product's NSXR_STEPS extension.
 
     Parameters
     ----------
     rows : structured ndarray
         With column ``RECORD``, the JSON text of each provenance record.
+    path : str
+        The file, for the message.
+
+    Raises
+    ------
+    InputFileError
+        If the records are not such as nsxr writes.
     """
-    return "[" + ", ".join(_words(rows["RECORD"])) + "]"
+    try:
+        text = "[" + ", ".join(_words(rows["RECORD"])) + "]"
+        parsed_steps(text)
+    except (KeyError, ValueError) as error:
+        raise InputFileError(f"{path}: table NSXR_STEPS does not say what has been done ({error})") from error
+    return text
 
 
 @dataclass(frozen=True)
@@ -220,9 +232,13 @@ def late_header(name: str, most: int) -> fits.Header:
     return header
 
 
-def late_table(name: str, rows: np.ndarray) -> xr.Variable:
-    """Return a variable from the table of a product's extension, float32."""
+def late_table(name: str, rows: np.ndarray, path: str = "this file") -> xr.Variable:
+    """Return a variable from the table of a product's extension, float32; ``path`` is for the message."""
     variable, dim, labels = TABLES[name]
+    names = rows.dtype.names or ()
+    missing = [label for label in labels if label not in names or rows[label].dtype.kind not in "iuf"]
+    if missing:
+        raise InputFileError(f"{path}: table {name} lacks the columns {', '.join(missing)}, or they are no numbers")
     values = np.empty((rows.size, len(labels)), np.float32)
     for number, label in enumerate(labels):
         values[:, number] = rows[label]

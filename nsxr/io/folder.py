@@ -36,7 +36,9 @@ class Folder:
     options: StorageOptions = NO_OPTIONS
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> "Folder":
+    def at(
+        cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+    ) -> "Folder":
         """Return the folder of a path, relative ones made absolute, or of a URL."""
         name = os.fspath(path)
         root = name.rstrip("/") if is_remote(name) else os.path.abspath(name)

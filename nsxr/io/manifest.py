@@ -1,6 +1,7 @@
-"""The stored objects of an exposure: how many, how long, and a checksum of each."""
+"""The stored objects of an exposure or a Zarr store: how many, how long, and a checksum of each."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,27 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.io.folder import Folder
+from nsxr.errors import InputFileError
+from nsxr.io.folder import Folder, parsed_json
 from nsxr.io.local import sync
+from nsxr.io.zarr_metadata import METADATA, first_line, require_plain
 from nsxr.lazy import map_blocks
 from nsxr.model.chunking import in_chunks
 
-__all__ = ["METADATA", "damaged_chunks", "digest", "make_manifest", "split_object"]
+__all__ = [
+    "MANIFEST",
+    "add_manifest",
+    "damaged_chunks",
+    "digest",
+    "expected_objects",
+    "lost_objects",
+    "make_manifest",
+    "split_object",
+    "stored_manifest",
+]
 
-METADATA = "zarr.json"
-"""Name of the metadata of a group or an array."""
+MANIFEST = "nsxr_manifest"
+"""Attribute of a group that says, as JSON, what all below it consists of."""
 
 
 def digest(content: bytes) -> str:
@@ -54,18 +67,19 @@ def each_object(
 
 
 def _summed(folder: Folder, node: str, name: str, _: str) -> str:
+    key = f"{node}/{name}" if node else name
     if not folder.is_remote:
-        sync(Path(folder.place(f"{node}/{name}")))
-    content = folder.read(f"{node}/{name}")
+        sync(Path(folder.place(key)))
+    content = folder.read(key)
     if content is None:
-        raise FileNotFoundError(f"{folder.place(node)}/{name} has just been written, but is not there")
+        raise FileNotFoundError(f"{folder}/{key} has just been written, but is not there")
     return digest(content)
 
 
-def make_manifest(folder: Folder, node: str) -> dict[str, Any]:
+def make_manifest(folder: Folder, node: str, is_here: bool = False) -> dict[str, Any]:
     """Read back what has been written of an exposure and say what it consists of.
 
-    Local files are brought to the disk first.
+    Local files are brought to the disk first. That is done through dask unless ``is_here``.
 
     Returns
     -------
@@ -73,10 +87,14 @@ def make_manifest(folder: Folder, node: str) -> dict[str, Any]:
         For each array or group below the node its number of ``objects``, their ``bytes``, and for each object its
         size and checksum under ``stored``.
     """
+    prefix = f"{node}/" if node else ""
     sizes = {name: size for name, size in folder.files(node).items() if name != METADATA}
-    sums = each_object(_summed, folder, node, list(sizes))
+    if is_here:
+        sums = [_summed(folder, node, name, "") for name in sizes]
+    else:
+        sums = each_object(_summed, folder, node, list(sizes))
     if not folder.is_remote:
-        for parent in sorted({Path(folder.place(f"{node}/{name}")).parent for name in sizes}):
+        for parent in sorted({Path(folder.place(f"{prefix}{name}")).parent for name in sizes}):
             sync(parent)
     manifest: dict[str, Any] = {}
     for (name, size), checksum in zip(sizes.items(), sums, strict=True):
@@ -86,6 +104,63 @@ def make_manifest(folder: Folder, node: str) -> dict[str, Any]:
         entry["bytes"] += size
         entry["stored"][chunk] = [size, checksum]
     return manifest
+
+
+def add_manifest(folder: Folder) -> None:
+    """Read back a store that has been written and put its manifest into the attributes of its root."""
+    document = folder.read_json(METADATA)
+    text = json.dumps(make_manifest(folder, "", is_here=True), separators=(",", ":"))
+    document["attributes"] = {**document.get("attributes", {}), MANIFEST: text}
+    folder.put_json(METADATA, document)
+
+
+def stored_manifest(document: Any) -> dict[str, Any] | None:
+    """Return the manifest in the metadata of a group, None if there is none, empty if it cannot be read."""
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    if not isinstance(attributes, dict) or MANIFEST not in attributes:
+        return None
+    manifest = parsed_json(attributes[MANIFEST])
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def expected_objects(manifest: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """Return size and checksum of each object in a manifest, by path below its group.
+
+    Raises
+    ------
+    InputFileError
+        If it is no manifest.
+    """
+    try:
+        found = {f"{a}/{c}" if a else c: tuple(known) for a, e in manifest.items() for c, known in e["stored"].items()}
+        if not found or not all(type(size) is int and isinstance(text, str) for size, text in found.values()):
+            raise TypeError("sizes and checksums are missing")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputFileError(f"the manifest cannot be read ({error!r})") from error
+    return found
+
+
+def lost_objects(folder: Folder, node: str, manifest: Mapping[str, Any]) -> list[str]:
+    """Compare names and sizes of what is there with a manifest, without reading it.
+
+    Returns
+    -------
+    list of str
+        A line for each object that is missing or has another size.
+    """
+    try:
+        expected = expected_objects(manifest)
+    except InputFileError as error:
+        return [str(error)]
+    stored, problems = folder.files(node), []
+    for name, (size, _) in expected.items():
+        array, chunk = split_object(name)
+        if name not in stored:
+            problems.append(f"{array} {chunk}: missing")
+        elif stored[name] != size:
+            wrong = "truncated" if stored[name] < size else "too long"
+            problems.append(f"{array} {chunk}: {wrong}, {stored[name]} bytes where {size} were written")
+    return problems
 
 
 def damaged_chunks(folder: Folder, node: str, objects: Mapping[str, str]) -> dict[str, str]:
@@ -109,14 +184,15 @@ def damaged_chunks(folder: Folder, node: str, objects: Mapping[str, str]) -> dic
 
 
 def _examined(folder: Folder, node: str, name: str, known: str) -> str:
-    content = folder.read(f"{node}/{name}")
+    prefix = f"{node}/" if node else ""
+    content = folder.read(f"{prefix}{name}")
     if content is None:
         return "missing"
     changed = "" if digest(content) == known else "stored bytes changed"
     path, chunk = split_object(name)
     if chunk == METADATA:
         return changed
-    undecodable = _undecodable(folder.read(f"{node}/{path}/{METADATA}"), chunk, content)
+    undecodable = _undecodable(folder.read(f"{prefix}{path}/{METADATA}"), chunk, content)
     return ", ".join(text for text in (changed, undecodable) if text)
 
 
@@ -129,12 +205,16 @@ def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
     if metadata is None:
         return f"there is no {METADATA} beside it"
     try:
+        require_plain(parsed_json(metadata), METADATA)
         buffers = {METADATA: Buffer.from_bytes(metadata), chunk: Buffer.from_bytes(content)}
         array = zarr.open_array(MemoryStore(buffers), mode="r")
     except Exception as error:
-        return f"its {METADATA} cannot be read ({_first_line(error)})"
-    corner = [int(number) for number in chunk.split("/")[1:]]
+        return f"its {METADATA} cannot be read ({first_line(error)})"
+    numbers = chunk.split("/")[1:]
     outer = array.shards or array.chunks
+    if len(numbers) != len(outer) or not all(number.isdecimal() for number in numbers):
+        return f"belongs to no array of {len(outer)} dims"
+    corner = [int(number) for number in numbers]
     region = [
         (n * length, min((n + 1) * length, size)) for n, length, size in zip(corner, outer, array.shape, strict=True)
     ]
@@ -142,7 +222,7 @@ def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
         array[tuple(slice(*ends) for ends in region)]
         return ""
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
     wrong = []
     for where in np.ndindex(*(-(-(stop - start) // n) for (start, stop), n in zip(region, array.chunks, strict=True))):
         starts = [start + i * n for i, n, (start, _) in zip(where, array.chunks, region, strict=True)]
@@ -152,7 +232,3 @@ def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
         except Exception:
             wrong.append("[" + ", ".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True)) + "]")
     return f"cannot be decoded ({reason}), pixels {', '.join(wrong)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().partition("\n")[0]

@@ -12,6 +12,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from nsxr.errors import InputFileError
+from nsxr.io.local import open_regular
 from nsxr.io.stores import (
     NO_OPTIONS,
     StorageOptions,
@@ -24,7 +25,7 @@ from nsxr.io.stores import (
     shown,
 )
 
-__all__ = ["FitsArray", "PixelSource", "file_stamp", "open_binary"]
+__all__ = ["FitsArray", "PixelSource", "file_length", "file_stamp", "open_binary"]
 
 HEADER_READ_AHEAD = 2**16
 """Bytes fetched beyond those asked for while headers are read from a URL: a primary header has 20 to 40 kB."""
@@ -40,8 +41,18 @@ def open_binary(path: str, options: StorageOptions = NO_OPTIONS) -> BinaryIO:
             return cast(BinaryIO, _Gunzipped(open_remote(path, options, GZIP_READ_AHEAD)))
         return cast(BinaryIO, open_remote(path, options, HEADER_READ_AHEAD))
     if _is_gzipped(path):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return open(path, "rb", buffering=0)
+        return cast(BinaryIO, _Gunzipped(open_regular(path)))
+    return open_regular(path)
+
+
+def file_length(file: BinaryIO, path: str) -> int | None:
+    """Return the length of an open file [bytes], None if it is known only when it has been read through."""
+    if _is_gzipped(path):
+        return None
+    if is_remote(path):
+        size = getattr(file, "size", None)
+        return size if isinstance(size, int) else None
+    return os.fstat(file.fileno()).st_size
 
 
 def _is_gzipped(path: str) -> bool:
@@ -158,7 +169,7 @@ class PixelSource:
 
     def _require_unchanged(self, status: os.stat_result) -> None:
         """Raise InputFileError if the file is another one than when its headers were read."""
-        if (status.st_mtime_ns, status.st_size) != self.stamp:
+        if _stamp(status) != self.stamp:
             raise InputFileError(
                 f"{self.path}: the file has changed since it was opened: {status.st_size} bytes, {self.stamp[1]} "
                 "expected, or another time of change; start again, and leave it alone meanwhile"
@@ -202,8 +213,15 @@ class FitsArray(BackendArray):
 
 
 def file_stamp(path: str, options: StorageOptions = NO_OPTIONS) -> tuple[int | str, ...]:
-    """Return what changes with a file: time of change [ns] and size [bytes], or what the store of a URL says."""
+    """Return what changes with a file: time [ns] and size [bytes] among others, or what the store of a URL says."""
     if is_remote(path):
         return (object_stamp(path, options),)
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size
+    return _stamp(os.stat(path))
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return time of change of the content, size, number of the file, time of any change.
+
+    The last two tell a file that was put in the place of another of the same size and time.
+    """
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns

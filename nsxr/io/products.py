@@ -19,10 +19,13 @@ from nsxr.cluster import worker_errors
 from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
 from nsxr.io.fits_keywords import as_product
 from nsxr.io.fits_write import create_fits
+from nsxr.io.folder import Folder
 from nsxr.io.local import make_exclusively, sync
+from nsxr.io.manifest import add_manifest
 from nsxr.io.progress import compute
 from nsxr.io.stores import local_path
 from nsxr.io.zarr import consolidate, create_zarr, trim_tables
+from nsxr.io.zarr_metadata import METADATA
 from nsxr.lazy import store
 
 __all__ = ["product_paths", "write_products", "write_whole"]
@@ -49,10 +52,10 @@ class _Output:
     def flush(self) -> None:
         """Bring all bytes to the disk, where full disks show at the latest."""
         if self.partial.is_dir():
+            add_manifest(Folder.at(self.partial))
             consolidate(self.partial)
-            for folder, _, files in os.walk(self.partial):
-                for name in files:
-                    sync(Path(folder, name))
+            sync(self.partial / METADATA)
+            for folder, _, _ in os.walk(self.partial):
                 sync(Path(folder))
         else:
             sync(self.partial)
@@ -124,7 +127,7 @@ def _alone(directory: Path, root: str) -> Iterator[bool]:
     """
     path = directory / f".{root}.lock"
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link may lead anywhere
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -139,7 +142,7 @@ def _alone(directory: Path, root: str) -> Iterator[bool]:
             yield False
             return
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+            if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
                 break
         os.close(descriptor)  # of a run that ended just now and took the file with it
     try:
@@ -223,6 +226,8 @@ def product_paths(
     clashes = sorted(set(steps) & set(names))
     if clashes:
         raise ParameterError(f"{clashes} are products already, not steps to save")
+    if not root or root in (".", "..") or len(root) > 200 or any(sign in root for sign in "/\0"):
+        raise ParameterError(f"products would be named {root[:40]!r}, expected a file name without folders")
     folder = local_path(directory)
     paths = {name: folder / f"{root}_{name}.fits" for name in (*(names if "fits" in formats else ()), *steps)}
     if "zarr" in formats:

@@ -14,12 +14,15 @@ from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, Param
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_read import read_dataset
 from nsxr.io.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
+from nsxr.io.folder import Folder
 from nsxr.io.pixels import FitsArray
 from nsxr.io.stores import StorageOptions, shown
 from nsxr.io.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
+from nsxr.io.zarr_read import open_store
 from nsxr.model.dq import PixelFlag
 from nsxr.model.exposures import COMBINED, identity
 from nsxr.model.keywords import read, require
+from nsxr.model.names import plain_name
 from nsxr.model.spectra import as_slit, pad_slits
 from nsxr.model.variables import variable_attributes
 
@@ -27,6 +30,9 @@ __all__ = ["SLIT_IMAGES", "open_slits"]
 
 IMAGE = ("cross_dispersion", "dispersion")
 SERIES = ("integration", *IMAGE)
+
+_OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
+"""Extensions that either all slits of a file have or none."""
 
 SLIT_IMAGES: Mapping[str, str] = {
     "SCI": "sci",
@@ -104,6 +110,7 @@ def open_slits(
     if not versions:
         found = ", ".join(file.extensions) or "none"
         raise InputFileError(f"{file.path}: has no slits; extensions are {found}, expected SCI")
+    _require_partners(file, set(versions))
     if "SLTSTRT1" not in file.versions["SCI", versions[0]].header:
         slits = {"": _whole_exposure(file, name, options)}
     else:
@@ -113,11 +120,7 @@ def open_slits(
     is_multiple = str(file.primary.get("DATAMODL")) == "MultiExposureModel"
     named: dict[str, xr.Dataset] = {}
     for number, slit in enumerate(slits.values(), start=1):
-        label = (
-            f"exposure{number}"
-            if is_multiple
-            else str(slit.attrs.get("SLTNAME", number)).strip().replace("/", "_") or str(number)
-        )
+        label = f"exposure{number}" if is_multiple else plain_name(slit.attrs.get("SLTNAME", number), str(number))
         named[label if label not in named else f"{label}-{number}"] = slit
     if layout == "padded" or (layout == "auto" and kind == "NRS_MSASPEC" and len(named) > 1 and not is_multiple):
         return pad_slits(named)
@@ -125,6 +128,20 @@ def open_slits(
     primary = keywords(file.primary)
     tree.attrs = {**primary, "filename": os.path.basename(file.path), "fits_header": _text(file.primary)}
     return tree
+
+
+def _require_partners(file: FitsFile, versions: set[int]) -> None:
+    """Raise InputFileError unless the images of slits go with the signal: each once, for all slits or for none."""
+    for extension in SLIT_IMAGES:
+        own = {version for name, version in file.versions if name == extension}
+        twice = sorted(version for name, version in file.repeated if name == extension)
+        if twice:
+            raise InputFileError(f"{file.path}: {extension} {twice[0]} comes more than once")
+        if own - versions:
+            raise InputFileError(f"{file.path}: {extension} {min(own - versions)} is there without SCI of that number")
+        if own and extension in _OF_ALL and own != versions:
+            lost = f"{extension} {min(versions - own)}"
+            raise InputFileError(f"{file.path}: {lost} is missing, other slits have theirs; extensions got lost")
 
 
 def _text(header: Any) -> str:
@@ -161,8 +178,10 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     resampled = (
         ("WHT", version) in file.versions
         or "s2d" in os.path.basename(file.path)
-        or ("DQ", version) not in file.versions
+        or str(file.primary.get("S_RESAMP", "")).strip() == "COMPLETE"
     )
+    if not resampled and ("DQ", version) not in file.versions:
+        raise InputFileError(f"{file.path}: extension DQ {version} is missing, which all but resampled slits have")
     starts = {"cross_dispersion": "2", "dispersion": "1"}
     coordinates: dict[str, Any] = {}
     for dim, axis in starts.items():
@@ -181,7 +200,7 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     if "HDRTAB" in file.extensions and (headers := file.extensions["HDRTAB"].table) is not None:
         attrs[COMBINED] = _combined(headers)
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
-        attrs["nsxr_steps"] = steps_from_table(table)
+        attrs["nsxr_steps"] = steps_from_table(table, file.path)
     attrs |= origin_of(file)
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
 
@@ -274,11 +293,7 @@ def _in_chunks(slit: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset
 
 
 def _open_zarr(name: str, options: StorageOptions) -> xr.Dataset | xr.DataTree:
-    given = options.of(name) if "://" in name else None
-    try:
-        tree = xr.open_datatree(name, engine="zarr", chunks={}, storage_options=given)
-    except FileNotFoundError as error:
-        raise InputFileError(f"{name}: no such Zarr store") from error
+    tree = open_store(Folder.at(name, options))
     rates = [kind for kind in ("rateints", "rate") if kind in tree.children]
     if rates:
         slit = _as_slit(tree[rates[0]].to_dataset(), shown(name))
@@ -287,5 +302,7 @@ def _open_zarr(name: str, options: StorageOptions) -> xr.Dataset | xr.DataTree:
         return tree
     dataset = tree.to_dataset()
     if "sci" not in dataset:
-        raise InputFileError(f"{name}: has no slits; variables are {', '.join(map(str, dataset.data_vars)) or 'none'}")
+        raise InputFileError(
+            f"{shown(name)}: has no slits; variables are {', '.join(map(str, dataset.data_vars)) or 'none'}"
+        )
     return dataset

@@ -13,11 +13,13 @@ from astropy.io import fits
 from nsxr.errors import InputFileError
 from nsxr.io.fits_headers import keywords, scan
 from nsxr.io.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
-from nsxr.io.pixels import open_binary
+from nsxr.io.folder import Folder
 from nsxr.io.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_spectrum
 from nsxr.io.spectra_write import SLIT_COORDINATES
+from nsxr.io.zarr_read import open_store
 from nsxr.model.dq import PixelFlag
 from nsxr.model.keywords import read, value_of
+from nsxr.model.names import plain_name
 from nsxr.model.variables import VARIABLES, variable_attributes
 
 __all__ = ["open_spectra"]
@@ -73,10 +75,8 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
         )
     primary = keywords(file.primary) | {"fits_header": file.primary.tostring(sep="\n", endcard=False, padding=False)}
     primary |= origin_of(file)
-    with open_binary(location) as binary, fits.open(binary, memmap=False) as hdus:
-        steps = {hdu.ver: steps_from_table(hdu.data) for hdu in hdus if hdu.name == "NSXR_STEPS"}
-        tables = [hdu for hdu in hdus if hdu.name == name]
-        spectra = [_spectrum(hdu, primary, steps.get(hdu.ver, steps.get(1)), file.path) for hdu in tables]
+    steps = {hdu.ver: steps_from_table(hdu.data, file.path) for hdu in file.tables("NSXR_STEPS")}
+    spectra = [_spectrum(hdu, primary, steps.get(hdu.ver, steps.get(1)), file.path) for hdu in file.tables(name)]
     times = file.extensions["INT_TIMES"].table if "INT_TIMES" in file.extensions else None
     spectra = _with_times(_joined(spectra, file.path), times)
     if str(primary.get("EXP_TYPE")) == "NRS_MSASPEC" and len(spectra) > 1:
@@ -207,7 +207,7 @@ def _tree(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTre
     """Return a tree with a node for each spectrum; names that come twice are numbered."""
     nodes: dict[str, xr.Dataset] = {}
     for spectrum in spectra:
-        name = str(spectrum.attrs.get("SLTNAME", "")).strip().replace("/", "_") or "spectrum"
+        name = plain_name(spectrum.attrs.get("SLTNAME", ""), "spectrum")
         number = 2
         while (key := name if number == 2 and name not in nodes else f"{name}_{number}") in nodes:
             number += 1
@@ -252,10 +252,7 @@ def _padded(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.Datas
 def _open_zarr(path: Path) -> xr.Dataset | xr.DataTree:
     if not path.is_dir():
         raise InputFileError(f"{path}: no such Zarr directory")
-    try:
-        tree = xr.open_datatree(path, engine="zarr", chunks={}, consolidated=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputFileError(f"{path}: not a Zarr store that xarray can open ({error})") from error
+    tree = open_store(Folder.at(path))
     nodes = [node for node in tree.subtree if "flux" in node.data_vars]
     if not nodes:
         raise InputFileError(f"{path}: no spectra in it; expected a variable 'flux'")

@@ -363,7 +363,8 @@ def remote_errors(path: str) -> Iterator[None]:
         translated = _translated(shown(path), error) if is_remote(path) else None
         if translated is None:
             raise
-        logger.debug("%s: %s", shown(path), without_secrets(repr(error)))
+        # not its repr: that of aiohttp has the headers of the request, authorization among them
+        logger.debug("%s: %s: %s", shown(path), type(error).__name__, _reason(list(_chain(error))))
         raise translated from None
 
 
@@ -421,6 +422,8 @@ def _translated(path: str, error: Exception) -> NsxrError | None:
     if isinstance(error, FileNotFoundError):
         return InputFileError(f"there is no such object: {path}")
     if names & {"BotoCoreError", "ClientError"}:
+        return RemoteAccessError(f"{path} cannot be read ({reason})")
+    if isinstance(error, OSError) and without_secrets(str(error)) != str(error):
         return RemoteAccessError(f"{path} cannot be read ({reason})")
     return None
 

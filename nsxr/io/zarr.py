@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.io.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors
+from nsxr.model.dq import PixelFlag
 from nsxr.model.variables import TABLES
 
 __all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding", "trim_tables"]
@@ -116,6 +117,8 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
     result: dict[str, Any] = {"_FillValue": None, **_codecs(array)}
     if array.dtype.kind == "f":
         result["fill_value"] = _UNWRITTEN
+    elif array.name in ("dq", "pixeldq", "groupdq"):
+        result["fill_value"] = int(PixelFlag.DO_NOT_USE)  # pixels of a chunk that got lost are not good ones
     if not array.ndim:
         return result
     lengths = array.chunks or tuple((n,) for n in array.shape)

@@ -22,8 +22,8 @@ import numpy as np
 
 from nsxr.kernels.compilation import kernel
 from nsxr.kernels.jump import JUMP
-from nsxr.kernels.sorting import median_of, sort_columns
 from nsxr.kernels.ramp_fit import BAD, CONSIDERED, INHERITED, INVALID, add_exactly, pixel_state, take_ramps
+from nsxr.kernels.sorting import median_of, sort_columns
 
 __all__ = [
     "WEIGHTED_SUMS",

@@ -12,21 +12,44 @@ from typing import Any
 
 import xarray as xr
 
+from nsxr.errors import ModelError
 from nsxr.model.provenance import merged, noted
 from nsxr.model.variables import VARIABLES, variable_attributes
 
-__all__ = ["combined_attributes", "members_of", "record", "record_skip", "steps"]
+__all__ = ["combined_attributes", "members_of", "parsed_steps", "record", "record_skip", "steps"]
 
 _KEY = "nsxr_steps"
 
 
 def steps(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """Return the provenance records of a Dataset, oldest first."""
-    return list(json.loads(dataset.attrs.get(_KEY, "[]")))
+    """Return the provenance records of a Dataset, oldest first.
+
+    Raises
+    ------
+    ModelError
+        If they are not such as nsxr makes.
+    """
+    return parsed_steps(dataset.attrs.get(_KEY, "[]"))
+
+
+def parsed_steps(text: Any) -> list[dict[str, Any]]:
+    """Return provenance records from their JSON text; errors as of :func:`steps`."""
+    try:
+        records = json.loads(text)
+        if not isinstance(records, list):
+            raise ValueError("no list")
+        for entry in records:
+            words = [entry["step"], entry["status"], *entry["references"].values(), entry.get("reason", "")]
+            if not isinstance(entry["parameters"], dict) or not all(isinstance(word, str) for word in words):
+                raise ValueError("a record has entries of wrong types")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"attribute {_KEY} does not say what has been done ({reason})") from error
+    return records
 
 
 def _append(attrs: Mapping[Any, Any], entry: Mapping[str, Any]) -> dict[Any, Any]:
-    entries = [*json.loads(attrs.get(_KEY, "[]")), entry]
+    entries = [*parsed_steps(attrs.get(_KEY, "[]")), entry]
     return {**attrs, _KEY: json.dumps(entries)}
 
 

@@ -21,6 +21,7 @@ from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.keywords import value_of
+from nsxr.model.names import plain_name
 
 __all__ = ["SLIT_COORDINATES", "as_slit", "iterate_slits", "map_slits", "pad_slits", "unpad"]
 
@@ -83,7 +84,8 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
         )
     slit = rates.drop_vars([name for name in ("amplifier",) if name in rates.coords])
     slit = slit.rename(row="cross_dispersion", column="dispersion")
-    slit.attrs = {**rates.attrs, "SLTNAME": rates.attrs.get("FXD_SLIT", rates.attrs.get("SUBARRAY", "full"))}
+    name = plain_name(rates.attrs.get("FXD_SLIT", rates.attrs.get("SUBARRAY", "full")), "full")
+    slit.attrs = {**rates.attrs, "SLTNAME": name}
     slit.attrs.setdefault("SRCTYPE", "POINT")
     return slit
 
@@ -155,7 +157,7 @@ def _same(one: Any, other: Any) -> bool:
 def _by_name(slits: Sequence[xr.Dataset]) -> dict[str, xr.Dataset]:
     found: dict[str, xr.Dataset] = {}
     for number, slit in enumerate(slits, start=1):
-        name = str(slit.attrs.get("SLTNAME", number))
+        name = plain_name(slit.attrs.get("SLTNAME", number), str(number))
         found[name if name not in found else f"{name}-{number}"] = slit
     return found
 

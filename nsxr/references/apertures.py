@@ -1,6 +1,7 @@
 """Apertures of box extraction, from the JSON references of the observatory (type extract1d) or given as a mapping."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -9,12 +10,15 @@ from typing import Any
 
 import xarray as xr
 
-from nsxr.errors import ParameterError, ReferenceFileError
+from nsxr.errors import InputFileError, ParameterError, ReferenceFileError
+from nsxr.io.local import open_regular
 from nsxr.model.keywords import read
 
 __all__ = ["Aperture", "read_aperture"]
 
 _ANY = "ANY"
+_LONGEST = 2**26  # bytes of a JSON reference
+_LARGEST_ORDER, _LARGEST_SMOOTHING, _MOST_COEFFICIENTS = 20, 10_001, 50
 _NOT_USED = ("id", "region_type", "dispaxis", "spectral_order")
 Coefficients = tuple[tuple[float, ...], ...]
 
@@ -71,22 +75,38 @@ class Aperture:
         problems = []
         if self.independent_var not in ("pixel", "wavelength"):
             problems.append(f"independent_var is {self.independent_var!r}, expected 'pixel' or 'wavelength'")
-        if self.bkg_fit not in ("poly", "mean", "median"):
+        if not isinstance(self.bkg_fit, str) or self.bkg_fit not in ("poly", "mean", "median"):
             problems.append(f"bkg_fit is {self.bkg_fit!r}, expected 'poly', 'mean' or 'median'")
-        if self.bkg_order < 0 or self.bkg_order != int(self.bkg_order):
-            problems.append(f"bkg_order is {self.bkg_order}, expected an integer from 0")
-        length = self.smoothing_length
-        if length != 0 and (length < 3 or length % 2 != 1):
-            problems.append(f"smoothing_length is {length}, expected 0 or an odd integer from 3")
-        if self.extract_width is not None and not self.extract_width > 0:
+        if not _is_whole(self.bkg_order) or not 0 <= self.bkg_order <= _LARGEST_ORDER:
+            problems.append(f"bkg_order is {self.bkg_order}, expected a whole number from 0 to {_LARGEST_ORDER}")
+        length, most = self.smoothing_length, _LARGEST_SMOOTHING
+        if not _is_whole(length) or (length != 0 and (not 3 <= length <= most or length % 2 != 1)):
+            problems.append(
+                f"smoothing_length is {length}, expected 0 or an odd integer from 3 to {_LARGEST_SMOOTHING}"
+            )
+        if self.extract_width is not None and not 0 < self.extract_width < math.inf:
             problems.append(f"extract_width is {self.extract_width}, expected a positive number of rows")
+        for name in ("xstart", "xstop", "ystart", "ystop"):
+            limit = getattr(self, name)
+            if limit is not None and not math.isfinite(limit):
+                problems.append(f"{name} is {limit}, expected a finite number of pixels")
         for name, coefficients in {"src_coeff": self.src_coeff, "bkg_coeff": self.bkg_coeff}.items():
             if coefficients is not None and (len(coefficients) % 2 or not all(coefficients) or not coefficients):
                 problems.append(
                     f"{name} has {len(coefficients)} lists, expected pairs of a lower and an upper limit, none empty"
                 )
+            elif any(len(c) > _MOST_COEFFICIENTS or not all(map(math.isfinite, c)) for c in coefficients or ()):
+                problems.append(f"{name} has more than {_MOST_COEFFICIENTS} coefficients, or some that are not finite")
+        if self.use_source_posn not in (None, True, False):
+            problems.append(f"use_source_posn is {self.use_source_posn!r}, expected true, false or null")
         if problems:
             raise ParameterError(f"aperture {self.name!r}: {'; '.join(problems)}")
+
+
+def _is_whole(number: Any) -> bool:
+    return (
+        isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number) and number % 1 == 0
+    )
 
 
 _KNOWN = tuple(field.name for field in fields(Aperture) if field.name not in ("name", "filename"))
@@ -132,8 +152,11 @@ def read_aperture(reference: str | os.PathLike[str] | Mapping[str, Any], slit: x
         path = Path(reference)
         filename = path.name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            with open_regular(path) as file:
+                content = json.loads(file.read(_LONGEST).decode("utf-8"))
+        except InputFileError as error:
+            raise ReferenceFileError(str(error)) from error
+        except (ValueError, RecursionError) as error:
             raise ReferenceFileError(f"{path} is no JSON file: {error}") from error
         if not isinstance(content, Mapping) or "apertures" not in content:
             raise ReferenceFileError(f"{path} has no list 'apertures', expected an extract1d reference")
@@ -143,7 +166,10 @@ def read_aperture(reference: str | os.PathLike[str] | Mapping[str, Any], slit: x
         else [str(slit.attrs.get("SLTNAME", _ANY)).strip()]
     )
     order = read(slit.attrs, "SPORDER")
-    found = {id(entry): entry for entry in (_pick(content["apertures"], name, order, filename) for name in names)}
+    entries = content["apertures"]
+    if not isinstance(entries, list | tuple) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise ReferenceFileError(f"extract1d {filename}: 'apertures' is no list of apertures")
+    found = {id(entry): entry for entry in (_pick(entries, name, order, filename) for name in names)}
     if len(found) > 1:
         chosen = ", ".join(str(entry["id"]) for entry in found.values())
         raise ReferenceFileError(f"slits have apertures of their own ({chosen}): extract them one by one")
@@ -165,14 +191,17 @@ def _aperture(entry: Mapping[str, Any], filename: str) -> Aperture:
     if entry.get("dispaxis", 1) != 1:
         raise ReferenceFileError(f"aperture {name!r} has dispaxis {entry['dispaxis']}, expected 1: along rows")
     given = {key: entry[key] for key in _KNOWN if entry.get(key) is not None}
-    for key in ("src_coeff", "bkg_coeff"):
+    key = ""
+    try:
+        for key in ("src_coeff", "bkg_coeff"):
+            if key in given:
+                given[key] = tuple(tuple(float(c) for c in polynomial) for polynomial in given[key])
+        for key in ("xstart", "xstop", "ystart", "ystop", "extract_width"):
+            if key in given:
+                given[key] = float(given[key])
+        key = "independent_var"
         if key in given:
-            given[key] = tuple(tuple(float(c) for c in polynomial) for polynomial in given[key])
-    for key in ("xstart", "xstop", "ystart", "ystop", "extract_width"):
-        if key in given:
-            given[key] = float(given[key])
-    if "independent_var" in given:
-        given["independent_var"] = (
-            "wavelength" if given["independent_var"].lower().startswith("wavelength") else "pixel"
-        )
+            given[key] = "wavelength" if given[key].lower().startswith("wavelength") else "pixel"
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ParameterError(f"aperture {name!r}: {key} is {given[key]!r} ({error})") from error
     return Aperture(name=name, filename=filename, **given)

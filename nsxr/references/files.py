@@ -82,9 +82,7 @@ def region(file: FitsFile) -> tuple[int, int, int, int] | None:
 
 
 def _is_image(extension: Extension | None) -> bool:
-    return (
-        extension is not None and extension.header.get("XTENSION", "").strip() == "IMAGE" and len(extension.shape) > 1
-    )
+    return extension is not None and extension.hdu.kind == "IMAGE" and len(extension.shape) > 1
 
 
 def _keywords_of(file: FitsFile, *keys: str, purpose: str) -> dict[str, Any]:
@@ -133,6 +131,7 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
     if problems:
         raise ReferenceFileError(f"{file.path}: {'; '.join(problems)}")
     try:
+        file.require_single()
         contents = _open_refpix(file, exposure) if kind == "refpix" else _open_images(kind, file, exposure)
         dataset = flag_unphysical(kind, contents)
     except InputFileError as error:
@@ -180,8 +179,9 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     elif kind != "mask":
         contents["sci"] = (IMAGE, file.image("SCI", "float32"))
     with_dq = kind in ("mask", "saturation", "superbias", "linearity", "dark")
-    if with_dq and (kind == "mask" or _is_image(file.extensions.get("DQ"))):
+    if with_dq:
         contents["dq"] = (IMAGE, file.image("DQ", "uint32"))
+        file.require("DQ_DEF")  # what its bits mean; an empty table says that they are the standard ones
 
     shapes = {source.shape[-2:] for _, source in contents.values()}
     if len(shapes) != 1 or any(len(dims) != len(source.shape) for dims, source in contents.values()):
@@ -198,9 +198,6 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     if "dq" in dataset:
         place = _positions_of(exposure, rows, columns, file)
         dataset["dq"] = _standard_flags(dataset["dq"], file, contents["dq"][1], place)
-    elif with_dq:
-        first = next(iter(dataset.data_vars.values()))
-        dataset["dq"] = xr.zeros_like(first.isel({d: 0 for d in first.dims if d not in IMAGE}), dtype=np.uint32)
     if kind in _UNITS:
         dataset["sci"].attrs["units"] = _UNITS[kind]
     return dataset.assign_coords(_coordinates(file, rows, columns, exposure))
@@ -319,7 +316,7 @@ class _WeightsArray(BackendArray):
 def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     table = file.require("IRS2")
     header = table.header
-    if header.get("XTENSION", "").strip() != "BINTABLE":
+    if table.hdu.kind != "BINTABLE":
         raise ReferenceFileError(f"{file.path}: extension IRS2 is no table")
     n_rows = int(header["NAXIS2"])
     # 2048 columns but for exposures simulated with fewer

@@ -10,7 +10,9 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import MissingReferenceError, ReferenceFileError
+from nsxr.io.asdf_trees import require_plain_tree
 from nsxr.io.fingerprint import describe_file
+from nsxr.io.zarr_metadata import first_line
 
 __all__ = ["open_sirs_kernel"]
 
@@ -38,7 +40,8 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     MissingReferenceError
         If the asdf library is not installed.
     ReferenceFileError
-        If the file is damaged, has no filters for this detector, or they are not for four outputs, or not finite.
+        If there is no such file, it is damaged or wants others to be fetched, has no filters for this detector, or they
+        are not finite numbers for four outputs.
 
     References
     ----------
@@ -49,23 +52,23 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     except ImportError as error:
         raise MissingReferenceError(f"{path}: the asdf library is needed to read it; install it by 'asdf'") from error
     name = detector.lower()
+    require_plain_tree(path)
     try:
         with asdf.open(path, memmap=False, lazy_load=False, validate_checksums=True) as file:
-            filters = file.tree.get(name)
-            if not isinstance(filters, Mapping) or not {"gamma", "zeta"} <= set(filters):
-                others = sorted(str(key) for key in file.tree if key not in ("asdf_library", "history", "meta"))
-                listed = ", ".join(others) or "nothing"
-                raise ReferenceFileError(f"{path}: no gamma and zeta under {name!r}; the file has {listed}")
-            arrays = {kind: np.array(filters[kind], dtype=np.complex128) for kind in ("gamma", "zeta")}
-    except ReferenceFileError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, import_module("yaml").YAMLError) as error:
-        raise ReferenceFileError(
-            f"{path}: not an ASDF file, or damaged ({(str(error) or type(error).__name__).splitlines()[0]})"
-        ) from error
+            tree = dict(file.tree)
+            filters = tree.get(name)
+            filters = dict(filters) if isinstance(filters, Mapping) else {}
+            arrays = {k: np.array(filters[k], np.complex128) for k in ("gamma", "zeta") if filters.get(k) is not None}
+    except Exception as error:  # of asdf, of yaml, of NumPy: whatever a damaged file makes of them
+        raise ReferenceFileError(f"{path}: no ASDF file that can be read ({first_line(error)})") from error
+    if len(arrays) < 2:
+        listed = ", ".join(sorted(str(key) for key in tree if key not in ("asdf_library", "history", "meta")))
+        raise ReferenceFileError(f"{path}: no gamma and zeta under {name!r}; the file has {listed or 'nothing'}")
     shapes = {kind: array.shape for kind, array in arrays.items()}
     if shapes["gamma"] != shapes["zeta"] or len(shapes["gamma"]) != 2 or shapes["gamma"][0] != 4:
         raise ReferenceFileError(f"{path}: shapes of {name} are {shapes}, expected (4, frequencies) twice")
+    if not shapes["gamma"][1]:
+        raise ReferenceFileError(f"{path}: gamma and zeta of {name} are empty")
     strange = sum(int((~(np.abs(array) <= _MOST)).sum()) for array in arrays.values())
     if strange:
         raise ReferenceFileError(

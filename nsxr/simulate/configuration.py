@@ -10,7 +10,7 @@ from nsxr.errors import ParameterError
 from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS, REFERENCE_BORDER, irs2_layout
 from nsxr.model.time_order import TimeOrder, time_order
 
-__all__ = ["READOUTS", "SCENES", "SUBARRAYS", "Configuration", "configure"]
+__all__ = ["READOUTS", "SCENES", "SUBARRAYS", "Configuration", "check_seed", "configure"]
 
 READOUTS: Mapping[str, tuple[int, int]] = {
     "NRSRAPID": (1, 1),
@@ -299,3 +299,9 @@ def configure(
         observation,
         exposure,
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise ParameterError unless a seed is a whole number from 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ParameterError(f"seed is {seed!r}, expected a whole number from 0")

@@ -1,7 +1,6 @@
 """Simulated exposures, references and truth as FITS files."""
 
 import filecmp
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from astropy.time import Time
 
 from nsxr.errors import OutputExistsError
 from nsxr.io.fits_tables import asdf_marker
+from nsxr.io.local import beside
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
 from nsxr.simulate.headers import START, Segment, group_table, integration_times, primary_header, science_header
@@ -42,17 +42,6 @@ _NAMES = {
     "dark": ("DO_NOT_USE", "WARM", "HOT", "UNRELIABLE_SLOPE", "UNRELIABLE_DARK"),
 }
 _IMAGES = {"sci": "SCI", "dq": "DQ", "coefficients": "COEFFS", "inverse_coefficients": "INV_COEFFS"}
-
-
-@contextmanager
-def _finished(path: Path) -> Iterator[Path]:
-    """Give a name to write to, which becomes the real one when all went well."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _image_header(name: str, bitpix: int, shape: Sequence[int]) -> fits.Header:
@@ -85,7 +74,7 @@ def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iter
         fits.Column(name, "J" if name == "integration_number" else "D", array=values[part])
         for name, values in times.items()
     ]
-    with _finished(path) as partial:
+    with beside(path) as partial:
         with partial.open("wb") as file:
             file.write(_text(primary_header(configuration, segment)))
             file.write(_text(header))
@@ -123,7 +112,7 @@ def write_reference(
     other content is replaced if ``overwrite`` allows it, else OutputExistsError is raised.
     """
     path = directory / reference_name(kind, configuration)
-    with _finished(path) as partial:
+    with beside(path) as partial:
         with partial.open("wb") as file:
             file.write(_text(_reference_header(path.name, kind, dataset, configuration)))
             for variable, extension in _IMAGES.items():

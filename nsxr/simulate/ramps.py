@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsxr.simulate.artifacts import Artifacts
-from nsxr.simulate.configuration import Configuration
+from nsxr.simulate.configuration import Configuration, check_seed
 from nsxr.simulate.detectors import CUBIC_SHARE, DetectorPixels, detector_pixels, expand_rows, measure
 from nsxr.simulate.events import Events, draw_events
 from nsxr.simulate.noise import FrameNoise
@@ -56,6 +56,7 @@ class Ramps:
         self.configuration = configuration
         self.artifacts = artifacts
         self.pixels: DetectorPixels = detector_pixels(configuration, artifacts)
+        check_seed(seed)
         self.scene: Scene = make_scene(configuration, artifacts.full_well, seed)
         which = 1 if configuration.detector == "NRS1" else 2
         events, photons, reset, noise = np.random.SeedSequence([seed, which]).spawn(4)

@@ -11,6 +11,7 @@ from nsxr.kernels.slit_geometry import SHUTTER_PITCH
 from nsxr.model.dq import PixelFlag
 from nsxr.model.parameters import Range, Seed
 from nsxr.model.variables import variable_attributes
+from nsxr.simulate.configuration import check_seed
 
 __all__ = ["simulate_trace"]
 
@@ -103,6 +104,7 @@ def simulate_trace(
     """
     if bad_pixels not in ("none", "isolated", "clusters"):
         raise ParameterError(f"bad_pixels is {bad_pixels!r}, expected none, isolated or clusters")
+    check_seed(seed)
     random = np.random.default_rng(seed)
     x, y = np.arange(columns), np.arange(rows)[:, None]
     along = 2 * x / max(columns - 1, 1) - 1

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
+from nsxr.io.local import beside
 from nsxr.model.dq import PixelFlag, flag_attributes
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import bad_interleaved
@@ -177,9 +178,8 @@ def write_truth(directory: Path, truth: xr.Dataset, configuration: Configuration
         hdus.append(fits.BinTableHDU.from_columns([_column(n, values) for n, values in columns.items()], name=name))
     for hdu in hdus[1:]:
         hdu.header.add_comment(_MEANING[hdu.name])
-    partial = path.with_name(f".{path.name}.part")
-    fits.HDUList(hdus).writeto(partial, overwrite=True)
-    partial.replace(path)
+    with beside(path) as partial:
+        fits.HDUList(hdus).writeto(partial)
     return path
 
 

@@ -143,7 +143,10 @@ def test_pipeline_scales_variances_and_says_so(tmp_path, algorithm, monkeypatch)
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(["noisy", "constant", "NaN", "empty"]), st.integers(0, 3), st.integers(2, 4), st.sampled_from([1, 3])
+    st.sampled_from(["noisy", "constant", "NaN", "empty"]),
+    st.integers(0, 3),
+    st.integers(2, 4),
+    st.sampled_from([1, 3]),
 )
 def test_one_bad_integration_does_not_change_the_factor(kind, bad, integrations, outputs):
     rng = np.random.default_rng(bad)

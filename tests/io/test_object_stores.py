@@ -1,5 +1,6 @@
 """Files behind s3:// and http:// URLs, on servers of this machine that count the bytes they send."""
 
+import base64
 import gzip
 import io
 import logging
@@ -17,7 +18,14 @@ from distributed import Client, LocalCluster
 
 import nsxr
 from nsxr.cli import main
-from nsxr.errors import InputFileError, MissingReferenceError, ParameterError, ReferenceFileError, RemoteAccessError
+from nsxr.errors import (
+    InputFileError,
+    MissingReferenceError,
+    NsxrError,
+    ParameterError,
+    ReferenceFileError,
+    RemoteAccessError,
+)
 from nsxr.io import stores
 from nsxr.io.describe import describe
 from nsxr.io.fits_headers import scan
@@ -471,3 +479,33 @@ def test_filesystem_gives_the_path_inside():
     with filesystem("memory://a/b.fits")[0].open(inner) as file:
         assert isinstance(file, io.BytesIO)
     system.rm("/a", recursive=True)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 418])
+def test_answers_of_servers_are_errors_of_nsxr_without_secrets(status, tmp_path, caplog):
+    """Raw file, reference, store and archive behind a signed URL that is refused; the command with -vv, too."""
+    counted = servers.Counted(lambda environ, start: [b""])
+    with servers.served(counted) as address, caplog.at_level("DEBUG", logger="nsxr"):
+        url = address.replace("://", f"://me:{SECRET}@") + "/{}?X-Amz-Signature=" + SECRET
+        openers = {
+            "x_uncal.fits": nsxr.open_exposure,
+            "x.zarr": describe,
+            "a.zarr": nsxr.archive.open_archive,
+            "x_cal.fits": nsxr.open_slits,
+        }
+        for name, opener in openers.items():
+            counted.failures = [status] * 50
+            with pytest.raises(NsxrError) as error:
+                opener(url.format(name))
+            assert SECRET not in str(error.value)
+            assert "\n" not in str(error.value)
+        counted.failures = [status] * 50
+        words = ["-vv", "detector1", url.format("x_uncal.fits"), url.format("y_uncal.fits"), "--references", "nowhere"]
+        result = CliRunner().invoke(main, [*words, "-o", str(tmp_path)])
+        assert result.exit_code == 1
+        servers.forget_connections()
+    spoken = [record.getMessage() for record in caplog.records if record.name.startswith("nsxr")]
+    lines = [line for line in result.output.splitlines() if "werkzeug" not in line]  # the server is in this process
+    assert spoken
+    for word in (SECRET, base64.b64encode(f"me:{SECRET}".encode()).decode()):
+        assert word not in "\n".join([*spoken, *lines])

@@ -198,7 +198,7 @@ def test_what_is_no_product_of_spectra(rng, tmp_path, sub32):
     with pytest.raises(InputFileError, match="FLUX"):
         open_spectra(tmp_path / "less_x1d.fits")
     create_zarr(tmp_path / "other.zarr", {"/": xr.Dataset({"sci": ("row", np.zeros(3))})})
-    with pytest.raises(InputFileError, match="onsolidated"):
+    with pytest.raises(InputFileError, match="no spectra in it"):
         open_spectra(tmp_path / "other.zarr")
     consolidate(tmp_path / "other.zarr")
     with pytest.raises(InputFileError, match="flux"):

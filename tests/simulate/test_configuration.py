@@ -3,7 +3,7 @@ import pytest
 
 from nsxr.errors import ParameterError
 from nsxr.model.readout import Readout, irs2_layout
-from nsxr.simulate import Artifacts
+from nsxr.simulate import Artifacts, simulate_exposure, simulate_trace
 from nsxr.simulate.configuration import READOUTS, SUBARRAYS, configure
 from nsxr.simulate.headers import Segment, integration_times, primary_header
 
@@ -111,3 +111,10 @@ def test_wrong_parameters_are_all_named():
         setup(columns=2049)
     with pytest.raises(ParameterError, match="white_noise, snowballs"):
         Artifacts(white_noise=-1, snowballs=float("nan"))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", None, True, 2**70])
+def test_seeds_are_whole_numbers_from_zero(seed, tmp_path):
+    for simulate in (lambda: simulate_trace(seed=seed), lambda: simulate_exposure(tmp_path, seed=seed)):
+        with pytest.raises(ParameterError, match="seed is"):
+            simulate()
