@@ -3,10 +3,10 @@
     python ci/ramps.py [--peer FOLDER] [--rows 48] [--seed 1] [SCENE...]
 
 Scenes: ``single`` is one integration of 20 groups of 14.6 s, ``averaged`` the same with groups that are means of five
-frames, ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups, ``few`` three of 20, ``pairs`` 12
-of two groups, where a hit integration has no rate. Read noise is 6 electrons for
-one frame, 6 % of the pixels of an integration are hit, with charges spread evenly in their logarithm from 10 to 3000
-electrons. For each flux [electron/s] and method:
+frames, ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups, ``few`` three of 20, ``pairs``
+12 of two groups, where a hit integration has no rate. Read noise is 6 electrons for one frame, 6 % of the pixels of an
+integration are hit, with charges spread evenly in their logarithm from 10 to 3000 electrons. For each flux [electron/s]
+and method:
 
 - *deviation*: standard deviation of (rate - truth) / uncertainty, pixels without hit;
 - *over bound*: standard deviation of their rates over the Cramér-Rao bound for ramps without jumps;

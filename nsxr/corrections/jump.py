@@ -30,7 +30,7 @@ _Signal = Annotated[float, Range(0, 1e6), Unit("DN")]
 _ALGORITHMS = ("two-point", "likelihood")
 _TWO_POINT_THRESHOLD = 4.0
 _TWO_GROUP_THRESHOLD = 3.23
-"""For series of two groups: some 0.08 % of differences without a jump lie above (0.12 % at worst, in four integrations),
+"""For series of two groups: some 0.08 % of differences without a jump lie above, 0.12 % at worst, in four integrations;
 and of those with one of 6 sigma 94 to 95 % in three and four integrations, 97 % in five and 99 % from nine on."""
 _FALSE_RAMPS = 8e-4
 """Ramps without a jump in which the likelihood may find one, whatever their length."""
@@ -154,11 +154,11 @@ def flag_jumps(
     absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
     sign of the differences, so that downward steps are found like upward ones.
 
-    In a series of two groups, a difference d is compared with the median m of the n others: it is a jump if it is larger
-    by more than the threshold times ``sqrt((max(m, 0) + R^2 / n_frames) (1 + v))``, with v the variance of the median of n
-    normal values. From 20 integrations on, the scatter of the pixel, by its median absolute deviation, takes the place
-    of the expected one if it is significantly more: sources vary, and transits are no jumps. An integration with a jump then has
-    no difference left, and no rate.
+    In a series of two groups, a difference d is compared with the median m of the k others: it is a jump if it is
+    larger by more than the threshold times ``sqrt((max(m, 0) + R^2 / n) (1 + v))``, with v the variance of the median
+    of k normal values. From 20 integrations on, the scatter of the pixel, by its median absolute deviation, takes the
+    place of the expected one if it is significantly more: sources vary, and transits are no jumps. An integration with
+    a jump then has no difference left, and no rate.
 
     A group that is DO_NOT_USE in a whole line of the detector does not count as usable there. Groups lost
     in the whole frame are thus left out, without asking the frame: a line is always in one chunk.

@@ -125,9 +125,9 @@ def fit_ramps(
 
     where M is ``median_rate``, or else a robust mean of the slopes of all integrations, in which one that deviates by
     five standard deviations does not count; of a single integration the median difference of groups, divided by T.
-    Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out. The dark current is divided by the gain because M
-    is in DN/s. A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has 2 r^2 / t^2 and
-    (M + dark / g) / (t g).
+    Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out. The dark current
+    is divided by the gain because M is in DN/s. A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has
+    2 r^2 / t^2 and (M + dark / g) / (t g).
     Variances of segments and integrations add inversely, each kind by itself.
 
     By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the

@@ -181,7 +181,7 @@ def _scatter_of(ordered: np.ndarray, column: int, count: int, centre: float) -> 
 def _search_alike(
     ordered: np.ndarray, column: int, count: int, variance: float, threshold: float, threshold_two: float
 ) -> tuple[float, float]:  # pragma: no cover
-    """Return the interval left after taking out, again and again, the value that is apart from the median of the others.
+    """Return the interval left after taking out, again and again, the value apart from the median of the others.
 
     Of two-group integrations, all values are the same difference, and few: so their median has a noise that counts. As
     cosmic rays add charge, a value has to be further down than up to be taken out.

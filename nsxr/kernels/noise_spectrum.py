@@ -71,7 +71,7 @@ def alike_frames(power: np.ndarray, count: np.ndarray) -> np.ndarray:
     without pixels. White noise is the median over bins. An integration whose median of it is not within a factor 1.5 of
     that of the others has no part; of two that disagree, the quieter one is believed.
     """
-    seen = (count > 0) & np.isfinite(power).all((2, 3))
+    seen: np.ndarray = (count > 0) & np.isfinite(power).all((2, 3))
     white = np.median(np.where(seen[..., None], power[:, :, 0], 0), axis=-1)
     of_integration = np.array([np.median(w[s]) if s.any() else np.nan for w, s in zip(white, seen, strict=True)])
     known = np.sort(of_integration[np.isfinite(of_integration)])

@@ -121,9 +121,14 @@ def shrunken_levels(
         for square in _squares_of_levels(deviation, label, alike):
             alike = _are_alike(np.where(alike, square, np.nan), most)
         lever = max(int(alike.sum()), 1) * float((time**2).sum())
-        slope = np.einsum("igrc,g->rc", deviation[alike], time, dtype=np.float64) / lever
+        known = np.nan_to_num(deviation[alike])  # a group without values is as its pixels are on average
+        slope = np.einsum("igrc,g->rc", known, time, dtype=np.float64) / lever
         deviation -= slope.astype(np.float32) * time[:, None, None]
-        label = np.where(_is_dark(deviation[alike])[:, None] if alike.any() else False, label, np.int8(-1))
+        label = np.where(
+            _is_dark(known - slope.astype(np.float32) * time[:, None, None])[:, None] if alike.any() else False,
+            label,
+            np.int8(-1),
+        )
     count = np.bincount(label[label >= 0], minlength=2 * n_parities).reshape(n_parities, 2)
     ends = (count > 0).all(0)
     if not ends.any() and (count > 0).any(1).all():
@@ -137,7 +142,7 @@ def shrunken_levels(
     of_exposure = _Parts(base, label, n_parities, limit, weight)
     of_groups = _Parts(deviation, label, n_parities, limit, weight)
     for values in of_groups.values:
-        alike = _are_alike(np.where(alike, (values**2).mean(1), np.nan), most)
+        alike = _are_alike(np.where(alike, _mean_of_known(values**2), np.nan), most)
     if not alike.any():
         return nothing
     if is_lit and n_groups > 1:
@@ -166,13 +171,13 @@ def shrunken_levels(
 
 
 def _together(alike: np.ndarray, freedom: int, freedom_alone: int = 1) -> list[tuple[np.ndarray, int]]:
-    """Return the integrations that share an estimate, first, and all others each alone, with their degrees of freedom."""
+    """Return the integrations that share an estimate, then all others each alone, with degrees of freedom."""
     alone = [(np.array([i]), freedom_alone) for i in np.flatnonzero(~alike)]
     return [(np.flatnonzero(alike), freedom), *alone]
 
 
 def _squares_of_levels(deviation: np.ndarray, label: np.ndarray, alike: np.ndarray) -> list[np.ndarray]:
-    """Return, for each label, the mean square over groups of what medians of pixels differ from those of other integrations.
+    """Return, for each label, by how much medians of pixels differ from those of the other integrations: mean squares.
 
     What light adds is the same in all of them.
     """
@@ -242,6 +247,13 @@ def _are_close(values: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return close
 
 
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Return the mean of finite values along the last axis, 0 without any."""
+    known = np.isfinite(values)
+    mean: np.ndarray = np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    return mean
+
+
 def _most(freedom: int) -> float:
     """Return how many times their mean squares of so many values hardly ever are."""
     width = 2 / (9 * freedom)
@@ -251,9 +263,8 @@ def _most(freedom: int) -> float:
 def _share_of_groups(
     groups: np.ndarray, noises: np.ndarray, ends: np.ndarray, freedom: int, part: int
 ) -> tuple[float, float]:
-    """Return the share of levels of groups, (integration, group), that is subtracted, and their variance without noise."""
-    with np.errstate(invalid="ignore"):
-        noise, from_ends, square = (float(np.nan_to_num(values.mean())) for values in (noises, ends, groups**2))
+    """Return the share of levels, (integration, group), that is subtracted, and their variance without noise."""
+    noise, from_ends, square = (float(_mean_of_known(values.ravel()[None])[0]) for values in (noises, ends, groups**2))
     if part == 0:  # its drifts are real if pixels do not explain them, though ends may know little of the rest
         kept = shrinkage(square, noise, freedom)
         kept = min(kept, max(0.0, 1 - from_ends / square)) if kept else 0.0

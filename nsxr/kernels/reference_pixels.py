@@ -59,8 +59,8 @@ def running_median(sci: np.ndarray, good: np.ndarray, length: int) -> np.ndarray
     """Return the median in a window that runs along columns, frame by frame.
 
     ``sci`` (integration, group, row, column) float32 with the few rows of side reference pixels;
-    ``good`` (row, column) bool; values that are not finite are left out. The window spans all rows and ``length`` (odd) columns; ends are
-    reflected without repeating the first and last column. Returns (integration, group, column)
+    ``good`` (row, column) bool; values that are not finite are left out. The window spans all rows and ``length`` (odd)
+    columns; ends are reflected without repeating the first and last column. Returns (integration, group, column)
     float32, NaN where no pixel in the window is good.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape

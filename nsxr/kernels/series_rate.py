@@ -73,7 +73,7 @@ def robust_rates(
         rate[c] = error[c] = np.nan
         if known == 0:
             continue
-        centre = np.float64(ordered[(known - 1) // 2, c])
+        centre = 1.0 * ordered[(known - 1) // 2, c]
         for _ in range(_ROUNDS):
             signal = max(centre, 0.0)
             total = norm = 0.0

@@ -155,7 +155,7 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
     by 0 if that of all outputs together is less than 4 standard errors. So what is not there is not subtracted.
     """
     straight = [_straightened(side.astype(np.float64)) for side in (left, right)]
-    ordinary = _ordinary_frames(*straight, lines)
+    ordinary = _ordinary_frames(straight[0], straight[1], lines)
     lines = np.where(ordinary[:, :, None, None], lines, 0)
     straight = [np.where(ordinary[:, :, None], side, 0) for side in straight]
     boxes = _boxes(halfwidth)

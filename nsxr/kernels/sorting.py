@@ -1,8 +1,8 @@
 """Sorted columns of tiles, and what follows from them: medians, and what is left after the most deviant are out.
 
-The columns of a tile ``(value, column)`` are sorted side by side by a network of compare-exchanges that has no branches,
-so the inner loop over columns runs on vector registers. On sorted values medians, clipping windows and the iterative
-search are all cheap, because what they throw out is always at one of the two ends.
+The columns of a tile ``(value, column)`` are sorted side by side by a network of compare-exchanges that has no
+branches, so the inner loop over columns runs on vector registers. On sorted values medians, clipping windows and the
+iterative search are all cheap, because what they throw out is always at one of the two ends.
 """
 
 import numpy as np

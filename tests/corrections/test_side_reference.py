@@ -147,8 +147,8 @@ def frames(request):
 def test_filters_of_the_data_leave_less_noise_than_the_median(frames):
     ramps, noise = frames
     left = {}
-    for name, settings in {"none": {"use_side_ref_pixels": False}, "median": {}, "sirs": SIRS}.items():
-        removed = ramps["sci"] - subtract_reference_pixels(ramps, **settings)["sci"]
+    for name, parameters in {"none": {"use_side_ref_pixels": False}, "median": {}, "sirs": SIRS}.items():
+        removed = ramps["sci"] - subtract_reference_pixels(ramps, **parameters)["sci"]
         left[name] = line_noise(noise - removed.values)
     assert left["sirs"] < 0.85 * left["median"]
     assert left["sirs"] < 0.85 * left["none"]
@@ -226,7 +226,7 @@ def test_frames_without_values_have_no_side_signal(rng):
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 40])
 def test_running_median_of_few_columns(rng, columns):
-    """Frames that are narrower than the window are reflected again and again, and values that are not finite left out."""
+    """Frames narrower than the window are reflected again and again; values that are not finite are left out."""
     sci = rng.normal(0, 1, (1, 1, 4, columns)).astype(np.float32)
     sci[0, 0, 1, 0] = np.nan
     found = running_median(sci, np.ones((4, columns), bool), 11)

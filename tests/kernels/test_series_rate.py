@@ -130,7 +130,7 @@ def test_one_bad_integration_does_not_matter(kind, integrations, bad, rate, seed
     rng = np.random.default_rng(seed)
     sci = ramps(rng, rate, (integrations, 24, 4, 100))
     flags = np.zeros(sci.shape, np.uint8)
-    before, clean = rates_of(sci, flags)
+    _, clean = rates_of(sci, flags)
     spoil(kind, sci, flags, bad % integrations, rng)
     _, found = rates_of(sci, flags)
     assert np.isfinite(found).all()
