@@ -161,7 +161,7 @@ def combine_spectra(
         result[name].attrs |= found[name].attrs | ({"units": units[name]} if name in units else {})
     if included.chunks is None and not included.all():
         dark = np.flatnonzero(~included.to_numpy())
-        names = [parameters["spectra"][i] or f"spectrum {i + 1}" for i in dark]
+        names = [parameters["members"][i]["name"] or f"spectrum {i + 1}" for i in dark]
         warnings.warn(
             f"{', '.join(names)}: less than {LEAST_LIGHT} of the light of the brightest spectrum, or light or errors "
             f"that are far from those of the others; left out of the mean",
