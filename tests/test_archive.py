@@ -120,6 +120,11 @@ def manifest(path, node):
     return json.loads(document["attributes"]["nsxr_manifest"])
 
 
+def trimmed(dataset):
+    """Return a product, computed, whose table of snowballs is as long as in an archive."""
+    return dataset.compute().dropna("snowball", how="all", subset=["snowballs"])
+
+
 def stamps(folder):
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(folder.rglob("*")) if file.is_file()}
 
@@ -165,7 +170,7 @@ def test_rates_are_those_of_detector1(whole, made):
     found = archives.open_archive(whole)[SECOND]
     for name in ("rate", "rateints"):
         product = as_product(expected[name].to_dataset(), f"{SECOND}/{name}", dated=False)
-        xr.testing.assert_identical(found[name].to_dataset().compute(), product.compute())
+        xr.testing.assert_identical(found[name].to_dataset().compute(), trimmed(product))
 
 
 def test_raw_comes_back_bit_by_bit_and_calibrates_alike(whole, made, tmp_path):
@@ -181,7 +186,7 @@ def test_raw_comes_back_bit_by_bit_and_calibrates_alike(whole, made, tmp_path):
     again = nsxr.detector1(raw, references)
     for name in ("rate", "rateints"):
         product = as_product(again[name].to_dataset(), f"{FIRST}/{name}", dated=False)
-        xr.testing.assert_identical(product.compute(), tree[name].to_dataset().compute())
+        xr.testing.assert_identical(trimmed(product), tree[name].to_dataset().compute())
 
 
 def test_raw_extremes_and_what_is_not_raw():
