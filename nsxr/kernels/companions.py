@@ -4,7 +4,7 @@ The light of a slit is collapsed along the trace into a curve across the slit. S
 are troughs. A source is the bump at its planned position, not the brightest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,11 +17,11 @@ __all__ = ["Lines", "Others", "find_lines", "gather"]
 _STEP = 0.25  # rows, bins of the collapsed light
 _WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, of images of a point that are tried
 _WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of extended sources
-_MOST_NODS = 4  # whose mean was subtracted
+_FAINTEST_IN_ECHO = 0.15  # where a subtracted nod may be a little brighter or wider
+_UNLIKELY = 2.0
 _MOST = 6  # lines of light in a slit
 _APART = 2.5  # rows, of two lines at least
 _SIGNIFICANCE = 5.0
-_ASTRAY = 0.8  # rows, of a subtracted nod from where it can be
 _FAINTEST = 0.04  # of the brightest line
 _BRIGHTEST = 1e6  # of the source, where there may be none
 _TOLERANCE = 0.03  # of the light at a distance
@@ -39,13 +39,17 @@ class Lines:
     width : float
         Standard deviation of the Gaussians [row].
     distances, strengths : (line,) ndarray
-        Rows from the source, and light relative to it, of other sources, or negative of subtracted nods.
+        Rows from the source, and light relative to it, of other sources; negative where only other nods show them.
+    echo_distances, echo_strengths : (echo,) ndarray
+        Of subtracted nods; what they have of the light.
     """
 
     offset: float
     width: float
     distances: np.ndarray
     strengths: np.ndarray
+    echo_distances: np.ndarray
+    echo_strengths: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -116,21 +120,32 @@ def find_lines(
     extended : bool, default False
         Light of any width is the source, as far as shutters let it through: only subtracted nods are others.
     """
+    none = np.zeros(0)
     curve = _collapsed(image, precision, plan, sky)
     if curve is None:
-        return Lines(0.0, _WIDTHS[1], np.zeros(0), np.zeros(0))
+        return Lines(0.0, _WIDTHS[1], none, none, none, none)
+    high = max((curve.distance[-1] - curve.distance[0]) / 3, 1.0)
     best: tuple[float, Lines] | None = None
-    high = (curve.distance[-1] - curve.distance[0]) / 3
-    widths = [w for w in _WIDE if w < max(high, 1.0)] if extended else _WIDTHS
-    for width in widths:
-        if extended and nods is not None:
-            found = _extended_lines(curve, width, has_level, is_planned, nods)
-        else:
-            found = _lines_of_width(curve, width, has_level, is_planned, extended)
-        if best is None or found[0] < best[0]:
-            best = found
-    assert best is not None
-    return best[1]
+    for width in [w for w in _WIDE if w < high] if extended else _WIDTHS:
+        for echoes, part in _patterns(curve, nods):
+            found = _lines_of_width(curve, width, has_level, is_planned, extended, echoes, part)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+    return best[1] if best else Lines(0.0, _WIDTHS[1], none, none, none, none)
+
+
+def _patterns(curve: _Curve, nods: np.ndarray | None) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield distances of subtracted nods and the part that each has: all choices of shutters where light is negative."""
+    yield np.zeros(0), np.inf if nods is None else 1.0
+    if nods is None:
+        return
+    offsets = np.arange(-_WINDOW, _WINDOW + 0.1, _STEP)
+    seen = [nod for nod in nods if _is_negative(curve, offsets + nod).any()]
+    hidden = sum(not _is_open(curve, float(nod)) for nod in nods)
+    for count in range(1, len(seen) + 1):
+        for chosen in combinations(seen, count):
+            for more in range(hidden + 1):  # other nods may be behind shutters that are closed
+                yield np.array(chosen), 1.0 / (count + more)
 
 
 def _lines_of_width(
@@ -139,107 +154,93 @@ def _lines_of_width(
     has_level: bool,
     is_planned: bool,
     extended: bool,
-) -> tuple[float, Lines]:
-    """Add lines one by one, the most significant first; return chi square and the lines."""
+    echoes: np.ndarray,
+    part: float,
+) -> tuple[float, Lines] | None:
+    """Add lines one by one, the most significant first; return chi square, 25 more for each, and the lines.
+
+    Each line has its echoes, at all ``echoes`` for ``part`` of its light.
+    """
     grid = np.arange(curve.distance[0], curve.distance[-1], _STEP)
-    shapes, _, _ = gaussian(curve.distance[:, None] - grid, width)
-    if extended:
-        shapes = shapes * curve.sky[:, None]
-    reached = (shapes**2).sum(0)
+    plain = _line(curve, grid, width, extended)
+    echoed = sum((_line(curve, grid + nod, width, extended) for nod in echoes), np.zeros_like(plain))
+    shapes = plain - part * echoed if echoes.size else plain
+    reached = (plain**2).sum(0)
     enough = reached > 0.3 * np.median(reached)
-    shapes = shapes / curve.deviation[:, None]
-    values = curve.mean / curve.deviation
+    shapes, values = shapes / curve.deviation[:, None], curve.mean / curve.deviation
     level = [curve.sky / curve.deviation] if has_level else []
-    near = np.abs(grid) <= _WINDOW
+    near, negative = np.abs(grid) <= _WINDOW, _is_negative(curve, grid)
     # neighbouring bins share no pixel: noise beyond the variances shows in their second differences, lines hardly
-    spread = max(float(np.median(np.abs(np.diff(values, 2)))) / 0.6745 / np.sqrt(6), 1.0)
+    close = curve.distance[2:] - curve.distance[:-2] < 3 * _STEP
+    second = np.abs(np.diff(values, 2)[close])
+    spread = max(float(np.median(second)) / 0.6745 / np.sqrt(6), 1.0) if second.size > 10 else 1.0
     places: list[int] = []
     solution, residual = _fit(level, values)
     while len(places) < _MOST:
-        design = np.stack([*level, *(shapes[:, p] for p in places)], axis=1) if level or places else None
+        terms = [*level, *(shapes[:, p] for p in places)]
         free = shapes
-        if design is not None:
-            q, _ = np.linalg.qr(design)
+        if terms:
+            q, _ = np.linalg.qr(np.stack(terms, axis=1))
             free = shapes - q @ (q.T @ shapes)
         power, along = (free**2).sum(0), residual @ free
         gain = np.where(power > 0.1 * (shapes**2).sum(0), along**2 / np.maximum(power, 1e-300), 0.0)
-        allowed = enough & (gain > 0)
+        allowed = enough & (gain > 0) & ((along > 0) | (negative & (echoes.size == 0)))
         for place in places:
             allowed &= np.abs(grid - grid[place]) >= _APART
-        if extended:
-            if not places:
-                allowed &= (along > 0) & (near if is_planned else np.ones_like(near))
-            else:
-                allowed &= along < 0
+        if extended and not places:
+            allowed &= (along > 0) & (near if is_planned else np.ones_like(near))
+        elif extended:  # all light is its own; without known shutters, echoes are found one by one
+            allowed &= (along < 0) & np.isinf(part)
         if not allowed.any():
             break
         place = int(np.argmax(np.where(allowed, gain, -1.0)))
-        trial, rest = _fit([*level, *(shapes[:, p] for p in (*places, place))], values)
+        trial, rest = _fit([*terms, shapes[:, place]], values)
         if gain[place] < (_SIGNIFICANCE * spread) ** 2:
             break
         light = trial[len(level) :]
+        to_echoes = np.abs(grid[place] - (grid[places][:, None] + echoes))
+        in_echo = bool((to_echoes < _APART).any())
         if places and (
-            abs(light[-1]) < _FAINTEST * np.abs(light).max()
-            or (light[-1] > 0 and not _is_bump(curve, grid[place], grid[places], spread))
+            abs(light[-1]) < (_FAINTEST_IN_ECHO if in_echo else _FAINTEST) * np.abs(light).max()
+            or (light[-1] > 0 and not in_echo and not _is_bump(curve, grid[place], grid[places], spread))
         ):
             # a flank of another line; what is left of it stays where it is
             enough = enough & (np.abs(grid - grid[place]) > 0.3)
             continue
         places.append(place)
         solution, residual = trial, rest
-    chi_square = float((np.minimum(np.abs(residual), 30.0) ** 2).sum())
-    light = solution[len(level) :]
-    at = grid[places] if places else np.zeros(0)
-    bright = [k for k in range(len(places)) if light[k] > 0 and abs(at[k]) <= _WINDOW]
+    light, at = solution[len(level) :], grid[places]
+    strengths = np.full(echoes.size, part)
+    chi_square = float((np.minimum(np.abs(residual), 30.0) ** 2).sum()) + _SIGNIFICANCE**2 * (len(places) + echoes.size)
+    if (light < 0).any() and not np.isinf(part):
+        chi_square *= _UNLIKELY  # where shutters are known, negative light is that of nods
+    bright = [k for k in range(len(places)) if light[k] > 0 and near[places[k]]]
     if not bright:
+        if echoes.size:
+            return None
         strongest = np.abs(light).max() if light.size else 1.0
-        return chi_square, Lines(0.0, width, at, light / max(strongest, 1e-300))
+        return chi_square, Lines(0.0, width, at, light / max(strongest, 1e-300), echoes, strengths)
     top = max(light[k] for k in bright)
     candidates = [k for k in bright if light[k] >= 0.2 * top]
     source = min(candidates, key=lambda k: abs(at[k])) if is_planned else max(candidates, key=lambda k: light[k])
+    if echoes.size and not _is_negative(curve, at[source] + echoes).all():
+        return None
     others = [k for k in range(len(places)) if k != source]
-    return chi_square, Lines(float(at[source]), width, at[others] - at[source], light[others] / light[source])
+    distances, ratios = at[others] - at[source], light[others] / light[source]
+    return chi_square, Lines(float(at[source]), width, distances, ratios, echoes, strengths)
 
 
-def _extended_lines(
-    curve: _Curve, width: float, has_level: bool, is_planned: bool, nods: np.ndarray
-) -> tuple[float, Lines]:
-    """Find an extended source among all its places, with echoes at any of the other nods, all of the same strength.
+def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np.ndarray:
+    """Return lines of light at some places; that of an extended source has a skirt, and shutters cut it."""
+    core = gaussian(curve.distance[:, None] - places, width)[0]
+    if not extended:
+        return core
+    return (0.9 * core + 0.1 * gaussian(curve.distance[:, None] - places, 2.2 * width)[0]) * curve.sky[:, None]
 
-    What overlaps with its echoes is too little to find lines one by one. Where there is a background, none was
-    subtracted.
-    """
-    grid = np.arange(curve.distance[0], curve.distance[-1], _STEP)
-    if is_planned:
-        grid = grid[np.abs(grid) <= _WINDOW]
 
-    def light(places: np.ndarray) -> np.ndarray:
-        core, skirt = (gaussian(curve.distance[:, None] - places, w)[0] for w in (width, 2.2 * width))
-        return (0.9 * core + 0.1 * skirt) * curve.sky[:, None] / curve.deviation[:, None]
-
-    values, source = curve.mean / curve.deviation, light(grid)
-    level = [curve.sky / curve.deviation] if has_level else []
-    base, _ = np.linalg.qr(np.stack(level, axis=1)) if level else (np.zeros((values.size, 0)), None)
-    values = values - base @ (base.T @ values)
-    best = (np.inf, Lines(0.0, width, np.zeros(0), np.zeros(0)))
-    echoes = [light(grid + nod) for nod in nods]
-    negative = [_is_negative(curve, grid + nod) for nod in nods]
-    for count in range(0 if has_level else len(nods), -1, -1):
-        for chosen in combinations(range(len(nods)), count):
-            there = np.all([negative[k] for k in chosen], axis=0) if chosen else np.ones(grid.size, dtype=bool)
-            for parts in range(count, _MOST_NODS + 1) if chosen else (1,):  # other nods may be beyond the slit
-                shapes = source - sum((echoes[k] for k in chosen), np.zeros_like(source)) / max(parts, 1)
-                shapes = shapes - base @ (base.T @ shapes)
-                power, along = (shapes**2).sum(0), values @ shapes
-                gain = np.where((along > 0) & there, along**2 / np.maximum(power, 1e-300), 0.0)
-                if not grid.size or gain.max() < _SIGNIFICANCE**2:
-                    continue
-                at = int(gain.argmax())
-                chi_square = float((values**2).sum() - gain[at])
-                if chi_square < best[0]:
-                    strengths = np.full(count, -1.0 / max(parts, 1))
-                    best = (chi_square, Lines(float(grid[at]), width, nods[list(chosen)], strengths))
-    return best if np.isfinite(best[0]) else (float((values**2).sum()), best[1])
+def _is_open(curve: _Curve, place: float) -> bool:
+    near = np.abs(curve.distance - place) < 1.0
+    return bool(near.any() and curve.sky[near].mean() > 0.3)
 
 
 def _is_negative(curve: _Curve, places: np.ndarray) -> np.ndarray:
@@ -357,15 +358,20 @@ class Others:
 def gather(lines: list[Lines], nods: Sequence[np.ndarray | None]) -> tuple[Others, Others]:
     """Return the other lines of all exposures together: those of other sources, and subtracted nods of this one.
 
-    Where other nods can be is known, or else every negative line is taken for one.
+    Where it is not known where other nods can be, every negative line is taken for one.
     """
-    most = max(line.strengths.size for line in lines)
-    distances, strengths = np.zeros((len(lines), most)), np.zeros((len(lines), most))
-    for e, line in enumerate(lines):
-        distances[e, : line.distances.size] = line.distances
-        strengths[e, : line.strengths.size] = line.strengths
-    echoed = strengths < 0
-    for e, places in enumerate(nods):
-        if places is not None:
-            echoed[e] &= (np.abs(distances[e, :, None] - places) < _ASTRAY).any(1)
-    return Others(distances, np.where(echoed, 0.0, strengths)), Others(distances, np.where(echoed, -strengths, 0.0))
+    others, echoes = [], []
+    for line, places in zip(lines, nods, strict=True):
+        is_echo = (line.strengths < 0) & (places is None)
+        others.append((line.distances[~is_echo], line.strengths[~is_echo]))
+        distances = np.concatenate([line.echo_distances, line.distances[is_echo]])
+        echoes.append((distances, np.concatenate([line.echo_strengths, -line.strengths[is_echo]])))
+    return _padded(others), _padded(echoes)
+
+
+def _padded(each: Sequence[tuple[np.ndarray, np.ndarray]]) -> Others:
+    most = max(distances.size for distances, _ in each)
+    found = np.zeros((2, len(each), most))
+    for e, (distances, strengths) in enumerate(each):
+        found[0, e, : distances.size], found[1, e, : distances.size] = distances, strengths
+    return Others(found[0], found[1])

@@ -351,7 +351,8 @@ def _find_light(
         distances=echoes.distances,
         strengths=echoes.strengths,
     )
-    planned = profile.distances.copy()
+    planned = np.stack([profile.distances, profile.strengths])
+    astray = 0.1 if all(places is not None for places in place.nods) else 0.3
     rounds = 1 + (order > 0) + 2 * bool(others or profile.strengths.any())
     for number in range(rounds):
         own = images
@@ -366,7 +367,9 @@ def _find_light(
         taken = others.taken(profile, n_rows)
         profile = fit_trace(own, near * ~taken, profile, place.prior)
         if profile.strengths.any() and not (extended and _overlaps(profile)):
-            profile = fit_echoes(own, precision * ~taken, profile, planned)
+            # where another source may stand on an echo, their light alone does not tell how strong either is
+            unlike = np.where(others.strengths.any(1), 0.02, 0.2)
+            profile = fit_echoes(own, precision * ~taken, profile, planned, astray, unlike)
     return profile, others, every
 
 

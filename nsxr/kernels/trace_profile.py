@@ -357,7 +357,9 @@ def _echoed(distance: np.ndarray, width: np.ndarray, part: float, like: Profile)
     return parts if like.passed is None else [part * like.passed for part in parts]
 
 
-def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planned: np.ndarray) -> Profile:
+def fit_echoes(
+    images: np.ndarray, weights: np.ndarray, profile: Profile, planned: np.ndarray, astray: float, unlike: np.ndarray
+) -> Profile:
     """Fit distances and strengths of the echoes of an uncorrected profile.
 
     Parameters
@@ -366,10 +368,14 @@ def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planne
         Signal of the source with its echoes, and inverse variances.
     profile : Profile
         Without correction.
-    planned : (exposure, echo) ndarray
-        Distances where they should be [pixel]; deviations from them are 0.2 pixels.
+    planned : (2, exposure, echo) ndarray
+        Distances where they should be [pixel], and the usual strengths.
+    astray : float
+        Deviation of distances from what is planned [pixel].
+    unlike : (exposure,) ndarray
+        Deviation of strengths from what is usual.
     """
-    n, count = profile.strengths.shape
+    n = profile.n_exposures
     distance, width, part = profile.distance(images.shape[1]), profile.width(), profile.shape[-1]
     passed = np.ones_like(images) if profile.passed is None else profile.passed
     distances, strengths = profile.distances.copy(), profile.strengths.copy()
@@ -392,12 +398,14 @@ def fit_echoes(images: np.ndarray, weights: np.ndarray, profile: Profile, planne
             normal = np.array([[(weights[e] * a * b).sum() for b in changes] for a in changes])
             right = np.array([(weights[e] * a * residual[e]).sum() for a in changes])
             odd = np.arange(1, 2 * there.size, 2)
-            normal[odd, odd] += 1 / 0.2**2
-            right[odd] += (planned[e, there] - distances[e, there]) / 0.2**2
-            normal[odd - 1, odd - 1] += 1.0  # nothing is known of an echo beyond the slit
+            normal[odd, odd] += 1 / astray**2
+            right[odd] += (planned[0, e, there] - distances[e, there]) / astray**2
+            normal[odd - 1, odd - 1] += 1 / unlike[e] ** 2
+            right[odd - 1] += (planned[1, e, there] - strengths[e, there]) / unlike[e] ** 2
             step = np.linalg.solve(normal, right)
-            strengths[e, there] = np.clip(strengths[e, there] + step[::2], 1e-3, 1.2)
-            distances[e, there] += np.clip(step[1::2], -0.5, 0.5)
+            usual, nearest = planned[1, e, there], planned[0, e, there]
+            strengths[e, there] = np.clip(strengths[e, there] + step[::2], 0.5 * usual, 1.5 * usual)
+            distances[e, there] = np.clip(distances[e, there] + step[1::2], nearest - 2 * astray, nearest + 2 * astray)
     return replace(profile, distances=distances, strengths=strengths)
 
 

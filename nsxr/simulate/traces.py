@@ -78,7 +78,7 @@ def simulate_trace(
     shutters : str, default "111"
         Which of the shutters are open, lowest first.
     source_type : {"POINT", "EXTENDED"}
-        Shutters cut the light of an extended source, not that of points.
+        Shutters cut the light of an extended source; that of a point only where one of them is closed.
     neighbour : float, default 0
         Light of another point source in the slit, relative to the first, with another spectrum.
     neighbour_distance : float, default 7
@@ -100,7 +100,7 @@ def simulate_trace(
         ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength`` [um]; attributes as of a slit.
     truth : Dataset
         ``flux`` [Jy] along dispersion (and integration), ``profile`` and ``variance`` [MJy2] of each pixel, ``trace``
-        [detector row], ``is_bad``. The flux of an extended source is what shutters let through.
+        [detector row], ``is_bad``. The flux is what shutters let through.
     """
     if bad_pixels not in ("none", "isolated", "clusters"):
         raise ParameterError(f"bad_pixels is {bad_pixels!r}, expected none, isolated or clusters")
@@ -114,9 +114,10 @@ def simulate_trace(
     width = fwhm / 2.3548 * (1 + 0.25 * along)
     passed = _open_part(y - middle, shutters)
     is_extended = source_type == "EXTENDED"
+    is_cut = is_extended or "0" in shutters
 
     def light_at(centre: np.ndarray) -> np.ndarray:
-        return _profile(y - centre, width) * (passed if is_extended else 1.0)
+        return _profile(y - centre, width) * (passed if is_cut else 1.0)
 
     profile = light_at(trace)
     at_trace = x + _COLUMNS_A_ROW * (trace - middle)  # wavelength, in columns of the middle of the slit
@@ -124,13 +125,17 @@ def simulate_trace(
     if lines:
         for at, height, size in ((0.14, 4, 1.2), (0.36, 8, 0.9), (0.3636, 3, 0.9), (0.71, 15, 1.1), (0.88, 2, 3.0)):
             continuum = continuum + height * np.exp(-0.5 * ((at_trace - at * columns) / size) ** 2)
-    noisy = (READ_NOISE**2 + background) / np.mean((profile**2).sum(0))
+    noisy = (READ_NOISE**2 + background + sky) / np.mean((profile**2).sum(0))
     electrons = (signal_to_noise**2 + np.sqrt(signal_to_noise**4 + 4 * signal_to_noise**2 * noisy)) / 2 * continuum
     light = np.ones(max(integrations, 1))
     light[integrations // 3 : 2 * integrations // 3] -= depth
     beside = neighbour * (0.9 - 0.4 * along) * np.mean(electrons)
     point_width = 1.8 / fwhm * width if is_extended else width
-    others = beside * _profile(y - trace - neighbour_distance, point_width) + sky * passed if neighbour or sky else 0.0
+
+    def others_at(centre: np.ndarray) -> np.ndarray:
+        return passed * (beside * _profile(y - centre - neighbour_distance, point_width) + sky)
+
+    others = others_at(trace) if neighbour or sky else 0.0
     mean = light[:, None, None] * electrons * profile + others + background
     photons = random.poisson(mean).astype(float)
     images = photons + READ_NOISE * random.normal(size=mean.shape)
@@ -142,8 +147,7 @@ def simulate_trace(
             centre = middle - other * SHUTTER_PITCH * _ROWS_A_UNIT + offset
             light_there = electrons * light_at(centre)
             if neighbour or sky:
-                light_there = light_there + sky * passed
-                light_there = light_there + beside * _profile(y - centre - neighbour_distance, point_width)
+                light_there = light_there + others_at(centre)
             there = random.poisson(light_there + background) + READ_NOISE * random.normal(size=images.shape)
             images = images - there / other_nods
             poisson = poisson + np.maximum(there, 0) / other_nods**2
@@ -213,7 +217,7 @@ def simulate_trace(
         slit = slit.assign_coords(int_mid_MJD_UTC=("integration", days, {"units": "d"}))
     if negative_nods or not (background or sky):
         slit.attrs["S_BKDSUB"] = "COMPLETE"
-    kept = profile.sum(0) if is_extended else np.ones(columns)
+    kept = profile.sum(0) if is_cut else np.ones(columns)
     truth = xr.Dataset(
         {
             "flux": (
