@@ -67,9 +67,9 @@ def realizations(scene: dict[str, Any], closed: bool, seed: int, seeds: int) -> 
         neighbour = 0.0
         if keywords.pop("kind") == "two":
             at = -nod * PITCH
-            places = [
-                sign * d for sign in (-1, 1) for d in np.arange(3.0, 10.1, 0.5) if is_open(at + sign * d, shutters)
-            ]
+            places = [d for d in np.arange(-10.0, 10.1, 0.5) if abs(d) >= 3 and is_open(at + d, shutters)]
+            if scene["negative_nods"]:  # on a subtracted nod a neighbour cannot be told from it
+                places = [d for d in places if min(abs(abs(d) - n * PITCH) for n in (1, 2)) > 1.5]
             neighbour = float(BRIGHTNESS[number % len(BRIGHTNESS)])
             keywords |= {"neighbour": neighbour, "neighbour_distance": float(random.choice(places))}
         yield keywords, neighbour
@@ -110,7 +110,9 @@ def main() -> None:
             limits.append(0.05 if neighbour >= 1 else 0.03)
         flux, noise, position, scatter, _ = (np.array(values) for values in zip(*found, strict=True))
         off = np.abs(flux - 1)
-        marks = ["flux"] * bool((off > np.array(limits) + 2 * noise).any()) + ["position"] * bool((np.abs(position) > 0.1).any())
+        marks = ["flux"] * bool((off > np.array(limits) + 2 * noise).any()) + ["position"] * bool(
+            (np.abs(position) > 0.1).any()
+        )
         marks += ["scatter"] * (not 0.9 <= np.sqrt(np.mean(scatter**2)) <= 1.1)
         wrong, total = wrong + bool(marks), total + 1
         print(

@@ -24,7 +24,8 @@ _APART = 2.5  # rows, of two lines at least
 _SIGNIFICANCE = 5.0
 _FAINTEST = 0.04  # of the brightest line
 _BRIGHTEST = 1e6  # of the source, where there may be none
-_TOLERANCE = 0.03  # of the light at a distance
+_TOLERANCE, _TOLERANCE_AROUND = 0.08, 0.015  # of the light at a distance, and of the brightest within two rows
+_AROUND = 16  # columns to each side that tell how bright a faint one is
 _WINDOW = 3.0  # rows around its plan in which a source is looked for
 
 
@@ -54,12 +55,16 @@ class Lines:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Light along lines parallel to the planned trace: distance from it, mean, its deviation, part of an even sky."""
+    """Light along lines parallel to the planned trace, relative to the brightness of columns.
+
+    Distance from the trace, mean, its deviation, an even sky in the same units, and the part of it that is let through.
+    """
 
     distance: np.ndarray
     mean: np.ndarray
     deviation: np.ndarray
     sky: np.ndarray
+    passed: np.ndarray
 
 
 def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: np.ndarray) -> _Curve | None:
@@ -68,8 +73,11 @@ def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: 
     column = np.where(used.any(0), precision.sum(0) / count, 0.0)
     if not column.any():
         return None
-    # columns count alike in all bins, so that emission lines and the slope of the spectrum fall into all of them
-    column = np.minimum(column, 4.0 * np.median(column[column > 0]))
+    # bins of a trace without slope are made of different columns, of which some have emission lines
+    brightness = _brightness(image, precision)
+    column = np.minimum(column, 4.0 * np.median(column[column > 0])) * brightness**2
+    image, sky_there = image / brightness, sky / brightness
+    precision = precision * brightness**2
     distance = np.arange(image.shape[0])[:, None] - plan
     first = np.floor(distance.min() / _STEP)
     number = (np.floor(distance / _STEP) - first).astype(int)[used]
@@ -85,9 +93,27 @@ def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: 
     if kept.sum() < 8:
         return None
     light = mean(image)
-    # no profile is known better than to a few percent
-    found = mean(distance), light, np.sqrt(variance + (_TOLERANCE * light) ** 2), mean(sky)
+    reach = int(2 / _STEP)
+    around = np.abs(np.pad(light, reach))
+    around = np.max([around[k : k + size] for k in range(2 * reach + 1)], axis=0)
+    # a profile whose width changes along the trace is no better known than this
+    flaws = (_TOLERANCE * light) ** 2 + (_TOLERANCE_AROUND * around) ** 2
+    found = mean(distance), light, np.sqrt(variance + flaws), mean(sky_there), mean(sky)
     return _Curve(*(values[kept] for values in found))
+
+
+def _brightness(image: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Return how bright each column is, whatever the sign of its light (x,), from its own pixels or those around."""
+    used = precision > 0
+    noise = np.where(used, 1 / np.where(used, precision, 1.0), 0.0).sum(0)
+    power = np.where(used, image**2, 0.0).sum(0) - noise
+    window = np.ones(2 * _AROUND + 1)
+    smooth = np.convolve(power, window, mode="same") / np.convolve(np.ones(power.size), window, mode="same")
+    found = np.where(power > 100 * noise, power, smooth)
+    typical = float(np.median(found[used.any(0)]))
+    if not typical > 0:
+        return np.ones(power.size)
+    return np.asarray(np.sqrt(np.clip(found / typical, 0.05, None)))
 
 
 def find_lines(
@@ -212,8 +238,10 @@ def _lines_of_width(
     light, at = solution[len(level) :], grid[places]
     strengths = np.full(echoes.size, part)
     chi_square = float((np.minimum(np.abs(residual), 30.0) ** 2).sum()) + _SIGNIFICANCE**2 * (len(places) + echoes.size)
-    if (light < 0).any() and not np.isinf(part):
-        chi_square *= _UNLIKELY  # where shutters are known, negative light is that of nods
+    # where shutters are known, negative light is that of nods; another source on a nod looks like one more nod
+    on_echo = np.abs(at[:, None, None] - at[None, :, None] - echoes) < _APART
+    if ((light < 0).any() and not np.isinf(part)) or on_echo.any():
+        chi_square *= _UNLIKELY
     bright = [k for k in range(len(places)) if light[k] > 0 and near[places[k]]]
     if not bright:
         if echoes.size:
@@ -235,17 +263,17 @@ def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np
     core = gaussian(curve.distance[:, None] - places, width)[0]
     if not extended:
         return core
-    return (0.9 * core + 0.1 * gaussian(curve.distance[:, None] - places, 2.2 * width)[0]) * curve.sky[:, None]
+    return (0.9 * core + 0.1 * gaussian(curve.distance[:, None] - places, 2.2 * width)[0]) * curve.passed[:, None]
 
 
 def _is_open(curve: _Curve, place: float) -> bool:
     near = np.abs(curve.distance - place) < 1.0
-    return bool(near.any() and curve.sky[near].mean() > 0.3)
+    return bool(near.any() and curve.passed[near].mean() > 0.3)
 
 
 def _is_negative(curve: _Curve, places: np.ndarray) -> np.ndarray:
     """Return at which places the light is negative by three standard deviations, or where nothing can be seen."""
-    near = (np.abs(curve.distance[:, None] - places) < 1.0) & (curve.sky[:, None] > 0.5)
+    near = (np.abs(curve.distance[:, None] - places) < 1.0) & (curve.passed[:, None] > 0.5)
     weight = near / curve.deviation[:, None] ** 2
     total = weight.sum(0)
     pull = (weight * curve.mean[:, None]).sum(0) / np.sqrt(np.maximum(total, 1e-300))

@@ -353,7 +353,7 @@ def _find_light(
     )
     planned = np.stack([profile.distances, profile.strengths])
     astray = 0.1 if all(places is not None for places in place.nods) else 0.3
-    rounds = 1 + (order > 0) + 2 * bool(others or profile.strengths.any())
+    rounds = 1 + (order > 0) + (4 if others else 2 * bool(profile.strengths.any()))
     for number in range(rounds):
         own = images
         if order or others:
@@ -361,7 +361,7 @@ def _find_light(
             if number == 0 and others:
                 others = others.confirmed(amplitudes, deviations, flux)
             own = images - beside - level
-            if others:
+            if number and others:
                 rest = own - flux[:, None, :] * profile.response(n_rows)[0]
                 others = others.moved(rest, precision, profile, amplitudes)
         taken = others.taken(profile, n_rows)
