@@ -226,7 +226,7 @@ def fit_source(
     can_be_used = precision > 0
     taken = others.taken(profile, n_rows, has_level=order > 0)
     if place.slit is None:  # of a point, cores of subtracted nods tell nothing
-        taken |= Others(profile.distances, profile.strengths).taken(profile, n_rows, has_level=order > 0)
+        taken |= Others(profile.distances, profile.strengths).taken(profile, n_rows)
     is_used = can_be_used & ~taken
     background = slope = flux = np.zeros((n, n_columns))
     variance = np.where(can_be_used, 1 / np.where(can_be_used, precision, 1.0), 0.0)
@@ -353,7 +353,7 @@ def _find_light(
     )
     planned = np.stack([profile.distances, profile.strengths])
     astray = 0.1 if all(places is not None for places in place.nods) else 0.3
-    rounds = 1 + (order > 0) + (4 if others else 2 * bool(profile.strengths.any()))
+    rounds = 1 + (order > 0) + 3 * bool(others or profile.strengths.any())
     for number in range(rounds):
         own = images
         if order or others:
@@ -367,8 +367,8 @@ def _find_light(
         taken = others.taken(profile, n_rows)
         profile = fit_trace(own, near * ~taken, profile, place.prior)
         if profile.strengths.any() and not (extended and _overlaps(profile)):
-            # where another source may stand on an echo, their light alone does not tell how strong either is
-            unlike = np.where(others.strengths.any(1), 0.02, 0.2)
+            # where another source may stand on an echo, or a level is found, light alone does not tell how strong it is
+            unlike = np.where(others.strengths.any(1) | (order > 0), 1e-4, 0.2)
             profile = fit_echoes(own, precision * ~taken, profile, planned, astray, unlike)
     return profile, others, every
 
