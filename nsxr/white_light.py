@@ -58,7 +58,7 @@ def white_light_curve(
     min_wavelength, max_wavelength : float, optional
         Bounds [um], included. Default: all wavelengths, or all columns if no wavelength is known, as of count rates.
     max_flagged : float, default 0.1
-        Part of the wavelengths of most integrations that one may lack, and so take from all.
+        Part of the wavelengths of most integrations that one may lack before it is lost.
 
     Returns
     -------
@@ -133,9 +133,10 @@ def _made_up(
     ``flux``, ``bad`` are (integration, dispersion), ``wanted`` is (dispersion,). The factors of lost integrations are
     NaN.
     """
-    lost = (bad & wanted).sum(1) > max_flagged * wanted.sum()
-    there = wanted & ~bad & ~lost[:, None]
-    used = wanted & (2 * there.sum(0) > (~lost).sum())
+    there = wanted & ~bad
+    used = wanted & (2 * there.sum(0) > there.any(1).sum())
+    lost = (bad & used).sum(1) > max_flagged * used.sum()
+    there &= ~lost[:, None]
     typical = np.where(used, median_of_finite(np.where(there, flux, np.nan)), 0.0)
     there &= used
     whole, part = typical.sum(), there @ typical

@@ -116,7 +116,7 @@ def test_without_light_wavelengths_count_alike(series):
     data = series()
     data["flux"].values[:] = data["flux"].values - (2 + np.arange(30))
     data["dq"].values[2, :10] = BAD
-    curve = white_light_curve(data)
+    curve = white_light_curve(data, max_flagged=0.5)
     np.testing.assert_allclose(curve["flux"][2], 1.5 * data["flux"].values[2, 10:].sum())
 
 
