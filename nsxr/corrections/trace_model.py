@@ -334,7 +334,7 @@ def _fit_block(
         steady * scale,
         source.background_variance * scale**2,
         source.variance_of_signal * scale,
-        source.profile.flux_variance(weights),
+        source.profile.flux_variance(_summed(source, profile, response, aperture, weights) if extended else weights),
         source.off_profile,
         source.noise_scale,
         np.full(n, float(order)),
@@ -343,6 +343,14 @@ def _fit_block(
         trace[:, n_columns // 2] + first_row,
         np.sqrt(np.diag(source.profile.covariance))[:n],
     )
+
+
+def _summed(
+    source: Source, profile: np.ndarray, response: np.ndarray, aperture: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the factors of pixels in the sum over the aperture, where the fit tells what is missing."""
+    summed = np.where(source.is_used & (2 * response > profile), aperture, 0.0)
+    return np.asarray(summed + (1 - (summed * response).sum(1, keepdims=True)) * weights)
 
 
 def _slit_of(wavelength: np.ndarray, finite: np.ndarray) -> np.ndarray:

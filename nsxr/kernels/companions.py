@@ -124,6 +124,7 @@ def find_lines(
     *,
     has_level: bool,
     is_planned: bool,
+    prior: float,
     nods: np.ndarray | None = None,
     extended: bool = False,
 ) -> Lines:
@@ -141,6 +142,8 @@ def find_lines(
         Whether there is a background.
     is_planned : bool
         Whether the plan is more than a guess.
+    prior : float
+        Standard deviation of the true offset from the plan [row].
     nods : (n,) ndarray, optional
         Rows from the source where other nods can be; by default anywhere.
     extended : bool, default False
@@ -154,7 +157,7 @@ def find_lines(
     best: tuple[float, Lines] | None = None
     for width in [w for w in _WIDE if w < high] if extended else _WIDTHS:
         for echoes, part in _patterns(curve, nods):
-            found = _lines_of_width(curve, width, has_level, is_planned, extended, echoes, part)
+            found = _lines_of_width(curve, width, has_level, is_planned, prior, extended, echoes, part)
             if found is not None and (best is None or found[0] < best[0]):
                 best = found
     return best[1] if best else Lines(0.0, _WIDTHS[1], none, none, none, none)
@@ -179,6 +182,7 @@ def _lines_of_width(
     width: float,
     has_level: bool,
     is_planned: bool,
+    prior: float,
     extended: bool,
     echoes: np.ndarray,
     part: float,
@@ -242,7 +246,10 @@ def _lines_of_width(
     on_echo = np.abs(at[:, None, None] - at[None, :, None] - echoes) < _APART
     if ((light < 0).any() and not np.isinf(part)) or on_echo.any():
         chi_square *= _UNLIKELY
-    bright = [k for k in range(len(places)) if light[k] > 0 and near[places[k]]]
+    # the further from its plan, the more significant a source has to be
+    power = (shapes[:, places] ** 2).sum(0)
+    is_likely = light**2 * power > (_SIGNIFICANCE * spread) ** 2 + 4.0 * (at / prior) ** 2
+    bright = [k for k in range(len(places)) if light[k] > 0 and near[places[k]] and is_likely[k]]
     if not bright:
         if echoes.size:
             return None

@@ -323,6 +323,7 @@ def _find_light(
             place.sky[e],
             has_level=order > 0,
             is_planned=place.is_planned,
+            prior=place.prior,
             nods=place.nods[e],
             extended=extended,
         )

@@ -158,12 +158,19 @@ class Profile:
             Factors with which pixels enter the flux.
         """
         distance = self.distance(weights.shape[1])
-        profile, aperture = self.evaluate(weights.shape[1])
+        _, aperture = self.evaluate(weights.shape[1])
+        signal, _ = self.response(weights.shape[1])
+        passed = np.ones_like(weights) if self.passed is None else self.passed
         # dP = basis - P sum(aperture * basis): the sum of P stays one
-        along = weights - aperture * (weights * profile).sum(1, keepdims=True)
+        along = [(weights - aperture * (weights * signal).sum(1, keepdims=True)) * passed]
+        places = [distance]
+        for k in range(self.strengths.shape[1]):
+            along.append(-self.strengths[:, k, None, None] * weights * passed)
+            places.append(distance - self.distances[:, k, None, None])
         n_u, n_x = self.correction.shape
         out = np.empty((weights.shape[0], weights.shape[2]))
-        _spline_variance(distance, along, n_u, n_x, self.reach, self.correction_covariance, out)
+        pixels, factors = (np.ascontiguousarray(np.concatenate(each, axis=1)) for each in (places, along))
+        _spline_variance(pixels, factors, n_u, n_x, self.reach, self.correction_covariance, out)
         return out
 
     def uncertainty(self, n_rows: int) -> np.ndarray:
