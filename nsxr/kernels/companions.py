@@ -4,7 +4,7 @@ The light of a slit is collapsed along the trace into a curve across the slit. S
 are troughs. A source is the bump at its planned position, not the brightest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -19,6 +19,7 @@ _WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, of images of a point that are tried
 _WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of extended sources
 _FAINTEST_IN_ECHO = 0.15  # where a subtracted nod may be a little brighter or wider
 _UNLIKELY = 2.0
+_ASTRAY = 1.5  # rows from its plan up to which a source is looked for with subtracted nods
 _MOST = 6  # lines of light in a slit
 _APART = 2.5  # rows, of two lines at least
 _SIGNIFICANCE = 5.0
@@ -27,6 +28,9 @@ _BRIGHTEST = 1e6  # of the source, where there may be none
 _TOLERANCE, _TOLERANCE_AROUND = 0.08, 0.015  # of the light at a distance, and of the brightest within two rows
 _AROUND = 16  # columns to each side that tell how bright a faint one is
 _WINDOW = 3.0  # rows around its plan in which a source is looked for
+
+
+_Pattern = tuple[np.ndarray, float]  # distances of subtracted nods, and the part of the light that each has
 
 
 @dataclass(frozen=True)
@@ -154,21 +158,28 @@ def find_lines(
     if curve is None:
         return Lines(0.0, _WIDTHS[1], none, none, none, none)
     high = max((curve.distance[-1] - curve.distance[0]) / 3, 1.0)
-    best: tuple[float, Lines] | None = None
-    for width in [w for w in _WIDE if w < high] if extended else _WIDTHS:
-        for echoes, part in _patterns(curve, nods):
-            found = _lines_of_width(curve, width, has_level, is_planned, prior, extended, echoes, part)
-            if found is not None and (best is None or found[0] < best[0]):
-                best = found
-    return best[1] if best else Lines(0.0, _WIDTHS[1], none, none, none, none)
+    widths = [w for w in _WIDE if w < high] if extended else _WIDTHS
+
+    def best(tried: Iterable[tuple[float, _Pattern]]) -> tuple[float, Lines, _Pattern] | None:
+        found = [
+            (*lines, pattern)
+            for width, pattern in tried
+            if (lines := _lines_of_width(curve, width, has_level, is_planned, prior, extended, *pattern)) is not None
+        ]
+        return min(found, key=lambda each: each[0]) if found else None
+
+    # which nods were subtracted shows with about the right width
+    first = best((width, pattern) for pattern in _patterns(curve, nods) for width in widths[1::2])
+    chosen = best((width, first[2]) for width in widths) if first else None
+    return chosen[1] if chosen else Lines(0.0, _WIDTHS[1], none, none, none, none)
 
 
-def _patterns(curve: _Curve, nods: np.ndarray | None) -> Iterator[tuple[np.ndarray, float]]:
+def _patterns(curve: _Curve, nods: np.ndarray | None) -> Iterator[_Pattern]:
     """Yield distances of subtracted nods and the part that each has: all choices of shutters where light is negative."""
     yield np.zeros(0), np.inf if nods is None else 1.0
     if nods is None:
         return
-    offsets = np.arange(-_WINDOW, _WINDOW + 0.1, _STEP)
+    offsets = np.arange(-_ASTRAY, _ASTRAY + 0.1, _STEP)
     seen = [nod for nod in nods if _is_negative(curve, offsets + nod).any()]
     hidden = sum(not _is_open(curve, float(nod)) for nod in nods)
     for count in range(1, len(seen) + 1):
