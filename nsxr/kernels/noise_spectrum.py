@@ -23,6 +23,7 @@ _HARDLY = 0.05
 """How large noise of an output may be at high frequencies, relative to white noise."""
 
 _ALIKE = 1.5
+_LEAST_WHITE = 0.05  # of the median power
 
 _CHANGE = 0.5
 """How much noise may change from one octave to the next, relative to 1/f."""
@@ -162,7 +163,9 @@ def fit_densities(power: np.ndarray, n_frames: int, weight: np.ndarray) -> Densi
         found = scipy.optimize.nnls(np.vstack(rows) / scale, np.concatenate(values), maxiter=50 * scale.size)[0] / scale
         expected = np.maximum((model @ found)[:n_bins], 1e-3 * expected)
     own, common = found[1 : 1 + n_bands], found[1 + n_bands :] if n_outputs > 1 else np.zeros(n_bands)
-    return Densities(float(found[0]), own @ bands, common @ bands)
+    # where hardly a pixel is dark, bands may take all of it; no detector is without white noise
+    least = _LEAST_WHITE * float(np.median(expected)) / white[0]
+    return Densities(max(float(found[0]), least), own @ bands, common @ bands)
 
 
 def _folded(weight: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
