@@ -6,7 +6,7 @@ memory than it may, if something outside the folder changes, or if a store whose
 other pixels than it had. The command prints one line for each failure, with what runs it alone, and a table.
 
     python ci/fuzz.py                       10 000 cases, ten minutes on one core
-    python ci/fuzz.py --short               as many as 35 seconds allow
+    python ci/fuzz.py --short               as many as 30 seconds allow
     python ci/fuzz.py --seed 3 --case 712   one of them, with its traceback
 """
 
@@ -51,7 +51,7 @@ from nsxr.simulate import simulate_exposure, simulate_trace
 
 MEMORY = 2**31  # bytes more than what the samples take
 SECONDS = 10  # of one case
-SHORT = 35  # seconds
+SHORT = 30  # seconds
 BLOCK = 2880
 
 VALUES = [
