@@ -135,4 +135,4 @@ def test_table_picture_and_command(tmp_path):
     figure = plot_linearity(residual)
     assert [axes.get_title() for axes in figure.axes] == ["output 1", "output 2"]
     assert len(linearity_table(residual)) == int((residual["pixels"] > 0).sum())
-    assert nsxr.linearity_table is linearity_table
+    assert nsxr.linearity_table.__wrapped__ is linearity_table
