@@ -297,7 +297,7 @@ def _fit_block(
         order = int(_has_light_beside(source, images[0], images[2], place.sky))
         source = fit(order=1) if order else source
     profile, aperture = source.profile.evaluate(n_rows)
-    response, lit = source.profile.response(n_rows)
+    response, _ = source.profile.response(n_rows)
     own = np.where(source.is_used, images[0] - source.beside, 0.0)
     dark = source.dark_variance(np.where(good, images[2], 1.0)) + source.beside_variance
     steady, precision = source.flux, np.where(source.is_used, 1 / dark, 0.0)

@@ -175,7 +175,7 @@ def find_lines(
 
 
 def _patterns(curve: _Curve, nods: np.ndarray | None) -> Iterator[_Pattern]:
-    """Yield distances of subtracted nods and the part that each has: all choices of shutters where light is negative."""
+    """Yield distances of subtracted nods and the part of each: all choices of shutters where light is negative."""
     yield np.zeros(0), np.inf if nods is None else 1.0
     if nods is None:
         return
@@ -281,7 +281,8 @@ def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np
     core = gaussian(curve.distance[:, None] - places, width)[0]
     if not extended:
         return core
-    return (0.9 * core + 0.1 * gaussian(curve.distance[:, None] - places, 2.2 * width)[0]) * curve.passed[:, None]
+    skirt = gaussian(curve.distance[:, None] - places, 2.2 * width)[0]
+    return np.asarray((0.9 * core + 0.1 * skirt) * curve.passed[:, None])
 
 
 def _is_open(curve: _Curve, place: float) -> bool:

@@ -122,7 +122,7 @@ def open_part(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
 
 
 def slit_aperture(wavelength: np.ndarray) -> np.ndarray | None:
-    """Return the part of each pixel that is in the slit, whatever its tilt (y, x); None where the cut-out does not tell.
+    """Return the part of each pixel that is in the slit, however tilted (y, x); None where the cut-out does not tell.
 
     Half a row is left out at either edge, so that no pixel without a wavelength has a part.
     """
@@ -135,7 +135,7 @@ def slit_aperture(wavelength: np.ndarray) -> np.ndarray | None:
 
 
 def nod_distances(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
-    """Return how many rows from the source the other shutters of the slitlet are; None where the cut-out does not tell."""
+    """Return how many rows from the source the other shutters are; None where the cut-out does not tell."""
     edges = _edges(wavelength)
     states = shutters.strip()
     if edges is None or "x" not in states:

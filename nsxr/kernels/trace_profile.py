@@ -1,11 +1,11 @@
 """The spatial profile of a spectrum on the detector, from its own pixels: where the trace runs and how light spreads.
 
 The light of a column x is ``f(x) P(u, x)``, ``u`` the distance of a pixel from the trace. ``P`` is a Gaussian with a
-skirt, integrated over pixels, whose centre and width change smoothly with x, and a correction to it: splines in u and x whose
-size the data decide (marginal likelihood), so that it vanishes where the data say nothing. ``f`` is free in every
-column. Several exposures of one source share the profile and the shape of the trace; offsets and fluxes are their own.
-Where nods of an extended source were subtracted, a pixel has ``f(x) (P(u) - sum of a P(u - d))``: echoes at the distances
-``d`` of the other nods, of strengths ``a``.
+skirt, integrated over pixels, whose centre and width change smoothly with x, and a correction to it: splines in u and
+x whose size the data decide (marginal likelihood), so that it vanishes where the data say nothing. ``f`` is free in
+every column. Several exposures of one source share the profile and the shape of the trace; offsets and fluxes are
+their own. Where other nods were subtracted, a pixel has ``f(x) (P(u) - sum of a P(u - d))``: echoes at the distances
+``d`` of these nods, of strengths ``a``.
 Images are (exposure, y, x) float64 with weights, the inverse variances, of zero where a pixel is not to be used.
 """
 
@@ -33,7 +33,7 @@ KNOT_SPACING = 0.5
 COLUMNS_A_KNOT = 70
 """Columns between knots of the correction along the trace, at least."""
 REACH = 1.5
-"""Pixels beyond the aperture of a point source up to which there is a correction: skirts of other light reach so far."""
+"""Pixels beyond the aperture of a point source up to which there is a correction: so far skirts of others reach."""
 _SKIRT = 2.2
 """Width of the skirt, in widths of the core."""
 _AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative to the light of a column
@@ -118,7 +118,7 @@ class Profile:
         return profile / _normal(profile, aperture), aperture
 
     def response(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the signal for a flux of one, P with its echoes, and the light that noise comes from (exposure, y, x)."""
+        """Return the signal for a flux of one, P with its echoes, and the light that makes noise (exposure, y, x)."""
         profile, aperture = self.evaluate(n_rows)
         if not self.strengths.any():
             return profile, profile
@@ -188,7 +188,7 @@ class Profile:
 
 
 def _normal(profile: np.ndarray, aperture: np.ndarray) -> np.ndarray:
-    return np.maximum(np.asarray((profile * aperture).sum(1, keepdims=True)), 1e-3)
+    return np.asarray(np.maximum((profile * aperture).sum(1, keepdims=True), 1e-3))
 
 
 def _along(n_columns: int) -> np.ndarray:
@@ -230,7 +230,7 @@ def planned_profile(
     widest: float = _WIDTHS[1],
 ) -> Profile:
     """Return a profile to begin with: a Gaussian at given offsets (exposure,) from the plan (exposure, x)."""
-    n, n_columns = plan.shape
+    n = plan.shape[0]
     shape = np.zeros(n + 6)
     shape[:n], shape[n + 2], shape[-1] = offsets, np.log(width), _USUAL
     none = np.zeros((n, 0))
@@ -349,7 +349,7 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
 
 
 def _skirted(distance: np.ndarray, width: np.ndarray, part: float) -> tuple[np.ndarray, ...]:
-    """Return a Gaussian with a skirt, its derivatives by distance, by the logarithm of the width, by the skirt's part."""
+    """Return a Gaussian with a skirt, its derivatives by distance, by the log of the width, by the skirt's part."""
     core, skirt = gaussian(distance, width), gaussian(distance, _SKIRT * width)
     mixed = [(1 - part) * a + part * b for a, b in zip(core, skirt, strict=True)]
     return (*mixed, skirt[0] - core[0])

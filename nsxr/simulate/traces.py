@@ -133,7 +133,7 @@ def simulate_trace(
     point_width = 1.8 / fwhm * width if is_extended else width
 
     def others_at(centre: np.ndarray) -> np.ndarray:
-        return passed * (beside * _profile(y - centre - neighbour_distance, point_width) + sky)
+        return np.asarray(passed * (beside * _profile(y - centre - neighbour_distance, point_width) + sky))
 
     others = others_at(trace) if neighbour or sky else 0.0
     mean = light[:, None, None] * electrons * profile + others + background
