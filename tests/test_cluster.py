@@ -320,7 +320,7 @@ def test_an_output_directory_that_a_worker_does_not_see(client, tmp_path, monkey
         ({"scheduler": "tcp://localhost:1", "workers": 2}, "not both"),
         ({"memory_limit": "2GB"}, "give their number as well"),
         ({"scheduler": "tcp://localhost:1", "memory_limit": "2GB"}, "give their number as well"),
-        ({"workers": 0}, "at least 1"),
+        ({"workers": 0}, "0 workers asked for, expected 1 to 1024"),
         ({"workers": 1, "memory_limit": "much"}, "'much' is not a size such as 2GB"),
         ({"workers": 1, "memory_limit": "2"}, "'2' is 2 B for each worker, expected at least 512.00 MiB"),
         ({"performance_report": "report.html"}, "needs a scheduler or workers"),

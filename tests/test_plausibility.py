@@ -112,9 +112,7 @@ def test_the_command_says_so_and_leaves_a_dark_nod_out(tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["extract", *map(str, files), "-o", str(tmp_path / "out"), "--no-progress"])
     assert run.exit_code == 0, run.output
     assert "00002_nrs1_cal.fits, slit 12: there is no light of a source" in run.output
-    assert (
-        "00002_nrs1_cal.fits: less than 0.3 of the light of the brightest spectrum; left out of the mean" in run.output
-    )
+    assert re.search("00002_nrs1_cal.fits: less than 0.3 of the light of the .*; left out of the mean", run.output)
     assert "00003_nrs1_cal.fits, slit 12: the source is +" in run.output
     assert re.search(r"00002_nrs1_cal.fits, slit 12: it contradicts the other exposures in \d+% of its col", run.output)
     (path,) = (tmp_path / "out").glob("*_c1d.fits")

@@ -53,8 +53,8 @@ def node_path(header: Mapping[str, Any]) -> str:
         values[key].zfill(_DIGITS[key]) for key in _PARTS
     )
     exposure = f"{visit}_{group}{sequence}{activity}_{number}"
-    first = read(header, "INTSTART", matters=False)
-    last, total = (read(header, key, default=0, matters=False) for key in ("INTEND", "NINTS"))
+    first = read(header, "INTSTART")
+    last, total = (read(header, key, default=0) for key in ("INTEND", "NINTS"))
     if last and (first, last) != (1, total):
         exposure += f"_integrations{first}to{last}"
     path = f"{program}/{observation}/{exposure}/{detector}"

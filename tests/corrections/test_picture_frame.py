@@ -211,7 +211,7 @@ def test_template_is_found_in_darks_lazily(tmp_path):
 
 
 def test_written_template_is_read_back(tmp_path):
-    ones = np.arange(2048.0 * 2048).reshape(2048, 2048).astype(np.float32)
+    ones = np.linspace(-3, 3, 2048 * 2048).reshape(2048, 2048).astype(np.float32)
     labels = {"row": np.arange(2048), "column": np.arange(2048)}
     attributes = {"detector": "NRS1", "pedigree": "INFLIGHT", "useafter": "2022-01-01T00:00:00"}
     template = xr.Dataset({"sci": (("row", "column"), ones)}, coords=labels, attrs=attributes)

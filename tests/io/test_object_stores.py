@@ -183,7 +183,8 @@ def test_segments_and_the_engine_take_urls(s3, tmp_path):
     urls = list_files("s3://bucket/segments/", s3.options)
     assert urls == [f"s3://bucket/segments/{path.name}" for path in made.uncal]
     exposure = nsxr.open_exposure(urls[::-1], storage_options=s3.options)
-    assert exposure.identical(nsxr.open_exposure(made.uncal))
+    local = nsxr.open_exposure(made.uncal)
+    assert exposure.assign_attrs(nsxr_provenance="").identical(local.assign_attrs(nsxr_provenance=""))
     with xr.open_dataset(urls[1], engine="nirspec", storage_options=s3.options, chunks={}) as second:
         np.testing.assert_array_equal(second["sci"], exposure["sci"][2:])
 

@@ -48,7 +48,7 @@ ARRAY = {
 def made(tmp_path_factory):
     """A product store and an archive of the same exposure."""
     folder = tmp_path_factory.mktemp("made")
-    simulated = simulate_exposure(folder, readout="NRSRAPID", subarray="SUB32", groups=3, integrations=2)
+    simulated = simulate_exposure(folder, readout="NRSRAPID", subarray="SUB512S", groups=3, integrations=2)
     references = simulated.references["gain"].parent
     exposure = nsxr.open_exposure(simulated.uncal)
     write_products(

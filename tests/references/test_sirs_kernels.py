@@ -60,5 +60,7 @@ def test_damaged_files(path, tmp_path, damage):
         content = content.replace(b"meta:", b"{[:]}")
     if damage != "missing":
         changed.write_bytes(content)
-    with pytest.raises(ReferenceFileError, match=r"damaged\.asdf: (no ASDF file|no such file|its YAML text cannot be read)"):
+    with pytest.raises(
+        ReferenceFileError, match=r"damaged\.asdf: (no ASDF file|no such file|its YAML text cannot be read)"
+    ):
         open_sirs_kernel(changed, "NRS1")
