@@ -423,6 +423,19 @@ def test_parameters_are_listed_and_fit_the_terminal(run, fails, monkeypatch, wid
     assert "did you mean 'jump'?" in fails("parameters", "jmup")
 
 
+def test_defaults_are_shown_as_they_can_be_given(run):
+    text = run("parameters").stdout
+    shown = dict(re.findall(r"^  (\w+) = (.*?)   ", text, re.MULTILINE))
+    assert shown["n_pix_grow_sat"] == "1"
+    assert shown["after_jump_flag_dn1"] == "0.0"
+    assert (shown["use_side_ref_pixels"], shown["correct"]) == ("true", "false")
+    for step, kind in STEPS.items():
+        for name, declared in kind.declared.items():
+            if declared.default is not None:
+                given = cli.options.step_parameters([f"{step}.{name}={shown[name]}"])[step][name]
+                assert declared.check(given, "") == declared.default
+
+
 def test_words_are_completed():
     def completed(option, typed):
         complete = ShellComplete(cli.main, {}, "nsxr", "_NSXR_COMPLETE")

@@ -104,7 +104,9 @@ def _in_markdown(step: str) -> str:
 
 def _default(one: Parameter) -> str:
     """Return a default as it is written on the command line."""
-    return {None: "none", True: "true", False: "false"}.get(one.default, str(one.default))
+    if one.default is None or isinstance(one.default, bool):
+        return str(one.default).lower()
+    return str(one.default)
 
 
 def _plain(text: str, quote: str) -> str:
