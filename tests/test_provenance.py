@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from nsxr.errors import ArchivedOtherwiseError, InputFileError, OutputExistsErro
 from nsxr.io.fingerprint import PIECE, PIECES, fingerprint
 from nsxr.io.products import write_products
 from nsxr.io.spectra_write import write_spectra
-from nsxr.model import provenance
+from nsxr.model import commit, provenance
 from nsxr.model.history import record, steps
 from nsxr.model.provenance import KEY, differences, merged, noted, provenance_of, software
 from nsxr.simulate import simulate_exposure, simulate_trace, small_exposure
@@ -82,7 +83,47 @@ def test_commit_is_read_from_the_files_of_git(tmp_path, layout):
     elif layout == "worktree":
         root = tmp_path / "tree"
         git("worktree", "add", "-b", "other", str(root))
-    assert provenance._head(root / ".git") == git("rev-parse", "HEAD", folder=root)
+    expected = git("rev-parse", "HEAD", folder=root)
+    assert commit.head(root / ".git") == expected
+    assert commit.checked_out(root) is None  # a clone of something else
+    (root / "pyproject.toml").touch()
+    assert commit.checked_out(root) == expected
+
+
+def test_an_installed_package_knows_the_commit_it_was_built_from(tmp_path):
+    pytest.importorskip("setuptools", reason="setuptools, which builds nsxr, is not installed")
+    repository = Path(nsxr.__file__).parents[1]
+    shutil.copy(repository / "setup.py", tmp_path)
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "nsxr"\nversion = "0"\n[tool.setuptools]\npackages = ["nsxr", "nsxr.model"]\n'
+    )
+    model = tmp_path / "nsxr" / "model"
+    model.mkdir(parents=True)
+    for name in ("commit.py", "provenance.py"):
+        shutil.copy(repository / "nsxr" / "model" / name, model)
+    for folder in (model, model.parent):
+        (folder / "__init__.py").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("0123456789abcdef" * 2 + "01234567\n")
+
+    def built(*words):
+        command = [sys.executable, "setup.py", "-q", *words]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    def said(folder):
+        code = "from nsxr.model.provenance import _commit; print(_commit())"
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env={"PYTHONPATH": "."})
+        return done.stdout.strip()
+
+    built("build_py", "--build-lib", "lib")
+    assert said(tmp_path / "lib") == "0123456789abcdef" * 2 + "01234567"
+    (tmp_path / ".git" / "HEAD").write_text("0" * 40)
+    assert said(tmp_path) == "0" * 40  # where it runs from the clone, the commit of now
+    assert not (tmp_path / "nsxr" / "commit.txt").exists()
+    shutil.rmtree(tmp_path / ".git")  # outside a clone it is built all the same
+    built("build_py", "--build-lib", "other")
+    assert said(tmp_path / "other") != "0" * 40
 
 
 def test_fingerprints_tell_files_apart(tmp_path):

@@ -20,13 +20,14 @@ Being a string it survives Zarr, netCDF and FITS alike. No date is in it: the sa
 
 import json
 import platform
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
+
+from nsxr.model.commit import BUILT, checked_out
 
 __all__ = ["KEY", "LIBRARIES", "differences", "merged", "noted", "other_versions", "provenance_of", "software"]
 
@@ -56,40 +57,18 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit that nsxr runs from: of its checkout, or that it was installed from; None if there is none.
-
-    Changes of the files since the commit are not seen.
-    """
-    root = Path(__file__).resolve().parents[2]
+    """Return the commit that nsxr runs from: of its checkout, or that it was built from; None if there is none."""
+    package = Path(__file__).resolve().parents[1]
+    commit = checked_out(package.parent)
     try:
-        if (root / "pyproject.toml").is_file() and (root / ".git").exists():
-            return _head(root / ".git")
-        origin = json.loads(distribution("nsxr").read_text("direct_url.json") or "{}")
-        commit = origin.get("vcs_info", {}).get("commit_id")
-        return None if commit is None else str(commit)
+        if commit is None and (package / BUILT).is_file():
+            commit = (package / BUILT).read_text("ascii").strip() or None
+        if commit is None:
+            origin = json.loads(distribution("nsxr").read_text("direct_url.json") or "{}")
+            commit = origin.get("vcs_info", {}).get("commit_id")
     except (OSError, ValueError, PackageNotFoundError):  # a provenance with less in it
         return None
-
-
-def _head(git: Path) -> str | None:
-    """Return the commit that is checked out, from the files that git keeps."""
-    if git.is_file():  # a worktree: where its own files are
-        git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
-    head = (git / "HEAD").read_text().strip()
-    if not head.startswith("ref:"):
-        return head if re.fullmatch("[0-9a-f]{40,64}", head) else None
-    name = head.removeprefix("ref:").strip()
-    shared = git / "commondir"
-    places = [git, *([(git / shared.read_text().strip()).resolve()] if shared.is_file() else [])]
-    for place in places:
-        if (place / name).is_file():
-            return (place / name).read_text().strip()
-    for place in places:
-        packed = place / "packed-refs"
-        for line in packed.read_text().splitlines() if packed.is_file() else ():
-            if line.endswith(f" {name}"):
-                return line.split()[0]
-    return None
+    return None if commit is None else str(commit)
 
 
 def provenance_of(attrs: Mapping[Any, Any]) -> dict[str, Any]:
