@@ -1,4 +1,4 @@
-"""``dataset.nsxr``: the corrections as methods, for notebooks."""
+"""``dataset.nsxr``, and ``tree["rate"].nsxr``: the corrections as methods, for notebooks."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 
-__all__ = ["NsxrAccessor"]
+__all__ = ["NodeAccessor", "NsxrAccessor"]
 
 
 @xr.register_dataset_accessor("nsxr")  # type: ignore[no-untyped-call]
@@ -87,3 +87,33 @@ class NsxrAccessor:
         bare = self._dataset.drop_vars(["row", "amplifier"], errors="ignore")
         stacked = bare.coarsen(row=AMPLIFIER_ROWS).construct(row=("amplifier", "row"), keep_attrs=True)
         return stacked.assign_coords(amplifier=numbers, row=range(AMPLIFIER_ROWS))
+
+
+@xr.register_datatree_accessor("nsxr")  # type: ignore[no-untyped-call]
+class NodeAccessor:
+    """Shortcuts on a node of a tree: what :func:`nsxr.detector1` returns, spectra, archives."""
+
+    def __init__(self, node: xr.DataTree) -> None:
+        self._node = node
+
+    def _own(self) -> NsxrAccessor:
+        """Return the shortcuts of the Dataset of the node."""
+        if not self._node.data_vars and self._node.children:
+            names = ", ".join(map(repr, self._node.children))
+            raise ModelError(f"this node holds other nodes only: {names}; take one, as in tree[...].nsxr")
+        return NsxrAccessor(self._node.to_dataset())
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Corrections done so far, with parameters and references."""
+        return self._own().steps
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Software, inputs, references and recipe, see :mod:`nsxr.model.provenance`."""
+        return self._own().provenance
+
+    @property
+    def err(self) -> xr.DataArray:
+        """Standard deviation of the signal, see :attr:`NsxrAccessor.err`."""
+        return self._own().err

@@ -349,6 +349,18 @@ def test_errors_are_made_of_variances(loaded):
         xr.Dataset({"sci": ("x", [1.0])}).nsxr.err  # noqa: B018
 
 
+def test_nodes_of_trees_have_the_same(loaded, tree):
+    rate = loaded["rate"].to_dataset()
+    xr.testing.assert_identical(loaded["rate"].nsxr.err, rate.nsxr.err)
+    assert loaded["rateints"].nsxr.steps == loaded["rateints"].to_dataset().nsxr.steps
+    assert loaded["rate"].nsxr.provenance == rate.nsxr.provenance
+    with forbid_computes():
+        assert tree["rateints"].nsxr.err.dims == ("integration", "row", "column")
+    for name in ("err", "steps", "provenance"):
+        with pytest.raises(nsxr.errors.ModelError, match="holds other nodes only: 'rate', 'rateints'"):
+            getattr(loaded.nsxr, name)
+
+
 def holds(value):
     """Whether netCDF, of any version, can hold a value as an attribute."""
     return isinstance(value, str | int | float | np.ndarray | np.generic) and not isinstance(value, bool | np.bool_)
