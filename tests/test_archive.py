@@ -307,7 +307,10 @@ def test_killed_while_adding(tmp_path, made, straight, run, moment, number, comp
     assert not list((path / ".nsxr").iterdir())
     for node in (FIRST, SECOND, OTHER):
         assert manifest(path, node) == manifest(straight, node)  # the same bytes in every object
-    assert run("resume", path).stdout == ""
+    again = run("resume", path)
+    assert (again.stdout, again.stderr) == ("", "nothing to resume\n")
+    words = CliRunner().invoke(main, ["info", str(path)]).output
+    assert words == f"{path.name}: archive of 3 exposures; nsxr archive ls lists them\n"
 
 
 def test_killed_while_overwriting(copied, made, run):

@@ -135,10 +135,10 @@ def test_a_damaged_raw_file_is_named_and_the_others_are_done(run, raw, tmp_path,
     result = run(bad, raw, "-o", tmp_path / "out", status=1)
     assert names(tmp_path / "out") == PRODUCTS["fits"]
     assert [Path(line).name for line in result.stdout.splitlines()] == PRODUCTS["fits"]
-    *_, head, last = result.stderr.splitlines()
-    assert head == "1 of 2 exposures done; failed:"
-    assert last.startswith(f"  {BAD}: {bad}: ")
-    assert reason in last
+    *_, why, head, last = result.stderr.splitlines()
+    assert why.startswith(f"Error: {BAD}: {bad}: ")
+    assert reason in why
+    assert (head, last) == ("1 of 2 exposures done; failed:", f"  {BAD}")
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -164,7 +164,8 @@ def test_errors_that_nobody_has_foreseen_do_not_stop_the_others_either(run, raw,
     monkeypatch.setattr("nsxr.cli.calibration.write_products", write)
     result = run(other, raw, "-o", tmp_path / "out", status=1)
     assert names(tmp_path / "out") == PRODUCTS["fits"]
-    assert result.stderr.endswith(f"1 of 2 exposures done; failed:\n  {BAD}: ZeroDivisionError\n")
+    assert result.stderr.count(f"Error: {BAD}: ZeroDivisionError\n") == 1
+    assert result.stderr.endswith(f"1 of 2 exposures done; failed:\n  {BAD}\n")
 
 
 # references

@@ -471,3 +471,30 @@ def test_demo_writes_everything(run, tmp_path, monkeypatch):
         json.loads(xr.open_zarr(tmp_path / f"{ROOT}.zarr", group="rate").attrs["nsxr_steps"])[0]["step"]
         == "group_scale"
     )
+
+
+def test_what_nsxr_writes_is_told_in_a_line(run, fails, tmp_path):
+    recipe, curve, other = tmp_path / "x_recipe.toml", tmp_path / "x_whtlt.ecsv", tmp_path / "x.ecsv"
+    recipe.write_text(Recipe(skip=("jump",), parameters={"saturation": {"n_pix_grow_sat": 2}}).as_toml())
+    curve.write_text("# %ECSV 1.0\n# ---\n# datatype:\nMJD_UTC whitelight_flux\n1.0 2.0\n1.5 2.0\n")
+    assert run("info", recipe).stdout.startswith("x_recipe.toml: recipe, parameters of 1 step, skips jump; ")
+    assert run("info", curve).stdout.startswith("x_whtlt.ecsv: white light curve, 2 rows; ")
+    assert "nothing is compared" in run("check", curve).stderr
+    other.write_text("a,b\n")
+    assert "not a FITS file" in fails("info", other)
+    recipe.write_text("skip = 1\n")
+    assert "expected a list" in fails("info", recipe)
+
+
+def test_several_files_are_checked_at_once(run, made, tmp_path):
+    good = made.uncal[0]
+    assert run("check", good, made.references["gain"]).stderr.endswith("2 files done\n")
+    bad = tmp_path / "bad.fits"
+    bad.write_bytes(b"x" * 2880)
+    result = run("check", bad, good, status=1)
+    assert result.stderr.splitlines() == [
+        f"Error: {bad}: not a FITS file, it starts with b'xxxxxxxxx', expected 'SIMPLE  ='",
+        f"no problems in {good}",
+        "1 of 2 files done; failed:",
+        f"  {bad}",
+    ]

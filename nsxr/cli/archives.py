@@ -1,13 +1,16 @@
 """nsxr archive: many exposures in one Zarr hierarchy."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from nsxr.archive import check_archive, list_exposures
+from nsxr.archive.layout import is_archive
 from nsxr.archive.reader import ArchivedExposure
 from nsxr.archive.replay import replay_archive
 from nsxr.archive.writer import Job, carry_out, plan_exposure, resuming, taking_in
@@ -23,11 +26,12 @@ from nsxr.cli.options import (
 from nsxr.cluster import require_reachable
 from nsxr.detector1 import STEPS
 from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError
+from nsxr.io.describe import counted
 from nsxr.io.folder import Folder
-from nsxr.io.stores import shown
+from nsxr.io.stores import is_remote, shown
 from nsxr.recipe import Recipe
 
-__all__ = ["archive"]
+__all__ = ["archive", "holds_archive", "summary"]
 
 
 @click.group()
@@ -112,6 +116,8 @@ def resume(
 ) -> None:
     """Finish what was planned but interrupted; complete exposures are not touched."""
     with resuming(Folder.at(path, storage_options), force, hosts) as planned:
+        if not planned:
+            click.echo("nothing to resume", err=True)
         _carry_out(planned, progress, client)
 
 
@@ -175,6 +181,20 @@ def ls(path: str, as_json: bool, storage_options: Mapping[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def holds_archive(path: str, storage_options: Mapping[str, Any]) -> bool:
+    """Whether there is an archive at a path or URL."""
+    is_folder = shown(path).rstrip("/").endswith(".zarr") if is_remote(path) else os.path.isdir(path)
+    return is_folder and is_archive(Folder.at(path, storage_options))
+
+
+def summary(path: str, storage_options: Mapping[str, Any]) -> str:
+    """Return one line on an archive: how many exposures it has, and how many of them are not complete."""
+    states = [exposure.state for exposure in list_exposures(path, storage_options)]
+    others = "".join(f", {states.count(state)} {state}" for state in dict.fromkeys(states) if state != "complete")
+    name = Path(shown(path).rstrip("/")).name
+    return f"{name}: archive of {counted(len(states), 'exposure')}{others}; nsxr archive ls lists them"
 
 
 def _row(exposure: ArchivedExposure) -> tuple[str, ...]:

@@ -1,33 +1,42 @@
-"""nsxr check: whether a product or an archive is as it was written."""
+"""nsxr check: whether products and archives are as they were written."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from nsxr.archive import check_archive
-from nsxr.archive.layout import is_archive
-from nsxr.cli.options import reports_errors, takes_storage_options
+from nsxr.cli.archives import holds_archive
+from nsxr.cli.description import about_text
+from nsxr.cli.options import reports_errors, run_each, takes_storage_options
 from nsxr.io.checker import check_product
-from nsxr.io.folder import Folder
-from nsxr.io.stores import is_remote, shown
+from nsxr.io.describe import counted
+from nsxr.io.stores import shown
 
 __all__ = ["check"]
 
 
 @click.command()
-@click.argument("path", type=click.Path())
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @reports_errors
 @takes_storage_options
-def check(path: str, storage_options: Mapping[str, Any]) -> None:
-    """Read a FITS or Zarr product, or an archive, through; a line for each problem."""
-    is_folder = shown(path).rstrip("/").endswith(".zarr") if is_remote(path) else os.path.isdir(path)
-    checks = check_archive if is_folder and is_archive(Folder.at(path, storage_options)) else check_product
-    n_problems = 0
-    for problem in checks(path, storage_options):
-        click.echo(problem)
-        n_problems += 1
-    click.echo(f"{n_problems or 'no'} problem{'s' if n_problems != 1 else ''} in {shown(path)}", err=True)
-    if n_problems:
+def check(paths: tuple[str, ...], storage_options: Mapping[str, Any]) -> None:
+    """Read FITS or Zarr products, or archives, through; a line for each problem."""
+    n_bad = 0
+
+    def run(name: str, path: str) -> None:
+        nonlocal n_bad
+        if text := about_text(path):
+            click.echo(f"{text}; it has no checksums, nothing is compared", err=True)
+            return
+        checks = check_archive if holds_archive(path, storage_options) else check_product
+        n_problems = 0
+        for problem in checks(path, storage_options):
+            click.echo(problem if len(paths) == 1 else f"{name}: {problem}")
+            n_problems += 1
+        click.echo(f"{counted(n_problems, 'problem') if n_problems else 'no problems'} in {name}", err=True)
+        n_bad += bool(n_problems)
+
+    run_each({shown(path): path for path in paths}, run, "file")
+    if n_bad:
         click.get_current_context().exit(1)

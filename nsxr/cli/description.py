@@ -1,14 +1,17 @@
 """nsxr info: what a file is."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from nsxr.cli.archives import holds_archive, summary
 from nsxr.cli.options import reports_errors, takes_storage_options
-from nsxr.io.describe import describe
+from nsxr.io.describe import counted, describe
+from nsxr.recipe import Recipe
 
-__all__ = ["info"]
+__all__ = ["about_text", "info"]
 
 
 @click.command()
@@ -17,4 +20,33 @@ __all__ = ["info"]
 @takes_storage_options
 def info(file: str, storage_options: Mapping[str, Any]) -> None:
     """Say what a file is, how it was read out, and what has been done to it."""
-    click.echo(describe(file, storage_options))
+    if holds_archive(file, storage_options):
+        click.echo(summary(file, storage_options))
+    else:
+        click.echo(about_text(file) or describe(file, storage_options))
+
+
+def about_text(path: str) -> str | None:
+    """Return one line on a text file as nsxr writes them: a recipe, a light curve; None if it is something else.
+
+    Raises
+    ------
+    ParameterError
+        If a recipe is damaged.
+    """
+    if not os.path.isfile(path):
+        return None
+    name, ending = os.path.basename(path), os.path.splitext(path)[1].lower()
+    if ending == ".toml":
+        recipe = Recipe.read(path)
+        skipped = f", skips {', '.join(recipe.skip)}" if recipe.skip else ""
+        steps = counted(len(recipe.parameters), "step")
+        return f"{name}: recipe, parameters of {steps}{skipped}; nsxr detector1 FILES --recipe {name}"
+    if ending == ".ecsv":
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if line.strip()]
+        if lines and lines[0].startswith("# %ECSV"):
+            rows = max(sum(not line.startswith("#") for line in lines) - 1, 0)  # the first one has the names
+            kind = "white light curve" if any("whitelight_flux" in line for line in lines) else "table"
+            return f"{name}: {kind}, {counted(rows, 'row')}; astropy.table.QTable.read opens it"
+    return None

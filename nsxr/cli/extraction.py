@@ -194,7 +194,7 @@ def extract(
                 path = folder / f"{root}{own}_whtlt.ecsv"
                 click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=overwrite))
 
-    run_each(products, write, "product")
+    run_each(products, write, "exposure")
     for root, spectrum in combined.items():
         for ending in formats:
             path = folder / f"{root}_c1d.{ending}"

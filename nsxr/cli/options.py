@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 from nsxr.cluster import connected
 from nsxr.detector1 import STEPS
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+from nsxr.io.describe import counted
 from nsxr.io.exposure import open_exposure
 from nsxr.io.stores import ANONYMOUS, local_path, shown, without_secrets
 from nsxr.recipe import Recipe
@@ -276,7 +277,7 @@ def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
 
 
 def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun: str = "exposure") -> None:
-    """Run something for each exposure; what fails does not stop the others, but is told at the end.
+    """Run something for each exposure; what fails does not stop the others; which ones did is said again in the end.
 
     Warnings are shown with the name of the exposure. Errors that nobody has foreseen are logged with their traceback.
 
@@ -296,7 +297,7 @@ def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun
     click.exceptions.Exit
         With code 1, if some of several fail.
     """
-    failed: dict[str, Exception] = {}
+    failed: list[str] = []
     warned, total = _warned(), len(exposures)
     before = warned.count
     for number, (root, item) in enumerate(exposures.items(), start=1):
@@ -310,22 +311,19 @@ def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun
                 raise
             if not isinstance(error, NsxrError | OSError):
                 logger.exception("%s failed", root)
-            _say(f"Error: {root}: {str(error) or type(error).__name__}")
-            failed[root] = error
+            reason = str(error) or type(error).__name__
+            _say(f"Error: {reason}" if reason.startswith(f"{root}: ") else f"Error: {root}: {reason}")
+            failed.append(root)
         logger.info("%d of %d: %s took %.1f s", number, total, root, time.monotonic() - started)
     if total > 1:
-        done = f"{total - len(failed)} of {_counted(total, noun)}" if failed else _counted(total, noun)
+        done = f"{total - len(failed)} of {counted(total, noun)}" if failed else counted(total, noun)
         n_warnings = warned.count - before
-        words = f"{done} done" + (f", {_counted(n_warnings, 'warning')}" if n_warnings else "")
+        words = f"{done} done" + (f", {counted(n_warnings, 'warning')}" if n_warnings else "")
         click.echo(f"{words}; failed:" if failed else words, err=True)
-    for root, reason in failed.items():
-        _say(f"  {root}: {str(reason) or type(reason).__name__}")
+    for root in failed:
+        click.echo(f"  {root}", err=True)  # why has been said
     if failed:
         raise click.exceptions.Exit(1)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:

@@ -19,7 +19,7 @@ from nsxr.model.keywords import read
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
 
-__all__ = ["describe"]
+__all__ = ["counted", "describe"]
 
 _STATUS = {
     "S_GRPSCL": "group_scale",
@@ -96,9 +96,14 @@ def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None)
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what is counted: ``1 exposure``, ``2 exposures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _extent(header: fits.Header) -> str:
     if header.get("XTENSION") == "BINTABLE":
-        return f"table of {header['NAXIS2']} rows, {header['TFIELDS']} columns"
+        return f"table of {counted(header['NAXIS2'], 'row')}, {counted(header['TFIELDS'], 'column')}"
     shape = [str(header[f"NAXIS{i}"]) for i in range(header["NAXIS"], 0, -1)]
     return f"({', '.join(shape)}) {header['BITPIX']} bit" if shape else ""
 
@@ -124,7 +129,8 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
     total = readout.n_integrations * readout.n_groups * readout.group_time
     rows = f"rows {readout.row_start} to {readout.row_start + readout.n_rows - 1}"
     columns = f"columns {readout.column_start} to {readout.column_start + readout.n_columns - 1}"
-    ramps = f"{readout.n_integrations} integrations of {readout.n_groups} groups of {readout.group_time:g} s{frames}"
+    ramps = f"{counted(readout.n_integrations, 'integration')} of {counted(readout.n_groups, 'group')}"
+    ramps = f"{ramps} of {readout.group_time:g} s{frames}"
     pattern = f"{readout.read_pattern} {readout.subarray}"
     lines.append(f"readout:     {pattern}, {rows}, {columns}, outputs {readout.n_outputs}")
     lines.append(f"ramps:       {ramps}; {total:.4g} s in all")

@@ -2,6 +2,7 @@ import gzip
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 import nsxr
 from nsxr.errors import InputFileError
@@ -48,6 +49,15 @@ def test_gzipped_and_remote(calibrated, tmp_path):
     path.write_bytes(gzip.compress(made.uncal[0].read_bytes()))
     assert describe(path).splitlines()[1:] == describe(made.uncal[0]).splitlines()[1:]
     assert describe(str(path)) == describe(path)
+
+
+def test_one_is_counted_as_one(calibrated, tmp_path):
+    _, made = calibrated
+    with fits.open(made.uncal[0]) as hdus:
+        hdus["SCI"].data = hdus["SCI"].data[:1, :1]
+        hdus[0].header.update(NINTS=1, NGROUPS=1)
+        hdus.writeto(tmp_path / "x.fits")
+    has(describe(tmp_path / "x.fits"), "1 integration of 1 group of 0.01496 s")
 
 
 def test_product_fits(calibrated):
