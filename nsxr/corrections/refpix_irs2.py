@@ -20,7 +20,7 @@ from nsxr.kernels.reductions import sum_groups
 from nsxr.lazy import map_blocks, reduce_blocks, take_rows, unlabelled
 from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.history import record
-from nsxr.model.readout import IRS2_ROWS, REFERENCE_BORDER, Readout, irs2_layout
+from nsxr.model.readout import IRS2_ROWS, REFERENCE_BORDER, Readout, irs2_layout, require_all_rows
 from nsxr.model.variables import check
 
 __all__ = ["subtract_interleaved_reference"]
@@ -119,6 +119,7 @@ def subtract_interleaved_reference(
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     if bad_pairs not in ("robust", "peer"):
         raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'peer'")
+    require_all_rows(exposure)
     readout = Readout.of(exposure)
     n_slots = loops.SLOTS * exposure.sizes["column"]
     if refpix.sizes["frequency"] != n_slots:

@@ -13,7 +13,7 @@ from nsxr.model.chunking import chunk_like
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Pixels
-from nsxr.model.readout import Readout, irs2_layout
+from nsxr.model.readout import Readout, irs2_layout, require_all_rows
 from nsxr.model.variables import check
 from nsxr.references.match import match
 
@@ -84,6 +84,7 @@ def flag_saturation(
         If ``n_pix_grow_sat`` is negative or ``partial_saturation`` unknown.
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    require_all_rows(exposure)
     if n_pix_grow_sat < 0:
         raise ParameterError(f"n_pix_grow_sat is {n_pix_grow_sat}, expected 0 or more pixels")
     if partial_saturation not in _TESTS:

@@ -26,6 +26,7 @@ __all__ = [
     "from_detector",
     "irs2_layout",
     "mean_frame",
+    "require_all_rows",
     "to_detector",
 ]
 
@@ -62,6 +63,15 @@ def from_detector(frames: np.ndarray, detector: str) -> np.ndarray:
     if detector == "NRS2":
         frames = frames[..., ::-1, ::-1]
     return frames
+
+
+def require_all_rows(exposure: xr.Dataset) -> None:
+    """Raise ModelError if a raw IRS2 exposure lacks rows. Corrections that look at other rows ask for it."""
+    if "science_row" in exposure.coords and exposure.sizes["row"] != IRS2_ROWS:
+        raise ModelError(
+            f"the raw IRS2 exposure has {exposure.sizes['row']} rows, expected all {IRS2_ROWS}: "
+            "neighbours and reference pixels are in other rows; cut rows after step 'refpix'"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Every variable of an nsxr Dataset: dims, dtype, units and meaning, and the check of them."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,9 +141,9 @@ def variable_attributes(name: str) -> dict[str, object]:
 def check(
     dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = None, dims: tuple[str, ...] | None = None
 ) -> None:
-    """Raise ModelError unless the named variables are present and as declared.
+    """Raise ModelError unless the named variables are present and as declared, with pixels beside each other.
 
-    Only metadata is looked at, never pixels.
+    Only metadata and labels are looked at, never pixels.
 
     Parameters
     ----------
@@ -173,6 +173,8 @@ def check(
             problems.append(f"variable {name!r} has dims {array.dims}, expected {expected}{_hint(array.dims, allowed)}")
         if array.dtype != declared.dtype:
             problems.append(f"variable {name!r} has dtype {array.dtype}, expected {np.dtype(declared.dtype)}")
+    present = {str(dim) for name in names if name in dataset.variables for dim in dataset[name].dims}
+    problems += _label_problems(dataset, [dim for dim in _NEVER_EMPTY if dim in present])
     for name, expected in (units or {}).items():
         if name in dataset.variables:
             try:
@@ -181,6 +183,40 @@ def check(
                 problems.append(str(error))
     if problems:
         raise ModelError("; ".join(problems))
+
+
+_CONSECUTIVE = ("row", "cross_dispersion", "dispersion")
+_NEVER_EMPTY = ("slit", "integration", "group", "column", *_CONSECUTIVE)
+
+
+def _label_problems(dataset: xr.Dataset, dims: Sequence[str]) -> list[str]:
+    """Say which dims are empty, and where labels are not those of pixels beside each other.
+
+    Corrections take the place in an array for the place on the detector. Columns of frames may have gaps, because a
+    frame can be cut to its two ends; so may those of spectra. Rows of frames, and cut-outs, may have none.
+    """
+    problems = []
+    is_image = "cross_dispersion" in dims
+    for dim in dims:
+        if dataset.sizes[dim] == 0:
+            problems.append(f"dim {dim!r} is empty, expected a length of 1 at least")
+            continue
+        if dim not in dataset.indexes or dim not in (*_CONSECUTIVE, "column"):
+            continue
+        labels = dataset.indexes[dim].to_numpy()
+        if labels.dtype.kind not in "iuf" or (labels != np.round(labels)).any():
+            problems.append(f"labels of {dim!r} are {labels.dtype} {labels[0]}, expected whole numbers")
+            continue
+        step = np.diff(labels.astype(np.float64))
+        may_have_gaps = dim == "column" or (dim == "dispersion" and not is_image)
+        wrong = np.flatnonzero(step <= 0 if may_have_gaps else step != 1)
+        if wrong.size:
+            order = "increasing" if may_have_gaps else "increasing by 1"
+            problems.append(
+                f"labels of {dim!r} go from {labels[wrong[0]]} to {labels[wrong[0] + 1]}, expected labels {order}; "
+                f"choose pixels with a slice of step 1: .isel({dim}=slice(start, stop))"
+            )
+    return problems
 
 
 def _hint(found: tuple[Hashable, ...], allowed: tuple[tuple[str, ...], ...]) -> str:

@@ -10,7 +10,8 @@ from nsxr.corrections import refpix_irs2
 from nsxr.corrections.bad_interleaved import replacement_rows
 from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
-from nsxr.errors import ParameterError, ReferenceFileError
+from nsxr.corrections.saturation import flag_saturation
+from nsxr.errors import ModelError, ParameterError, ReferenceFileError
 from nsxr.kernels import irs2
 from nsxr.model.readout import from_detector, irs2_layout, to_detector
 from nsxr.simulate import small_exposure
@@ -303,6 +304,13 @@ def test_weights_of_wrong_length_are_refused(make_irs2, random_weights):
         subtract_interleaved_reference(
             make_irs2(np.zeros((1, 2, 3200, COLUMNS))), random_weights.isel(frequency=slice(1, None))
         )
+
+
+@pytest.mark.parametrize("correct", [flag_saturation, subtract_interleaved_reference])
+def test_half_of_the_rows_is_refused(make_irs2, random_weights, correct):
+    half = make_irs2(np.zeros((1, 2, 3200, COLUMNS))).isel(row=slice(0, 1600))
+    with pytest.raises(ModelError, match="has 1600 rows, expected all 3200"):
+        correct(half, random_weights)
 
 
 def test_unknown_rules_are_refused(make_irs2, random_weights):

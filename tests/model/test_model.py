@@ -30,6 +30,41 @@ def test_all_problems_are_reported_at_once(exposure):
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
 
 
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        ({"row": slice(None, None, 2)}, "labels of 'row' go from 964 to 966, expected labels increasing by 1"),
+        ({"row": slice(None, None, -1)}, "labels of 'row' go from 967 to 966"),
+        ({"column": [0, 2, 2, 4]}, "labels of 'column' go from 1026 to 1026, expected labels increasing;"),
+        ({"column": [3, 1, 4]}, r"from 1027 to 1025.*\.isel\(column=slice\(start, stop\)\)"),
+        ({"row": slice(0, 0)}, "dim 'row' is empty"),
+        ({"column": slice(0, 0)}, "dim 'column' is empty"),
+        ({"group": slice(0, 0)}, "dim 'group' is empty"),
+        ({"integration": slice(0, 0)}, "dim 'integration' is empty"),
+    ],
+)
+def test_pixels_must_be_beside_each_other(exposure, cut, words):
+    with pytest.raises(ModelError, match=words):
+        check(exposure.isel(cut), "sci")
+
+
+@pytest.mark.parametrize("dim", ["cross_dispersion", "dispersion"])
+@pytest.mark.parametrize("which", [[0, 2, 3], [0, 2, 1], [0, 0, 1], [3, 2, 1], []])
+def test_pixels_of_a_slit_must_be_beside_each_other(exposure, dim, which):
+    slit = exposure.isel(integration=0, group=0, drop=True).rename(row="cross_dispersion", column="dispersion")
+    check(slit.isel({dim: [1, 2, 3]}), "sci")
+    with pytest.raises(ModelError, match=f"'{dim}'"):
+        check(slit.isel({dim: which}), "sci")
+    spectrum = slit[["sci"]].isel(cross_dispersion=0, drop=True).rename(sci="dq").astype(np.uint32)
+    check(spectrum.isel(dispersion=[0, 2, 3]), "dq")  # without columns that have no wavelength
+
+
+def test_columns_of_a_frame_may_have_gaps_and_labels_must_be_whole(exposure):
+    check(exposure.isel(column=[0, 3], row=slice(1, 3)), "sci")
+    with pytest.raises(ModelError, match=r"labels of 'row' are float64 964\.5, expected whole numbers"):
+        check(exposure.assign_coords(row=exposure["row"] + 0.5), "sci")
+
+
 def test_units_are_compared_by_meaning():
     require("sci", "DN / s", "DN/s")
     with pytest.raises(ModelError, match="no units"):
