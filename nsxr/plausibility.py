@@ -22,6 +22,7 @@ _WIDEST = 3.0  # sigma of a point source [pixel]; those of the telescope are 0.7
 _LEAST_SIGNAL = 3.0  # signal to noise of all columns together
 _BRIGHT = 5.0  # of one column, as of a line
 _MOST_FLAGGED = 0.5
+_FAINTEST = 0.05  # of the light of other sources in the slit
 _USUAL_PRIOR = 0.3
 _PARTS = ("poisson", "rnoise", "flat")
 
@@ -52,6 +53,16 @@ class Extracted:
         total = float(variance.sum())
         bright = int(((flux > _BRIGHT * np.sqrt(variance)) & (variance > 0)).sum())
         return (float(flux.sum()) / math.sqrt(total) if total > 0 else 0.0), bright
+
+    @property
+    def contrast(self) -> float:
+        """Light of the source, relative to that of other sources in its slit; infinite without any."""
+        if self.model is None or "beside" not in self.model:
+            return math.inf
+        used = self.good if self.good.ndim == 1 else self.good.any(0)
+        own = float(np.nansum(self.model["flux"].values[used]))
+        others = float(np.nansum(np.maximum(self.model["beside"].values[:, used], 0.0)))
+        return own / others if others > 0 else math.inf
 
     @property
     def should_have_light(self) -> bool:
@@ -99,8 +110,15 @@ def _times(found: Extracted) -> Iterator[str]:
 
 
 def _light(found: Extracted) -> Iterator[str]:
-    if found.should_have_light and found.good.any() and not found.has_light:
+    if not (found.should_have_light and found.good.any()):
+        return
+    if not found.has_light:
         yield f"there is no light of a source: signal to noise of all columns together is {found.signal[0]:.1f}"
+    if found.contrast < _FAINTEST:
+        yield (
+            f"there is {max(found.contrast, 0.0):.1%} of the light of a neighbour at the planned row: the neighbour may be "
+            "the source, with a wrong plan"
+        )
 
 
 def _position(found: Extracted) -> Iterator[str]:

@@ -82,6 +82,28 @@ def test_what_is_suspicious_is_said(what: str, words: str) -> None:
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize(("offset", "seed"), [(-6.0, 3), (-7.0, 4), (-12.0, 3)])
+def test_a_source_far_below_its_plan_is_missed_and_that_is_said(offset: float, seed: int) -> None:
+    slit, truth = simulate_trace(offset=offset, seed=seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = extract_source([slit]).compute()
+    words = r": there is \d\.\d% of the light of a neighbour at the planned row"
+    assert any(re.search(words, str(one.message)) for one in caught)
+    (spectrum,), (model,) = found.spectra, found.models
+    good = (spectrum["dq"].values & 1) == 0
+    assert abs(float((spectrum["flux"] / truth["flux"]).median())) < 0.05
+    # the noise of a flux is that of one pixel at least, were all light in it
+    error = np.sqrt(spectrum["flux_var_poisson"] + spectrum["flux_var_rnoise"]).values
+    of_a_pixel = np.sqrt(slit["var_rnoise"].where(model["aperture"] > 0).min("cross_dispersion")).values * 1e6
+    assert good.sum() > 0.3 * good.size
+    assert (error[good] > 0.8 * of_a_pixel[good]).all()
+
+
+def test_a_faint_source_beside_a_bright_one_is_beyond_suspicion() -> None:
+    assert told([made(neighbour=8.0, neighbour_distance=7.0)]) == []
+
+
 def test_an_absurd_width_is_said() -> None:
     slit = made()
     model = nsxr.fit_trace_model(slit)

@@ -21,6 +21,8 @@ __all__ = ["extract_spectrum", "model_image"]
 IMAGE = ("cross_dispersion", "dispersion")
 _JANSKY = 1e6
 _PARTS = ("poisson", "rnoise", "flat")
+_MOST_OF_LIGHT = 1.5
+"""Sum of a profile without signs in its aperture; light has 1. Beyond it errors would be less than those of a pixel."""
 _MODEL = (
     "profile",
     "response",
@@ -67,7 +69,8 @@ def extract_spectrum(
         In single integrations, pixels off the model by so many standard deviations, and by more than 5 % of the light
         around, are left out.
     least_coverage : float, default 0.5
-        Columns with a smaller part of the profile on good pixels are flagged DO_NOT_USE; their values stay.
+        Columns with a smaller part of the profile on good pixels are flagged DO_NOT_USE; their values stay. So are
+        columns weighted by a profile that is no light's, as of residuals of a bright neighbour: much of it is negative.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
 
@@ -250,6 +253,7 @@ def _extract_block(
     neighbours = np.pad(light + np.abs(beside), ((1, 1), (0, 0)))
     around = np.maximum(np.maximum(neighbours[:-2], neighbours[2:]), light)
     one = [array[None] for array in (response, aperture)]
+    is_light = box | off_profile | ((aperture * np.abs(profile)).sum(0) <= _MOST_OF_LIGHT)
     for index in np.ndindex(sci.shape[:-2]):
         read = float(noise_scale) * var_rnoise[index].astype(np.float64)
         variance = read + photons
@@ -293,7 +297,7 @@ def _extract_block(
         factor = 1 + profile_variance * np.where(there, flux[index], 0.0) ** 2 / np.where(noise > 0, noise, 1.0)
         variances[0][index] *= factor
         variances[2][index] *= factor
-        dq[index] = np.where(there & (covered >= least_coverage), 0, int(PixelFlag.DO_NOT_USE))
+        dq[index] = np.where(there & is_light & (covered >= least_coverage), 0, int(PixelFlag.DO_NOT_USE))
     return flux, level, npixels, coverage, *variances, dq
 
 
