@@ -169,23 +169,27 @@ def find_lines(
         return min(found, key=lambda each: each[0]) if found else None
 
     # which nods were subtracted shows with about the right width
-    first = best((width, pattern) for pattern in _patterns(curve, nods) for width in widths[1::2])
+    first = best((width, pattern) for pattern in _patterns(curve, nods, extended) for width in widths[1::2])
     chosen = best((width, first[2]) for width in widths) if first else None
     return chosen[1] if chosen else Lines(0.0, _WIDTHS[1], none, none, none, none)
 
 
-def _patterns(curve: _Curve, nods: np.ndarray | None) -> Iterator[_Pattern]:
-    """Yield distances of subtracted nods and the part of each: all choices of shutters where light is negative."""
+def _patterns(curve: _Curve, nods: np.ndarray | None, extended: bool) -> Iterator[_Pattern]:
+    """Yield distances of subtracted nods and the part of each: all choices of shutters where light is negative.
+
+    Others may be behind closed shutters: of an extended source, what is beside them is seen.
+    """
     yield np.zeros(0), np.inf if nods is None else 1.0
     if nods is None:
         return
     offsets = np.arange(-_ASTRAY, _ASTRAY + 0.1, _STEP)
     seen = [nod for nod in nods if _is_negative(curve, offsets + nod).any()]
-    hidden = sum(not _is_open(curve, float(nod)) for nod in nods)
+    hidden = [nod for nod in nods if not _is_open(curve, float(nod))]
     for count in range(1, len(seen) + 1):
         for chosen in combinations(seen, count):
-            for more in range(hidden + 1):  # other nods may be behind shutters that are closed
-                yield np.array(chosen), 1.0 / (count + more)
+            for more in range(len(hidden) + 1):
+                for behind in combinations(hidden, more) if extended else [()]:
+                    yield np.array([*chosen, *behind]), 1.0 / (count + more)
 
 
 def _lines_of_width(
@@ -269,7 +273,8 @@ def _lines_of_width(
     top = max(light[k] for k in bright)
     candidates = [k for k in bright if light[k] >= 0.2 * top]
     source = min(candidates, key=lambda k: abs(at[k])) if is_planned else max(candidates, key=lambda k: light[k])
-    if echoes.size and not _is_negative(curve, at[source] + echoes).all():
+    in_sight = np.array([_is_open(curve, float(echo)) for echo in echoes], dtype=bool)
+    if echoes.size and not _is_negative(curve, at[source] + echoes[in_sight]).all():
         return None
     others = [k for k in range(len(places)) if k != source]
     distances, ratios = at[others] - at[source], light[others] / light[source]

@@ -270,7 +270,8 @@ def fit_source(
         on_profile = is_used & ~off_profile[:, None, :]
         relative = _relative_variance(residual - light, variance, light, on_profile & (aperture > 0))
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
-        profile = refine_profile(residual, np.where(on_profile, 1 / doubtful, 0.0), flux, profile)
+        levels = _levels(place.sky, order) if place.slit is not None else []
+        profile = refine_profile(residual, np.where(on_profile, 1 / doubtful, 0.0), flux, profile, levels)
     profile_alone, _ = profile.evaluate(n_rows)
     _, lit = profile.response(n_rows)
     from_nods = np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone)
@@ -366,7 +367,10 @@ def _find_light(
                 rest = own - flux[:, None, :] * profile.response(n_rows)[0]
                 others = others.moved(rest, precision, profile, amplitudes)
         taken = others.taken(profile, n_rows)
-        profile = fit_trace(own, near * ~taken, profile, place.prior)
+        if extended:  # its skirt and the background are found at once
+            profile = fit_trace(own, near * ~taken, profile, place.prior, levels=_levels(place.sky, order))
+        else:
+            profile = fit_trace(own, near * ~taken, profile, place.prior)
         if profile.strengths.any() and not (extended and _overlaps(profile)):
             # where another source may stand on an echo, or a level is found, light alone does not tell how strong it is
             unlike = np.where(others.strengths.any(1) | (order > 0), 1e-4, 0.2)
@@ -392,14 +396,19 @@ def _parts(
     """
     n_rows = images.shape[1]
     count = others.strengths.shape[1] if others else 0
-    slope = 2.0 * np.arange(n_rows)[:, None] / max(n_rows - 1, 1) - 1.0
     shapes = [profile.response(n_rows)[0], *(others.shapes(profile, n_rows) if count else ())]
-    shapes += [sky, sky * slope][:order]
+    shapes += _levels(sky, order)
     parts = np.stack(shapes)
     found, deviations = solve_parts(images, precision, parts)
     light = found[:, :, None, :] * parts
     amplitudes = found[1 : 1 + count]
     return found[0], amplitudes, light[1 : 1 + count].sum(0), light[1 + count :].sum(0), deviations[1 : 1 + count]
+
+
+def _levels(sky: np.ndarray, order: int) -> list[np.ndarray]:
+    """Return the shapes of the background (exposure, y, x): as the sky is let through, and with a slope."""
+    slope = 2.0 * np.arange(sky.shape[1])[:, None] / max(sky.shape[1] - 1, 1) - 1.0
+    return [sky, sky * slope][:order]
 
 
 def _level(weights: np.ndarray, images: np.ndarray, sky: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ their own. Where other nods were subtracted, a pixel has ``f(x) (P(u) - sum of a
 Images are (exposure, y, x) float64 with weights, the inverse variances, of zero where a pixel is not to be used.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -40,6 +41,7 @@ _AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative 
 _STIFFNESSES = (1.0, 30.0, 1000.0)  # against changes of the correction along the trace
 _SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # prior deviations of tilt, curvature, log width, and the skirt
 _USUAL = 0.1  # part of the light in the skirt
+_LEAST = 0.03  # of the amplitude of corrections to an extended source, far from it
 _FURTHEST = 1.5  # pixels, of offsets from where they begin, and of tilt and curvature
 _SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 _WIDTHS = (0.3, 2.5)  # pixels, standard deviations that the image of a point can have
@@ -259,7 +261,14 @@ def _uncorrected(profile: Profile, reach: float) -> Profile:
     )
 
 
-def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: float, iterations: int = 8) -> Profile:
+def fit_trace(
+    images: np.ndarray,
+    weights: np.ndarray,
+    start: Profile,
+    prior: float,
+    iterations: int = 8,
+    levels: Sequence[np.ndarray] = (),
+) -> Profile:
     """Fit the Gaussian profile: offsets of the exposures, shape of the trace, width.
 
     Parameters
@@ -273,8 +282,12 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
         Standard deviation of the true offset from the planned one [pixel].
     iterations : int, default 8
         Steps of Gauss and Newton, fluxes eliminated in each (variable projection; Golub and Pereyra 2003).
+    levels : sequence of ndarray
+        Shapes (exposure, y, x) of a background whose brightness in each column is eliminated as well.
     """
     n, n_rows, n_columns = images.shape
+    levels = _orthonormal(levels, weights)
+    images = _without(images, weights, levels)
     plan, along = start.plan, _along(n_columns)
     rows, shape = np.arange(n_rows)[:, None], start.shape
     width = np.exp(shape[n + 2])
@@ -289,7 +302,8 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
     def evaluate(values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         trace = plan + values[:n, None] + values[n : n + 2] @ along[1:]
         width = np.exp(values[n + 2 : -1] @ along)
-        profile, by_distance, by_width, by_skirt = _echoed(rows - trace[:, None, :], width, values[-1], start)
+        parts = _echoed(rows - trace[:, None, :], width, values[-1], start)
+        profile, by_distance, by_width, by_skirt = (_without(part, weights, levels) for part in parts)
         flux, precision = flux_of(images, weights, profile)
         residual = images - flux[:, None, :] * profile
         chi_square = float((weights * residual**2).sum() + (((values - centre) / deviations) ** 2).sum())
@@ -346,6 +360,23 @@ def fit_trace(images: np.ndarray, weights: np.ndarray, start: Profile, prior: fl
         height = float(np.median(start.slit.sum(1)))
         reach = float(np.clip(3.0 * np.exp(shape[n + 2]), 3.0, max(min(start.half_width, 0.5 * height), 3.0)))
     return _uncorrected(found, reach)
+
+
+def _orthonormal(shapes: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
+    """Return combinations of shapes (exposure, y, x) whose weighted products over each column are one and zero."""
+    found: list[np.ndarray] = []
+    for shape in shapes:
+        rest = _without(shape, weights, found)
+        power, usual = ((weights * each**2).sum(1, keepdims=True) for each in (rest, shape))
+        found.append(np.where(power > 1e-6 * usual, rest / np.sqrt(np.where(power > 0, power, 1.0)), 0.0))
+    return found
+
+
+def _without(values: np.ndarray, weights: np.ndarray, levels: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what is left of images (exposure, y, x) after a fit of orthonormal shapes to each column."""
+    for level in levels:
+        values = values - level * (weights * level * values).sum(1, keepdims=True)
+    return values
 
 
 def _skirted(distance: np.ndarray, width: np.ndarray, part: float) -> tuple[np.ndarray, ...]:
@@ -421,11 +452,18 @@ def _lengths(reach: float, n_columns: int) -> tuple[int, int]:
     return int(np.ceil(2 * (reach + 1) / KNOT_SPACING)) + 3, max(1, min(12, n_columns // COLUMNS_A_KNOT)) + 3
 
 
-def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, profile: Profile) -> Profile:
+def refine_profile(
+    images: np.ndarray,
+    weights: np.ndarray,
+    fluxes: np.ndarray,
+    profile: Profile,
+    levels: Sequence[np.ndarray] = (),
+) -> Profile:
     """Return the profile with its correction fitted anew, given fluxes.
 
     The coefficients are normal random numbers of one amplitude, alike along the trace to a degree; amplitude and degree
-    are those that make the data most likely.
+    are those that make the data most likely. Of an extended source, the amplitude falls with the light: far from it,
+    light that cannot be told from a background, or from that of subtracted nods, is not made up.
 
     Parameters
     ----------
@@ -435,6 +473,8 @@ def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, 
         Flux of each column.
     profile : Profile
         Gaussian, or with an earlier correction, which is replaced.
+    levels : sequence of ndarray
+        Shapes (exposure, y, x) whose brightness in each column is found with the correction, as a background.
     """
     distance = profile.distance(images.shape[1])
     bare = replace(profile, correction=np.zeros_like(profile.correction))
@@ -448,15 +488,30 @@ def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, 
     strengths, distances = np.hstack([one, -profile.strengths]), np.hstack([none, profile.distances])
     # all pixels that the splines reach: one beyond the aperture would be whatever the others leave it
     _normal_equations(
-        distance, residual, weights, fluxes, passed, strengths, distances, n_u, n_x, profile.reach, normal, right
+        distance,
+        residual,
+        weights,
+        fluxes,
+        passed,
+        strengths,
+        distances,
+        np.stack([*_orthonormal(levels, weights), np.zeros_like(images)]),
+        n_u,
+        n_x,
+        profile.reach,
+        normal,
+        right,
     )
+    scale = np.ones(n_u)
+    if profile.slit is not None:
+        scale = _decline(profile, n_u)
     normal = normal + np.triu(normal, 1).T
     difference = np.diff(np.eye(n_x), axis=0)
     best: tuple[float, np.ndarray, np.ndarray] | None = None
     for stiffness in _STIFFNESSES:
         along = np.eye(n_x) + stiffness * difference.T @ difference
-        prior = np.kron(np.eye(n_u), along)
-        log_prior = n_u * np.linalg.slogdet(along)[1]
+        prior = np.kron(np.diag(scale**-2.0), along)
+        log_prior = n_u * np.linalg.slogdet(along)[1] - 2 * n_x * np.log(scale).sum()
         for amplitude in _AMPLITUDES:
             factor = cho_factor(normal + prior / amplitude**2, lower=True)
             solution = cho_solve(factor, right)
@@ -466,6 +521,14 @@ def refine_profile(images: np.ndarray, weights: np.ndarray, fluxes: np.ndarray, 
                 best = (evidence, solution, cho_solve(factor, np.eye(size)))
     assert best is not None
     return replace(profile, correction=best[1].reshape(n_u, n_x), correction_covariance=best[2])
+
+
+def _decline(profile: Profile, n_u: int) -> np.ndarray:
+    """Return by how much less than in the middle splines across the trace (n_u,) are expected to be."""
+    places = (np.arange(n_u) - 1.0) * 2 * (profile.reach + 1.0) / (n_u - 3) - (profile.reach + 1.0)
+    width = float(np.exp(profile.shape[profile.n_exposures + 2]))
+    light = _skirted(places, np.array(width), float(profile.shape[-1]))[0]
+    return np.asarray(np.maximum(light / light.max(), _LEAST))
 
 
 @kernel
@@ -511,13 +574,19 @@ def _normal_equations(
     passed: np.ndarray,
     strengths: np.ndarray,
     distances: np.ndarray,
+    levels: np.ndarray,
     n_u: int,
     n_x: int,
     reach: float,
     normal: np.ndarray,
     right: np.ndarray,
 ) -> None:
-    """Add up the upper triangle of the normal matrix, and the right side, of the spline coefficients."""
+    """Add up the upper triangle of the normal matrix, and the right side, of the spline coefficients.
+
+    Orthonormal ``levels`` (level, exposure, y, x) are eliminated; the last one is none.
+    """
+    n_levels = levels.shape[0] - 1
+    shared, known = np.zeros((n_levels, n_u * 4)), np.zeros(n_levels)
     across, along = np.empty(4), np.empty(4)
     n_columns = distance.shape[2]
     n_parts = strengths.shape[1]
@@ -525,10 +594,14 @@ def _normal_equations(
     for e in range(distance.shape[0]):
         for x in range(n_columns):
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
+            shared[:] = 0.0
+            known[:] = 0.0
             for y in range(distance.shape[1]):
                 weight = weights[e, y, x]
                 if weight <= 0.0:
                     continue
+                for k in range(n_levels):
+                    known[k] += weight * levels[k, e, y, x] * residual[e, y, x]
                 count = 0
                 for part in range(n_parts):
                     u = distance[e, y, x] - distances[e, part]
@@ -543,10 +616,21 @@ def _normal_equations(
                             places[count] = (j + a) * n_x + i + b
                             count += 1
                 for p in range(count):
+                    for k in range(n_levels):
+                        j, b = places[p] // n_x, places[p] % n_x - i
+                        shared[k, 4 * j + b] += weight * values[p] * levels[k, e, y, x]
                     right[places[p]] += weight * values[p] * residual[e, y, x]
                     for q in range(p if n_parts == 1 else 0, count):
                         if places[p] <= places[q]:
                             normal[places[p], places[q]] += weight * values[p] * values[q]
+            for k in range(n_levels):
+                for j in range(n_u):
+                    for b in range(4):
+                        right[j * n_x + i + b] -= shared[k, 4 * j + b] * known[k]
+                        for m in range(j, n_u):
+                            for c in range(b if m == j else 0, 4):
+                                product = shared[k, 4 * j + b] * shared[k, 4 * m + c]
+                                normal[j * n_x + i + b, m * n_x + i + c] -= product
 
 
 @kernel
