@@ -12,6 +12,7 @@ SHUTTER_PITCH = 1.15
 ROWS_A_SHUTTER = 4.4
 """Detector rows for the open height of a shutter, about; tells which margin the wavelengths were made with."""
 _MARGINS = (1.05, 0.55)  # beyond the centres of the outer shutters, by newer and older versions of the pipeline
+_ROUNDS = 100  # of projections that even out the staircase of an edge
 _BLUR = 0.5  # pixels, standard deviation of the image of an edge, as seen in flight products
 
 
@@ -67,8 +68,17 @@ def _edges(wavelength: np.ndarray) -> tuple[np.ndarray, float] | None:
     length = upper - lower + 1
     whole &= np.abs(length - np.median(length[whole])) <= 1
     x = np.linspace(-1.0, 1.0, n_columns)
-    fit = np.polynomial.Polynomial.fit(x[whole], 0.5 * (lower + upper)[whole], 3 if n_columns > 1000 else 2, [-1, 1])
-    return np.asarray(fit(x)), float(length[whole].mean())
+    along = np.polynomial.legendre.legvander(x, 3 if n_columns > 1000 else 2)
+    solve = np.linalg.pinv(along[whole])
+    low, high = (lower - 0.5)[whole], (upper + 0.5)[whole]
+    middle, rows = along[whole] @ (solve @ (0.5 * (low + high))), float((high - low).mean())
+    # an edge is within half a row of the middle of its pixel: steps tell where, and a slit without slope has few
+    for _ in range(_ROUNDS):
+        start = np.clip(middle - 0.5 * rows, low - 0.4, low + 0.4)
+        stop = np.clip(middle + 0.5 * rows, high - 0.4, high + 0.4)
+        fit = solve @ (0.5 * (start + stop))
+        middle, rows = along[whole] @ fit, float((stop - start).mean())
+    return np.asarray(along @ fit), rows
 
 
 def _open_ranges(shutters: str) -> list[tuple[float, float]]:
