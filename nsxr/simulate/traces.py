@@ -252,10 +252,10 @@ def _open_part(distance: np.ndarray, shutters: str) -> np.ndarray:
     for number, state in enumerate(shutters):
         if state != "0":  # bars are not seen
             edges = [(number - 1 + side) * SHUTTER_PITCH for side in (-0.5, 0.5)]
-            if number == 0:
-                edges[0] = -SHUTTER_PITCH - 0.5
-            if number == len(shutters) - 1:
-                edges[1] = SHUTTER_PITCH + 0.5
+            if shutters[number - 1 : number] in ("", "0"):
+                edges[0] = (number - 1) * SHUTTER_PITCH - 0.5
+            if shutters[number + 1 : number + 2] in ("", "0"):
+                edges[1] = (number - 1) * SHUTTER_PITCH + 0.5
             blur = 0.6 * np.sqrt(2) / _ROWS_A_UNIT
             found += 0.5 * (erf((place - edges[0]) / blur) - erf((place - edges[1]) / blur))
     return found
