@@ -25,7 +25,7 @@ from dask.base import get_scheduler
 from dask.utils import format_bytes, parse_bytes
 from numba.core.registry import CPUDispatcher
 
-from nsxr.errors import ClusterError, NsxrError, ParameterError
+from nsxr.errors import ClusterError, NsxrError, ParameterError, install
 from nsxr.io.stores import is_remote, local_path
 
 __all__ = ["connected", "require_reachable", "worker_errors"]
@@ -85,7 +85,7 @@ def connected(
     try:
         from distributed import Client
     except ImportError as error:
-        raise ParameterError('clusters need another package: pip install "nsxr[distributed]"') from error
+        raise ParameterError(f"clusters need another package: {install('distributed')}") from error
     with ExitStack() as stack:
         # a Client that does not get its connection leaves itself as the scheduler of everything
         stack.enter_context(dask.config.set(scheduler=dask.config.get("scheduler", None)))

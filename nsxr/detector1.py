@@ -4,7 +4,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -35,7 +34,7 @@ from nsxr.lazy import settle
 from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
 from nsxr.model.history import record_skip
 from nsxr.model.keywords import about
-from nsxr.model.parameters import Choices, Parameter, Range, parameters_of, said
+from nsxr.model.parameters import Choices, Parameter, Range, closest, parameters_of, said
 from nsxr.model.provenance import noted
 from nsxr.model.readout import Readout
 from nsxr.model.variables import RAMP, check
@@ -525,5 +524,5 @@ def all_settings(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
 
 
 def _hint(name: Any, known: Collection[str]) -> str:
-    close = get_close_matches(str(name), list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+    meant = closest(name, known)
+    return f", did you mean {meant!r}?" if meant else f"; known: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""Exceptions and warnings. Each exception is also the builtin that it resembles most."""
+"""Exceptions and warnings, and what their messages share. Each exception is also the builtin that it resembles most."""
 
 __all__ = [
     "ArchiveInUseError",
@@ -14,7 +14,13 @@ __all__ = [
     "ParameterError",
     "ReferenceFileError",
     "RemoteAccessError",
+    "install",
 ]
+
+
+def install(extra: str) -> str:
+    """Return the command that brings the libraries of an extra of nsxr, for messages."""
+    return f'pip install "nsxr[{extra}]", or in a clone of nsxr pip install ".[{extra}]"'
 
 
 class NsxrError(Exception):

@@ -8,7 +8,6 @@ import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from nsxr.detector1 import (
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.io.exposure import open_exposure
 from nsxr.io.stores import is_remote, shown
-from nsxr.model.parameters import said
+from nsxr.model.parameters import closest, said
 from nsxr.references import open_references
 
 __all__ = ["Calibrated", "Recipe"]
@@ -317,8 +316,8 @@ def _require(place: str, entries: Any, kinds: Mapping[str, type]) -> None:
         raise ParameterError(f"{place} is {said(entries)} in the recipe, expected a table")
     for name, value in entries.items():
         if name not in kinds:
-            close = get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(kinds)}"
+            meant = closest(name, kinds)
+            hint = f"did you mean {meant!r}?" if meant else f"known: {', '.join(kinds)}"
             raise ParameterError(f"{place} has an entry {name!r}, {hint}")
         if not isinstance(value, kinds[name]):
             words: dict[type, str] = {str: "a text", list: "a list", dict: "a table"}

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import xarray as xr
@@ -18,6 +17,7 @@ from nsxr.io.manifest import MANIFEST
 from nsxr.io.zarr_metadata import METADATA
 from nsxr.io.zarr_read import open_store
 from nsxr.model.keywords import read
+from nsxr.model.parameters import closest
 
 __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
 
@@ -97,8 +97,8 @@ def select_exposures(tree: xr.DataTree, **keywords: Any) -> xr.DataTree:
     known = {str(key) for node in found.values() for key in node.attrs}
     unknown = [key for key in keywords if key not in known]
     if unknown and found:
-        close = get_close_matches(unknown[0].upper(), sorted(known), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        meant = closest(unknown[0].upper(), sorted(known))
+        hint = f"; did you mean {meant}?" if meant else ""
         raise ParameterError(f"no exposure has the header keyword {', '.join(unknown)}{hint}")
     wanted = {key: value if isinstance(value, list | tuple | set) else [value] for key, value in keywords.items()}
     chosen = [node for node in found.values() if all(node.attrs.get(key) in values for key, values in wanted.items())]

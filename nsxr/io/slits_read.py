@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError, install
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_read import read_dataset
 from nsxr.io.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
@@ -222,8 +222,8 @@ def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str,
         return slits
     if not can_evaluate():
         warnings.warn(
-            f"{file.path}: WAVELENGTH is missing, and to read it from the gwcs in the file needs the extra 'gwcs': "
-            "pip install 'nsxr[gwcs]'",
+            f"{file.path}: WAVELENGTH is missing, and to read it from the gwcs in the file needs the libraries asdf, "
+            f"gwcs and stdatamodels: {install('gwcs')}",
             DegradedResultWarning,
             stacklevel=4,
         )

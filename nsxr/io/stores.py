@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import fsspec
 from dask.base import tokenize
 
-from nsxr.errors import InputFileError, NsxrError, ParameterError, RemoteAccessError
+from nsxr.errors import InputFileError, NsxrError, ParameterError, RemoteAccessError, install
 
 __all__ = [
     "ANONYMOUS",
@@ -231,8 +231,8 @@ def filesystem(
         system, inner = fsspec.core.url_to_fs(path, **options.of(path, tries))
     except ImportError as error:
         raise ParameterError(
-            f"{shown(path)}: a library is missing ({without_secrets(str(error))}); the extra 's3' brings those for "
-            "s3:// and https://"
+            f"{shown(path)}: a library is missing ({without_secrets(str(error))}); those for s3:// and https:// are "
+            f"brought by {install('s3')}"
         ) from error
     except (TypeError, ValueError) as error:
         raise ParameterError(

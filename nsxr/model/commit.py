@@ -31,7 +31,7 @@ def checked_out(root: Path) -> str | None:
 
 
 def head(git: Path) -> str | None:
-    """Return the commit that ``.git``, a folder or the file of a worktree, names as checked out; None if it names none."""
+    """Return the commit that ``.git``, a folder or the file of a worktree, names as checked out; None without any."""
     if git.is_file():  # a worktree: where its own files are
         git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
     head = (git / "HEAD").read_text().strip()

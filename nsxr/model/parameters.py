@@ -10,8 +10,9 @@ From this come the checks of values, the tables of ``nsxr parameters`` and of th
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -31,6 +32,7 @@ __all__ = [
     "Sigmas",
     "Times",
     "Unit",
+    "closest",
     "declared",
     "meanings",
     "parameters_of",
@@ -45,6 +47,7 @@ _KINDS: dict[Any, str] = {
     xr.DataArray: "an array",
 }
 _LONGEST = 60
+_SHORTEST = 3  # letters that say which name was meant
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,20 @@ def said(value: Any) -> str:
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     name = type(value).__name__
     return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def closest(given: Any, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant: the first that begins or ends with what was given, or the likest.
+
+    ``threshold`` means ``rejection_threshold``, although ``shower_threshold`` has more letters in common.
+    """
+    word, names = str(given).strip().lower(), list(known)
+    if len(word) >= _SHORTEST:
+        for name in names:
+            if name.lower().startswith(word) or name.lower().endswith(word):
+                return name
+    close = get_close_matches(str(given), names, n=1)
+    return close[0] if close else None
 
 
 def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -> dict[str, Parameter]:

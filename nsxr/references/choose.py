@@ -19,6 +19,7 @@ from nsxr.errors import (
     NsxrError,
     ParameterError,
     ReferenceFileError,
+    install,
 )
 from nsxr.io.fits_headers import FitsFile, keywords, refuse_compressed
 from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
@@ -342,7 +343,8 @@ def _crds_library() -> Any:
         return import_module("crds")
     except ImportError as error:
         raise MissingReferenceError(
-            "the crds library is not installed; install nsxr with the extra 'crds', or give a directory"
+            f"the crds library is not installed ({install('crds')}); it needs CRDS_PATH, a folder for its files, and "
+            "CRDS_SERVER_URL=https://jwst-crds.stsci.edu in the environment; or give a directory of references"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import MissingReferenceError, ReferenceFileError
+from nsxr.errors import MissingReferenceError, ReferenceFileError, install
 from nsxr.io.asdf_trees import require_plain_tree
 from nsxr.io.fingerprint import describe_file
 from nsxr.io.zarr_metadata import first_line
@@ -50,7 +50,7 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     try:
         asdf: Any = import_module("asdf")
     except ImportError as error:
-        raise MissingReferenceError(f"{path}: the asdf library is needed to read it; install it by 'asdf'") from error
+        raise MissingReferenceError(f"{path}: the asdf library is needed to read it: {install('asdf')}") from error
     name = detector.lower()
     require_plain_tree(path)
     try:

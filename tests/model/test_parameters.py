@@ -8,7 +8,7 @@ import xarray as xr
 
 from nsxr.detector1 import STEPS, all_settings, check_settings
 from nsxr.errors import ParameterError
-from nsxr.model.parameters import Choices, Range, Unit, parameters_of, said
+from nsxr.model.parameters import Choices, Range, Unit, closest, parameters_of, said
 
 
 def smooth(
@@ -135,3 +135,25 @@ def test_settings_are_filled_in_as_the_steps_take_them():
     assert filled["saturation"] == {**STEPS["saturation"].parameters, "n_pix_grow_sat": 2}
     assert "rejection_threshold" not in filled["jump"]  # left open
     assert all_settings(filled) == filled
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("threshold", "rejection_threshold"),
+        ("Rejection", "rejection_threshold"),
+        ("shower_treshold", "shower_threshold"),
+        ("rejection_treshold", "rejection_threshold"),
+        ("find", "find_showers"),
+        ("d", None),
+        (5, None),
+    ],
+)
+def test_which_name_was_meant(given, meant):
+    names = ("rejection_threshold", "three_group_rejection_threshold", "shower_threshold", "find_showers")
+    assert closest(given, names) == meant
+
+
+def test_a_part_of_a_name_is_enough_for_a_hint():
+    with pytest.raises(ParameterError, match="'threshold', did you mean 'rejection_threshold'"):
+        check_settings({"jump": {"threshold": 5}}, ())
