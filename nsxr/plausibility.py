@@ -14,6 +14,7 @@ from nsxr.kernels.outliers import DISAGREEING
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.keywords import read
+from nsxr.model.spectra import is_extended
 
 __all__ = ["CHECKS", "Extracted", "suspicions", "warn_of_suspicions"]
 
@@ -141,9 +142,8 @@ def _position(found: Extracted) -> Iterator[str]:
 def _width(found: Extracted) -> Iterator[str]:
     if found.model is None or not (found.should_have_light and found.has_light):
         return
-    is_extended = str(found.spectrum.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
     width = float(np.nanmedian(found.model["width"].values))
-    most = found.model.sizes["cross_dispersion"] if is_extended else _WIDEST
+    most = found.model.sizes["cross_dispersion"] if is_extended(found.spectrum) else _WIDEST
     if not width <= most:
         yield f"the trace is {width:.1f} pixels wide (sigma), expected less than {most:g}"
 

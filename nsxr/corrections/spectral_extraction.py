@@ -14,6 +14,7 @@ from nsxr.model.chunking import one_chunk
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record, steps
 from nsxr.model.keywords import read
+from nsxr.model.spectra import is_extended
 from nsxr.model.variables import check, variable_attributes
 
 __all__ = ["extract_spectrum", "model_image"]
@@ -112,8 +113,7 @@ def extract_spectrum(
         model = fit_trace_model(slit, **fitting)
     elif fitting:
         raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; a model was given already")
-    extended = str(slit.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
-    box = weighting == "box" or (weighting == "auto" and extended)
+    box = weighting == "box" or (weighting == "auto" and is_extended(slit))
     names = [name for name in ("sci", "var_poisson", "var_rnoise", "var_flat") if name in slit]
     series = "integration" in slit.dims
     arrays = [_whole(slit[name]) for name in names if name != "var_poisson"]

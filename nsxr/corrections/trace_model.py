@@ -1,5 +1,6 @@
 """The trace of a source on the detector: position, profile, photon noise, outliers, from one or several exposures."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.corrections.series_mean import mean_image
-from nsxr.errors import ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.column_fit import box_weights, column_weights
 from nsxr.kernels.companions import Others
 from nsxr.kernels.extraction import Place, Source, fit_source, steady_flux
@@ -21,8 +22,9 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.exposures import require_distinct
 from nsxr.model.history import record
 from nsxr.model.keywords import read
-from nsxr.model.parameters import Limits, Range, Unit
+from nsxr.model.parameters import Limits, Range, Unit, said
 from nsxr.model.readout import DETECTOR_SIZE
+from nsxr.model.spectra import is_extended
 from nsxr.model.variables import check
 
 __all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
@@ -66,8 +68,13 @@ def _kind_of_background(slit: xr.Dataset, background: Background) -> str:
     return "if any" if subtracted or "background_members" in slit.attrs else "constant"
 
 
-def _is_extended(slit: xr.Dataset) -> bool:
-    return str(slit.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
+def _warn_of_unknown_source(slit: xr.Dataset) -> None:
+    """Warn if SRCTYPE is a word that says nothing; none, N/A and UNKNOWN are usual, and mean a point source."""
+    given = slit.attrs.get("SRCTYPE")
+    if given is not None and str(given).strip().upper() not in ("POINT", "EXTENDED", "UNKNOWN", "N/A", ""):
+        name = slit.attrs.get("filename", "a slit")
+        message = f"{name}: SRCTYPE is {said(given)}, expected POINT or EXTENDED; treated as a point source"
+        warnings.warn(message, DegradedResultWarning, stacklevel=4)
 
 
 @checks_arguments  # also what other functions hand on
@@ -130,6 +137,11 @@ def fit_trace_model(
         ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used`` and
         ``off_profile``. Lazy if a slit is.
 
+    Warns
+    -----
+    DegradedResultWarning
+        If SRCTYPE is a word that says nothing: the source is treated as a point.
+
     Raises
     ------
     ModelError
@@ -167,8 +179,10 @@ def fit_trace_model(
             )
             for slit in each
         ]
+    for slit in each:
+        _warn_of_unknown_source(slit)
     order = BACKGROUND_TERMS[_kind_of_background(each[0], background)]
-    extended = _is_extended(each[0])
+    extended = is_extended(each[0])
     columns = np.unique(np.concatenate([slit["dispersion"].values for slit in each]))
     means = [mean_image(slit, usable_pixels(slit)) for slit in each]
     images = [mean.assign(_wavelength(slit)) for (mean, _), slit in zip(means, each, strict=True)]

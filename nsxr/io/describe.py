@@ -118,7 +118,9 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
     if value("INSTRUME"):
         lines.append(f"exposure:    {value('INSTRUME', 'DETECTOR', 'EXP_TYPE', 'FILTER', 'GRATING')}")
     if value("TARGPROP", "DATE-OBS"):
-        lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')} {value('TARGPROP')}".rstrip())
+        odd = value("DATE-OBS") and read(header, "DATE-OBS", matters=False) is None
+        note = " (DATE-OBS is no date, by which references are chosen)" if odd else ""
+        lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')}{note} {value('TARGPROP')}".rstrip())
     try:
         readout = Readout.from_header(header)
     except InputFileError as error:

@@ -1,6 +1,7 @@
 """The xarray engine "nirspec": raw exposures, ramps and rates in FITS files, as lazy Datasets."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 from xarray.core import indexing
 
-from nsxr.errors import InputFileError
+from nsxr.errors import DegradedResultWarning, InputFileError
 from nsxr.io.fits_headers import FitsFile, keywords, scan
 from nsxr.io.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, origin_of, steps_from_table
 from nsxr.io.pixels import FitsArray, PixelSource
@@ -170,6 +171,13 @@ def _first_integration(path: str, header: Mapping[str, Any], readout: Readout, s
         )
     if total is not None and last is not None and last > total:
         raise InputFileError(f"{path}: keyword INTEND is {last}, but NINTS says {total} integrations in all")
+    is_segment = read(header, "EXSEGTOT", matters=False) > 1
+    if "group" in sizes and not is_segment and total is not None and not is_whole:
+        warnings.warn(
+            f"{path}: holds integrations {first} to {first + n - 1} of {total} (NINTS); the others are missing",
+            DegradedResultWarning,
+            stacklevel=2,
+        )
     return int(first)
 
 

@@ -23,7 +23,7 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.keywords import value_of
 from nsxr.model.names import plain_name
 
-__all__ = ["SLIT_COORDINATES", "as_slit", "iterate_slits", "map_slits", "pad_slits", "unpad"]
+__all__ = ["SLIT_COORDINATES", "as_slit", "is_extended", "iterate_slits", "map_slits", "pad_slits", "unpad"]
 
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 
@@ -88,6 +88,11 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
     slit.attrs = {**rates.attrs, "SLTNAME": name}
     slit.attrs.setdefault("SRCTYPE", "POINT")
     return slit
+
+
+def is_extended(slit: xr.Dataset) -> bool:
+    """Whether a slit, or its spectrum, is said to be of an extended source (SRCTYPE); all others are points."""
+    return str(slit.attrs.get("SRCTYPE", "POINT")).strip().upper() == "EXTENDED"
 
 
 def pad_slits(slits: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> xr.Dataset:

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from nsxr.corrections.trace_model import fit_trace_model
-from nsxr.errors import ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.simulate import simulate_trace
 from nsxr.testing import forbid_computes
 
@@ -157,3 +157,18 @@ def test_refused() -> None:
         fit_trace_model(slit.drop_vars("var_rnoise"))
     with pytest.raises(ModelError, match="many slits"):
         fit_trace_model(slit.expand_dims("slit"))
+
+
+@pytest.mark.parametrize("given", ["FOO", "POINTS", 1, True])
+def test_a_source_type_that_says_nothing_is_told(given: object) -> None:
+    slit, _ = simulate_trace(columns=40, seed=1)
+    slit.attrs["SRCTYPE"] = given
+    with pytest.warns(DegradedResultWarning, match=f"SRCTYPE is {given!r}, expected POINT or EXTENDED; treated as"):
+        fit_trace_model(slit.chunk())
+
+
+@pytest.mark.parametrize("given", [None, "N/A", "UNKNOWN", "point", " EXTENDED "])
+def test_usual_source_types_are_taken_without_a_word(given: object) -> None:
+    slit, _ = simulate_trace(columns=40, seed=1)
+    slit.attrs["SRCTYPE"] = given
+    fit_trace_model(slit.chunk())

@@ -39,6 +39,17 @@ def test_raw_exposure(calibrated, monkeypatch):
     has(text, "(2, 4, 32, 32) 16 bit", "table of 2 rows, 7 columns", "2026-01-15")
 
 
+@pytest.mark.parametrize(("date", "odd"), [("15/01/2026", True), ("someday", True), ("2026-01-15", False)])
+def test_a_date_that_is_none_is_told(calibrated, tmp_path, date, odd):
+    _, made = calibrated
+    with fits.open(made.uncal[0]) as hdus:
+        hdus[0].header["DATE-OBS"] = date
+        hdus.writeto(tmp_path / "x.fits")
+    text = describe(tmp_path / "x.fits")
+    has(text, date)
+    assert ("DATE-OBS is no date" in text) == odd
+
+
 def test_segment(segments):
     has(describe(segments[1]), "segment:     2 of 3, integrations 3 to 4")
 

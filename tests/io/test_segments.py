@@ -112,3 +112,11 @@ def test_int_times_of_segments_run_on(segments):
     np.testing.assert_array_equal(
         times, np.concatenate([fits.getdata(path, "INT_TIMES")["int_mid_MJD_UTC"] for path in segments])
     )
+
+
+@pytest.mark.parametrize("total", [6, 21])
+def test_an_exposure_that_lacks_its_end_is_told(sub32, changed, total):
+    path = changed(sub32, NINTS=total)
+    with pytest.warns(DegradedResultWarning, match=f"{path.name}: holds integrations 1 to 5 of {total}"):
+        exposure = nsxr.open_exposure(path)
+    assert exposure["integration"].values.tolist() == [1, 2, 3, 4, 5]
