@@ -7,12 +7,32 @@ from typing import Any
 
 from nsxr.errors import InputFileError
 from nsxr.io.fits_checksums import wrong_checksums
+from nsxr.io.fits_headers import FitsFile, scan
 from nsxr.io.folder import Folder
 from nsxr.io.manifest import damaged_chunks, digest, expected_objects, lost_objects, split_object, stored_manifest
 from nsxr.io.stores import StorageOptions, is_remote, shown
 from nsxr.io.zarr_metadata import METADATA, require_plain
 
 __all__ = ["check_product"]
+
+
+_RATES = ("ERR", "DQ", "VAR_POISSON", "VAR_RNOISE")
+_ALONE: Mapping[str, tuple[str, ...]] = {
+    "Level1bModel": ("SCI", "GROUP", "INT_TIMES"),
+    "RampModel": ("SCI",),
+    "ImageModel": ("SCI",),
+    "IFUImageModel": ("SCI",),
+    "CubeModel": ("SCI", "INT_TIMES"),
+    "SlitModel": ("SCI",),
+    "MultiSlitModel": ("SCI",),
+    "MultiExposureModel": ("SCI",),
+    "MultiSpecModel": ("EXTRACT1D",),
+    "TSOMultiSpecModel": ("EXTRACT1D",),
+    "MultiCombinedSpecModel": ("COMBINE1D",),
+}
+"""Extensions that products always have, by DATAMODL."""
+_BESIDE_SCI = dict.fromkeys(("ImageModel", "IFUImageModel", "CubeModel"), _RATES)
+_BESIDE_SCI |= dict.fromkeys(("SlitModel", "MultiSlitModel", "MultiExposureModel"), _RATES)
 
 
 def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[str]:
@@ -29,7 +49,9 @@ def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, An
     ------
     str
         One line for each problem; nothing if all is well. Chunks of a Zarr store are compared with the checksums that
-        its root lists. HDUs of a FITS file are compared with their own CHECKSUM and DATASUM, if they have any.
+        its root lists. HDUs of a FITS file are compared with their own CHECKSUM and DATASUM, if they have any; and a
+        product (DATAMODL) has the extensions that its kind always has, and ends in ASDF: files that were cut off
+        between two HDUs are found by that.
 
     Raises
     ------
@@ -42,7 +64,25 @@ def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, An
     if shown(name).rstrip("/").endswith(".zarr") if is_remote(name) else Path(name).is_dir():
         yield from _check_zarr(Folder.at(name, storage_options))
     else:
+        yield from _lost_extensions(scan(name, storage_options=storage_options))
         yield from wrong_checksums(name, StorageOptions(storage_options))
+
+
+def _lost_extensions(file: FitsFile) -> Iterator[str]:
+    """Yield a line for each extension that a product should have and has not; of references nothing is known."""
+    kind = str(file.primary.get("DATAMODL") or "").strip()
+    if not kind or file.primary.get("REFTYPE"):
+        return
+    for name in _ALONE.get(kind, ()):
+        if name not in file.extensions:
+            yield f"{name} is missing, which each {kind} has"
+    for version in sorted(version for name, version in file.versions if name == "SCI"):
+        for name in _BESIDE_SCI.get(kind, ()):
+            is_resampled = ("WHT", version) in file.versions  # flags went into the weights
+            if (name, version) not in file.versions and not (name == "DQ" and is_resampled):
+                yield f"{name} {version} is missing beside SCI {version}, which each {kind} has"
+    if "ASDF" not in file.extensions:
+        yield "ASDF is missing, with which products end: the file was cut off, or another program has written it"
 
 
 def _check_zarr(folder: Folder) -> Iterator[str]:

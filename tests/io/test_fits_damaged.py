@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 
 import nsxr
@@ -20,8 +21,10 @@ from nsxr.io.fits_headers import clean_header, scan
 from nsxr.io.fits_read import read_dataset
 from nsxr.io.products import product_paths, write_products
 from nsxr.io.slits_read import open_slits
+from nsxr.io.slits_write import write_slits
 from nsxr.model.history import parsed_steps
 from nsxr.model.names import plain_name
+from nsxr.simulate import simulate_trace
 
 
 def fails(path, *words, opener=nsxr.open_exposure):
@@ -350,6 +353,48 @@ def test_check_of_fits_products(rate, tmp_path):
     content[at : at + 9] = b"FABULATED"
     path.write_bytes(content)
     assert list(check_product(path)) == ["PRIMARY: header or data changed, CHECKSUM does not fit them"]
+
+
+def cut_after(path, name, target):
+    """Copy a file up to the end of an extension."""
+    target.write_bytes(path.read_bytes()[: scan(path).extensions[name].hdu.end])
+    return list(check_product(target))
+
+
+def test_check_finds_what_was_cut_off_between_extensions(rate, sub32, tmp_path):
+    names = list(scan(rate).extensions)
+    for name in names[:-1]:
+        found = cut_after(rate, name, tmp_path / "x.fits")
+        assert found[-1].startswith("ASDF is missing, with which products end")
+        kept = names[: names.index(name) + 1]
+        lost = [other for other in ("ERR", "DQ", "VAR_POISSON", "VAR_RNOISE") if other not in kept]
+        assert [line.split()[0] for line in found[:-1]] == lost
+    assert cut_after(rate, names[-1], tmp_path / "x.fits") == []
+    assert list(check_product(sub32)) == []
+    found = cut_after(sub32, "SCI", tmp_path / "x.fits")
+    assert [line.split()[0] for line in found] == ["GROUP", "INT_TIMES", "ASDF"]
+
+
+@pytest.mark.parametrize("lost", ["INT_TIMES", "VAR_RNOISE", "SCI"])
+def test_check_finds_an_extension_that_was_taken_out(rate, tmp_path, lost):
+    path = rate.with_name("x_rateints.fits")
+    assert list(check_product(path)) == []
+    with fits.open(path, memmap=False) as hdus:
+        del hdus[lost]
+        hdus.writeto(tmp_path / "y.fits")
+    (line,) = check_product(tmp_path / "y.fits")
+    assert line.startswith(f"{lost} ")
+
+
+def test_check_looks_at_every_slit(tmp_path):
+    slits = {name: simulate_trace(columns=40, seed=1)[0].assign_attrs(SLTNAME=name) for name in ("a", "b")}
+    path = write_slits(xr.DataTree.from_dict(slits), tmp_path / "x_cal.fits", progress=False)
+    assert list(check_product(path)) == []
+    with fits.open(path, memmap=False) as hdus:
+        del hdus["VAR_POISSON", 2]
+        hdus.writeto(tmp_path / "y_cal.fits")
+    (line,) = check_product(tmp_path / "y_cal.fits")
+    assert line == "VAR_POISSON 2 is missing beside SCI 2, which each MultiSlitModel has"
 
 
 # a file that is another one
