@@ -17,7 +17,7 @@ __all__ = ["check"]
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
 @reports_errors
 @takes_storage_options
 def check(paths: tuple[str, ...], storage_options: Mapping[str, Any]) -> None:
