@@ -117,8 +117,8 @@ def _light(found: Extracted) -> Iterator[str]:
         yield f"there is no light of a source: signal to noise of all columns together is {found.signal[0]:.1f}"
     if found.contrast < _FAINTEST:
         yield (
-            f"there is {max(found.contrast, 0.0):.1%} of the light of a neighbour at the planned row: the neighbour may be "
-            "the source, with a wrong plan"
+            f"there is {max(found.contrast, 0.0):.1%} of the light of a neighbour at the planned row: the neighbour "
+            "may be the source, with a wrong plan"
         )
 
 

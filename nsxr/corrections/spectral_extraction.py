@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+from scipy.special import ndtr
 
-from nsxr.corrections.trace_model import fit_trace_model, usable_pixels
+from nsxr.corrections.trace_model import fit_trace_model, require_pixels, usable_pixels
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.column_fit import box_weights, column_weights
 from nsxr.lazy import map_blocks
@@ -37,6 +38,8 @@ _MODEL = (
     "variance_of_signal",
     "profile_variance",
     "off_profile",
+    "trace",
+    "width",
 )
 
 
@@ -70,8 +73,9 @@ def extract_spectrum(
         In single integrations, pixels off the model by so many standard deviations, and by more than 5 % of the light
         around, are left out.
     least_coverage : float, default 0.5
-        Columns with a smaller part of the profile on good pixels are flagged DO_NOT_USE; their values stay. So are
-        columns weighted by a profile that is no light's, as of residuals of a bright neighbour: much of it is negative.
+        Columns with a smaller part of the profile on good pixels, or in the cut-out, are flagged DO_NOT_USE; their
+        values stay. So are columns weighted by a profile that is no light's, as of residuals of a bright neighbour:
+        much of it is negative. A cut-out of less than 3 rows tells no profile: all of it is flagged.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
 
@@ -104,6 +108,7 @@ def extract_spectrum(
     check(slit, "sci", "dq", "var_poisson", "var_rnoise")
     if "slit" in slit.dims:
         raise ModelError("this Dataset has many slits; go through them with nsxr.map_slits")
+    require_pixels(slit)
     if weighting not in ("auto", "profile", "box"):
         raise ParameterError(f"weighting is {weighting!r}, expected auto, profile or box")
     if not 0 <= least_coverage < 1:
@@ -132,6 +137,7 @@ def extract_spectrum(
         core=IMAGE,
         outputs=[*outputs, (along, np.uint32)],
         box=box,
+        first_row=None if extended else float(slit["cross_dispersion"][0]),
         rejection=rejection_threshold,
         least_coverage=least_coverage,
     )
@@ -235,12 +241,15 @@ def _extract_block(
     variance_of_signal: np.ndarray,
     profile_variance: np.ndarray,
     off_profile: np.ndarray,
+    trace: np.ndarray,
+    width: np.ndarray,
     noise_scale: np.ndarray,
     background_terms: np.ndarray,
     var_rnoise: np.ndarray,
     var_flat: np.ndarray | None = None,
     *,
     box: bool,
+    first_row: float | None,
     rejection: float,
     least_coverage: float,
 ) -> tuple[np.ndarray, ...]:
@@ -253,6 +262,10 @@ def _extract_block(
     neighbours = np.pad(light + np.abs(beside), ((1, 1), (0, 0)))
     around = np.maximum(np.maximum(neighbours[:-2], neighbours[2:]), light)
     one = [array[None] for array in (response, aperture)]
+    inside = np.ones(shape[-1])
+    if first_row is not None:  # where the cut-out ends in the trace, the profile knows only what is left of it
+        edges = np.array([-0.5, sci.shape[-2] - 0.5])[:, None] + first_row - trace
+        inside = np.subtract(*ndtr(edges / width)[::-1])
     is_light = box | off_profile | ((aperture * np.abs(profile)).sum(0) <= _MOST_OF_LIGHT)
     for index in np.ndindex(sci.shape[:-2]):
         read = float(noise_scale) * var_rnoise[index].astype(np.float64)
@@ -273,7 +286,7 @@ def _extract_block(
                 precision = np.where(good, precision[0], 0.0)[None]
                 weights, level_weights, _ = column_weights(one[0], one[1], precision, order, sky[None])
         w, b = weights[0], level_weights[0]
-        covered = (aperture * profile * good).sum(0)
+        covered = (aperture * profile * good).sum(0) * inside
         noise_of_light = photons
         if box or off_profile.any():
             summed, beside_it = box_weights(

@@ -27,7 +27,7 @@ from nsxr.model.readout import DETECTOR_SIZE
 from nsxr.model.spectra import is_extended
 from nsxr.model.variables import check
 
-__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
+__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "require_pixels", "usable_pixels"]
 
 IMAGE = ("cross_dispersion", "dispersion")
 BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2, "if any": -1}
@@ -36,6 +36,7 @@ UNUSABLE = int(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE | PixelFlag.OUTLIER 
 """Flags of pixels that are no measurements; FLUX_ESTIMATED are values that somebody filled in."""
 HALF_WIDTH = 3.0
 """Half width of the aperture of point sources [pixel]; the observatory's is as wide."""
+_LEAST_ROWS = 3  # that tell where a trace is
 _UNPLANNED = 2.0  # pixels by which a position taken from the light itself may be wrong
 _PIXELS, _COLUMNS, _ONE = ("exposure", *IMAGE), ("exposure", "dispersion"), ("exposure",)
 _OUTPUTS: dict[str, tuple[Sequence[str], type[np.generic]]] = {
@@ -56,6 +57,13 @@ Background = Literal["auto", "none", "constant", "linear"]
 def usable_pixels(slit: xr.Dataset) -> xr.DataArray:
     """Return where pixels are measurements: finite, and without flags of :data:`UNUSABLE`."""
     return ((slit["dq"] & np.uint32(UNUSABLE)) == 0) & np.isfinite(slit["sci"])
+
+
+def require_pixels(slit: xr.Dataset) -> None:
+    """Raise a ModelError if a slit has no rows or no columns."""
+    for dim in IMAGE:
+        if not slit.sizes[dim]:
+            raise ModelError(f"the slit has no pixels: dim {dim!r} has length 0, expected 1 or more")
 
 
 def _kind_of_background(slit: xr.Dataset, background: Background) -> str:
@@ -165,6 +173,7 @@ def fit_trace_model(
         check(slit, "sci", "dq", "var_poisson", "var_rnoise")
         if "slit" in slit.dims:
             raise ModelError("this Dataset has many slits; go through them with nsxr.iterate_slits")
+        require_pixels(slit)
     rows = np.unique(np.concatenate([slit["cross_dispersion"].values for slit in each]))
     if rows.size > 1.5 * max(slit.sizes["cross_dispersion"] for slit in each):  # in slits apart: nothing is shared
         return [
@@ -277,6 +286,7 @@ def _fit_block(
     images = [images[0] / scale, images[1] / scale**2, images[2] / scale**2]
     variance = images[1] + images[2]
     good = finite & np.isfinite(variance) & (variance > 0)
+    good &= n_rows >= _LEAST_ROWS
     good &= ~wild_variances(images[1], images[2], good)
     good &= ~wild_pixels(images[0], good)
     for e in range(n):

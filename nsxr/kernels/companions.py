@@ -112,7 +112,9 @@ def _brightness(image: np.ndarray, precision: np.ndarray) -> np.ndarray:
     noise = np.where(used, 1 / np.where(used, precision, 1.0), 0.0).sum(0)
     power = np.where(used, image**2, 0.0).sum(0) - noise
     window = np.ones(2 * _AROUND + 1)
-    smooth = np.convolve(power, window, mode="same") / np.convolve(np.ones(power.size), window, mode="same")
+    # mode "same" would give the length of the window in a slit that is shorter
+    inside = slice(_AROUND, _AROUND + power.size)
+    smooth = np.convolve(power, window)[inside] / np.convolve(np.ones(power.size), window)[inside]
     found = np.where(power > 100 * noise, power, smooth)
     typical = float(np.median(found[used.any(0)]))
     if not typical > 0:

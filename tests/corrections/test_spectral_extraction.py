@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nsxr.corrections.box_extraction import extract_box
 from nsxr.corrections.spectral_extraction import extract_spectrum, model_image
 from nsxr.corrections.trace_model import fit_trace_model
 from nsxr.errors import ModelError, ParameterError
@@ -230,3 +231,40 @@ def test_refused() -> None:
         extract_spectrum(slit, least_coverage=2)
     with pytest.raises(ParameterError, match="a model was given"):
         extract_spectrum(slit, fit_trace_model(slit), half_width=2.0)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5, 17, 32])
+def test_few_columns_are_enough(columns: int) -> None:
+    slit, truth = simulate_trace(seed=1)
+    few = slit.isel(dispersion=slice(200, 200 + columns))
+    spectrum = extract_spectrum(few)
+    ratio = (spectrum["flux"] / truth["flux"]).values
+    assert (spectrum["dq"] == 0).all()
+    np.testing.assert_allclose(np.mean(ratio), 1.0, atol=0.02 + 0.06 / np.sqrt(columns))
+    series, _ = simulate_trace(columns=columns, integrations=2, seed=1)
+    assert np.isfinite(extract_spectrum(series)["flux"]).all()
+
+
+@pytest.mark.parametrize("rows", [slice(15, 16), slice(14, 16), slice(10, 15), slice(9, 16)])
+def test_columns_are_flagged_where_the_cut_out_lacks_their_light(rows: slice) -> None:
+    slit, truth = simulate_trace(seed=1, bad_pixels="none")
+    cut = slit.isel(cross_dispersion=rows)
+    spectrum = extract_spectrum(cut)
+    good = (spectrum["dq"] == 0).values
+    ratio = (spectrum["flux"] / truth["flux"]).values
+    if cut.sizes["cross_dispersion"] < 3:
+        assert not good.any()
+    else:
+        inside = (truth["trace"] < float(cut["cross_dispersion"][-1]) + 0.5).values
+        assert 0.9 * inside.sum() < good.sum() < inside.sum() + 20  # the others are too far out
+        assert ratio[good].min() > 0.3
+
+
+@pytest.mark.parametrize("dim", ["dispersion", "cross_dispersion"])
+def test_slits_without_pixels(dim: str) -> None:
+    slit, _ = simulate_trace(columns=40)
+    empty = slit.isel({dim: slice(0, 0)})
+    for extract in (extract_spectrum, fit_trace_model, extract_box):
+        with pytest.raises(ModelError, match=f"^the slit has no pixels: dim '{dim}' has length 0, expected 1 or more$"):
+            extract(empty)
+    assert (extract_spectrum(slit.assign(dq=slit["dq"] | np.uint32(1)))["dq"] == 1).all()
