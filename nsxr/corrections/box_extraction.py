@@ -13,7 +13,6 @@ from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.box_extraction import box_weights, sum_box
 from nsxr.lazy import map_blocks, unlabelled
 from nsxr.model.chunking import one_chunk
-from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.variables import check
@@ -43,7 +42,8 @@ def extract_box(
     """Sum a slit over a box in each column, with the parameters and priorities of the observatory's pipeline.
 
     This is what stored spectra were made with, for comparison with them. Missing pixels are left out of the sum and not
-    made up for, so the flux drops where the box has holes; ``coverage`` says how much of it was there.
+    made up for, so the flux drops where the box has holes: ``dq`` has OTHER_BAD_PIXEL there, which the pipeline does
+    not set, ``npixels`` counts the pixels that were summed, and ``coverage`` says how much of the box was measured.
 
     Parameters
     ----------
@@ -79,7 +79,9 @@ def extract_box(
         the sum, with fractions; ``coverage`` is the part of the box inside the slit that was measured. Variances
         ``flux_var_*``, ``sb_var_*``, ``bkgd_var_*``, one for each of the slit's: those of pixels times their weights
         squared, plus that of the background under the box; NaN where a pixel has no variance of that kind. ``dq``
-        uint32 is DO_NOT_USE where ``flux`` is NaN because there was no pixel. Coordinate ``wavelength`` [um], the mean
+        uint32 has OTHER_BAD_PIXEL where pixels of the box are missing; DO_NOT_USE where more than half of it is, and
+        where the error is not known, as a pixel has a variance of NaN or below zero. A kind of variance that no pixel
+        of the slit has does not count. Coordinate ``wavelength`` [um], the mean
         over the box. ``extraction_start`` and ``extraction_stop`` [detector row], the means over columns of the lowest
         and the highest row inside: the box reaches from half a row below to half a row above.
 
@@ -141,14 +143,16 @@ def extract_box(
     dq = slit["dq"] if "dq" in slit else xr.zeros_like(sci, dtype=np.uint32)
     images = [one_chunk(unlabelled(array), *_CORE) for array in (sci, dq, *(slit[f"var_{part}"] for part in parts))]
     kept = [str(dim) for dim in sci.dims if dim != "cross_dispersion"]
-    summed, background, npixels, coverage, *variances = map_blocks(
+    outputs: list[tuple[list[str], type[np.generic]]] = [(kept, np.float64)] * (4 + 2 * len(parts))
+    outputs.append((kept, np.uint32))
+    summed, background, npixels, coverage, *variances, dq_of_sums = map_blocks(
         sum_box,
         *images[:2],
         weights,
         around,
         *images[2:],
         core=_CORE,
-        outputs=[(kept, np.float64)] * (4 + 2 * len(parts)),
+        outputs=outputs,
         fit=("median" if aperture.bkg_fit == "median" else "poly") if with_background else None,
         order=aperture.bkg_order if aperture.bkg_fit == "poly" else 0,
         smoothing_length=aperture.smoothing_length,
@@ -174,7 +178,7 @@ def extract_box(
         **found,
         npixels=npixels,
         coverage=coverage,
-        dq=summed.isnull() * np.uint32(PixelFlag.DO_NOT_USE),
+        dq=dq_of_sums,
         extraction_start=start + first_row,
         extraction_stop=stop + first_row,
     )

@@ -11,6 +11,7 @@ __all__ = ["box_weights", "overlap", "smooth", "sum_box"]
 
 Polynomials = Sequence[Sequence[float]]
 _LARGEST_CONDITION = 1e10
+_MOST_MISSING = 0.5  # of a box whose sum may be used
 _ERROR_OF_MEDIAN = 1.2  # over that of the mean
 
 
@@ -158,9 +159,14 @@ def sum_box(
         The background is its sum over the same pixels; coverage is the part of the box on measured pixels.
     variances, variances of the background : (..., column) float64
         For each variance; the first include the second. NaN where a pixel lacks this one and has others.
+    dq : (..., column) uint32
+        OTHER_BAD_PIXEL where pixels of the box are missing; DO_NOT_USE where more than half of it is, and where the
+        error is not known: a variance of the sum is not finite, though its kind is there in the image.
     """
     n = len(variances)
+    variances = tuple(np.where(variance < 0, np.nan, variance) for variance in variances)  # as little known
     results = [np.zeros((*sci.shape[:-2], sci.shape[-1])) for _ in range(4 + 2 * n)]
+    flags = np.zeros((*sci.shape[:-2], sci.shape[-1]), dtype=np.uint32)
     while weights.ndim < sci.ndim:
         weights, background = weights[..., None, :, :], background[..., None, :, :]
     weights, background = np.broadcast_to(weights, sci.shape), np.broadcast_to(background, sci.shape)
@@ -184,12 +190,17 @@ def sum_box(
         results[0][image] = np.where(some, _weighted(signal - level, summed), np.nan)
         results[1][image] = _weighted(level, summed)
         results[2][image] = npixels
+        flags[image] = np.where(some & (box - npixels > 1e-8), int(PixelFlag.OTHER_BAD_PIXEL), 0)
+        is_lost = ~some | (npixels < (1 - _MOST_MISSING) * box)
         np.divide((summed * is_measured).sum(axis=0), box, out=results[3][image], where=box > 0)
         for number, variance in enumerate(variances):
             of_background = _weighted(variance[image].astype(np.float64), factor**2)
             results[4 + number][image] = _weighted(variance[image].astype(np.float64), summed**2) + of_background
             results[4 + n + number][image] = of_background
-    return tuple(results)
+            if np.isfinite(variance[image]).any():
+                is_lost |= ~np.isfinite(results[4 + number][image])
+        flags[image][is_lost] |= np.uint32(PixelFlag.DO_NOT_USE)
+    return (*results, flags)
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

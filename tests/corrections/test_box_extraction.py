@@ -254,7 +254,8 @@ def test_missing_pixels_are_left_out_and_coverage_says_so():
     np.testing.assert_array_equal(spectrum["flux"], [4, 4, np.nan, 6, 6])
     np.testing.assert_array_equal(spectrum["npixels"], [2, 2, 0, 3, 3])
     np.testing.assert_allclose(spectrum["coverage"], [2 / 3, 2 / 3, 0, 2 / 3, 1])
-    np.testing.assert_array_equal(spectrum["dq"], [0, 0, PixelFlag.DO_NOT_USE, 0, 0])
+    holes = PixelFlag.OTHER_BAD_PIXEL
+    np.testing.assert_array_equal(spectrum["dq"], [holes, holes, PixelFlag.DO_NOT_USE, 0, 0])
     np.testing.assert_array_equal(spectrum["flux_var_rnoise"], [2, 2, 0, 3, 3])
 
 
@@ -268,11 +269,35 @@ def test_one_kind_of_variance_that_is_not_known_leaves_the_others_alone(noisy, l
     before = extract_box(slit, aperture, use_source_posn=False)
     slit[f"var_{lost}"][(Ellipsis,) if where == "everywhere" else (4, 7)] = np.nan
     after = extract_box(slit, aperture, use_source_posn=False)
+    if where == "one pixel":  # its error is not known
+        assert after["dq"][7] == before["dq"][7] | PixelFlag.DO_NOT_USE
+        before["dq"][7] |= np.uint32(PixelFlag.DO_NOT_USE)
     for name in before.data_vars:
         if name in (f"flux_var_{lost}", f"sb_var_{lost}"):
             assert np.isnan(after[name][7])
         elif name != f"bkgd_var_{lost}":
             np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, -1e-30, np.inf])
+@pytest.mark.parametrize("kind", PARTS)
+def test_columns_without_a_known_error_are_not_used(kind, value):
+    slit = make_slit(np.full((8, 5), 2.0))
+    slit[f"var_{kind}"][4, 1] = slit[f"var_{kind}"][0, 3] = value  # inside the box, and beside it
+    spectrum = extract_box(slit, {"ystart": 3, "ystop": 5}, use_source_posn=False)
+    np.testing.assert_array_equal(spectrum["flux"], 6)
+    np.testing.assert_array_equal(spectrum["dq"], [0, PixelFlag.DO_NOT_USE, 0, 0, 0])
+
+
+def test_columns_with_more_than_half_of_the_box_missing_are_not_used():
+    sci = np.full((8, 4), 2.0)
+    for column in range(4):
+        sci[2 : 2 + column, column] = np.nan
+    spectrum = extract_box(make_slit(sci), {"ystart": 2, "ystop": 5}, use_source_posn=False)
+    holes, lost = PixelFlag.OTHER_BAD_PIXEL, PixelFlag.DO_NOT_USE
+    np.testing.assert_array_equal(spectrum["dq"], [0, holes, holes, holes | lost])
+    np.testing.assert_array_equal(spectrum["npixels"], [4, 3, 2, 1])
+    np.testing.assert_array_equal(spectrum["flux"], [8, 6, 4, 2])
 
 
 def test_box_follows_the_centre():
