@@ -20,6 +20,7 @@ __all__ = ["CHECKS", "Extracted", "suspicions", "warn_of_suspicions"]
 
 _MOST_SIGMA = 4.0  # of the position from its plan
 _WIDEST = 3.0  # sigma of a point source [pixel]; those of the telescope are 0.7 to 1.3
+_WAVELENGTHS = (0.3, 8.0)  # um, of all that the detectors see
 _LEAST_SIGNAL = 3.0  # signal to noise of all columns together
 _BRIGHT = 5.0  # of one column, as of a line
 _MOST_FLAGGED = 0.5
@@ -96,8 +97,19 @@ def _columns(found: Extracted) -> Iterator[str]:
 
 
 def _wavelengths(found: Extracted) -> Iterator[str]:
-    if not np.isfinite(found.spectrum["wavelength"].values).any():
+    values = found.spectrum["wavelength"].values
+    known = values[np.isfinite(values)]
+    if not known.size:
         yield "there are no wavelengths; detector columns stand for them"
+        return
+    outside = known[(known < _WAVELENGTHS[0]) | (known > _WAVELENGTHS[1])]
+    if outside.size:
+        yield (
+            f"{outside.size} of {known.size} wavelengths are not between {_WAVELENGTHS[0]:g} and "
+            f"{_WAVELENGTHS[1]:g} um, such as {outside[0]:g}"
+        )
+    elif known.size > 1 and np.ptp(known) < 1e-6:
+        yield f"all columns have the wavelength {known[0]:g} um"
 
 
 def _times(found: Extracted) -> Iterator[str]:
@@ -119,6 +131,21 @@ def _light(found: Extracted) -> Iterator[str]:
         yield (
             f"there is {max(found.contrast, 0.0):.1%} of the light of a neighbour at the planned row: the neighbour "
             "may be the source, with a wrong plan"
+        )
+
+
+def _plan(found: Extracted) -> Iterator[str]:
+    is_extended = str(found.spectrum.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
+    planned = found.spectrum.variables.get("position_planned")
+    if is_extended or not found.should_have_light or planned is None or not np.isfinite(planned.values):
+        return
+    made = [] if found.model is None else [step for step in steps(found.model) if step["step"] == "fit_trace_model"]
+    is_given = bool(made) and made[-1]["parameters"].get("position") is not None
+    if not is_given and read(found.spectrum.attrs, "SRCYPOS", matters=False) is None:
+        value = found.spectrum.attrs.get("SRCYPOS")
+        yield (
+            f"there is no planned position (SRCYPOS is {value!r}): the middle of the shutter counts, row "
+            f"{float(planned.values):.1f}; give position if it is another"
         )
 
 
@@ -160,6 +187,7 @@ CHECKS: tuple[Callable[[Extracted], Iterator[str]], ...] = (
     _wavelengths,
     _times,
     _light,
+    _plan,
     _position,
     _width,
     _disagreement,

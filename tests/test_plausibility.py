@@ -104,6 +104,37 @@ def test_a_faint_source_beside_a_bright_one_is_beyond_suspicion() -> None:
     assert told([made(neighbour=8.0, neighbour_distance=7.0)]) == []
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1e30, 2500.0])
+@pytest.mark.parametrize("columns", [slice(None), slice(50, 55)])
+def test_wavelengths_that_the_detectors_do_not_see_are_said(value: float, columns: slice) -> None:
+    slit = made()
+    wavelength = slit["wavelength"].values[:, columns]
+    wavelength[np.isfinite(wavelength)] = value
+    number = 5 if columns.stop else 120
+    assert told([slit]) == [
+        f"a_cal.fits, slit 12: {number} of 120 wavelengths are not between 0.3 and 8 um, such as {value:g}"
+    ]
+
+
+def test_one_wavelength_for_all_columns_is_said() -> None:
+    slit = made()
+    slit["wavelength"] = slit["wavelength"] * 0 + 2.5
+    assert told([slit]) == ["a_cal.fits, slit 12: all columns have the wavelength 2.5 um"]
+
+
+@pytest.mark.parametrize("value", [np.nan, "N/A", None, "far up", 1e30])
+def test_a_missing_plan_is_said_where_it_matters(value: object) -> None:
+    slit = made().assign_attrs(SRCYPOS=value)
+    (said,) = told([slit])
+    assert said.startswith(f"a_cal.fits, slit 12: there is no planned position (SRCYPOS is {value!r}): the middle of")
+    row = float(nsxr.fit_trace_model(slit)["position_planned"])
+    assert f"row {row:.1f}" in said
+    assert told([slit], position=row) == []
+    assert told([slit.assign_attrs(SRCTYPE="EXTENDED")]) == []
+    # edges of the slit are cut off, and the plan is the light
+    assert told([slit.isel(cross_dispersion=slice(8, 22))]) == []
+
+
 def test_an_absurd_width_is_said() -> None:
     slit = made()
     model = nsxr.fit_trace_model(slit)

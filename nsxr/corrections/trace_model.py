@@ -227,6 +227,7 @@ def fit_trace_model(
     together = xr.Dataset(dict(zip(_OUTPUTS, found, strict=True))).drop_vars("wavelength", errors="ignore")
     parameters = {
         "half_width": half_width,
+        "position": position,
         "position_prior": position_prior,
         "background": _kind_of_background(each[0], background),
         "rejection_threshold": rejection_threshold,
