@@ -271,6 +271,7 @@ def fit_source(
         relative = _relative_variance(residual - light, variance, light, on_profile & (aperture > 0))
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
         levels = _levels(place.sky, order) if place.slit is not None else []
+        levels += list(others.shapes(profile, n_rows)) if others else []
         profile = refine_profile(residual, np.where(on_profile, 1 / doubtful, 0.0), flux, profile, levels)
     profile_alone, _ = profile.evaluate(n_rows)
     _, lit = profile.response(n_rows)

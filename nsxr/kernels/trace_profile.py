@@ -41,7 +41,7 @@ _AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative 
 _STIFFNESSES = (1.0, 30.0, 1000.0)  # against changes of the correction along the trace
 _SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # prior deviations of tilt, curvature, log width, and the skirt
 _USUAL = 0.1  # part of the light in the skirt
-_LEAST = 0.03  # of the amplitude of corrections to an extended source, far from it
+_LEAST = 0.03  # of the amplitude of corrections, far from the source
 _FURTHEST = 1.5  # pixels, of offsets from where they begin, and of tilt and curvature
 _SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 _WIDTHS = (0.3, 2.5)  # pixels, standard deviations that the image of a point can have
@@ -462,8 +462,8 @@ def refine_profile(
     """Return the profile with its correction fitted anew, given fluxes.
 
     The coefficients are normal random numbers of one amplitude, alike along the trace to a degree; amplitude and degree
-    are those that make the data most likely. Of an extended source, the amplitude falls with the light: far from it,
-    light that cannot be told from a background, or from that of subtracted nods, is not made up.
+    are those that make the data most likely. The amplitude falls with the light across the trace: far from it, light that
+    cannot be told from that of a background, of a neighbour, or of subtracted nods is not made up.
 
     Parameters
     ----------
@@ -474,7 +474,7 @@ def refine_profile(
     profile : Profile
         Gaussian, or with an earlier correction, which is replaced.
     levels : sequence of ndarray
-        Shapes (exposure, y, x) whose brightness in each column is found with the correction, as a background.
+        Shapes (exposure, y, x) whose brightness in each column is found with the correction, as that of a neighbour.
     """
     distance = profile.distance(images.shape[1])
     bare = replace(profile, correction=np.zeros_like(profile.correction))
@@ -502,9 +502,7 @@ def refine_profile(
         normal,
         right,
     )
-    scale = np.ones(n_u)
-    if profile.slit is not None:
-        scale = _decline(profile, n_u)
+    scale = _decline(profile, n_u)
     normal = normal + np.triu(normal, 1).T
     difference = np.diff(np.eye(n_x), axis=0)
     best: tuple[float, np.ndarray, np.ndarray] | None = None
