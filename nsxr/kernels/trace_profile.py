@@ -462,8 +462,8 @@ def refine_profile(
     """Return the profile with its correction fitted anew, given fluxes.
 
     The coefficients are normal random numbers of one amplitude, alike along the trace to a degree; amplitude and degree
-    are those that make the data most likely. The amplitude falls with the light across the trace: far from it, light that
-    cannot be told from that of a background, of a neighbour, or of subtracted nods is not made up.
+    are those that make the data most likely. The amplitude falls with the light across the trace: far from it, light
+    that cannot be told from that of a background, of a neighbour, or of subtracted nods is not made up.
 
     Parameters
     ----------

@@ -61,6 +61,27 @@ def test_extended_source_that_overlaps_with_its_nods(nod: int) -> None:
     assert abs(position) < 0.1
 
 
+@pytest.mark.parametrize(("nod", "shutters", "other_nods"), [(1, "011", 1), (0, "110", 2)])
+@pytest.mark.parametrize("signal_to_noise", [45.0, 150.0])
+def test_extended_source_beside_a_closed_shutter_with_nods(
+    signal_to_noise: float, nod: int, shutters: str, other_nods: int
+) -> None:
+    slit, truth = simulate_trace(
+        signal_to_noise=signal_to_noise,
+        negative_nods=True,
+        nod=nod,
+        other_nods=other_nods,
+        shutters=shutters,
+        fwhm=4.0,
+        source_type="EXTENDED",
+        seed=41,
+    )
+    flux, position, scatter, _ = measured(slit, truth)
+    assert flux == pytest.approx(1.0, abs=0.03)
+    assert abs(position) < 0.1
+    assert scatter == pytest.approx(1.0, abs=0.15)
+
+
 def test_aperture_of_an_extended_source_follows_the_slit() -> None:
     fluxes = []
     for tilt in (0.0, 0.012, -0.03):
@@ -126,6 +147,16 @@ def test_neighbour_of_a_nodded_source_has_nods_of_its_own() -> None:
     assert neighbours == 1
 
 
+@pytest.mark.parametrize(("brightness", "distance"), [(0.3, 3.0), (0.1, -3.0)])
+def test_near_neighbour_of_a_nodded_source_without_slope(brightness: float, distance: float) -> None:
+    slit, truth = simulate_trace(
+        negative_nods=True, tilt=0.0, neighbour=brightness, neighbour_distance=distance, seed=51
+    )
+    flux, _, scatter, _ = measured(slit, truth)
+    assert flux == pytest.approx(1.0, abs=0.05)
+    assert scatter == pytest.approx(1.0, abs=0.15)
+
+
 def test_width_and_tilt_are_bound() -> None:
     slit, _ = simulate_trace(signal_to_noise=0.5, columns=120, seed=9)
     random = np.random.default_rng(1)
@@ -151,6 +182,12 @@ def test_geometry_of_shutters() -> None:
     np.testing.assert_allclose(nod_distances(wavelength, "1x1"), [5.06, -5.06], rtol=0.02)
     assert open_part(wavelength, "1111x1111") is None  # so many shutters are not in these rows
     assert open_part(np.ones((5, 20)), "1x1") is None
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.005, -0.012])
+def test_distances_of_nods_do_not_depend_on_the_slope(tilt: float) -> None:
+    slit, _ = simulate_trace(tilt=tilt)
+    np.testing.assert_allclose(nod_distances(slit["wavelength"].values, "1x1"), [5.06, -5.06], atol=0.02)
 
 
 def test_parts_of_columns_are_least_squares() -> None:
