@@ -138,7 +138,7 @@ def test_sizes_that_lie(tmp_path, sub32, name, key, value):
     start = time.monotonic()
     with little_memory():
         fails(path)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # not forever
 
 
 def test_gzip_bombs(tmp_path):
@@ -151,7 +151,7 @@ def test_gzip_bombs(tmp_path):
         start = time.monotonic()
         with little_memory():
             fails(path)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60  # not forever
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket"])

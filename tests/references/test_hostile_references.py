@@ -23,7 +23,7 @@ def refused(path, *words):
     start = time.monotonic()
     with pytest.raises(ReferenceFileError) as error:
         open_sirs_kernel(path, "NRS1")
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 60  # not forever
     message = str(error.value)
     assert message.startswith(str(path))
     assert "\n" not in message
