@@ -85,7 +85,8 @@ def combine_spectra(
     Warns
     -----
     DegradedResultWarning
-        If a spectrum without light is left out, and nothing is lazy; else ``n_input`` tells.
+        If a spectrum without light, or without any sample on the grid, is left out, and nothing is lazy; else
+        ``n_input`` tells.
 
     Raises
     ------
@@ -128,14 +129,14 @@ def combine_spectra(
     kinds: list[tuple[Sequence[str], type[np.generic]]] = [
         (("dispersion",), np.uint32 if name == "dq" else np.float64) for name in outputs
     ]
-    *results, included = map_blocks(
+    *results, included, useful = map_blocks(
         combined_spectrum,
         *arrays,
         core=sorted({str(dim) for array in arrays for dim in array.dims}),
-        outputs=[*kinds, (("spectrum",), np.bool_)],
+        outputs=[*kinds, (("spectrum",), np.bool_), (("spectrum",), np.bool_)],
         sizes={"spectrum": len(parts)},
         keys=keys,
-        wanted=[*outputs, "included"],
+        wanted=[*outputs, "included", "useful"],
         labels=[_labels(part) for part in parts],
         exposures=[_exposure(part) for part in parts],
         times=[read(part.attrs, "EFFEXPTM", matters=False) for part in parts] if weighting == "exposure_time" else None,
@@ -159,15 +160,20 @@ def combine_spectra(
     result = record(base, "combine_1d", parameters=parameters, **found)
     for name in found:
         result[name].attrs |= found[name].attrs | ({"units": units[name]} if name in units else {})
-    if included.chunks is None and not included.all():
-        dark = np.flatnonzero(~included.to_numpy())
-        names = [parameters["members"][i]["name"] or f"spectrum {i + 1}" for i in dark]
-        warnings.warn(
-            f"{', '.join(names)}: less than {LEAST_LIGHT} of the light of the brightest spectrum, or light or errors "
-            f"that are far from those of the others; left out of the mean",
-            DegradedResultWarning,
-            stacklevel=3,  # past the check of arguments at the door of the package
-        )
+    reasons = {
+        "no flux with a known error at any wavelength of the mean": ~useful,
+        f"less than {LEAST_LIGHT} of the light of the brightest spectrum, or light or errors that are far from those "
+        "of the others": useful & ~included,
+    }
+    for reason, left_out in reasons.items():
+        if left_out.chunks is None and left_out.any():
+            which = np.flatnonzero(left_out.to_numpy())
+            names = [parameters["members"][i]["name"] or f"spectrum {i + 1}" for i in which]
+            warnings.warn(
+                f"{', '.join(names)}: {reason}; left out of the mean",
+                DegradedResultWarning,
+                stacklevel=3,  # past the check of arguments at the door of the package
+            )
     return result
 
 

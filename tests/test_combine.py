@@ -1,5 +1,6 @@
 import json
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -323,7 +324,8 @@ def test_an_empty_first_spectrum_costs_nothing(rng):
     empty = spectrum(np.full(30, np.nan), 1.0, wavelength=np.full(30, np.nan), dq=np.full(30, BAD))
     expected = combine_spectra(parts)
     for others in ([empty, *parts], [parts[0], empty, *parts[1:]]):
-        combined = combine_spectra(others)
+        with pytest.warns(DegradedResultWarning, match="no flux with a known error at any wavelength of the mean"):
+            combined = combine_spectra(others)
         for name in ("wavelength", "flux", "flux_var_poisson", "n_input", "dq", "dispersion"):
             np.testing.assert_array_equal(combined[name], expected[name])
         with forbid_computes():
@@ -348,7 +350,8 @@ def test_detectors_keep_their_sampling_and_the_gap_between_them_is_flagged(rng):
     second = spectrum(rng.normal(5, 1, 60), 2.0, 2.6 + 0.012 * np.arange(60), first=30, DETECTOR="NRS2")
     empty = spectrum(np.full(60, np.nan), 1.0, np.full(60, np.nan), first=30, DETECTOR="NRS2")
     for parts in ([first, second], [second, first], [empty, first, second]):
-        combined = combine_spectra(parts)
+        with pytest.warns(DegradedResultWarning, match="no flux") if len(parts) > 2 else nullcontext():
+            combined = combine_spectra(parts)
         wavelength = combined["wavelength"].values
         assert np.all(np.diff(wavelength) > 0)
         assert np.diff(wavelength).max() < 0.0125
@@ -476,3 +479,29 @@ def test_one_bad_exposure_does_not_reach_the_mean(n, number, kind, seed):
     assert all(issubclass(one.category, DegradedResultWarning) for one in told)
     if kind not in ("NaN", "flagged", "no variance"):  # of those, n_input tells
         assert [str(one.message).split(":")[0] for one in told] == [f"n{number}_cal.fits"]
+
+
+@pytest.mark.parametrize("kind", ["NaN", "no error", "flagged", "nanometres", "elsewhere", "one wavelength"])
+def test_a_useless_spectrum_is_named(rng, kind):
+    parts = [spectrum(rng.normal(50, 1, 40), 1.0, filename=f"jw1_{n}_nrs1_cal.fits", EXPOSURE=n) for n in (1, 2, 3)]
+    expected = combine_spectra(parts[::2])
+    wavelength = parts[1]["wavelength"]
+    if kind == "NaN":
+        parts[1]["flux"].values[:] = np.nan
+    elif kind == "no error":
+        parts[1]["flux_var_rnoise"].values[:] = np.nan
+    elif kind == "flagged":
+        parts[1]["dq"].values[:] = BAD
+    else:
+        changed = {
+            "nanometres": wavelength * 1000,
+            "elsewhere": wavelength + 5,
+            "one wavelength": wavelength * 0 + 1.205,
+        }
+        parts[1] = parts[1].assign_coords(wavelength=changed[kind])
+    words = "^jw1_2_nrs1_cal.fits: no flux with a known error at any wavelength of the mean; left out of the mean$"
+    with pytest.warns(DegradedResultWarning, match=words) as caught:
+        combined = combine_spectra(parts)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(combined["n_input"], expected["n_input"])
+    np.testing.assert_array_equal(combined["flux"], expected["flux"])

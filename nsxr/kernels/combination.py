@@ -378,6 +378,7 @@ def combined_spectrum(
     used = np.array([s.used for s in spectra]) & np.isfinite(weights)
     samples = np.array([s.matrix @ s.by_column(s.values["flux"]) for s in spectra])
     variances = np.array([_product(s.matrix, s.matrix) @ s.variance for s in spectra])
+    useful = used.any(axis=1)
     included = ~unlike_others(samples, variances, used)
     used &= included[:, None]
     included &= ~without_light(samples, variances, used)
@@ -410,7 +411,12 @@ def combined_spectrum(
             scale = spectra[i].brightness_per_flux() * spectra[j].brightness_per_flux()
             found["sb_var_shared"] += both @ (covariance * scale)
     found = {name: np.where(empty, np.nan, values) for name, values in found.items()}
-    found |= {"combination_weight": sums, "n_input": used.sum(axis=0).astype(np.float64), "included": included}
+    found |= {
+        "combination_weight": sums,
+        "n_input": used.sum(axis=0).astype(np.float64),
+        "included": included,
+        "useful": useful,
+    }
     flags = np.where(used, np.array([s.flags for s in spectra]), np.uint32(0))
     found["dq"] = np.where(empty, _DO_NOT_USE, np.bitwise_or.reduce(flags, axis=0))
     return tuple(found[name] for name in wanted)
