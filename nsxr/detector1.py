@@ -39,6 +39,7 @@ from nsxr.model.provenance import noted
 from nsxr.model.readout import Readout
 from nsxr.model.variables import RAMP, check
 from nsxr.references.choose import References
+from nsxr.references.match import require_kind
 
 __all__ = [
     "SATURATION_REFERENCES",
@@ -300,6 +301,8 @@ def correct_ramps(
         raise MissingReferenceError(
             f"references missing: {', '.join(users)}; give them, or skip the steps in brackets{why}"
         )
+    for kind in reference_types(exposure, skip, settings):
+        require_kind(references[kind], kind)
     is_cheap = not Readout.of(exposure).is_irs2  # to correct a second time
     why_not = "on request" if "jump" in skip else why_no_jumps(exposure)
     if why_not is not None:

@@ -10,7 +10,7 @@ from nsxr.model.chunking import chunk_like
 from nsxr.model.history import record
 from nsxr.model.readout import Readout, mean_frame
 from nsxr.model.variables import check
-from nsxr.references.match import match
+from nsxr.references.match import match, require_kind
 
 __all__ = ["average_dark_current", "subtract_dark"]
 
@@ -47,6 +47,7 @@ def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
         first, two groups.
     """
     check(exposure, "sci", "pixeldq", units={"sci": "DN"})
+    require_kind(dark, "dark")
     readout = Readout.of(exposure)
     name = str(dark.attrs.get("filename", "dark"))
     sampling = int(dark.attrs["n_frames"]), int(dark.attrs["group_gap"])
@@ -76,6 +77,7 @@ def average_dark_current(dark: xr.Dataset | None, exposure: xr.Dataset, value: f
     pixels = exposure["sci"].isel(integration=0, group=0, drop=True)
     constant = value
     if constant is None and dark is not None:
+        require_kind(dark, "dark")
         if "average_dark_current" in dark:
             return match(dark[["average_dark_current"]], exposure)["average_dark_current"].fillna(0)
         constant = dark.attrs.get("average_dark_current")

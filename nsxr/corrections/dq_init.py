@@ -33,7 +33,7 @@ def initialize_dq(
         there stay.
     """
     check(exposure, "sci", units={"sci": "DN"})
-    dq = match(mask, exposure)["dq"]
+    dq = match(mask, exposure, "mask")["dq"]
     if user_supplied_dq is not None:
         dq = dq | user_supplied_dq.astype(np.uint32)
     do_not_use = np.uint32(PixelFlag.DO_NOT_USE.value)

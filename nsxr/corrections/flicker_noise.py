@@ -105,7 +105,7 @@ def estimate_flicker_noise(
     weight = weight if frames.is_series else of_dark
     pattern = None
     if picture_frame is not None:
-        pattern = one_chunk(unlabelled(match(picture_frame, exposure)["sci"]), *_IMAGE)
+        pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *_IMAGE)
     if frames.is_series:
         assert frames.static is not None
         light = frames.static - level

@@ -6,6 +6,7 @@ from nsxr.errors import ReferenceFileError
 from nsxr.model.history import record
 from nsxr.model.keywords import KEYWORDS, read
 from nsxr.model.variables import check
+from nsxr.references.match import require_kind
 
 __all__ = ["scale_gain"]
 
@@ -43,6 +44,7 @@ def scale_gain(rates: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
     >>> scaled = scale_gain(tree["rate"].to_dataset(), references["gain"])  # doctest: +SKIP
     """
     check(rates, "sci", "dq", "var_poisson", "var_rnoise", units=_UNITS)
+    require_kind(gain, "gain", pixels=False)
     given = gain.attrs.get("gain_factor")
     factor = read({"GAINFACT": given}, "GAINFACT", matters=False)
     if factor is None:

@@ -204,8 +204,8 @@ def flag_jumps(
 
     readout = Readout.of(exposure)
     exposure = to_blocks(exposure)
-    gain_values = match(gain, exposure)["sci"].astype(np.float32, copy=False)
-    noise_values = match(readnoise, exposure)["sci"].astype(np.float32, copy=False)
+    gain_values = match(gain, exposure, "gain")["sci"].astype(np.float32, copy=False)
+    noise_values = match(readnoise, exposure, "readnoise")["sci"].astype(np.float32, copy=False)
     is_series = exposure.sizes["integration"] > 1
     by_likelihood = algorithm == "likelihood"
     limits: list[xr.DataArray] = []

@@ -43,7 +43,7 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     readout = Readout.of(exposure)
-    reference = match(linearity, exposure)
+    reference = match(linearity, exposure, "linearity")
     coefficients, unusable = _usable(reference["coefficients"], "order", reference["dq"])
     read_level = "inverse_coefficients" in reference and readout.n_frames > 1 and exposure.sizes["group"] > 1
     sci = exposure["sci"]

@@ -20,7 +20,7 @@ from nsxr.model.history import record, record_skip
 from nsxr.model.parameters import Choices
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
-from nsxr.references.match import match
+from nsxr.references.match import match, require_kind
 
 __all__ = [
     "SEGMENT",
@@ -223,6 +223,7 @@ def _scatter(values: np.ndarray) -> float:
 
 
 def _template(picture_frame: xr.Dataset, ramps: xr.Dataset) -> xr.DataArray:
+    require_kind(picture_frame, "pictureframe")
     return unlabelled(match(picture_frame[["sci"]], ramps)["sci"])
 
 

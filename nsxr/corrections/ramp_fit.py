@@ -176,8 +176,8 @@ def fit_ramps(
     else:
         exposure = to_ramps(exposure)
     sci = unlabelled(exposure["sci"])
-    gain_values = unlabelled(match(gain, exposure)["sci"])
-    readnoise_values = unlabelled(match(readnoise, exposure)["sci"])
+    gain_values = unlabelled(match(gain, exposure, "gain")["sci"])
+    readnoise_values = unlabelled(match(readnoise, exposure, "readnoise")["sci"])
     if isinstance(average_dark_current, xr.DataArray):
         dark = unlabelled(average_dark_current)
     else:

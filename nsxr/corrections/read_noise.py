@@ -51,10 +51,10 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     readout = Readout.of(exposure)
     blocks = to_blocks(exposure)
     sci = unlabelled(blocks["sci"])
-    reference = match(readnoise, exposure)
+    reference = match(readnoise, exposure, "readnoise")
     labels, output = np.unique(readout.amplifier_of(exposure["row"].values), return_inverse=True)
     image = sci.isel(integration=0, group=0)
-    images = [blocks["pixeldq"], match(gain, exposure)["sci"], reference["sci"]]
+    images = [blocks["pixeldq"], match(gain, exposure, "gain")["sci"], reference["sci"]]
     (counts,) = map_blocks(
         _counts,
         sci,
@@ -114,10 +114,10 @@ def read_noise_after_cleaning(
     """
     check(exposure, "flicker_variance", "white_variance", "dark_level", "is_dark")
     readout = Readout.of(exposure)
-    reference = match(readnoise, exposure)
+    reference = match(readnoise, exposure, "readnoise")
     square = unlabelled(reference["sci"]).astype(np.float32) ** 2
     dark = chunk_like(unlabelled(exposure["is_dark"]), square)
-    of_gain = unlabelled(match(gain, exposure)["sci"]).where(dark).mean()
+    of_gain = unlabelled(match(gain, exposure, "gain")["sci"]).where(dark).mean()
     frames = readout.n_frames
     shared = readout.frame_time / readout.group_time * (frames**2 - 1) / (6 * frames)
     current = average_dark_current

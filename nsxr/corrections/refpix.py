@@ -25,6 +25,7 @@ from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits, Range, Unit
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
+from nsxr.references.match import require_kind
 
 __all__ = ["subtract_reference_pixels"]
 
@@ -223,6 +224,7 @@ def _filter_sides(
     if sirskernel is None:
         kernels = estimate_side_kernels([bands[k] for k in sorted(bands)], sides, pixeldq, halfwidth=halfwidth)
     else:
+        require_kind(sirskernel, "sirskernel")
         kernels = side_kernels(sirskernel, detector, gaussmooth=gaussmooth, halfwidth=halfwidth)
     signal = settle(filtered_sides(sides, kernels, detector))
     cleaned, gains = {}, {}

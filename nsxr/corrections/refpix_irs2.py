@@ -22,6 +22,7 @@ from nsxr.model.chunking import chunk_like, one_chunk
 from nsxr.model.history import record
 from nsxr.model.readout import IRS2_ROWS, REFERENCE_BORDER, Readout, irs2_layout, require_all_rows
 from nsxr.model.variables import check
+from nsxr.references.match import require_kind
 
 __all__ = ["subtract_interleaved_reference"]
 
@@ -120,6 +121,7 @@ def subtract_interleaved_reference(
     if bad_pairs not in ("robust", "peer"):
         raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'peer'")
     require_all_rows(exposure)
+    require_kind(refpix, "refpix")
     readout = Readout.of(exposure)
     n_slots = loops.SLOTS * exposure.sizes["column"]
     if refpix.sizes["frequency"] != n_slots:

@@ -91,14 +91,16 @@ def flag_saturation(
         raise ParameterError(f"partial_saturation is {partial_saturation!r}, expected one of {', '.join(_TESTS)}")
     readout = Readout.of(exposure)
     sci = exposure["sci"]
-    reference = match(saturation, exposure)
+    reference = match(saturation, exposure, "saturation")
     unchecked = ((reference["dq"] & _NO_CHECK) != 0) | reference["sci"].isnull()
     is_irs2 = "science_row" in exposure.coords
     is_science = exposure["science_row"] >= 0 if is_irs2 else xr.ones_like(exposure["row"], dtype=bool)
     threshold = reference["sci"].where(~unchecked, np.float32(np.inf)).where(is_science)
     threshold = threshold.transpose("row", "column")
     bias = (
-        xr.zeros_like(threshold) if superbias is None else match(superbias, exposure)["sci"].transpose("row", "column")
+        xr.zeros_like(threshold)
+        if superbias is None
+        else match(superbias, exposure, "superbias")["sci"].transpose("row", "column")
     )
     averaged = use_readpatt and readout.n_frames > 1
     is_predicted = averaged and partial_saturation == "predicted"

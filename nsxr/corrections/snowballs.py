@@ -228,7 +228,8 @@ def _scaled(
     blocks = to_blocks(exposure)
     image = blocks["sci"].isel(integration=0, group=0)
     references = (
-        chunk_like(match(r, exposure)["sci"].astype(np.float32, copy=False), image) for r in (gain, readnoise)
+        chunk_like(match(r, exposure, kind)["sci"].astype(np.float32, copy=False), image)
+        for kind, r in {"gain": gain, "readnoise": readnoise}.items()
     )
     (scaled,) = map_blocks(
         scaled_differences,

@@ -26,6 +26,6 @@ def subtract_superbias(exposure: xr.Dataset, superbias: xr.Dataset) -> xr.Datase
         ``pixeldq``. The noise of the superbias itself is common to all groups and cancels in slopes.
     """
     check(exposure, "sci", "pixeldq", units={"sci": "DN"})
-    bias = match(superbias, exposure)
+    bias = match(superbias, exposure, "superbias")
     sci = exposure["sci"] - bias["sci"].fillna(0)
     return record(exposure, "superbias", [superbias], sci=sci, pixeldq=exposure["pixeldq"] | bias["dq"])

@@ -1,5 +1,7 @@
 """Cut a reference to the pixels of an exposure, by label."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
@@ -9,10 +11,54 @@ from nsxr.model.chunking import chunk_like
 from nsxr.model.keywords import require
 from nsxr.model.readout import IRS2_ROWS, irs2_layout
 
-__all__ = ["match"]
+__all__ = ["match", "require_kind"]
+
+_IMAGES: Mapping[str, tuple[str, ...]] = {
+    "dark": ("sci", "dq"),
+    "gain": ("sci",),
+    "linearity": ("coefficients", "dq"),
+    "mask": ("dq",),
+    "pictureframe": ("sci",),
+    "readnoise": ("sci",),
+    "saturation": ("sci", "dq"),
+    "superbias": ("sci", "dq"),
+}
+"""What corrections take from a reference, by its type."""
+_OTHERS: Mapping[str, tuple[str, ...]] = {"refpix": ("alpha", "beta")}
+_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"dark": ("n_frames", "group_gap")}
 
 
-def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
+def require_kind(reference: xr.Dataset, kind: str, *, pixels: bool = True) -> None:
+    """Raise ReferenceFileError unless a reference is of this type and has what corrections take from it.
+
+    Without ``pixels``, only its type is asked for. No pixel is read.
+    """
+    found, name = reference.attrs.get("reference_type"), reference.attrs.get("filename", "in memory")
+    if found is None:
+        raise ReferenceFileError(
+            f"reference {name} has no attribute 'reference_type', expected {kind!r}; "
+            f"if it is one, say so: .assign_attrs(reference_type={kind!r})"
+        )
+    if found != kind:
+        raise ReferenceFileError(f"reference {name} is of type {found!r}, expected {kind!r}; give that one")
+    if not pixels:
+        return
+    images = _IMAGES.get(kind, ())
+    missing = [f"variable {one!r}" for one in (*images, *_OTHERS.get(kind, ())) if one not in reference]
+    missing += [
+        f"dim {dim!r} with labels"
+        for dim in ("row", "column")
+        if images
+        and (dim not in reference.indexes or any(dim not in reference[one].dims for one in images if one in reference))
+    ]
+    missing += [f"attribute {one!r}" for one in _ATTRIBUTES.get(kind, ()) if one not in reference.attrs]
+    if missing:
+        raise ReferenceFileError(
+            f"{kind} {name} lacks {', '.join(missing)}; open the file with nsxr.open_references, or add what is missing"
+        )
+
+
+def match(reference: xr.Dataset, exposure: xr.Dataset, kind: str | None = None) -> xr.Dataset:
     """Return a reference with exactly the rows and columns of an exposure, chunked alike.
 
     A raw IRS2 exposure has interleaved rows that a 2048-row reference lacks; there floats are NaN
@@ -24,6 +70,8 @@ def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
         With dims ``row`` and ``column`` and their pixel labels.
     exposure : Dataset
         With ``sci`` and the same labels.
+    kind : str, optional
+        Type that the reference must be of, see :func:`require_kind`.
 
     Returns
     -------
@@ -33,8 +81,10 @@ def match(reference: xr.Dataset, exposure: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ReferenceFileError
-        If the reference does not cover the exposure.
+        If the reference does not cover the exposure, or is of another type.
     """
+    if kind is not None:
+        require_kind(reference, kind)
     cut = reference
     if cut.sizes["row"] == IRS2_ROWS and "science_row" in cut.coords and "science_row" not in exposure.coords:
         science_row = irs2_layout(_detector(exposure)).science_row
