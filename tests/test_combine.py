@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nsxr.combine import combine_spectra
@@ -411,6 +411,7 @@ BAD_SPECTRA = {
 }
 
 
+@example(kind="negative", which=2, seed=0)  # interpolation makes it the most significant
 @settings(max_examples=25, deadline=None)
 @given(kind=st.sampled_from(sorted(BAD_SPECTRA)), which=st.integers(0, 3), seed=st.integers(0, 1000))
 def test_one_bad_spectrum_leaves_the_mean_of_the_others_as_it_was(kind, which, seed):

@@ -210,7 +210,8 @@ def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -
 
     f, v = np.where(used, values, 0.0), np.where(used, variances, 1.0)
     power = sums(np.where(used, f**2 / v - 1, 0.0))
-    brightest = int(np.argmax(np.sqrt(np.maximum(power, 0.0)).sum(axis=-1)))
+    # a negative spectrum is not the brightest, however significant it is
+    brightest = int(np.argmax((np.sqrt(np.maximum(power, 0.0)) * np.sign(sums(f / v))).sum(axis=-1)))
     m, own = f[brightest], v[brightest]
     for i in range(n):
         both = used[i] & used[brightest]
