@@ -137,7 +137,7 @@ def extract_spectrum(
         core=IMAGE,
         outputs=[*outputs, (along, np.uint32)],
         box=box,
-        first_row=None if extended else float(slit["cross_dispersion"][0]),
+        first_row=None if is_extended(slit) else float(slit["cross_dispersion"][0]),
         rejection=rejection_threshold,
         least_coverage=least_coverage,
     )
