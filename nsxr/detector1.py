@@ -29,10 +29,10 @@ from nsxr.corrections.refpix import subtract_reference_pixels
 from nsxr.corrections.saturation import flag_saturation
 from nsxr.corrections.snowballs import flag_snowballs
 from nsxr.corrections.superbias import subtract_superbias
-from nsxr.errors import DegradedResultWarning, MissingReferenceError, ParameterError
+from nsxr.errors import DegradedResultWarning, MissingReferenceError, ModelError, ParameterError
 from nsxr.lazy import settle
 from nsxr.model.chunking import is_kept, rechunk_by_tasks, to_blocks, to_ramps
-from nsxr.model.history import record_skip
+from nsxr.model.history import record_skip, steps
 from nsxr.model.keywords import about
 from nsxr.model.parameters import Choices, Parameter, Range, closest, parameters_of, said
 from nsxr.model.provenance import noted
@@ -192,6 +192,8 @@ def detector1(
     ------
     MissingReferenceError
         If a step lacks a reference; all missing ones are named at once.
+    ModelError
+        If the exposure is not raw: a correction was applied before.
     ParameterError
         If a step or parameter is unknown, or a value is not as declared.
 
@@ -292,17 +294,13 @@ def correct_ramps(
     """
     settings = check_settings(parameters, skip)
     check(exposure, "sci", units={"sci": "DN"}, dims=RAMP)
-    missing = [kind for kind in reference_types(exposure, skip, settings) if kind not in references]
-    if missing:
-        users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
-        left_out = references.why_not if isinstance(references, References) else lambda kind: ""
-        reasons = [f"{kind}: {reason}" for kind in missing if (reason := left_out(kind))]
-        why = f"; left out as {'; as '.join(reasons)}" if reasons else ""
-        raise MissingReferenceError(
-            f"references missing: {', '.join(users)}; give them, or skip the steps in brackets{why}"
+    done = [entry["step"] for entry in steps(exposure) if entry["status"] == "COMPLETE"]
+    if done:
+        raise ModelError(
+            f"the exposure has had {', '.join(done)} already, expected a raw exposure; give it as nsxr.open_exposure "
+            "made it, or go on with the functions of the steps that are left"
         )
-    for kind in reference_types(exposure, skip, settings):
-        require_kind(references[kind], kind)
+    _require_references(reference_types(exposure, skip, settings), references)
     is_cheap = not Readout.of(exposure).is_irs2  # to correct a second time
     why_not = "on request" if "jump" in skip else why_no_jumps(exposure)
     if why_not is not None:
@@ -321,6 +319,21 @@ def correct_ramps(
             series = list(_linearized(to_ramps(exposure), references, settings, skip).values())[-1]
     stages["jump"] = _find_jumps(ramps, series, references, settings["jump"], is_cheap)
     return {**stages, **_after_jumps(stages["jump"], references, before, settings, skip)}
+
+
+def _require_references(kinds: Sequence[str], references: Mapping[str, xr.Dataset]) -> None:
+    """Raise unless there is a reference of each of these types, under its name."""
+    missing = [kind for kind in kinds if kind not in references]
+    if missing:
+        users = [f"{kind} ({', '.join(s for s in STEPS if kind in STEPS[s].references)})" for kind in missing]
+        left_out = references.why_not if isinstance(references, References) else lambda kind: ""
+        reasons = [f"{kind}: {reason}" for kind in missing if (reason := left_out(kind))]
+        why = f"; left out as {'; as '.join(reasons)}" if reasons else ""
+        raise MissingReferenceError(
+            f"references missing: {', '.join(users)}; give them, or skip the steps in brackets{why}"
+        )
+    for kind in kinds:
+        require_kind(references[kind], kind)
 
 
 def _after_jumps(
@@ -413,7 +426,9 @@ def fit_rates(
     """
     settings = check_settings(parameters, skip)
     value = settings["dark_current"].get("average_dark_current")
-    dark = None if "dark_current" in skip else references["dark"]
+    is_dark_used = "dark_current" not in skip
+    _require_references([*(["dark"] if is_dark_used else []), "readnoise", "gain"], references)
+    dark = references["dark"] if is_dark_used else None
     gain, readnoise = references["gain"], references["readnoise"]
     of_fit = dict(settings["ramp_fit"])
     if rescale := of_fit.pop("rescale_read_noise", False):
