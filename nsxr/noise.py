@@ -18,6 +18,8 @@ NOISE_GROUPS = 6
 
 def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:
     """Return science pixels of one output as (group, column, row): detector lines, still lazy."""
+    if not 0 <= integration < (found := exposure.sizes["integration"]):
+        raise ParameterError(f"integration is {integration}, expected 0 to {found - 1}: the exposure has {found}")
     rows = exposure["amplifier"].to_numpy() == amplifier
     if "science_row" in exposure.coords:
         rows &= exposure["science_row"].to_numpy() >= 0
