@@ -20,6 +20,10 @@ _TERM = 100 * CONVERTER
 """No term of a polynomial may come to more, for any signal that the converter gives [DN]."""
 
 
+_NOISE = 0.1
+"""Smallest read noise [DN]; real ones are above 3."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """Smallest and largest possible value of a variable of a reference, and what a pixel outside of them gets.
@@ -34,6 +38,8 @@ class Limit:
         For pixels of which a value is outside, or not finite. None where a later step flags a pixel without a value.
     becomes_nan : bool
         Whether the value is taken away. Else a step goes by the flag.
+    linear : float, optional
+        Smallest coefficient of the first power, which is near 1 in real references.
     """
 
     least: float
@@ -41,6 +47,7 @@ class Limit:
     units: str
     flags: PixelFlag | None = None
     becomes_nan: bool = True
+    linear: float | None = None
 
 
 LIMITS: Mapping[tuple[str, str], Limit] = {
@@ -49,14 +56,14 @@ LIMITS: Mapping[tuple[str, str], Limit] = {
     # without its dark, a pixel keeps 0.01 electron/s more, unless it is hot
     ("dark", "sci"): Limit(-CONVERTER, CONVERTER, "DN", PixelFlag.UNRELIABLE_DARK),
     ("dark", "average_dark_current"): Limit(-1e5, 1e5, "electron/s"),
-    ("linearity", "coefficients"): Limit(-_TERM, _TERM, "DN", PixelFlag.NO_LIN_CORR, becomes_nan=False),
+    ("linearity", "coefficients"): Limit(-_TERM, _TERM, "DN", PixelFlag.NO_LIN_CORR, becomes_nan=False, linear=0.1),
     ("linearity", "inverse_coefficients"): Limit(-_TERM, _TERM, "DN", PixelFlag.NO_LIN_CORR, becomes_nan=False),
     # a threshold above the converter's end is never reached, one of 0 always
     ("saturation", "sci"): Limit(1.0, CONVERTER, "DN", PixelFlag.NO_SAT_CHECK, becomes_nan=False),
     # real gains are between 0.9 and 2; jump detection and fit give pixels without one NO_GAIN_VALUE and DO_NOT_USE
     ("gain", "sci"): Limit(0.1, 10.0, "electron/DN"),
     # the fit gives pixels without a positive noise DO_NOT_USE
-    ("readnoise", "sci"): Limit(0.0, CONVERTER, "DN"),
+    ("readnoise", "sci"): Limit(_NOISE, CONVERTER, "DN"),
     ("pictureframe", "sci"): Limit(-CONVERTER, CONVERTER, "1"),
     # real weights are below 10; one that cannot be makes its output NaN, which the fit gives DO_NOT_USE
     ("refpix", "alpha"): Limit(-1e3, 1e3, "1"),
@@ -87,6 +94,8 @@ def flag_unphysical(kind: str, reference: xr.Dataset) -> xr.Dataset:
             continue
         array = reference[name]
         bounds = {"least": _bounds(array, limit.least), "most": _bounds(array, limit.most)}
+        if limit.linear is not None and array.sizes[array.dims[0]] > 1:
+            bounds["least"][1] = limit.linear
         outside: xr.DataArray = xr.apply_ufunc(
             _is_outside, array, kwargs=bounds, dask="parallelized", output_dtypes=[np.bool_]
         )

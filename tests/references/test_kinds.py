@@ -5,7 +5,10 @@ import xarray as xr
 
 import nsxr
 from nsxr.corrections.read_noise import rescale_read_noise
-from nsxr.errors import ReferenceFileError
+from nsxr.errors import MissingReferenceError, ModelError, ParameterError, ReferenceFileError
+from nsxr.model.dq import PixelFlag
+from nsxr.noise import noise_spectrum
+from nsxr.references.limits import flag_unphysical
 from nsxr.references.match import require_kind
 from nsxr.simulate import small_exposure
 from nsxr.testing import forbid_computes
@@ -67,3 +70,29 @@ def test_what_a_reference_lacks_is_said(made, change, words):
     require_kind(made.references["dark"], "dark")
     with pytest.raises(ReferenceFileError, match=words):
         require_kind(change(made.references["dark"]), "dark")
+
+
+def test_stage_1_refuses_what_was_corrected_before(made, ramps):
+    for one in (ramps, nsxr.subtract_superbias(ramps, made.references["superbias"])):
+        with pytest.raises(ModelError, match=r"has had dq_init.* already, expected a raw exposure"):
+            nsxr.detector1(one, made.references)
+
+
+def test_fit_without_references_and_noise_of_no_integration(made, ramps):
+    with pytest.raises(MissingReferenceError, match=r"references missing: dark .*readnoise.*gain"):
+        nsxr.fit_rates(ramps, {})
+    with pytest.raises(ParameterError, match="integration is 3, expected 0 to 0"):
+        noise_spectrum(made.exposure, 1, integration=3)
+
+
+@pytest.mark.parametrize("value", [1e-30, 0.05, 0.0])
+def test_values_near_zero_are_outside(made, value):
+    noise = flag_unphysical("readnoise", made.references["readnoise"].map(lambda a: a.where(a["row"] != 970, value)))
+    assert noise["sci"].sel(row=970).isnull().all()
+    assert noise["sci"].sel(row=971).notnull().all()
+    linearity = made.references["linearity"]
+    changed = linearity["coefficients"].copy(deep=True)
+    changed[1, 6] = value
+    dq = flag_unphysical("linearity", linearity.assign(coefficients=changed))["dq"] & PixelFlag.NO_LIN_CORR.value
+    assert (dq[6] != 0).all()
+    assert (dq[7] == linearity["dq"][7] & PixelFlag.NO_LIN_CORR.value).all()
