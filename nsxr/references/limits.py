@@ -21,7 +21,7 @@ _TERM = 100 * CONVERTER
 
 
 _NOISE = 0.1
-"""Smallest read noise [DN]; real ones are above 3."""
+"""Smallest read noise [DN], well below the step of the converter."""
 
 
 @dataclass(frozen=True)
