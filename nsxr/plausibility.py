@@ -135,9 +135,8 @@ def _light(found: Extracted) -> Iterator[str]:
 
 
 def _plan(found: Extracted) -> Iterator[str]:
-    is_extended = str(found.spectrum.attrs.get("SRCTYPE", "POINT")).upper() == "EXTENDED"
     planned = found.spectrum.variables.get("position_planned")
-    if is_extended or not found.should_have_light or planned is None or not np.isfinite(planned.values):
+    if is_extended(found.spectrum) or not found.should_have_light or planned is None or not np.isfinite(planned.values):
         return
     made = [] if found.model is None else [step for step in steps(found.model) if step["step"] == "fit_trace_model"]
     is_given = bool(made) and made[-1]["parameters"].get("position") is not None

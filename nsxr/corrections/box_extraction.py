@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.corrections.trace_model import require_pixels
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.box_extraction import box_weights, sum_box
 from nsxr.lazy import map_blocks, unlabelled
@@ -117,7 +116,6 @@ def extract_box(
     units = slit["sci"].attrs.get("units")
     if units not in _BRIGHTNESS:
         raise ModelError(f"variable 'sci' has units {units!r}, expected one of {', '.join(_BRIGHTNESS)}")
-    require_pixels(slit)
     aperture = _WHOLE if aperture is None else aperture
     aperture = aperture if isinstance(aperture, Aperture) else read_aperture(aperture, slit)
     changes = {"bkg_fit": bkg_fit, "bkg_order": bkg_order, "smoothing_length": smoothing_length}

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtr
 
-from nsxr.corrections.trace_model import fit_trace_model, require_pixels, usable_pixels
+from nsxr.corrections.trace_model import fit_trace_model, usable_pixels
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.column_fit import box_weights, column_weights
 from nsxr.lazy import map_blocks
@@ -108,7 +108,6 @@ def extract_spectrum(
     check(slit, "sci", "dq", "var_poisson", "var_rnoise")
     if "slit" in slit.dims:
         raise ModelError("this Dataset has many slits; go through them with nsxr.map_slits")
-    require_pixels(slit)
     if weighting not in ("auto", "profile", "box"):
         raise ParameterError(f"weighting is {weighting!r}, expected auto, profile or box")
     if not 0 <= least_coverage < 1:

@@ -27,7 +27,7 @@ from nsxr.model.readout import DETECTOR_SIZE
 from nsxr.model.spectra import is_extended
 from nsxr.model.variables import check
 
-__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "require_pixels", "usable_pixels"]
+__all__ = ["BACKGROUND_TERMS", "UNUSABLE", "fit_trace_model", "usable_pixels"]
 
 IMAGE = ("cross_dispersion", "dispersion")
 BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2, "if any": -1}
@@ -57,13 +57,6 @@ Background = Literal["auto", "none", "constant", "linear"]
 def usable_pixels(slit: xr.Dataset) -> xr.DataArray:
     """Return where pixels are measurements: finite, and without flags of :data:`UNUSABLE`."""
     return ((slit["dq"] & np.uint32(UNUSABLE)) == 0) & np.isfinite(slit["sci"])
-
-
-def require_pixels(slit: xr.Dataset) -> None:
-    """Raise a ModelError if a slit has no rows or no columns."""
-    for dim in IMAGE:
-        if not slit.sizes[dim]:
-            raise ModelError(f"the slit has no pixels: dim {dim!r} has length 0, expected 1 or more")
 
 
 def _kind_of_background(slit: xr.Dataset, background: Background) -> str:
@@ -173,7 +166,6 @@ def fit_trace_model(
         check(slit, "sci", "dq", "var_poisson", "var_rnoise")
         if "slit" in slit.dims:
             raise ModelError("this Dataset has many slits; go through them with nsxr.iterate_slits")
-        require_pixels(slit)
     rows = np.unique(np.concatenate([slit["cross_dispersion"].values for slit in each]))
     if rows.size > 1.5 * max(slit.sizes["cross_dispersion"] for slit in each):  # in slits apart: nothing is shared
         return [
