@@ -460,7 +460,7 @@ def test_a_bad_exposure_does_not_stop_the_others(made, exposures, tmp_path):
     assert [Path(line).name[: len(names[0])] for line in result.stdout.splitlines()] == [names[0]] * 3 + [names[2]] * 3
     summary = result.stderr[result.stderr.index("2 of 3 exposures") :]
     assert names[1] in summary
-    assert str(exposures[1]) in summary
+    assert result.stderr.count(str(exposures[1])) == 1  # why, when it happened
     assert summary.count("\n") == 2
 
 
