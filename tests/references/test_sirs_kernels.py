@@ -61,6 +61,7 @@ def test_damaged_files(path, tmp_path, damage):
     if damage != "missing":
         changed.write_bytes(content)
     with pytest.raises(
-        ReferenceFileError, match=r"damaged\.asdf: (no ASDF file|its YAML text cannot be read|cannot be read \(No such file)"
+        ReferenceFileError,
+        match=r"damaged\.asdf: (no ASDF file|its YAML text cannot be read|cannot be read \(No such file)",
     ):
         open_sirs_kernel(changed, "NRS1")
