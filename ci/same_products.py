@@ -6,10 +6,12 @@ Exposures are simulated once, by this checkout: the five configurations of ``ci/
 ``--demo``, the one of ``nsxr demo``. Real nods come from ``--real``, else NSXR_REAL_DATA. This checkout and COMMIT,
 checked out beside it with the same libraries, calibrate the raw exposures to FITS and Zarr, add one to an archive, and
 extract the nods. Pixels and tables are compared bit for bit. Extensions, variables, keywords and attributes that are in
-one version alone, or have other values, are listed. Ends with status 1 if pixels or tables differ.
+one version alone, or have other values, are listed. Ends with status 1 if pixels or tables differ. Products of COMMIT
+that are in FOLDER from an earlier run are used again.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +32,8 @@ DEMO = Configuration("demo", "NRSIRS2RAPID", "FULL", 20)
 NODS = {"mos_jw02565": "jw*_nrs?_cal.fits", "mos_jw04233": "*_phot.*.fits"}
 NEVER_THE_SAME = {"DATE", "CHECKSUM", "DATASUM", "CAL_VER", "CAL_VCS", "NSXR_VER", "NSXR_SFT"}
 """Keywords that say when and by what a file was made."""
+PROVENANCE = "NSXR_PROVENANCE"
+"""Extension with the versions of software, which differ, and with inputs, references and recipe, which do not."""
 
 
 def run(code: Path, *arguments: object) -> None:
@@ -90,9 +94,20 @@ def contents(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         for number, hdu in enumerate(hdus):
             label = f"{hdu.name},{hdu.ver}" if number else "PRIMARY"
             words |= {f"{label}/{card.keyword}": card.value for card in hdu.header.cards if card.keyword.strip()}
-            if hdu.data is not None:
+            if hdu.name == PROVENANCE:
+                words |= {f"{label}/{row['KEY']}": row["VALUE"] for row in hdu.data if row["KEY"] != "software"}
+            elif hdu.data is not None:
                 arrays[label] = np.asarray(hdu.data)
     return arrays, words
+
+
+def without_versions(value: Any) -> Any:
+    """Return an attribute without the versions of software, if it says where a product comes from."""
+    try:
+        known = json.loads(value)
+    except (TypeError, ValueError):
+        return value
+    return {key: part for key, part in known.items() if key != "software"} if isinstance(known, dict) else known
 
 
 def is_same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -130,7 +145,8 @@ def differences(before: Path, after: Path) -> Iterator[tuple[bool, str]]:
         elif not is_same(old[name], new[name]):
             yield True, f"{name}: {apart(old[name], new[name])}"
     for key in [*old_words, *(key for key in new_words if key not in old_words)]:
-        if key.rpartition("/")[2] in NEVER_THE_SAME or old_words.get(key) == new_words.get(key):
+        one, other = (without_versions(words.get(key)) for words in (old_words, new_words))
+        if key.rpartition("/")[2] in NEVER_THE_SAME or one == other:
             continue
         was, found = (str(words.get(key, "nothing"))[:60] for words in (old_words, new_words))
         yield False, f"{key}: {was} was, {found} is"
@@ -173,16 +189,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.output or Path(scratch)).resolve()
         code = Path(scratch) / "before"
-        subprocess.run(["git", "-C", HERE, "worktree", "add", "--detach", "-q", code, arguments.commit], check=True)
+        asked = ["git", "-C", HERE, "rev-parse", "--short", arguments.commit]
+        commit = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(["git", "-C", HERE, "worktree", "add", "--detach", "-q", code, commit], check=True)
         try:
             only = arguments.only
             chosen = [c for c in (*SHORT, *([DEMO] if arguments.demo else [])) if not only or c.name in only]
             exposures = {c.name: (c, simulate(c, folder / "exposures" / c.name)) for c in chosen}
             wants_nods = arguments.real and (not only or "nods" in only)
             nods = [Path(arguments.real) / name for name in NODS] if wants_nods else []
-            for name, checkout in (("before", code), ("after", HERE)):
-                make(checkout, exposures, nods, folder / name)
-            return 0 if compare(folder / "before", folder / "after", arguments.shown) else 1
+            before, after = folder / f"before-{commit}", folder / "after"
+            done = before / "complete"
+            if not done.exists() or only:
+                make(code, exposures, nods, before)
+                done.touch()
+            make(HERE, exposures, nods, after)
+            return 0 if compare(before, after, arguments.shown) else 1
         finally:
             subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", code], check=True)
 
