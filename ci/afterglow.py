@@ -22,8 +22,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "peer")]
 from ramps import NOISE, Scene, as_exposure  # noqa: E402
 
 import nsxr  # noqa: E402
-from nsxr.corrections.persistence import last_saturation  # noqa: E402
 from nsxr.model.dq import GroupFlag  # noqa: E402
+from nsxr.ramps.persistence import last_saturation  # noqa: E402
 
 FLUX, FALL, GAP, START = 0.05, 200.0, 120.0, 61000.0
 SCENE = Scene(2, 20, 1, 14.6)

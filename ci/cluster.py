@@ -47,7 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "segments": 3,
     },
 }
-LEAST_LIMIT = 512  # MiB, as nsxr.cluster.LEAST_MEMORY
+LEAST_LIMIT = 512  # MiB, as nsxr.compute.cluster.LEAST_MEMORY
 
 
 @dataclass(frozen=True)

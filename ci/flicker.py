@@ -39,10 +39,10 @@ sys.path[:0] = [str(HERE / "peer")]
 from compare_all import peer_python  # noqa: E402
 
 import nsxr  # noqa: E402
-from nsxr.corrections.flicker_frames import frames_of  # noqa: E402
-from nsxr.kernels.flicker import Solver, series_length, to_image, to_series  # noqa: E402
-from nsxr.kernels.noise_spectrum import binned_power, fit_densities  # noqa: E402
+from nsxr.kernels.ramps.flicker import Solver, series_length, to_image, to_series  # noqa: E402
+from nsxr.kernels.ramps.noise_spectrum import binned_power, fit_densities  # noqa: E402
 from nsxr.model.readout import Readout  # noqa: E402
+from nsxr.ramps.correlated_noise.frames import frames_of  # noqa: E402
 from nsxr.simulate import QUIET, Artifacts, small_exposure  # noqa: E402
 
 NOISE = ("white_noise", "pedestal", "common_pink", "output_pink", "alternating_columns", "picture_frame", "reset_noise")

@@ -36,18 +36,18 @@ import xarray as xr
 import nsxr
 from nsxr import archive as archives
 from nsxr.errors import NsxrError
-from nsxr.io.checker import check_product
-from nsxr.io.describe import describe
-from nsxr.io.fits_read import read_dataset
-from nsxr.io.folder import Folder
-from nsxr.io.products import write_products
-from nsxr.io.slits_read import open_slits
-from nsxr.io.spectra_read import open_spectra
-from nsxr.io.spectra_write import write_spectra
-from nsxr.io.zarr_read import open_store
+from nsxr.formats.zarr_read import open_store
+from nsxr.products.checker import check_product
+from nsxr.products.describe import describe
+from nsxr.products.fits_read import read_dataset
+from nsxr.products.slits_read import open_slits
+from nsxr.products.spectra_read import open_spectra
+from nsxr.products.spectra_write import write_spectra
+from nsxr.products.write import write_products
 from nsxr.references.apertures import read_aperture
 from nsxr.references.sirs_kernels import open_sirs_kernel
 from nsxr.simulate import simulate_exposure, simulate_trace
+from nsxr.storage.folder import Folder
 
 MEMORY = 2**31  # bytes more than what the samples take
 SECONDS = 10  # of one case

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from nsxr.combine import combine_spectra
-from nsxr.io.fits_tables import TIME_COLUMNS
-from nsxr.io.spectra_write import write_spectra
+from nsxr.formats.fits_tables import TIME_COLUMNS
+from nsxr.products.spectra_write import write_spectra
+from nsxr.spectra.combination import combine_spectra
 
 HEADER = {
     "TELESCOP": "JWST",

@@ -23,9 +23,9 @@ import numpy as np
 import xarray as xr
 
 import nsxr
-from nsxr.corrections.picture_frame import estimate_picture_frame, subtract_picture_frame
+from nsxr.diagnostics.picture_frame import build_picture_frame
 from nsxr.model.dq import PixelFlag
-from nsxr.picture_frame import build_picture_frame
+from nsxr.ramps.picture_frame import estimate_picture_frame, subtract_picture_frame
 from nsxr.simulate import Artifacts, small_exposure
 from nsxr.simulate.artifacts import QUIET
 

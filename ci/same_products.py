@@ -31,7 +31,8 @@ HERE = Path(__file__).resolve().parent.parent
 DEMO = Configuration("demo", "NRSIRS2RAPID", "FULL", 20)
 NODS = {"mos_jw02565": "jw*_nrs?_cal.fits", "mos_jw04233": "*_phot.*.fits"}
 NEVER_THE_SAME = {"DATE", "CHECKSUM", "DATASUM", "CAL_VER", "CAL_VCS", "NSXR_VER", "NSXR_SFT"}
-"""Keywords that say when and by what a file was made."""
+NEVER_THE_SAME |= {"nsxr_manifest", "nsxr_plan"}
+"""Keywords and attributes that say when, where and by what a file was made."""
 PROVENANCE = "NSXR_PROVENANCE"
 """Extension with the versions of software, which differ, and with inputs, references and recipe, which do not."""
 

@@ -38,8 +38,8 @@ from compare_all import peer_python  # noqa: E402
 from ramps import NOISE, Scene, as_exposure  # noqa: E402
 
 import nsxr  # noqa: E402
-from nsxr.kernels.halos import smallest_charge  # noqa: E402
-from nsxr.kernels.saturation import box_minimum  # noqa: E402
+from nsxr.kernels.ramps.halos import smallest_charge  # noqa: E402
+from nsxr.kernels.ramps.saturation import box_minimum  # noqa: E402
 from nsxr.model.dq import GroupFlag  # noqa: E402
 
 SCENE = Scene(1, 20, 1, 14.6)

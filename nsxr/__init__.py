@@ -13,52 +13,53 @@ from nsxr.archive import (
     resume_archive,
     select_exposures,
 )
-from nsxr.combine import combine_spectra
-from nsxr.corrections.background import (
+from nsxr.diagnostics.linearity_residual import linearity_table, measure_linearity_residual
+from nsxr.diagnostics.noise import noise_spectrum, noise_table
+from nsxr.diagnostics.picture_frame import build_picture_frame, write_picture_frame
+from nsxr.model.arguments import checks_all as _checks_all
+from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.pipelines.detector1 import correct_ramps, detector1, fit_rates
+from nsxr.pipelines.extract import extract_source
+from nsxr.products.exposure import open_exposure
+from nsxr.products.light_curves import write_white_light_curve
+from nsxr.products.slits_read import open_slits
+from nsxr.products.slits_write import write_slits
+from nsxr.products.spectra_read import open_spectra
+from nsxr.products.spectra_write import write_spectra
+from nsxr.products.write import write_products
+from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise, estimate_flicker_noise
+from nsxr.ramps.correlated_noise.frames import find_dark_pixels
+from nsxr.ramps.dark_current import average_dark_current, subtract_dark
+from nsxr.ramps.dq_init import initialize_dq
+from nsxr.ramps.gain_scale import scale_gain
+from nsxr.ramps.group_scale import scale_groups
+from nsxr.ramps.jump import flag_jumps
+from nsxr.ramps.linearity import correct_linearity
+from nsxr.ramps.persistence import flag_persistence, last_saturation
+from nsxr.ramps.picture_frame import estimate_picture_frame, subtract_picture_frame
+from nsxr.ramps.ramp_fit import fit_ramps
+from nsxr.ramps.read_noise import rescale_read_noise
+from nsxr.ramps.reference_pixels.refpix import subtract_reference_pixels
+from nsxr.ramps.saturation import flag_saturation
+from nsxr.ramps.snowballs import flag_snowballs
+from nsxr.ramps.superbias import subtract_superbias
+from nsxr.references import open_references
+from nsxr.references.apertures import Aperture, read_aperture
+from nsxr.slits.background import (
     average_exposures,
     combine_backgrounds,
     nod_backgrounds,
     subtract_background,
 )
-from nsxr.corrections.box_extraction import extract_box
-from nsxr.corrections.dark_current import average_dark_current, subtract_dark
-from nsxr.corrections.dq_init import initialize_dq
-from nsxr.corrections.flicker_frames import find_dark_pixels
-from nsxr.corrections.flicker_noise import clean_flicker_noise, estimate_flicker_noise
-from nsxr.corrections.gain_scale import scale_gain
-from nsxr.corrections.group_scale import scale_groups
-from nsxr.corrections.jump import flag_jumps
-from nsxr.corrections.linearity import correct_linearity
-from nsxr.corrections.nod_variance import restore_background_variance
-from nsxr.corrections.outlier_detection import flag_outliers
-from nsxr.corrections.persistence import flag_persistence, last_saturation
-from nsxr.corrections.picture_frame import estimate_picture_frame, subtract_picture_frame
-from nsxr.corrections.pixel_replace import replace_pixels
-from nsxr.corrections.ramp_fit import fit_ramps
-from nsxr.corrections.read_noise import rescale_read_noise
-from nsxr.corrections.refpix import subtract_reference_pixels
-from nsxr.corrections.saturation import flag_saturation
-from nsxr.corrections.snowballs import flag_snowballs
-from nsxr.corrections.spectral_extraction import extract_spectrum, model_image
-from nsxr.corrections.superbias import subtract_superbias
-from nsxr.corrections.trace_model import fit_trace_model
-from nsxr.detector1 import correct_ramps, detector1, fit_rates
-from nsxr.extract import extract_source
-from nsxr.io import open_exposure
-from nsxr.io.products import write_products
-from nsxr.io.slits_read import open_slits
-from nsxr.io.slits_write import write_slits
-from nsxr.io.spectra_read import open_spectra
-from nsxr.io.spectra_write import write_spectra
-from nsxr.linearity_residual import linearity_table, measure_linearity_residual
-from nsxr.model.arguments import checks_all as _checks_all
-from nsxr.model.dq import GroupFlag, PixelFlag
-from nsxr.model.spectra import as_slit, iterate_slits, map_slits, pad_slits, unpad
-from nsxr.noise import noise_spectrum, noise_table
-from nsxr.picture_frame import build_picture_frame, write_picture_frame
-from nsxr.references import open_references
-from nsxr.references.apertures import Aperture, read_aperture
-from nsxr.white_light import white_light_curve, write_white_light_curve
+from nsxr.slits.collection import as_slit, iterate_slits, map_slits, pad_slits, unpad
+from nsxr.slits.nod_variance import restore_background_variance
+from nsxr.slits.pixel_replacement import replace_pixels
+from nsxr.spectra.box_extraction import extract_box
+from nsxr.spectra.combination import combine_spectra
+from nsxr.spectra.extraction import extract_spectrum, model_image
+from nsxr.spectra.outlier_detection import flag_outliers
+from nsxr.spectra.trace_model import fit_trace_model
+from nsxr.spectra.white_light import white_light_curve
 
 __all__ = [
     "Aperture",

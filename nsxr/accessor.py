@@ -5,12 +5,12 @@ from typing import Any
 
 import xarray as xr
 
-from nsxr.detector1 import detector1
 from nsxr.errors import ModelError
 from nsxr.model.arguments import checks_arguments
 from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
+from nsxr.pipelines.detector1 import detector1
 
 __all__ = ["NodeAccessor", "NsxrAccessor"]
 

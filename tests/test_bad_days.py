@@ -15,8 +15,8 @@ from astropy.io import fits
 from click.testing import CliRunner
 
 from nsxr import cli
-from nsxr.io.products import write_products
 from nsxr.model.dq import PixelFlag
+from nsxr.products.write import write_products
 from nsxr.simulate import simulate_exposure
 
 ROOT = "jw01234001001_03101_00001_nrs1"
@@ -317,7 +317,7 @@ SLOW = """
 import signal, sys, time
 from pathlib import Path
 from nsxr import cli
-from nsxr.io.fits_write import BlockFile
+from nsxr.formats.fits_write import BlockFile
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
 mark, go = Path(sys.argv.pop()), Path(sys.argv.pop())

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 
 import nsxr
 from nsxr import cli
-from nsxr.detector1 import STEPS
 from nsxr.errors import DegradedResultWarning
 from nsxr.model.history import steps
-from nsxr.recipe import Recipe
+from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.recipe import Recipe
 from nsxr.simulate import simulate_exposure
 
 ROOT = "jw01234001001_03101_00001_nrs1"
@@ -217,7 +217,7 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
             Path(path).write_bytes(b"half")
             raise OSError("no space left")
 
-    monkeypatch.setattr("nsxr.plot.plot_quicklook", lambda *_: Figure())
+    monkeypatch.setattr("nsxr.plot.exposures.plot_quicklook", lambda *_: Figure())
     assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook")
     names = [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits", f"{ROOT}_recipe.toml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

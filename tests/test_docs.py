@@ -15,10 +15,10 @@ import xarray as xr
 from click.testing import CliRunner
 
 from nsxr import cli
-from nsxr.corrections.jump import flag_jumps
-from nsxr.corrections.refpix_irs2 import subtract_interleaved_reference
 from nsxr.model.dq import GroupFlag
 from nsxr.model.readout import irs2_layout
+from nsxr.ramps.jump import flag_jumps
+from nsxr.ramps.reference_pixels.irs2 import subtract_interleaved_reference
 from nsxr.simulate import simulate_exposure
 
 REPOSITORY = Path(__file__).parents[1]
@@ -91,12 +91,13 @@ def test_map_is_that_of_the_tree():
     files = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "nsxr").rglob("*.py") if path.name[:2] != "__"}
     lost = {str(path) for path in files if not named & {str(path), *(str(p) for p in path.parents if str(p) != "nsxr")}}
     assert not lost, f"not on the map in README.md: {sorted(lost)}"
-    corrections = {path.name for path in (REPOSITORY / "nsxr" / "corrections").glob("[a-z]*.py")}
+    rooms = [REPOSITORY / "nsxr" / room for room in ("ramps", "slits", "spectra")]
+    corrections = {path.name for room in rooms for path in room.rglob("[a-z]*.py")}
     assert corrections <= {Path(name).name for name in named}
 
 
 def test_what_is_said_to_be_there_is_there():
-    from nsxr.detector1 import STEPS
+    from nsxr.pipelines.detector1 import STEPS
     from nsxr.simulate.configuration import READOUTS, SUBARRAYS
 
     text = section("What is there and what is not")

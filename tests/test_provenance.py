@@ -15,15 +15,15 @@ from click.testing import CliRunner
 import nsxr
 from nsxr import archive as archives
 from nsxr.cli import main
-from nsxr.corrections.background import average_exposures, combine_backgrounds
 from nsxr.errors import ArchivedOtherwiseError, InputFileError, OutputExistsError
-from nsxr.io.fingerprint import PIECE, PIECES, fingerprint
-from nsxr.io.products import write_products
-from nsxr.io.spectra_write import write_spectra
+from nsxr.formats.fingerprint import PIECE, PIECES, fingerprint
 from nsxr.model import commit, provenance
 from nsxr.model.history import record, steps
 from nsxr.model.provenance import KEY, differences, merged, noted, provenance_of, software
+from nsxr.products.spectra_write import write_spectra
+from nsxr.products.write import write_products
 from nsxr.simulate import simulate_exposure, simulate_trace, small_exposure
+from nsxr.slits.background import average_exposures, combine_backgrounds
 from nsxr.testing import forbid_computes
 
 SUB32 = {"readout": "NRSRAPID", "subarray": "SUB32", "groups": 4, "integrations": 2}

@@ -5,7 +5,8 @@
 A full-frame IRS2 exposure (of few columns) and a time series of SUB2048 are simulated and calibrated. Every variable is
 written with each codec through Zarr into memory, in the shards and chunks that archives have, and read back;
 what was written must come back. Speeds are uncompressed megabytes per second of processor time, the best of some
-repetitions, so that other work on the machine hardly shows. The defaults in ``nsxr/io/zarr.py`` come from this table.
+repetitions, so that other work on the machine hardly shows. The defaults in
+``nsxr/formats/zarr.py`` come from this table.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, Zstd
 from zarr.storage import MemoryStore
 
 import nsxr
-from nsxr.io.zarr import encoding
+from nsxr.formats.zarr import encoding
 from nsxr.simulate import simulate_exposure
 
 KINDS = {"sci": "rates", "var_poisson": "variances", "var_rnoise": "variances", "dq": "flags"}

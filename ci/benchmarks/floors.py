@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nsxr.io.pixels import PixelSource
-from nsxr.kernels import irs2
-from nsxr.kernels.jump import find_limits, flag_outside
-from nsxr.kernels.linearity import linearize
-from nsxr.kernels.ramp_fit import fit_slopes, weight_tables
+from nsxr.formats.pixels import PixelSource
+from nsxr.kernels.ramps import irs2
+from nsxr.kernels.ramps.jump import find_limits, flag_outside
+from nsxr.kernels.ramps.linearity import linearize
+from nsxr.kernels.ramps.ramp_fit import fit_slopes, weight_tables
 
 EXPOSURES = {
     "NRS1 FULL NRSIRS2RAPID 1 x 20": (1, 20, 2048, 2048),

@@ -15,12 +15,13 @@ from nsxr.archive.layout import (
     require_archive,
 )
 from nsxr.archive.nodes import JOURNAL, plan_key
-from nsxr.detector1 import STEPS
 from nsxr.errors import InputFileError
-from nsxr.io.folder import Folder, parsed_json
-from nsxr.io.manifest import MANIFEST, damaged_chunks, expected_objects, lost_objects, split_object
-from nsxr.io.zarr_metadata import METADATA
+from nsxr.formats.manifest import MANIFEST, expected_objects, lost_objects, split_object
+from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.readout import Readout
+from nsxr.pipelines.detector1 import STEPS
+from nsxr.products.checksums import damaged_chunks
+from nsxr.storage.folder import Folder, parsed_json
 
 __all__ = ["check_archive"]
 

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from nsxr.archive.nodes import JOURNAL, is_node, plan_key
 from nsxr.errors import ArchiveInUseError, InputFileError
-from nsxr.io.folder import Folder, parsed_json
-from nsxr.recipe import Recipe
+from nsxr.pipelines.recipe import Recipe
+from nsxr.storage.folder import Folder, parsed_json
 
 __all__ = ["Claim", "Plan", "claim", "claims", "is_at_work", "is_readable", "now", "plans"]
 
@@ -40,7 +40,7 @@ class Plan:
     sources : tuple of str
         Raw files, absolute paths or URLs.
     recipe : dict
-        As :meth:`nsxr.recipe.Recipe.as_json` gives it, references by type as paths or URLs.
+        As :meth:`nsxr.pipelines.recipe.Recipe.as_json` gives it, references by type as paths or URLs.
     raw : bool
         Whether the raw ramps go into the archive too.
     planned : str

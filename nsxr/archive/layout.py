@@ -13,12 +13,12 @@ import numpy as np
 import xarray as xr
 
 from nsxr.archive.nodes import JOURNAL
+from nsxr.compute.blocks import map_blocks
 from nsxr.errors import InputFileError, ModelError
-from nsxr.io.folder import Folder
-from nsxr.io.manifest import MANIFEST
-from nsxr.io.zarr import attributes
-from nsxr.io.zarr_metadata import METADATA
-from nsxr.lazy import map_blocks
+from nsxr.formats.manifest import MANIFEST
+from nsxr.formats.zarr import attributes
+from nsxr.formats.zarr_metadata import METADATA
+from nsxr.storage.folder import Folder
 
 __all__ = [
     "FORMAT",

@@ -12,12 +12,12 @@ from nsxr.archive.journal import Plan, claims, is_at_work, is_readable, plans
 from nsxr.archive.layout import STATE, all_nodes, from_raw, is_complete, require_archive
 from nsxr.archive.nodes import plan_key
 from nsxr.errors import InputFileError, ParameterError
-from nsxr.io.folder import Folder
-from nsxr.io.manifest import MANIFEST
-from nsxr.io.zarr_metadata import METADATA
-from nsxr.io.zarr_read import open_store
+from nsxr.formats.manifest import MANIFEST
+from nsxr.formats.zarr_metadata import METADATA
+from nsxr.formats.zarr_read import open_store
 from nsxr.model.keywords import read
 from nsxr.model.parameters import closest
+from nsxr.storage.folder import Folder
 
 __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
 

@@ -12,17 +12,17 @@ from nsxr.archive.journal import Plan
 from nsxr.archive.layout import PLAN, all_nodes, is_complete, own_attributes, require_archive
 from nsxr.archive.reader import open_archive
 from nsxr.archive.writer import require_trusted
-from nsxr.cluster import worker_errors
+from nsxr.compute.blocks import unlabelled
+from nsxr.compute.cluster import worker_errors
+from nsxr.compute.layouts import chunk_like
+from nsxr.compute.progress import compute
 from nsxr.errors import InputFileError, NsxrError, ParameterError
-from nsxr.io.folder import Folder
-from nsxr.io.progress import compute
-from nsxr.io.zarr_metadata import METADATA
-from nsxr.lazy import unlabelled
-from nsxr.model.chunking import chunk_like
+from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import differences, other_versions, provenance_of
 from nsxr.model.variables import TABLES, VARIABLES
-from nsxr.recipe import Recipe
+from nsxr.pipelines.recipe import Recipe
+from nsxr.storage.folder import Folder
 
 __all__ = ["Replay", "replay_archive"]
 

@@ -19,20 +19,20 @@ from nsxr.archive.layout import (
     require_archive,
 )
 from nsxr.archive.nodes import node_path, plan_key
-from nsxr.cluster import worker_errors
+from nsxr.compute.blocks import store
+from nsxr.compute.cluster import worker_errors
+from nsxr.compute.progress import compute
 from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError, ParameterError
-from nsxr.io import open_exposure
-from nsxr.io.fits_keywords import as_product
-from nsxr.io.folder import Folder, parsed_json
-from nsxr.io.manifest import make_manifest
-from nsxr.io.progress import compute
-from nsxr.io.stores import is_remote, receivers, shown
-from nsxr.io.zarr import create_zarr, trim_tables
-from nsxr.io.zarr_metadata import METADATA
-from nsxr.lazy import store
+from nsxr.formats.keywords import as_product
+from nsxr.formats.zarr import create_zarr, trim_tables
+from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of
-from nsxr.recipe import Recipe
+from nsxr.pipelines.recipe import Recipe
+from nsxr.products.checksums import make_manifest
+from nsxr.products.exposure import open_exposure
+from nsxr.storage.folder import Folder, parsed_json
+from nsxr.storage.stores import is_remote, receivers, shown
 
 __all__ = [
     "Job",

@@ -18,7 +18,7 @@ from nsxr.cli.description import info
 from nsxr.cli.extraction import extract
 from nsxr.cli.parameters import parameters
 from nsxr.cli.simulation import demo, simulate
-from nsxr.io.stores import without_secrets
+from nsxr.storage.stores import without_secrets
 
 __all__ = ["main", "run"]
 

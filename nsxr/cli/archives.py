@@ -23,13 +23,13 @@ from nsxr.cli.options import (
     takes_recipe,
     takes_storage_options,
 )
-from nsxr.cluster import require_reachable
-from nsxr.detector1 import STEPS
+from nsxr.compute.cluster import require_reachable
 from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError
-from nsxr.io.describe import counted
-from nsxr.io.folder import Folder
-from nsxr.io.stores import is_remote, shown
-from nsxr.recipe import Recipe
+from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.recipe import Recipe
+from nsxr.products.describe import counted
+from nsxr.storage.folder import Folder
+from nsxr.storage.stores import is_remote, shown
 
 __all__ = ["archive", "holds_archive", "summary"]
 

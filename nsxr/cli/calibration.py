@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import dask
 import xarray as xr
 
 from nsxr.cli.options import (
@@ -20,14 +19,15 @@ from nsxr.cli.options import (
     takes_output,
     takes_recipe,
 )
-from nsxr.cluster import require_reachable, worker_errors
-from nsxr.detector1 import STEPS
+from nsxr.compute.blocks import compute_together
+from nsxr.compute.cluster import require_reachable, worker_errors
+from nsxr.diagnostics.linearity_residual import linearity_table, measure_linearity_residual
+from nsxr.diagnostics.noise import NOISE_GROUPS, noise_table
 from nsxr.errors import OutputExistsError, ParameterError
-from nsxr.io.local import beside
-from nsxr.io.products import write_products
-from nsxr.linearity_residual import linearity_table, measure_linearity_residual
-from nsxr.noise import NOISE_GROUPS, noise_table
-from nsxr.recipe import Recipe
+from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.recipe import Recipe
+from nsxr.products.write import write_products
+from nsxr.storage.local import beside
 
 __all__ = ["Wanted", "calibrate", "detector1", "put"]
 
@@ -154,13 +154,13 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     )
     ramps = list(stages.values())[-1]
     if wanted.has_quicklook:
-        from nsxr.plot import plot_quicklook  # matplotlib takes 0.3 s to import
+        from nsxr.plot.exposures import plot_quicklook  # matplotlib takes 0.3 s to import
 
         with phase(f"{root}: drawing the quick look", wanted.progress), _open_rate(written) as rate:
             figure = plot_quicklook(rate, ramps, stages["superbias"])
         put(extra["quicklook.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
     if wanted.has_linearity:
-        from nsxr.plot_linearity import plot_linearity
+        from nsxr.plot.linearity import plot_linearity
 
         words = f"{root}: calibrating again, to compare late and early slopes"
         with phase(words, wanted.progress), worker_errors():
@@ -168,14 +168,14 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         put(extra["linearity.ecsv"], lambda path: linearity_table(residual).write(path, format="ascii.ecsv"))
         put(extra["linearity.png"], lambda path: plot_linearity(residual).savefig(path, dpi=120, format="png"))
     if wanted.has_noise:
-        from nsxr.plot_noise import plot_noise
+        from nsxr.plot.noise import plot_noise
 
         before, after = stages["jump"], stages["clean_flicker_noise"]
         if after.sizes["group"] < 2:
             raise ParameterError("--noise needs two groups or more")
         words = f"{root}: calibrating {NOISE_GROUPS} groups again, to compare noise before and after cleaning"
         with phase(words, wanted.progress), worker_errors():
-            before, after = dask.compute(
+            before, after = compute_together(
                 _noise_sample(before), _noise_sample(after)
             )  # once for the table and the figure
             table, figure = noise_table(before, after), plot_noise(before, after)

@@ -9,9 +9,9 @@ from nsxr.archive import check_archive
 from nsxr.cli.archives import holds_archive
 from nsxr.cli.description import about_text
 from nsxr.cli.options import reports_errors, run_each, takes_storage_options
-from nsxr.io.checker import check_product
-from nsxr.io.describe import counted
-from nsxr.io.stores import shown
+from nsxr.products.checker import check_product
+from nsxr.products.describe import counted
+from nsxr.storage.stores import shown
 
 __all__ = ["check"]
 

@@ -8,8 +8,8 @@ import click
 
 from nsxr.cli.archives import holds_archive, summary
 from nsxr.cli.options import reports_errors, takes_storage_options
-from nsxr.io.describe import counted, describe
-from nsxr.recipe import Recipe
+from nsxr.pipelines.recipe import Recipe
+from nsxr.products.describe import counted, describe
 
 __all__ = ["about_text", "info"]
 

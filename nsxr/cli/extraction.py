@@ -12,6 +12,7 @@ from typing import Any
 import click
 import xarray as xr
 
+from nsxr.associate.exposures import require_distinct
 from nsxr.cli.calibration import put
 from nsxr.cli.options import (
     finite,
@@ -21,19 +22,19 @@ from nsxr.cli.options import (
     takes_output,
     takes_storage_options,
 )
-from nsxr.cluster import worker_errors
-from nsxr.combine import combine_spectra
+from nsxr.compute.cluster import worker_errors
 from nsxr.errors import OutputExistsError
-from nsxr.extract import Extraction, Parts, extract_source, group_by_source
-from nsxr.io.slits_read import open_slits
-from nsxr.io.spectra_read import open_spectra
-from nsxr.io.spectra_write import write_spectra
-from nsxr.io.stores import shown
-from nsxr.model.exposures import require_distinct
 from nsxr.model.names import plain_name
-from nsxr.model.spectra import iterate_slits
-from nsxr.plausibility import Extracted, warn_of_suspicions
-from nsxr.white_light import white_light_curve, write_white_light_curve
+from nsxr.pipelines.extract import Extraction, Parts, extract_source, group_by_source
+from nsxr.products.light_curves import write_white_light_curve
+from nsxr.products.slits_read import open_slits
+from nsxr.products.spectra_read import open_spectra
+from nsxr.products.spectra_write import write_spectra
+from nsxr.slits.collection import iterate_slits
+from nsxr.spectra.combination import combine_spectra
+from nsxr.spectra.plausibility import Extracted, warn_of_suspicions
+from nsxr.spectra.white_light import white_light_curve
+from nsxr.storage.stores import shown
 
 __all__ = ["extract"]
 
@@ -201,7 +202,7 @@ def extract(
             with worker_errors():
                 click.echo(write_spectra(spectrum, path, overwrite=overwrite, progress=progress))
     if quicklook:
-        from nsxr.plot_spectra import plot_extraction  # matplotlib takes 0.3 s to import
+        from nsxr.plot.spectra import plot_extraction  # matplotlib takes 0.3 s to import
 
         for path, (extraction, number) in zip(drawn, pictures.values(), strict=True):
             figure = plot_extraction(extraction.slits[number], extraction.models[number], extraction.spectra[number])

@@ -20,14 +20,14 @@ import click
 import xarray as xr
 from click.shell_completion import CompletionItem
 
-from nsxr.cluster import connected
-from nsxr.detector1 import STEPS
+from nsxr.compute.cluster import connected
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
-from nsxr.io.describe import counted
-from nsxr.io.exposure import open_exposure
-from nsxr.io.stores import ANONYMOUS, local_path, shown, without_secrets
-from nsxr.recipe import Recipe
+from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.recipe import Recipe
+from nsxr.products.describe import counted
+from nsxr.products.exposure import open_exposure
 from nsxr.references.files import OPTIONAL, TYPES
+from nsxr.storage.stores import ANONYMOUS, local_path, shown, without_secrets
 
 __all__ = [
     "SAVED",

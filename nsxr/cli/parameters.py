@@ -11,8 +11,8 @@ import click
 
 from nsxr.cli.extraction import extract
 from nsxr.cli.options import complete_steps, reports_errors
-from nsxr.detector1 import STEPS, check_settings
 from nsxr.model.parameters import Parameter
+from nsxr.pipelines.detector1 import STEPS, check_settings
 
 __all__ = ["parameters"]
 

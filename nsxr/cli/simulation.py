@@ -7,7 +7,7 @@ import click
 
 from nsxr.cli.calibration import Wanted, calibrate
 from nsxr.cli.options import exposure_root, reports_errors, takes_output
-from nsxr.recipe import Recipe
+from nsxr.pipelines.recipe import Recipe
 from nsxr.simulate import simulate_exposure
 from nsxr.simulate.configuration import READOUTS, SCENES, SUBARRAYS
 

@@ -7,7 +7,7 @@
     libraries that the values hang on. A new entry is added where a product is worked on by other versions.
 ``inputs``
     A list: name, size [bytes] and fingerprint of each file that was opened, see
-    :func:`nsxr.io.fingerprint.fingerprint`.
+    :func:`nsxr.formats.fingerprint.fingerprint`.
 ``references``
     The same by type of reference.
 ``crds``

@@ -39,9 +39,9 @@ EVENT_PROPERTIES = (
     "masked_radius",
     "pixels",
 )
-"""Labels along ``property`` of ``snowballs``, see :func:`nsxr.corrections.snowballs.flag_snowballs`."""
+"""Labels along ``property`` of ``snowballs``, see :func:`nsxr.ramps.snowballs.flag_snowballs`."""
 SPECTRUM_COLUMNS = ("frequency", "own", "common", "white")
-"""Labels along ``part`` of ``noise_spectrum``, see :func:`nsxr.corrections.flicker_noise.clean_flicker_noise`."""
+"""Labels along ``part`` of ``noise_spectrum``, see :func:`nsxr.clean_flicker_noise`."""
 TABLES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "SNOWBALLS": ("snowballs", "property", EVENT_PROPERTIES),
     "NOISE": ("noise_spectrum", "part", SPECTRUM_COLUMNS),

@@ -11,8 +11,8 @@ from typing import Any
 import xarray as xr
 
 from nsxr.errors import InputFileError, ParameterError, ReferenceFileError
-from nsxr.io.local import open_regular
 from nsxr.model.keywords import read
+from nsxr.storage.local import open_regular
 
 __all__ = ["Aperture", "read_aperture"]
 

@@ -21,13 +21,13 @@ from nsxr.errors import (
     ReferenceFileError,
     install,
 )
-from nsxr.io.fits_headers import FitsFile, keywords, refuse_compressed
-from nsxr.io.stores import StorageOptions, is_remote, list_files, shown
+from nsxr.formats.fits_headers import FitsFile, keywords, refuse_compressed
 from nsxr.model.keywords import read, start_of
 from nsxr.model.readout import Readout
 from nsxr.model.variables import RAMP, check
 from nsxr.references.files import ANY, OPTIONAL, TYPES, open_reference, region, sampling, scan_reference
 from nsxr.references.sirs_kernels import open_sirs_kernel
+from nsxr.storage.stores import StorageOptions, is_remote, list_files, shown
 
 __all__ = ["References", "open_references"]
 

@@ -13,16 +13,16 @@ from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from nsxr.compute.layouts import block_chunks, in_chunks
 from nsxr.errors import DegradedResultWarning, InputFileError, ReferenceFileError
-from nsxr.io.fingerprint import describe_file
-from nsxr.io.fits_headers import Extension, FitsFile, keywords, scan
-from nsxr.io.pixels import FitsArray, PixelSource
-from nsxr.io.stores import StorageOptions, is_remote
-from nsxr.model.chunking import block_chunks, in_chunks
+from nsxr.formats.fingerprint import describe_file
+from nsxr.formats.fits_headers import Extension, FitsFile, keywords, scan
+from nsxr.formats.pixels import FitsArray, PixelSource
 from nsxr.model.dq import PixelFlag, flag_name, recode
 from nsxr.model.keywords import read, require, whole_number
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
 from nsxr.references.limits import flag_unphysical
+from nsxr.storage.stores import StorageOptions, is_remote
 
 __all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "sampling", "scan_reference"]
 

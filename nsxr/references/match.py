@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from nsxr.compute.blocks import take_rows
+from nsxr.compute.layouts import chunk_like
 from nsxr.errors import ReferenceFileError
-from nsxr.lazy import take_rows
-from nsxr.model.chunking import chunk_like
 from nsxr.model.keywords import require
 from nsxr.model.readout import IRS2_ROWS, irs2_layout
 

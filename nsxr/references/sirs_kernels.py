@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import MissingReferenceError, ReferenceFileError, install
-from nsxr.io.asdf_trees import require_plain_tree
-from nsxr.io.fingerprint import describe_file
-from nsxr.io.zarr_metadata import first_line
+from nsxr.formats.asdf_trees import require_plain_tree
+from nsxr.formats.fingerprint import describe_file
+from nsxr.formats.zarr_metadata import first_line
 
 __all__ = ["open_sirs_kernel"]
 

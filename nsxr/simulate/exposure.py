@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import OutputExistsError, ParameterError
-from nsxr.io.fits_headers import keywords
-from nsxr.io.stores import local_path
+from nsxr.formats.fits_headers import keywords
 from nsxr.model.parameters import Seed
 from nsxr.model.readout import Readout
 from nsxr.model.variables import variable_attributes
@@ -21,6 +20,7 @@ from nsxr.simulate.headers import Segment, integration_times, primary_header, sc
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
 from nsxr.simulate.truth import truth_dataset, truth_path, write_truth
+from nsxr.storage.stores import local_path
 
 __all__ = ["SimulatedExposure", "SmallExposure", "simulate_exposure", "small_exposure", "write_references"]
 

@@ -12,12 +12,12 @@ from astropy.io import fits
 from astropy.time import Time
 
 from nsxr.errors import OutputExistsError
-from nsxr.io.fits_tables import asdf_marker
-from nsxr.io.local import beside
+from nsxr.formats.fits_tables import asdf_marker
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
 from nsxr.simulate.headers import START, Segment, group_table, integration_times, primary_header, science_header
 from nsxr.simulate.reference_data import reference_name
+from nsxr.storage.local import beside
 
 __all__ = ["open_raw", "write_raw_group", "write_reference", "write_tables"]
 

@@ -7,7 +7,7 @@ import xarray as xr
 from scipy.special import erf
 
 from nsxr.errors import ParameterError
-from nsxr.kernels.slit_geometry import SHUTTER_PITCH
+from nsxr.kernels.spectra.slit_geometry import SHUTTER_PITCH
 from nsxr.model.dq import PixelFlag
 from nsxr.model.parameters import Range, Seed
 from nsxr.model.variables import variable_attributes

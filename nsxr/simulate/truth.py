@@ -6,12 +6,12 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from nsxr.io.local import beside
 from nsxr.model.dq import PixelFlag, flag_attributes
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import bad_interleaved
 from nsxr.simulate.headers import Segment, primary_header
 from nsxr.simulate.ramps import Ramps
+from nsxr.storage.local import beside
 
 __all__ = ["DISTURBANCES", "truth_dataset", "truth_path", "write_truth"]
 

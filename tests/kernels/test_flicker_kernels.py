@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from nsxr.kernels.dark_pixels import dark_level, find_dark
-from nsxr.kernels.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
-from nsxr.kernels.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.kernels.ramps.dark_pixels import dark_level, find_dark
+from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
+from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
 from nsxr.model.readout import IRS2_ROWS, Readout, irs2_layout
 from nsxr.model.time_order import science_time_order
 from nsxr.simulate import Artifacts, small_exposure

@@ -6,7 +6,7 @@ from astropy.stats import sigma_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsxr.kernels.jump import JUMP, LARGE, SPREAD, VERY_LARGE, find_limits, flag_outside, spread_jumps
+from nsxr.kernels.ramps.jump import JUMP, LARGE, SPREAD, VERY_LARGE, find_limits, flag_outside, spread_jumps
 from nsxr.kernels.sorting import sort_columns
 
 DEFAULTS = {

@@ -5,9 +5,9 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from nsxr.kernels.jump import JUMP, SPREAD
-from nsxr.kernels.likelihood import combine_weighted, finish_weighted, fit_by_likelihood, shared_part
-from nsxr.kernels.likelihood_search import find_steps
+from nsxr.kernels.ramps.jump import JUMP, SPREAD
+from nsxr.kernels.ramps.likelihood import combine_weighted, finish_weighted, fit_by_likelihood, shared_part
+from nsxr.kernels.ramps.likelihood_search import find_steps
 
 NONE = np.empty((0, 0), np.float32)
 TIME, FRAMES = 20.0, 5

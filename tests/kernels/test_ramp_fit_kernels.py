@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from series_twin import robust_rate
 
-from nsxr.kernels.ramp_fit import POWERS, SIGNAL_TO_NOISE, combine_sums, finish_slopes, fit_slopes, weight_tables
+from nsxr.kernels.ramps.ramp_fit import POWERS, SIGNAL_TO_NOISE, combine_sums, finish_slopes, fit_slopes, weight_tables
 
 DNU, SAT, JUMP, PERSISTENCE = 1, 2, 4, 32
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from series_twin import robust_rate
 
-from nsxr.kernels.jump import find_limits
-from nsxr.kernels.series_rate import find_series_rates
+from nsxr.kernels.ramps.jump import find_limits
+from nsxr.kernels.ramps.series_rate import find_series_rates
 
 NOISE = 8.0  # electrons, of a difference
 DNU, SAT, JUMP = 1, 2, 4

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nsxr.corrections.outlier_detection import flag_outliers
-from nsxr.corrections.spectral_extraction import extract_spectrum
-from nsxr.corrections.trace_model import fit_trace_model
-from nsxr.kernels.wild_pixels import wild_pixels, wild_variances
+from nsxr.kernels.spectra.wild_pixels import wild_pixels, wild_variances
 from nsxr.simulate import simulate_trace
+from nsxr.spectra.extraction import extract_spectrum
+from nsxr.spectra.outlier_detection import flag_outliers
+from nsxr.spectra.trace_model import fit_trace_model
 
 PARTS = ("poisson", "rnoise", "flat")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nsxr.compute import layouts as chunking
+from nsxr.compute.layouts import block_chunks, chunk_like, one_chunk, ramp_chunks, raw_chunks, to_blocks, to_ramps
 from nsxr.errors import ModelError
-from nsxr.model import chunking
-from nsxr.model.chunking import block_chunks, chunk_like, one_chunk, ramp_chunks, raw_chunks, to_blocks, to_ramps
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes, recode
 from nsxr.model.history import record, record_skip, steps
 from nsxr.model.units import require

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nsxr.detector1 import STEPS, all_settings, check_settings
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Choices, Range, Unit, closest, parameters_of, said
+from nsxr.pipelines.detector1 import STEPS, all_settings, check_settings
 
 
 def smooth(

@@ -8,8 +8,8 @@ from astropy.io import fits
 
 import nsxr
 from nsxr.errors import MissingReferenceError, ParameterError, ReferenceFileError
-from nsxr.io.pixels import PixelSource
-from nsxr.recipe import Recipe
+from nsxr.formats.pixels import PixelSource
+from nsxr.pipelines.recipe import Recipe
 from nsxr.references.files import TYPES
 from nsxr.simulate import simulate_exposure
 from nsxr.testing import forbid_computes

@@ -4,10 +4,10 @@ import pytest
 import xarray as xr
 
 import nsxr
-from nsxr.corrections.read_noise import rescale_read_noise
+from nsxr.diagnostics.noise import noise_spectrum
 from nsxr.errors import MissingReferenceError, ModelError, ParameterError, ReferenceFileError
 from nsxr.model.dq import PixelFlag
-from nsxr.noise import noise_spectrum
+from nsxr.ramps.read_noise import rescale_read_noise
 from nsxr.references.limits import flag_unphysical
 from nsxr.references.match import require_kind
 from nsxr.simulate import small_exposure

@@ -8,12 +8,12 @@ import xarray as xr
 from astropy.io import fits
 
 import nsxr
-from nsxr.corrections.dark_current import subtract_dark
-from nsxr.corrections.dq_init import initialize_dq
-from nsxr.corrections.superbias import subtract_superbias
 from nsxr.errors import DegradedResultWarning, ReferenceFileError
-from nsxr.io.pixels import PixelSource
+from nsxr.formats.pixels import PixelSource
 from nsxr.model.dq import PixelFlag
+from nsxr.ramps.dark_current import subtract_dark
+from nsxr.ramps.dq_init import initialize_dq
+from nsxr.ramps.superbias import subtract_superbias
 from nsxr.references.files import TYPES, _WeightsArray
 from nsxr.simulate import simulate_exposure, small_exposure
 from nsxr.testing import forbid_computes

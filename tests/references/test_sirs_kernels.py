@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nsxr.errors import ReferenceFileError
-from nsxr.io.fingerprint import fingerprint
+from nsxr.formats.fingerprint import fingerprint
 from nsxr.references.sirs_kernels import open_sirs_kernel
 
 asdf = pytest.importorskip("asdf")

@@ -1,0 +1,1 @@
+"""Which exposures belong together, from their headers alone."""

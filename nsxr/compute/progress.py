@@ -1,0 +1,165 @@
+"""Compute through the active dask scheduler and show how far it has come: on standard error, or in a notebook."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from itertools import count
+from typing import Any, Literal, TextIO
+
+import dask
+from dask.base import get_scheduler
+from dask.callbacks import Callback
+
+from nsxr.compute.blocks import settled
+
+__all__ = ["compute"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Bar:
+    """A line that is rewritten in place: done and total tasks, elapsed and remaining time."""
+
+    def __init__(self, label: str, stream: TextIO, width: int = 30, interval: float = 0.2) -> None:
+        self.label, self.stream, self.width, self.interval = label, stream, width, interval
+        self.started = time.monotonic()
+        self.drawn = -interval
+
+    def draw(self, done: int, total: int, last: bool = False) -> None:
+        now = time.monotonic()
+        if now - self.drawn < self.interval and not last:
+            return
+        self.drawn = now
+        elapsed = now - self.started
+        fraction = done / total if total else 1.0
+        bar = ("█" * int(self.width * fraction)).ljust(self.width, "░")
+        left = f", {elapsed / fraction - elapsed:.0f} s left" if 0.02 < fraction < 1 else ""
+        self.write(f"{self.label} {bar} {fraction:4.0%}  {elapsed:.0f} s{left}", last)
+
+    def write(self, text: str, last: bool) -> None:
+        line = f"\r{text}".ljust(79) + ("\n" if last else "")
+        try:
+            self.stream.write(line)
+        except UnicodeEncodeError:
+            self.stream.write(line.replace("█", "#").replace("░", "-"))
+        self.stream.flush()
+
+
+class _NotebookBar(_Bar):
+    """The same line as an output of the cell, which keeps the last one."""
+
+    handle: Any = None
+
+    def write(self, text: str, last: bool) -> None:
+        content = {"text/plain": text}
+        if self.handle is None:
+            display = import_module("IPython.display").display  # a notebook has it
+            self.handle = display(content, raw=True, display_id=True)
+        else:
+            self.handle.update(content, raw=True)
+
+
+def _in_notebook() -> bool:
+    """Whether cells of a notebook are being run: their output is no terminal, but shows what it gets at once."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def _bar(label: str, progress: bool | Literal["force"], stream: TextIO | None) -> _Bar | None:
+    out = sys.stderr if stream is None else stream
+    if progress and stream is None and not out.isatty() and _in_notebook():
+        return _NotebookBar(label, out)
+    return _Bar(label, out) if progress == "force" or (progress and out.isatty()) else None
+
+
+@contextmanager
+def _local(bar: _Bar) -> Iterator[None]:
+    """Draw the bar after each task of the threaded, process and synchronous schedulers."""
+    done = total = 0
+
+    def draw(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
+        nonlocal done, total
+        done = len(state["finished"])
+        total = done + sum(len(state[name]) for name in ("ready", "waiting", "running"))
+        bar.draw(done, total)
+
+    with Callback(posttask=draw):
+        try:
+            yield
+        finally:
+            bar.draw(done, total, last=True)
+
+
+def _distributed(client: Any, collections: Sequence[Any], bar: _Bar | None) -> Sequence[Any]:
+    """Compute on a cluster, following the scheduler's own count of tasks; results stay there."""
+    # optional dependency, and slow to import; a client exists, so it is imported already
+    from distributed import futures_of
+    from distributed.diagnostics.progressbar import ProgressBar
+
+    class Feed(ProgressBar):  # type: ignore[misc]
+        def _draw_bar(self, remaining: int, all: int, **extra: Any) -> None:
+            if bar is not None:
+                bar.draw(all - remaining, all)
+
+        def _draw_stop(self, remaining: int, all: int, **extra: Any) -> None:
+            if bar is not None:
+                bar.draw(all - remaining, all, last=True)
+
+    persisted = client.persist(list(collections))
+    futures = futures_of(persisted)
+    try:
+        if bar is not None:
+            client.sync(Feed(futures, scheduler=client.scheduler.address, interval="200ms").listen)
+        for future in futures:  # waits, and raises what went wrong
+            if (error := future.exception()) is not None:
+                raise error
+    except BaseException:
+        client.cancel(futures, force=True)
+        raise
+    return list(persisted)
+
+
+def compute(
+    *collections: Any, progress: bool | Literal["force"] = True, label: str = "computing", stream: TextIO | None = None
+) -> Sequence[Any]:
+    """Compute dask collections together, showing progress.
+
+    Whatever scheduler is active does the work: a distributed client, threads, processes or the
+    calling thread. What was marked by :func:`nsxr.compute.blocks.settle` is computed first, in passes of its own.
+
+    Parameters
+    ----------
+    *collections : dask collections
+        Computed in one graph, so that what they share is computed once.
+    progress : bool or "force", default True
+        True shows a bar if ``stream`` is a terminal, or in a notebook; "force" always, False never.
+    label : str
+        Words before the bar.
+    stream : text file, optional
+        Where the bar goes; default standard error.
+
+    Returns
+    -------
+    sequence
+        The collections with their results, which stay where they were computed; of what was stored there is nothing.
+    """
+    scheduler = get_scheduler(collections=collections)
+    client = getattr(scheduler, "__self__", None)
+    is_cluster = hasattr(client, "gather") and not getattr(client, "asynchronous", False)
+    if is_cluster:
+        logger.debug("%s: on the cluster at %s", label, client.scheduler.address)  # type: ignore[union-attr]
+
+    def run(parts: Sequence[Any], words: str) -> Sequence[Any]:
+        bar = _bar(words, progress, stream)
+        if is_cluster:
+            return _distributed(client, parts, bar)
+        with _local(bar) if bar is not None else nullcontext():
+            return list(dask.persist(*parts))
+
+    passes = count(1)
+    last = settled(collections, lambda arrays: run(arrays, f"{label}, pass {next(passes)}"))
+    return run(last, label)

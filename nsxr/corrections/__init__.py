@@ -1,1 +1,0 @@
-"""Corrections: one public function of Dataset to Dataset per file."""

@@ -1,0 +1,154 @@
+"""Noise as it can be seen in an exposure: spectra along readout time."""
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+
+from nsxr.compute.blocks import compute_together
+from nsxr.errors import ModelError, ParameterError
+from nsxr.model.readout import Readout
+from nsxr.model.time_order import SAMPLE_TIME
+
+__all__ = ["NOISE_GROUPS", "noise_spectrum", "noise_table"]
+
+
+NOISE_GROUPS = 6
+"""Groups in which noise is measured, unless told otherwise."""
+
+
+def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:
+    """Return science pixels of one output as (group, column, row): detector lines, still lazy."""
+    if not 0 <= integration < (found := exposure.sizes["integration"]):
+        raise ParameterError(f"integration is {integration}, expected 0 to {found - 1}: the exposure has {found}")
+    rows = exposure["amplifier"].to_numpy() == amplifier
+    if "science_row" in exposure.coords:
+        rows &= exposure["science_row"].to_numpy() >= 0
+    if not rows.any():
+        known = sorted(set(exposure["amplifier"].to_numpy().tolist()) - {0})
+        raise ParameterError(f"amplifier {amplifier} has no science rows, expected one of {known}")
+    where = np.flatnonzero(rows)
+    band = exposure["sci"].isel(integration=integration, group=slice(0, groups), row=slice(where[0], where[-1] + 1))
+    return band.isel(row=where - where[0]).transpose("group", "column", "row")
+
+
+def _spectrum(lines: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequency and power spectral density of detector lines (group, line, pixel)."""
+    order = 2 if len(lines) > 2 else 1
+    noise = np.diff(lines.astype(np.float64), n=order, axis=0) / np.sqrt(6.0 if order == 2 else 2.0)
+    centre = np.nanmedian(noise)
+    scatter = 1.4826 * np.nanmedian(np.abs(noise - centre))
+    with np.errstate(invalid="ignore"):
+        valid = np.abs(noise - centre) <= 5 * max(scatter, 1e-12)
+    noise = np.where(valid, noise, 0.0)
+    count = valid.sum(axis=-1)
+    means = noise.sum(axis=-1) / np.maximum(count, 1)
+    n_lines, n_pixels = lines.shape[1:]
+    pixel = np.arange(n_pixels)
+    if readout.is_irs2:  # reference pixels and gaps are read between runs of 16 science pixels
+        pixel = pixel + 6 * ((pixel + 8) // 16)
+    line_time = readout.frame_time / n_lines
+    slots = 712 if readout.is_irs2 else n_pixels
+    fast = np.zeros((*noise.shape[:-1], slots))
+    fast[..., pixel] = np.where(valid, noise - means[..., None], 0.0)
+    power_fast = 2 * SAMPLE_TIME * (np.abs(np.fft.rfft(fast)) ** 2).sum(axis=(0, 1)) / max(int(valid.sum()), 1)
+    frequency_fast = np.fft.rfftfreq(slots, SAMPLE_TIME)
+    slow = np.where(count > 0, means - means.mean(axis=-1, keepdims=True), 0.0)
+    power_slow = 2 * line_time / n_lines * (np.abs(np.fft.rfft(slow)) ** 2).mean(axis=0)
+    frequency_slow = np.fft.rfftfreq(n_lines, line_time)
+    below = (frequency_slow > 0) & (frequency_slow < max(frequency_fast[1], frequency_slow[1] * 1.5))
+    return (
+        np.concatenate([frequency_slow[below], frequency_fast[1:]]),
+        np.concatenate([power_slow[below], power_fast[1:]]),
+    )
+
+
+def noise_spectrum(
+    exposure: xr.Dataset, amplifier: int, integration: int = 0, groups: int = NOISE_GROUPS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the power spectral density of the read noise of one output along readout time.
+
+    Bias and sources cancel in second differences of groups (first ones if there are two groups),
+    scaled to the noise of one group; pixels beyond five standard deviations, such as cosmic rays,
+    are left out. Frequencies above the line rate come from pixels along detector lines (science
+    columns), those below from the means of lines in their order.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN] with coordinate ``amplifier`` on row,
+        and header attributes. A raw IRS2 frame of 3200 rows is taken apart by ``science_row``.
+    amplifier : int
+        Output, 1 to 4.
+    integration : int, default 0
+        Which integration, by position.
+    groups : int, default 6
+        Number of groups to use; only these are computed.
+
+    Returns
+    -------
+    frequency : ndarray of float64
+        Frequencies, Hz, ascending.
+    power : ndarray of float64
+        One-sided power spectral density, DN^2/Hz.
+
+    Raises
+    ------
+    ModelError
+        If there is only one group.
+    ParameterError
+        If the output does not exist.
+
+    Notes
+    -----
+    ``P(f) = 2 T / N |sum_n x_n exp(-2 pi i f t_n)|^2``, with ``T`` the time between samples and ``N``
+    their number, averaged over lines and differences. Where an output pauses between pixels (line
+    ends, interleaved reference pixels), white noise is folded into the spectrum of line means, which
+    then lies higher by the ratio of the line time to the time of its pixels, at most 1.4.
+    """
+    if exposure.sizes["group"] < 2:
+        raise ModelError("a noise spectrum needs two groups or more, found one")
+    (lines,) = compute_together(_lines(exposure, amplifier, integration, groups))
+    return _spectrum(lines.to_numpy(), Readout.from_header(exposure.attrs))
+
+
+_BANDS = ("slow", "fast", "alternating")
+"""Parts of the noise: slower than a detector line, faster, and within 5 % of the highest frequency."""
+
+
+def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, groups: int = NOISE_GROUPS) -> Table:
+    """Return the noise of each output before and after a correction, by bands of frequency.
+
+    Parameters
+    ----------
+    before, after : Dataset
+        Exposures as :func:`noise_spectrum` takes them.
+    integration, groups : int
+        As of :func:`noise_spectrum`.
+
+    Returns
+    -------
+    Table
+        A row for each ``amplifier``: rms [DN] of noise slower than a detector line (``slow``), faster (``fast``), and
+        changing sign from pixel to pixel (``alternating``), each ``_before`` and ``_after``. White noise is in all.
+    """
+    rows = []
+    readout = Readout.from_header(after.attrs)
+    for amplifier in sorted({*after["amplifier"].to_numpy().tolist()} - {0}):
+        row: dict[str, float] = {"amplifier": amplifier}
+        for name, exposure in (("before", before), ("after", after)):
+            frequency, power = noise_spectrum(exposure, amplifier, integration, groups)
+            line_rate = exposure.sizes["column"] / readout.frame_time
+            slow, alternating = frequency < 0.9 * line_rate, frequency > 0.95 * frequency[-1]
+            masks = dict(zip(_BANDS, (slow, ~slow & ~alternating, alternating), strict=True))
+            row |= {f"{band}_{name}": _rms(frequency, power, inside) for band, inside in masks.items()}
+        rows.append(row)
+    table = Table(rows)
+    for column in table.colnames[1:]:
+        table[column].unit = "DN"
+        table[column].format = ".4g"
+    return table
+
+
+def _rms(frequency: np.ndarray, power: np.ndarray, inside: np.ndarray) -> float:
+    width = np.gradient(frequency) if frequency.size > 1 else np.ones(1)
+    return float(np.sqrt((power * width)[inside].sum()))

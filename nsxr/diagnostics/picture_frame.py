@@ -1,0 +1,228 @@
+"""Make the template of the picture frame from dark exposures, and write it as a reference file."""
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import OutputExistsError, ParameterError
+from nsxr.kernels.ramps.picture_frame import leading_pattern
+from nsxr.model.readout import Readout
+from nsxr.model.variables import check
+from nsxr.ramps.picture_frame import SEGMENT, by_integration, segment_edges, segments
+from nsxr.storage.stores import local_path
+
+__all__ = ["build_picture_frame", "write_picture_frame"]
+
+
+def build_picture_frame(darks: Sequence[xr.Dataset], *, smoothing: float = 1.0) -> xr.Dataset:
+    """Make a template of the picture frame from dark exposures.
+
+    Parameters
+    ----------
+    darks : sequence of Dataset
+        Ramps of one detector without light, in full frame, corrected like those from which the template is to be
+        subtracted, up to the flags of jumps: ``sci`` (integration, group, row, column) float32 [DN], ``pixeldq``,
+        ``groupdq``.
+    smoothing : float
+        Standard deviation of the Gaussian by which the template is smoothed within each output [16 pixels].
+
+    Returns
+    -------
+    Dataset
+        ``sci`` (row, column) float32 of rms 1, a reference of type ``pictureframe``. Lazy if the darks are. The mean
+        over an output is unknown, since outputs have levels of their own, and is 0.
+
+    Raises
+    ------
+    ParameterError
+        If there is no dark, if darks differ in pixels or detector, or if all have a single group.
+
+    Notes
+    -----
+    Groups less the first one are averaged in blocks of 16 x 16 pixels, clipped, and taken relative to their mean over
+    the integration. The leading principal component of what is left without the level of every line in every output
+    gives the times; the pattern is the regression on them, the levels of lines being shrunk by their uncertainty.
+    """
+    exposures = [dark for dark in darks if dark.sizes["group"] > 1]
+    if not exposures:
+        raise ParameterError(f"{len(darks)} darks, none with two groups or more; at least one is needed")
+    first = exposures[0]
+    row, column = (first.indexes[dim].to_numpy() for dim in ("row", "column"))
+    for dark in exposures:
+        check(dark, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+        same = dark.attrs["DETECTOR"] == first.attrs["DETECTOR"] and all(
+            np.array_equal(dark.indexes[dim].to_numpy(), first.indexes[dim].to_numpy()) for dim in ("row", "column")
+        )
+        if not same or Readout.from_header(dark.attrs).subarray != "FULL":
+            raise ParameterError(
+                f"darks must be full frames of the same pixels; {dark.attrs.get('filename', 'one')} of "
+                f"{dark.attrs['DETECTOR']}, {dark.attrs['SUBARRAY']}, does not go with "
+                f"{first.attrs.get('filename', 'the first')} of {first.attrs['DETECTOR']}"
+            )
+    row_edges, column_edges = segment_edges(row), segment_edges(column)
+    blocks = xr.concat([_blocks(dark, row_edges) for dark in exposures], "frame")
+    output = Readout.from_header(first.attrs).amplifier_of(row)
+    (sci,) = map_blocks(
+        _expanded_pattern,
+        one_chunk(blocks, "frame", "row_block", "segment"),
+        core=("frame", "row_block", "segment"),
+        outputs=[(("row", "column"), np.float32)],
+        sizes={"row": row.size, "column": column.size},
+        row=row,
+        column=column,
+        row_edges=row_edges,
+        column_edges=column_edges,
+        output=output,
+        smoothing=float(smoothing),
+    )
+    detector = Readout.of(first).detector
+    sci.attrs = {"long_name": "pattern of the picture frame, rms 1", "units": "1"}
+    coordinates = {name: first[name] for name in ("row", "column", "amplifier") if name in first.coords}
+    attributes = {
+        "reference_type": "pictureframe",
+        "filename": f"nsxr_pictureframe_{detector.lower()}.fits",
+        "pedigree": "INFLIGHT",
+        "useafter": f"{first.attrs.get('DATE-OBS', '2022-01-01')}T00:00:00",
+        "detector": detector,
+    }
+    return xr.Dataset({"sci": sci}, attrs=attributes).assign_coords(coordinates)
+
+
+def _blocks(dark: xr.Dataset, row_edges: np.ndarray) -> xr.DataArray:
+    """Return block images relative to their mean over an integration, (frame, row_block, segment) float32."""
+    sci = dark["sci"]
+    everywhere = xr.DataArray(np.ones((sci.sizes["row"], sci.sizes["column"]), np.bool_), dims=("row", "column"))
+    nothing = xr.zeros_like(everywhere, dtype=np.float32)
+    mean, _, count = segments(dark, nothing, by_integration(everywhere, sci))
+    (blocks,) = map_blocks(
+        _block_means,
+        one_chunk(mean, "row"),
+        one_chunk(count, "row"),
+        core=("row", "group"),
+        outputs=[(("integration", "group", "row_block", "segment"), np.float32)],
+        sizes={"row_block": row_edges.size - 1},
+        row_edges=row_edges,
+    )
+    return blocks.stack(frame=("integration", "group"), create_index=False).transpose("frame", "row_block", "segment")
+
+
+def _block_means(mean: np.ndarray, count: np.ndarray, row_edges: np.ndarray) -> np.ndarray:
+    total = np.add.reduceat(mean.astype(np.float64) * count, row_edges[:-1], axis=2)
+    number = np.add.reduceat(count.astype(np.float64), row_edges[:-1], axis=2)
+    blocks = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    is_gone = ~np.isfinite(blocks[:, 1:]).any(1)  # nothing in this integration: the other groups say so too
+    blocks[:, 0] = np.where(is_gone, np.nan, 0)
+    number = np.isfinite(blocks).sum(1, keepdims=True)
+    level = np.where(np.isfinite(blocks), blocks, 0).sum(1, keepdims=True) / np.maximum(number, 1)
+    return np.asarray(blocks - level, np.float32)
+
+
+def _expanded_pattern(
+    blocks: np.ndarray,
+    row: np.ndarray,
+    column: np.ndarray,
+    row_edges: np.ndarray,
+    column_edges: np.ndarray,
+    output: np.ndarray,
+    smoothing: float,
+) -> np.ndarray:
+    """Return the leading pattern of blocks, smoothed within outputs, at every pixel."""
+    of_block = output[row_edges[:-1]]
+    image = np.empty((row.size, column.size), np.float32)
+    pattern = leading_pattern(blocks, of_block)
+    centres = [
+        np.array([axis[a:b].mean() for a, b in pairwise(edges)])
+        for axis, edges in ((row, row_edges), (column, column_edges))
+    ]
+    along = _smoother(column, centres[1], smoothing)
+    for number in np.unique(output):
+        part, rows = pattern[of_block == number], output == number
+        across = _smoother(row[rows], centres[0][of_block == number], smoothing)
+        part = np.where(np.isfinite(part), part, 0.0 if not np.isfinite(part).any() else np.nanmedian(part))
+        image[rows] = across @ part @ along.T
+        image[rows] -= image[rows].mean()
+    rms = np.sqrt(np.mean(image.astype(np.float64) ** 2))
+    return np.asarray(image / rms if rms > 0 else image, np.float32)
+
+
+def _smoother(position: np.ndarray, centre: np.ndarray, smoothing: float) -> np.ndarray:
+    """Return the weights of block values in a local straight line at each position, (position, centre).
+
+    Unlike a mean, a line follows the slope of the pattern up to the edges of the detector.
+    """
+    width = SEGMENT * max(smoothing, 0.5)
+    weights = np.empty((position.size, centre.size))
+    for number, here in enumerate(position):
+        distance = (centre - here) / width
+        weight = (
+            np.exp(-((np.abs(distance) - np.abs(distance).min()) ** 2) / 2) + 1e-12
+        )  # the nearest one always counts
+        zeroth, first, second = (float((weight * distance**power).sum()) for power in range(3))
+        determinant = zeroth * second - first**2
+        if determinant > 1e-3 * zeroth * second:
+            weights[number] = weight * (second - first * distance) / determinant
+        else:
+            weights[number] = weight / zeroth
+    return weights
+
+
+def write_picture_frame(template: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a template as a FITS file of reference type ``pictureframe``, which :func:`nsxr.open_references` reads.
+
+    Parameters
+    ----------
+    template : Dataset
+        From :func:`build_picture_frame`; computed here.
+    path : path
+        File to write.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputExistsError
+        If the file is there already.
+    """
+    target = local_path(path)
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"{target} is there already; ask for overwriting or choose another name")
+    first = {dim: int(template.indexes[dim].min()) for dim in ("row", "column")}
+    primary = fits.PrimaryHDU()
+    primary.header.update(
+        {
+            "TELESCOP": "JWST",
+            "INSTRUME": "NIRSPEC",
+            "REFTYPE": "PICTUREFRAME",
+            "DETECTOR": template.attrs["detector"],
+            "PEDIGREE": template.attrs["pedigree"],
+            "USEAFTER": template.attrs["useafter"],
+            "AUTHOR": "nsxr",
+            "DESCRIP": "Pattern of the picture frame, rms 1",
+            "DATAMODL": "PictureFrameModel",
+            "FILENAME": target.name,
+            "SUBSTRT1": first["column"] + 1,
+            "SUBSTRT2": first["row"] + 1,
+            "SUBSIZE1": template.sizes["column"],
+            "SUBSIZE2": template.sizes["row"],
+        }
+    )
+    image = fits.ImageHDU(template["sci"].transpose("row", "column").to_numpy().astype(">f4"), name="SCI")
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        fits.HDUList([primary, image]).writeto(partial, overwrite=True)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,1 @@
+"""How bytes are laid out: headers, pixels and tables of FITS files, arrays of Zarr stores."""

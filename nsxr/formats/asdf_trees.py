@@ -1,0 +1,105 @@
+"""Look through the YAML text of an ASDF file before the asdf library does: what it would fetch, and how large it gets.
+
+A few lines of YAML that refer to each other can stand for billions of nodes, and an array may name a file or a URL as
+its source, which is fetched as soon as the file is opened.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.formats.zarr_metadata import first_line
+from nsxr.storage.local import open_regular
+
+__all__ = ["require_plain_tree"]
+
+_LONGEST = 2**22  # bytes of YAML; trees of references have some 1000
+_NODES = 10**5  # with everything that is referred to counted each time
+_DEPTH = 100
+_SIZE = 2**30  # bytes of one array
+
+
+def require_plain_tree(path: str | os.PathLike[str]) -> None:
+    """Raise ReferenceFileError unless an ASDF file is all that is needed to read it, and its arrays have a decent size.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    """
+    yaml: Any = import_module("yaml")  # comes with asdf
+
+    name = os.fspath(path)
+    try:
+        with open_regular(name) as file:
+            head = file.read(_LONGEST)
+    except InputFileError as error:
+        raise ReferenceFileError(str(error)) from error
+    except OSError as error:
+        raise ReferenceFileError(f"{name}: cannot be read ({error.strerror})") from error
+    if not head.startswith(b"#ASDF"):
+        raise ReferenceFileError(f"{name}: no ASDF file, it starts with {head[:5]!r}, expected '#ASDF'")
+    end = re.search(rb"\r?\n\.\.\.(\r?\n|$)", head)
+    if end is None and len(head) == _LONGEST:
+        raise ReferenceFileError(f"{name}: its YAML text is longer than {_LONGEST} bytes")
+    try:
+        root = yaml.compose(head[: end.end()] if end else head, Loader=yaml.SafeLoader)
+        if root is not None and _count(root, {}, 0) > _NODES:
+            raise ValueError(f"it stands for more than {_NODES} values")
+        problem = next((p for node in _all(root) if (p := _problem(node))), None)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ReferenceFileError(f"{name}: its YAML text cannot be read ({first_line(error)})") from error
+    if problem:
+        raise ReferenceFileError(f"{name}: {problem}")
+
+
+def _children(node: Any) -> list[Any]:
+    if not isinstance(node.value, list):
+        return []
+    return [part for pair in node.value for part in pair] if node.id == "mapping" else list(node.value)
+
+
+def _count(node: Any, known: dict[int, int], depth: int) -> int:
+    """Return how many nodes a node stands for, those that are referred to counted each time."""
+    if depth > _DEPTH:
+        raise ValueError(f"more than {_DEPTH} lists in each other, or one in itself")
+    if id(node) not in known:
+        known[id(node)] = 1 + sum(_count(child, known, depth + 1) for child in _children(node))
+    return known[id(node)]
+
+
+def _all(root: Any) -> Iterator[Any]:
+    waiting, seen = ([] if root is None else [root]), set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            waiting += _children(node)
+
+
+def _problem(node: Any) -> str:
+    """Return what is wrong with one node."""
+    if node.id != "mapping":
+        return ""
+    entries = {key.value: value for key, value in node.value if key.id == "scalar"}
+    if "$ref" in entries:
+        return "refers to another file ($ref); everything has to be in one"
+    if "ndarray" not in str(node.tag) and "source" not in entries:
+        return ""
+    source = entries.get("source")
+    if "ndarray" in str(node.tag) and source is not None and not re.fullmatch(r"-?[0-9]{1,9}", str(source.value)):
+        return f"an array has the source {str(source.value)[:40]!r}, expected a block of this file"
+    shape = entries.get("shape")
+    if "ndarray" in str(node.tag) and shape is not None and shape.id == "sequence":
+        size = 16
+        for part in shape.value:
+            if not re.fullmatch("[0-9]{1,12}", str(part.value)):
+                return f"an array has {str(part.value)[:40]!r} in its shape, expected whole numbers"
+            size *= int(part.value)
+        if size > _SIZE:
+            return f"an array of {size} bytes, more than {_SIZE}"
+    return ""

@@ -1,0 +1,246 @@
+"""The tables of FITS products."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.errors import InputFileError, ModelError
+from nsxr.formats.fingerprint import describe_file
+from nsxr.formats.fits_headers import FitsFile
+from nsxr.formats.keywords import printable
+from nsxr.model.history import parsed_steps, steps
+from nsxr.model.provenance import KEY, noted, provenance_of
+from nsxr.model.variables import TABLES, VARIABLES, variable_attributes
+
+__all__ = [
+    "GROUP_COLUMNS",
+    "TIME_COLUMNS",
+    "LateTable",
+    "asdf_marker",
+    "groups",
+    "integration_times",
+    "kept_origin",
+    "late_header",
+    "late_table",
+    "origin",
+    "origin_of",
+    "provenance",
+    "steps_from_table",
+    "table",
+]
+
+TIME_COLUMNS = (
+    "int_start_MJD_UTC",
+    "int_mid_MJD_UTC",
+    "int_end_MJD_UTC",
+    "int_start_BJD_TDB",
+    "int_mid_BJD_TDB",
+    "int_end_BJD_TDB",
+)
+"""Columns of INT_TIMES, coordinates of a Dataset under the same names, float64 [d]."""
+
+GROUP_COLUMNS: Mapping[str, str] = {
+    "integration_number": "i4",
+    "group_number": "i2",
+    "end_day": "i2",
+    "end_milliseconds": "i4",
+    "end_submilliseconds": "i2",
+    "group_end_time": "S26",
+    "number_of_columns": "i2",
+    "number_of_rows": "i2",
+    "number_of_gaps": "i2",
+    "completion_code_number": "i2",
+    "completion_code_text": "S36",
+    "bary_end_time": "f8",
+    "helio_end_time": "f8",
+}
+"""Columns of GROUP, coordinates (integration, group) of a ramp where a file had them."""
+
+_WHOLE = ("integration", "group", "pixels")
+_UNITS = {"core_radius": "pixel", "masked_radius": "pixel", "frequency": "Hz"} | dict.fromkeys(
+    ("own", "common", "white"), "DN**2/Hz"
+)
+
+
+def _row_type(name: str) -> np.dtype[Any]:
+    """Return the type of a row of a table in :data:`nsxr.model.variables.TABLES`."""
+    return np.dtype([(label, ">i4" if label in _WHOLE else ">f4") for label in TABLES[name][2]])
+
+
+def table(name: str, rows: np.ndarray) -> tuple[fits.Header, bytes]:
+    """Return header and bytes of a binary table given as a structured array."""
+    header = fits.BinTableHDU(rows, name=name).header
+    return header, rows.astype(rows.dtype.newbyteorder(">")).tobytes()
+
+
+def integration_times(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return INT_TIMES, or None if the Dataset does not carry all of its columns."""
+    if not all(name in dataset.coords for name in TIME_COLUMNS):
+        return None
+    columns = {"integration_number": dataset["integration"].to_numpy().astype("i4")}
+    columns |= {name: dataset[name].to_numpy().astype("f8") for name in TIME_COLUMNS}
+    rows = np.empty(dataset.sizes["integration"], dtype=[(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
+
+
+def groups(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return GROUP, one row per group and integration, or None if the Dataset carries no such column."""
+    present = [name for name in GROUP_COLUMNS if name in dataset.coords]
+    if not present:
+        return None
+    model = xr.DataArray(
+        np.zeros((dataset.sizes["integration"], dataset.sizes["group"])), dims=("integration", "group")
+    )
+    known: dict[str, Any] = {
+        "integration_number": dataset["integration"],
+        "group_number": dataset["group"],
+        "number_of_columns": xr.DataArray(dataset.sizes["column"]),
+        "number_of_rows": xr.DataArray(dataset.sizes["row"]),
+    }
+    known |= {name: dataset[name] for name in present}
+    rows = np.zeros(model.size, dtype=list(GROUP_COLUMNS.items()))
+    for name, values in known.items():
+        rows[name] = values.broadcast_like(model).transpose("integration", "group").to_numpy().ravel()
+    return rows
+
+
+def provenance(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return NSXR_STEPS, one row per provenance record, or None if there is none."""
+    records = steps(dataset)
+    if not records:
+        return None
+    texts = [json.dumps(entry) for entry in records]
+    dtype = [("STEP", "S32"), ("STATUS", "S16"), ("RECORD", f"S{max(map(len, texts))}")]
+    cells = [(printable(e["step"]), printable(e["status"]), text) for e, text in zip(records, texts, strict=True)]
+    return np.array(cells, dtype=dtype)
+
+
+def origin(attrs: Mapping[Any, Any]) -> np.ndarray | None:
+    """Return NSXR_PROVENANCE, one row per key of :mod:`nsxr.model.provenance`, or None if nothing is known."""
+    found = provenance_of(attrs)
+    if not found:
+        return None
+    texts = {key: json.dumps(value) for key, value in found.items()}
+    width = max(map(len, texts.values()))
+    return np.array(list(texts.items()), dtype=[("KEY", "S32"), ("VALUE", f"S{width}")])
+
+
+def origin_of(file: FitsFile) -> dict[Any, Any]:
+    """Return the attribute for provenance of what has been read from a file: what that says, and the file itself."""
+    return noted(kept_origin(file), inputs=[describe_file(file.location, file.stamp)])
+
+
+def kept_origin(file: FitsFile) -> dict[str, str]:
+    """Return the attribute that a file was written with; empty if it was not written by nsxr."""
+    extension = file.extensions.get("NSXR_PROVENANCE")
+    rows = extension.table if extension is not None else None
+    known = {}
+    if rows is not None:
+        try:
+            pairs = zip(_words(rows["KEY"]), _words(rows["VALUE"]), strict=True)
+            known = {KEY: json.dumps({key: json.loads(text) for key, text in pairs})}
+        except ValueError as error:  # no such column, not ASCII, not JSON
+            raise InputFileError(f"{file.path}: table NSXR_PROVENANCE cannot be read ({error})") from error
+    return known
+
+
+def _words(column: np.ndarray) -> list[str]:
+    """Return the texts of a column without what fills them up."""
+    words = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in column]
+    return [text.rstrip("\0 ") for text in words]
+
+
+def asdf_marker() -> np.ndarray:
+    """Return the ASDF extension, which the peer's pipelines look for before they read the headers.
+
+    It says which software wrote the file and nothing else: readers take metadata and arrays from
+    the FITS part where the ASDF part has none, so there is one copy of each.
+    """
+    text = (
+        "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
+        f"asdf_library: !core/software-1.0.0 {{name: nsxr, version: {json.dumps(version('nsxr'))}}}\n...\n"
+    )
+    data = np.frombuffer(text.encode("ascii"), dtype="u1")
+    return np.array([(data,)], dtype=[("ASDF_METADATA", "u1", (len(data),))])
+
+
+def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
+    """Return ``attrs["nsxr_steps"]`` from the table of a product's NSXR_STEPS extension.
+
+    Parameters
+    ----------
+    rows : structured ndarray
+        With column ``RECORD``, the JSON text of each provenance record.
+    path : str
+        The file, for the message.
+
+    Raises
+    ------
+    InputFileError
+        If the records are not such as nsxr writes.
+    """
+    try:
+        text = "[" + ", ".join(_words(rows["RECORD"])) + "]"
+        parsed_steps(text)
+    except (KeyError, ValueError) as error:
+        raise InputFileError(f"{path}: table NSXR_STEPS does not say what has been done ({error})") from error
+    return text
+
+
+@dataclass(frozen=True)
+class LateTable:
+    """A table in a file that exists already, of rows whose number is known late; assignment writes them all.
+
+    The space of rows that do not come is left as what FITS calls the gap before a heap.
+    """
+
+    path: str
+    name: str
+    header: str
+    offset: int
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        values, labels, kind = np.asarray(block), TABLES[self.name][2], _row_type(self.name)
+        if values.ndim != 2 or values.shape[1] != len(labels):
+            raise ModelError(f"a block of shape {values.shape} reached the table {self.name} in {self.path}")
+        values = values[~np.isnan(values[:, 0])]
+        rows = np.empty(len(values), kind)
+        for label, column in zip(labels, values.T, strict=True):
+            rows[label] = column
+        header = fits.Header.fromstring(self.header)
+        header["PCOUNT"] += (header["NAXIS2"] - rows.size) * kind.itemsize
+        header["NAXIS2"] = rows.size
+        with open(self.path, "r+b") as file:
+            file.seek(self.offset - len(self.header))
+            file.write(header.tostring().encode("ascii") + rows.tobytes())
+
+
+def late_header(name: str, most: int) -> fits.Header:
+    """Return the header of a table in :data:`nsxr.model.variables.TABLES` with room for so many rows."""
+    header, _ = table(name, np.zeros(most, _row_type(name)))
+    for number, label in enumerate(TABLES[name][2], start=1):
+        if label in _UNITS:
+            header.set(f"TUNIT{number}", _UNITS[label], after=f"TFORM{number}")
+    return header
+
+
+def late_table(name: str, rows: np.ndarray, path: str = "this file") -> xr.Variable:
+    """Return a variable from the table of a product's extension, float32; ``path`` is for the message."""
+    variable, dim, labels = TABLES[name]
+    names = rows.dtype.names or ()
+    missing = [label for label in labels if label not in names or rows[label].dtype.kind not in "iuf"]
+    if missing:
+        raise InputFileError(f"{path}: table {name} lacks the columns {', '.join(missing)}, or they are no numbers")
+    values = np.empty((rows.size, len(labels)), np.float32)
+    for number, label in enumerate(labels):
+        values[:, number] = rows[label]
+    first = VARIABLES[variable].dims[0][0]
+    return xr.Variable((first, dim), values, variable_attributes(variable))

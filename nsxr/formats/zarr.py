@@ -1,0 +1,228 @@
+"""Write products as Zarr, format 3, for plain xarray to open.
+
+Each dask chunk covers whole shards, so blocks are written without locks; inside a shard, chunks of
+about a megabyte let a reader fetch a slit or the light curves of some rows alone. Every chunk carries a
+checksum, which readers verify. Metadata are consolidated once, at the end. zarr is imported where it is needed:
+who writes FITS does not wait for it.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.model.dq import PixelFlag
+from nsxr.model.variables import TABLES
+from nsxr.storage.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors
+
+__all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding", "trim_tables"]
+
+CHUNK_BYTES = 2**20
+"""Uncompressed size aimed at for the chunks inside a shard, bytes."""
+
+_FILL_ORDER = ("column", "group", "integration")
+"""Dims along which a chunk grows first, others after them: ramps and light curves of some rows are in few chunks."""
+
+_UNWRITTEN = float(np.float32(9.969209968386869e36))
+"""Fill value of floats, netCDF's own. Zarr leaves out chunks that equal the fill value; were that NaN
+or 0, chunks of other NaNs or of -0 would come back changed."""
+
+# xarray decodes these to timedelta64 when it opens a file; the symbols of CF it leaves alone
+_SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms", "microseconds": "us"}
+
+
+@dataclass(frozen=True)
+class ZarrTarget:
+    """One array in a Zarr store, on disk or behind a URL; assignment writes a block.
+
+    The array is opened anew for each block: the object pickles, and once a failed store has been
+    removed no late block can revive it.
+    """
+
+    path: str
+    options: StorageOptions = NO_OPTIONS
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        import zarr
+
+        with remote_errors(self.path):
+            array = zarr.open_array(self.path, mode="r+", storage_options=_given(self.path, self.options))
+            array[index] = np.asarray(block)
+
+    def trim(self) -> None:
+        """Cut off the rows of a table beyond the last one that there is; its first column is read back for that."""
+        import zarr
+
+        with remote_errors(self.path):
+            array = zarr.open_array(self.path, mode="r+", storage_options=_given(self.path, self.options))
+            first = np.asarray(array[:, 0])
+            array.resize((int(np.count_nonzero(~np.isnan(first))), *array.shape[1:]))
+
+
+def trim_tables(pairs: Sequence[tuple[xr.DataArray, Any]]) -> None:
+    """Give tables whose length was known late the rows that there are, once all is stored.
+
+    Parameters
+    ----------
+    pairs : sequence of (DataArray, target)
+        What was stored, and where; other targets than :class:`ZarrTarget` are passed over.
+    """
+    late = {variable for variable, _, _ in TABLES.values()}
+    for array, target in pairs:
+        if isinstance(target, ZarrTarget) and array.name in late:
+            target.trim()
+
+
+def _given(path: str, options: StorageOptions) -> dict[str, Any] | None:
+    return options.of(path) if is_remote(path) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON can hold it: NumPy scalars and arrays become Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes as Zarr's JSON can hold them; units in words as their symbols."""
+    plain = {str(key): _plain(value) for key, value in attrs.items()}
+    if plain.get("units") in _SYMBOLS:
+        plain["units"] = _SYMBOLS[plain["units"]]
+    return plain
+
+
+def encoding(array: xr.DataArray) -> dict[str, Any]:
+    """Return the Zarr encoding of one variable.
+
+    Shards are the largest regular tiles that no boundary between dask chunks cuts; inner chunks are
+    whole columns, groups and integrations, and as many rows as make :data:`CHUNK_BYTES`, dividing the shard.
+    Without ``_FillValue`` every bit pattern, NaN payloads included, comes back as it was, and none means that a
+    pixel is missing.
+
+    Parameters
+    ----------
+    array : DataArray
+        The variable; only its name, dims, shape, dtype and chunks are looked at.
+    """
+    result: dict[str, Any] = {"_FillValue": None, **_codecs(array)}
+    if array.dtype.kind == "f":
+        result["fill_value"] = _UNWRITTEN
+    elif array.name in ("dq", "pixeldq", "groupdq"):
+        result["fill_value"] = int(PixelFlag.DO_NOT_USE)  # pixels of a chunk that got lost are not good ones
+    if not array.ndim:
+        return result
+    lengths = array.chunks or tuple((n,) for n in array.shape)
+    shard = tuple(math.gcd(*axis[:-1]) if len(axis) > 1 else max(axis[0], 1) for axis in lengths)
+    budget = max(1, CHUNK_BYTES // array.dtype.itemsize)
+    inner = [1] * array.ndim
+    first = [array.get_axis_num(dim) for dim in _FILL_ORDER if dim in array.dims]
+    for axis in [*first, *(axis for axis in reversed(range(array.ndim)) if axis not in first)]:
+        part = min(shard[axis], budget)
+        while shard[axis] % part:
+            part -= 1
+        inner[axis] = part
+        budget = max(1, budget // part) if part == shard[axis] else 1
+    result["chunks"] = tuple(inner)
+    if tuple(inner) != shard:
+        result["shards"] = shard
+    return result
+
+
+def _codecs(array: xr.DataArray) -> dict[str, Any]:
+    """Return the codecs of a variable, chosen from the table that ``ci/benchmarks/codecs.py`` prints.
+
+    Sizes are parts of the uncompressed one, speeds those of one core writing. Noise hardly gets smaller: lz4 after a
+    bit shuffle packs rates to 0.86 at 430 MB/s, zstd 3 to 0.84 at 230 MB/s. Raw ramps are worth zstd, with all groups
+    of a pixel side by side: 0.49, 0.57 by lz4 without that. Differences between groups would give 0.36, but Zarr's
+    format has no such codec yet, and other readers could not open the ramps. Variances that come again in every
+    integration come again farther off than the blocks of blosc are long: zstd alone sees them, 0.29 at 510 MB/s,
+    against 0.37 at 440 MB/s by lz4. Of flags any codec leaves next to nothing.
+    """
+    from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+
+    typesize = 1 if array.dtype.kind == "O" else array.dtype.itemsize
+    if array.dtype == np.uint16 and array.ndim == 4 and "group" in array.dims:
+        group = array.get_axis_num("group")
+        order = (*(axis for axis in range(array.ndim) if axis != group), group)
+        blosc = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=typesize)
+        return {"filters": (TransposeCodec(order=order),), "compressors": (blosc, Crc32cCodec())}
+    if str(array.name).startswith("var_") and "integration" in array.dims:
+        return {"compressors": (ZstdCodec(level=1), Crc32cCodec())}
+    blosc = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=typesize)
+    return {"compressors": (blosc, Crc32cCodec())}
+
+
+def _without_padding(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose tables in memory have the rows that there are; see :func:`trim_tables` for lazy ones."""
+    for name, _, _ in TABLES.values():
+        if name in dataset and dataset[name].chunks is None and dataset[name].ndim == 2:
+            first = dataset[name].to_numpy()[:, 0]
+            dataset = dataset.isel({dataset[name].dims[0]: slice(int(np.count_nonzero(~np.isnan(first))))})
+    return dataset
+
+
+def create_zarr(
+    path: Path | str, nodes: Mapping[str, xr.Dataset], options: StorageOptions = NO_OPTIONS
+) -> list[tuple[xr.DataArray, ZarrTarget]]:
+    """Create a Zarr store with all metadata and coordinates, and say where the lazy pixels go.
+
+    Parameters
+    ----------
+    path : path or URL
+        Directory to create; it must not exist.
+    nodes : mapping of str to Dataset
+        Group name to content; ``"/"`` is the root. Text becomes Zarr's strings, of any length.
+    options : StorageOptions, optional
+        How the store behind a URL is reached.
+
+    Returns
+    -------
+    list of (DataArray, ZarrTarget)
+        Each lazy variable and the array to store it in. Variables in memory are written already.
+    """
+    targets = []
+    root = str(path)
+    for name, padded in {"/": xr.Dataset(), **nodes}.items():
+        node = _without_padding(padded)
+        texts = {
+            key: node[key].astype(object) for key, variable in node.variables.items() if variable.dtype.kind == "U"
+        }
+        dataset = node.assign(texts).drop_encoding()
+        dataset.attrs = attributes(node.attrs)
+        for variable in dataset.variables.values():
+            variable.attrs = attributes(variable.attrs)
+        # the delayed write is not used: FITS and Zarr are stored by one graph, which reads raw pixels once
+        dataset.to_zarr(
+            root,
+            group=None if name == "/" else name,
+            mode="w-" if name == "/" else "a",
+            zarr_format=3,
+            consolidated=False,
+            compute=False,
+            encoding={str(key): encoding(dataset[key]) for key in dataset.variables},
+            storage_options=_given(root, options),
+        )
+        group = root if name == "/" else f"{root}/{name}"
+        lazy = [name for name, variable in node.variables.items() if variable.chunks is not None]
+        targets += [(node[key], ZarrTarget(f"{group}/{key}", options)) for key in lazy]
+    return targets
+
+
+def consolidate(path: Path) -> None:
+    """Consolidate the metadata of a finished store, so that opening it reads one file."""
+    import zarr
+
+    with warnings.catch_warnings():
+        # zarr warns that other readers may not know it; they read the groups' own metadata instead
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
+        zarr.consolidate_metadata(str(path), zarr_format=3)

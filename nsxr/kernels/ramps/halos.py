@@ -1,0 +1,413 @@
+"""Large cosmic-ray events by their light: rings around saturated cores, and halos fitted to them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+from nsxr.kernels.ramps.snowballs import Ellipses, fill_ellipses, find_ellipses, find_regions
+from nsxr.model.dq import GroupFlag
+from nsxr.model.variables import EVENT_PROPERTIES
+
+__all__ = ["STEPS_PER_SIGMA", "Halo", "fit_halo", "flag_halos", "ring_histograms", "scaled_differences"]
+
+SATURATED = np.uint8(GroupFlag.SATURATED.value)
+JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+UNUSABLE = np.uint8((GroupFlag.SATURATED | GroupFlag.DO_NOT_USE).value)
+
+STEPS_PER_SIGMA = 16
+"""Scaled differences are whole numbers of this part of their noise: one byte each, up to 7.9 sigma."""
+
+_PROPERTIES = len(EVENT_PROPERTIES) - 1
+_NONE = np.int8(-128)
+_BRIGHT = 5.0  # sigma; where the mean of a ring is above it, clipped differences do not tell by how much
+_SURE, _STILL = 150.0, 50.0
+"""By how much chi square has to fall for a halo to be believed, and for one that was there a group before.
+
+Correlated noise of readouts without interleaved reference pixels makes it fall by more than 50 at one place in a
+hundred, and by up to 130.
+"""
+_LEAST_PIXELS = 5  # of a ring
+_LEAST_RINGS = 4
+_FARTHEST = 6.0  # e-foldings to which the fit is followed inwards
+_LEAST_DEPTH = 3  # of a region at an edge [pixel], twice as long along it
+_SCALES = np.geomspace(0.1, 2.0, 30)  # of exponentials [radius of the core]
+_POWERS = np.arange(2.5, 9.0, 0.25)  # of power laws
+
+
+class Halo(NamedTuple):
+    """What was fitted to rings: amplitude at the edge of the core [sigma], NaN if too steep to tell; reach [pixel]."""
+
+    amplitude: float
+    reach: float
+
+
+@kernel
+def scaled_differences(
+    sci: np.ndarray, groupdq: np.ndarray, gain: np.ndarray, readnoise: np.ndarray, n_frames: int
+) -> np.ndarray:  # pragma: no cover
+    """Return by how many of their standard deviations differences of groups are above the others of the pixel.
+
+    Pairs of columns share their mean, which halves what has to wait for the rest of the frame.
+
+    Parameters
+    ----------
+    sci : (integration, group, row, column) float32
+        [DN].
+    groupdq : (integration, group, row, column) uint8
+        Differences that touch an UNUSABLE group are left out, and those that lead to JUMP do not count as ordinary.
+    gain, readnoise : (row, column) float32
+        [electron/DN]; noise of a difference of two single frames [DN].
+    n_frames : int
+        Frames per group.
+
+    Returns
+    -------
+    (integration, group, row, pair) int8
+        In units of one ``STEPS_PER_SIGMA``-th, clipped; on the later group; -128 where there is none. Of an odd number
+        of columns the last one is a pair.
+    """
+    integrations, groups, rows, columns = sci.shape
+    pairs = (columns + 1) // 2
+    out = np.empty((integrations, groups, rows, pairs), np.int8)
+    line = np.empty(2 * pairs, np.float32)
+    line[-1] = np.nan
+    total, count = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    for i in range(integrations):
+        for r in range(rows):
+            total[:] = 0
+            count[:] = 0
+            for g in range(1, groups):
+                for c in range(columns):
+                    is_ordinary = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0
+                    is_ordinary &= (groupdq[i, g, r, c] & JUMP) == 0
+                    step = sci[i, g, r, c] - sci[i, g - 1, r, c]
+                    total[c] += step if is_ordinary else np.float32(0)
+                    count[c] += np.float32(1) if is_ordinary else np.float32(0)
+            for p in range(pairs):
+                out[i, 0, r, p] = _NONE
+            for g in range(1, groups):
+                for c in range(columns):
+                    is_usable = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0
+                    is_counted = is_usable & ((groupdq[i, g, r, c] & JUMP) == 0)
+                    step = sci[i, g, r, c] - sci[i, g - 1, r, c]
+                    n = count[c] - (np.float32(1) if is_counted else np.float32(0))
+                    others = (total[c] - (step if is_counted else np.float32(0))) / n
+                    noise = np.sqrt(readnoise[r, c] ** 2 / n_frames + max(others, np.float32(0)) / gain[r, c])
+                    scaled = np.float32(STEPS_PER_SIGMA) * (step - others) / noise
+                    line[c] = min(max(scaled, np.float32(-127)), np.float32(127)) if is_usable else np.float32(np.nan)
+                for p in range(pairs):
+                    first, second = line[2 * p], line[2 * p + 1]
+                    mean = (first + second) / 2
+                    mean = mean if mean == mean else (first if first == first else second)
+                    out[i, g, r, p] = np.int8(np.rint(mean)) if mean == mean else _NONE
+    return out
+
+
+@kernel
+def ring_histograms(
+    plane: np.ndarray, flags: np.ndarray, row: float, column: float, rings: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """Count scaled differences in rings of one pixel width around a place, which may be outside.
+
+    Parameters
+    ----------
+    plane : (row, pair) int8
+        From :func:`scaled_differences`.
+    flags : (row, column) uint8
+        Of the same group.
+    row, column : float
+        Place, in pixels.
+    rings : int
+        How many.
+
+    Returns
+    -------
+    histogram : (ring, 256) int32
+        Number of pairs by difference, the lowest, -128, first; pairs with a pixel that is UNUSABLE do not count.
+    pixels, jumps : (ring,) int32
+        Number of pixels that are not UNUSABLE, and of those that have JUMP.
+    """
+    histogram = np.zeros((rings, 256), np.int32)
+    pixels, jumps = np.zeros(rings, np.int32), np.zeros(rings, np.int32)
+    rows, columns = flags.shape
+    for r in range(max(int(row) - rings, 0), min(int(row) + rings + 2, rows)):
+        for p in range(max(int(column) - rings, 0) // 2, min(int(column) + rings + 4, columns + 1) // 2):
+            last = min(2 * p + 1, columns - 1)
+            is_usable = True
+            for c in range(2 * p, last + 1):
+                ring = int(np.sqrt((r - row) ** 2 + (c - column) ** 2))
+                if (flags[r, c] & UNUSABLE) != 0:
+                    is_usable = False
+                elif ring < rings:
+                    pixels[ring] += 1
+                    jumps[ring] += (flags[r, c] & JUMP) != 0
+            ring = int(np.sqrt((r - row) ** 2 + ((2 * p + last) / 2 - column) ** 2))
+            if ring < rings and is_usable and plane[r, p] != _NONE:
+                histogram[ring, int(plane[r, p]) + 128] += 1
+    return histogram, pixels, jumps
+
+
+def _means(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return mean and number of the pixels of each ring without the outliers, and the noise of one pixel [sigma]."""
+    value = np.arange(-128, 128) / STEPS_PER_SIGMA
+    number = histogram.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        below = np.cumsum(histogram, 1)
+        median = value[np.argmax(2 * below >= number[:, None], axis=1)]
+        is_faint = (number >= _LEAST_PIXELS) & (median < 1)
+        spread = np.abs(value - median[:, None])
+        noise = 1.0
+        if is_faint.any():
+            steps = np.rint(spread[is_faint] * STEPS_PER_SIGMA).astype(int)
+            deviations = np.cumsum(np.bincount(steps.ravel(), histogram[is_faint].ravel()))
+            noise = max(1.4826 * np.argmax(2 * deviations >= deviations[-1]) / STEPS_PER_SIGMA, 0.3)
+        kept = histogram * (spread < 3.5 * noise)
+        count = kept.sum(1)
+        mean = (kept * value).sum(1) / count
+    return np.where(count > 0, mean, 0.0), count, float(noise)
+
+
+def fit_halo(histogram: np.ndarray, core: float, limit: float, sure: float = _SURE) -> Halo | None:
+    """Fit the fall of charge, and a level, to the rings outside a core.
+
+    The fall is an exponential from the edge of the core or a power law from its centre, whichever fits better; rings
+    that are too bright for their differences to be known only count as inside.
+
+    Parameters
+    ----------
+    histogram : (ring, 256) int
+        From :func:`ring_histograms`.
+    core : float
+        Radius of the core [pixel].
+    limit : float
+        Charge from which on it matters [sigma of a difference]; the halo reaches to where it falls below.
+    sure : float
+        By how much chi square has to fall.
+
+    Returns
+    -------
+    Halo or None
+        None if there is no charge outside of the core.
+    """
+    mean, count, noise = _means(histogram)
+    ring = np.arange(mean.size)
+    is_outside = (ring >= core) & (count >= _LEAST_PIXELS)
+    bright = np.flatnonzero(is_outside & (mean > _BRIGHT))
+    inner = float(bright[-1] + 1) if bright.size else 0.0
+    chosen = is_outside & (ring >= inner)
+    if chosen.sum() < _LEAST_RINGS:
+        return Halo(np.nan, inner) if inner else None
+    distance, values, variance = ring[chosen] + 0.5, mean[chosen], noise**2 / count[chosen]
+    start, scales = distance[0], core * _SCALES
+    far = distance.size // 2  # no light there, as a rule: neighbours that vary together show as scatter of means
+    variance = variance + max(np.var(values[far:]) - np.mean(variance[far:]), 0.0)
+    weight = 1 / variance
+    shape = np.concatenate([np.exp((start - distance) / scales[:, None]), (start / distance) ** _POWERS[:, None]])
+    # amplitude and level of each shape by weighted least squares
+    centred = shape - (shape @ weight)[:, None] / weight.sum()
+    covariance = centred @ (weight * values)
+    norm = (centred**2) @ weight
+    fall = np.where(covariance > 0, covariance**2 / norm, 0.0)  # of chi square
+    best = int(np.argmax(fall))
+    if fall[best] < sure:
+        return Halo(np.nan, inner) if inner else None
+    amplitude = float(covariance[best] / norm[best])
+    ratio = max(amplitude / limit, 1.0)
+    if best < scales.size:
+        scale = scales[best]
+        reach, rise = start + scale * np.log(ratio), (start - core) / scale
+    else:
+        power = _POWERS[best - scales.size]
+        reach, rise = start * ratio ** (1 / power), power * np.log(start / core)
+    known = amplitude * np.exp(rise) if rise < _FARTHEST else np.nan
+    return Halo(float(known), max(float(reach), inner))
+
+
+def smallest_charge(group: int, groups: int, tolerance: float) -> float:
+    """Return the charge [sigma of a difference] that, arriving before a group, shifts the slope by ``tolerance`` sigma.
+
+    For a ramp with read noise alone, which photons only make less sensitive.
+    """
+    before = group * (groups - group)
+    return float(tolerance / (np.sqrt(2) * before * np.sqrt(3 / (groups * (groups**2 - 1)))))
+
+
+def flag_halos(
+    groupdq: np.ndarray,
+    scaled: np.ndarray,
+    *,
+    edges: tuple[int, int, int, int],
+    tolerance: float,
+    min_sat_area: float,
+    min_jump_area: float,
+    min_sat_radius_extend: float,
+    sat_expand: float,
+    max_extended_radius: int,
+    most: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Flag large events as far as their charge matters, event after event of each integration.
+
+    Parameters
+    ----------
+    groupdq : (integration, group, row, column) uint8
+        Not changed.
+    scaled : (integration, group, row, pair) int8
+        From :func:`scaled_differences`.
+    edges : tuple of int
+        First and last light-sensitive row, first and last light-sensitive column.
+    tolerance, min_sat_area, min_jump_area, min_sat_radius_extend, sat_expand, max_extended_radius
+        As in :func:`nsxr.ramps.snowballs.flag_snowballs`.
+    most : int
+        Events of an integration that get a row of the table; all are flagged.
+
+    Returns
+    -------
+    flags : (integration, group, row, column) uint8
+        ``groupdq`` with JUMP_DET and SATURATED added.
+    cores : (integration, row, column) bool
+        Large saturated cores, before they are enlarged.
+    events : (integration,) int64
+        Number of events.
+    table : (integration, event, property) float32
+        :data:`nsxr.model.variables.EVENT_PROPERTIES` but the first, with positions in the array; NaN beyond the last.
+    """
+    integrations, groups, rows, columns = groupdq.shape
+    flags = groupdq.copy()
+    cores = np.zeros((integrations, 1, rows, columns), np.uint8)
+    events = np.zeros(integrations, np.int64)
+    table = np.full((integrations, most, _PROPERTIES), np.nan, np.float32)
+    widest = 2 * max_extended_radius
+    for integration in range(integrations):
+        before, cube, planes = groupdq[integration], flags[integration], scaled[integration]
+        found: list[tuple[float, ...]] = []
+        for group in range(groups):
+            now, earlier = before[group], before[group - 1] if group else np.zeros_like(before[0])
+            saturated = find_ellipses(now, SATURATED, earlier, SATURATED, min_sat_area)
+            radii = np.sqrt((saturated.minor + 1) * (saturated.major + 1)) / 2
+            circles = _at_edges(now, SATURATED, earlier, edges, (min_sat_area, 1)) if radii.size else []
+            for number in range(radii.size):
+                row, column = float(saturated.row[number]), float(saturated.column[number])
+                row, column, core = _nearest(row, column, float(radii[number]), circles)
+                start = _start(before, planes, group, row, column, core)
+                event = (
+                    None
+                    if start is None
+                    else _flag_event(cube, before, planes, start, row, column, core, tolerance, max_extended_radius)
+                )
+                if event is None:
+                    continue
+                found.append(event)
+                if saturated.minor[number] > min_sat_radius_extend:
+                    ellipse = Ellipses(*(values[number : number + 1] for values in saturated))
+                    axes = (np.minimum(axis + 2 * sat_expand, widest) for axis in (ellipse.minor, ellipse.major))
+                    fill_ellipses(cube[group:], SATURATED, np.uint8(0), ellipse, *axes)
+                    fill_ellipses(cores[integration], JUMP, np.uint8(0), ellipse, ellipse.minor, ellipse.major)
+        for start in range(1, groups):
+            now = before[start]
+            for row, column, radius in _at_edges(now, JUMP, now, edges, (min_jump_area, _LEAST_DEPTH)):
+                if any(e[0] == start and np.hypot(row - e[1], column - e[2]) < e[5] + radius for e in found):
+                    continue
+                # the jumps end where the halo is faint, and its rings begin farther in
+                circle = row, column, radius / 2
+                event = _flag_event(cube, before, planes, start, *circle, tolerance, max_extended_radius, True)
+                found += [] if event is None else [event]
+        events[integration] = len(found)
+        found.sort()
+        table[integration, : len(found)] = np.reshape(found[:most], (-1, _PROPERTIES))
+    return flags, cores[:, 0] != 0, events, table
+
+
+def _rings(core: float, max_extended_radius: int) -> int:
+    return int(min(10 * core + 30, max_extended_radius + 10))
+
+
+def _start(flags: np.ndarray, planes: np.ndarray, group: int, row: float, column: float, core: float) -> int | None:
+    """Return the group in which pixels around a core jump, that in which it saturates or one beside it."""
+    first = int(core) + 1
+    for start in range(max(group - 1, 1), min(group + 2, len(flags))):
+        _, pixels, jumps = ring_histograms(planes[start], flags[start], row, column, first + 3)
+        if 2 * jumps[first:].sum() >= max(pixels[first:].sum(), _LEAST_PIXELS):
+            return start
+    return None
+
+
+def _flag_event(
+    cube: np.ndarray,
+    flags: np.ndarray,
+    planes: np.ndarray,
+    start: int,
+    row: float,
+    column: float,
+    core: float,
+    tolerance: float,
+    max_extended_radius: int,
+    is_doubtful: bool = False,
+) -> tuple[float, ...] | None:
+    """Flag one event from the group in which it arrives, as long as charge is seen; return its row of the table."""
+    groups, rings = len(flags), _rings(core, max_extended_radius)
+    first: Halo | None = None
+    reach, pixels = float(max_extended_radius), 0
+    for group in range(start, groups):
+        histogram, _, _ = ring_histograms(planes[group], flags[group], row, column, rings)
+        limit = smallest_charge(group, groups, tolerance)
+        halo = fit_halo(histogram, core, limit, _SURE if group == start else _STILL)
+        if halo is None or (is_doubtful and (np.isnan(halo.amplitude) or halo.reach <= core)):
+            if group > start + 1:  # charge has come for a while, and may still, less than can be told
+                pixels += fill_disc(cube[group], JUMP, SATURATED, row, column, reach)
+            break
+        first = first or halo
+        reach = min(reach, halo.reach)
+        pixels += fill_disc(cube[group], JUMP, SATURATED, row, column, reach)
+    if first is None:
+        return None
+    return (start, row, column, core, first.amplitude, min(first.reach, max_extended_radius), pixels)
+
+
+@kernel
+def fill_disc(
+    plane: np.ndarray, flag: np.uint8, blocked: np.uint8, row: float, column: float, radius: float
+) -> int:  # pragma: no cover
+    """Set a flag within ``radius`` of a place, in place, where there is no ``blocked`` bit; return how often."""
+    rows, columns = plane.shape
+    n = 0
+    for r in range(max(int(row - radius), 0), min(int(row + radius) + 2, rows)):
+        for c in range(max(int(column - radius), 0), min(int(column + radius) + 2, columns)):
+            if (r - row) ** 2 + (c - column) ** 2 < radius**2 and (plane[r, c] & blocked) == 0:
+                plane[r, c] |= flag
+                n += 1
+    return n
+
+
+def _at_edges(
+    plane: np.ndarray, wanted: np.uint8, other: np.ndarray, edges: tuple[int, int, int, int], least: tuple[float, int]
+) -> list[tuple[float, float, float]]:
+    """Return centre and radius of the circles of which regions at an edge are segments.
+
+    Regions as of :func:`find_regions`, without SATURATED in ``other``, of at least the area and the depth in ``least``.
+    """
+    found = []
+    regions = find_regions(plane, wanted, other, SATURATED)
+    for region in regions[regions[:, 0] >= least[0]]:
+        box = region[6:10]  # first and last row, first and last column
+        for axis in (0, 1):
+            first, last = box[2 * axis : 2 * axis + 2]
+            across = box[2 - 2 * axis : 4 - 2 * axis]
+            length = across[1] - across[0] + 1
+            low, high = edges[2 * axis : 2 * axis + 2]
+            touched = [(low, 1, last - low + 1)] if first <= low + 1 else []
+            touched += [(high, -1, high - first + 1)] if last >= high - 1 else []
+            for edge, inwards, depth in touched:
+                if depth >= least[1] and length >= 2 * least[1]:
+                    radius = (length**2 / 4 + depth**2) / (2 * depth)
+                    place = edge - inwards / 2 + inwards * (depth - radius), across.mean()
+                    found.append((float(place[axis]), float(place[1 - axis]), float(radius)))
+    return found
+
+
+def _nearest(
+    row: float, column: float, core: float, circles: list[tuple[float, float, float]]
+) -> tuple[float, float, float]:
+    """Return the circle of which a core at an edge is a segment, or the core itself."""
+    near = [circle for circle in circles if np.hypot(circle[0] - row, circle[1] - column) < 2 * core]
+    return min(near, key=lambda circle: np.hypot(circle[0] - row, circle[1] - column), default=(row, column, core))

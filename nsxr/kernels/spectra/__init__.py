@@ -1,0 +1,1 @@
+"""Loops over slits and spectra."""

@@ -1,0 +1,428 @@
+"""Combine spectra on NumPy arrays."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from scipy import sparse
+
+from nsxr.kernels.medians import median_of_finite
+from nsxr.model.dq import PixelFlag
+
+__all__ = [
+    "background_covariance",
+    "combined_spectrum",
+    "grid_by_column",
+    "interpolation",
+    "running_median",
+    "union_of_grids",
+    "without_light",
+]
+
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+_Exposure = tuple[str, tuple[str, ...]]
+_NEAR = 2
+"""Pixels on either side that tell which of two samples is the outlier."""
+_BLOCKS = 16
+"""Parts of a spectrum whose light is compared: a hit, or what a flat field leaves, is in one of them."""
+LEAST_LIGHT = 0.3
+"""Part of the light of the brightest spectrum; slit losses of nods differ by a tenth or two."""
+MOST_LIGHT = 3.0
+"""Times the light of the others, from which on a spectrum is of something else, or of nothing."""
+
+
+def interpolation(wavelength: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for each wavelength of a grid, two pixels and the weight of the second in linear interpolation.
+
+    Parameters
+    ----------
+    wavelength : (n,) float64
+        Of the pixels, NaN where there is none.
+    grid : (m,) float64
+        Wavelengths wanted.
+
+    Returns
+    -------
+    first, second : (m,) int64
+        Neighbouring pixels; the same one where it is hit exactly; -1 outside of the spectrum.
+    part : (m,) float64
+        Weight of ``second``.
+    """
+    first, second, part = np.full(grid.size, -1), np.full(grid.size, -1), np.zeros(grid.size)
+    pixels = np.flatnonzero(np.isfinite(wavelength))
+    if not pixels.size:
+        return first, second, part
+    pixels = pixels[np.argsort(wavelength[pixels], kind="stable")]
+    rising = wavelength[pixels]
+    inside = (grid >= rising[0]) & (grid <= rising[-1])  # NaN is not
+    place = np.searchsorted(rising, grid[inside], side="right") - 1
+    above = np.minimum(place + 1, pixels.size - 1)
+    step = rising[above] - rising[place]
+    part[inside] = np.where(step > 0, (grid[inside] - rising[place]) / np.where(step > 0, step, 1), 0)
+    first[inside] = pixels[place]
+    second[inside] = np.where(part[inside] > 0, pixels[above], pixels[place])
+    apart = np.abs(first - second) > 1  # a gap in between
+    first[apart], second[apart] = -1, -1
+    return first, second, part
+
+
+def grid_by_column(*wavelengths: np.ndarray, labels: Sequence[np.ndarray], columns: np.ndarray) -> np.ndarray:
+    """Return one wavelength for each detector column of spectra that differ by parts of a pixel.
+
+    Parameters
+    ----------
+    *wavelengths : (n,) float64
+        Of each spectrum, NaN where there is none. The first that has any counts; where it has none it goes on as the
+        next one does, shifted so that both agree in the nearest column that they share.
+    labels : sequence of (n,) int
+        Detector columns of each.
+    columns : (m,) int
+        All columns, rising.
+    """
+    grid = np.full(columns.size, np.nan)
+    for wavelength, label in zip(wavelengths, labels, strict=True):
+        own = np.full(columns.size, np.nan)
+        own[np.searchsorted(columns, label)] = wavelength
+        wanted = np.flatnonzero(np.isnan(grid) & np.isfinite(own))
+        shared = np.flatnonzero(np.isfinite(grid) & np.isfinite(own))
+        shift = 0.0
+        if shared.size:
+            after = np.clip(np.searchsorted(shared, wanted), 1, max(shared.size - 1, 1))
+            low, high = shared[after - 1], shared[np.minimum(after, shared.size - 1)]
+            nearest = np.where(wanted - low <= np.abs(high - wanted), low, high)
+            shift = grid[nearest] - own[nearest]
+        grid[wanted] = own[wanted] + shift
+    return grid
+
+
+def union_of_grids(grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Return rising wavelengths with the sampling of each grid where no grid before it is, and gaps filled up.
+
+    Parameters
+    ----------
+    grids : sequence of (n,) float64
+        NaN does not count.
+    """
+    found = np.empty(0)
+    for given in grids:
+        own = np.unique(given[np.isfinite(given)])
+        if found.size > 1 and own.size > 1:
+            after = np.searchsorted(found, own)
+            below = own - found[np.maximum(after - 1, 0)]
+            above = found[np.minimum(after, found.size - 1)] - own
+            away = np.minimum(np.abs(below), np.abs(above))
+            own = own[away >= 0.75 * np.gradient(own)]
+        found = np.sort(np.concatenate([found, own]))
+    if found.size < 4:
+        return found
+    steps = np.diff(found)
+    usual = np.maximum(np.append(steps[1], steps[:-1]), np.append(steps[1:], steps[-2]))
+    filled = [
+        np.linspace(found[k], found[k + 1], round(steps[k] / usual[k]) + 1)[1:-1]
+        for k in np.flatnonzero(steps > 1.5 * usual)
+    ]
+    return np.sort(np.concatenate([found, *filled]))
+
+
+def _around(values: np.ndarray, half: int) -> np.ndarray:
+    """Return for each pixel, along the last axis, what is within ``half`` pixels, along a new first axis."""
+    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=-1)
+    return np.moveaxis(windows, -1, 0)
+
+
+def running_median(values: np.ndarray, length: int) -> np.ndarray:
+    """Return the median of the finite values around each pixel; where there are none, between the nearest ones."""
+    found = median_of_finite(_around(values, length // 2))
+    good = np.flatnonzero(np.isfinite(found))
+    return np.interp(np.arange(values.size), good, found[good]) if good.size else found
+
+
+def unlike_others(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return which of three spectra or more are nothing that the others could have been averaged with.
+
+    Parameters
+    ----------
+    values, variances, used : (spectrum, wavelength) ndarray
+        See :func:`without_light`.
+
+    Returns
+    -------
+    (spectrum,) bool
+        Where the mean over most parts of the spectrum is beyond :data:`MOST_LIGHT` times the median of the others, the
+        brighter of two, up or down, by 5 standard deviations; parts count in which that median has light by 5. Or where
+        the variance is below a ten thousandth of that of the others: whatever its values, they would be the mean.
+    """
+    n, size = values.shape
+    found = np.zeros(n, dtype=bool)
+    if n < 3 or size < _BLOCKS:
+        return found
+    starts = np.arange(_BLOCKS) * size // _BLOCKS
+    count = np.add.reduceat(used.astype(float), starts, axis=1)
+    known = np.where(count > 0, count, np.nan)
+    mean = np.add.reduceat(np.where(used, values, 0.0), starts, axis=1) / known
+    noise = np.sqrt(np.add.reduceat(np.where(used, variances, 0.0), starts, axis=1)) / known
+    for i in range(n):
+        others = np.arange(n) != i
+        there = np.isfinite(mean[others]).sum(0) >= 2
+        # the brighter of two: one of them may be dark
+        rank = np.minimum(np.isfinite(mean[others]).sum(0) // 2, n - 2)
+        light = np.take_along_axis(np.sort(mean[others], axis=0), rank[None], axis=0)[0]
+        doubt = median_of_finite(noise[others])
+        compared = np.isfinite(mean[i]) & there
+        bright = compared & (light > 5 * doubt)
+        beyond = np.abs(mean[i]) > MOST_LIGHT * light + 5 * np.where(compared, noise[i], 0.0)
+        precise = compared & (noise[i] < 1e-2 * doubt)
+        found[i] = bright.any() and 2 * (bright & beyond).sum() > bright.sum()
+        found[i] |= compared.any() and 2 * precise.sum() > compared.sum()
+    return found
+
+
+def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return which spectra lack the light of the brightest one, as nods behind a closed shutter do.
+
+    Parameters
+    ----------
+    values, variances : (spectrum, wavelength) float64
+        Flux on a common grid.
+    used : (spectrum, wavelength) bool
+        Where there is any.
+
+    Returns
+    -------
+    (spectrum,) bool
+        Where the median over parts of the spectrum is below :data:`LEAST_LIGHT` by 5 standard deviations; parts count
+        in which the brightest spectrum has light by 5, and there are at least three.
+
+    Notes
+    -----
+    The amplitude of a spectrum f in a part is ``sum(f m) / sum(m**2 - var(m))`` for the brightest m, whose own noise
+    would else make all others too faint.
+    """
+    n, size = values.shape
+    found = np.zeros(n, dtype=bool)
+    if n < 2 or size < _BLOCKS:
+        return found
+    starts = np.arange(_BLOCKS) * size // _BLOCKS
+
+    def sums(array: np.ndarray) -> np.ndarray:
+        return np.asarray(np.add.reduceat(array, starts, axis=-1))
+
+    f, v = np.where(used, values, 0.0), np.where(used, variances, 1.0)
+    power = sums(np.where(used, f**2 / v - 1, 0.0))
+    # a negative spectrum is not the brightest, however significant it is
+    brightest = int(np.argmax((np.sqrt(np.maximum(power, 0.0)) * np.sign(sums(f / v))).sum(axis=-1)))
+    m, own = f[brightest], v[brightest]
+    for i in range(n):
+        both = used[i] & used[brightest]
+        light, noise = sums(np.where(both, m**2 - own, 0.0)), sums(np.where(both, 2 * own**2 + 4 * m**2 * own, 0.0))
+        bright = light > 5 * np.sqrt(noise)
+        if i == brightest or bright.sum() < 3:
+            continue
+        amplitude = sums(np.where(both, f[i] * m, 0.0))[bright] / light[bright]
+        variance = sums(np.where(both, v[i] * m**2, 0.0))[bright] / light[bright] ** 2
+        error = 1.25 * np.sqrt(np.median(variance) / bright.sum())
+        found[i] = np.median(amplitude) + 5 * error < LEAST_LIGHT
+    return found
+
+
+def clip(values: np.ndarray, variances: np.ndarray, weights: np.ndarray, used: np.ndarray, limit: float) -> np.ndarray:
+    """Return ``used`` without outliers, all (spectrum, wavelength), see :func:`nsxr.combine_spectra`."""
+    used = used.copy()
+    pooled = _around(np.where(used, values, np.nan), _NEAR)
+    near = median_of_finite(pooled.reshape(-1, values.shape[1]))
+    every = np.arange(values.shape[1])
+    for _ in range(len(values) - 1):
+        weight = np.where(used, weights, 0.0)
+        value, variance = np.where(used, values, 0.0), np.where(used, variances, 0.0)
+        rest = weight.sum(axis=0) - weight
+        count = used.sum(axis=0)
+        tested = used & (count >= 2)
+        safe = np.where(tested, rest, 1.0)
+        others = ((weight * value).sum(axis=0) - weight * value) / safe
+        spread = variance + ((weight**2 * variance).sum(axis=0) - weight**2 * variance) / safe**2
+        score = np.where(tested, np.abs(value - others) / np.sqrt(np.where(tested, spread, 1.0)), 0.0)
+        distance = np.where(used, np.abs(value - near), -1.0)
+        worst = np.where(count == 2, np.argmax(distance, axis=0), np.argmax(score, axis=0))
+        out = score[worst, every] > limit
+        if not out.any():
+            break
+        used[worst[out], every[out]] = False
+    return used
+
+
+def background_covariance(
+    pair: tuple[_Exposure, _Exposure],
+    weights: tuple[np.ndarray, np.ndarray],
+    variances: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Return the covariance of two spectra from their backgrounds, for each detector column.
+
+    Parameters
+    ----------
+    pair : two of (str, tuple of str)
+        Name of the exposure of each spectrum, and of those in its background.
+    weights : two (rows, columns) arrays
+        By which the same detector pixels entered each spectrum.
+    variances : two (rows, columns) arrays
+        Of the background subtracted from each.
+    """
+    (one, members_one), (other, members_other) = pair
+    n_one, n_other = len(members_one), len(members_other)
+    shared = len(set(members_one) & set(members_other))
+    covariance = np.zeros(weights[0].shape)
+    if shared:
+        covariance += shared * (n_one * variances[0] + n_other * variances[1]) / (2 * n_one * n_other)
+    if other in members_one:
+        covariance -= variances[0]
+    if one in members_other:
+        covariance -= variances[1]
+    product = weights[0] * weights[1] * covariance
+    return np.asarray(np.where(np.isfinite(product), product, 0.0).sum(axis=0))
+
+
+class _Spectrum:
+    """One spectrum by detector column, 0 where there is nothing to use, and its interpolation to a grid."""
+
+    def __init__(self, values: Mapping[str, np.ndarray], labels: tuple[np.ndarray, np.ndarray], span: range) -> None:
+        # a flat field whose variance nobody knows counts as one without
+        known = {name: np.nan_to_num(v, nan=0.0) if name.endswith("var_flat") else v for name, v in values.items()}
+        self.values, self.columns, self.rows, self.span = known, labels[0], labels[1], span
+        self.parts = [name for name in known if "_var_" in name]
+        flux, dq = known["flux"], known["dq"]
+        variance = np.sum([known[name] for name in self.parts if name.startswith("flux")], axis=0)
+        self.good = np.isfinite(flux) & (variance > 0) & np.isfinite(variance) & ((dq & _DO_NOT_USE) == 0)
+        self.variance = self.by_column(variance)
+
+    def by_column(self, values: np.ndarray) -> np.ndarray:
+        full = np.zeros(len(self.span))
+        full[self.columns - self.span.start] = np.where(self.good, values, 0.0)
+        return full
+
+    def sample(self, grid: np.ndarray, smoothing: int) -> None:
+        """Set, for each wavelength of a grid, whether there is a sample, its weight, flags, and the matrix to it."""
+        first, second, part = interpolation(self.values["wavelength"], grid)
+        self.used = (first >= 0) & self.good[first] & self.good[second]
+        rows = np.flatnonzero(first >= 0)
+        entries = np.concatenate([1 - part[rows], part[rows]])
+        place = self.columns[np.concatenate([first[rows], second[rows]])] - self.span.start
+        shape = (grid.size, len(self.span))
+        self.matrix = sparse.csr_array((entries, (np.concatenate([rows, rows]), place)), shape=shape)
+        variance = self.variance[self.columns - self.span.start]
+        inverse = np.divide(1.0, variance, out=np.full(variance.size, np.nan), where=self.good)
+        smooth = running_median(inverse, smoothing)
+        self.weight = (1 - part) * smooth[first] + part * smooth[second]
+        self.flags = self.values["dq"][first] | self.values["dq"][second]
+
+    def brightness_per_flux(self) -> np.ndarray:
+        """Return how surface brightness scales with flux, by detector column: both are the same sum of pixels."""
+        variance = np.sum([self.values[name] for name in self.parts if name.startswith("sb")], axis=0)
+        nothing = np.zeros(len(self.span))
+        ratio = np.divide(self.by_column(variance), self.variance, out=nothing, where=self.variance > 0)
+        return np.asarray(np.sqrt(ratio))
+
+    def shared_with(self, other: "_Spectrum", pair: tuple[_Exposure, _Exposure]) -> np.ndarray | None:
+        """Return the covariance from backgrounds by detector column, or None where nothing is known of them."""
+        if "weight" not in self.values or "weight" not in other.values:
+            return None
+        _, row, other_row = np.intersect1d(self.rows, other.rows, return_indices=True)
+        common, column, other_column = np.intersect1d(self.columns, other.columns, return_indices=True)
+        pixels, other_pixels = np.ix_(row, column), np.ix_(other_row, other_column)
+        full = np.zeros(len(self.span))
+        full[common - self.span.start] = background_covariance(
+            pair,
+            (self.values["weight"][pixels], other.values["weight"][other_pixels]),
+            (self.values["var_background"][pixels], other.values["var_background"][other_pixels]),
+        )
+        return full
+
+
+def combined_spectrum(
+    *blocks: np.ndarray,
+    keys: Sequence[tuple[str, int]],
+    wanted: Sequence[str],
+    labels: Sequence[tuple[np.ndarray, np.ndarray]],
+    exposures: Sequence[_Exposure],
+    times: Sequence[float] | None,
+    clip_threshold: float | None,
+    smoothing: int,
+) -> tuple[np.ndarray, ...]:
+    """Combine spectra on a grid of wavelengths, see :func:`nsxr.spectra.combination.combine_spectra`.
+
+    Parameters
+    ----------
+    *blocks : ndarray
+        The grid, then what there is of each spectrum.
+    keys : sequence of (str, int)
+        What the blocks after the first are: name of the variable and number of the spectrum.
+    wanted : sequence of str
+        What to return, in order.
+    labels : sequence of (columns, rows)
+        Detector columns of each spectrum, rows of its maps.
+    exposures : sequence of (str, tuple of str)
+        Name of the exposure of each spectrum, and of those in its background.
+    times : sequence of float or None
+        Weights; None for the inverse of the variance.
+    clip_threshold : float or None
+        Standard deviations.
+    smoothing : int
+        Length of the running median of the inverse variance.
+    """
+    grid, given = blocks[0], list(zip(keys, blocks[1:], strict=True))
+    span = range(min(int(c.min()) for c, _ in labels), max(int(c.max()) for c, _ in labels) + 1)
+    spectra = []
+    for number, label in enumerate(labels):
+        spectrum = _Spectrum({name: block for (name, of), block in given if of == number}, label, span)
+        spectrum.sample(grid, smoothing)
+        spectra.append(spectrum)
+    weights = np.array([s.weight if times is None else np.full(grid.size, times[i]) for i, s in enumerate(spectra)])
+    used = np.array([s.used for s in spectra]) & np.isfinite(weights)
+    samples = np.array([s.matrix @ s.by_column(s.values["flux"]) for s in spectra])
+    variances = np.array([_product(s.matrix, s.matrix) @ s.variance for s in spectra])
+    useful = used.any(axis=1)
+    included = ~unlike_others(samples, variances, used)
+    used &= included[:, None]
+    included &= ~without_light(samples, variances, used)
+    used &= included[:, None]
+    if clip_threshold is not None:
+        used = clip(samples, variances, weights, used, clip_threshold)
+    weights = np.where(used, weights, 0.0)
+    sums = weights.sum(axis=0)
+    empty = sums == 0
+    shares = weights / np.where(empty, 1.0, sums)
+    matrices = [(sparse.diags_array(share) @ s.matrix).tocsr() for share, s in zip(shares, spectra, strict=True)]
+
+    found = {name: np.zeros(grid.size) for name in ("flux_var_shared", "sb_var_shared", "flux_covariance")}
+    for name in [name for name in ("flux", "surf_bright", *spectra[0].parts) if name in spectra[0].values]:
+        is_variance = name in spectra[0].parts
+        applied = [_product(matrix, matrix) if is_variance else matrix for matrix in matrices]
+        terms = [matrix @ s.by_column(s.values[name]) for matrix, s in zip(applied, spectra, strict=True)]
+        found[name] = np.sum(terms, axis=0)
+    for matrix, spectrum in zip(matrices, spectra, strict=True):
+        found["flux_covariance"][:-1] += _product(matrix[:-1], matrix[1:]) @ spectrum.variance
+    for i, j in combinations(range(len(spectra)), 2):
+        covariance = spectra[i].shared_with(spectra[j], (exposures[i], exposures[j]))
+        if covariance is None:
+            continue
+        both = 2 * _product(matrices[i], matrices[j])
+        neighbours = _product(matrices[i][:-1], matrices[j][1:]) + _product(matrices[j][:-1], matrices[i][1:])
+        found["flux_var_shared"] += both @ covariance
+        found["flux_covariance"][:-1] += neighbours @ covariance
+        if "surf_bright" in found:
+            scale = spectra[i].brightness_per_flux() * spectra[j].brightness_per_flux()
+            found["sb_var_shared"] += both @ (covariance * scale)
+    found = {name: np.where(empty, np.nan, values) for name, values in found.items()}
+    found |= {
+        "combination_weight": sums,
+        "n_input": used.sum(axis=0).astype(np.float64),
+        "included": included,
+        "useful": useful,
+    }
+    flags = np.where(used, np.array([s.flags for s in spectra]), np.uint32(0))
+    found["dq"] = np.where(empty, _DO_NOT_USE, np.bitwise_or.reduce(flags, axis=0))
+    return tuple(found[name] for name in wanted)
+
+
+def _product(one: sparse.csr_array, other: sparse.csr_array) -> sparse.csr_array:
+    """Return the products of the entries of two matrices, place by place."""
+    return one.multiply(other).tocsr()

@@ -1,0 +1,330 @@
+"""How exposures are calibrated, in one object that can be written down and read back."""
+
+import json
+import logging
+import os
+import re
+import tomllib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+from nsxr.model.parameters import closest, said
+from nsxr.pipelines.detector1 import (
+    SATURATION_REFERENCES,
+    STEPS,
+    all_settings,
+    check_settings,
+    correct_ramps,
+    fit_rates,
+    reference_types,
+    saturation_of,
+)
+from nsxr.products.exposure import open_exposure
+from nsxr.ramps.persistence import earlier_exposures, latest_saturation
+from nsxr.references import open_references
+from nsxr.storage.stores import is_remote, shown
+
+__all__ = ["Calibrated", "Recipe"]
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 2**20  # characters of a recipe; a long one has a thousand
+
+
+class Calibrated(NamedTuple):
+    """A raw exposure, the same after each step, its products, all lazy, and the recipe with all that was left open."""
+
+    exposure: xr.Dataset
+    stages: dict[str, xr.Dataset]
+    products: xr.DataTree
+    recipe: "Recipe"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """References, parameters and steps of stage 1 for any number of exposures.
+
+    Attributes
+    ----------
+    references : str or None
+        Directory or URL of references, or ``"crds"``.
+    named : mapping of str to str
+        Paths by type that win over ``references``.
+    parameters : mapping
+        Parameters by step.
+    skip : tuple of str
+        Steps to leave out.
+    storage_options : mapping
+        How the stores behind URLs are reached. Not written down: it may hold secrets.
+    earlier : tuple of mapping
+        Exposures before, of which saturated pixels may still glow: ``paths`` of their raw files, ``references`` and
+        ``named`` as above. See :meth:`Recipe.in_turn`.
+    """
+
+    references: str | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    earlier: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse unknown steps, parameters and wrong values before anything is opened."""
+        skip = (self.skip,) if isinstance(self.skip, str) else tuple(self.skip)
+        object.__setattr__(self, "skip", skip)
+        if self.references is not None and self.references.lower() == "crds":
+            object.__setattr__(self, "references", "crds")
+        settings = check_settings(self.parameters, skip)
+        object.__setattr__(self, "parameters", {name: given for name, given in settings.items() if given})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the recipe without storage options, for :meth:`Recipe.from_json`."""
+        return {key: value for key, value in asdict(self).items() if key != "storage_options"}
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+        """Return the recipe that was written down."""
+        tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "earlier")}
+        return cls(**{**entries, **tuples}, storage_options=storage_options or {})
+
+    def as_toml(self) -> str:
+        """Return the recipe as TOML, without storage options and the secrets of URLs, for :meth:`Recipe.from_toml`.
+
+        Parameters that are None are left out.
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is an array, or a path is no Unicode text.
+        """
+        lines = [f"# recipe of nsxr {version('nsxr')}: nsxr detector1 FILES --recipe THIS_FILE"]
+        if self.references is not None:
+            lines.append(f"references = {_toml(shown(self.references))}")
+        lines.append(f"skip = {_toml(list(self.skip))}")
+        lines += _table("reference", {kind: shown(path) for kind, path in self.named.items()})
+        for step, values in self.parameters.items():
+            lines += _table(f"parameters.{step}", {name: value for name, value in values.items() if value is not None})
+        for entry in self.earlier:
+            lines += ["", "[[earlier]]", f"paths = {_toml([shown(path) for path in entry['paths']])}"]
+            if entry["references"] is not None:
+                lines.append(f"references = {_toml(shown(entry['references']))}")
+            lines += _table("earlier.reference", {kind: shown(path) for kind, path in entry["named"].items()})
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+        """Return the recipe that was written down, by :meth:`Recipe.as_toml` or by hand.
+
+        Parameters
+        ----------
+        text : str
+            TOML: ``references`` (a directory or ``"crds"``), ``skip`` (steps), tables ``reference`` (paths by type) and
+            ``parameters.STEP``. Everything may be left out.
+        storage_options : mapping, optional
+            How the stores behind URLs are reached.
+
+        Raises
+        ------
+        ParameterError
+            If this is no recipe; the message says where.
+        """
+        if len(text) > _LARGEST:
+            raise ParameterError(f"a recipe has {len(text)} characters, expected at most {_LARGEST}")
+        try:
+            entries = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ParameterError(f"not a recipe in TOML: {error}") from None
+        kinds = {"references": str, "skip": list, "reference": dict, "parameters": dict, "earlier": list}
+        _require("the recipe", entries, kinds)
+        _require_texts("skip", entries.get("skip", []))
+        _require_texts("reference", list(entries.get("reference", {}).values()))
+        earlier = []
+        for entry in entries.get("earlier", []):
+            _require("earlier", entry, {"paths": list, "references": str, "reference": dict})
+            _require_texts("earlier.paths", entry.get("paths", []))
+            named = entry.get("reference", {})
+            _require_texts("earlier.reference", list(named.values()))
+            earlier.append({"paths": entry.get("paths", []), "references": entry.get("references"), "named": named})
+        return cls(
+            entries.get("references"),
+            entries.get("reference", {}),
+            entries.get("parameters", {}),
+            tuple(entries.get("skip", [])),
+            storage_options or {},
+            tuple(earlier),
+        )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+        """Return the recipe in a file.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such file, or it is no recipe.
+        """
+        if not os.path.isfile(path):
+            raise ParameterError(f"{os.fspath(path)}: no such file, expected a recipe")
+        if os.path.getsize(path) > _LARGEST:
+            raise ParameterError(f"{os.fspath(path)}: has more than {_LARGEST} bytes, expected a recipe")
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_toml(file.read(), storage_options)
+        except UnicodeDecodeError:
+            raise ParameterError(f"{os.fspath(path)}: is no text, expected a recipe") from None
+        except ParameterError as error:
+            raise ParameterError(f"{os.fspath(path)}: {error}") from None
+
+    def completed(self, references: Mapping[str, xr.Dataset]) -> "Recipe":
+        """Return the recipe with all parameters, defaults filled in, and the references of one exposure by path.
+
+        Parameters
+        ----------
+        references : mapping of str to Dataset
+            As opened for the exposure, see :func:`nsxr.open_references`.
+        """
+        return replace(
+            self,
+            references=None,
+            named={kind: _origin(dataset) for kind, dataset in references.items()},
+            parameters=all_settings(self.parameters),
+            skip=tuple(name for name in STEPS if name in self.skip),
+            earlier=tuple(
+                {
+                    "paths": [_absolute(path) for path in entry["paths"]],
+                    "references": None if entry["references"] is None else _absolute(entry["references"]),
+                    "named": {kind: _absolute(path) for kind, path in entry["named"].items()},
+                }
+                for entry in self.earlier
+            ),
+        )
+
+    def in_turn(self, exposures: Mapping[str, Sequence[str]]) -> dict[str, "Recipe"]:
+        """Return the recipe of each exposure, which remembers those before it; headers are read.
+
+        Parameters
+        ----------
+        exposures : mapping of str to sequence of str
+            File or segments of each exposure, by name, in any order. What cannot be opened is nobody's predecessor.
+
+        Returns
+        -------
+        dict
+            The recipe itself where nothing has to be remembered.
+        """
+        duration = self.parameters.get("persistence", {}).get("persistence_time")
+        if not duration or "persistence" in self.skip:
+            return dict.fromkeys(exposures, self)
+        headers = {}
+        for name, paths in exposures.items():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NsxrWarning)  # said when its turn comes
+                    headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
+            except (NsxrError, OSError):  # said when its turn comes
+                continue
+        names, own = list(headers), {"references": self.references, "named": dict(self.named)}
+        recipes = dict.fromkeys(exposures, self)
+        for name, header in headers.items():
+            chosen = earlier_exposures(header, list(headers.values()), float(duration))
+            earlier = tuple({"paths": list(exposures[names[number]]), **own} for number in chosen)
+            recipes[name] = replace(self, earlier=earlier or self.earlier)
+        return recipes
+
+    def calibrate(self, paths: Sequence[str]) -> Calibrated:
+        """Open an exposure with its references and calibrate it; nothing is computed.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            File or segments of one raw exposure.
+        """
+        exposure = open_exposure(list(paths), storage_options=self.storage_options)
+        references = open_references(
+            self.references or {},
+            exposure,
+            self.named,
+            reference_types(exposure, self.skip, self.parameters),
+            self.storage_options,
+        )
+        before = None
+        for entry in self.earlier:
+            state = self._saturation(**entry)
+            before = state if before is None else latest_saturation([before, state])
+        stages = correct_ramps(exposure, references, before=before, skip=self.skip, **self.parameters)
+        tree = fit_rates(list(stages.values())[-1], references, skip=self.skip, **self.parameters)
+        return Calibrated(exposure, stages, tree, self.completed(references))
+
+    def _saturation(self, paths: list[str], references: str | None, named: Mapping[str, str]) -> xr.DataArray:
+        """Return when pixels saturated in an earlier exposure."""
+        exposure = open_exposure(paths, storage_options=self.storage_options)
+        found = open_references(references or {}, exposure, named, SATURATION_REFERENCES, self.storage_options)
+        return saturation_of(exposure, found, skip=self.skip, **self.parameters)
+
+    @property
+    def paths(self) -> list[str]:
+        """Local paths and URLs that the recipe names."""
+        earlier = [path for entry in self.earlier for path in entry["paths"]]
+        return [*earlier, *([self.references] if self.references not in (None, "crds") else []), *self.named.values()]
+
+
+def _origin(reference: xr.Dataset) -> str:
+    """Return where a reference is from: ``crds://NAME``, which holds on other machines, or a path or URL."""
+    name = str(reference.attrs["filename"])
+    return name if name.startswith("crds://") else str(reference.encoding["source"])
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) or path == "crds" else os.path.abspath(path)
+
+
+def _table(name: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a TOML table; none if it is empty."""
+    if not values:
+        return []
+    return ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in values.items())]
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if not isinstance(value, str):
+        raise ParameterError(f"{said(value)} cannot be written into a recipe")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ParameterError(f"{value!r} is no Unicode text and cannot be written into a recipe")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _require(place: str, entries: Any, kinds: Mapping[str, type]) -> None:
+    """Raise ParameterError unless entries of a recipe have known names and the right types."""
+    if not isinstance(entries, dict):
+        raise ParameterError(f"{place} is {said(entries)} in the recipe, expected a table")
+    for name, value in entries.items():
+        if name not in kinds:
+            meant = closest(name, kinds)
+            hint = f"did you mean {meant!r}?" if meant else f"known: {', '.join(kinds)}"
+            raise ParameterError(f"{place} has an entry {name!r}, {hint}")
+        if not isinstance(value, kinds[name]):
+            words: dict[type, str] = {str: "a text", list: "a list", dict: "a table"}
+            raise ParameterError(f"{name} is {said(value)} in the recipe, expected {words[kinds[name]]}")
+
+
+def _require_texts(name: str, values: Sequence[Any]) -> None:
+    wrong = [value for value in values if not isinstance(value, str)]
+    if wrong:
+        raise ParameterError(f"{name} has {said(wrong[0])} in the recipe, expected texts")

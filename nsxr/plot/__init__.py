@@ -1,0 +1,1 @@
+"""Pictures of exposures, noise and spectra. No science imports this package."""

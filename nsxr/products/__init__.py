@@ -1,0 +1,1 @@
+"""Products of the observatory and of nsxr: reading, writing, describing and checking them."""

@@ -1,0 +1,187 @@
+"""Say in words what a file is, how it was read out and what has been done to it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.errors import InputFileError
+from nsxr.formats.fits_headers import keywords, scan
+from nsxr.formats.fits_tables import kept_origin, steps_from_table
+from nsxr.formats.zarr_read import open_store
+from nsxr.model.history import steps
+from nsxr.model.keywords import read
+from nsxr.model.provenance import provenance_of
+from nsxr.model.readout import Readout
+from nsxr.storage.folder import Folder
+from nsxr.storage.stores import StorageOptions, is_remote, shown
+
+__all__ = ["counted", "describe"]
+
+_STATUS = {
+    "S_GRPSCL": "group_scale",
+    "S_DQINIT": "dq_init",
+    "S_SATURA": "saturation",
+    "S_SUPERB": "superbias",
+    "S_REFPIX": "refpix",
+    "S_LINEAR": "linearity",
+    "S_DARK": "dark_current",
+    "S_JUMP": "jump",
+    "S_PCTFRM": "picture_frame",
+    "S_CLNFNS": "clean_flicker_noise",
+    "S_PERSIS": "persistence",
+    "S_RAMP": "ramp_fit",
+    "S_GANSCL": "gain_scale",
+    "S_WCS": "assign_wcs",
+    "S_MSAFLG": "msa_flagging",
+    "S_IMPRNT": "imprint",
+    "S_BKDSUB": "bkg_subtract",
+    "S_EXTR2D": "extract_2d",
+    "S_SRCTYP": "srctype",
+    "S_MSBSUB": "master_background",
+    "S_WAVCOR": "wavecorr",
+    "S_FLAT": "flat_field",
+    "S_PTHLOS": "pathloss",
+    "S_BARSHA": "barshadow",
+    "S_PHOTOM": "photom",
+    "S_OUTLIR": "outlier_detection",
+    "S_PXREPL": "pixel_replace",
+    "S_RESAMP": "resample",
+    "S_EXTR1D": "extract_1d",
+    "S_COMB1D": "combine_1d",
+    "S_WHTLIT": "white_light",
+}
+
+
+def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Describe an exposure, a product or a reference without reading its pixels.
+
+    Parameters
+    ----------
+    path : path
+        FITS file, possibly gzipped, or Zarr store written by nsxr (URLs of them end in .zarr); or the URL of one.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+
+    Returns
+    -------
+    str
+        Several lines of text.
+
+    Raises
+    ------
+    InputFileError
+        If the file is neither, or is cut off.
+    RemoteAccessError
+        If the store behind a URL cannot be reached.
+    """
+    name = os.fspath(path)
+    options = StorageOptions(storage_options)
+    if shown(name).rstrip("/").endswith(".zarr") if is_remote(name) else Path(name).is_dir():
+        return _describe_zarr(name, options)
+    file = scan(name, ("NSXR_STEPS", "NSXR_PROVENANCE"), options)
+    header = keywords(file.primary)
+    is_reference = bool(header.get("REFTYPE"))
+    lines = [f"{Path(file.path).name}: {header.get('DATAMODL', 'FITS file')}", *_describe_header(header)]
+    if not is_reference:
+        table = file.extensions["NSXR_STEPS"].table if "NSXR_STEPS" in file.extensions else None
+        records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table, file.path)}))
+        lines += _made(kept_origin(file))
+        lines += _done({k: header[k] for k in _STATUS if k in header}, header.get("CAL_VER"), records)
+    contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
+    lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents.items() if extent)]
+    return "\n".join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what is counted: ``1 exposure``, ``2 exposures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _extent(header: fits.Header) -> str:
+    if header.get("XTENSION") == "BINTABLE":
+        return f"table of {counted(header['NAXIS2'], 'row')}, {counted(header['TFIELDS'], 'column')}"
+    shape = [str(header[f"NAXIS{i}"]) for i in range(header["NAXIS"], 0, -1)]
+    return f"({', '.join(shape)}) {header['BITPIX']} bit" if shape else ""
+
+
+def _describe_header(header: Mapping[str, Any]) -> list[str]:
+    def value(*names: str) -> str:
+        return " ".join(str(header[n]) for n in names if header.get(n) not in (None, "", "N/A"))
+
+    lines = []
+    if header.get("REFTYPE"):
+        return [f"reference:   {value('REFTYPE', 'DETECTOR', 'SUBARRAY')}, {value('PEDIGREE')}, {value('DESCRIP')}"]
+    if value("INSTRUME"):
+        lines.append(f"exposure:    {value('INSTRUME', 'DETECTOR', 'EXP_TYPE', 'FILTER', 'GRATING')}")
+    if value("TARGPROP", "DATE-OBS"):
+        odd = value("DATE-OBS") and read(header, "DATE-OBS", matters=False) is None
+        note = " (DATE-OBS is no date, by which references are chosen)" if odd else ""
+        lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')}{note} {value('TARGPROP')}".rstrip())
+    try:
+        readout = Readout.from_header(header)
+    except InputFileError as error:
+        if "READPATT" in header and "NGROUPS" in header:  # the header of an exposure
+            lines.append(f"readout:     cannot be told, {error}")
+        return lines
+    frames = f", {readout.n_frames} frames averaged" if readout.n_frames > 1 else ""
+    total = readout.n_integrations * readout.n_groups * readout.group_time
+    rows = f"rows {readout.row_start} to {readout.row_start + readout.n_rows - 1}"
+    columns = f"columns {readout.column_start} to {readout.column_start + readout.n_columns - 1}"
+    ramps = f"{counted(readout.n_integrations, 'integration')} of {counted(readout.n_groups, 'group')}"
+    ramps = f"{ramps} of {readout.group_time:g} s{frames}"
+    pattern = f"{readout.read_pattern} {readout.subarray}"
+    lines.append(f"readout:     {pattern}, {rows}, {columns}, outputs {readout.n_outputs}")
+    lines.append(f"ramps:       {ramps}; {total:.4g} s in all")
+    if read(header, "EXSEGTOT", matters=False) > 1:
+        part = f"{value('EXSEGNUM')} of {value('EXSEGTOT')}"
+        lines.append(f"segment:     {part}, integrations {value('INTSTART')} to {value('INTEND')}")
+    return lines
+
+
+def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each step: by its record, with parameters, where nsxr made one, else by its keyword."""
+    if not status and not records:
+        return ["corrections: none"]
+    lines = [f"corrections{f', the last by version {version}' if version else ''}:"]
+    recorded = [entry["step"] for entry in records]
+    lines += [f"  {_STATUS[key]:<20} {value}" for key, value in status.items() if _STATUS[key] not in recorded]
+    for entry in records:
+        given = {**entry["parameters"], **{f"{k} reference": v for k, v in entry["references"].items()}}
+        text = ", ".join(f"{k} {v}" for k, v in given.items()) or entry.get("reason", "")
+        lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
+    return lines
+
+
+def _made(attrs: Mapping[Any, Any]) -> list[str]:
+    """Return lines on software and inputs."""
+    found = provenance_of(attrs)
+    lines = []
+    for versions in found.get("software", [])[-1:]:
+        commit = f" (commit {versions['commit'][:10]})" if versions.get("commit") else ""
+        others = [f"{key} {value}" for key, value in versions.items() if key not in ("nsxr", "commit") and value]
+        lines.append(f"made by:     nsxr {versions.get('nsxr')}{commit}, {', '.join(others)}")
+    if "crds" in found:
+        lines.append(f"references:  chosen by CRDS {found['crds'].get('version')}, {found['crds'].get('context')}")
+    if names := [str(entry.get("file")) for entry in found.get("inputs", [])]:
+        lines.append(f"inputs:      {', '.join(names)}")
+    return lines
+
+
+def _describe_zarr(path: str, options: StorageOptions) -> str:
+    tree = open_store(Folder.at(path, options))
+    with tree:
+        nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
+        first = next(iter(nodes.values()))
+        lines = [f"{Path(shown(path)).name}: Zarr store", *_describe_header(first.attrs)]
+        status = {key: first.attrs[key] for key in _STATUS if key in first.attrs}
+        lines += [*_made(first.attrs), *_done(status, first.attrs.get("CAL_VER"), steps(first))]
+        lines.append("contents:")
+        for name, node in nodes.items():
+            sizes = node["sci"].sizes if "sci" in node else node["flux"].sizes if "flux" in node else node.sizes
+            extent = ", ".join(f"{dim} {size}" for dim, size in sizes.items())
+            lines.append(f"  {name:<12} {', '.join(map(str, node.data_vars))} ({extent})")
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""Open raw exposures, in one file or in segments."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.layouts import in_chunks, raw_chunks
+from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
+from nsxr.model.history import steps
+from nsxr.model.readout import Readout
+from nsxr.products.fits_read import read_dataset
+from nsxr.storage.stores import StorageOptions, is_remote, shown
+
+__all__ = ["open_exposure"]
+
+_SAME: tuple[str, ...] = (
+    "INSTRUME",
+    "DETECTOR",
+    "EXP_TYPE",
+    "FILTER",
+    "GRATING",
+    "PROGRAM",
+    "OBSERVTN",
+    "VISIT",
+    "EXPOSURE",
+)
+_SAME += ("READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "NINTS", "NGROUPS", "NFRAMES")
+_SAME += ("GROUPGAP", "FRMDIVSR", "TFRAME", "TGROUP", "EXSEGTOT")
+
+
+def open_exposure(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    chunks: Literal["raw"] | Mapping[str, int] | None = "raw",
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Open a raw exposure lazily; no pixel is read.
+
+    Parameters
+    ----------
+    paths : path, URL, or sequence of them
+        ``_uncal.fits`` file, possibly gzipped, or the segments of one exposure (``-seg001``, ...) in any order.
+    chunks : "raw", mapping or None
+        Chunk lengths by dim. ``"raw"``, the layout of :mod:`nsxr.compute.layouts`, suits the pipeline and
+        counts for dims that a mapping leaves out. None opens without dask; pixels are then read when
+        asked for (one file only).
+    storage_options : mapping, optional
+        How the store behind URLs is reached, as for fsspec: ``{"anon": True}`` for public data on S3,
+        ``{"client_kwargs": {"endpoint_url": ...}}`` for a server of your own. Options under the name of a
+        protocol, ``{"s3": {"anon": True}}``, count for URLs of that protocol alone. They travel with the
+        arrays, so that workers need nothing but the network.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` (integration, group, row, column) float32 [DN]; ``integration`` numbers count through
+        all segments, from 1.
+
+    Raises
+    ------
+    InputFileError
+        If a file is not a raw NIRSpec exposure, is cut off or contradicts its header; if segments
+        leave a gap, overlap, or belong to different exposures; if there is no such object.
+    RemoteAccessError
+        If the store behind a URL cannot be reached, or asks for credentials.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If several segments are given but the first or the last ones are missing. INTSTART and
+        INTEND in the attributes say which integrations are there.
+    """
+    names = [os.fspath(paths)] if isinstance(paths, str | os.PathLike) else [os.fspath(p) for p in paths]
+    if not names:
+        raise ParameterError("no file given")
+    if len(names) > 1 and chunks is None:
+        raise ParameterError("several segments can only be opened with chunks")
+    options = StorageOptions(storage_options)
+    segments = [_open_one(name, chunks, options) for name in names]
+    return segments[0] if len(segments) == 1 else _join(names, segments)
+
+
+def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, options: StorageOptions) -> xr.Dataset:
+    plain = read_dataset(name, options)
+    if "group" not in plain.dims:
+        axes = ", ".join(map(str, plain["sci"].dims))
+        raise InputFileError(f"{shown(name)}: SCI has axes ({axes}); this is a rate product, expected a raw exposure")
+    corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
+    if corrected:
+        raise InputFileError(
+            f"{shown(name)}: has {', '.join(corrected)} already, expected a raw exposure; "
+            "open corrected ramps with xarray.open_dataset(path, engine='nirspec', chunks={})"
+        )
+    if chunks is None:
+        return plain
+    sizes = {str(dim): size for dim, size in plain.sizes.items()}
+    sizes["integration"] = max(sizes["integration"], Readout.from_header(plain.attrs).n_integrations)  # of all segments
+    lengths = raw_chunks(sizes, in_pieces=not (is_remote(name) or name.endswith(".gz")))
+    lengths |= {} if chunks == "raw" else chunks
+    return in_chunks(plain, lengths, "raw")
+
+
+def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:
+    order = np.argsort([int(s["integration"][0]) for s in segments])
+    names, segments = [shown(names[i]) for i in order], [segments[i] for i in order]
+    problems = []
+    first = segments[0].attrs
+    for name, segment in zip(names[1:], segments[1:], strict=True):
+        for key in _SAME:
+            if segment.attrs.get(key) != first.get(key):
+                problems.append(f"{key} is {segment.attrs.get(key)!r} in {name}, {first.get(key)!r} in {names[0]}")
+        differing = sorted(map(str, set(segment.coords) ^ set(segments[0].coords)))
+        if differing:
+            problems.append(f"{name} and {names[0]} do not both have {', '.join(differing)}")
+    expected = int(segments[0]["integration"][0])
+    for name, segment in zip(names, segments, strict=True):
+        start, stop = int(segment["integration"][0]), int(segment["integration"][-1])
+        if start > expected:
+            problems.append(f"integrations {expected} to {start - 1} are missing before {name}")
+        elif start < expected:
+            problems.append(f"{name} starts at integration {start}, but the file before goes on to {expected - 1}")
+        expected = stop + 1
+    if problems:
+        raise InputFileError(f"segments do not make one exposure: {'; '.join(problems)}")
+    joined = xr.concat(
+        segments, "integration", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
+    )
+    covered: dict[str, Any] = {"INTSTART": int(joined["integration"][0]), "INTEND": int(joined["integration"][-1])}
+    total = Readout.from_header(first).n_integrations
+    if joined.sizes["integration"] == total:
+        covered |= {"EXSEGNUM": 1, "EXSEGTOT": 1}
+    else:
+        warnings.warn(
+            f"{len(segments)} segments from {names[0]} hold integrations {covered['INTSTART']} to "
+            f"{covered['INTEND']} of {total}; the others are missing",
+            DegradedResultWarning,
+            stacklevel=3,
+        )
+    joined.attrs = {**first, **covered}
+    return joined

@@ -1,0 +1,308 @@
+"""Open cut-outs of slits: cal, calints, s2d and cut-outs of single slits, as FITS or Zarr."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from nsxr.associate.exposures import COMBINED, identity
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError, install
+from nsxr.formats.fits_headers import FitsFile, keywords, scan
+from nsxr.formats.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
+from nsxr.formats.pixels import FitsArray
+from nsxr.formats.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
+from nsxr.formats.zarr_read import open_store
+from nsxr.model.dq import PixelFlag
+from nsxr.model.keywords import read, require
+from nsxr.model.names import plain_name
+from nsxr.model.variables import variable_attributes
+from nsxr.products.fits_read import read_dataset
+from nsxr.slits.collection import as_slit, pad_slits
+from nsxr.storage.folder import Folder
+from nsxr.storage.stores import StorageOptions, shown
+
+__all__ = ["SLIT_IMAGES", "open_slits"]
+
+IMAGE = ("cross_dispersion", "dispersion")
+SERIES = ("integration", *IMAGE)
+
+_OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
+"""Extensions that either all slits of a file have or none."""
+
+SLIT_IMAGES: Mapping[str, str] = {
+    "SCI": "sci",
+    "DQ": "dq",
+    "WAVELENGTH": "wavelength",
+    "BARSHADOW": "barshadow",
+    "VAR_POISSON": "var_poisson",
+    "VAR_RNOISE": "var_rnoise",
+    "VAR_FLAT": "var_flat",
+    "PATHLOSS_PS": "pathloss_point",
+    "PATHLOSS_UN": "pathloss_uniform",
+    "FLATFIELD_PS": "flatfield_point",
+    "FLATFIELD_UN": "flatfield_uniform",
+    "PHOTOM_PS": "photom_point",
+    "PHOTOM_UN": "photom_uniform",
+    "WHT": "weight",
+}
+"""Extensions of a slit in the order of the observatory's files, and the variables that they become."""
+
+
+def open_slits(
+    path: str | os.PathLike[str],
+    *,
+    layout: Literal["auto", "tree", "padded"] = "auto",
+    chunks: Mapping[str, int] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset | xr.DataTree:
+    """Open the slits of a file lazily; no pixel is read.
+
+    Parameters
+    ----------
+    path : path or URL
+        ``_cal``, ``_calints``, ``_s2d`` (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count rates
+        (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from
+        :func:`nsxr.write_slits` or of count rates, of integrations if there are.
+    layout : {"auto", "tree", "padded"}
+        A DataTree with a node for each slit, or one Dataset with ``slit`` in front. ``auto``: padded for two and more
+        slitlets of the shutter array, else a tree.
+    chunks : mapping of str to int, optional
+        Lengths of chunks along ``integration``; by default as many as make 64 MB. Slits are whole.
+    storage_options : mapping, optional
+        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+
+    Returns
+    -------
+    DataTree or Dataset
+        Each slit with ``sci`` float32 [as BUNIT says], ``dq`` uint32, ``var_poisson``, ``var_rnoise``, ``var_flat``,
+        ``wavelength`` [um], and ``pathloss_*``, ``barshadow``, ``flatfield_*``, ``photom_*``, ``weight`` as far as the
+        file has them, (cross_dispersion, dispersion), variances and signal with integration in front in series. Labels
+        are zero-based detector rows and columns, of resampled slits counts from 0. Keywords of the primary header and
+        of the slit are attributes; ``attrs["fits_header"]`` and ``attrs["slit_header"]`` the headers as text. Files
+        without DQ get one: DO_NOT_USE and NON_SCIENCE where the signal is NaN or the weight 0. Files without WAVELENGTH
+        get wavelengths from the gwcs that they carry, when these are asked for, if the extra ``gwcs`` is installed.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If WAVELENGTH is missing, the file carries a gwcs, and the libraries to read it are not installed.
+
+    Raises
+    ------
+    InputFileError
+        If the file has no slits, or count rates of many, is cut off, or contradicts itself.
+    """
+    if layout not in ("auto", "tree", "padded"):
+        raise ParameterError(f"layout is {layout!r}, expected auto, tree or padded")
+    name = os.fspath(path)
+    options = StorageOptions(storage_options)
+    if name.rstrip("/").endswith(".zarr"):
+        return _open_zarr(name, options)
+    file = scan(name, ("INT_TIMES", "NSXR_STEPS", "NSXR_PROVENANCE", "HDRTAB"), options)
+    if str(file.primary.get("INSTRUME", "")).strip().upper() != "NIRSPEC":
+        raise InputFileError(f"{file.path}: INSTRUME is {file.primary.get('INSTRUME')!r}, expected 'NIRSPEC'")
+    versions = sorted(version for extension, version in file.versions if extension == "SCI")
+    if not versions:
+        found = ", ".join(file.extensions) or "none"
+        raise InputFileError(f"{file.path}: has no slits; extensions are {found}, expected SCI")
+    _require_partners(file, set(versions))
+    if "SLTSTRT1" not in file.versions["SCI", versions[0]].header:
+        slits = {"": _whole_exposure(file, name, options)}
+    else:
+        slits = _with_wavelengths({str(version): _one_slit(file, version) for version in versions}, file)
+    slits = {key: _in_chunks(slit, chunks) for key, slit in slits.items()}
+    kind = str(file.primary.get("EXP_TYPE", ""))
+    is_multiple = str(file.primary.get("DATAMODL")) == "MultiExposureModel"
+    named: dict[str, xr.Dataset] = {}
+    for number, slit in enumerate(slits.values(), start=1):
+        label = f"exposure{number}" if is_multiple else plain_name(slit.attrs.get("SLTNAME", number), str(number))
+        named[label if label not in named else f"{label}-{number}"] = slit
+    if layout == "padded" or (layout == "auto" and kind == "NRS_MSASPEC" and len(named) > 1 and not is_multiple):
+        return pad_slits(named)
+    tree = xr.DataTree.from_dict(named)
+    primary = keywords(file.primary)
+    tree.attrs = {**primary, "filename": os.path.basename(file.path), "fits_header": _text(file.primary)}
+    return tree
+
+
+def _require_partners(file: FitsFile, versions: set[int]) -> None:
+    """Raise InputFileError unless the images of slits go with the signal: each once, for all slits or for none."""
+    for extension in SLIT_IMAGES:
+        own = {version for name, version in file.versions if name == extension}
+        twice = sorted(version for name, version in file.repeated if name == extension)
+        if twice:
+            raise InputFileError(f"{file.path}: {extension} {twice[0]} comes more than once")
+        if own - versions:
+            raise InputFileError(f"{file.path}: {extension} {min(own - versions)} is there without SCI of that number")
+        if own and extension in _OF_ALL and own != versions:
+            lost = f"{extension} {min(versions - own)}"
+            raise InputFileError(f"{file.path}: {lost} is missing, other slits have theirs; extensions got lost")
+
+
+def _text(header: Any) -> str:
+    return str(header.tostring(sep="\n", endcard=False, padding=False))
+
+
+def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
+    header = file.versions["SCI", version].header
+    primary, slit = keywords(file.primary), keywords(header)
+    shape = file.versions["SCI", version].shape
+    dims = {2: IMAGE, 3: SERIES}.get(len(shape))
+    if dims is None:
+        raise InputFileError(f"{file.path}: SCI {version} has {len(shape)} axes, expected 2 or 3 of a slit")
+    units = str(header.get("BUNIT", "DN/s")).strip() or "DN/s"
+    variables: dict[str, xr.Variable] = {}
+    for extension, name in SLIT_IMAGES.items():
+        if (extension, version) not in file.versions:
+            continue
+        source = file.image(extension, "uint32" if name == "dq" else "float32", version)
+        own = dims if len(source.shape) == len(shape) else IMAGE
+        if source.shape != tuple(shape[dims.index(dim)] for dim in own):
+            if not np.prod(source.shape):
+                continue
+            raise InputFileError(f"{file.path}: {extension} {version} has shape {source.shape}, SCI has {shape}")
+        attrs: dict[str, Any] = variable_attributes(name)
+        if name == "sci":
+            attrs["units"] = units
+        elif name.startswith("var_"):
+            attrs["units"] = f"({units})2"
+        elif name == "wavelength":
+            attrs["units"] = "um"
+        variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
+    sizes = dict(zip(dims, shape, strict=True))
+    resampled = (
+        ("WHT", version) in file.versions
+        or "s2d" in os.path.basename(file.path)
+        or str(file.primary.get("S_RESAMP", "")).strip() == "COMPLETE"
+    )
+    if not resampled and ("DQ", version) not in file.versions:
+        raise InputFileError(f"{file.path}: extension DQ {version} is missing, which all but resampled slits have")
+    starts = {"cross_dispersion": "2", "dispersion": "1"}
+    coordinates: dict[str, Any] = {}
+    for dim, axis in starts.items():
+        start = 0
+        if not resampled:
+            found = require(slit, f"SLTSTRT{axis}", purpose="they give the place of the slit", source=file.path)
+            start = read(primary, f"SUBSTRT{axis}", default=1, source=file.path) + found[f"SLTSTRT{axis}"] - 2
+        coordinates[dim] = (dim, start + np.arange(sizes[dim]))
+    if "integration" in sizes:
+        first = read(primary, "INTSTART", source=file.path)
+        coordinates["integration"] = ("integration", first + np.arange(sizes["integration"]))
+        coordinates |= _times(file, coordinates["integration"][1])
+    attrs = {**primary, **slit}
+    attrs["filename"] = os.path.basename(file.path)
+    attrs["fits_header"], attrs["slit_header"] = _text(file.primary), _text(header)
+    if "HDRTAB" in file.extensions and (headers := file.extensions["HDRTAB"].table) is not None:
+        attrs[COMBINED] = _combined(headers)
+    if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
+        attrs["nsxr_steps"] = steps_from_table(table, file.path)
+    attrs |= origin_of(file)
+    return xr.Dataset(variables, coords=coordinates, attrs=attrs)
+
+
+def _combined(headers: np.ndarray) -> str:
+    """Return which exposures a slit was made from, by the table of their headers."""
+    names = headers.dtype.names or ()
+    rows = [
+        {name: v.decode("ascii", "replace") if isinstance(v, bytes) else v for name, v in zip(names, row, strict=True)}
+        for row in headers.tolist()
+    ]
+    return json.dumps([found for row in rows if (found := identity(row)) is not None])
+
+
+def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str, xr.Dataset]:
+    """Return slits with the wavelengths of the gwcs in the file, where there is no WAVELENGTH."""
+    lacking = [key for key, slit in slits.items() if "wavelength" not in slit]
+    if not lacking or (tree := wcs_bytes(file)) is None:
+        return slits
+    if not can_evaluate():
+        warnings.warn(
+            f"{file.path}: WAVELENGTH is missing, and to read it from the gwcs in the file needs the libraries asdf, "
+            f"gwcs and stdatamodels: {install('gwcs')}",
+            DegradedResultWarning,
+            stacklevel=4,
+        )
+        return slits
+    attrs = variable_attributes("wavelength") | {"units": "um"}
+    for key in lacking:
+        shape = tuple(slits[key].sizes[dim] for dim in IMAGE)
+        array = indexing.LazilyIndexedArray(WcsArray(WcsWavelength(tree, int(key), shape)))
+        slits = {**slits, key: slits[key].assign(wavelength=xr.Variable(IMAGE, array, attrs))}
+    return slits
+
+
+def _times(file: FitsFile, numbers: np.ndarray) -> dict[str, Any]:
+    """Return the columns of INT_TIMES of these integrations."""
+    extension = file.extensions.get("INT_TIMES")
+    rows = extension.table if extension is not None else None
+    if rows is None or not rows.size or "integration_number" not in (rows.dtype.names or ()):
+        return {}
+    chosen = np.isin(rows["integration_number"], numbers)
+    rows = rows[chosen] if chosen.sum() == numbers.size else rows
+    if rows.size != numbers.size:
+        raise InputFileError(f"{file.path}: INT_TIMES has {rows.size} rows for {numbers.size} integrations")
+    return {
+        name: ("integration", rows[name].astype(np.float64), {"units": "d"})
+        for name in TIME_COLUMNS
+        if name in (rows.dtype.names or ())
+    }
+
+
+def _whole_exposure(file: FitsFile, name: str, options: StorageOptions) -> xr.Dataset:
+    """Return count rates as one slit."""
+    axes = len(file.require("SCI").shape)
+    has_rates = all(key in file.extensions for key in ("DQ", "VAR_POISSON", "VAR_RNOISE"))
+    if axes not in (2, 3) or not has_rates or "WMAP" in file.extensions:
+        raise InputFileError(
+            f"{file.path}: has no slits: SCI has {axes} axes and no keyword SLTSTRT1; expected a cal, calints or s2d "
+            "product with cut-outs, or count rates"
+        )
+    return _as_slit(read_dataset(name, options), file.path)
+
+
+def _as_slit(rates: xr.Dataset, name: str) -> xr.Dataset:
+    try:
+        return as_slit(rates)
+    except ModelError as error:
+        raise InputFileError(f"{name}: {error}") from error
+
+
+def _in_chunks(slit: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
+    """Return a slit as dask arrays, and with flags if the file had none."""
+    lengths: dict[str, int] = dict.fromkeys(IMAGE, -1)
+    if "integration" in slit.dims:
+        size = slit.sizes["cross_dispersion"] * slit.sizes["dispersion"] * 4
+        lengths["integration"] = max(1, min(slit.sizes["integration"], 64 * 2**20 // size))
+    unknown = sorted(set(chunks or {}) - {"integration"})
+    if unknown:
+        raise ParameterError(f"chunks along {', '.join(unknown)}: slits are read whole, give integration alone")
+    lengths |= dict(chunks or {})
+    slit = slit.chunk({dim: length for dim, length in lengths.items() if dim in slit.dims})
+    if "dq" not in slit:
+        empty = slit["sci"].isnull()
+        if "weight" in slit:
+            empty = empty | (slit["weight"] == 0)
+        flags = empty.astype(np.uint32) * np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
+        slit = slit.assign(dq=flags.assign_attrs(variable_attributes("dq")))
+    return slit
+
+
+def _open_zarr(name: str, options: StorageOptions) -> xr.Dataset | xr.DataTree:
+    tree = open_store(Folder.at(name, options))
+    rates = [kind for kind in ("rateints", "rate") if kind in tree.children]
+    if rates:
+        slit = _as_slit(tree[rates[0]].to_dataset(), shown(name))
+        return xr.DataTree.from_dict({str(slit.attrs["SLTNAME"]): slit})
+    if tree.children:
+        return tree
+    dataset = tree.to_dataset()
+    if "sci" not in dataset:
+        raise InputFileError(
+            f"{shown(name)}: has no slits; variables are {', '.join(map(str, dataset.data_vars)) or 'none'}"
+        )
+    return dataset

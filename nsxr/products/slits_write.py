@@ -1,0 +1,181 @@
+"""Write cut-outs of slits: FITS in the layout of the observatory's cal products, or Zarr."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.errors import ModelError
+from nsxr.formats.fits_tables import asdf_marker, integration_times, origin, provenance, table
+from nsxr.formats.fits_write import BlockFile, allocate, image_header
+from nsxr.formats.keywords import as_product, primary_header, set_keyword
+from nsxr.formats.spectra_tables import SLIT_KEYWORDS
+from nsxr.formats.zarr import create_zarr
+from nsxr.model.keywords import read
+from nsxr.model.provenance import merged
+from nsxr.model.variables import check
+from nsxr.products.slits_read import SLIT_IMAGES
+from nsxr.products.write import write_whole
+from nsxr.slits.collection import iterate_slits
+from nsxr.storage.stores import local_path
+
+__all__ = ["write_slits"]
+
+_BLOCK = 2880
+_PARTS = ("var_poisson", "var_rnoise", "var_flat")
+
+
+def write_slits(
+    slits: xr.Dataset | xr.DataTree,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: bool | Literal["force"] = True,
+) -> Path:
+    """Write slits as a FITS product, or as Zarr if the name ends so.
+
+    Parameters
+    ----------
+    slits : Dataset or DataTree
+        As from :func:`nsxr.open_slits`.
+    path : path
+        Of the file to write; its directory is made if need be.
+    overwrite : bool, default False
+        Whether an older file may be replaced.
+    progress : bool or "force", default True
+        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ModelError
+        If a variable is missing or not as declared.
+    OutputExistsError
+        If the file is there already, or another process is writing it.
+    OSError
+        If the disk is full or cannot be written.
+
+    Notes
+    -----
+    FITS gets SCI DQ ERR WAVELENGTH and what else a slit has, for each slit with its number as EXTVER and without
+    padding. ERR is the root of the sum of the variances. Zarr keeps the layout; :func:`nsxr.open_slits` reads both.
+    """
+    final = local_path(path)
+
+    def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
+        if final.suffix == ".zarr":
+            if isinstance(slits, xr.Dataset):
+                nodes = {"/": slits}
+            else:
+                nodes = {name: child.to_dataset() for name, child in slits.children.items()}
+                nodes = {"/": slits.to_dataset(), **nodes}
+            model = _model([slit for _, slit in iterate_slits(slits)])
+            return list(create_zarr(partials[0], {k: as_product(node, final.name, model) for k, node in nodes.items()}))
+        return _create(partials[0], slits, final.name)
+
+    write_whole([final], create, final.parent, final.name, overwrite, progress)
+    return final
+
+
+def _model(slits: Sequence[xr.Dataset]) -> str:
+    """Return the data model of the file: that of the input, if it fits."""
+    given = str(slits[0].attrs.get("DATAMODL", ""))
+    if len(slits) > 1:
+        return given if given == "MultiExposureModel" else "MultiSlitModel"
+    return given if given in ("SlitModel", "MultiSlitModel") else "SlitModel"
+
+
+def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the images of a slit by extension, in the order of the observatory's files."""
+    variances = [slit[part] for part in _PARTS if part in slit]
+    found: dict[str, xr.DataArray] = {}
+    for extension, name in SLIT_IMAGES.items():
+        if name not in slit:
+            continue
+        found[extension] = slit[name]
+        if extension == "DQ" and variances:
+            total = sum((part.fillna(0.0) for part in variances[1:]), variances[0])
+            units = slit["sci"].attrs.get("units", "")
+            found["ERR"] = xr.ufuncs.sqrt(total).astype(np.float32).assign_attrs(units=units)
+    return found
+
+
+def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[tuple[xr.DataArray, Any]]:
+    each = [slit for _, slit in iterate_slits(slits)]
+    if not each:
+        raise ModelError("there are no slits to write")
+    for slit in each:
+        check(slit, "sci", "dq")
+    first = each[0]
+    primary = slit_primary_header({**first.attrs, **slits.attrs}, filename, _model(each))
+    targets: list[tuple[xr.DataArray, Any]] = []
+    with open(path, "xb") as file:
+        file.write(primary.tostring().encode("ascii"))
+        for version, slit in enumerate(each, start=1):
+            for extension, array in _images(slit).items():
+                if extension == "SCI":
+                    array = array.assign_attrs(fits_header=_slit_header(slit))
+                header = image_header(extension, array)
+                header["EXTVER"] = (version, "extension value")
+                file.write(header.tostring().encode("ascii"))
+                offset = file.tell()
+                targets.append((array, BlockFile(str(path), offset, array.shape, array.dtype.name)))
+                length = array.nbytes + -array.nbytes % _BLOCK
+                file.flush()
+                allocate(file.fileno(), offset, length)
+                file.seek(offset + length)
+        times = integration_times(first) if "integration" in first.dims else None
+        records, known = provenance(first), origin({**slits.attrs, **merged([slit.attrs for slit in each])})
+        tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_marker())]
+        for name, rows in tables:
+            if rows is not None:
+                header, data = table(name, rows)
+                file.write(header.tostring().encode("ascii") + data + bytes(-len(data) % _BLOCK))
+    return targets
+
+
+def _slit_header(slit: xr.Dataset) -> str:
+    """Return the header of a slit as text: the one it came with, its keywords, and where its pixels are by label."""
+    header = fits.Header.fromstring(str(slit.attrs.get("slit_header", "")), sep="\n")
+    for keyword, meaning in SLIT_KEYWORDS.items():
+        if keyword in slit.attrs and keyword not in header:
+            set_keyword(header, keyword, slit.attrs[keyword], meaning)
+    if "weight" not in slit and slit.attrs.get("S_RESAMP") != "COMPLETE":  # resampled pixels are nowhere
+        for axis, dim in (("1", "dispersion"), ("2", "cross_dispersion")):
+            if dim in slit.coords:
+                start = int(slit[dim].to_numpy()[0]) + 2 - read(slit.attrs, f"SUBSTRT{axis}", default=1)
+                set_keyword(header, f"SLTSTRT{axis}", start, SLIT_KEYWORDS[f"SLTSTRT{axis}"])
+                set_keyword(header, f"SLTSIZE{axis}", slit.sizes[dim], SLIT_KEYWORDS[f"SLTSIZE{axis}"])
+    return str(header.tostring(sep="\n", endcard=False, padding=False))
+
+
+def slit_primary_header(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
+    """Return the primary header of a product of slits: without what the header of a slit added to ``attrs``.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes of a slit, those of the file on top.
+    filename : str
+        Final name of the product.
+    model : str
+        Data model (DATAMODL).
+    """
+    own = fits.Header.fromstring(str(attrs.get("slit_header", "")), sep="\n")
+    carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
+    kept = {k: v for k, v in attrs.items() if (k not in own and k not in SLIT_KEYWORDS) or k in carried}
+    # a keyword of both headers has the value of the slit in attrs
+    kept |= {
+        key: carried[key] for key in own if key in carried and key in attrs and key not in ("COMMENT", "HISTORY", "")
+    }
+    header = primary_header(xr.Dataset(attrs=kept), filename)
+    set_keyword(header, "DATAMODL", model)
+    return header

@@ -1,0 +1,343 @@
+"""Write spectra: x1d, x1dints and c1d as FITS tables, or Zarr, all or nothing and in one compute."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError
+from nsxr.formats.fits_headers import keywords
+from nsxr.formats.fits_tables import TIME_COLUMNS, asdf_marker, integration_times, origin, provenance, table
+from nsxr.formats.fits_write import BlockFile, CardFile
+from nsxr.formats.keywords import as_product, is_of_product, primary_header, printable, set_keyword
+from nsxr.formats.spectra_tables import (
+    POSITIONS,
+    SLIT_KEYWORDS,
+    TIMES,
+    LateRows,
+    combined_columns,
+    cutout_start,
+    is_of_spectrum,
+    row_type,
+    series_columns,
+    spectrum_columns,
+    spectrum_rows,
+    table_header,
+)
+from nsxr.formats.zarr import create_zarr
+from nsxr.model.provenance import merged
+from nsxr.model.variables import check
+from nsxr.products.write import write_whole
+from nsxr.slits.collection import SLIT_COORDINATES as COORDINATES_OF_SLITS
+from nsxr.storage.stores import local_path
+
+__all__ = ["SLIT_COORDINATES", "spectra_of", "write_spectra"]
+
+SLIT_COORDINATES: Mapping[str, str] = {
+    "slit": "SLTNAME",
+    **{name: keyword for name, (keyword, _) in COORDINATES_OF_SLITS.items()},
+}
+"""Coordinates along ``slit`` and their keywords."""
+
+_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
+_BLOCK = 2880
+_Target = BlockFile | CardFile | LateRows
+
+
+def spectra_of(spectra: xr.Dataset | xr.DataTree) -> list[xr.Dataset]:
+    """Return spectra one by one: the nodes of a tree, or the slits of a padded Dataset without their padding.
+
+    Parameters
+    ----------
+    spectra : Dataset or DataTree
+        Along ``dispersion``, with ``integration`` and ``slit`` in front or not.
+
+    Returns
+    -------
+    list of Dataset
+        Without ``slit``; ``dispersion`` is labelled with detector columns, and keywords of the slit are in ``attrs``.
+    """
+    if isinstance(spectra, xr.DataTree):
+        nodes = [node.to_dataset() for node in spectra.subtree if node.has_data]
+        return [part.assign_attrs({**spectra.attrs, **part.attrs}) for node in nodes for part in spectra_of(node)]
+    spectra = _with_labels(spectra)
+    if "slit" not in spectra.dims:
+        return [spectra]
+    found = []
+    for number in range(spectra.sizes["slit"]):
+        one = spectra.isel(slit=number)
+        length = int(one["n_columns"]) if "n_columns" in one.coords else one.sizes["dispersion"]
+        one = one.isel(dispersion=slice(length))
+        attrs = dict(spectra.attrs)
+        if "slit_header" in one.coords:
+            attrs |= keywords(fits.Header.fromstring(str(one["slit_header"].values), sep="\n"))
+        for name, keyword in SLIT_COORDINATES.items():
+            if name in one.coords:
+                attrs[keyword] = one[name].values.item()
+        if "column" in one.coords:
+            one = one.assign_coords(dispersion=one["column"].to_numpy())
+        gone = {"slit", "slit_header", "column", "n_columns", "n_rows", *SLIT_COORDINATES} & set(one.coords)
+        one = one.drop_vars(list(gone))
+        one.attrs = attrs
+        found.append(one)
+    return found
+
+
+def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset with its labels in memory, where ``Dataset.chunk`` may have made them lazy."""
+    names = ("slit_header", "n_columns", "n_rows", "column", "row", *SLIT_COORDINATES, *TIME_COLUMNS)
+    late = [name for name in names if name in dataset.coords and dataset[name].chunks is not None]
+    return dataset.assign_coords({name: dataset[name].compute() for name in late}) if late else dataset
+
+
+def _kind(spectra: Sequence[xr.Dataset]) -> tuple[str, str]:
+    """Return name of the extension and of the data model, and refuse what fits in no product."""
+    if not spectra:
+        raise ModelError("there are no spectra to write")
+    kinds = set()
+    for spectrum in spectra:
+        check(spectrum, "flux", "dq")
+        if "wavelength" not in spectrum.coords:
+            raise ModelError("coordinate 'wavelength' is missing; a spectrum cannot be written without it")
+        units = spectrum["flux"].attrs.get("units")
+        if units not in ("Jy", "DN/s"):
+            raise ModelError(f"flux has units {units!r}, expected 'Jy' or 'DN/s'")
+        series, combined = "integration" in spectrum["flux"].dims, "n_input" in spectrum
+        kinds.add((combined, series))
+    if len(kinds) > 1 or (True, True) in kinds:
+        raise ModelError("spectra of one product are all single, or all series, or all combined; write them apart")
+    combined, series = kinds.pop()
+    if combined:
+        return "COMBINE1D", "MultiCombinedSpecModel"
+    return "EXTRACT1D", "TSOMultiSpecModel" if series else "MultiSpecModel"
+
+
+def _primary(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
+    """Return the primary header: without what the header of a slit added to ``attrs``."""
+    carried = attrs.get("fits_header")
+    known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
+    kept = {k: v for k, v in attrs.items() if not _belongs_to_slit(str(k), known)}
+    header = primary_header(xr.Dataset(attrs=kept), filename)
+    set_keyword(header, "DATAMODL", model)
+    return header
+
+
+def _belongs_to_slit(key: str, primary: set[str] | None) -> bool:
+    if primary is None or is_of_product(key):
+        return key in SLIT_KEYWORDS
+    return bool(_KEYWORD.fullmatch(key)) and key not in primary
+
+
+def _header(spectrum: xr.Dataset, header: fits.Header) -> dict[str, xr.DataArray]:
+    """Put the keywords of a spectrum into the header of its table; return those whose values come late."""
+    attrs = spectrum.attrs
+    carried = attrs.get("fits_header")
+    known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
+    for key, value in {"DISPAXIS": 1, **attrs}.items():
+        if key in SLIT_KEYWORDS or (_belongs_to_slit(str(key), known) and is_of_spectrum(key) and key not in header):
+            value = value.item() if isinstance(value, np.generic) else value
+            if isinstance(value, float) and not np.isfinite(value):
+                value = None
+            set_keyword(header, key, printable(value) if isinstance(value, str) else value, SLIT_KEYWORDS.get(key, ""))
+    if "DETECTOR" in attrs:  # the peer's white light curves are named by this one
+        header["DETECTOR"] = (attrs["DETECTOR"], "Name of detector used to acquire the data")
+    first = int(spectrum["dispersion"][0]) if "dispersion" in spectrum.coords else 0
+    header["EXTRXSTR"] = (first - cutout_start(attrs, 1) + 1, "X axis start of extraction region")
+    header["EXTRXSTP"] = (header["EXTRXSTR"] + spectrum.sizes["dispersion"] - 1, "X axis end of extraction region")
+    late = {}
+    for name, keyword, comment in (
+        ("extraction_start", "EXTRYSTR", "Y axis start of extraction region"),
+        ("extraction_stop", "EXTRYSTP", "Y axis end of extraction region"),
+    ):
+        if name in spectrum.variables and not spectrum[name].ndim:
+            header[keyword] = (None, comment)
+            late[keyword] = unlabelled(spectrum[name]) - cutout_start(attrs, 2) + 1
+    for name, (keyword, comment) in POSITIONS.items():
+        if name in spectrum.variables and not spectrum[name].ndim:
+            header[keyword] = (None, comment)
+            late[keyword] = spectrum[name]
+    return late
+
+
+def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]]:
+    """Return the bytes of the rows of a table, lazy if the spectrum is, and its columns."""
+    flux = spectrum["flux"]
+    calibrated = flux.attrs["units"] == "Jy"
+    arrays = {"FLUX": flux, "WAVELENGTH": spectrum["wavelength"].astype(np.float64)}
+    arrays |= {str(name).upper(): spectrum[name] for name in spectrum.data_vars if spectrum[name].ndim}
+    if extension == "COMBINE1D":
+        columns = combined_columns(calibrated, "flux_var_poisson" in spectrum)
+        arrays |= {"WEIGHT": spectrum["combination_weight"]} if "combination_weight" in spectrum else {}
+    else:
+        kind = series_columns if "integration" in flux.dims else spectrum_columns
+        columns = kind(calibrated, "coverage" in spectrum)
+    labels = (
+        spectrum["dispersion"].to_numpy() if "dispersion" in spectrum.coords else np.arange(flux.sizes["dispersion"])
+    )
+    arrays["COLUMN"] = xr.DataArray(labels.astype(np.int32), dims="dispersion")
+    if "integration" in flux.dims:
+        number = spectrum.sizes["integration"]
+        numbers = spectrum["integration"].to_numpy() if "integration" in spectrum.coords else np.arange(number) + 1
+        single = {
+            "INT_NUM": numbers.astype(np.int32),
+            "SEGMENT": np.full(number, spectrum.attrs.get("EXSEGNUM", 1), "i4"),
+        }
+        source = str(spectrum.attrs.get("SRCTYPE", "POINT")).encode()
+        single["SOURCE_TYPE"] = np.full(number, source if source in (b"POINT", b"EXTENDED") else b"POINT")
+        for name, column in zip(TIME_COLUMNS, TIMES, strict=True):
+            single[column] = spectrum[name].to_numpy() if name in spectrum.coords else np.full(number, np.nan)
+        arrays |= {name: xr.DataArray(values, dims="integration") for name, values in single.items()}
+    wanted = {c.name for c in columns} | {name for name in arrays if re.match("(FLUX|SB|BKGD)_VAR", name)}
+    arrays = {name: one_chunk(unlabelled(a), "dispersion") for name, a in arrays.items() if name in wanted}
+    arrays = {name: a.transpose(*(d for d in flux.dims if d in a.dims)) for name, a in arrays.items()}
+    first = "integration" if "integration" in flux.dims else "dispersion"
+    size = row_type(columns, flux.sizes["dispersion"]).itemsize
+    (rows,) = map_blocks(
+        spectrum_rows,
+        *arrays.values(),
+        core=("dispersion",),
+        outputs=[((first, "byte"), np.uint8)],
+        sizes={"byte": size},
+        names=list(arrays),
+        columns=columns,
+    )
+    return rows, columns
+
+
+def _card_offsets(text: str) -> dict[str, int]:
+    """Return where each card of a header begins; of a keyword that comes twice, the first."""
+    return {text[i : i + 8].rstrip(): i for i in reversed(range(0, len(text), 80))}
+
+
+def _create(path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], filename: str) -> list[Any]:
+    """Create a FITS product of full size, and say what goes where in it."""
+    extension, model = _kind(spectra)
+    records = [provenance(spectrum) for spectrum in spectra]
+    first = spectra[0].attrs
+    same = len({spectrum.attrs.get("nsxr_steps") for spectrum in spectra}) == 1
+    targets: list[tuple[xr.DataArray, _Target]] = []
+    attrs = {**first, **root} | ({"nsxr_steps": first["nsxr_steps"]} if "nsxr_steps" in first else {})
+    attrs |= merged([spectrum.attrs for spectrum in spectra])
+    with open(path, "xb") as file:
+        file.write(_primary(attrs, filename, model).tostring().encode("ascii"))
+        for version, spectrum in enumerate(spectra, start=1):
+            rows, columns = _rows(spectrum, extension)
+            length = spectrum.sizes["dispersion"]
+            header = table_header(extension, version, columns, rows.shape[0], length)
+            late = _header(spectrum, header)
+            text = header.tostring()
+            cards, begin = _card_offsets(text), file.tell()
+            offset = begin + len(text)
+            file.write(text.encode("ascii"))
+            if "integration" in rows.dims:
+                targets.append((rows, BlockFile(str(path), offset, rows.shape, "uint8")))
+            else:
+                kept = {key: cards[key] for key in ("NAXIS2", "PCOUNT")}
+                targets.append((rows, LateRows(str(path), begin, kept, offset)))
+            for keyword, value in late.items():
+                card = CardFile(str(path), begin + cards[keyword], keyword, header.comments[keyword])
+                targets.append((value, card))
+            file.truncate(offset + rows.nbytes + -rows.nbytes % _BLOCK)
+            file.seek(0, os.SEEK_END)
+        times = integration_times(spectra[0]) if model == "TSOMultiSpecModel" else None
+        tables = [("INT_TIMES", 1, times)] if times is not None else []
+        tables += [("NSXR_STEPS", n, r) for n, r in enumerate(records[: 1 if same else None], 1) if r is not None]
+        known = origin(attrs)
+        tables += [("NSXR_PROVENANCE", 1, known)] if known is not None else []
+        for name, version, content in (*tables, ("ASDF", 1, asdf_marker())):
+            header, data = table(name, content)
+            header["EXTVER"] = version
+            file.write(header.tostring().encode("ascii") + data + bytes(-len(data) % _BLOCK))
+    return targets
+
+
+def _by_wavelength(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a series with ``wavelength``, computed, as its index, without columns that have none unless none has."""
+    dataset = _with_labels(dataset)
+    if "integration" not in dataset.dims or dataset["wavelength"].dims != ("dispersion",):
+        return dataset
+    wavelength = dataset["wavelength"].compute()
+    if not np.isfinite(wavelength).any():  # count rates: columns are all there is to tell them apart
+        return dataset.assign_coords(wavelength=wavelength)
+    finite = np.flatnonzero(np.isfinite(wavelength.to_numpy()))
+    if "dispersion" not in dataset.coords:
+        dataset = dataset.assign_coords(dispersion=np.arange(dataset.sizes["dispersion"]))
+    dataset = dataset.assign_coords(wavelength=wavelength).isel(dispersion=finite)
+    return dataset.swap_dims(dispersion="wavelength")
+
+
+def _nodes(spectra: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
+    if isinstance(spectra, xr.Dataset):
+        return {"/": _by_wavelength(spectra)}
+    return {
+        node.path if node is spectra else node.path.strip("/"): _by_wavelength(node.to_dataset())
+        for node in spectra.subtree
+    }
+
+
+def write_spectra(
+    spectra: xr.Dataset | xr.DataTree,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: bool | Literal["force"] = True,
+) -> Path:
+    """Write spectra as a FITS product, or as Zarr if the name ends so.
+
+    Single spectra become an ``x1d``, series an ``x1dints``, combined ones a ``c1d``, each with the columns of the
+    observatory's products in their order and units. After them come COVERAGE, part of the profile on pixels that were
+    used, and COLUMN, the detector column from 0. FLUX_ERROR, SB_ERROR and BKGD_ERROR are the roots of the sums of the
+    variances. Columns without a finite wavelength are left out, if others have one.
+
+    Parameters
+    ----------
+    spectra : Dataset or DataTree
+        One spectrum, ``flux`` (dispersion) float64 [Jy or DN/s] with its variances, ``dq`` uint32, coordinate
+        ``wavelength`` float64 [um] and what else belongs to a spectrum; a series with ``integration`` in front; several
+        with ``slit`` in front; a DataTree of them; or what :func:`nsxr.spectra.combination.combine_spectra` returns.
+    path : path
+        Of the file to write; its directory is made if need be.
+    overwrite : bool, default False
+        Whether an older file may be replaced.
+    progress : bool or "force", default True
+        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ModelError
+        If a variable is missing, or has dims, a dtype or units that such a product cannot hold.
+    OutputExistsError
+        If the file is there already, or another process is writing it.
+    OSError
+        If the disk is full or cannot be written.
+
+    Notes
+    -----
+    Everything is computed in one pass, into a temporary name; the file appears when it is whole. Variances that the
+    spectra lack are written as 0, other quantities as NaN. A series in Zarr has dims (integration, wavelength); for
+    that, its wavelengths are computed first if they are lazy. All else in Zarr keeps its dims.
+    """
+    final = local_path(path)
+    _kind(spectra_of(spectra))
+
+    def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
+        if final.suffix == ".zarr":
+            model = _kind(spectra_of(spectra))[1]
+            nodes = {name: as_product(node, final.name, model) for name, node in _nodes(spectra).items()}
+            return list(create_zarr(partials[0], nodes))
+        return _create(partials[0], spectra_of(spectra), spectra.attrs, final.name)
+
+    write_whole([final], create, final.parent, final.name, overwrite, progress)
+    return final

@@ -1,0 +1,1 @@
+"""Stage 1: corrections of ramps, one in each file."""

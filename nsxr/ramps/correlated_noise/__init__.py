@@ -1,0 +1,1 @@
+"""Correlated (1/f) noise between the pixels of a frame."""

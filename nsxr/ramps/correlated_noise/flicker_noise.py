@@ -1,0 +1,485 @@
+"""Remove correlated noise (1/f, levels of outputs, alternating columns) that pixels without light see."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+import xarray as xr
+from scipy import ndimage
+
+from nsxr.compute.blocks import map_blocks, settle, unlabelled
+from nsxr.compute.layouts import chunk_like, in_groups, is_kept, one_chunk, to_whole_frames
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
+from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Limits
+from nsxr.model.time_order import SAMPLE_TIME, TimeOrder
+from nsxr.model.variables import SPECTRUM_COLUMNS
+from nsxr.ramps.correlated_noise.frames import Frames, dark_of, frames_of
+from nsxr.ramps.correlated_noise.median import median_stripes
+from nsxr.references.match import match
+
+__all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
+
+_IMAGE = ("row", "column")
+_FRAMES = ("integration", "group", "row", "column")
+_MODEL = ("component", "frequency")
+_OUTLIER = 4.0  # samples that deviate by more standard deviations do not count
+_DRAWS = 4
+_NUMBERS = {
+    "dark_share": ("FLKDARK", "share of pixels that see no light"),
+    "white_noise": ("FLKWHITE", "white noise of a frame, rms"),
+    "flicker_noise": ("FLKNOISE", "correlated noise before cleaning, rms"),
+    "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
+    "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
+}
+_SMOOTHED = 65  # columns over which the variance of what is left is averaged
+
+
+def estimate_flicker_noise(
+    exposure: xr.Dataset,
+    mask: xr.DataArray | None = None,
+    picture_frame: xr.Dataset | None = None,
+    *,
+    n_sigma: Limits = 3.0,
+) -> xr.Dataset:
+    r"""Estimate the correlated noise of every frame from the pixels that see no light.
+
+    The noise of the outputs in the order of reading is a stationary process with a part common to all and a part of
+    each: its levels, its 1/f noise, its alternating columns. Their spectra come from the exposure itself, and the
+    estimate is the conditional mean of the noise of all pixels, given those in the dark: nothing that is linear has
+    smaller errors. Where little is known, it goes to zero.
+
+    In series, of ten integrations or more, the mean over integrations shows the source. What deviates from it, but for
+    a factor of each frame, is noise in lit pixels, too, which count as much as photon noise allows. The mean
+    itself is cleaned by the dark pixels.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Ramps or rates as in :func:`clean_flicker_noise`.
+    mask : DataArray, optional
+        (row, column) bool, True where it is dark; else as of :func:`find_dark_pixels`.
+    picture_frame : Dataset, optional
+        ``sci`` (row, column) float32, a pattern of which every frame has some amount; found together with the
+        noise.
+    n_sigma : float
+        Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
+
+    Returns
+    -------
+    Dataset
+        ``noise`` (integration, group, row, column) float32, of differences of groups (one group less than the ramps) or
+        of rates (one group), in their units;
+        ``variance`` (row, column) float32, of what is left of correlated noise in a frame, where a pixel has no part in
+        the estimate;
+        ``weight`` (row, column) float32, 0 to 1, how much a pixel counts; ``is_dark`` (row, column) bool;
+        ``level`` (row, column) float32, of dark pixels, which is left in;
+        ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
+        each frequency of the transform: ``own`` of outputs, ``common`` to them, ``white``; frequency in Hz. Lazy if the
+        exposure is.
+
+    Notes
+    -----
+    What is dark is decided twice, the second time after the noise of the mean was subtracted by means of the first.
+    See :mod:`nsxr.kernels.ramps.flicker` for the estimate, and :mod:`nsxr.kernels.ramps.noise_spectrum` for the
+    spectra, which are found after the mean of all frames is subtracted, where there are four or more. The variance
+    is that of simulated frames with these spectra, cleaned in the same way, averaged over 65 columns. The amount of
+    a pattern is that of generalized least squares.
+    """
+    frames = frames_of(exposure)
+    given = _given(mask, frames)
+    wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
+    frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
+    first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
+    residual = frames.values - (level if frames.static is None else frames.static)
+    weight = (
+        wait(_weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
+    )
+    density = wait(_spectrum(residual, frames, weight))
+    mean = (frames.mean - level).expand_dims(("integration", "group"))
+    of_mean = _noise(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(integration=0, group=0)
+    is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean))
+    of_dark = is_dark.astype(np.float32)
+    weight = weight if frames.is_series else of_dark
+    pattern = None
+    if picture_frame is not None:
+        pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *_IMAGE)
+    if frames.is_series:
+        assert frames.static is not None
+        light = frames.static - level
+        integrations = frames.values.sizes["integration"]
+        steady = wait(
+            _noise(light.expand_dims("integration"), of_dark, density / integrations, frames.order, pattern).isel(
+                integration=0
+            )
+        )
+        noise = _noise(residual, weight, density, frames.order, source=light.fillna(0)) + steady
+        noise = noise.transpose(*_FRAMES)
+    else:
+        noise = _noise(frames.values - level, of_dark, density, frames.order, pattern)
+    variance = wait(_variance(weight, density, frames))
+    found = xr.Dataset(
+        {
+            "noise": noise,
+            "variance": variance,
+            "weight": weight,
+            "is_dark": is_dark,
+            "level": level,
+            "density": density,
+        }
+    )
+    length = series_length(frames.order)
+    return found.assign_coords(
+        {
+            **{d: exposure[d] for d in _IMAGE},
+            "component": ["own", "common", "white"],
+            "frequency": np.arange(length // 2 + 1) / (length * SAMPLE_TIME),
+        }
+    )
+
+
+def _given(mask: xr.DataArray | None, frames: Frames) -> xr.DataArray | None:
+    """Return a mask as frames have it, or raise ModelError."""
+    if mask is None:
+        return None
+    expected = {dim: frames.values.sizes[dim] for dim in _IMAGE}
+    if dict(mask.sizes) != expected:
+        raise ModelError(f"mask has sizes {dict(mask.sizes)}, expected {expected}")
+    return one_chunk(unlabelled(mask.transpose(*_IMAGE)).astype(bool), *_IMAGE)
+
+
+def _same(array: xr.DataArray) -> xr.DataArray:
+    return array
+
+
+def _weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
+    """Return the weight of every pixel from its scatter in time, 1 where it is dark, (row, column) float32."""
+    square = (residual.astype(np.float64) ** 2 * precision).sum(("integration", "group"))
+    count = (residual.notnull() * precision).sum(("integration", "group"))
+
+    def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
+        known = count > 0.3 * count.max()
+        variance = np.where(known, square / np.where(known, count, 1), np.inf)
+        dark = known & is_dark
+        typical = np.median(variance[dark]) if dark.any() else np.median(variance)
+        ratio = np.where(known, variance / max(typical, 1e-30), np.inf)
+        weight = np.where(is_dark & (ratio < 3), 1, 1 / np.maximum(ratio, 1))
+        return np.where(ratio < 0.25, 0, weight).astype(np.float32)  # such a pixel does not see the noise
+
+    images = (one_chunk(array, *_IMAGE) for array in (square, count))
+    (weight,) = map_blocks(weigh, *images, is_dark, core=_IMAGE, outputs=[(_IMAGE, np.float32)])
+    return weight
+
+
+def _noise(
+    values: xr.DataArray,
+    weight: xr.DataArray,
+    density: xr.DataArray,
+    order: TimeOrder,
+    pattern: xr.DataArray | None = None,
+    source: xr.DataArray | None = None,
+    limit: float = _OUTLIER,
+) -> xr.DataArray:
+    """Return the noise of frames of values, with some amount of a pattern, or of light that is no noise, in each."""
+    (noise,) = map_blocks(
+        _noise_of_frames,
+        values,
+        weight,
+        density,
+        core=(*_IMAGE, *_MODEL),
+        outputs=[(_FRAMES, np.float32)],
+        order=order,
+        limit=limit,
+    )
+    template = source if source is not None else pattern
+    if template is None:
+        return noise
+    alike = template if "group" in template.dims else template.expand_dims("group")
+    response = _noise(alike.expand_dims("integration"), weight, density, order, limit=np.inf).isel(integration=0)
+    response = response if "group" in template.dims else response.isel(group=0)
+    known = values.notnull() * weight
+    amount = (known * template * (values.fillna(0) - noise)).sum(_IMAGE, dtype=np.float64)
+    norm = (known * template * (template - response)).sum(_IMAGE, dtype=np.float64)
+    amount = (amount / norm.where(norm > 0)).fillna(0).astype(np.float32)
+    changed = noise - amount * response if source is not None else noise + amount * (template - response)
+    return changed.transpose(*_FRAMES)
+
+
+def _variance(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> xr.DataArray:
+    draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
+    (squares,) = map_blocks(
+        _squared_errors,
+        draws,
+        weight,
+        density,
+        core=(*_IMAGE, *_MODEL),
+        outputs=[(("draw", *_IMAGE), np.float32)],
+        order=frames.order,
+    )
+    (variance,) = map_blocks(
+        _smooth_variance,
+        one_chunk(squares, "draw"),
+        weight,
+        core=("draw", *_IMAGE),
+        outputs=[(_IMAGE, np.float32)],
+    )
+    return variance
+
+
+def _spectrum(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
+    """Return the spectral densities of one frame, (component, frequency) float64."""
+    length = series_length(frames.order)
+    power, count = map_blocks(
+        _power_of_frames,
+        residual,
+        weight,
+        core=_IMAGE,
+        outputs=[
+            (("integration", "group", "kind", "bin"), np.float64),
+            (("integration", "group"), np.float64),
+        ],
+        sizes={"kind": 2, "bin": power_bins(length).size},
+        order=frames.order,
+    )
+
+    def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        seen = alike_frames(power, count)
+        mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
+        densities = fit_densities(mean, int(seen.sum()), to_series(weight, frames.order, length))
+        return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])
+
+    (density,) = map_blocks(
+        fit,
+        one_chunk(power, *map(str, power.dims)),
+        one_chunk(count, *map(str, count.dims)),
+        weight,
+        core=(*map(str, power.dims), *_IMAGE),
+        outputs=[(_MODEL, np.float64)],
+        sizes={"component": 3, "frequency": length // 2 + 1},
+    )
+    return density
+
+
+def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> tuple[np.ndarray, np.ndarray]:
+    """Return the binned power of weighted frames, and the sum of the weights of each."""
+    length = series_length(order)
+    out = np.zeros((*values.shape[:2], 2, power_bins(length).size))
+    total = np.zeros(values.shape[:2])
+    whole = float(weight.sum(dtype=np.float64))
+    for i in range(values.shape[0]):
+        for g in range(values.shape[1]):
+            noise = values[i, g] * np.sqrt(weight)
+            used = (weight > 0) & np.isfinite(noise)
+            some = noise[used][:: max(1, noise.size // 200_000)]
+            if not some.size:
+                continue
+            middle = np.median(some)
+            far = 5 * 1.4826 * np.median(np.abs(some - middle))
+            used &= np.abs(noise) <= abs(middle) + far
+            total[i, g] = weight[used].sum(dtype=np.float64)
+            if total[i, g]:
+                series = to_series(np.where(used, values[i, g] * weight, np.float32(0)), order, length)
+                out[i, g] = binned_power(series) * (whole / total[i, g])
+    return out, total
+
+
+def _densities(density: np.ndarray) -> Densities:
+    return Densities(float(density[2, 0]), density[0], density[1])
+
+
+def _noise_of_frames(
+    values: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder, limit: float
+) -> np.ndarray:
+    """Return the noise of each frame, (integration, group, row, column) float32."""
+    length = series_length(order)
+    solver = Solver(_densities(density), len(order.rows))
+    weights = to_series(weight, order, length)
+    out = np.empty_like(values)
+    for i in range(values.shape[0]):
+        for g in range(values.shape[1]):
+            series = to_series(values[i, g], order, length)
+            unknown = ~np.isfinite(series)
+            series[unknown] = 0
+            of_frame = np.where(unknown, np.float32(0), weights)
+            out[i, g] = to_image(solver.noise(series, of_frame, limit), order)
+    return out
+
+
+def _squared_errors(draws: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder) -> np.ndarray:
+    """Return what cleaning leaves in simulated frames, squared, (draw, row, column) float32."""
+    length = series_length(order)
+    densities = _densities(density)
+    solver = Solver(densities, len(order.rows))
+    weights = to_series(weight, order, length)
+    scatter = np.sqrt(np.float32(densities.white) / np.where(weights > 0, weights, np.float32(1)))
+    out = np.empty((draws.size, *weight.shape), dtype=np.float32)
+    for square, number in zip(out, draws, strict=True):
+        random = np.random.default_rng([5, int(number)])
+        noise = draw_noise(densities, len(order.rows), length, random)
+        series = random.standard_normal(noise.shape, dtype=np.float32) * scatter + noise
+        noise -= solver.noise(series, weights)
+        square[:] = to_image(noise, order) ** 2
+    return out
+
+
+def _smooth_variance(squares: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the mean over draws and over nearby pixels of the same row that count, or not, alike."""
+    mean = squares.mean(0)
+    variance = np.zeros_like(mean)
+    for inside in (weight > 0, weight == 0):
+        share = ndimage.uniform_filter1d(inside.astype(np.float32), _SMOOTHED, axis=1, mode="constant")
+        total = ndimage.uniform_filter1d(np.where(inside, mean, np.float32(0)), _SMOOTHED, axis=1, mode="constant")
+        variance[inside] = total[inside] / share[inside]
+    found: np.ndarray = variance
+    return found
+
+
+def clean_flicker_noise(
+    exposure: xr.Dataset,
+    mask: xr.DataArray | None = None,
+    picture_frame: xr.Dataset | None = None,
+    *,
+    fit_method: Annotated[str, Choices("optimal", "median")] = "optimal",
+    fit_by_channel: bool = False,
+    n_sigma: Limits = 3.0,
+) -> xr.Dataset:
+    """Subtract correlated noise that pixels without light see: levels of outputs, 1/f noise, alternating columns.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Ramps: ``sci`` (integration, group, row, column) float32 [DN] with their reference pixels used, ``groupdq``
+        after jumps were flagged, ``pixeldq``. Or rates: ``sci``, (integration, row, column) or (row, column) float32
+        [DN/s], ``dq``, ``var_rnoise``, ``var_poisson``.
+    mask : DataArray, optional
+        (row, column) bool, True where it is dark; else found by :func:`find_dark_pixels`.
+    picture_frame : Dataset, optional
+        ``sci`` (row, column) float32: a pattern of which every frame has some amount, found together with the noise.
+    fit_method : {"optimal", "median"}
+        The conditional mean of the noise, :func:`estimate_flicker_noise`; or, for comparison, the median of the dark
+        pixels of each column, which adds nothing to variances and leaves them as they are.
+    fit_by_channel : bool
+        ``"median"``: whether each output has its own median.
+    n_sigma : float
+        Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` without the estimated noise. Ramps keep their first group, and have in addition ``flicker_variance``
+        (row, column) [DN2], what correlated noise adds to the variance of a group: what is left of it, but in dark
+        pixels less than nothing, because the estimate follows their own noise, too; ``white_variance`` () [DN2],
+        that of all other noise in a group where it is dark, ``dark_level`` () [DN], the signal of a group there, and
+        ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`. In rates,
+        ``var_rnoise`` becomes its uncorrelated part, as seen in the dark, plus what correlated noise adds. DQ does
+        not change. All get ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group or rate by
+        :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
+        ``flicker_noise`` (without levels), ``alternating_noise``, ``flicker_left`` [DN], which become keywords.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared, or the mask does not fit.
+    ParameterError
+        If the method is unknown.
+
+    See Also
+    --------
+    estimate_flicker_noise : The noise itself, its variance and spectrum.
+    """
+    if fit_method not in ("optimal", "median"):
+        raise ParameterError(f"fit_method is {fit_method!r}, expected one of 'optimal', 'median'")
+    parameters = {"fit_method": fit_method, "n_sigma": n_sigma, "mask": "given" if mask is not None else "found"}
+    if fit_method == "median":
+        frames = frames_of(exposure)
+        is_dark, level = dark_of(frames, n_sigma, _given(mask, frames))
+        noise = median_stripes(frames.values - level, is_dark, frames.bands if fit_by_channel else None)
+        parameters["fit_by_channel"] = fit_by_channel
+        return record(exposure, "clean_flicker_noise", [], parameters, sci=_without(exposure, noise))
+    found = estimate_flicker_noise(exposure, mask, picture_frame, n_sigma=n_sigma)
+    noise, variance = unlabelled(found["noise"]), unlabelled(found["variance"])
+    white = unlabelled(found["density"]).isel(component=2, frequency=0)
+    dark = unlabelled(found["is_dark"])
+    counts = unlabelled(found["weight"]) > 0
+    change = (-variance).where(counts, variance)  # the estimate follows the noise of the pixels that it comes from
+    dims = exposure["sci"].dims
+    if "group" in dims:
+        changed = {
+            "sci": _without(exposure, noise),
+            "flicker_variance": change / 2,
+            "white_variance": (white / 2).astype(np.float32),
+            "dark_level": unlabelled(found["level"]).isel(row=0, column=0),
+            "is_dark": dark,
+        }
+        units = {"flicker_variance": "DN2", "white_variance": "DN2", "dark_level": "DN"}
+    else:
+        images = [unlabelled(exposure[name]) for name in ("var_rnoise", "var_poisson")]
+        means = [image.where(dark).astype(np.float64).mean() for image in images]
+        share = (white - means[1]) / means[0]
+        share = share.where(np.isfinite(share), 1.0).clip(0.1, 10.0).astype(np.float32)
+        changed = {
+            "sci": _without(exposure, noise),
+            "var_rnoise": (images[0] * share + change).clip(0.0, None),
+        }
+        units = {}
+    table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
+    changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
+    changed["noise_spectrum"] = table
+    references = [] if picture_frame is None else [picture_frame]
+    cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
+    return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS))
+
+
+def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:
+    """Return the signal without the noise of its differences of groups, or of its rates."""
+    sci = to_whole_frames(unlabelled(exposure["sci"]))
+    if "group" in sci.dims:
+        first = xr.zeros_like(noise.isel(group=slice(0, 1)))
+        left = sci - xr.concat([first, noise.cumsum("group")], "group").astype(np.float32)
+    else:
+        of_rates = noise.isel(group=0)
+        left = sci - (of_rates if "integration" in sci.dims else of_rates.isel(integration=0))
+    return left.transpose(*sci.dims).assign_coords(exposure["sci"].coords)
+
+
+def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    """Return the table of spectra, and the numbers that become keywords, for one of the ``frames`` of a difference."""
+
+    def summarize(
+        density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        length = 2 * (density.shape[1] - 1)
+        starts = power_bins(length)[1:]
+        counts = np.diff(np.append(starts, density.shape[1]))
+        frequency = np.add.reduceat(np.arange(density.shape[1], dtype=np.float64), starts) / counts
+        parts = np.add.reduceat(density, starts, axis=1) / counts * (2 * SAMPLE_TIME / frames)
+        high = density[0, 3 * length // 8 :]
+        rest = variance[weight == 0] if (weight == 0).any() else variance
+        numbers = [
+            is_dark.mean(),
+            np.sqrt(density[2, 0] / frames),
+            np.sqrt((density[0, 1:] + density[1, 1:]).mean() / frames),
+            np.sqrt((high - high.min()).sum() * 2 / length / frames),
+            np.sqrt(np.median(rest) / frames),
+        ]
+        columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
+        return columns.astype(np.float32), np.array(numbers)
+
+    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark")]
+    table, numbers = map_blocks(
+        summarize,
+        *images,
+        core=(*_MODEL, *_IMAGE),
+        outputs=[(("band", "part"), np.float32), (("number",), np.float64)],
+        sizes={
+            "band": power_bins(2 * (found.sizes["frequency"] - 1)).size - 1,
+            "part": len(SPECTRUM_COLUMNS),
+            "number": len(_NUMBERS),
+        },
+    )
+    named = {}
+    for place, (name, (keyword, meaning)) in enumerate(_NUMBERS.items()):
+        named[name] = numbers.isel(number=place).assign_attrs(long_name=meaning, keyword=keyword)
+    return table, named

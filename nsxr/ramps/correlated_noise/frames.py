@@ -1,0 +1,208 @@
+"""What correlated noise is looked for in: frames without their sources, and the pixels that see no light."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.layouts import one_chunk, to_whole_frames
+from nsxr.errors import ModelError
+from nsxr.kernels.ramps.dark_pixels import find_dark
+from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.readout import Readout
+from nsxr.model.time_order import TimeOrder, science_time_order
+from nsxr.model.variables import check
+
+__all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of"]
+
+_UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
+_LOST = np.uint8(GroupFlag.DO_NOT_USE | GroupFlag.SATURATED)
+_JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+_IMAGE = ("row", "column")
+_FRAMES = ("integration", "group", "row", "column")
+_SERIES = 10  # integrations from which on their mean shows the source well enough
+_FEWEST = 4  # frames of which the mean can be taken away before the spectrum is found
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Differences of groups, or rates.
+
+    Attributes
+    ----------
+    values : DataArray
+        (integration, group, row, column) float32, NaN where a pixel cannot be used.
+    precision : DataArray
+        (integration, group) float32, inverse variance of the noise of a pixel.
+    mean : DataArray
+        (row, column) float32, over all of them, with the inverse variance of the noise of a frame as weight, and
+        differences with those of a fitted slope.
+    static : DataArray or None
+        What is subtracted before the spectrum is found: ``mean`` or, of a series, (group, row, column) the mean over
+        integrations. None if there are too few frames.
+    kept : float
+        Share of the variance of noise that is left then.
+    shared : float
+        Variance of noise in ``mean`` over that in a frame.
+    is_series : bool
+        Whether the source is so well known from other integrations that lit pixels count, too.
+    order : TimeOrder
+        In which pixels are read.
+    bands : ndarray
+        (row,) the output that reads each row.
+    """
+
+    values: xr.DataArray
+    precision: xr.DataArray
+    mean: xr.DataArray
+    static: xr.DataArray | None
+    kept: float
+    shared: float
+    is_series: bool
+    order: TimeOrder
+    bands: np.ndarray
+
+
+def frames_of(exposure: xr.Dataset) -> Frames:
+    """Return differences of successive groups of ramps, or rates as they are.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared, ramps have a single group, or IRS2 frames their interleaved rows.
+    """
+    readout = Readout.of(exposure)
+    if "science_row" in exposure.coords:
+        raise ModelError("IRS2 frames still have their interleaved rows, subtract reference pixels first")
+    has_groups = "group" in exposure["sci"].dims
+    values = (_differences(exposure) if has_groups else _rates(exposure)).transpose(*_FRAMES)
+    integrations, groups = values.sizes["integration"], values.sizes["group"]
+    weights = _slope_weights(groups)
+    (precision,) = map_blocks(_precision, values, core=_IMAGE, outputs=[(("integration", "group"), np.float32)])
+    mean = one_chunk(_mean(values, ("integration", "group"), weights, precision), *_IMAGE)
+    is_series = integrations >= _SERIES
+    static, kept = None, 1.0
+    if is_series:
+        static, kept = (
+            to_whole_frames(_mean(values, ("integration",), np.ones(groups), precision)),
+            1 - 1 / integrations,
+        )
+    elif integrations * groups >= _FEWEST:
+        static = mean
+        kept = 1 - (1 - _kept(weights)) / integrations if has_groups else 1 - 1 / integrations
+    shared = (_variance_of_mean(weights) if has_groups else 1.0) / integrations
+    order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
+    bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
+    return Frames(values, precision, mean, static, kept, shared, is_series, order, bands)
+
+
+def _differences(exposure: xr.Dataset) -> xr.DataArray:
+    check(exposure, "sci", "groupdq", "pixeldq", units={"sci": "DN"})
+    if exposure.sizes["group"] < 2:
+        raise ModelError("differences of groups need two groups or more, found one; clean the rates instead")
+    sci, flags = (to_whole_frames(unlabelled(exposure[name])) for name in ("sci", "groupdq"))
+    later, earlier = ({"group": part} for part in (slice(1, None), slice(None, -1)))
+    lost = ((flags.isel(later) | flags.isel(earlier)) & _LOST) | (flags.isel(later) & _JUMP)
+    usable = (lost == 0) & ((one_chunk(unlabelled(exposure["pixeldq"]), *_IMAGE) & _UNUSABLE) == 0)
+    return (sci.isel(later) - sci.isel(earlier)).where(usable)
+
+
+def _rates(exposure: xr.Dataset) -> xr.DataArray:
+    check(exposure, "sci", "dq", "var_rnoise", "var_poisson", units={"sci": "DN/s"})
+    usable = (to_whole_frames(unlabelled(exposure["dq"])) & _UNUSABLE) == 0
+    values = to_whole_frames(unlabelled(exposure["sci"])).where(usable)
+    return values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims])
+
+
+def _precision(values: np.ndarray) -> np.ndarray:
+    """Return the inverse variance of the noise of pixels in each frame, (integration, group) float32.
+
+    From the median difference of neighbours along the dispersion, so light hardly matters. A noisy integration thus has
+    no more say in means than it knows, and one without noise, whose values are all the same, hardly any.
+    """
+    found = np.full(values.shape[:2], np.float32(1e-6))
+    for index in np.ndindex(values.shape[:2]):
+        steps = np.abs(np.diff(values[index], axis=1))
+        steps = steps[np.isfinite(steps)]
+        scatter = 1.05 * float(np.median(steps)) if steps.size else 0.0
+        if scatter > 0:
+            found[index] = 1 / scatter**2
+    return found
+
+
+def _mean(values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray) -> xr.DataArray:
+    """Return the mean over some dims of what can be used, with weights of groups and of frames, float32."""
+    along = xr.DataArray(weights.astype(np.float32), dims="group") * precision
+    total = (values * along).sum(dims, dtype=np.float64)
+    count = (values.notnull() * along).sum(dims, dtype=np.float64)
+    return (total / count.where(count > 0)).astype(np.float32)
+
+
+def _slope_weights(n: int) -> np.ndarray:
+    """Return the weights with which ``n`` differences of groups make the slope of a fitted line."""
+    number = np.arange(1, n + 1)
+    weights: np.ndarray = number * (n + 1 - number) / (number * (n + 1 - number)).sum()
+    return weights
+
+
+def _covariance(n: int) -> np.ndarray:
+    """Return the covariance of differences of successive groups, in units of their variance."""
+    covariance: np.ndarray = np.eye(n) - 0.5 * np.eye(n, k=1) - 0.5 * np.eye(n, k=-1)
+    return covariance
+
+
+def _kept(weights: np.ndarray) -> float:
+    """Return the variance of a difference of groups less their weighted mean, over that of a difference."""
+    rest = np.eye(weights.size) - weights
+    return float(np.trace(rest @ _covariance(weights.size) @ rest.T) / weights.size)
+
+
+def _variance_of_mean(weights: np.ndarray) -> float:
+    """Return the variance of the weighted mean of differences of groups, over that of a difference."""
+    return float(weights @ _covariance(weights.size) @ weights)
+
+
+def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataArray:
+    """Find the pixels that see no light, from the exposure alone.
+
+    The mean of all differences of groups, or of rates, is compared with its level and scatter in the dark, in single
+    pixels and in means along the dispersion over 9 and 65 columns, which show traces far below the noise of a pixel;
+    see :func:`nsxr.kernels.ramps.dark_pixels.find_dark`. The result can be drawn, edited, saved, and given to
+    :func:`clean_flicker_noise`.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Ramps or rates as in :func:`clean_flicker_noise`.
+    n_sigma : float
+        How far light stands out [standard deviations of the dark].
+
+    Returns
+    -------
+    DataArray
+        (row, column) bool with the labels of the exposure. Lazy if the exposure is.
+    """
+    is_dark, _ = dark_of(frames_of(exposure), n_sigma)
+    labels = {d: exposure[d] for d in _IMAGE}
+    return is_dark.assign_coords(labels).assign_attrs(long_name="pixels that see no light")
+
+
+def dark_of(
+    frames: Frames, n_sigma: float, mask: xr.DataArray | None = None, noise: xr.DataArray | None = None
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return where it is dark, and the level there as an image.
+
+    Of a given mask, single pixels that stand out are left out: a wrong one must not take light for noise. With the
+    noise of the mean, (row, column), fainter light is found.
+    """
+
+    def find(mean: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        is_dark, level = find_dark(mean, np.isfinite(mean), frames.bands, n_sigma, *given)
+        return is_dark, np.full(mean.shape, level, dtype=np.float32)
+
+    given = [] if mask is None else [mask]
+    outputs = [(_IMAGE, np.bool_), (_IMAGE, np.float32)]
+    mean = frames.mean if noise is None else frames.mean - noise
+    is_dark, level = map_blocks(find, mean, *given, core=_IMAGE, outputs=outputs)
+    return is_dark, level

@@ -1,0 +1,43 @@
+"""Stripes by the median of each column, as the observatory's pipeline finds them, for comparison."""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks
+
+__all__ = ["median_stripes"]
+
+_IMAGE = ("row", "column")
+_FRAMES = ("integration", "group", "row", "column")
+
+
+def median_stripes(values: xr.DataArray, is_dark: xr.DataArray, bands: np.ndarray | None = None) -> xr.DataArray:
+    """Return the median of the dark pixels of every column, of all rows or of those of each output.
+
+    Parameters
+    ----------
+    values : DataArray
+        (integration, group, row, column) float32, the level of the dark subtracted; NaN where a pixel cannot be used.
+    is_dark : DataArray
+        (row, column) bool.
+    bands : ndarray, optional
+        (row,) the output that reads each row, if each is to have its own.
+
+    Returns
+    -------
+    DataArray
+        Of the same shape, float32; 0 in columns without dark pixels.
+    """
+    of_row = np.zeros(values.sizes["row"], dtype=np.int64) if bands is None else bands
+
+    def stripes(values: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
+        noise = np.zeros_like(values)
+        for band in np.unique(of_row):
+            rows = of_row == band
+            masked = np.ma.masked_invalid(np.where(is_dark[rows], values[..., rows, :], np.nan))
+            middle = np.ma.median(masked, axis=-2, keepdims=True)  # type: ignore[no-untyped-call]
+            noise[..., rows, :] = middle.filled(0)
+        return noise
+
+    (noise,) = map_blocks(stripes, values, is_dark, core=_IMAGE, outputs=[(_FRAMES, np.float32)])
+    return noise

@@ -1,0 +1,256 @@
+"""Flag what may still glow: pixels that were saturated in an integration or exposure before."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, reduce_tree, settle, spread_blocks, take_rows, unlabelled
+from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
+from nsxr.kernels.ramps.persistence import flag_windows, last_end, latest_before
+from nsxr.model.dq import GroupFlag
+from nsxr.model.history import record, record_skip
+from nsxr.model.keywords import about, require
+from nsxr.model.parameters import Times
+from nsxr.model.readout import Readout, irs2_layout
+from nsxr.model.variables import check
+
+__all__ = ["earlier_exposures", "exposure_span", "flag_persistence", "last_saturation", "latest_saturation"]
+
+_RAMP = ("integration", "group", "row", "column")
+_RATES = ("integration", "row", "column")
+_SATURATED = np.uint8(GroupFlag.SATURATED.value)
+_SECONDS = 86400.0
+
+
+def flag_persistence(
+    exposure: xr.Dataset,
+    before: xr.DataArray | None = None,
+    *,
+    persistence_time: Times | None = None,
+    persistence_dnu: bool = False,
+) -> xr.Dataset:
+    """Flag groups that come soon after a saturation of the pixel.
+
+    Traps that were filled by a saturating signal give off their charge after the reset, in the next integration
+    and in the next exposure. The window opens at the end of the integration in which a pixel saturates, which
+    empties it, and counts for all groups that end within it. Saturation by a large cosmic-ray event counts like any.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``groupdq`` (integration, group, row, column) uint8 with saturation flagged. Times are those of INT_TIMES
+        (``int_start_MJD_UTC``, ``int_end_MJD_UTC``), else they follow from EXPSTART, NGROUPS, TGROUP and TFRAME.
+    before : DataArray, optional
+        From :func:`last_saturation` of the exposures before; (row, column) float64 [d], -inf where there was none.
+        Pixels are matched by their labels.
+    persistence_time : float, optional
+        How long after a saturation groups are flagged; None or 0 leaves the exposure as it is, with a note.
+    persistence_dnu : bool
+        Whether groups flagged for persistence are not used either.
+
+    Returns
+    -------
+    Dataset
+        ``groupdq`` with PERSISTENCE added, which says no more than that, and DO_NOT_USE on request. No flag is cleared.
+
+    Raises
+    ------
+    ModelError
+        If ``groupdq`` is missing or not as declared, or if integrations are not in order of time.
+    ParameterError
+        If the window is negative.
+    InputFileError
+        If the header does not say when the exposure was taken.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If times in INT_TIMES are not finite, or end before they start.
+
+    References
+    ----------
+    Smith et al. 2008, Proc. SPIE 7021, 70210J: "A theory for image persistence in HgCdTe photodiodes".
+    """
+    check(exposure, "groupdq")
+    if persistence_time is not None and not persistence_time >= 0:
+        raise ParameterError(f"persistence_time is {persistence_time}, expected a time in seconds or none")
+    if not persistence_time:
+        return record_skip(exposure, "persistence", "persistence_time is not set")
+    readout = Readout.of(exposure)
+    exposure = to_blocks(exposure) if "sci" in exposure else exposure
+    groupdq = one_chunk(exposure["groupdq"], "group")
+    flags = unlabelled(groupdq)
+    zero, start, end = _integrations(exposure)
+    if (np.diff(start) <= 0).any():
+        raise ModelError("integrations are not in order of time; sort them: exposure.sortby('integration')")
+    first_groups = start + (readout.frames_before - readout.group_gap) * readout.frame_time  # one group time early
+    times = [chunk_like(xr.DataArray(time, dims="integration"), flags) for time in (first_groups, end)]
+    per_block = _ends_of_blocks(flags, end)
+    if before is None:
+        earlier = xr.full_like(flags.isel(integration=0, group=0), -np.inf, dtype=np.float64)
+    else:
+        labels = {dim: exposure[dim].values for dim in ("row", "column")}
+        earlier = (before.reindex(labels, fill_value=-np.inf) - zero) * _SECONDS
+        earlier = chunk_like(unlabelled(earlier), flags.isel(integration=0, group=0))
+    (latest,) = map_blocks(
+        latest_before,
+        one_chunk(per_block, "integration"),
+        earlier,
+        core=("integration",),
+        outputs=[(_RATES, np.float64)],
+    )
+    if per_block.sizes["integration"] > 1:
+        latest = settle(latest)  # blocks that wait for those before them need not be kept meanwhile
+    added = GroupFlag.PERSISTENCE | (GroupFlag.DO_NOT_USE if persistence_dnu else GroupFlag(0))
+    (flagged,) = map_blocks(
+        flag_windows,
+        flags,
+        *times,
+        spread_blocks(latest, flags, "integration"),
+        core=("group",),
+        outputs=[(_RAMP, np.uint8)],
+        group_time=readout.group_time,
+        duration=float(persistence_time),
+        saturated=_SATURATED,
+        flag=np.uint8(added.value),
+    )
+    parameters: dict[str, Any] = {"persistence_time": float(persistence_time), "persistence_dnu": bool(persistence_dnu)}
+    flagged = chunk_like(flagged, exposure["groupdq"])
+    return record(exposure, "persistence", (), {**parameters, "before": before is not None}, groupdq=flagged)
+
+
+def last_saturation(exposure: xr.Dataset) -> xr.DataArray:
+    """Return when the last integration in which a pixel saturated has ended.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``groupdq`` (integration, group, row, column) uint8 with saturation flagged, as :func:`nsxr.flag_saturation`
+        makes it.
+
+    Returns
+    -------
+    DataArray
+        (row, column) float64, MJD in UTC [d], -inf where a pixel never saturated; lazy if the exposure is. IRS2 frames
+        lose their reference pixels. For several exposures, see :func:`latest_saturation`.
+    """
+    check(exposure, "groupdq")
+    flags = one_chunk(unlabelled(exposure["groupdq"]), "group")
+    zero, _, end = _integrations(exposure)
+    latest = reduce_tree(_latest, _ends_of_blocks(flags, end), "integration", np.float64)
+    latest = latest.isel(integration=0, drop=True) / _SECONDS + zero
+    row = exposure["row"].values
+    if "science_row" in exposure.coords:
+        latest = take_rows(latest, irs2_layout(Readout.of(exposure).detector).science_rows_raw, 4)
+        row = np.arange(latest.sizes["row"])
+    latest.attrs = {"long_name": "end of the last integration with saturation, MJD in UTC", "units": "d"}
+    return latest.assign_coords(row=row, column=exposure["column"].values).rename("last_saturation")
+
+
+def latest_saturation(states: Sequence[xr.DataArray]) -> xr.DataArray:
+    """Return the latest of several images from :func:`last_saturation`, on all pixels that any of them has."""
+    aligned = xr.align(*states, join="outer", fill_value=-np.inf)
+    latest = aligned[0]
+    for state in aligned[1:]:
+        latest = xr.ufuncs.maximum(latest, state)
+    return latest.assign_attrs(states[0].attrs)
+
+
+def earlier_exposures(
+    header: Mapping[str, Any], others: Sequence[Mapping[str, Any]], persistence_time: float
+) -> list[int]:
+    """Return which of other exposures, in order of time, were taken by the same detector within the window before one.
+
+    Their positions, whatever the order in which they come.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If an exposure does not say when it was taken: it then has no predecessors and is none.
+    """
+    spans = {i: span for i, o in enumerate(others) if (span := _span_beside(o, header)) is not None}
+    own = _span_beside(header, header)
+    if own is None:
+        return []
+    start = own[0]
+    chosen = [i for i, (first, end) in spans.items() if first < start and end + persistence_time / _SECONDS >= start]
+    return sorted(chosen, key=lambda i: spans[i])
+
+
+def exposure_span(header: Mapping[str, Any]) -> tuple[float, float]:
+    """Return start and end of an exposure, MJD in UTC [d].
+
+    Raises
+    ------
+    InputFileError
+        If EXPSTART or EXPEND is missing or no time, or they are in the wrong order.
+    """
+    found = require(header, "EXPSTART", "EXPEND", purpose="they say when it was taken")
+    if found["EXPEND"] < found["EXPSTART"]:
+        raise InputFileError(
+            about(
+                header,
+                f"keyword EXPEND is {found['EXPEND']:.10g}, expected a time after EXPSTART, {found['EXPSTART']:.10g}",
+            )
+        )
+    return found["EXPSTART"], found["EXPEND"]
+
+
+def _span_beside(header: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return start and end of an exposure of the same detector as another; warn where they are not known."""
+    if header.get("DETECTOR") != other.get("DETECTOR"):
+        return None
+    try:
+        return exposure_span(header)
+    except InputFileError as error:
+        warnings.warn(
+            f"{error}; persistence is not carried from or to this exposure", DegradedResultWarning, stacklevel=3
+        )
+        return None
+
+
+def _ends_of_blocks(flags: xr.DataArray, end: np.ndarray) -> xr.DataArray:
+    """Return, for each block of integrations, when the last one with saturation has ended, (block, row, column) [s]."""
+    times = chunk_like(xr.DataArray(end, dims="integration"), flags)
+    (last,) = map_blocks(
+        last_end,
+        flags,
+        times,
+        core=("group",),
+        outputs=[(_RATES, np.float64)],
+        reduced={0: "integration"},
+        flag=_SATURATED,
+    )
+    return last
+
+
+def _latest(ends: np.ndarray) -> np.ndarray:
+    latest: np.ndarray = ends.max(0, keepdims=True)
+    return latest
+
+
+def _integrations(exposure: xr.Dataset) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return a time near the exposure [d], and start and end of its integrations since then [s]."""
+    if all(name in exposure.coords for name in ("int_start_MJD_UTC", "int_end_MJD_UTC")):
+        start, end = (exposure[name].values for name in ("int_start_MJD_UTC", "int_end_MJD_UTC"))
+        if np.isfinite(start).all() and (end > start).all():
+            zero = float(start[0])
+            return zero, (start - zero) * _SECONDS, (end - zero) * _SECONDS
+        warnings.warn(
+            about(
+                exposure.attrs,
+                "INT_TIMES does not give start and end of all integrations; for persistence they follow from EXPSTART",
+            ),
+            DegradedResultWarning,
+            stacklevel=3,
+        )
+    readout = Readout.from_header(exposure.attrs)
+    zero = require(exposure.attrs, "EXPSTART", purpose="they say when it was taken")["EXPSTART"]
+    length = readout.group_time * readout.n_groups + readout.frames_before * readout.frame_time
+    number = exposure["integration"].values - 1
+    start = number * (length + readout.frame_time)  # one frame time to reset
+    return zero, start, start + length

@@ -1,0 +1,330 @@
+"""Subtract the picture frame: a smooth pattern of the detector that comes and goes from frame to frame."""
+
+from typing import Annotated
+
+import numpy as np
+import scipy.ndimage
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, settle, unlabelled
+from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.ramps.picture_frame import (
+    fit_amplitudes,
+    mean_slope,
+    segment_means,
+    shrink_amplitudes,
+)
+from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.history import record, record_skip
+from nsxr.model.parameters import Choices
+from nsxr.model.readout import Readout
+from nsxr.model.variables import check
+from nsxr.references.match import match, require_kind
+
+__all__ = [
+    "SEGMENT",
+    "by_integration",
+    "estimate_picture_frame",
+    "find_background",
+    "segment_edges",
+    "segments",
+    "subtract_picture_frame",
+]
+
+_RAMP = ("integration", "group", "row", "column")
+_SEGMENTS = ("integration", "group", "row", "segment")
+_TIMES = ("integration", "group")
+_UNUSABLE = int((GroupFlag.DO_NOT_USE | GroupFlag.SATURATED).value)
+_JUMP = int(GroupFlag.JUMP_DET.value)
+_NO_LIGHT = np.uint32((PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL | PixelFlag.NON_SCIENCE).value)
+SEGMENT = 16
+"""Columns of a segment, and rows of a block; the pattern changes over some 80."""
+
+_CLIP = 5.0
+
+
+def subtract_picture_frame(
+    ramps: xr.Dataset,
+    picture_frame: xr.Dataset,
+    is_background: xr.DataArray | None = None,
+    *,
+    method: Annotated[str, Choices("fit", "median")] = "fit",
+) -> xr.Dataset:
+    """Subtract a template of the picture frame from every group.
+
+    Its strength follows the temperature of the detector and its electronics, and is measured in pixels without light.
+
+    Parameters
+    ----------
+    ramps : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN], ``pixeldq``, ``groupdq`` with jumps flagged.
+    picture_frame : Dataset
+        ``sci`` (row, column) float32, the template, of any scale; from a reference of type ``pictureframe`` or from
+        :func:`build_picture_frame`. NaN counts as 0.
+    is_background : DataArray, optional
+        (row, column) or (integration, row, column) bool, True in pixels without light; else :func:`find_background`.
+    method : str
+        ``"fit"``: least squares with a free level for every 16 columns of every output, relative to the mean over an
+        integration, and shrunk by its own uncertainty. ``"median"``: as the observatory's pipeline does it, from
+        medians of centre and edges of each group less the first one, of which the level at the edges is
+        subtracted too.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` corrected; new ``picture_frame_amplitude`` and ``picture_frame_uncertainty`` (integration, group)
+        float32 [DN]. DQ stays. Ramps have no variances yet: what the uncertainty adds to those of the rates is that of
+        ``amplitude * template``, the same for all pixels but for the template. Subarrays and single groups are left
+        alone, with a note.
+
+    Raises
+    ------
+    ModelError
+        If a variable is missing or not as declared.
+    ParameterError
+        If the method is unknown.
+    ReferenceFileError
+        If the template does not cover the ramps.
+
+    References
+    ----------
+    Rauscher 2015, PASP 127, 1144, for the name and size of the pattern.
+    """
+    check(ramps, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    if method not in ("fit", "median"):
+        raise ParameterError(f"method is {method!r}, expected 'fit' or 'median'")
+    readout = Readout.of(ramps)
+    if readout.subarray != "FULL":
+        return record_skip(ramps, "picture_frame", f"subarray {readout.subarray}, full frames are needed")
+    if ramps.sizes["group"] < 2:
+        return record_skip(ramps, "picture_frame", "1 group, at least 2 are needed")
+    found = estimate_picture_frame(ramps, picture_frame, is_background, method=method)
+    template = _template(picture_frame, ramps).fillna(0)
+    sci = ramps["sci"]
+    parts = {name: chunk_like(settle(unlabelled(found[name])), sci) for name in found.data_vars}
+    corrected = sci - parts["amplitude"].astype(np.float32) * template
+    if "offset" in parts:
+        corrected = corrected - parts["offset"]
+    return record(
+        ramps,
+        "picture_frame",
+        [picture_frame],
+        {"method": method, "is_background": is_background is not None},
+        units=dict.fromkeys(("picture_frame_amplitude", "picture_frame_uncertainty"), "DN"),
+        sci=corrected.transpose(*sci.dims),
+        picture_frame_amplitude=parts["amplitude"],
+        picture_frame_uncertainty=parts["uncertainty"],
+    )
+
+
+def estimate_picture_frame(
+    ramps: xr.Dataset,
+    picture_frame: xr.Dataset,
+    is_background: xr.DataArray | None = None,
+    *,
+    method: str = "fit",
+) -> xr.Dataset:
+    r"""Measure how strong the template is in every group.
+
+    Parameters as of :func:`subtract_picture_frame`.
+
+    Returns
+    -------
+    Dataset
+        ``amplitude`` and ``uncertainty`` (integration, group) float32 [DN], in units of the template, and for
+        ``"median"`` also ``offset`` [DN], to be subtracted, and no uncertainty (NaN). A group in which nothing could
+        be measured has amplitude 0.
+
+    Notes
+    -----
+    With :math:`D_g` the group :math:`g` less the first one, means of 16 columns of a row are fitted by
+    :math:`D_g = a_g T + l_{g,k}`, one level :math:`l` for every 16 columns :math:`k` of every output. So neither
+    steps between outputs nor 1/f noise slower than a line get into :math:`a_g`, and a row in one output is what counts.
+    The sum of squares of the :math:`a_g` about their mean is compared with that expected from noise, and below 2
+    sigma of it nothing is subtracted; above, they are shrunk by the share of noise in it (empirical Bayes).
+    """
+    if is_background is None:
+        is_background = find_background(ramps)
+    sci = ramps["sci"]
+    template = _template(picture_frame, ramps)
+    is_used = by_integration(is_background, sci)
+    if method == "median":
+        return _by_medians(ramps, template, is_used)
+    mean, pattern, count = segments(ramps, template, is_used)
+    output = _outputs(ramps)
+    amplitude, uncertainty = map_blocks(
+        fit_amplitudes,
+        *(one_chunk(part, "row") for part in (mean, pattern, count)),
+        core=("group", "row", "segment"),
+        outputs=[(_TIMES, np.float32)] * 2,
+        output=output,
+        limit=_CLIP,
+    )
+    amplitude, uncertainty = map_blocks(
+        shrink_amplitudes, amplitude, uncertainty, core=("group",), outputs=[(_TIMES, np.float32)] * 2
+    )
+    return xr.Dataset({"amplitude": amplitude, "uncertainty": uncertainty})
+
+
+def find_background(ramps: xr.Dataset) -> xr.DataArray:
+    """Find pixels without light from the ramps alone.
+
+    Light is what stands out from the median of the mean group differences by 4 scatters, pixel by pixel or in the mean
+    of 3 rows and 15 columns, and the neighbours of these pixels.
+
+    Parameters
+    ----------
+    ramps : Dataset
+        As for :func:`subtract_picture_frame`.
+
+    Returns
+    -------
+    DataArray
+        (integration, row, column) bool; False also in reference pixels and in those that are not to be used.
+    """
+    sci = unlabelled(ramps["sci"])
+    (slope,) = map_blocks(
+        mean_slope,
+        one_chunk(sci, "group"),
+        chunk_like(unlabelled(ramps["groupdq"]), one_chunk(sci, "group")),
+        core=("group",),
+        outputs=[(("integration", "row", "column"), np.float32)],
+        unusable=_UNUSABLE,
+        jump=_JUMP,
+    )
+    dark = unlabelled((ramps["pixeldq"] & _NO_LIGHT) == 0)
+    slope = one_chunk(slope.where(chunk_like(dark, slope)), "row")
+    (is_background,) = map_blocks(
+        _unlit, slope, core=("row", "column"), outputs=[(("integration", "row", "column"), np.bool_)]
+    )
+    return chunk_like(is_background, sci.isel(group=0))
+
+
+def _unlit(slope: np.ndarray, limit: float = 4.0) -> np.ndarray:
+    found = np.zeros(slope.shape, np.bool_)
+    for plane, out in zip(slope, found, strict=True):
+        there = np.isfinite(plane)
+        if not there.any():
+            continue
+        middle = np.median(plane[there])
+        excess = np.where(there, plane - middle, 0)
+        is_lit = np.abs(excess) > limit * _scatter(excess[there])
+        weight = scipy.ndimage.uniform_filter((there & ~is_lit).astype(np.float32), (3, 15))
+        smooth = scipy.ndimage.uniform_filter(np.where(is_lit, 0, excess), (3, 15))
+        smooth = np.where(weight > 0.3, smooth / np.maximum(weight, 0.3), 0)
+        is_lit |= smooth > limit * _scatter(smooth[there])
+        out[...] = there & ~scipy.ndimage.binary_dilation(is_lit, np.ones((3, 3)))
+    return found
+
+
+def _scatter(values: np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _template(picture_frame: xr.Dataset, ramps: xr.Dataset) -> xr.DataArray:
+    require_kind(picture_frame, "pictureframe")
+    return unlabelled(match(picture_frame[["sci"]], ramps)["sci"])
+
+
+def by_integration(is_background: xr.DataArray, sci: xr.DataArray) -> xr.DataArray:
+    """Return a mask of pixels as (integration, row, column), chunked as the signal is."""
+    wanted = {dim: sci.sizes[dim] for dim in is_background.dims}
+    if is_background.dtype != np.bool_ or dict(is_background.sizes) != wanted or "group" in wanted:
+        raise ModelError(
+            f"is_background is {is_background.dtype} with sizes {dict(is_background.sizes)}, expected bool "
+            f"(row, column) or (integration, row, column) of {dict(sci.sizes)}"
+        )
+    planes = unlabelled(is_background)
+    if "integration" not in planes.dims:
+        planes = planes.expand_dims(integration=sci.sizes["integration"])
+    return chunk_like(planes, unlabelled(sci.isel(group=0)))
+
+
+def _outputs(ramps: xr.Dataset) -> np.ndarray:
+    return Readout.of(ramps).amplifier_of(ramps.indexes["row"].to_numpy())
+
+
+def segment_edges(column: np.ndarray) -> np.ndarray:
+    """Return the positions at which segments of columns begin, and their end; segments hold neighbours only."""
+    segment = column // SEGMENT
+    return np.concatenate([[0], np.flatnonzero(np.diff(segment)) + 1, [column.size]])
+
+
+def segments(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray) -> tuple[xr.DataArray, ...]:
+    """Return means of signal and template and counts, (integration, group, row, segment), see the kernel."""
+    sci = one_chunk(unlabelled(ramps["sci"]), "group", "column")
+    edges = segment_edges(ramps.indexes["column"].to_numpy())
+    dark = unlabelled((ramps["pixeldq"] & _NO_LIGHT) == 0)
+    return map_blocks(
+        segment_means,
+        sci,
+        chunk_like(unlabelled(ramps["groupdq"]), sci),
+        chunk_like(is_used & dark, sci.isel(group=0)),
+        chunk_like(template, sci.isel(integration=0, group=0)),
+        core=("group", "column"),
+        outputs=[(_SEGMENTS, np.float32)] * 3,
+        sizes={"segment": edges.size - 1},
+        edges=edges,
+        unusable=_UNUSABLE,
+        jump=_JUMP,
+        limit=_CLIP,
+    )
+
+
+def _by_medians(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray) -> xr.Dataset:
+    sci = unlabelled(ramps["sci"])
+    row, column = (ramps.indexes[dim].to_numpy() for dim in ("row", "column"))
+    groups = in_groups(one_chunk(sci, "row"), "group", 1)
+    first = one_chunk(sci.isel(group=0), "row")
+    amplitude, offset = map_blocks(
+        _scale_by_medians,
+        groups,
+        first,
+        one_chunk(is_used, "row"),
+        one_chunk(template, "row"),
+        core=("row", "column"),
+        outputs=[(_TIMES, np.float32)] * 2,
+        is_edge=_region(row, column, is_edge=True),
+        is_centre=_region(row, column, is_edge=False),
+    )
+    is_later = xr.DataArray(np.arange(sci.sizes["group"]) > 0, dims="group")
+    amplitude, offset = (part.where(is_later, np.float32(0)) for part in (amplitude, offset))
+    nothing = xr.full_like(amplitude, np.nan)
+    return xr.Dataset({"amplitude": amplitude, "offset": offset, "uncertainty": nothing})
+
+
+def _region(row: np.ndarray, column: np.ndarray, *, is_edge: bool) -> np.ndarray:
+    """Return where the centre or the edges of the detector are, as the observatory's pipeline cuts them."""
+    if not is_edge:
+        inner_row, inner_column = ((axis >= 76) & (axis < 1984) for axis in (row, column))
+        return np.asarray(inner_row[:, None] & inner_column)
+    strip_row, strip_column = (((axis >= 4) & (axis < 75)) | ((axis >= 1985) & (axis < 2043)) for axis in (row, column))
+    within_row, within_column = ((axis >= 4) & (axis < 2043) for axis in (row, column))
+    return np.asarray((strip_row[:, None] | strip_column) & within_row[:, None] & within_column)
+
+
+def _scale_by_medians(
+    group: np.ndarray,
+    first: np.ndarray,
+    is_used: np.ndarray,
+    template: np.ndarray,
+    is_edge: np.ndarray,
+    is_centre: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return amplitude and offset such that ``amplitude * template + offset`` is the correction; 0 without pixels."""
+    amplitude, offset = (np.zeros(group.shape[:2], np.float32) for _ in range(2))
+    for i in range(group.shape[0]):
+        regions = [region & is_used[i] & np.isfinite(template) for region in (is_centre, is_edge)]
+        if not all(region.any() for region in regions):
+            continue
+        centre_reference, edge_reference = (float(np.median(template[region])) for region in regions)
+        for g in range(group.shape[1]):
+            change = group[i, g] - first[i]
+            inside = [change[region][np.isfinite(change[region])] for region in regions]
+            if any(values.size == 0 for values in inside) or centre_reference == edge_reference:
+                continue
+            centre, edge = (float(np.median(values)) for values in inside)
+            scale = (centre - edge) / (centre_reference - edge_reference)
+            amplitude[i, g], offset[i, g] = scale, edge - scale * edge_reference
+    return amplitude, offset

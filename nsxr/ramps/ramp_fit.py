@@ -1,0 +1,312 @@
+"""Fit slopes to ramps, by optimally weighted least squares or by likelihood."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, reduce_tree, unlabelled
+from nsxr.compute.layouts import chunk_like, to_blocks, to_ramps
+from nsxr.errors import ParameterError
+from nsxr.kernels.ramps.likelihood import (
+    WEIGHTED_SUMS,
+    combine_weighted,
+    finish_weighted,
+    fit_by_likelihood,
+    shared_part,
+)
+from nsxr.kernels.ramps.ramp_fit import SUMS, combine_sums, finish_slopes, fit_slopes, weight_tables
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Range, Unit
+from nsxr.model.readout import Readout
+from nsxr.model.variables import VARIABLES, check
+from nsxr.references.match import match
+
+__all__ = ["fit_algorithm", "fit_ramps"]
+
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE.value)
+_RATES = ("integration", "row", "column")
+_IMAGE = ("row", "column")
+_PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
+_ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
+"""Names of the algorithms, and those that the observatory's pipeline has for them."""
+_OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark")
+_Group = Annotated[int, Range(0, 65535)]
+_UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
+
+
+def fit_ramps(
+    exposure: xr.Dataset,
+    readnoise: xr.Dataset,
+    gain: xr.Dataset,
+    *,
+    algorithm: Annotated[str, Choices("ols", "likelihood", ols_c="ols", likely="likelihood")] = "likelihood",
+    average_dark_current: xr.DataArray | float = 0.0,
+    suppress_one_group: bool = True,
+    firstgroup: _Group | None = None,
+    lastgroup: _Group | None = None,
+    reset_noise: Annotated[float, Range(0, 1e6), Unit("electron")] | None = None,
+) -> xr.DataTree:
+    """Fit the count rate of every pixel, per integration and for the whole exposure.
+
+    A ramp is cut into segments of successive groups without flags. A segment may begin with a group that
+    is flagged JUMP_DET and nothing else, because the charge of a cosmic ray is in that group already. Each
+    segment of two or more groups gets a slope by weighted least squares, and slopes are averaged with
+    the inverse of their read-noise variances. PERSISTENCE does not stop a group from being used.
+
+    With ``algorithm="likelihood"`` all differences of successive usable groups are fitted together, each with the
+    noise that it has and shares with its neighbours; a difference that leads to a JUMP_DET group is left out. With
+    ``reset_noise`` the first group is a measurement like the differences: of the charge since the reset.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN], corrected up to jump detection;
+        ``groupdq`` uint8; ``pixeldq`` (row, column) uint32; ``median_rate`` (row, column) float32 [DN/s], if
+        :func:`flag_jumps` has found it. With it the integrations may be in any chunks; without it they are
+        brought together.
+    readnoise : Dataset
+        ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
+    gain : Dataset
+        ``sci`` (row, column) float32 [electron/DN].
+    algorithm : {"ols", "likelihood"}
+        Weights of the groups: by the signal-to-noise ratio of a segment, or by the covariance of the differences.
+        ``"OLS_C"`` and ``"LIKELY"``, the names of the observatory's pipeline, mean the same. Several integrations
+        without ``median_rate``, as when jumps were not looked for, are fitted by ``"ols"``.
+    average_dark_current : DataArray or float
+        Dark current [electron/s] that was subtracted from the ramps but still makes photon noise; a
+        number or (row, column). NaN and negative values count as 0.
+    suppress_one_group : bool
+        Whether ramps with a single good group are given up. If not, and always where there is but one
+        group per integration, a ramp with no segment and a good first group has that group divided by its
+        exposure as rate.
+    firstgroup : int, optional
+        First group to use, counted from 0; default all.
+    lastgroup : int, optional
+        Last group to use, counted from 0; default all. One beyond the end means the end.
+    reset_noise : float, optional
+        Likelihood only: scatter of the level after a reset around the superbias that was subtracted.
+        A ramp with a good first group then has a rate, also if that is its only one, whatever
+        ``suppress_one_group`` says. Rates of two or three bright groups become up to 9 % more precise, others hardly.
+        A cosmic ray in the first group does more harm than without. Default: the level is unknown.
+
+    Returns
+    -------
+    DataTree
+        Nodes ``rate`` (row, column) and ``rateints`` (integration, row, column), each with float32
+        ``sci`` [DN/s], ``var_poisson``, ``var_rnoise`` [(DN/s)2] and uint32 ``dq``; by likelihood also float32
+        ``chi_square`` of the differences that were fitted, with one degree of freedom less. Lazy if the exposure
+        is: all are made in one pass over the ramps, chunks are all integrations of some rows.
+
+        ``dq`` starts as ``pixeldq`` and takes over JUMP_DET, SATURATED and PERSISTENCE from any group.
+        Where there is no slope, ``sci`` and both variances are NaN and DO_NOT_USE is set; in ``rate`` this
+        means that no integration has one. This goes for pixels that are DO_NOT_USE or SATURATED in ``pixeldq``,
+        ramps that are saturated from the first group, ramps with no two successive usable groups, and
+        pixels whose read noise or gain is not positive (the latter also get NO_GAIN_VALUE).
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared.
+    ParameterError
+        If the algorithm is unknown, firstgroup and lastgroup leave fewer than two of several groups, or
+        ``reset_noise`` is negative, not finite, or given for another algorithm.
+
+    Notes
+    -----
+    With T the group time, g the gain, and r = readnoise / sqrt(2 NFRAMES) the noise of one group [DN], a
+    segment of n groups whose signal rises by D electrons in all has ::
+
+        S = D / sqrt((r g)^2 + D)
+        w_i = |(i - m) / m|^P,  m = (n - 1) / 2
+
+    as signal-to-noise ratio and weights, where P is 0, 0.4, 1, 3, 6, 10 for S below 5, 10, 20, 50, 100 and
+    above. Its variances are ::
+
+        var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
+        var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
+
+    where M is ``median_rate``, or else a robust mean of the slopes of all integrations, in which one that deviates by
+    five standard deviations does not count; of a single integration the median difference of groups, divided by T.
+    Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out. The dark current
+    is divided by the gain because M is in DN/s. A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has
+    2 r^2 / t^2 and (M + dark / g) / (t g).
+    Variances of segments and integrations add inversely, each kind by itself.
+
+    By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the
+    differences d [electron] have the covariance matrix ::
+
+        C = a tridiagonal(q, 1 - 2 q, q) + (r g)^2 tridiagonal(-1, 2, -1),  q = (t / T) (N^2 - 1) / (6 N)
+
+    and the slope is ``1' C^-1 d / (1' C^-1 1)`` with the variance ``1 / (1' C^-1 1)``, which is split into the parts
+    of both matrices. For a single integration, a is the slope itself, found in two steps from the median difference;
+    after the second it does not bias the slope to first order. For several, a is M for all of them, so that the
+    weights do not depend on the noise of an integration, and integrations are averaged by their inverse variances.
+    A reset noise s adds a first row to the matrices: the signal of the first group, of the exposure t = e T, which
+    expects e times the slope and has the variance ``a (e - q) + (r g)^2 + s^2``, with ``a q - (r g)^2`` beside it. That
+    of s counts as read noise.
+
+    References
+    ----------
+    Fixsen et al. 2000, PASP 112, 1350: "Cosmic-Ray Rejection and Readout Efficiency for Large-Area Arrays".
+
+    Robberto 2008, JWST-STScI-001490: "On the Optimal Strategy to Fit MULTIACCUM Ramps in the Presence of
+    Cosmic Rays".
+
+    Brandt 2024, PASP 136, 045004: "Optimal Fitting and Debiasing for Detectors Read Out Up-the-Ramp".
+
+    Examples
+    --------
+    >>> tree = fit_ramps(exposure, references["readnoise"], references["gain"])  # doctest: +SKIP
+    >>> tree["rate"]["sci"].plot()  # doctest: +SKIP
+    """
+    check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    groups = exposure.sizes["group"]
+    first, last = _selected_groups(groups, firstgroup, lastgroup)
+    by_likelihood = fit_algorithm(algorithm) == "likelihood"
+    if reset_noise is not None and not (by_likelihood and 0 <= reset_noise < np.inf):
+        raise ParameterError(
+            f"reset_noise is {reset_noise!r} with algorithm {algorithm!r}, expected None, or 0 or more electrons with "
+            "algorithm 'likelihood'"
+        )
+    if by_likelihood and exposure.sizes["integration"] > 1 and "median_rate" not in exposure and reset_noise is None:
+        # covariances that follow the noise of each integration would give more weight to low ones
+        by_likelihood, algorithm = False, "ols"
+    readout = Readout.of(exposure)
+    if "median_rate" in exposure:
+        check(exposure, "median_rate", units={"median_rate": "DN/s"})
+        exposure = to_blocks(exposure)
+    else:
+        exposure = to_ramps(exposure)
+    sci = unlabelled(exposure["sci"])
+    gain_values = unlabelled(match(gain, exposure, "gain")["sci"])
+    readnoise_values = unlabelled(match(readnoise, exposure, "readnoise")["sci"])
+    if isinstance(average_dark_current, xr.DataArray):
+        dark = unlabelled(average_dark_current)
+    else:
+        dark = xr.full_like(gain_values, average_dark_current, dtype=np.float32)
+    images = [unlabelled(exposure["pixeldq"]), gain_values, readnoise_values, dark.transpose(*_IMAGE)]
+    if "median_rate" in exposure:
+        images.append(unlabelled(exposure["median_rate"]))
+    names = (*_PRODUCT, "chi_square") if by_likelihood else _PRODUCT
+    combine: Callable[..., Any]
+    finish: Callable[..., Any]
+    of_algorithm: dict[str, Any] = {}
+    if by_likelihood:
+        of_algorithm["shared"] = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
+        of_algorithm["reset_noise"] = -1.0 if reset_noise is None else float(reset_noise)
+        n_sums, combine, finish = WEIGHTED_SUMS, combine_weighted, finish_weighted
+        images_of_finish = [chunk_like(gain_values, sci.isel(integration=0, group=0))]
+    else:
+        n_sums, combine, finish = SUMS, combine_sums, finish_slopes
+        images_of_finish = []
+    *rates, sums = map_blocks(
+        _fit,
+        sci,
+        chunk_like(unlabelled(exposure["groupdq"]), sci),
+        *(chunk_like(image, sci.isel(integration=0, group=0)) for image in images),
+        core=("group", "column"),
+        outputs=[
+            *((_RATES, VARIABLES[name].dtype) for name in names),
+            (("integration", "sum", "row", "column"), np.float64),
+        ],
+        sizes={"sum": n_sums},
+        reduced={len(names): "integration"},
+        group_time=readout.group_time,
+        one_group_time=readout.first_group_time,
+        n_frames=readout.n_frames,
+        first=first,
+        last=last,
+        suppress=bool(suppress_one_group) and groups > 1 and reset_noise is None,
+        **of_algorithm,
+    )
+    flags = reduce_tree(_any_flag, rates[_PRODUCT.index("dq")], "integration", np.uint32)
+    combined = map_blocks(
+        finish,
+        reduce_tree(combine, sums, "integration", np.float64),
+        flags.isel(integration=0, drop=True),
+        *images_of_finish,
+        core=("integration", "sum"),
+        outputs=[(_IMAGE, VARIABLES[name].dtype) for name in names],
+        group_time=readout.group_time,
+    )
+    parameters: dict[str, Any] = {
+        "algorithm": fit_algorithm(algorithm),
+        "suppress_one_group": suppress_one_group,
+        "firstgroup": firstgroup,
+        "lastgroup": lastgroup,
+        "rescale_read_noise": "scale" in readnoise,
+    }
+    if by_likelihood:
+        parameters["reset_noise"] = reset_noise
+    if "group" in exposure.indexes and exposure.sizes["group"] < readout.n_groups:
+        parameters["groups"] = exposure.indexes["group"].tolist()  # those that were chosen
+    if not isinstance(average_dark_current, xr.DataArray):
+        parameters["average_dark_current"] = float(average_dark_current)
+    product = partial(_product, exposure, [readnoise, gain], parameters)
+    return xr.DataTree.from_dict(
+        {
+            "rate": product({"integration", "group"}, dict(zip(names, combined, strict=True))),
+            "rateints": product({"group"}, dict(zip(names, rates, strict=True))),
+        }
+    )
+
+
+def fit_algorithm(name: str) -> str:
+    """Return ``"ols"`` or ``"likelihood"`` for any name that :func:`fit_ramps` takes, or raise ParameterError."""
+    try:
+        return _ALGORITHMS[str(name).lower()]
+    except KeyError:
+        raise ParameterError(f"algorithm is {name!r}, expected one of {', '.join(_ALGORITHMS)}") from None
+
+
+def _selected_groups(groups: int, firstgroup: int | None, lastgroup: int | None) -> tuple[int, int]:
+    """Return the first and the last group to use."""
+    first = 0 if firstgroup is None else int(firstgroup)
+    last = groups - 1 if lastgroup is None else min(int(lastgroup), groups - 1)
+    if first < 0 or last < 0 or (first >= last and groups > 1) or first > last:
+        raise ParameterError(
+            f"firstgroup={firstgroup} and lastgroup={lastgroup} leave fewer than two of {groups} groups, "
+            "counted from 0; a slope needs two"
+        )
+    return first, last
+
+
+def _product(
+    exposure: xr.Dataset,
+    references: list[xr.Dataset],
+    parameters: dict[str, Any],
+    lost: set[str],
+    fitted: dict[str, Any],
+) -> xr.Dataset:
+    """Return a product: the exposure without what has one of the lost dims, and with the fit."""
+    gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
+    base = exposure.drop_vars([*gone, "pixeldq", *_OF_RAMPS], errors="ignore")
+    return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)
+
+
+def _any_flag(dq: np.ndarray) -> np.ndarray:
+    """Return the flags of any integration, but not DO_NOT_USE, which means that one of them has no slope."""
+    flags: np.ndarray = np.bitwise_or.reduce(dq, axis=0, keepdims=True) & ~_DO_NOT_USE
+    return flags
+
+
+def _fit(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    dark: np.ndarray,
+    rate: np.ndarray | None = None,
+    **parameters: Any,
+) -> tuple[np.ndarray, ...]:
+    """Run the kernel of least squares with its tables, or that of the likelihood, which has a ``shared``."""
+    given = np.empty((0, 0), np.float32) if rate is None else rate
+    images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
+    if "shared" in parameters:
+        return fit_by_likelihood(sci, groupdq, *images, **parameters)
+    return fit_slopes(sci, groupdq, *images, *weight_tables(sci.shape[1]), **parameters)

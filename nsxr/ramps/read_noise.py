@@ -1,0 +1,154 @@
+"""Read noise as dark pixels show it."""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, reduce_tree, settle, unlabelled
+from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
+from nsxr.kernels.ramps.read_noise import BINS, histograms, scale_of_integrations
+from nsxr.model.dq import PixelFlag
+from nsxr.model.readout import Readout
+from nsxr.model.variables import check
+from nsxr.references.match import match
+
+__all__ = ["read_noise_after_cleaning", "rescale_read_noise"]
+
+_UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
+
+
+def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
+    """Scale a read noise reference, output by output, to what pixels with little light show.
+
+    Light, bias and dark current cancel in the second differences of groups; their median absolute value does not
+    care about outliers. All noise that is left in the ramps counts, correlated noise included. Pixels in which photons
+    would make up more than a tenth of the variance are left out, and what photons do in the others is subtracted.
+    An integration that is noisier or quieter than the others by a fifth does not count.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Corrected ramps, after jumps were flagged: ``sci`` (integration, group, row, column) float32 [DN], ``groupdq``,
+        ``pixeldq``.
+    readnoise : Dataset
+        ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
+    gain : Dataset
+        ``sci`` (row, column) float32 [electron/DN].
+
+    Returns
+    -------
+    Dataset
+        ``readnoise`` cut to the exposure, ``sci`` multiplied by ``scale`` of the output of its row; ``scale`` and
+        ``scale_error`` (amplifier) float64, the factor and its standard error. 1 and 0 where fewer than 1000 second
+        differences are usable, as in ramps of one and two groups; between 0.5 and 2. Lazy if the exposure is: one
+        number of each output waits for all pixels.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared.
+    """
+    check(exposure, "sci", "groupdq", "pixeldq", units={"sci": "DN"})
+    readout = Readout.of(exposure)
+    blocks = to_blocks(exposure)
+    sci = unlabelled(blocks["sci"])
+    reference = match(readnoise, exposure, "readnoise")
+    labels, output = np.unique(readout.amplifier_of(exposure["row"].values), return_inverse=True)
+    image = sci.isel(integration=0, group=0)
+    images = [blocks["pixeldq"], match(gain, exposure, "gain")["sci"], reference["sci"]]
+    (counts,) = map_blocks(
+        _counts,
+        sci,
+        chunk_like(unlabelled(blocks["groupdq"]), sci),
+        *(chunk_like(unlabelled(array), image) for array in images),
+        chunk_like(xr.DataArray(output.astype(np.int64), dims="row"), image),
+        core=("group", "column"),
+        outputs=[(("integration", "row", "amplifier", "size"), np.float64)],
+        sizes={"amplifier": labels.size, "size": BINS + 2},
+        reduced={0: "row"},
+        n_outputs=labels.size,
+        n_frames=readout.n_frames,
+    )
+    rows = reduce_tree(_add_rows, counts, "row", np.float64)
+    scale, error = map_blocks(
+        scale_of_integrations,
+        one_chunk(rows.isel(row=0, drop=True), "integration", "amplifier", "size"),
+        core=("integration", "amplifier", "size"),
+        outputs=[(("amplifier",), np.float64)] * 2,
+    )
+    if not readout.is_irs2:  # whose ramps are cheap to correct a second time, so that they need not wait in memory
+        scale, error = settle(scale), settle(error)
+    scale = scale.assign_coords(amplifier=labels)
+    factor = scale.isel(amplifier=xr.DataArray(output, dims="row")).drop_vars("amplifier").astype(np.float32)
+    scaled = (reference["sci"] * chunk_like(factor, image)).transpose("row", "column").astype(np.float32)
+    scaled.attrs = reference["sci"].attrs
+    return reference.assign(sci=scaled, scale=scale, scale_error=error.assign_coords(amplifier=labels))
+
+
+def read_noise_after_cleaning(
+    exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset, average_dark_current: xr.DataArray | float = 0.0
+) -> xr.Dataset:
+    r"""Bring a read noise reference in line with ramps from which correlated noise was removed.
+
+    The reference counts the correlated noise of other exposures in. Here its square is scaled to the noise that is not
+    correlated, as dark pixels show it, and gets the variance that cleaning leaves.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Ramps from :func:`nsxr.clean_flicker_noise`, with ``flicker_variance``, ``white_variance``, ``dark_level`` and
+        ``is_dark``.
+    readnoise, gain, average_dark_current
+        As of :func:`nsxr.fit_ramps`.
+
+    Returns
+    -------
+    Dataset
+        ``readnoise`` cut to the exposure with a new ``sci`` (row, column) float32 [DN]. The factor on its square is
+        between 0.1 and 10, and 1 if nothing is dark.
+
+    Notes
+    -----
+    With N frames in a group, w the white variance, p that of photons in the dark, and v that of correlated noise,
+
+    .. math:: R'^2 = R^2 \frac{2 N (w - p)}{\langle R^2 \rangle} + 2 N v
+    """
+    check(exposure, "flicker_variance", "white_variance", "dark_level", "is_dark")
+    readout = Readout.of(exposure)
+    reference = match(readnoise, exposure, "readnoise")
+    square = unlabelled(reference["sci"]).astype(np.float32) ** 2
+    dark = chunk_like(unlabelled(exposure["is_dark"]), square)
+    of_gain = unlabelled(match(gain, exposure, "gain")["sci"]).where(dark).mean()
+    frames = readout.n_frames
+    shared = readout.frame_time / readout.group_time * (frames**2 - 1) / (6 * frames)
+    current = average_dark_current
+    if isinstance(current, xr.DataArray):
+        current = unlabelled(current).where(dark).mean()
+    electrons = exposure["dark_level"].clip(0.0, None) * of_gain + current * readout.group_time
+    photons = 0.5 * electrons * (1 - 2 * shared) / of_gain**2
+    white = (exposure["white_variance"] - photons).clip(0.0, None)
+    left = chunk_like(unlabelled(exposure["flicker_variance"]), square)
+    factor = 2 * frames * white / square.where(dark).astype(np.float64).mean()
+    factor = factor.where(np.isfinite(factor), 1.0).clip(0.1, 10.0)
+    changed = (square * factor.astype(np.float32) + np.float32(2 * frames) * left).clip(0.0, None) ** np.float32(0.5)
+    changed = changed.transpose("row", "column").astype(np.float32)
+    return reference.assign(sci=changed.assign_attrs(reference["sci"].attrs))
+
+
+def _counts(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    gain: np.ndarray,
+    readnoise: np.ndarray,
+    output: np.ndarray,
+    *,
+    n_outputs: int,
+    n_frames: int,
+) -> np.ndarray:
+    references = gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False)
+    return histograms(sci, groupdq, pixeldq, *references, output, n_outputs, n_frames, _UNUSABLE)[:, None]
+
+
+def _add_rows(block: np.ndarray) -> np.ndarray:
+    total: np.ndarray = block.sum(1, keepdims=True)
+    return total

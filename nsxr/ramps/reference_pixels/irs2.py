@@ -1,0 +1,323 @@
+"""IRS2: subtract correlated noise by the interleaved reference pixels and the reference output."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, reduce_blocks, take_rows, unlabelled
+from nsxr.compute.layouts import chunk_like, one_chunk
+from nsxr.errors import ParameterError, ReferenceFileError
+from nsxr.kernels.ramps import irs2 as loops
+from nsxr.kernels.reductions import sum_groups
+from nsxr.model.history import record
+from nsxr.model.readout import IRS2_ROWS, REFERENCE_BORDER, Readout, irs2_layout, require_all_rows
+from nsxr.model.variables import check
+from nsxr.ramps.reference_pixels.bad_interleaved import (
+    count_bad_interleaved,
+    find_bad_interleaved,
+    find_high_interleaved,
+    listed_interleaved,
+    replacement_rows,
+    rows_of_pairs,
+)
+from nsxr.references.match import require_kind
+
+__all__ = ["subtract_interleaved_reference"]
+
+SECTOR = IRS2_ROWS // 5
+_FILTER_EDGE, _FILTER_WIDTH = 32 * 2048 // 2 - 2500, 5000  # bins of a full frame's spectrum
+_FILTER_ITERATIONS = 3
+_NEAR = 4  # blocks on each side, from which a first guess of samples that are left out is taken
+
+
+@dataclass(frozen=True)
+class Sector:
+    """Time order of one output: see :mod:`nsxr.kernels.ramps.irs2` for the arrays."""
+
+    rows: slice
+    row_of_slot: np.ndarray
+    from_slot: np.ndarray
+    slot_of_output: np.ndarray
+    is_reversed: bool
+
+
+def _sector(output: int, detector: str) -> Sector:
+    """Return the time order of output 0 (the reference output) to 4."""
+    band = output if detector == "NRS1" else 4 - output
+    in_time = np.arange(SECTOR)
+    if (output % 2 == 0) == (detector == "NRS1"):
+        in_time = in_time[::-1]  # this output reads towards smaller rows
+    science = np.arange(512)
+    reference = np.arange(128)
+    row_of_slot = np.full(loops.SLOTS, -1, dtype=np.int64)
+    row_of_slot[science + 6 * ((science + 8) // 16)] = in_time[science + 4 * ((science + 8) // 16)]
+    row_of_slot[reference + 18 * (reference // 4) + 9] = in_time[reference + 16 * (reference // 4) + 8]
+    from_slot = np.full(loops.SLOTS, -1, dtype=np.int64)
+    for block in range(32):
+        from_slot[22 * block + 7 : 22 * block + 15] = 22 * block + np.array([9, 11, 9, 11, 10, 12, 10, 12])
+    slot_of_row = np.empty(SECTOR, dtype=np.int64)
+    slot_of_row[row_of_slot[row_of_slot >= 0]] = np.flatnonzero(row_of_slot >= 0)
+    rows = slice(band * SECTOR, (band + 1) * SECTOR)
+    is_science = irs2_layout(detector).is_science[rows]
+    return Sector(rows, row_of_slot, from_slot, slot_of_row[is_science], detector == "NRS2")
+
+
+def subtract_interleaved_reference(
+    exposure: xr.Dataset, refpix: xr.Dataset, *, bad_pairs: str = "robust", ovr_corr_mitigation_ftr: float = 3.0
+) -> xr.Dataset:
+    r"""Subtract correlated noise from a raw IRS2 exposure, and drop the interleaved rows.
+
+    In each group, less the mean of all groups of the integration, a line in time is fitted to the
+    first and last columns of each output and removed, and for output *k*
+
+    .. math:: \beta_k\,\mathcal F(s_k) + \alpha_k\,\mathcal F(r)
+
+    is subtracted, with :math:`s_k` the interleaved reference pixels of the output, zero between
+    them, and :math:`r` the reference output, its gaps filled. Only the real part matters, so the
+    transforms are real and the weights made Hermitian, which is exact. The mean over groups, and
+    hence an integration of one group, does not change.
+
+    Samples of bad pairs are left out: what the formula predicts from all others takes their place in
+    :math:`s_k`. At its fixed point this is the prediction from the good samples alone. One sample has little weight in
+    the prediction of itself, so one step from the mean of good neighbours gets there. In :math:`r` they are gaps.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row=3200, column) float32 [DN], ``pixeldq``, ``groupdq``.
+    refpix : Dataset
+        ``alpha``, ``beta`` (output, frequency) complex64; optionally ``bad_output``, ``bad_parity``,
+        ``bad_mask`` that list bad pairs of interleaved pixels.
+    bad_pairs : {"robust", "peer"}
+        What bad pairs are, and what becomes of them. ``robust``: those of
+        :func:`~nsxr.ramps.reference_pixels.bad_interleaved.find_bad_interleaved`, left out of the integrations in
+        which they are bad. ``peer``, as the observatory's pipeline does: those of
+        :func:`~nsxr.ramps.reference_pixels.bad_interleaved.find_high_interleaved` and of the list, replaced by
+        neighbours in all integrations.
+    ovr_corr_mitigation_ftr : float
+        Limit of the rule ``peer`` [standard deviations].
+
+    Returns
+    -------
+    Dataset
+        All variables with 2048 rows, ``row`` now being the detector row. Science rows are never overwritten. DQ of
+        science pixels does not change. With ``robust``, the numbers of
+        :func:`~nsxr.ramps.reference_pixels.bad_interleaved.count_bad_interleaved` are added, lazy if the exposure is.
+
+    Raises
+    ------
+    ParameterError
+        If ``bad_pairs`` is unknown.
+    ReferenceFileError
+        If the weights do not have one value for each slot of a frame.
+
+    References
+    ----------
+    Moseley et al. 2010, Proc. SPIE 7742; Rauscher et al. 2017, PASP 129, 105003.
+    """
+    check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    if bad_pairs not in ("robust", "peer"):
+        raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'peer'")
+    require_all_rows(exposure)
+    require_kind(refpix, "refpix")
+    readout = Readout.of(exposure)
+    n_slots = loops.SLOTS * exposure.sizes["column"]
+    if refpix.sizes["frequency"] != n_slots:
+        raise ReferenceFileError(
+            f"refpix {refpix.attrs.get('filename', 'in memory')} has {refpix.sizes['frequency']} frequencies, "
+            f"expected {n_slots}: {loops.SLOTS} slots for each of {exposure.sizes['column']} columns"
+        )
+    sci = unlabelled(exposure["sci"])
+    mean = reduce_blocks(sum_groups, sci, "group", np.float64).sum("group") / sci.sizes["group"]
+    mean = mean.astype(np.float32)
+    is_patched = bad_pairs == "peer"
+    if is_patched:
+        high = find_high_interleaved(exposure, ovr_corr_mitigation_ftr)
+        if "bad_mask" in refpix:
+            high = high | listed_interleaved(refpix, readout.detector)
+    else:
+        found = find_bad_interleaved(exposure, refpix)
+
+    def parts(output: int, sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+        # sector by sector, so that one output never waits for the pixels of another
+        frames, means = (one_chunk(a.isel(row=sector.rows), "row", "column") for a in (sci, mean))
+        if is_patched:
+            bad = high.isel(row=sector.rows).expand_dims(integration=sci.sizes["integration"])
+        else:
+            bad = rows_of_pairs(found, output, readout.detector)
+        first = frames.isel(group=0)
+        (sources,) = map_blocks(
+            _sources,
+            chunk_like(one_chunk(bad, "row"), first.isel(column=0)),
+            core=("row",),
+            outputs=[(("integration", "row", "source"), np.int64)],
+            sizes={"source": 2},
+            is_patched=is_patched,
+        )
+        return frames, chunk_like(means, first), sources
+
+    reference_sector = _sector(0, readout.detector)
+    (spectrum,) = map_blocks(
+        _reference_spectrum,
+        *parts(0, reference_sector),
+        core=("row", "column"),
+        outputs=[(("integration", "group", "slot", "line"), np.complex64)],
+        sizes=_spectrum_sizes(exposure.sizes["column"]),
+        sector=reference_sector,
+    )
+    corrected = {}
+    for output in range(1, 5):
+        sector = _sector(output, readout.detector)
+        alpha, beta = (_folded(unlabelled(refpix[name].sel(output=output, drop=True))) for name in ("alpha", "beta"))
+        (part,) = map_blocks(
+            _correct_output,
+            *parts(output, sector),
+            spectrum,
+            alpha,
+            beta,
+            core=("row", "column"),
+            outputs=[(("integration", "group", "science", "column"), np.float32)],
+            sizes={"science": SECTOR * 4 // 5},
+            sector=sector,
+        )
+        corrected[sector.rows.start] = part.rename(science="row")
+    science = xr.concat([corrected[start] for start in sorted(corrected)], "row")
+
+    layout = irs2_layout(readout.detector)
+    rows = layout.science_rows_raw
+    others = {name: take_rows(unlabelled(a), rows, 4) for name, a in exposure.data_vars.items() if name != "sci"}
+    stripped = (
+        xr.Dataset(others)
+        .assign_coords(readout.row_coordinates(rows.size))
+        .assign_coords({name: c for name, c in exposure.coords.items() if "row" not in c.dims})
+    )
+    stripped = stripped.assign(sci=science.assign_attrs(exposure["sci"].attrs))[list(exposure.data_vars)]
+    stripped.attrs = dict(exposure.attrs)
+    parameters: dict[str, Any] = {"bad_pairs": bad_pairs}
+    if is_patched:
+        parameters["ovr_corr_mitigation_ftr"] = ovr_corr_mitigation_ftr
+    counts = {} if is_patched else count_bad_interleaved(found)
+    return record(stripped.assign(counts), "refpix", [refpix], parameters, sci=stripped["sci"])
+
+
+def _folded(weights: xr.DataArray) -> xr.DataArray:
+    """Return the Hermitian part of weights in the order of :func:`nsxr.kernels.ramps.irs2.spectrum`."""
+
+    def fold(values: np.ndarray) -> np.ndarray:
+        mirrored = np.concatenate([values[:1], values[:0:-1]])
+        return loops.in_order(0.5 * (values + mirrored.conj()))
+
+    whole = one_chunk(weights, "frequency").rename(frequency="whole")
+    (folded,) = map_blocks(
+        fold,
+        whole,
+        core=("whole",),
+        outputs=[(("slot", "line"), np.complex64)],
+        sizes=_spectrum_sizes(weights.sizes["frequency"] // loops.SLOTS),
+    )
+    return folded
+
+
+def _spectrum_sizes(n_columns: int) -> dict[str, int]:
+    return {"slot": loops.SLOTS, "line": n_columns // 2 + 1}
+
+
+def _low_pass(n_columns: int) -> np.ndarray:
+    """Return the filter that fills the reference output, in the order of a spectrum."""
+    n = loops.SLOTS * n_columns
+    edge, width = (round(v * n_columns / 2048) for v in (_FILTER_EDGE, _FILTER_WIDTH))
+    fall = 0.5 * (1 + np.cos(np.arange(width) * np.pi / width))
+    response = np.zeros(n, dtype=np.float32)
+    for start in (0, n // 2 - edge - width):  # the same around zero and, reversed, up to the highest frequency
+        response[start : start + edge + width] = np.append(np.ones(edge), fall)[:: 1 if start == 0 else -1]
+    response[n // 2] = 1
+    response[n // 2 + 1 :] = response[n // 2 - 1 : 0 : -1]
+    return loops.in_order(response)
+
+
+def _sources(bad: np.ndarray, *, is_patched: bool) -> np.ndarray:
+    """Turn (integration, row) flags into the two rows whose mean is used for each row of a sector.
+
+    Returns (integration, row, 2) int64. Bad rows have -1 and are left out, or, if they are to be patched, have rows
+    that replace them, or -2 where there is none, for 0.
+    """
+    if is_patched:
+        sources = np.stack([replacement_rows(rows) for rows in bad])
+        return np.where(sources < 0, -2, sources)
+    return np.where(bad, -1, np.arange(bad.shape[1]))[..., None].repeat(2, axis=-1)
+
+
+def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, sources: np.ndarray, *, sector: Sector) -> np.ndarray:
+    """Return the spectrum of the reference output, (integration, group, slot, line) complex64."""
+    n_columns = sci.shape[-1]
+    response = _low_pass(n_columns)
+    row = sector.row_of_slot
+    normal = np.arange(512)
+    is_estimated = np.ones(loops.SLOTS, dtype=bool)
+    is_estimated[normal + 6 * ((normal + 8) // 16)] = False
+    weights = np.sin(np.arange(1, 32) * np.pi / 32).astype(np.float32)
+    series = np.empty((loops.SLOTS, n_columns), dtype=np.float32)
+    out = np.empty((*sci.shape[:2], *_spectrum_sizes(n_columns).values()), dtype=np.complex64)
+    for i in range(sci.shape[0]):
+        is_known = (row >= 0) & (sources[i, row, 0] >= 0)
+        for g in range(sci.shape[1]):
+            line = loops.fit_line(sci[i, g], mean[i], sources[i], row, sector.is_reversed, REFERENCE_BORDER)
+            loops.gather(sci[i, g], mean[i], sources[i], row, np.arange(loops.SLOTS), sector.is_reversed, line, series)
+            loops.fill_gaps(series, is_known, weights)
+            filled = loops.along_lines(series)
+            for _ in range(_FILTER_ITERATIONS):
+                smooth = loops.across_slots(filled.copy())
+                smooth *= response
+                smooth = loops.across_slots(smooth, inverse=True)
+                filled[is_estimated] = smooth[is_estimated]
+            out[i, g] = loops.across_slots(filled)
+    return out
+
+
+def _correct_output(
+    sci: np.ndarray,
+    mean: np.ndarray,
+    sources: np.ndarray,
+    spectrum: np.ndarray,
+    alpha: np.ndarray,
+    beta: np.ndarray,
+    *,
+    sector: Sector,
+) -> np.ndarray:
+    """Return the corrected science rows of one output, (integration, group, science, column) float32."""
+    n_columns = sci.shape[-1]
+    row = sector.row_of_slot
+    read, copies = np.unique(sector.from_slot, return_inverse=True)  # read[0] is -1, for slots without sample
+    copies = np.where(sector.from_slot >= 0, copies - 1, -1)
+    series = np.empty((read.size - 1, n_columns), dtype=np.float32)
+    out = np.empty((*sci.shape[:2], sector.slot_of_output.size, n_columns), dtype=np.float32)
+    for i in range(sci.shape[0]):
+        left_out = np.flatnonzero(sources[i, row[read[1:]], 0] == -1)
+        for g in range(sci.shape[1]):
+            frame = sci[i, g]
+            line = loops.fit_line(frame, mean[i], sources[i], row, sector.is_reversed, REFERENCE_BORDER)
+            loops.gather(frame, mean[i], sources[i], row, read[1:], sector.is_reversed, line, series)
+            if left_out.size:
+                _fill_by_neighbours(series, left_out)
+            own = loops.across_slots(loops.spread(series, copies))
+            loops.weigh(own, beta, spectrum[i, g], alpha)
+            if left_out.size:
+                loops.fill_by_prediction(own, beta, series, copies, left_out)
+            own = loops.across_slots(own, inverse=True)
+            correction = loops.in_time(own, sector.slot_of_output, n_columns)
+            loops.subtract(frame, correction, line, sector.slot_of_output, row, sector.is_reversed, out[i, g])
+    return out
+
+
+def _fill_by_neighbours(series: np.ndarray, left_out: np.ndarray) -> None:
+    """Fill rows of a sparse series by the mean of good rows of the same slot parity nearby, in place."""
+    number = np.arange(series.shape[0])
+    block, pair = number // 4, number // 2 % 2
+    is_good = ~np.isin(number, left_out)
+    for row in left_out:
+        like = number[is_good & (pair == pair[row])]
+        if like.size:
+            distance = np.abs(block[like] - block[row])
+            series[row] = series[like[distance <= max(_NEAR, distance.min())]].mean(0)

@@ -1,0 +1,236 @@
+"""Subtract what the reference pixels see, in traditional readouts and subarrays.
+
+IRS2 frames have their own correction, :mod:`nsxr.ramps.reference_pixels.irs2`;
+:func:`subtract_reference_pixels` chooses by readout.
+"""
+
+from typing import Annotated, Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import settle, unlabelled
+from nsxr.compute.layouts import is_kept
+from nsxr.errors import MissingReferenceError, ParameterError
+from nsxr.model.history import record
+from nsxr.model.parameters import Choices, Limits, Range, Unit
+from nsxr.model.readout import Readout
+from nsxr.model.variables import check
+from nsxr.ramps.reference_pixels.irs2 import subtract_interleaved_reference
+from nsxr.ramps.reference_pixels.levels import estimate_levels, estimate_shrunken_levels, evidence_keywords
+from nsxr.ramps.reference_pixels.side_columns import (
+    estimate_side_kernels,
+    estimate_side_signal,
+    filtered_sides,
+    read_sides,
+    side_kernels,
+)
+from nsxr.references.match import require_kind
+
+__all__ = ["subtract_reference_pixels"]
+
+EDGELESS = ("SUB512", "SUB512S", "SUB32")
+"""Subarrays that hold no reference pixels; their first and last four columns stand in."""
+
+
+def subtract_reference_pixels(
+    exposure: xr.Dataset,
+    refpix: xr.Dataset | None = None,
+    sirskernel: xr.Dataset | None = None,
+    *,
+    odd_even_columns: bool = True,
+    shrink_levels: bool = True,
+    use_side_ref_pixels: bool = True,
+    refpix_algorithm: Annotated[str, Choices("median", "sirs")] = "median",
+    side_smoothing_length: Annotated[int, Range(1, 2048), Unit("column")] = 11,
+    side_gain: Annotated[float, Range(-10, 10)] = 1.0,
+    siglimit: Limits = 3.0,
+    sigreject: Limits = 4.0,
+    gaussmooth: Annotated[float, Range(0, 1e4, is_open=True), Unit("line")] = 1.0,
+    halfwidth: Annotated[int, Range(1, 2048), Unit("line")] = 30,
+    bad_pairs: Annotated[str, Choices("robust", "peer")] = "robust",
+    ovr_corr_mitigation_ftr: Limits = 3.0,
+) -> xr.Dataset:
+    """Subtract bias drifts and correlated noise as seen by the reference pixels.
+
+    *Full frame, four outputs*: from each amplifier and row parity, the level of its reference columns; then from every
+    column, what the side reference rows say of it. *Subarrays, one output*: a level for each row parity, no side
+    signal. *IRS2*: see :func:`~nsxr.ramps.reference_pixels.irs2.subtract_interleaved_reference`.
+
+    The names speak of detector columns, which are rows here: "odd and even columns" are odd and even
+    rows of an image in science orientation.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` (integration, group, row, column) float32 [DN], ``pixeldq``, ``groupdq``.
+    refpix : Dataset, optional
+        Weights ``alpha`` and ``beta`` of IRS2; not used by other readouts.
+    sirskernel : Dataset, optional
+        ``gamma`` and ``zeta`` (output, frequency) complex: filters from the left and the right side reference
+        pixels to each output. Used with ``refpix_algorithm="sirs"``; without it they are estimated from the exposure.
+    odd_even_columns : bool
+        Whether odd and even columns have levels of their own.
+    shrink_levels : bool
+        Whether levels, and offsets between parities, are subtracted only as far as they exceed their uncertainty,
+        see :func:`~nsxr.ramps.reference_pixels.levels.estimate_shrunken_levels`. Otherwise they are plain clipped
+        means.
+    use_side_ref_pixels : bool
+        Whether to subtract the side signal (full frame only).
+    refpix_algorithm : {"median", "sirs"}
+        Side signal: a running median, the same for all outputs; or a filter from both sides to each output.
+    side_smoothing_length : int
+        Columns in the running median; an even number is raised by one.
+    side_gain : float
+        Factor on the running median.
+    siglimit : float
+        Clipping limit of levels.
+    sigreject : float
+        ``"sirs"``: limit beyond which a side reference pixel is left out.
+    gaussmooth : float
+        ``"sirs"``: standard deviation of the Gaussian that smooths kernels of a reference.
+    halfwidth : int
+        ``"sirs"``: half width of a kernel.
+    bad_pairs : {"robust", "peer"}
+        IRS2: which pairs of interleaved reference pixels are bad, and whether they are left out or replaced.
+    ovr_corr_mitigation_ftr : float
+        IRS2: limit beyond which pairs are bad with ``"peer"``.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` corrected, reference pixels themselves included. DQ does not change, except that IRS2
+        exposures lose their interleaved rows (``pixeldq`` and ``groupdq`` too) and gain the numbers of bad pairs.
+        Where an amplifier has no usable reference pixels of one parity it is left as it is.
+
+        With ``shrink_levels`` also, for each amplifier, float64 numbers that become keywords of products:
+        ``reference_level_kept_1`` (RPKEEP1), the share of the variation of the level that was subtracted;
+        ``reference_offset_1`` (OEOFFS1), the constant offset between parities [DN]; ``reference_offset_scatter_1``
+        (OESCAT1), its scatter between groups beyond uncertainty [DN]; ``reference_offset_kept_1`` (OEKEEP1), the share
+        of its variation that was subtracted. With ``"sirs"`` ``reference_side_gain_1`` (RPGAIN1), the sum of kernels.
+
+    Raises
+    ------
+    MissingReferenceError
+        If an IRS2 exposure comes without ``refpix``.
+    ReferenceFileError
+        If ``sirskernel`` does not fit.
+    ParameterError
+        If a limit or length is not positive, the algorithm is unknown, or filters are to be estimated from fewer
+        than three groups.
+
+    References
+    ----------
+    Rauscher et al. 2022, "Simple Improved Reference Subtraction".
+    """
+    check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
+    lengths = {
+        "siglimit": siglimit,
+        "side_smoothing_length": side_smoothing_length,
+        "sigreject": sigreject,
+        "gaussmooth": gaussmooth,
+        "halfwidth": halfwidth,
+        "ovr_corr_mitigation_ftr": ovr_corr_mitigation_ftr,
+    }
+    wrong = [f"{name}={value!r}" for name, value in lengths.items() if not value > 0]
+    if wrong:
+        raise ParameterError(f"{', '.join(wrong)} must be positive")
+    if refpix_algorithm not in ("median", "sirs"):
+        raise ParameterError(f"refpix_algorithm is {refpix_algorithm!r}, expected 'median' or 'sirs'")
+    if "science_row" in exposure.coords:
+        if refpix is None:
+            raise MissingReferenceError("an IRS2 exposure needs a reference of type 'refpix' for its correction")
+        return subtract_interleaved_reference(
+            exposure, refpix, bad_pairs=bad_pairs, ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr
+        )
+    readout = Readout.of(exposure)
+    four_outputs = readout.n_outputs == 4
+    sci, pixeldq = exposure["sci"], exposure["pixeldq"]
+    bands: dict[int, xr.DataArray] = {}
+    numbers: dict[str, xr.DataArray] = {}
+    amplifiers = readout.amplifier_of(exposure.indexes["row"].to_numpy())
+    for amplifier in dict.fromkeys(amplifiers.tolist()):
+        rows = np.flatnonzero(amplifiers == amplifier)
+        band = slice(int(rows[0]), int(rows[-1]) + 1)
+        of_band, flags = sci.isel(row=band), pixeldq.isel(row=band)
+        settings: dict[str, Any] = {
+            "by_end": four_outputs,
+            "edgeless": readout.subarray in EDGELESS,
+            "odd_even_columns": odd_even_columns,
+            "siglimit": siglimit,
+        }
+        if shrink_levels:
+            levels, evidence = estimate_shrunken_levels(of_band, flags, **settings)
+            numbers |= evidence_keywords(evidence, amplifier)
+        else:
+            levels = estimate_levels(of_band, flags, **settings)
+        levels = levels if _may_wait(of_band, whole_exposure=shrink_levels) else settle(levels)
+        bands[amplifier] = (unlabelled(of_band) - levels).assign_coords(of_band.coords)
+    used = []
+    if four_outputs and use_side_ref_pixels and refpix_algorithm == "sirs":
+        used = [] if sirskernel is None else [sirskernel]
+        settings = {"sigreject": sigreject, "gaussmooth": gaussmooth, "halfwidth": halfwidth}
+        bands, gains = _filter_sides(bands, pixeldq, readout.detector, sirskernel, **settings)
+        numbers |= gains
+    corrected = unlabelled(_joined(list(bands.values()))).assign_coords(sci.coords)
+    if four_outputs and use_side_ref_pixels and refpix_algorithm == "median":
+        length = side_smoothing_length + 1 - side_smoothing_length % 2
+        side = settle(estimate_side_signal(corrected, pixeldq, length))
+        corrected = corrected - side * np.float32(side_gain)
+    parameters = {
+        "odd_even_columns": odd_even_columns,
+        "shrink_levels": shrink_levels,
+        "use_side_ref_pixels": use_side_ref_pixels,
+        "refpix_algorithm": refpix_algorithm,
+        "side_smoothing_length": side_smoothing_length,
+        "side_gain": side_gain,
+        "siglimit": siglimit,
+        "sigreject": sigreject,
+        "gaussmooth": gaussmooth,
+        "halfwidth": halfwidth,
+    }
+    result = record(exposure, "refpix", used, parameters, sci=corrected.transpose(*sci.dims))
+    return result.assign(numbers)
+
+
+def _joined(bands: list[xr.DataArray]) -> xr.DataArray:
+    return bands[0] if len(bands) == 1 else xr.concat([unlabelled(band) for band in bands], "row")
+
+
+def _may_wait(band: xr.DataArray, whole_exposure: bool) -> bool:
+    """Whether the blocks that share an estimate may wait for it in memory."""
+    if band.chunks is None:
+        return True
+    lengths = dict(zip(band.dims, band.chunks, strict=True))
+    if whole_exposure and len(lengths["integration"]) * len(lengths["group"]) > 1:
+        return False  # all of a series would wait
+    together = {str(dim): max(lengths[dim]) for dim in ("integration", "group")}
+    return len(lengths["row"]) == 1 or is_kept({**together, "row": band.sizes["row"], "column": band.sizes["column"]})
+
+
+def _filter_sides(
+    bands: dict[int, xr.DataArray],
+    pixeldq: xr.DataArray,
+    detector: str,
+    sirskernel: xr.Dataset | None,
+    *,
+    sigreject: float,
+    gaussmooth: float,
+    halfwidth: int,
+) -> tuple[dict[int, xr.DataArray], dict[str, xr.DataArray]]:
+    """Return the rows of all outputs less the filtered side signal, and the gains of the filters."""
+    rows = np.concatenate([band.indexes["row"].to_numpy() for band in bands.values()])
+    sides = read_sides(_joined(list(bands.values())).assign_coords(row=rows), pixeldq, detector, sigreject=sigreject)
+    if sirskernel is None:
+        kernels = estimate_side_kernels([bands[k] for k in sorted(bands)], sides, pixeldq, halfwidth=halfwidth)
+    else:
+        require_kind(sirskernel, "sirskernel")
+        kernels = side_kernels(sirskernel, detector, gaussmooth=gaussmooth, halfwidth=halfwidth)
+    signal = settle(filtered_sides(sides, kernels, detector))
+    cleaned, gains = {}, {}
+    for number, band in bands.items():
+        cleaned[number] = (unlabelled(band) - signal.isel(output=number - 1)).assign_coords(band.coords)
+        gain = kernels.isel(output=number - 1).sum()
+        gain.attrs = {"long_name": f"gain of side reference pixels, output {number}", "keyword": f"RPGAIN{number}"}
+        gains[f"reference_side_gain_{number}"] = gain
+    return cleaned, gains

@@ -1,0 +1,1 @@
+"""Stage 2: corrections of slits, one in each file."""

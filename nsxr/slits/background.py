@@ -1,0 +1,410 @@
+"""Subtract the light of other exposures, nods or dedicated backgrounds, with its uncertainty."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from nsxr.associate.exposures import require_distinct, require_distinct_headers
+from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.layouts import chunk_like, one_chunk
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.slits.background import clipped_mean
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import combined_attributes, members_of, record
+from nsxr.model.keywords import read
+from nsxr.model.provenance import merged
+from nsxr.model.variables import check, variable_attributes
+
+__all__ = ["average_exposures", "combine_backgrounds", "nod_backgrounds", "subtract_background"]
+
+_PARTS = ("var_poisson", "var_rnoise", "var_flat")
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+_SAME = ("DETECTOR", "FILTER", "GRATING")
+_TILTS = ("GWA_XTIL", "GWA_YTIL")
+_TILT_TOLERANCE = 1e-8
+
+
+def _image_dims(dataset: xr.Dataset) -> tuple[str, str]:
+    dims = tuple(map(str, dataset["sci"].dims))[-2:]
+    if dims not in (("row", "column"), ("cross_dispersion", "dispersion")) or "slit" in dataset.dims:
+        raise ModelError(f"sci has dims {dataset['sci'].dims}, expected images of rows and columns, or of one slit")
+    return dims[0], dims[1]
+
+
+def _name(dataset: xr.Dataset, number: int) -> str:
+    return str(dataset.attrs.get("filename", f"background {number + 1}"))
+
+
+def _require_matching(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) -> None:
+    """Raise ModelError if a background cannot be one of this exposure; all disagreements at once."""
+    problems = []
+    dims = _image_dims(science)
+    for number, background in enumerate(backgrounds):
+        name = _name(background, number)
+        check(background, "sci", "dq", "var_poisson", "var_rnoise")
+        if _image_dims(background) != dims:
+            problems.append(f"{name} has dims {background['sci'].dims}, the science {science['sci'].dims}")
+            continue
+        for key in _SAME:
+            if background.attrs.get(key) != science.attrs.get(key):
+                problems.append(
+                    f"{name} has {key} {background.attrs.get(key)!r}, the science {science.attrs.get(key)!r}"
+                )
+        for key in _TILTS:
+            one, other = science.attrs.get(key), background.attrs.get(key)
+            if (one is None) != (other is None) or (one is not None and abs(one - other) > _TILT_TOLERANCE):
+                problems.append(f"{name} has the grating wheel at {key} {other}, the science at {one}")
+        if background["sci"].attrs.get("units") != science["sci"].attrs.get("units"):
+            units = background["sci"].attrs.get("units")
+            problems.append(f"{name} is in {units!r}, the science in {science['sci'].attrs.get('units')!r}")
+        for dim in dims:
+            if not np.isin(science[dim].values, background[dim].values).all():
+                problems.append(f"{name} does not cover the science along {dim}")
+    if problems:
+        raise ModelError("; ".join(problems))
+
+
+def _mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
+    """Return the mean of usable pixels over integrations, per kind of variance; an image stays as it is."""
+    if "integration" not in exposure.dims:
+        return exposure
+    usable = ((exposure["dq"] & _DO_NOT_USE) == 0) & exposure["sci"].notnull()
+    count = usable.sum("integration")
+    parts = {name: exposure[name].where(usable).sum("integration") for name in ("sci", *_PARTS) if name in exposure}
+    known = count.where(count > 0)
+    mean = {name: (part / (known if name == "sci" else known**2)).astype(np.float32) for name, part in parts.items()}
+    flags = (count == 0).astype(np.uint32) * _DO_NOT_USE
+    result = exposure.drop_dims("integration").assign({**mean, "dq": flags})
+    result["sci"].attrs = exposure["sci"].attrs
+    return result
+
+
+def combine_backgrounds(
+    backgrounds: Sequence[xr.Dataset], *, method: Literal["optimal", "peer"] = "optimal", sigma: float | None = None
+) -> xr.Dataset:
+    """Return the mean of background exposures with its variances.
+
+    Parameters
+    ----------
+    backgrounds : sequence of Dataset
+        ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``; count rates (row, column) or
+        slits (cross_dispersion, dispersion); integrations are averaged first.
+    method : {"optimal", "peer"}
+        ``optimal``: weighted by exposure time (EFFEXPTM), without pixels that are flagged DO_NOT_USE, and without those
+        that the other exposures contradict by more than ``sigma`` standard deviations of what is known of their noise.
+        Weights made of the noisy variances themselves would prefer low values. ``peer``: clipped at ``sigma`` times the
+        scatter of the values, plain mean.
+    sigma : float, optional
+        4, or 3 for ``peer``; 0 for no clipping. For ``peer``, fewer than 11 exposures never lose a value at 3.
+
+    Returns
+    -------
+    Dataset
+        ``sci``, its variances, for each kind ``sum(weight**2 * variance)``, ``dq``, with DO_NOT_USE where no exposure
+        contributes, flags of those that do otherwise, ``n_contributing`` uint8. Attribute ``background_members``: names
+        of the exposures. Lazy if one of them is.
+
+    Raises
+    ------
+    ModelError
+        If exposures do not match each other.
+    ParameterError
+        If there is none, an exposure comes twice, or a parameter is out of its range.
+    """
+    if not backgrounds:
+        raise ParameterError("no background given")
+    if method not in ("optimal", "peer"):
+        raise ParameterError(f"method is {method!r}, expected optimal or peer")
+    threshold = {"optimal": 4.0, "peer": 3.0}[method] if sigma is None else float(sigma)
+    if threshold < 0:
+        raise ParameterError(f"sigma is {sigma}, expected a positive number, or 0 for no clipping")
+    first = backgrounds[0]
+    _require_matching(first, backgrounds)
+    require_distinct(backgrounds)
+    dims = _image_dims(first)
+    each = [_mean_over_integrations(background).sel({d: first[d].values for d in dims}) for background in backgrounds]
+    parts = [part for part in _PARTS if all(part in background for background in each)]
+    times = np.array([read(background.attrs, "EFFEXPTM", matters=False) for background in backgrounds])
+    weights = times if method == "optimal" and (times > 0).all() else np.ones(len(each))
+
+    def stack(name: str) -> xr.DataArray:
+        arrays = [chunk_like(unlabelled(background[name]), unlabelled(each[0]["sci"])) for background in each]
+        return one_chunk(xr.concat(arrays, "exposure"), "exposure")
+
+    arrays = [stack(name) for name in ("sci", "dq", *parts)]
+    found = map_blocks(
+        _combine_block,
+        *arrays,
+        core=("exposure",),
+        outputs=[(dims, np.float32), (dims, np.uint32), (dims, np.uint8), *((dims, np.float32) for _ in parts)],
+        weights=weights,
+        threshold=threshold,
+        like_peer=method == "peer",
+    )
+    labels = first[list(dims)].coords
+    mean, flags, count = (array.assign_coords(labels) for array in found[:3])
+    result = xr.Dataset(
+        {"sci": mean, "dq": flags, "n_contributing": count}
+        | {part: array.assign_coords(labels) for part, array in zip(parts, found[3:], strict=True)},
+        attrs={
+            **combined_attributes(backgrounds),
+            "background_members": json.dumps([_name(b, i) for i, b in enumerate(backgrounds)]),
+        },
+    )
+    for name in ("sci", "dq", *parts):
+        result[name].attrs = dict(first[name].attrs)
+    result["n_contributing"].attrs = variable_attributes("n_contributing")
+    given = {"method": method, "sigma": threshold, "members": members_of(backgrounds)}
+    return record(result, "combine_backgrounds", parameters=given)
+
+
+def _combine_block(
+    sci: np.ndarray,
+    dq: np.ndarray,
+    *variances: np.ndarray,
+    weights: np.ndarray,
+    threshold: float,
+    like_peer: bool,
+) -> tuple[np.ndarray, ...]:
+    n, shape = sci.shape[0], sci.shape[1:]
+    values = sci.reshape(n, -1).astype(np.float64)
+    kinds = [part.reshape(n, -1).astype(np.float64) for part in variances]
+    finite = np.isfinite(values)
+    if like_peer:
+        good = finite.copy()
+        while threshold > 0:
+            count = np.maximum(good.sum(0), 1)
+            centre = _median(values, good)
+            mean = np.where(good, values, 0.0).sum(0) / count
+            scatter = np.sqrt(np.where(good, (values - mean) ** 2, 0.0).sum(0) / count)
+            kept = good & (np.abs(values - centre) <= threshold * scatter)
+            if (kept == good).all():
+                break
+            good = kept
+        factors = good / np.maximum(good.sum(0), 1)
+        mean = np.where(good.any(0), np.where(good, values, 0.0).sum(0) / np.maximum(good.sum(0), 1), 0.0)
+        flags = np.bitwise_or.reduce(dq.reshape(n, -1), axis=0)
+    else:
+        # photon noise of a value depends on the value; the mean of all exposures serves each
+        good = finite & ((dq.reshape(n, -1) & _DO_NOT_USE) == 0) & np.all([np.isfinite(k) for k in kinds[:2]], axis=0)
+        time = weights / weights.mean()
+        photons = np.where(good, kinds[0] * time[:, None], 0.0).sum(0) / np.maximum(good.sum(0), 1)
+        known = photons / time[:, None] + kinds[1]
+        mean, factors = np.empty(values.shape[1]), np.empty_like(values)
+        clipped_mean(np.where(good, values, 0.0), known, weights.astype(np.float64), good, threshold, mean, factors)
+        contributed = factors > 0
+        flags = np.bitwise_or.reduce(np.where(contributed, dq.reshape(n, -1), np.uint32(0)), axis=0)
+        flags = np.where(contributed.any(0), flags, _DO_NOT_USE).astype(np.uint32)
+    sums = [np.where(factors > 0, factors**2 * np.where(np.isfinite(kind), kind, 0.0), 0.0).sum(0) for kind in kinds]
+    count = (factors > 0).sum(0)
+    return tuple(
+        np.asarray(array).reshape(shape).astype(dtype)
+        for array, dtype in zip(
+            (mean, flags, count, *sums), (np.float32, np.uint32, np.uint8, *[np.float32] * len(sums)), strict=True
+        )
+    )
+
+
+def _median(values: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Return the median of good values along the first axis; 0 without one."""
+    count = good.sum(0)
+    ranked = np.sort(np.where(good, values, np.finfo(float).max / 4), axis=0)
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
+    at = np.arange(values.shape[1])
+    return np.where(count > 0, 0.5 * (ranked[low, at] + ranked[high, at]), 0.0)
+
+
+def subtract_background(
+    science: xr.Dataset,
+    backgrounds: Sequence[xr.Dataset] | xr.Dataset,
+    *,
+    method: Literal["optimal", "peer"] = "optimal",
+    sigma: float | None = None,
+) -> xr.Dataset:
+    """Subtract the mean of background exposures, and add its variance.
+
+    Parameters
+    ----------
+    science : Dataset
+        ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``: count rates (row, column) or a
+        slit (cross_dispersion, dispersion), with or without integration in front.
+    backgrounds : sequence of Dataset, or Dataset
+        Exposures, as for :func:`combine_backgrounds`, or what it returned. They cover the science; what is beyond is
+        cut off by label.
+    method, sigma
+        See :func:`combine_backgrounds`. ``peer`` also leaves the variances of the science as they are, and gives it the
+        flags of all backgrounds, as the observatory's pipeline does (known issue NS-G09).
+
+    Returns
+    -------
+    Dataset
+        ``sci`` minus the background, each variance plus that of the background, and ``var_background``, the sum of the
+        latter, which exposures with the same ``background_members`` (attribute) have in common, see
+        :func:`average_exposures`. Where no background contributes ``sci`` is NaN and DO_NOT_USE set. Flags of
+        backgrounds say nothing about the science and stay behind. S_BKDSUB is COMPLETE.
+
+    Raises
+    ------
+    ModelError
+        If backgrounds are of another detector, filter, grating, position of the grating wheel or unit, or do not cover
+        the science; all problems at once.
+    ParameterError
+        If a parameter is out of its range.
+
+    Notes
+    -----
+    ``var += sum(weight**2 * var of a background)`` for each kind, the weights of a pixel adding up to one.
+    """
+    check(science, "sci", "dq", "var_poisson", "var_rnoise")
+    dims = _image_dims(science)
+    if isinstance(backgrounds, xr.Dataset):
+        backgrounds = [backgrounds]
+    _require_matching(science, backgrounds)
+    require_distinct([science, *backgrounds])
+    combined = len(backgrounds) == 1 and "n_contributing" in backgrounds[0]
+    mean = backgrounds[0] if combined else combine_backgrounds(backgrounds, method=method, sigma=sigma)
+    mean = mean.sel({dim: science[dim].values for dim in dims})
+    own = {name: chunk_like(unlabelled(mean[name]), unlabelled(science["sci"])) for name in mean.data_vars}
+    members = mean.attrs["background_members"]
+    parameters = {"method": method, "sigma": sigma, "backgrounds": json.loads(members)}
+    attrs = {"S_BKDSUB": "COMPLETE", "background_members": members, **merged([science.attrs, mean.attrs])}
+    if method == "peer":
+        return record(
+            science,
+            "bkg_subtract",
+            parameters=parameters,
+            attrs=attrs,
+            sci=science["sci"] - own["sci"],
+            dq=science["dq"] | own["dq"],
+        )
+    none = (own["n_contributing"] == 0).astype(np.uint32) * _DO_NOT_USE
+    added = {part: own[part] for part in _PARTS if part in own and part in science}
+    lost = [part for part in ("var_poisson", "var_rnoise") if part not in added]
+    if lost:
+        raise ModelError(f"the combined background has no {', '.join(lost)}")
+    total = sum(added.values(), xr.zeros_like(own["sci"])).astype(np.float32)
+    units = science["var_rnoise"].attrs.get("units", "")
+    total.attrs = {**variable_attributes("var_background"), "units": units}
+    result = record(
+        science,
+        "bkg_subtract",
+        (),
+        parameters,
+        attrs=attrs,
+        sci=science["sci"] - own["sci"],
+        dq=science["dq"] | none,
+        var_poisson=science["var_poisson"] + added["var_poisson"],
+        var_rnoise=science["var_rnoise"] + added["var_rnoise"],
+    )
+    if "var_flat" in added:
+        flat = (science["var_flat"] + added["var_flat"]).assign_attrs(science["var_flat"].attrs)
+        result = result.assign(var_flat=flat)
+    return result.assign(var_background=total.assign_coords(science[list(dims)].coords))
+
+
+def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Return the mean of exposures on the same pixels; a background that they share counts once.
+
+    Parameters
+    ----------
+    exposures : sequence of Dataset
+        Background-subtracted by :func:`subtract_background`, of the same shape and labels, without integrations.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` weighted by exposure time (EFFEXPTM), pixels flagged DO_NOT_USE left out; ``var_poisson``,
+        ``var_rnoise``, ``dq`` of what contributed. With weights w, own variances v and backgrounds b, each common to
+        a group of exposures: ``sum(w**2 * v) + sum over groups of (sum of w)**2 * b``.
+
+    Raises
+    ------
+    ModelError
+        If labels or units differ.
+    """
+    each = list(exposures)
+    if not each:
+        raise ParameterError("no exposure given")
+    require_distinct(each)
+    dims = _image_dims(each[0])
+    for exposure in each:
+        check(exposure, "sci", "dq", "var_poisson", "var_rnoise")
+        if any(not exposure[dim].equals(each[0][dim]) for dim in dims) or "integration" in exposure.dims:
+            raise ModelError("exposures are not on the same pixels; average spectra instead")
+        if exposure["sci"].attrs.get("units") != each[0]["sci"].attrs.get("units"):
+            raise ModelError("exposures have different units")
+    times = [read(exposure.attrs, "EFFEXPTM", matters=False) for exposure in each]
+    times = times if min(times) > 0 else [1.0] * len(each)
+    used = [((e["dq"] & _DO_NOT_USE) == 0) & e["sci"].notnull() for e in each]
+    weights = [use * time for use, time in zip(used, times, strict=True)]
+    total = sum(weights[1:], weights[0])
+    share = [weight / total.where(total > 0) for weight in weights]
+    zero = xr.zeros_like(share[0])
+    mean = sum((s * e["sci"].fillna(0.0) for s, e in zip(share, each, strict=True)), zero)
+    parts = [part for part in ("var_poisson", "var_rnoise") if all(part in e for e in each)]
+    plain = {p: sum((s**2 * e[p].fillna(0.0) for s, e in zip(share, each, strict=True)), zero) for p in parts}
+    sums = sum(plain.values(), zero)
+    groups: dict[str, list[int]] = {}
+    for number, exposure in enumerate(each):
+        if "var_background" in exposure:
+            groups.setdefault(str(exposure.attrs["background_members"]), []).append(number)
+    extra = zero
+    for members in groups.values():
+        common = each[members[0]]["var_background"]
+        joint = sum((share[i] for i in members), zero) ** 2
+        extra = extra + (joint - sum((share[i] ** 2 for i in members), zero)) * common
+    factor = (sums + extra) / sums.where(sums > 0)
+    flags = [e["dq"].where(use, np.uint32(0)).astype(np.uint32) for e, use in zip(each, used, strict=True)]
+    combined = flags[0]
+    for other in flags[1:]:
+        combined = combined | other
+    combined = combined | ((total == 0).astype(np.uint32) * _DO_NOT_USE)
+    kept = each[0].drop_vars([name for name in each[0].data_vars if name not in ("sci", "dq", *parts)])
+    kept.attrs = combined_attributes(each)
+    return record(
+        kept,
+        "average_exposures",
+        (),
+        {"exposures": len(each), "members": members_of(each)},
+        sci=mean.where(total > 0),
+        dq=combined,
+        **{part: (plain[part] * factor).where(total > 0) for part in parts},
+    )
+
+
+def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Tell which exposures of a visit are each other's background.
+
+    Parameters
+    ----------
+    headers : sequence of mapping
+        Keywords of the exposures: PROGRAM, OBSERVTN, VISIT, DETECTOR, FILTER, GRATING, TARGNAME, PATT_NUM, SUBPXPTS.
+
+    Returns
+    -------
+    list of list of int
+        For each exposure the positions of its backgrounds: same visit, detector and target, another primary dither
+        point, ``(PATT_NUM - 1) // SUBPXPTS``; exposures that differ by a subpixel step only show the same light.
+
+    Raises
+    ------
+    ParameterError
+        If an exposure comes twice.
+    """
+    require_distinct_headers(headers)
+    same = ("PROGRAM", "OBSERVTN", "VISIT", "DETECTOR", "FILTER", "GRATING", "TARGNAME")
+
+    def place(header: Mapping[str, Any]) -> int:
+        return int(read(header, "PATT_NUM") - 1) // int(read(header, "SUBPXPTS", matters=False))
+
+    return [
+        [
+            j
+            for j, other in enumerate(headers)
+            if j != i and all(other.get(k) == header.get(k) for k in same) and place(other) != place(header)
+        ]
+        for i, header in enumerate(headers)
+    ]

@@ -1,0 +1,90 @@
+"""Variances of nod-subtracted products that were made without those of the background."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from nsxr.associate.exposures import require_distinct
+from nsxr.errors import ModelError, ParameterError
+from nsxr.model.history import record
+from nsxr.model.variables import check
+
+__all__ = ["restore_background_variance"]
+
+_PARTS = ("var_poisson", "var_rnoise")
+
+
+def restore_background_variance(slits: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Add to nod-subtracted slits the variances of the other nods, which were their background.
+
+    The observatory's pipeline subtracts the mean of the other nods from each, and leaves the variances as they were
+    (known issue NS-G09): with one other nod error bars are low by the square root of two, with two by 1.22. The
+    products of the others have what is missing, at the same pixels of the detector.
+
+    Parameters
+    ----------
+    slits : sequence of Dataset
+        All nods of one slit, as from :func:`nsxr.open_slits`: ``var_poisson``, ``var_rnoise`` (cross_dispersion,
+        dispersion), same units.
+
+    Returns
+    -------
+    list of Dataset
+        The slits with ``var += sum(var of the others) / (n - 1)**2``, both kinds each, and ``var_background``, what was
+        added in sum. Where another nod has no variance the mean of those that have one stands in for it. Flux
+        calibration at a pixel hardly depends on the nod; what it does, a few percent, is neglected.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer than two slits, or an exposure comes twice.
+    ModelError
+        If a slit has background variances already, no background was subtracted (S_BKDSUB), units or slits differ.
+    """
+    each = list(slits)
+    if len(each) < 2:
+        raise ParameterError(f"{len(each)} nods given; the variance of a background needs at least one other nod")
+    require_distinct(each)
+    problems = []
+    for number, slit in enumerate(each):
+        check(slit, "sci", *_PARTS)
+        name = str(slit.attrs.get("filename", f"slit {number + 1}"))
+        if "var_background" in slit or "background_members" in slit.attrs:
+            problems.append(f"{name} has variances of its background already")
+        if slit.attrs.get("S_BKDSUB") != "COMPLETE":
+            problems.append(f"{name} has S_BKDSUB {slit.attrs.get('S_BKDSUB')!r}, expected 'COMPLETE'")
+        for key in ("SLTNAME", "DETECTOR"):
+            if slit.attrs.get(key) != each[0].attrs.get(key):
+                problems.append(f"{name} has {key} {slit.attrs.get(key)!r}, the first has {each[0].attrs.get(key)!r}")
+        if slit["sci"].attrs.get("units") != each[0]["sci"].attrs.get("units"):
+            problems.append(f"{name} is in {slit['sci'].attrs.get('units')!r}, the first is in another unit")
+    if problems:
+        raise ModelError("; ".join(problems))
+    names = [str(slit.attrs.get("filename", f"slit {number + 1}")) for number, slit in enumerate(each)]
+    results = []
+    for number, slit in enumerate(each):
+        added = {}
+        for part in _PARTS:
+            others = [
+                other[part].reset_coords(drop=True).reindex_like(slit[part], fill_value=np.nan)
+                for j, other in enumerate(each)
+                if j != number
+            ]
+            stacked = xr.concat(others, "nod")
+            known = stacked.notnull().sum("nod")
+            total = stacked.fillna(0.0).sum("nod")
+            added[part] = (total / known.where(known > 0) / len(others)).fillna(0.0)
+        members = [name for j, name in enumerate(names) if j != number]
+        results.append(
+            record(
+                slit,
+                "restore_background_variance",
+                parameters={"nods": len(each)},
+                attrs={"background_members": json.dumps(members)},
+                var_poisson=slit["var_poisson"] + added["var_poisson"],
+                var_rnoise=slit["var_rnoise"] + added["var_rnoise"],
+            ).assign(var_background=(added["var_poisson"] + added["var_rnoise"]).astype(np.float32))
+        )
+    return results

@@ -1,0 +1,139 @@
+"""Fill pixels that nobody measured with estimates, for what cannot do without: resampling."""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.slits.pixel_replace import fit_profile, smallest_gradient
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.units import require
+from nsxr.model.variables import check
+
+__all__ = ["Algorithm", "replace_pixels"]
+
+Algorithm = Literal["mingrad", "fit_profile", "trace_model"]
+_CORE = ("cross_dispersion", "dispersion")
+_DO_NOT_USE, _NON_SCIENCE, _ESTIMATED = (
+    np.uint32(flag) for flag in (PixelFlag.DO_NOT_USE, PixelFlag.NON_SCIENCE, PixelFlag.FLUX_ESTIMATED)
+)
+
+
+def replace_pixels(
+    slit: xr.Dataset,
+    *,
+    algorithm: Algorithm = "mingrad",
+    n_adjacent_cols: int = 3,
+    model: xr.Dataset | None = None,
+) -> xr.Dataset:
+    """Replace missing pixels of a slit by estimates.
+
+    Resampling spreads the hole that one missing pixel leaves over its neighbours; an estimate avoids that. It is not a
+    measurement: the flag FLUX_ESTIMATED says so, and extraction from the detector's pixels treats such pixels as
+    missing. Where nothing is resampled, do not replace.
+
+    Parameters
+    ----------
+    slit : Dataset
+        ``sci`` float32 (cross_dispersion, dispersion), with ``integration`` or ``slit`` in front or not; ``dq``;
+        ``wavelength`` [um], NaN outside the slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are there.
+        Pixels are missing that are NaN in ``sci`` or have DO_NOT_USE.
+    algorithm : str
+        ``mingrad``: the mean of left and right or of up and down neighbours, whichever differ less; variances are the
+        squares of the mean errors. ``fit_profile``: the median profile of adjacent columns, scaled to the column, and
+        errors likewise. Both as in the observatory's pipeline: they take neighbours at their face values, and their
+        variances are guesses. ``trace_model``: the value and variance of ``model``.
+    n_adjacent_cols : int
+        Columns on each side for ``fit_profile``.
+    model : Dataset, optional
+        For ``trace_model``: ``model`` [units of ``sci``] and ``model_variance`` [their square] (cross_dispersion,
+        dispersion), with the dims in front of ``sci`` or some of them. Pixels where it is NaN stay as they are.
+
+    Returns
+    -------
+    Dataset
+        ``sci`` and variances changed in replaced pixels alone, all inside the slit: with a wavelength and without
+        NON_SCIENCE. ``dq`` there gets FLUX_ESTIMATED and loses DO_NOT_USE: the one place where a flag is cleared, as in
+        the pipeline, because resampling leaves out what has it. With ``trace_model`` the whole variance goes to
+        ``var_rnoise``, and other parts are 0: an estimate has no photons of its own, and resampling weights pixels with
+        the inverse of ``var_rnoise``, so that the estimate weighs what it is worth.
+
+    Raises
+    ------
+    ModelError
+        If variables are missing or not as declared, or ``model`` is on other pixels or in other units.
+    ParameterError
+        If a parameter is out of range, or ``model`` is given without need or lacking.
+
+    Notes
+    -----
+    As in the pipeline, ``mingrad`` never replaces pixels in the two first and the last rows and columns of a cut-out.
+    Other than there, pixels outside the slit stay as they are; the scale of a profile is the least-squares solution
+    itself, which the pipeline searches to 1e-4; FLUX_ESTIMATED that was set before stays; variances change only where
+    the value does; and ``trace_model`` leaves what the model lacks.
+
+    Examples
+    --------
+    >>> filled = replace_pixels(slit, algorithm="fit_profile")  # doctest: +SKIP
+    """
+    if algorithm not in get_args(Algorithm):
+        raise ParameterError(f"algorithm is {algorithm!r}, expected one of {', '.join(get_args(Algorithm))}")
+    if n_adjacent_cols < 1:
+        raise ParameterError(f"n_adjacent_cols is {n_adjacent_cols}, expected at least 1")
+    if (model is None) == (algorithm == "trace_model"):
+        found = "no model was given" if model is None else "a model was given"
+        raise ParameterError(f"algorithm is {algorithm!r} and {found}: trace_model needs one, the others take none")
+    check(slit, "sci", "dq", "wavelength", *(["var_rnoise"] if model is not None else []))
+    parts = [name for name in ("var_poisson", "var_rnoise", "var_flat") if name in slit]
+    check(slit, *parts)
+    sci, dq, wavelength = (unlabelled(slit[name]) for name in ("sci", "dq", "wavelength"))
+    missing = ~(abs(sci) < np.inf) | (dq & _DO_NOT_USE > 0)
+    inside = wavelength.notnull() & (dq & _NON_SCIENCE == 0)
+
+    if model is not None:
+        estimate, variance = _model(slit, model)
+        nothing = xr.zeros_like(variance)
+        estimates = {"sci": estimate} | {name: variance if name == "var_rnoise" else nothing for name in parts}
+    else:
+        arrays: list[xr.DataArray] = [sci, missing, *(unlabelled(slit[name]) for name in parts)]
+        options: dict[str, Any] = {"n_adjacent_cols": n_adjacent_cols} if algorithm == "fit_profile" else {}
+        dims = [str(dim) for dim in sci.dims]
+        results = map_blocks(
+            fit_profile if algorithm == "fit_profile" else smallest_gradient,
+            *(one_chunk(array, *_CORE) for array in arrays),
+            core=_CORE,
+            outputs=[(dims, np.float32)] * (1 + len(parts)),
+            **options,
+        )
+        estimates = dict(zip(("sci", *parts), results, strict=True))
+
+    replaced = missing & inside & (abs(estimates["sci"]) < np.inf)
+    changed: dict[str, Any] = {
+        name: unlabelled(slit[name]).where(~replaced, value) for name, value in estimates.items()
+    }
+    flags = dq.where(~replaced, dq & ~_DO_NOT_USE | _ESTIMATED)
+    parameters: dict[str, Any] = {"algorithm": algorithm}
+    if algorithm == "fit_profile":
+        parameters["n_adjacent_cols"] = n_adjacent_cols
+    return record(slit, "pixel_replace", parameters=parameters, **changed, dq=flags)
+
+
+def _model(slit: xr.Dataset, model: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the model and its variance, checked to be on the pixels of the slit."""
+    lacking = [name for name in ("model", "model_variance") if name not in model]
+    if lacking:
+        raise ModelError(f"the model lacks {', '.join(lacking)} (found {', '.join(map(str, model)) or 'none'})")
+    units = str(slit["sci"].attrs.get("units"))
+    require("model", model["model"].attrs.get("units"), units)
+    require("model_variance", model["model_variance"].attrs.get("units"), f"({units})2")
+    for name in ("model", "model_variance"):
+        for dim, size in model[name].sizes.items():
+            if dim not in slit["sci"].dims or size != slit.sizes[dim]:
+                raise ModelError(f"{name} has sizes {dict(model[name].sizes)}, expected some of {slit['sci'].sizes}")
+            if dim in model.indexes and dim in slit.indexes and not model.indexes[dim].equals(slit.indexes[dim]):
+                raise ModelError(f"{name} has other labels along {dim!r} than the slit: cut it to the same pixels")
+    return unlabelled(model["model"]), unlabelled(model["model_variance"])

@@ -1,0 +1,1 @@
+"""From slits to spectra: trace models, extraction, combination, light curves."""

@@ -1,0 +1,163 @@
+"""Outliers on the detector: pixels that disagree with the other exposures of the same source."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.associate.exposures import require_distinct
+from nsxr.compute.blocks import map_blocks
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ParameterError
+from nsxr.kernels.spectra.outliers import disagreeing_pixels
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.spectra.trace_model import fit_trace_model, usable_pixels
+
+__all__ = ["flag_outliers"]
+
+IMAGE = ("cross_dispersion", "dispersion")
+_OUTLIER = np.uint32(PixelFlag.OUTLIER | PixelFlag.DO_NOT_USE)
+
+
+def flag_outliers(
+    slits: Sequence[xr.Dataset],
+    models: Sequence[xr.Dataset] | None = None,
+    *,
+    snr: float = 5.0,
+    scale: float = 0.05,
+    **fitting: Any,
+) -> list[xr.Dataset]:
+    """Flag pixels of a trace that deviate from the light that all exposures of the source together expect there.
+
+    The observatory's pipeline resamples exposures to a common grid, takes a median and goes back, which an
+    undersampled trace does not survive: steep flanks are flagged, or have to be tolerated. Here each exposure is
+    compared where it is: the expected light is the flux of a column, from the other exposures at the same wavelength
+    and from its own pixels where they agree, times the profile of the trace. Emission lines are in all exposures.
+
+    Parameters
+    ----------
+    slits : sequence of Dataset
+        Exposures or nods of one source: ``sci`` (cross_dispersion, dispersion), ``dq``, ``var_poisson``,
+        ``var_rnoise``, ``wavelength``. A single one is compared with itself.
+    models : sequence of Dataset, optional
+        From :func:`nsxr.fit_trace_model` of all slits; by default made here, with the parameters in ``fitting``.
+    snr : float, default 5
+        Standard deviations that a pixel may deviate by; noise of the pixel, of the expected flux, and of the profile.
+    scale : float, default 0.05
+        Part of the light around a pixel, and of its change along the dispersion, that it may deviate by in addition.
+    **fitting
+        Parameters of :func:`nsxr.fit_trace_model`.
+
+    Returns
+    -------
+    list of Dataset
+        The slits, with OUTLIER and DO_NOT_USE set in ``dq``. Pixels beyond the apertures are not judged: what is there
+        is no model's business; nor are lines that are distributed otherwise than the continuum. Nothing else changes.
+        Where there are others to compare with, the scalar ``disagreement`` is the part of the columns in which an
+        exposure differs from that of the others that is most like it. Above a fifth, as behind a closed shutter, it is
+        compared with itself alone, and says nothing about others.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of its range, the numbers of slits and models differ, an exposure comes twice, or a series
+        is given.
+    """
+    each = list(slits)
+    if not snr > 0 or not scale >= 0:
+        raise ParameterError(f"snr is {snr} and scale is {scale}, expected a positive and no negative number")
+    if any("integration" in slit.dims for slit in each):
+        raise ParameterError("series are extracted integration by integration, which leaves outliers out by itself")
+    require_distinct(each)
+    if models is None:
+        models = fit_trace_model(each, **fitting)
+    elif fitting:
+        raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; models were given already")
+    if len(models) != len(each):
+        raise ParameterError(f"{len(each)} slits and {len(models)} models; give one for each")
+    rows = np.unique(np.concatenate([slit["cross_dispersion"].values for slit in each]))
+    columns = np.unique(np.concatenate([slit["dispersion"].values for slit in each]))
+    labels = {"cross_dispersion": rows, "dispersion": columns}
+
+    def stack(arrays: Sequence[xr.DataArray], fill: Any) -> xr.DataArray:
+        parts = [
+            array.reset_coords(drop=True).reindex({d: labels[d] for d in array.dims if d in labels}, fill_value=fill)
+            for array in arrays
+        ]
+        joined = xr.concat(parts, "exposure")
+        return one_chunk(joined, *map(str, joined.dims))
+
+    wavelengths = []
+    for slit, model in zip(each, models, strict=True):
+        weight = (model["profile"] * model["aperture"]).where(np.isfinite(slit["wavelength"]), 0.0)
+        total = weight.sum("cross_dispersion")
+        mean = (weight * slit["wavelength"].fillna(0.0)).sum("cross_dispersion") / total.where(total > 0)
+        wavelengths.append(mean)
+    found, disagreement = map_blocks(
+        _flag_block,
+        stack([slit["sci"] - model["beside"] for slit, model in zip(each, models, strict=True)], np.nan),
+        stack([usable_pixels(slit) for slit in each], False),
+        stack([slit["var_rnoise"] for slit in each], np.nan),
+        stack(wavelengths, np.nan),
+        *(stack([model[name] for model in models], 0.0) for name in ("response", "profile_uncertainty", "aperture")),
+        *(stack([model[name] for model in models], False) for name in ("is_used", "off_profile")),
+        *(stack([model[name] for model in models], 0.0) for name in ("background_variance", "variance_of_signal")),
+        stack([model["noise_scale"] for model in models], 1.0),
+        stack([model["background_terms"] for model in models], 0.0),
+        core=("exposure", *IMAGE),
+        outputs=[(("exposure", *IMAGE), np.bool_), (("exposure",), np.float64)],
+        threshold=snr,
+        tolerance=scale,
+    )
+    results = []
+    for number, slit in enumerate(each):
+        own = found.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
+        flags = own.reset_coords(drop=True).astype(np.uint32) * _OUTLIER
+        parameters = {"snr": snr, "scale": scale, "exposures": len(each)}
+        flagged = record(slit, "outlier_detection", parameters=parameters, dq=slit["dq"] | flags)
+        if len(each) > 1:
+            flagged["disagreement"] = disagreement.isel(exposure=number, drop=True).reset_coords(drop=True)
+        results.append(flagged)
+    return results
+
+
+def _flag_block(
+    sci: np.ndarray,
+    usable: np.ndarray,
+    var_rnoise: np.ndarray,
+    wavelengths: np.ndarray,
+    profile: np.ndarray,
+    profile_uncertainty: np.ndarray,
+    aperture: np.ndarray,
+    is_used: np.ndarray,
+    off_profile: np.ndarray,
+    background_variance: np.ndarray,
+    variance_of_signal: np.ndarray,
+    noise_scale: np.ndarray,
+    background_terms: np.ndarray,
+    *,
+    threshold: float,
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    dark = noise_scale[:, None, None] * (var_rnoise.astype(np.float64) + background_variance[:, None, :])
+    good = usable & np.isfinite(dark) & (dark > 0)
+    unit = (
+        float(np.median(np.sqrt(dark[good]))) if good.any() else 1.0
+    )  # squares of MJy would be too small to divide by
+    return disagreeing_pixels(
+        np.where(good, sci, 0.0) / unit,
+        good,
+        np.where(good, dark, unit**2) / unit**2,
+        variance_of_signal / unit,
+        wavelengths,
+        profile,
+        profile_uncertainty,
+        aperture,
+        is_used,
+        off_profile,
+        int(background_terms.max()),
+        threshold,
+        tolerance,
+    )

@@ -1,0 +1,74 @@
+"""The mean image of a series, into which a bad integration does not reach."""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, settle
+from nsxr.compute.layouts import one_chunk
+from nsxr.kernels.medians import median_of_finite
+
+__all__ = ["mean_image"]
+
+_TYPICAL = 33
+"""Integrations, spread evenly, whose median is the typical image."""
+_THRESHOLD = 8.0  # standard deviations from the typical image
+_VARIABILITY = 0.2  # of the light of a pixel, on top: stars flare and are eclipsed
+_BRIGHT = 4.0  # standard deviations from which on a pixel has light
+_ELSEWHERE = 0.15  # of the pixels with light that are off in an integration of something else
+_RATIO = 100.0  # of a variance to the typical one
+_IMAGE = ("cross_dispersion", "dispersion")
+
+
+def mean_image(slit: xr.Dataset, usable: xr.DataArray) -> tuple[xr.Dataset, xr.DataArray | float]:
+    """Return the mean over integrations of usable pixels with its variances, and how many integrations it is of.
+
+    Pixels of an integration that are off the typical image are left out: hits, and whole integrations that are
+    saturated, empty, noisy, or somewhere else. So are pixels that are usable in less than half of the integrations.
+
+    Parameters
+    ----------
+    slit : Dataset
+        ``sci``, ``var_poisson``, ``var_rnoise`` (cross_dispersion, dispersion), with or without integration in front.
+    usable : DataArray of bool
+        Pixels that are measurements.
+
+    Returns
+    -------
+    mean : Dataset
+        The same variables, NaN where nothing can be used, and ``usable`` (cross_dispersion, dispersion).
+    number : scalar
+        Integrations of a pixel, on average.
+    """
+    names = [name for name in ("sci", "var_poisson", "var_rnoise") if name in slit]
+    if "integration" not in slit.dims:
+        found = xr.Dataset({name: slit[name].where(usable) for name in names})
+        return found.assign(usable=usable), 1.0
+    every = slit.sizes["integration"]
+    if every > 2:
+        variance = slit["var_poisson"] + slit["var_rnoise"]
+        few = slice(None, None, -(-every // _TYPICAL))
+        whole = [one_chunk(array.isel(integration=few), "integration") for array in (slit["sci"], variance, usable)]
+        outputs = [(_IMAGE, np.float64)] * 3
+        typical = map_blocks(_typical, *whole, core=("integration",), outputs=outputs)
+        value, limit, usual = (settle(array.reset_coords(drop=True)) for array in typical)
+        is_bright = abs(value) > _BRIGHT * np.sqrt(usual)
+        is_off = abs(slit["sci"] - value) > limit
+        judged = usable & is_bright
+        is_elsewhere = (judged & is_off).sum(_IMAGE) > _ELSEWHERE * judged.sum(_IMAGE)
+        usable = usable & ~is_off & ~is_elsewhere & (variance <= _RATIO * usual) & (variance * _RATIO >= usual)
+    found = xr.Dataset({name: slit[name].where(usable) for name in names})
+    count = usable.sum("integration")
+    often = count >= 0.5 * every
+    total, count = found.sum("integration", dtype=np.float64), count.where(often)
+    mean = xr.Dataset({name: total[name] / (count if name == "sci" else count**2) for name in names})
+    return mean.assign(usable=often), count.mean().fillna(1.0)
+
+
+def _typical(sci: np.ndarray, variance: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the median over integrations, by how much a pixel may be off it, and the median of the variances."""
+    there = usable & np.isfinite(sci) & np.isfinite(variance)
+    value = median_of_finite(np.where(there, sci, np.nan).astype(np.float64))
+    scatter = median_of_finite(np.abs(np.where(there, sci, np.nan) - value)) / 0.6745
+    usual = median_of_finite(np.where(there, variance, np.nan).astype(np.float64))
+    limit = _THRESHOLD * np.maximum(scatter, np.sqrt(np.maximum(usual, 0.0))) + _VARIABILITY * np.abs(value)
+    return value, limit, usual

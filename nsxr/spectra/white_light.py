@@ -1,0 +1,129 @@
+"""White light curves: the flux of each integration of a series, summed over wavelengths."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, settle
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.medians import median_of_finite
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.variables import check
+
+__all__ = ["white_light_curve"]
+
+_PARTS = ("poisson", "rnoise", "flat")
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+
+
+def white_light_curve(
+    series: xr.Dataset,
+    *,
+    min_wavelength: float | None = None,
+    max_wavelength: float | None = None,
+    max_flagged: float = 0.1,
+) -> xr.Dataset:
+    """Sum the flux of each integration over wavelengths, the same ones in all integrations.
+
+    A wavelength that is missing in one integration and not in the next makes the curve jump by its flux. What an
+    integration lacks, flagged DO_NOT_USE or not finite, is made up for by the median spectrum of the series, scaled to
+    what the integration has: the others keep all of their light. Wavelengths that half of the integrations lack are
+    left out of all. Integrations that lost more than a part of their wavelengths become NaN.
+
+    Parameters
+    ----------
+    series : Dataset
+        ``flux`` (integration, dispersion) float64 [Jy or DN/s], ``flux_var_poisson``, ``flux_var_rnoise``,
+        ``flux_var_flat`` as far as there are, ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um].
+    min_wavelength, max_wavelength : float, optional
+        Bounds [um], included. Default: all wavelengths, or all columns if no wavelength is known, as of count rates.
+    max_flagged : float, default 0.1
+        Part of the wavelengths of most integrations that one may lack before it is lost.
+
+    Returns
+    -------
+    Dataset
+        ``flux`` and its variances (integration) float64, sums over wavelengths, those of integrations that lack some
+        larger in proportion; ``n_wavelengths`` (integration) int64, those that an integration has, 0 where the flux is
+        NaN; the coordinates along ``integration``. Lazy if the series is.
+
+    Raises
+    ------
+    ModelError
+        If the series lacks a variable, or has no integrations.
+    ParameterError
+        If the bounds are the wrong way round, or ``max_flagged`` is not in 0 to 1.
+
+    Notes
+    -----
+    Variances add, since pixels of a detector do not share their noise. The variance from the flat field is the same
+    flat in every integration: it matters for the level of the curve and not for its changes; where it is NaN it counts
+    as 0.
+    """
+    check(series, "flux", "dq")
+    if series["flux"].dims != ("integration", "dispersion"):
+        raise ModelError(f"flux has dims {series['flux'].dims}, expected ('integration', 'dispersion')")
+    if min_wavelength is not None and max_wavelength is not None and min_wavelength >= max_wavelength:
+        raise ParameterError(f"min_wavelength is {min_wavelength}, expected less than max_wavelength {max_wavelength}")
+    if not 0 <= max_flagged <= 1:
+        raise ParameterError(f"max_flagged is {max_flagged}, expected 0 to 1")
+    base = series.drop_vars([name for name, c in series.coords.items() if not set(c.dims) <= {"integration"}])
+    wavelength = series["wavelength"].drop_vars(list(series["wavelength"].coords))
+    wanted: xr.DataArray = xr.ufuncs.isfinite(wavelength)
+    if min_wavelength is None and max_wavelength is None:
+        wanted = wanted | ~wanted.any()  # count rates have no wavelengths yet
+    if min_wavelength is not None:
+        wanted = wanted & (wavelength >= min_wavelength)
+    if max_wavelength is not None:
+        wanted = wanted & (wavelength <= max_wavelength)
+    names = [name for name in ("flux", *(f"flux_var_{part}" for part in _PARTS)) if name in series]
+    if "flux_var_flat" in names:  # a flat field whose variance nobody knows counts as one without
+        base = base.assign(flux_var_flat=base["flux_var_flat"].fillna(0.0))
+    bad = (base["dq"] & _DO_NOT_USE) != 0
+    for name in names:
+        bad = bad | ~np.isfinite(base[name])
+    core = ("integration", "dispersion")
+    scale, used = map_blocks(
+        _made_up,
+        one_chunk(base["flux"].reset_coords(drop=True), *core),
+        one_chunk(bad.reset_coords(drop=True), *core),
+        one_chunk(wanted.reset_coords(drop=True), "dispersion"),
+        core=core,
+        outputs=[(("integration",), np.float64), (("dispersion",), np.bool_)],
+        max_flagged=max_flagged,
+    )
+    scale, used = settle(scale), settle(used) & ~bad
+    sums: dict[str, Any] = {}
+    for name in names:
+        factor = scale if name == "flux" else scale**2
+        sums[name] = base[name].where(used, 0.0).sum("dispersion", skipna=False) * factor
+    n_used = used.sum("dispersion").where(np.isfinite(scale), 0).astype(np.int64)
+    sums["n_wavelengths"] = n_used.assign_attrs(long_name="wavelengths that were summed")
+    parameters = {"min_wavelength": min_wavelength, "max_wavelength": max_wavelength, "max_flagged": max_flagged}
+    kept = base.drop_vars(list(base.data_vars))
+    units = {name: series[name].attrs["units"] for name in names if "units" in series[name].attrs}
+    return record(kept, "white_light", parameters=parameters, units=units, **sums)
+
+
+def _made_up(
+    flux: np.ndarray, bad: np.ndarray, wanted: np.ndarray, *, max_flagged: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors by which sums are larger with the wavelengths that integrations lack, and those summed.
+
+    ``flux``, ``bad`` are (integration, dispersion), ``wanted`` is (dispersion,). The factors of lost integrations are
+    NaN.
+    """
+    there = wanted & ~bad
+    used = wanted & (2 * there.sum(0) > there.any(1).sum())
+    lost = (bad & used).sum(1) > max_flagged * used.sum()
+    there &= ~lost[:, None]
+    typical = np.where(used, median_of_finite(np.where(there, flux, np.nan)), 0.0)
+    there &= used
+    whole, part = typical.sum(), there @ typical
+    # where there is next to no light, all wavelengths count alike
+    known = (whole > 0) & (part > 0.5 * whole * there.sum(1) / max(used.sum(), 1)) & (part > 0)
+    count = np.where(there.any(1), used.sum() / np.maximum(there.sum(1), 1), np.nan)
+    return np.where(known, whole / np.where(known, part, 1.0), count), used

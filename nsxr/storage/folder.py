@@ -1,0 +1,217 @@
+"""Files below one directory, on disk or behind a URL: read, put whole, made once, listed and removed."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+
+from nsxr.errors import InputFileError
+from nsxr.storage.local import make_exclusively, open_regular, sync
+from nsxr.storage.stores import NO_OPTIONS, StorageOptions, filesystem, is_remote, remote_errors, shown
+
+__all__ = ["Folder", "parsed_json"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A directory, or what stands for one behind a URL. Small and picklable.
+
+    Keys are paths below it, parts separated by ``/``.
+
+    Attributes
+    ----------
+    root : str
+        Absolute path or URL.
+    options : StorageOptions
+        How the store behind a URL is reached.
+    """
+
+    root: str
+    options: StorageOptions = NO_OPTIONS
+
+    @classmethod
+    def at(
+        cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+    ) -> "Folder":
+        """Return the folder of a path, relative ones made absolute, or of a URL."""
+        name = os.fspath(path)
+        root = name.rstrip("/") if is_remote(name) else os.path.abspath(name)
+        return cls(root, StorageOptions(storage_options))
+
+    def __str__(self) -> str:
+        return shown(self.root)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the folder is behind a URL."""
+        return is_remote(self.root)
+
+    def place(self, key: str) -> str:
+        """Return the path or URL of a key.
+
+        Raises
+        ------
+        InputFileError
+            If the key leads out of the folder.
+        """
+        if key and not all(part not in ("", ".", "..") and "\0" not in part for part in key.split("/")):
+            raise InputFileError(f"{self}: {key!r} is no path below it")
+        return f"{self.root}/{key}" if key else self.root
+
+    @property
+    def storage_options(self) -> Any:
+        """Return the options as functions of nsxr take them, for other URLs."""
+        return self.options
+
+    def given(self) -> dict[str, Any] | None:
+        """Return the storage options as xarray and zarr take them."""
+        return self.options.of(self.root) if self.is_remote else None
+
+    @contextmanager
+    def _system(self, key: str) -> Iterator[tuple[Any, str]]:
+        """Yield the fsspec filesystem, without memory of earlier listings, and the path of a key there."""
+        path = self.place(key)
+        with remote_errors(path):
+            if self.is_remote:
+                system, inner = filesystem(path, self.options)
+            else:
+                system, inner = fsspec.filesystem("file"), path
+            system.invalidate_cache()
+            yield system, inner
+
+    def read(self, key: str) -> bytes | None:
+        """Return the content of a file, None if there is none."""
+        if not self.is_remote:
+            try:
+                with open_regular(self.place(key)) as file:
+                    return file.read()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+        with self._system(key) as (system, inner):
+            try:
+                return bytes(system.cat_file(inner))
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+
+    def read_json(self, key: str) -> Any:
+        """Return the content of a JSON file, None if there is none or it is none."""
+        return parsed_json(self.read(key))
+
+    def read_all_json(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the contents of JSON files as :meth:`read_json`; behind a URL all are fetched at the same time."""
+        if not self.is_remote or len(keys) < 2:
+            return {key: self.read_json(key) for key in keys}
+        with self._system("") as (system, inner):
+            contents = system.cat([f"{inner}/{key}" for key in keys], on_error="return")
+        found = dict(zip(keys, contents.values(), strict=True))
+        for key, content in found.items():
+            if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
+                with remote_errors(self.place(key)):
+                    raise content
+        return {key: parsed_json(content if isinstance(content, bytes) else None) for key, content in found.items()}
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write a file that readers find either whole or not at all; an older one is replaced at once."""
+        if self.is_remote:
+            with self._system(key) as (system, inner):
+                system.makedirs(inner.rpartition("/")[0], exist_ok=True)
+                system.pipe_file(inner, content)
+            return
+        final = Path(self.place(key))
+        with _aside(final, content) as partial:
+            os.replace(partial, final)
+        sync(final.parent)
+
+    def put_json(self, key: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file, see :meth:`put`."""
+        self.put(key, json.dumps(content, indent=1).encode())
+
+    def make(self, key: str, content: bytes) -> bool:
+        """Write a file, whole, unless there is one already; tell whether it was written. Of several one succeeds."""
+        if self.is_remote:
+            with self._system(key) as (system, inner):
+                system.makedirs(inner.rpartition("/")[0], exist_ok=True)
+                try:
+                    system.pipe_file(inner, content, mode="create")
+                except FileExistsError:  # caught here, before it is made an error of nsxr
+                    return False
+            return True
+        final = Path(self.place(key))
+        with _aside(final, content) as partial:
+            try:
+                os.link(partial, final)  # replaces nothing, as renaming would
+            except FileExistsError:
+                return False
+        sync(final.parent)
+        return True
+
+    def files(self, key: str) -> dict[str, int]:
+        """Return the sizes of all files below a key, by path below it; sorted."""
+        with self._system(key) as (system, inner):
+            try:
+                found = system.find(inner, detail=True)
+            except FileNotFoundError:
+                return {}
+        prefix = inner.rstrip("/") + "/"
+        sizes = {
+            name.removeprefix(prefix): int(entry["size"]) for name, entry in found.items() if name.startswith(prefix)
+        }
+        return dict(sorted(sizes.items()))
+
+    def names(self, key: str) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files directly below a key, sorted."""
+        with self._system(key) as (system, inner):
+            try:
+                entries = system.ls(inner, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return [], []
+        own = inner.rstrip("/")
+        found: dict[bool, set[str]] = {True: set(), False: set()}
+        for entry in entries:
+            name = str(entry["name"]).rstrip("/")
+            if name not in (own, own.lstrip("/")):
+                found[entry["type"] == "directory"].add(name.rpartition("/")[2])
+        return sorted(found[True]), sorted(found[False])
+
+    def remove(self, key: str) -> None:
+        """Remove a file or folder, if it is there; never the whole folder that this is."""
+        if not key:
+            raise InputFileError(f"{self}: only what is below it is removed")
+        for last in (False, False, True):  # blocks in flight in other threads may add files meanwhile
+            with self._system(key) as (system, inner):
+                try:
+                    system.rm(inner, recursive=True)
+                except FileNotFoundError:
+                    return
+                except OSError:
+                    if last:
+                        raise
+
+
+@contextmanager
+def _aside(final: Path, content: bytes) -> Iterator[Path]:
+    """Yield a file with the content under a temporary name beside the final one; it is gone afterwards."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{uuid4().hex[:8]}.partial")
+    try:
+        with make_exclusively(partial) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def parsed_json(content: bytes | str | None) -> Any:
+    """Return what a JSON text says, None if there is none or it is none."""
+    try:
+        return None if content is None else json.loads(content)
+    except (ValueError, TypeError, RecursionError):  # of brackets in brackets, thousands deep
+        return None

@@ -1,0 +1,145 @@
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks, map_with_halo, reduce_blocks, store, take_rows
+from nsxr.errors import ModelError
+from nsxr.kernels.reductions import first_flagged, sum_groups
+from nsxr.testing import count_computes, forbid_computes
+
+RAMP = ("integration", "group", "row", "column")
+
+
+@pytest.fixture
+def ramps(rng):
+    return xr.DataArray(rng.normal(size=(2, 5, 6, 4)).astype(np.float32), dims=RAMP)
+
+
+def summarize(ramps, image, series, offset):
+    assert ramps.ndim == 4
+    assert image.ndim == 2
+    assert series.ndim == 2
+    fit = (ramps.sum(1) + series.sum(-1)[:, None, None]) * image
+    return fit + offset, fit.mean(0), np.stack([fit, -fit], 1)
+
+
+@pytest.mark.parametrize("chunks", [None, {"row": 2}, {"row": 5, "column": 3}])
+def test_kernel_sees_dims_in_their_order(ramps, rng, chunks):
+    image = xr.DataArray(rng.normal(size=(6, 4)), dims=("row", "column"))
+    series = xr.DataArray(rng.normal(size=(2, 5)), dims=("integration", "group"))
+    expected = summarize(ramps.values, image.values, series.values, 3.0)
+    if chunks:
+        ramps, image = ramps.chunk(chunks), image.chunk(chunks)
+    with forbid_computes():
+        results = map_blocks(
+            summarize,
+            ramps,
+            image,
+            series,
+            core=("integration", "group"),
+            outputs=[
+                (("integration", "row", "column"), np.float64),
+                (("row", "column"), np.float64),
+                (("integration", "sign", "row", "column"), np.float64),
+            ],
+            sizes={"sign": 2},
+            offset=3.0,
+        )
+    for result, values in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, values)
+    assert [r.dims for r in results][2] == ("integration", "sign", "row", "column")
+
+
+def test_missing_middle_dim_is_not_confused_with_its_neighbour(ramps, rng):
+    rates = xr.DataArray(rng.normal(size=(2, 6, 4)), dims=("integration", "row", "column"))
+
+    def check(ramps, rates):
+        assert rates.shape == (ramps.shape[0], ramps.shape[2], ramps.shape[3])
+        return ramps * rates[:, None]
+
+    (result,) = map_blocks(
+        check, ramps.chunk({"integration": 2, "row": 3}), rates.chunk({"row": 3}), core=(), outputs=[(RAMP, np.float64)]
+    )
+    np.testing.assert_allclose(result, ramps.values * rates.values[:, None])
+
+
+def test_split_core_dim_is_refused(ramps):
+    with pytest.raises(ModelError, match="split along 'group' into chunks"):
+        map_blocks(np.copy, ramps.chunk({"group": 2}), core=("group",), outputs=[(RAMP, np.float32)])
+    with pytest.raises(ModelError, match=r"without the loop dims \['row'\]"):
+        map_blocks(np.copy, ramps, core=("group",), outputs=[(("integration", "column"), np.float32)])
+
+
+def test_halo_carries_neighbours_across_chunks(rng):
+    image = xr.DataArray(rng.integers(0, 9, (7, 5)).astype(np.int16), dims=("row", "column"))
+
+    def above(block):
+        return np.roll(block, 1, axis=0)
+
+    expected = np.vstack([np.full((1, 5), -1), image.values[:-1]])
+    for array in (image, image.chunk({"row": 3}), image.chunk({"row": 1, "column": 2})):
+        result = map_with_halo(above, array, {"row": 1}, boundary=np.int16(-1))
+        np.testing.assert_array_equal(result, expected)
+        assert result.dtype == np.int16
+    with pytest.raises(ModelError, match="shorter than the halo of 2"):
+        map_with_halo(above, image.chunk({"row": 1}), {"row": 2}, boundary=np.int16(-1))
+
+
+def test_counter_counts(ramps):
+    with count_computes() as counter:
+        ramps.chunk({"row": 2}).sum().compute()
+    assert counter.computes == 1
+    assert counter.tasks > 1
+    with pytest.raises(AssertionError, match="1 computes"), forbid_computes():
+        ramps.chunk().compute()
+
+
+@pytest.mark.parametrize("chunks", [None, {"group": 2}, {"group": 3, "row": 4, "integration": 1}])
+def test_reductions_do_not_depend_on_chunks(ramps, rng, chunks):
+    flags = xr.DataArray(rng.choice([0, 2, 4, 6], p=[0.7, 0.1, 0.1, 0.1], size=ramps.shape).astype(np.uint8), dims=RAMP)
+    saturated = (flags.values & 2) > 0
+    expected = np.where(saturated.any(1), saturated.argmax(1), 5)
+    total = ramps.values.sum(1, dtype=np.float64)
+    if chunks:
+        ramps, flags = ramps.chunk(chunks), flags.chunk(chunks)
+    with forbid_computes():
+        first = reduce_blocks(first_flagged, flags, "group", np.int16, flag=np.uint8(2), never=5).min("group")
+        summed = reduce_blocks(sum_groups, ramps, "group", np.float64).sum("group")
+    np.testing.assert_array_equal(first, expected)
+    assert first.dtype == np.int16
+    np.testing.assert_allclose(summed, total, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunks", [None, {"row": 2}, {"row": 6, "group": 1}])
+def test_rows_are_taken_band_by_band(ramps, chunks):
+    rows = np.array([0, 0, 1, 3, 4, 5])
+    expected = ramps.values[:, :, rows]
+    array = ramps.assign_coords(row=np.arange(6), column=np.arange(4))
+    with forbid_computes():
+        taken = take_rows(array.chunk(chunks) if chunks else array, rows, 2)
+    np.testing.assert_array_equal(taken, expected)
+    assert taken.dims == RAMP
+    assert "row" not in taken.coords
+    assert "column" in taken.coords
+    if chunks:
+        assert taken.chunks[2] == (3, 3)
+
+
+def test_stores_share_one_graph(ramps):
+    reads = []
+
+    def read(block):
+        reads.append(1)
+        return block * 2
+
+    (source,) = map_blocks(read, ramps.chunk({"row": 3}), core=(), outputs=[(RAMP, np.float32)])
+    targets = [np.zeros(ramps.shape, np.float32), np.zeros(ramps.shape, np.float32)]
+    collections = store([source, source + 1], targets)
+    reads.clear()
+    with count_computes() as counter:
+        dask.compute(*collections)
+    assert counter.computes == 1
+    assert len(reads) == 2  # one for each chunk
+    np.testing.assert_array_equal(targets[0], ramps * 2)
+    np.testing.assert_array_equal(targets[1], ramps * 2 + 1)

@@ -1,0 +1,387 @@
+"""Correlated noise: what is left of it, its variance, sources untouched, ramps and rates and series, no harm."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.io import fits
+from astropy.table import Table
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nsxr
+from nsxr.cli import main
+from nsxr.compute import layouts as chunking
+from nsxr.errors import ModelError
+from nsxr.kernels.ramps.flicker import Densities, Solver, series_length, to_image, to_series
+from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.history import steps
+from nsxr.model.readout import Readout
+from nsxr.model.time_order import science_time_order
+from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise, estimate_flicker_noise
+from nsxr.ramps.correlated_noise.frames import find_dark_pixels
+from nsxr.ramps.read_noise import read_noise_after_cleaning
+from nsxr.simulate import Artifacts, simulate_exposure, small_exposure
+from nsxr.simulate.configuration import configure
+from nsxr.simulate.noise import FrameNoise, picture_frame
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
+
+RAMP, IMAGE = ("integration", "group", "row", "column"), ("row", "column")
+WHITE = 5.2
+GAIN = 1.0
+ONLY_PINK = {"picture_frame": 0.0}
+
+
+def header_of(configuration, integrations, groups):
+    header = {"DETECTOR": configuration.detector, "READPATT": configuration.readout, "NINTS": integrations}
+    header |= {"SUBARRAY": configuration.subarray, "SUBSTRT1": int(configuration.columns[0]) + 1, "NGROUPS": groups}
+    header |= {"SUBSTRT2": configuration.row_start + 1, "SUBSIZE1": configuration.columns.size}
+    header |= {"SUBSIZE2": configuration.rows.size, "NFRAMES": 1, "TFRAME": 10.0, "TGROUP": 10.0}
+    return header
+
+
+def make_ramps(groups=6, integrations=1, columns=64, seed=1, light=None, curve=None, subarray="FULL", **artifacts):
+    """Ramps of known correlated noise, white noise and light [DN in a group], with the correlated noise alone."""
+    configuration = configure(
+        readout="NRSRAPID", subarray=subarray, groups=groups, integrations=integrations, detector="NRS1",
+        scene="dark", columns=columns,
+    )  # fmt: skip
+    amounts = Artifacts(**{**ONLY_PINK, **artifacts})
+    shape = (configuration.rows.size, columns)
+    noise = FrameNoise(configuration, amounts, np.zeros(shape, np.float32), np.random.SeedSequence(seed))
+    random = np.random.default_rng(seed)
+    correlated = np.array([[noise.draw() for _ in range(groups)] for _ in range(integrations)])
+    sci = correlated + WHITE * random.standard_normal(correlated.shape)
+    sci += 30 * random.standard_normal((integrations, 1, *shape))
+    light = np.zeros(shape) if light is None else light
+    curve = np.ones(integrations) if curve is None else curve
+    charge = random.poisson(np.broadcast_to(light * curve[:, None, None, None], correlated.shape)).cumsum(1)
+    sci += charge
+    header = header_of(configuration, integrations, groups)
+    places = Readout.from_header(header).row_coordinates(shape[0])
+    places |= {"column": configuration.columns, "integration": np.arange(1, integrations + 1)}
+    places |= {"group": np.arange(1, groups + 1)}
+    variables = {
+        "sci": (RAMP, sci.astype(np.float32), {"units": "DN"}),
+        "groupdq": (RAMP, np.zeros(sci.shape, np.uint8)),
+        "pixeldq": (IMAGE, np.zeros(shape, np.uint32)),
+    }
+    return xr.Dataset(variables, places, header), correlated
+
+
+def references_for(ramps, noise=1.414 * WHITE):
+    return [
+        xr.Dataset(
+            {"sci": (IMAGE, np.full([ramps.sizes[d] for d in IMAGE], value, np.float32))},
+            {d: ramps[d] for d in IMAGE},
+        ).assign_attrs(reference_type=kind, filename=f"{kind}.fits")
+        for kind, value in (("readnoise", noise), ("gain", GAIN))
+    ]
+
+
+def traces(shape, peak=40.0, every=64):
+    rows = np.arange(shape[0])[:, None]
+    distance = (rows - every // 2) % every
+    distance = np.minimum(distance, every - distance)
+    return peak * np.exp(-0.5 * (distance / 1.5) ** 2) * np.ones(shape)
+
+
+def test_lazy_pure_and_the_same_for_every_chunking():
+    ramps, _ = make_ramps(groups=5, columns=16)
+    ramps["groupdq"][0, 2, 100:200] = np.uint8(GroupFlag.JUMP_DET.value)
+    ramps["sci"][0, 3, 7, 5] = np.nan
+    result = assert_lazy_and_chunk_invariant(
+        clean_flicker_noise,
+        ramps,
+        chunkings=({"row": 512, "group": 2}, {"group": 1}, {"row": 2048, "column": 16, "integration": 1}),
+    )
+    assert result["sci"].dims == RAMP
+    assert result["sci"].dtype == np.float32
+    assert result["flicker_variance"].dims == IMAGE
+    assert result["sci"].attrs["units"] == "DN"
+    assert steps(result)[-1]["step"] == "clean_flicker_noise"
+    np.testing.assert_array_equal(result["sci"][:, 0], ramps["sci"][:, 0])
+    np.testing.assert_array_equal(result["groupdq"], ramps["groupdq"])
+    assert np.isnan(result["sci"].values).sum() == 1
+
+
+def test_series_are_lazy_pure_and_the_same_for_every_chunking():
+    ramps, _ = make_ramps(groups=3, integrations=12, columns=64, subarray="SUB2048")
+    assert_lazy_and_chunk_invariant(
+        clean_flicker_noise,
+        ramps,
+        chunkings=({"integration": 5}, {"integration": 12, "row": 8}, {"group": 1, "integration": 1}),
+    )
+
+
+def true_densities(columns, scale=1.0, outputs=4, slots=524):
+    """Return the spectrum of what FrameNoise draws, of a difference of two groups."""
+    order = science_time_order(Readout.from_header(make_ramps(groups=2, columns=columns)[0].attrs), 2048, columns)
+    length = series_length(order)
+    samples = slots * columns
+    frequency = np.arange(length // 2 + 1) / length
+
+    def pink(distance, amplitude):
+        harmonics = np.log(samples) + np.euler_gamma
+        return 2 * (amplitude * scale) ** 2 / (2 * harmonics * np.maximum(distance, 0.5 / samples))
+
+    own = pink(frequency, 1.0) + pink(0.5 - frequency, 0.5)
+    own[0] += 2 * (4 * scale) ** 2 * length
+    return order, length, Densities(2 * WHITE**2, own, pink(frequency, 3.0))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_correlated_noise_goes_as_far_as_it_can(scale):
+    light = traces((2048, 128))
+    ramps, correlated = make_ramps(groups=8, columns=128, light=light, correlated_scale=scale)
+    found = estimate_flicker_noise(ramps)
+    lit = light > 1
+    assert not found["is_dark"].values[light > 3].any()
+    truth = np.diff(correlated, axis=1)
+    left = truth - found["noise"].values
+    order, length, densities = true_densities(128, scale)
+    solver = Solver(densities, 4, (30, 30, 20), 0)
+    weight = to_series(found["is_dark"].values.astype(np.float32), order, length)
+    frames = np.diff(ramps["sci"].values, axis=1)[0]
+    best = [to_image(solver.noise(to_series(frame, order, length) * weight, weight), order) for frame in frames]
+    assert (left**2)[..., lit].mean() < 1.02**2 * ((truth - best) ** 2)[..., lit].mean()
+    assert (left**2)[..., lit].mean() < 0.25 * (truth**2)[..., lit].mean()
+    assert found["variance"].values[lit].mean() == pytest.approx((left[..., lit] ** 2).mean(), rel=0.12)
+    assert found["density"].values[2, 0] == pytest.approx(2 * WHITE**2, rel=0.03)
+
+
+def test_variances_of_rates_mean_what_they_say():
+    light = traces((2048, 128), peak=4.0)
+    ratios = {"dark": [], "lit": []}
+    for seed in range(3):
+        ramps, _ = make_ramps(groups=8, columns=128, light=light, seed=seed)
+        cleaned = clean_flicker_noise(ramps)
+        readnoise, gain = references_for(ramps, noise=10.0)  # of the noise that was there before
+        adapted = read_noise_after_cleaning(cleaned, readnoise, gain)
+        rate = nsxr.fit_ramps(cleaned, adapted, gain, algorithm="ols")["rate"]
+        assert not {"flicker_variance", "white_variance", "is_dark", "dark_level"} & set(rate.data_vars)
+        error = rate["sci"].values - light / 10
+        error -= np.median(error[light < 0.01])
+        lit, dark = light > 1, light < 0.01
+        ratios["dark"].append((error[dark] ** 2).mean() / rate["var_rnoise"].values[dark].mean())
+        whole = (rate["var_rnoise"] + rate["var_poisson"]).values
+        ratios["lit"].append((error[lit] ** 2).mean() / whole[lit].mean())
+    assert np.sqrt(np.mean(ratios["dark"])) == pytest.approx(1, abs=0.02)
+    assert np.sqrt(np.mean(ratios["lit"])) == pytest.approx(1, abs=0.02)
+
+
+def test_white_noise_is_left_as_it_is():
+    nothing = dict.fromkeys(("pedestal", "common_pink", "output_pink", "alternating_columns"), 0.0)
+    ramps, _ = make_ramps(groups=5, columns=64, **nothing)
+    change = (clean_flicker_noise(ramps)["sci"] - ramps["sci"]).values[0, -1]
+    assert change.std() < 0.02 * WHITE
+
+
+def test_rates_are_cleaned_alike():
+    light = traces((2048, 128))
+    ramps, _ = make_ramps(groups=2, columns=128, light=light, common_pink=6.0)
+    readnoise, gain = references_for(ramps)
+    tree = nsxr.fit_ramps(ramps, readnoise, gain, algorithm="ols")
+    for name in ("rate", "rateints"):
+        rates = tree[name].to_dataset()
+        result = assert_lazy_and_chunk_invariant(clean_flicker_noise, rates, chunkings=({"row": 512}, {"column": 128}))
+        assert result["sci"].dims == rates["sci"].dims
+        before, after = ((r["sci"].values - light / 10) for r in (rates, result))
+        lit = light > 1
+        excess = [(e[..., lit] ** 2).mean() - rates["var_poisson"].values[..., lit].mean() for e in (before, after)]
+        assert excess[1] < 0.75 * excess[0]
+        dark = result["var_rnoise"].values[..., light < 0.01]
+        pull = after[..., light < 0.01].std() / np.sqrt(dark.mean() + rates["var_poisson"].values[..., ~lit].mean())
+        assert pull == pytest.approx(1, abs=0.04)
+
+
+def test_series_keep_their_light_curve():
+    light = traces((32, 512), peak=200.0, every=32)
+    curve = 1 - 0.02 * (np.abs(np.arange(24) - 12) < 5)
+    ramps, correlated = make_ramps(groups=4, integrations=24, columns=512, light=light, curve=curve, subarray="SUB2048")
+    found = estimate_flicker_noise(ramps)
+    assert 0 < np.median(found["weight"].values[light > 100]) < 0.5
+    left = np.diff(correlated, axis=1) - found["noise"].values
+    assert left.std() < 0.62 * np.diff(correlated, axis=1).std()
+    cleaned = clean_flicker_noise(ramps)
+    rise = (cleaned["sci"].isel(group=-1) - cleaned["sci"].isel(group=0)).values
+    level = 3 * found["level"].values[0, 0]  # the same in all integrations, and left in
+    white_light = (rise[:, light > 20] - level).sum(1) / (3 * light[light > 20].sum())
+    error = 1 / np.sqrt(3 * light[light > 20].sum())
+    np.testing.assert_allclose(white_light, curve, atol=5 * error)
+    assert white_light.mean() == pytest.approx(curve.mean(), abs=2 * error / np.sqrt(24))
+
+
+def test_a_picture_frame_is_found_together_with_the_noise():
+    ramps, correlated = make_ramps(groups=4, columns=256, picture_frame=2.0, seed=3)
+    configuration = configure(
+        readout="NRSRAPID", subarray="FULL", groups=1, integrations=1, detector="NRS1", scene="dark", columns=256
+    )
+    pattern = picture_frame(configuration)
+    reference = xr.Dataset({"sci": (IMAGE, pattern)}, {d: ramps[d] for d in IMAGE})
+    reference.attrs = {"reference_type": "pictureframe", "filename": "frame.fits"}
+    truth = np.diff(correlated, axis=1)
+    smooth = pattern - pattern.mean()
+
+    def amount(left):
+        return np.abs((left * smooth).mean((2, 3)) / (smooth**2).mean())
+
+    without, with_pattern = (
+        amount(truth - estimate_flicker_noise(ramps, None, which)["noise"].values) for which in (None, reference)
+    )
+    assert amount(truth).mean() > 1
+    assert with_pattern.mean() < 0.1 * amount(truth).mean()
+    assert with_pattern.mean() < without.mean()
+    assert steps(clean_flicker_noise(ramps, None, reference))[-1]["references"] == {"pictureframe": "frame.fits"}
+
+
+def test_masks_are_found_given_and_refused():
+    light = traces((2048, 64))
+    ramps, _ = make_ramps(columns=64, light=light)
+    ramps["pixeldq"][3] = np.uint32(PixelFlag.DO_NOT_USE.value)
+    found = find_dark_pixels(ramps)
+    assert found.dims == IMAGE
+    assert found.dtype == bool
+    assert not found[3].any()
+    assert found.values[light < 0.01].mean() > 0.9
+    given = clean_flicker_noise(ramps, found)
+    assert (given["sci"] - clean_flicker_noise(ramps)["sci"]).values.std() < 0.1 * WHITE
+    assert steps(given)[-1]["parameters"]["mask"] == "given"
+    with pytest.raises(ModelError, match="mask has sizes"):
+        clean_flicker_noise(ramps, found.isel(row=slice(0, 10)))
+    lit = clean_flicker_noise(ramps, xr.zeros_like(found))
+    np.testing.assert_array_equal(lit["sci"], ramps["sci"])
+
+
+def test_what_cannot_be_cleaned_is_refused():
+    ramps, _ = make_ramps(groups=2, columns=8)
+    with pytest.raises(ModelError, match="clean the rates"):
+        clean_flicker_noise(ramps.isel(group=slice(0, 1)))
+    raw = small_exposure(columns=4, groups=2).exposure
+    with pytest.raises(ModelError, match="interleaved rows"):
+        clean_flicker_noise(raw.assign(groupdq=raw["sci"].astype(np.uint8)))
+
+
+def test_products_carry_spectra_and_numbers(tmp_path):
+    made = small_exposure(readout="NRSRAPID", subarray="SUB512", columns=None, groups=6, integrations=2)
+    method = {"fit_method": "optimal"}
+    tree = nsxr.detector1(made.exposure.chunk(), made.references, clean_flicker_noise=method)
+    nsxr.write_products(tree, tmp_path, "mine", formats=("fits", "zarr"))
+    with fits.open(tmp_path / "mine_rate.fits") as file:
+        header, table = file[0].header, file["NOISE"].data
+        assert header["S_CLNFNS"] == "COMPLETE"
+        assert 0.2 < header["FLKDARK"] < 1
+        assert header["FLKWHITE"] == pytest.approx(5.2 / 1.992, rel=0.1)
+        assert header["FLKNOISE"] > header["FLKLEFT"] > 0
+        assert header["FLKODDEV"] == pytest.approx(0.25, abs=0.2)
+        assert table["frequency"][0] > 0
+        assert (np.diff(table["frequency"]) > 0).all()
+        assert (table["own"][:4] > 3 * table["white"][:4]).all()
+        assert not table["common"].any()
+        np.testing.assert_allclose(table["white"], 2e-5 * header["FLKWHITE"] ** 2, rtol=1e-4)
+    back = xr.open_dataset(tmp_path / "mine_rate.fits", engine="nirspec")
+    stored = xr.open_dataset(tmp_path / "mine.zarr", group="rate", engine="zarr", consolidated=False)
+    for rate in (back, stored):
+        np.testing.assert_array_equal(rate["noise_spectrum"].sel(part="own"), table["own"])
+    off = nsxr.detector1(made.exposure, made.references)["rate"].to_dataset()
+    assert "noise_spectrum" not in off
+    skipped = next(entry for entry in steps(off) if entry["step"] == "clean_flicker_noise")
+    assert skipped["status"] == "SKIPPED"
+
+
+def test_noise_before_and_after_as_a_table():
+    ramps, _ = make_ramps(groups=4, columns=128)
+    table = nsxr.noise_table(ramps, clean_flicker_noise(ramps))
+    assert list(table["amplifier"]) == [1, 2, 3, 4]
+    assert (table["slow_after"] < 0.4 * table["slow_before"]).all()
+    assert (table["fast_after"] < table["fast_before"]).all()
+    assert table["slow_before"].unit == "DN"
+    np.testing.assert_allclose(table["fast_after"], WHITE, rtol=0.1)
+
+
+def test_command_compares_noise(tmp_path):
+    made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB512", groups=4, scene="BOTS")
+    out = tmp_path / "out"
+    words = ["detector1", str(made.uncal[0]), "--references", str(made.references["gain"].parent), "-o", str(out)]
+    words += ["--set", "clean_flicker_noise.fit_method=optimal", "--noise", "--no-progress"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    (table,) = out.glob("*_noise.ecsv")
+    assert Table.read(table)["slow_after"][0] < Table.read(table)["slow_before"][0]
+    assert len(list(out.glob("*_noise.png"))) == 1
+    words[-3] = "clean_flicker_noise.fit_method=best"
+    assert "expected one of" in CliRunner().invoke(main, [*words, "--overwrite"]).output
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_medians_of_columns_are_there_for_comparison(by_channel):
+    ramps, _ = make_ramps(groups=4, columns=32, light=traces((2048, 32)))
+    parameters = {"fit_method": "median", "fit_by_channel": by_channel}
+    result = assert_lazy_and_chunk_invariant(
+        clean_flicker_noise, ramps, chunkings=({"row": 512}, {"group": 1}), **parameters
+    )
+    is_dark = find_dark_pixels(ramps).values
+    level = estimate_flicker_noise(ramps, find_dark_pixels(ramps))["level"].values[0, 0]
+    steps_of = np.diff(ramps["sci"].values, axis=1)[0, 1]
+    rows = slice(512, 1024) if by_channel else slice(None)
+    expected = np.median(steps_of[rows][is_dark[rows, 20], 20])
+    found = steps_of - np.diff(result["sci"].values, axis=1)[0, 1]
+    np.testing.assert_allclose(found[rows, 20], expected - level, atol=0.05)
+    assert "flicker_variance" not in result
+    with pytest.raises(ValueError, match="fit_method is 'best'"):
+        clean_flicker_noise(ramps, fit_method="best")
+
+
+def test_nothing_dark_changes_nothing():
+    ramps, _ = make_ramps(groups=4, columns=16)
+    nothing = xr.DataArray(np.zeros((2048, 16), bool), dims=IMAGE)
+    cleaned = clean_flicker_noise(ramps, nothing)
+    readnoise, gain = references_for(ramps)
+    np.testing.assert_array_equal(cleaned["sci"], ramps["sci"])
+    np.testing.assert_array_equal(read_noise_after_cleaning(cleaned, readnoise, gain)["sci"], readnoise["sci"])
+
+
+@pytest.mark.parametrize("integrations", [2, 11])
+def test_exposures_longer_than_memory_give_the_same(tmp_path, monkeypatch, integrations):
+    made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB32", groups=4, integrations=integrations)
+    products = []
+    for kept in (2**30, 1):
+        monkeypatch.setattr(chunking, "KEPT_BYTES", kept)
+        monkeypatch.setattr(chunking, "CHUNK_BYTES", 40_000)
+        exposure = nsxr.open_exposure(made.uncal)
+        references = nsxr.open_references(made.references["gain"].parent, exposure)
+        with forbid_computes():
+            tree = nsxr.detector1(exposure, references, clean_flicker_noise={"fit_method": "optimal"})
+        layers = tree["rate"]["sci"].data.__dask_graph__().layers
+        assert (sum(name.startswith("settle-") for name in layers) > 5) == (kept == 1)
+        paths = nsxr.write_products(tree, tmp_path / str(kept), "it", progress=False)
+        products.append([fits.getdata(path, name) for path in paths for name in ("SCI", "VAR_RNOISE", "DQ")])
+    for one, other in zip(*products, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(st.sampled_from(["noisy", "NaN", "saturated", "constant", "hits"]), st.integers(0, 2), st.sampled_from([3, 10]))
+def test_one_bad_integration_leaves_the_cleaning_of_others(kind, bad, integrations):
+    """Spectrum and variance stay, and the noise found in the others moves by less than a fifth of white noise."""
+    ramps, _ = make_ramps(groups=4, integrations=integrations, columns=128, subarray="SUB2048", seed=3)
+    is_dark = xr.DataArray(np.ones([ramps.sizes[d] for d in IMAGE], bool), dims=IMAGE)
+    sci, groupdq = ramps["sci"].values.copy(), ramps["groupdq"].values.copy()
+    if kind == "noisy":
+        sci[bad] += np.random.default_rng(1).normal(0, 60, sci[bad].shape)
+    elif kind == "NaN":
+        sci[bad] = np.nan
+    elif kind == "saturated":
+        groupdq[bad, 1:] |= np.uint8(GroupFlag.SATURATED.value)
+    elif kind == "constant":
+        sci[bad] = 65000
+    else:
+        sci[bad, 2:, ::9] += 40000
+    spoilt = ramps.assign(sci=(RAMP, sci, ramps["sci"].attrs), groupdq=(RAMP, groupdq))
+    before, after = (estimate_flicker_noise(given, is_dark) for given in (ramps, spoilt))
+    others = np.arange(integrations) != bad
+    change = (after["noise"] - before["noise"]).values[others]
+    assert np.sqrt((change**2).mean()) < 0.2 * np.sqrt(2) * WHITE
+    white = after["density"][2, 0] / before["density"][2, 0]
+    assert 0.9 < white < 1.1
+    assert 0.8 < after["variance"].mean() / before["variance"].mean() < 1.25

@@ -1,0 +1,270 @@
+"""Extraction: fluxes, variances and coverage against simulated truth; series; units; laziness."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.spectra.extraction import column_weights
+from nsxr.model.dq import PixelFlag
+from nsxr.simulate import simulate_trace
+from nsxr.spectra.box_extraction import extract_box
+from nsxr.spectra.extraction import extract_spectrum, model_image
+from nsxr.spectra.trace_model import fit_trace_model
+from nsxr.testing import forbid_computes
+
+IMAGE = ("cross_dispersion", "dispersion")
+PARTS = ("poisson", "rnoise", "flat")
+
+
+def aperture_flux(truth: xr.Dataset, model: xr.Dataset) -> xr.DataArray:
+    """Return the true flux within the aperture."""
+    return truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")
+
+
+def deviation(spectrum: xr.Dataset) -> xr.DataArray:
+    return np.sqrt(sum(spectrum[f"flux_var_{part}"] for part in PARTS))
+
+
+def test_column_weights_are_least_squares() -> None:
+    random = np.random.default_rng(1)
+    profile = random.random((2, 9, 5))
+    aperture = (random.random((2, 9, 5)) > 0.2).astype(float)
+    precision = random.random((2, 9, 5)) * (random.random((2, 9, 5)) > 0.2)
+    image = random.normal(size=(2, 9, 5))
+    for order in (0, 1, 2):
+        flux, level, leverage = column_weights(profile, aperture, precision, order)
+        for e in range(2):
+            for x in range(5):
+                w = precision[e, :, x] * (aperture[e, :, x] > 0 if order == 0 else 1)
+                y = np.linspace(-1, 1, 9)
+                terms = np.stack([profile[e, :, x], np.ones(9), y][: 1 + order], axis=1)
+                root = np.sqrt(w)[:, None]
+                solution = np.linalg.lstsq(terms * root, image[e, :, x] * root[:, 0], rcond=None)[0]
+                hat = terms @ np.linalg.pinv(terms * root) * root.T
+                assert (flux[e, :, x] * image[e, :, x]).sum() == pytest.approx(solution[0], rel=1e-9)
+                np.testing.assert_allclose(leverage[e, :, x], np.diag(hat) * (w > 0), atol=1e-9)
+                if order:
+                    centre = np.average(y, weights=aperture[e, :, x])
+                    there = solution[1] + (solution[2] * centre if order == 2 else 0.0)
+                    assert (level[e, :, x] * image[e, :, x]).sum() == pytest.approx(there, rel=1e-8)
+
+
+@pytest.mark.parametrize("bad_pixels", ["isolated", "clusters"])
+@pytest.mark.parametrize("signal_to_noise", [11.0, 150.0])
+def test_fluxes_and_variances(signal_to_noise: float, bad_pixels: str) -> None:
+    pulls, hit, ratios = [], [], []
+    seeds = 12 if bad_pixels == "isolated" else 16
+    for seed in range(seeds):
+        slit, truth = simulate_trace(signal_to_noise=signal_to_noise, bad_pixels=bad_pixels, seed=seed)  # type: ignore[arg-type]
+        model = fit_trace_model(slit)
+        spectrum = extract_spectrum(slit, model)
+        wanted = aperture_flux(truth, model)
+        pulls.append(((spectrum["flux"] - wanted) / deviation(spectrum)).values)
+        ratios.append(float((spectrum["flux"] / wanted).mean()))
+        near = np.abs(truth["cross_dispersion"] - truth["trace"]) < 1.6
+        kept = spectrum["dq"] == 0
+        hit.append(((truth["is_bad"] & near).any("cross_dispersion") & kept).values)
+    all_pulls, is_hit = np.concatenate(pulls), np.concatenate(hit)
+    assert is_hit.sum() > 100
+    assert np.std(all_pulls[~is_hit]) == pytest.approx(1.0, abs=0.04)
+    assert np.std(all_pulls[is_hit]) == pytest.approx(1.0, abs=3 / np.sqrt(2 * is_hit.sum()))
+    assert np.mean(ratios) == pytest.approx(1.0, abs=3 / signal_to_noise / np.sqrt(seeds * 420) + 0.001)
+
+
+def test_near_the_limit_of_cramer_and_rao() -> None:
+    for seed in range(3):
+        slit, truth = simulate_trace(signal_to_noise=20.0, bad_pixels="none", seed=seed)
+        spectrum = extract_spectrum(slit)
+        limit = np.sqrt(1 / (truth["profile"] ** 2 / truth["variance"]).sum("cross_dispersion")) * 1e6
+        signal_to_noise = (truth["flux"] / limit).mean() / (spectrum["flux"] / deviation(spectrum)).mean()
+        assert 0.97 < float(signal_to_noise) < 1.03
+
+
+def test_missing_pixels_are_made_up_for() -> None:
+    slit, truth = simulate_trace(signal_to_noise=150.0, bad_pixels="none")
+    row = int(np.rint(float(truth["trace"][100]))) - 200
+    flags = slit["dq"].copy(deep=True)
+    flags.values[row, 100] |= np.uint32(PixelFlag.DO_NOT_USE)
+    flags.values[row - 1 : row + 2, 200] |= np.uint32(PixelFlag.DO_NOT_USE)
+    flags.values[row, 300] |= np.uint32(PixelFlag.FLUX_ESTIMATED)
+    model = fit_trace_model(slit)
+    holed = slit.assign(dq=flags)
+    for weighting in ("profile", "box"):
+        spectrum = extract_spectrum(holed, weighting=weighting)  # type: ignore[arg-type]
+        pull = (spectrum["flux"] - aperture_flux(truth, model)) / deviation(spectrum)
+        assert np.abs(pull[[100, 300]]).max() < 4
+        assert spectrum["coverage"][100] < 0.75
+        assert spectrum["coverage"][50] == pytest.approx(1.0)
+        assert deviation(spectrum)[100] > 1.15 * deviation(spectrum)[99]
+        assert spectrum["dq"][200] == PixelFlag.DO_NOT_USE
+        assert np.isfinite(spectrum["flux"][200])
+        assert spectrum["dq"][100] == 0
+
+
+def test_box_is_the_sum_over_the_aperture() -> None:
+    slit, _ = simulate_trace(bad_pixels="none")
+    model = fit_trace_model(slit, rescale_noise=False)
+    spectrum = extract_spectrum(slit, model, weighting="box")
+    inside = (model["aperture"] > 0) & model["is_used"]
+    total = (slit["sci"].astype(float) * model["aperture"]).where(inside, 0.0).sum("cross_dispersion") * 1e6
+    whole = spectrum["coverage"] > 0.999999
+    np.testing.assert_allclose(spectrum["flux"].where(whole, drop=True), total.where(whole, drop=True), rtol=1e-9)
+    read = (slit["var_rnoise"].astype(float) * model["aperture"] ** 2).where(inside, 0.0).sum("cross_dispersion")
+    extra = 1 + model["profile_variance"] * spectrum["flux"] ** 2 / (
+        spectrum["flux_var_poisson"] + spectrum["flux_var_rnoise"]
+    )
+    np.testing.assert_allclose(
+        (spectrum["flux_var_rnoise"] / 1e12).where(whole, drop=True), read.where(whole, drop=True), rtol=2e-2
+    )
+    assert float(extra.max()) < 1.2
+
+
+@pytest.mark.parametrize("background", ["constant", "linear"])
+def test_local_background(background: str) -> None:
+    pulls = []
+    for seed in range(4):
+        slit, truth = simulate_trace(signal_to_noise=60.0, background=900.0, bad_pixels="isolated", seed=seed)
+        model = fit_trace_model(slit, background=background)  # type: ignore[arg-type]
+        spectrum = extract_spectrum(slit, model)
+        # the wings of the true profile beyond the aperture are light of the source, too
+        pulls.append(((spectrum["flux"] - aperture_flux(truth, model)) / deviation(spectrum)).values)
+        level = spectrum["background"] * 4.8e-13
+        assert float((level / (900 * 1e-15)).mean()) == pytest.approx(1.0, abs=0.02)
+        assert (spectrum["bkgd_var_rnoise"] > 0).all()
+    assert np.nanstd(np.concatenate(pulls)) == pytest.approx(1.0, abs=0.06)
+
+
+def test_surface_brightness_units() -> None:
+    slit, _ = simulate_trace(bad_pixels="none")
+    area = slit.attrs["PIXAR_SR"]
+    bright = slit.assign(
+        sci=(slit["sci"] / area).astype(np.float32).assign_attrs(units="MJy/sr"),
+        var_poisson=(slit["var_poisson"] / area**2).astype(np.float32),
+        var_rnoise=(slit["var_rnoise"] / area**2).astype(np.float32),
+    )
+    one, other = extract_spectrum(slit), extract_spectrum(bright)
+    np.testing.assert_allclose(other["flux"], one["flux"], rtol=1e-4)
+    np.testing.assert_allclose(other["flux_var_rnoise"], one["flux_var_rnoise"], rtol=1e-3)
+    assert one["flux"].attrs["units"] == "Jy"
+    assert one["flux_var_poisson"].attrs["units"] == "(Jy)2"
+    assert not one["surf_bright"].any()
+    pixels = fit_trace_model(bright)["aperture"].sum("cross_dispersion")
+    np.testing.assert_allclose(other["surf_bright"], other["flux"] / 1e6 / area / pixels, rtol=1e-9)
+    with pytest.raises(ModelError, match="PIXAR_SR"):
+        extract_spectrum(bright.assign_attrs(PIXAR_SR=0.0))
+    with pytest.raises(ModelError, match="units 'erg'"):
+        extract_spectrum(slit.assign(sci=slit["sci"].assign_attrs(units="erg")))
+
+
+def test_wavelength_is_that_of_the_trace() -> None:
+    slit, truth = simulate_trace(offset=2.0, bad_pixels="none")
+    spectrum = extract_spectrum(slit)
+    at = slit["wavelength"].interp(cross_dispersion=truth["trace"], dispersion=truth["dispersion"])
+    np.testing.assert_allclose(spectrum["wavelength"], at, atol=2e-5)
+    assert spectrum["wavelength"].attrs["units"] == "um"
+
+
+def test_series() -> None:
+    slit, truth = simulate_trace(signal_to_noise=100.0, integrations=30, depth=0.01, bad_pixels="isolated", seed=4)
+    sci = slit["sci"].copy(deep=True)
+    row = int(np.rint(float(truth["trace"][77]))) - 200
+    sci.values[12, row, 77] *= 3  # a cosmic ray in one integration
+    slit = slit.assign(sci=sci)
+    model = fit_trace_model(slit)
+    spectrum = extract_spectrum(slit, model)
+    assert spectrum["flux"].dims == ("integration", "dispersion")
+    assert "int_mid_MJD_UTC" in spectrum.coords
+    pull = (spectrum["flux"] - aperture_flux(truth, model)) / deviation(spectrum)
+    assert float(pull.std()) == pytest.approx(1.0, abs=0.02)
+    assert abs(float(pull[12, 77])) < 4.5
+    white = spectrum["flux"].mean("dispersion")
+    depth = 1 - float(white[10:20].mean() / (white[:10].mean() + white[20:].mean()) * 2)
+    assert depth == pytest.approx(0.01, abs=0.0006)
+    with forbid_computes():
+        lazy = extract_spectrum(slit.chunk({"integration": 7}))
+    xr.testing.assert_allclose(lazy.compute().drop_vars("weight"), spectrum.drop_vars("weight"), rtol=1e-6)
+
+
+def test_lazy_and_the_same_for_any_chunks() -> None:
+    slit, _ = simulate_trace(columns=128)
+    plain, before = extract_spectrum(slit), slit.copy(deep=True)
+    for chunks in ({"dispersion": 50}, {"cross_dispersion": 7}, {}):
+        with forbid_computes():
+            lazy = extract_spectrum(slit.chunk(chunks))
+        computed = lazy.compute()
+        xr.testing.assert_identical(computed.drop_vars("wavelength"), plain.drop_vars("wavelength"))
+        np.testing.assert_allclose(computed["wavelength"], plain["wavelength"], rtol=1e-14)
+    xr.testing.assert_identical(slit, before)
+    for name in ("flux", "flux_var_poisson", "surf_bright", "background", "npixels", "coverage"):
+        assert plain[name].dims == ("dispersion",)
+        assert plain[name].dtype == np.float64
+
+
+def test_extended_source_is_summed_over_the_slit() -> None:
+    slit, truth = simulate_trace(signal_to_noise=100.0, fwhm=7.0, bad_pixels="isolated", seed=6)
+    slit.attrs["SRCTYPE"] = "EXTENDED"
+    assert float(fit_trace_model(slit)["aperture"].sum("cross_dispersion").median()) > 15
+    model = fit_trace_model(slit, half_width=6.5)
+    spectrum = extract_spectrum(slit, model)
+    ratio = (spectrum["flux"] / aperture_flux(truth, model))[20:-20]
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.003)
+    assert float(ratio.std()) < 0.02
+
+
+def test_model_image_fits_the_light() -> None:
+    slit, truth = simulate_trace(signal_to_noise=100.0, bad_pixels="none")
+    model = fit_trace_model(slit)
+    spectrum = extract_spectrum(slit, model)
+    image = model_image(spectrum, model, slit)
+    true = truth["flux"] * truth["profile"] / 1e6
+    pull = ((image["model"] - true) / np.sqrt(image["model_variance"])).where(model["aperture"] > 0.9)
+    assert 0.7 < float(pull.std()) < 1.4
+    assert image["model"].dims == IMAGE
+
+
+def test_refused() -> None:
+    slit, _ = simulate_trace(columns=64)
+    with pytest.raises(ParameterError, match="weighting is 'best'"):
+        extract_spectrum(slit, weighting="best")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="least_coverage is 2"):
+        extract_spectrum(slit, least_coverage=2)
+    with pytest.raises(ParameterError, match="a model was given"):
+        extract_spectrum(slit, fit_trace_model(slit), half_width=2.0)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5, 17, 32])
+def test_few_columns_are_enough(columns: int) -> None:
+    slit, truth = simulate_trace(seed=1)
+    few = slit.isel(dispersion=slice(200, 200 + columns))
+    spectrum = extract_spectrum(few)
+    ratio = (spectrum["flux"] / truth["flux"]).values
+    assert (spectrum["dq"] == 0).all()
+    np.testing.assert_allclose(np.mean(ratio), 1.0, atol=0.02 + 0.06 / np.sqrt(columns))
+    series, _ = simulate_trace(columns=columns, integrations=2, seed=1)
+    assert np.isfinite(extract_spectrum(series)["flux"]).all()
+
+
+@pytest.mark.parametrize("rows", [slice(15, 16), slice(14, 16), slice(10, 15), slice(9, 16)])
+def test_columns_are_flagged_where_the_cut_out_lacks_their_light(rows: slice) -> None:
+    slit, truth = simulate_trace(seed=1, bad_pixels="none")
+    cut = slit.isel(cross_dispersion=rows)
+    spectrum = extract_spectrum(cut)
+    good = (spectrum["dq"] == 0).values
+    ratio = (spectrum["flux"] / truth["flux"]).values
+    if cut.sizes["cross_dispersion"] < 3:
+        assert not good.any()
+    else:
+        inside = (truth["trace"] < float(cut["cross_dispersion"][-1]) + 0.5).values
+        assert 0.9 * inside.sum() < good.sum() < inside.sum() + 20  # the others are too far out
+        assert ratio[good].min() > 0.3
+
+
+@pytest.mark.parametrize("dim", ["dispersion", "cross_dispersion"])
+def test_slits_without_pixels(dim: str) -> None:
+    slit, _ = simulate_trace(columns=40)
+    empty = slit.isel({dim: slice(0, 0)})
+    for extract in (extract_spectrum, fit_trace_model, extract_box):
+        with pytest.raises(ModelError, match=f"^dim '{dim}' is empty, expected a length of 1 at least$"):
+            extract(empty)
+    assert (extract_spectrum(slit.assign(dq=slit["dq"] | np.uint32(1)))["dq"] == 1).all()
