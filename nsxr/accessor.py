@@ -10,7 +10,6 @@ from nsxr.model.arguments import checks_arguments
 from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
-from nsxr.pipelines.detector1 import detector1
 
 __all__ = ["NodeAccessor", "NsxrAccessor"]
 
@@ -68,6 +67,8 @@ class NsxrAccessor:
         self, references: Mapping[str, xr.Dataset], *, skip: Collection[str] = (), **parameters: Mapping[str, Any]
     ) -> xr.DataTree:
         """Calibrate to count rates, see :func:`nsxr.detector1`."""
+        from nsxr.pipelines.detector1 import detector1  # takes a second, which other shortcuts need not wait for
+
         return detector1(self._dataset, references, skip=skip, **parameters)
 
     def by_amplifier(self) -> xr.Dataset:

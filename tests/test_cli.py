@@ -1,5 +1,6 @@
 """The command line: what it writes, what it refuses, and that errors are one line."""
 
+import ast
 import json
 import re
 import subprocess
@@ -72,7 +73,10 @@ def test_help_names_commands_options_and_steps(run):
     text = run("--help").stdout
     assert all(name in text for name in ("demo", "detector1", "info", "simulate"))
     assert "0.1.0" in run("--version").stdout
-    for name, command in cli.main.commands.items():
+    listed = " ".join(run("--help").stdout.split())
+    for name in cli.main.list_commands(None):
+        command = cli.main.get_command(None, name)
+        assert f" {name} {command.get_short_help_str(200)} " in f"{listed} "
         text = run(name, "--help").stdout
         for option in command.params:
             assert option.opts[-1].upper().lstrip("-") in text.upper(), option
@@ -498,3 +502,10 @@ def test_several_files_are_checked_at_once(run, made, tmp_path):
         "1 of 2 files done; failed:",
         f"  {bad}",
     ]
+
+
+def test_help_needs_none_of_the_libraries_of_the_commands():
+    code = "import sys; from nsxr.cli import main; main(['--help'], standalone_mode=False); print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "click" in loaded
+    assert not {"numpy", "xarray", "dask", "numba", "astropy"} & set(ast.literal_eval(loaded.splitlines()[-1]))

@@ -67,7 +67,7 @@ def test_commands_exist(line):
     if words[1:] == ["-m", "venv", ".venv"]:
         assert program == "python3"
     elif program == "nsxr":
-        command = cli.main.commands[words[1]]
+        command = cli.main.get_command(None, words[1])
         context = click.Context(command, info_name=words[1])
         command.parse_args(context, words[2:])  # unknown options and values are errors
     elif program in ("bash", "python"):

@@ -1,7 +1,8 @@
-"""The command line: detector1, extract, archive, simulate, info, check, parameters, demo."""
+"""The command line. A command is imported when it is asked for, so that ``nsxr --help`` answers at once."""
 
 import ctypes
 import gc
+import importlib
 import logging
 import signal
 import sys
@@ -11,15 +12,6 @@ from types import FrameType
 
 import click
 
-from nsxr.cli.archives import archive
-from nsxr.cli.calibration import detector1
-from nsxr.cli.check import check
-from nsxr.cli.description import info
-from nsxr.cli.extraction import extract
-from nsxr.cli.parameters import parameters
-from nsxr.cli.simulation import demo, simulate
-from nsxr.storage.stores import without_secrets
-
 __all__ = ["main", "run"]
 
 _MALLOC = {-8: 1, -3: 8 * 2**20, -1: 256 * 2**20}
@@ -28,7 +20,38 @@ freed, and blocks of pixels leave holes in it that the next ones do not fit: the
 ask for smaller ones again and again takes more time than it is worth."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_COMMANDS = {
+    "archive": ("archives", "Keep many exposures in one Zarr archive."),
+    "check": ("check", "Read FITS or Zarr products, or archives, through; a line for each problem."),
+    "demo": ("simulation", "Simulate a full-frame exposure, calibrate it, write products, draw a quick look."),
+    "detector1": ("calibration", "Calibrate raw exposures to count rates."),
+    "extract": ("extraction", "Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a series."),
+    "info": ("description", "Say what a file is, how it was read out, and what has been done to it."),
+    "parameters": ("parameters", "List the parameters of the steps, or of one STEP, with types, units and defaults."),
+    "simulate": ("simulation", "Simulate a raw exposure with its references and the truth behind it."),
+}
+"""Module below :mod:`nsxr.cli` of each command, and the first sentence of its help."""
+
+
+class _Commands(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"nsxr.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nsxr")
 @click.option("-v", "--verbose", count=True, help="Say what is done, with times; twice for everything.")
 def main(verbose: int) -> None:
@@ -46,6 +69,8 @@ class _Discreet(logging.Formatter):
     """Log without what URLs may tell: users, passwords, signatures; tracebacks too."""
 
     def format(self, record: logging.LogRecord) -> str:
+        from nsxr.storage.stores import without_secrets  # takes a third of a second, which --help need not wait
+
         return without_secrets(super().format(record))
 
 
@@ -75,12 +100,12 @@ def _ends_in_order() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-for _command in (detector1, extract, archive, simulate, info, check, parameters, demo):
-    main.add_command(_command)
-
-
 def run() -> None:
     """Run the command line in a process of its own, which may be set up for that."""
+    for word in sys.argv[1:]:
+        if word in _COMMANDS:
+            importlib.import_module(f"nsxr.cli.{_COMMANDS[word][0]}")
+            break
     gc.freeze()  # what has been imported stays until the end; looking through it for garbage took 0.3 s
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # another C library

@@ -59,7 +59,7 @@ _EXTRACT = """
 @click.option("--markdown", is_flag=True, help="As the page of the documentation.")
 @reports_errors
 def parameters(step: str | None, markdown: bool) -> None:
-    """List the parameters of the steps, or of one STEP: name, type, unit, default, range and meaning."""
+    """List the parameters of the steps, or of one STEP, with types, units and defaults."""
     if step is not None:
         check_settings({step: {}}, ())  # says which one may have been meant
     names = list(STEPS) if step is None else [step]

@@ -47,9 +47,9 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
 @click.option("--seed", type=int, default=1, show_default=True)
 @reports_errors
 def demo(output: str, seed: int) -> None:
-    """Simulate a full-frame IRS2 exposure, calibrate it, write FITS and Zarr, draw a quick look.
+    """Simulate a full-frame exposure, calibrate it, write products, draw a quick look.
 
-    Existing files in the directory are replaced.
+    The exposure is NRSIRS2RAPID, products are FITS and Zarr. Existing files in the directory are replaced.
     """
     started = time.monotonic()
     click.echo("simulating a full-frame NRSIRS2RAPID exposure of 20 groups, with its references ...")

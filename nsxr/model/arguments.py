@@ -14,7 +14,7 @@ import xarray as xr
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Parameter, declared, said
 
-__all__ = ["checks_all", "checks_arguments"]
+__all__ = ["checks_all", "checks_arguments", "exported"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,8 +57,25 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def exported(function: Any, package: str) -> Any:
+    """Return a function as a package exports it: its arguments are checked when it is called. Classes stay as they are.
+
+    Parameters
+    ----------
+    function : object
+        What the package exports.
+    package : str
+        Name of the package. The checked function is pickled under this name.
+    """
+    if not inspect.isfunction(function):
+        return function
+    checked = checks_arguments(function)
+    checked.__module__ = package
+    return checked
+
+
 def checks_all(module: dict[str, Any]) -> None:
-    """Check the arguments of all functions that a package exports: what comes in at its door is looked at there, once.
+    """Check the arguments of all functions that a package exports.
 
     Parameters
     ----------
@@ -66,9 +83,7 @@ def checks_all(module: dict[str, Any]) -> None:
         The names of the package, ``globals()`` at its end.
     """
     for name in module["__all__"]:
-        if inspect.isfunction(module[name]):
-            module[name] = checked = checks_arguments(module[name])
-            checked.__module__ = module["__name__"]  # so that it pickles
+        module[name] = exported(module[name], module["__name__"])
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,6 @@
+"""What xarray loads when it opens its first file: the engine for NIRSpec files, and ``dataset.nsxr``."""
+
+from nsxr import accessor  # noqa: F401  (registers Dataset.nsxr and DataTree.nsxr)
+from nsxr.products.fits_read import NirspecBackend
+
+__all__ = ["NirspecBackend"]
