@@ -221,7 +221,7 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
             Path(path).write_bytes(b"half")
             raise OSError("no space left")
 
-    monkeypatch.setattr("nsxr.plot.exposures.plot_quicklook", lambda *_: Figure())
+    monkeypatch.setattr("nsxr.plot.quicklook.plot_quicklook", lambda *_: Figure())
     assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook")
     names = [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits", f"{ROOT}_recipe.toml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

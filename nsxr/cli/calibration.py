@@ -154,7 +154,7 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     )
     ramps = list(stages.values())[-1]
     if wanted.has_quicklook:
-        from nsxr.plot.exposures import plot_quicklook  # matplotlib takes 0.3 s to import
+        from nsxr.plot.quicklook import plot_quicklook  # matplotlib takes 0.3 s to import
 
         with phase(f"{root}: drawing the quick look", wanted.progress), _open_rate(written) as rate:
             figure = plot_quicklook(rate, ramps, stages["superbias"])

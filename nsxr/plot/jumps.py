@@ -14,7 +14,7 @@ def plot_snowballs(axes: Axes, dataset: xr.Dataset, integration: int | None = No
     Parameters
     ----------
     axes : Axes
-        With an image, for example of :func:`nsxr.plot.exposures.plot_dq_map`; its limits stay.
+        With an image, for example of :func:`nsxr.plot.images.plot_dq_map`; its limits stay.
     dataset : Dataset
         ``snowballs`` (snowball, property) float32, from :func:`nsxr.flag_snowballs`.
     integration : int, optional

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nsxr.plot.exposures import set_title
+from nsxr.plot.style import set_title
 
 __all__ = ["plot_linearity", "plot_linearity_residual"]
 

@@ -8,10 +8,64 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsxr.compute.blocks import compute_together
+from nsxr.diagnostics.noise import noise_spectrum
+from nsxr.model.history import steps
 from nsxr.model.readout import Readout
-from nsxr.plot.exposures import plot_noise_spectrum, set_title
+from nsxr.plot.style import BLUE, VERMILLION, set_title
 
-__all__ = ["plot_noise", "plot_residual"]
+__all__ = ["plot_noise", "plot_noise_spectrum", "plot_residual"]
+
+
+def _smooth(frequency: np.ndarray, power: np.ndarray, per_decade: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Return means of a spectrum in bins of equal ratio."""
+    position = np.floor(per_decade * np.log10(frequency)).astype(int)
+    _, bins = np.unique(position, return_inverse=True)
+    count = np.bincount(bins)
+    return np.bincount(bins, frequency) / count, np.bincount(bins, power) / count
+
+
+def plot_noise_spectrum(
+    axes: Axes, before: xr.Dataset, after: xr.Dataset, amplifier: int | None = None, integration: int = 0
+) -> None:
+    """Draw the noise of one output along readout time, before and after correction.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    before, after : Dataset
+        Exposures as :func:`noise_spectrum` takes them; raw, and after reference-pixel correction.
+        ``before`` is brought to the scale of ``after`` if only that had group_scale applied.
+    amplifier : int, optional
+        Output; default 2 where there are several, else the only one.
+    integration : int, default 0
+        Which integration, by position.
+    """
+    readout = Readout.from_header(after.attrs)
+    if amplifier is None:
+        amplifier = 2 if readout.n_outputs > 1 else 1
+
+    def is_scaled(exposure: xr.Dataset) -> bool:
+        return any(entry["step"] == "group_scale" and entry["status"] == "COMPLETE" for entry in steps(exposure))
+
+    scale = 1.0
+    if readout.frame_divisor and is_scaled(after) and not is_scaled(before):
+        scale = readout.frame_divisor / readout.n_frames
+    for exposure, factor, colour, name in ((before, scale, VERMILLION, "before"), (after, 1.0, BLUE, "after")):
+        frequency, power = noise_spectrum(exposure, amplifier, integration)
+        power = power * factor**2
+        total = float(np.sqrt(np.trapezoid(power, frequency)))
+        x, y = _smooth(frequency, power)
+        axes.plot(x, y, color=colour, linewidth=1.6, label=f"{name}: {total:.1f} DN rms")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("frequency [Hz]")
+    axes.set_ylabel("noise power [DN²/Hz]")
+    axes.set_title(f"noise along readout, output {amplifier}")
+    axes.legend(frameon=False, fontsize="small")
+    axes.grid(True, which="major", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def plot_residual(axes: Axes, exposure: xr.Dataset, title: str, limit: float, integration: int = 0) -> None:

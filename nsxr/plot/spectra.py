@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nsxr.compute.cluster import worker_errors
 from nsxr.model.dq import PixelFlag
-from nsxr.plot.exposures import BLUE, GREEN, VERMILLION
+from nsxr.plot.style import BLUE, GREEN, VERMILLION
 
 __all__ = ["plot_extraction"]
 

@@ -12,16 +12,11 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout, irs2_layout
-from nsxr.plot.exposures import (
-    choose_pixel,
-    plot_dq,
-    plot_dq_map,
-    plot_noise_spectrum,
-    plot_quicklook,
-    plot_ramp,
-    plot_rate,
-    set_title,
-)
+from nsxr.plot.images import plot_dq, plot_dq_map, plot_rate
+from nsxr.plot.noise import plot_noise_spectrum
+from nsxr.plot.quicklook import plot_quicklook
+from nsxr.plot.ramps import choose_pixel, plot_ramp
+from nsxr.plot.style import set_title
 from nsxr.testing import count_computes
 
 SUBARRAY = {
