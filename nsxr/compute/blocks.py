@@ -1,22 +1,23 @@
-"""Run kernels on blocks, with or without a halo: the only module that knows dask arrays.
+"""Run NumPy kernels on the blocks of lazy arrays, with or without a halo.
 
-A kernel is a NumPy function; it gets its core dims first to last in the order named here and never
-sees xarray or dask. Building a graph computes nothing.
+A kernel is a function of NumPy arrays: it knows neither xarray nor dask. Nothing is computed while a graph is built.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from nsxr.compute.layouts import in_groups, one_chunk
+from nsxr.compute.layouts import one_chunk
+from nsxr.compute.passes import settle, settled
+from nsxr.compute.reductions import reduce_blocks, reduce_tree, spread_blocks
 from nsxr.errors import ModelError
 
 __all__ = [
+    "Output",
     "compute_together",
     "map_blocks",
     "map_with_halo",
@@ -30,8 +31,8 @@ __all__ = [
     "unlabelled",
 ]
 
-
-_SETTLE = "settle-"
+Output = tuple[Sequence[str], type[np.generic]]
+"""Dims and dtype of an array that a kernel returns."""
 
 
 def compute_together(*collections: Any) -> tuple[Any, ...]:
@@ -42,67 +43,143 @@ def compute_together(*collections: Any) -> tuple[Any, ...]:
 def unlabelled(array: xr.DataArray) -> xr.DataArray:
     """Return an array without coordinates.
 
-    Arithmetic compares coordinates, and comparing lazy ones computes them.
+    Arithmetic compares coordinates, and the comparison of lazy coordinates would compute them.
     """
     return array.drop_vars(list(array.coords))
+
+
+@overload
+def map_blocks(
+    kernel: Callable[..., Any],
+    *arrays: xr.DataArray,
+    core: Sequence[str],
+    outputs: Mapping[str, Output],
+    sizes: Mapping[str, int] | None = None,
+    reduced: Mapping[str, str] | None = None,
+    joined: str | None = None,
+    within: tuple[str, slice] | None = None,
+    **parameters: Any,
+) -> dict[str, xr.DataArray]: ...
+
+
+@overload
+def map_blocks(
+    kernel: Callable[..., Any],
+    *arrays: xr.DataArray,
+    core: Sequence[str],
+    outputs: Sequence[Output],
+    sizes: Mapping[str, int] | None = None,
+    reduced: Mapping[int, str] | None = None,
+    joined: str | None = None,
+    within: tuple[str, slice] | None = None,
+    **parameters: Any,
+) -> tuple[xr.DataArray, ...]: ...
 
 
 def map_blocks(
     kernel: Callable[..., Any],
     *arrays: xr.DataArray,
     core: Sequence[str],
-    outputs: Sequence[tuple[Sequence[str], type[np.generic]]],
-    sizes: dict[str, int] | None = None,
-    reduced: dict[int, str] | None = None,
+    outputs: Mapping[str, Output] | Sequence[Output],
+    sizes: Mapping[str, int] | None = None,
+    reduced: Mapping[Any, str] | None = None,
     joined: str | None = None,
     within: tuple[str, slice] | None = None,
     **parameters: Any,
-) -> tuple[xr.DataArray, ...]:
+) -> dict[str, xr.DataArray] | tuple[xr.DataArray, ...]:
     """Apply a kernel to blocks that hold the ``core`` dims whole.
 
-    Blocks reach the kernel with dims in the order of the first array, exactly as stored, so a
-    kernel for ``(integration, group, row, column)`` always gets C-ordered four-dimensional blocks
-    and loops as it likes; other arrays keep those of the dims that they have, in the same order.
+    A block has its dims in the order of the array that it is cut from, and is C-ordered. A kernel for
+    ``(integration, group, row, column)`` always gets blocks of four dims.
+
+    The first array decides how all arrays are split. The other arrays get its chunks along the dims that they share
+    with it, and one chunk along the ``core`` dims and along dims that the first array does not have. The first array
+    itself must hold the ``core`` dims in one chunk: :mod:`nsxr.compute.layouts` has the functions for it.
 
     Parameters
     ----------
     kernel : callable
-        ``kernel(*blocks, **parameters)`` returning one array per output, in order.
+        ``kernel(*blocks, **parameters)``. It returns the array of the one output, or a tuple with the arrays of all
+        outputs in their order.
     *arrays : DataArray
-        The first one sets the dims and their order.
+        The first one sets the dims, their order and the chunks.
     core : sequence of str
-        Dims that a block must hold whole. A lazy array split along one of them is an error:
-        choosing chunks belongs to :mod:`nsxr.compute.layouts`.
-    outputs : sequence of (dims, dtype)
-        Dims and dtype of each output; dims are a subset of the first array's, in its order, or
-        new ones whose lengths ``sizes`` gives.
-    sizes : dict, optional
+        Dims that a block must hold whole.
+    outputs : mapping
+        Dims and dtype of each output by its name. Every output has all dims of the first array that are not ``core``;
+        its other dims are ``core`` dims, or new ones whose lengths ``sizes`` gives.
+    sizes : mapping, optional
         Lengths of new dims.
-    reduced : dict, optional
-        Numbers of outputs that have length 1 along one dim for each block along it, and that dim: sums to be
-        combined by :func:`reduce_tree`. They carry no coordinates along it.
+    reduced : mapping, optional
+        Outputs that have length 1 along one dim for each block along it, and that dim. :func:`reduce_tree` combines
+        such outputs.
     joined : str, optional
-        A core dim that may be split; its blocks are put together just before the kernel runs, one task at a time.
+        A core dim that may be split. Its blocks are joined just before the kernel runs, in the same task.
     within : (dim, slice), optional
-        The part of a core dim that the kernel gets, of each block, and that two or more outputs have. Cut in the
-        task: dask copies the pieces that it cuts.
+        The part of a core dim that the kernel gets and that two or more outputs have. The task itself cuts this part
+        from the block, because dask would copy it.
     **parameters
         Passed to the kernel.
-    """
-    first = arrays[0]
-    loop = tuple(str(d) for d in first.dims if d not in core)
-    lengths = {str(d): n for array in arrays for d, n in array.sizes.items()} | (sizes or {})
-    if within is not None:
-        lengths[within[0]] = len(range(lengths[within[0]])[within[1]])
-    for array in arrays:
-        for dim, chunks in zip(array.dims, array.chunks or (), strict=False):
-            if dim in core and dim != joined and len(chunks) > 1:
-                raise ModelError(f"array is split along {dim!r} into chunks {chunks}, but one chunk is needed")
-    for wanted, _ in outputs:
-        lost = [d for d in loop if d not in wanted]
-        if lost:
-            raise ModelError(f"an output without the loop dims {lost} cannot be computed block by block")
 
+    Returns
+    -------
+    dict of DataArray
+        The outputs by name, without coordinates; lazy if an array is lazy.
+
+    Raises
+    ------
+    ModelError
+        If the first array is split along a core dim, or an output lacks a dim along which blocks may be split.
+    """
+    if isinstance(outputs, Mapping):
+        numbers = {name: number for number, name in enumerate(outputs)}
+        by_number = {numbers[name]: dim for name, dim in (reduced or {}).items()}
+        plain = _aligned([unlabelled(array) for array in arrays], core, joined)
+        data = _apply(kernel, plain, core, list(outputs.values()), sizes or {}, by_number, joined, within, parameters)
+        return {
+            name: xr.DataArray(values, dims=dims)
+            for (name, (dims, _)), values in zip(outputs.items(), data, strict=True)
+        }
+    data = _apply(kernel, arrays, core, outputs, sizes or {}, reduced or {}, joined, within, parameters)
+    found: list[xr.DataArray] = []
+    for number, ((dims, _), values) in enumerate(zip(outputs, data, strict=True)):
+        labelled = {d for d in dims if not (reduced and reduced.get(number) == d) and not (within and within[0] == d)}
+        coordinates = {
+            name: c for array in reversed(arrays) for name, c in array.coords.items() if labelled.issuperset(c.dims)
+        }
+        found.append(xr.DataArray(values, dims=dims, coords=coordinates))
+    return tuple(found)
+
+
+def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | None) -> list[xr.DataArray]:
+    """Return the arrays, all but the first one with the chunks that :func:`map_blocks` promises."""
+    first = arrays[0]
+    lengths: dict[str, Any] = dict(zip(map(str, first.dims), first.chunks or (), strict=False))
+    lengths |= {dim: -1 for dim in core if dim != joined}
+    aligned = [first]
+    for array in arrays[1:]:
+        if first.chunks is not None:
+            wanted = {dim: lengths.get(str(dim), -1) for dim in array.dims}
+        else:  # the chunks of lazy arrays stay, where no block has to be whole
+            wanted = {dim: -1 for dim in array.dims if dim in core and dim != joined}
+        aligned.append(array if first.chunks is None and array.chunks is None else array.chunk(wanted))
+    return aligned
+
+
+def _apply(
+    kernel: Callable[..., Any],
+    arrays: Sequence[xr.DataArray],
+    core: Sequence[str],
+    outputs: Sequence[Output],
+    sizes: Mapping[str, int],
+    reduced: Mapping[int, str],
+    joined: str | None,
+    within: tuple[str, slice] | None,
+    parameters: Mapping[str, Any],
+) -> list[Any]:
+    """Return the data of each output, NumPy or dask arrays."""
+    loop = tuple(str(d) for d in arrays[0].dims if d not in core)
+    _check(arrays, [d for d in core if d != joined], outputs, loop)
     axes = [list(array.dims).index(joined) if joined in array.dims else 0 for array in arrays]
     cuts = [tuple(within[1] if within and d == within[0] else slice(None) for d in array.dims) for array in arrays]
 
@@ -112,40 +189,41 @@ def map_blocks(
 
     if all(array.chunks is None for array in arrays):
         results = run(*(array.values for array in arrays))
-        data = list(results) if isinstance(results, tuple) else [results]
-    else:
-        # dims keep their places, and a dim that the kernel sums over arrives as a list of its one block:
-        # apply_ufunc would move the core dims to the end, which copies every block, badly
-        pairs: list[Any] = []
-        for array in arrays:
-            pairs += [array.data, tuple(map(str, array.dims))]
-        if len(outputs) == 1:
-            dims, dtype = outputs[0]
-            new = {d: lengths[d] for d in dims if d in (sizes or {})}
-            adjust = {reduced[0]: 1} if reduced else None
-            data = [_blockwise(run, dims, pairs, new, dtype, adjust)]
-        else:
-            together = _blockwise(run, loop, pairs, {}, np.object_)
-            data = [
-                _blockwise(
-                    _pick,
-                    dims,
-                    [together, loop],
-                    {d: lengths[d] for d in dims if d not in loop},
-                    dtype,
-                    adjust={reduced[number]: 1} if reduced and number in reduced else None,
-                    number=number,
+        return list(results) if isinstance(results, tuple) else [results]
+    lengths = {str(d): n for array in arrays for d, n in array.sizes.items()} | dict(sizes)
+    if within is not None:
+        lengths[within[0]] = len(range(lengths[within[0]])[within[1]])
+    # dims keep their places, and a dim that the kernel sums over arrives as a list of its one block:
+    # apply_ufunc would move the core dims to the end, which copies every block, badly
+    pairs: list[Any] = []
+    for array in arrays:
+        pairs += [array.data, tuple(map(str, array.dims))]
+    if len(outputs) == 1:
+        dims, dtype = outputs[0]
+        new = {d: lengths[d] for d in dims if d in sizes}
+        return [_blockwise(run, dims, pairs, new, dtype, {reduced[0]: 1} if reduced else None)]
+    together = _blockwise(run, loop, pairs, {}, np.object_)
+    data = []
+    for number, (dims, dtype) in enumerate(outputs):
+        new = {d: lengths[d] for d in dims if d not in loop}
+        adjust = {reduced[number]: 1} if number in reduced else None
+        data.append(_blockwise(_pick, dims, [together, loop], new, dtype, adjust, number=number))
+    return data
+
+
+def _check(
+    arrays: Sequence[xr.DataArray], whole: Sequence[str], outputs: Sequence[Output], loop: Sequence[str]
+) -> None:
+    for array in arrays:
+        for dim, chunks in zip(array.dims, array.chunks or (), strict=False):
+            if dim in whole and len(chunks) > 1:
+                raise ModelError(
+                    f"an array is split along {dim!r} into chunks {chunks}, expected one chunk; call one_chunk"
                 )
-                for number, (dims, dtype) in enumerate(outputs)
-            ]
-    found: list[xr.DataArray] = []
-    for number, ((dims, _), values) in enumerate(zip(outputs, data, strict=True)):
-        labelled = {d for d in dims if not (reduced and reduced.get(number) == d) and not (within and within[0] == d)}
-        coordinates = {
-            name: c for array in reversed(arrays) for name, c in array.coords.items() if labelled.issuperset(c.dims)
-        }
-        found.append(xr.DataArray(values, dims=dims, coords=coordinates))
-    return tuple(found)
+    for dims, _ in outputs:
+        lost = [d for d in loop if d not in dims]
+        if lost:
+            raise ModelError(f"an output has dims {tuple(dims)} without {lost}, along which blocks may be split")
 
 
 def _blockwise(
@@ -232,163 +310,6 @@ def map_with_halo(
     return array.copy(data=data)
 
 
-def reduce_blocks(
-    kernel: Callable[..., np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic], **parameters: Any
-) -> xr.DataArray:
-    """Reduce each block along a dim, whatever its chunks; the caller combines the few that remain.
-
-    Parameters
-    ----------
-    kernel : callable
-        ``kernel(block, start, **parameters)`` with ``start`` the position of the block along the dim;
-        returns the block with that dim of length 1.
-    array : DataArray
-        Input.
-    dim : str
-        Dim to reduce.
-    dtype : type
-        Dtype of the result.
-    **parameters
-        Passed to the kernel.
-
-    Returns
-    -------
-    DataArray
-        Without coordinates along ``dim``, whose length is the number of chunks along it (1 for NumPy).
-    """
-    axis = array.get_axis_num(dim)
-    if array.chunks is None:
-        data: Any = kernel(array.values, 0, **parameters)
-    else:
-        starts = np.cumsum((0, *array.chunks[axis][:-1]))
-
-        def run(block: np.ndarray, block_info: Any = None) -> np.ndarray:
-            return kernel(block, int(starts[block_info[0]["chunk-location"][axis]]), **parameters)
-
-        chunks = tuple((1,) * len(c) if i == axis else c for i, c in enumerate(array.chunks))
-        data = da.map_blocks(run, array.data, chunks=chunks, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype=dtype))
-    coordinates = {name: c for name, c in array.coords.items() if dim not in c.dims}
-    return xr.DataArray(data, dims=array.dims, coords=coordinates)
-
-
-def reduce_tree(
-    kernel: Callable[[np.ndarray], np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic]
-) -> xr.DataArray:
-    """Reduce an array along a dim to length 1, a few blocks at a time, so that few have to be held at once.
-
-    Parameters
-    ----------
-    kernel : callable
-        ``kernel(block)`` returns the block with that dim of length 1. Associative.
-    array : DataArray
-        Input, without coordinates along ``dim``.
-    dim : str
-        Dim to reduce.
-    dtype : type
-        Dtype of the result.
-    """
-    reduced = reduce_blocks(lambda block, start: kernel(block), array, dim, dtype)
-    while reduced.sizes[dim] > 1:
-        reduced = reduce_blocks(lambda block, start: kernel(block), in_groups(reduced, dim), dim, dtype)
-    return reduced
-
-
-def spread_blocks(array: xr.DataArray, model: xr.DataArray, dim: str) -> xr.DataArray:
-    """Return an array with an entry along a dim for each block of ``model``, repeated to the length of the block.
-
-    The inverse of a reduction of blocks; other dims that both have are chunked as in ``model``. Without chunks it
-    stays as it is.
-    """
-    if model.chunks is None:
-        return array
-    lengths = dict(zip(model.dims, model.chunks, strict=True))
-    aligned = array.chunk({d: 1 if d == dim else lengths.get(d, -1) for d in array.dims})
-    axis = aligned.get_axis_num(dim)
-    starts = np.cumsum((0, *lengths[dim]))
-
-    def repeat(block: np.ndarray, block_info: Any = None) -> np.ndarray:
-        number = block_info[0]["chunk-location"][axis]
-        return np.repeat(block, int(starts[number + 1] - starts[number]), axis)
-
-    assert aligned.chunks is not None
-    chunks = tuple(lengths[dim] if i == axis else c for i, c in enumerate(aligned.chunks))
-    meta = np.empty((0,) * array.ndim, dtype=array.dtype)
-    data = da.map_blocks(repeat, aligned.data, chunks=chunks, dtype=array.dtype, meta=meta)
-    return xr.DataArray(data, dims=array.dims)
-
-
-def settle(array: xr.DataArray) -> xr.DataArray:
-    """Mark a small array for which many blocks wait: when products are written it is computed by itself, first.
-
-    Limits found in all integrations, or flags of whole frames, come from all of the pixels, and all of the
-    pixels need them. In one graph, the pixels would be kept in memory meanwhile. Where a settled array is
-    computed before the rest (:func:`settled`), they are let go and read a second time, which is cheap.
-    """
-    if array.chunks is None:
-        return array
-    name = f"{_SETTLE}{array.data.name}"
-    return array.copy(data=array.data.map_blocks(_same, name=name, dtype=array.dtype, meta=array.data._meta))
-
-
-def _same(block: np.ndarray) -> np.ndarray:
-    return block
-
-
-def settled(collections: Sequence[Any], persist: Callable[[list[da.Array]], Sequence[da.Array]]) -> list[Any]:
-    """Compute the arrays marked by :func:`settle`, and return the collections on top of the results.
-
-    Parameters
-    ----------
-    collections : sequence of dask collections
-        From :func:`store`, for instance.
-    persist : callable
-        Computes arrays together and returns them with their results, as :func:`dask.persist` does. Called once for
-        all that do not wait for each other.
-    """
-    while True:
-        graph = HighLevelGraph.merge(*(collection.__dask_graph__() for collection in collections))
-        marked = {name for name in graph.layers if name.startswith(_SETTLE)} - _finished(graph)
-        if not marked:
-            return list(collections)
-        first = [name for name in sorted(marked) if not _above(graph, name) & marked]
-        results = persist([_array(graph, name) for name in first])
-        done = {array.name: MaterializedLayer(dict(array.__dask_graph__())) for array in results}
-        collections = [_on_top(collection, done) for collection in collections]
-
-
-def _finished(graph: HighLevelGraph) -> set[str]:
-    return {name for name, layer in graph.layers.items() if isinstance(layer, MaterializedLayer)}
-
-
-def _above(graph: HighLevelGraph, name: str) -> set[str]:
-    """Return all layers that a layer depends on."""
-    found: set[str] = set()
-    waiting = list(graph.dependencies[name])
-    while waiting:
-        layer = waiting.pop()
-        if layer not in found:
-            found.add(layer)
-            waiting += graph.dependencies[layer]
-    return found
-
-
-def _array(graph: HighLevelGraph, name: str) -> da.Array:
-    """Return the array that a layer of a graph holds; the lengths of its chunks do not matter."""
-    layer = graph.layers[name]
-    blocks = layer.numblocks[layer.indices[0][0]]
-    meta = np.empty((0,) * len(blocks))
-    return da.Array(graph.cull_layers([name]), name, tuple((np.nan,) * n for n in blocks), meta=meta)
-
-
-def _on_top(collection: Any, done: Mapping[str, MaterializedLayer]) -> Any:
-    """Return a collection with some layers of its graph replaced by results."""
-    graph = collection.__dask_graph__()
-    layers = {name: done.get(name, layer) for name, layer in graph.layers.items()}
-    dependencies = {name: set() if name in done else above for name, above in graph.dependencies.items()}
-    rebuild, arguments = collection.__dask_postpersist__()
-    return rebuild(HighLevelGraph(layers, dependencies), *arguments)
-
-
 def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArray:
     """Return rows by position, in equal bands each of which needs few blocks of the input.
 
@@ -418,17 +339,17 @@ def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArr
     for part in np.split(rows, n_bands):
         first = int(part[0])
         source = one_chunk(array.isel(row=slice(first, int(part[-1]) + 1)), "row").rename(row="source_row")
-        (taken,) = map_blocks(
+        taken = map_blocks(
             np.take,
             source,
             core=("source_row",),
-            outputs=[(dims, array.dtype.type)],
+            outputs={"taken": (dims, array.dtype.type)},
             sizes={"row": part.size},
             indices=part - first,
             axis=axis,
-        )
+        )["taken"]
         parts.append(taken)
-    return xr.concat(parts, "row", coords="minimal", compat="override")
+    return xr.concat(parts, "row").assign_coords(array.coords)
 
 
 def store(arrays: Sequence[xr.DataArray], targets: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """Find cosmic-ray jumps in ramps, by two-point differences or by likelihood."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -337,23 +337,28 @@ def _ordinary(
     of_rate = [(image, np.float32)]  # its uncertainty, which is not needed
     if not with_limits:
         parameters = {k: v for k, v in parameters.items() if k not in ("min_clip_groups", "only_integrations")}
-    find = partial(
-        map_blocks,
-        find_limits if with_limits else find_series_rates,
-        outputs=[*(of_limits if with_limits else of_rate), (image, np.float32)],
-        sizes={"difference": steps if each else 1},
-        **parameters,
-    )
     images = [chunk_like(unlabelled(array), sci.isel(integration=0, group=0)) for array in (gain, readnoise)]
+
+    def find(core: Sequence[str], within: tuple[str, slice] | None = None) -> tuple[xr.DataArray, ...]:
+        return map_blocks(
+            find_limits if with_limits else find_series_rates,
+            sci,
+            groupdq,
+            *images,
+            core=core,
+            outputs=[*(of_limits if with_limits else of_rate), (image, np.float32)],
+            sizes={"difference": steps if each else 1},
+            joined="integration",
+            within=within,
+            **parameters,
+        )
+
     if sci.chunks is None or len(sci.chunks[2]) > 1:
-        *limits, rate = find(sci, groupdq, *images, core=("integration", "group", "column"), joined="integration")
+        *limits, rate = find(("integration", "group", "column"))
         return limits, rate
     # blocks have all rows and wait for each other; some rows at a time are taken from all of them
     rows = ramp_chunks(sizes)["row"]
-    tiles = [
-        find(sci, groupdq, *images, core=_RAMP, joined="integration", within=("row", slice(start, start + rows)))
-        for start in range(0, sizes["row"], rows)
-    ]
+    tiles = [find(_RAMP, ("row", slice(start, start + rows))) for start in range(0, sizes["row"], rows)]
     *limits, rate = (xr.concat(parts, "row") for parts in zip(*tiles, strict=True))
     return [limit.transpose(..., "row", "column") for limit in limits], rate
 

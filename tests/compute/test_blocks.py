@@ -38,17 +38,53 @@ def test_kernel_sees_dims_in_their_order(ramps, rng, chunks):
             image,
             series,
             core=("integration", "group"),
-            outputs=[
-                (("integration", "row", "column"), np.float64),
-                (("row", "column"), np.float64),
-                (("integration", "sign", "row", "column"), np.float64),
-            ],
+            outputs={
+                "fit": (("integration", "row", "column"), np.float64),
+                "mean": (("row", "column"), np.float64),
+                "signed": (("integration", "sign", "row", "column"), np.float64),
+            },
             sizes={"sign": 2},
             offset=3.0,
         )
-    for result, values in zip(results, expected, strict=True):
+    assert list(results) == ["fit", "mean", "signed"]
+    for result, values in zip(results.values(), expected, strict=True):
         np.testing.assert_allclose(result, values)
-    assert [r.dims for r in results][2] == ("integration", "sign", "row", "column")
+    assert results["signed"].dims == ("integration", "sign", "row", "column")
+
+
+def test_other_arrays_follow_the_first_and_nobody_keeps_labels(ramps, rng):
+    image = xr.DataArray(rng.normal(size=(6, 4)), dims=("row", "column"), coords={"row": np.arange(10, 16)})
+    series = xr.DataArray(rng.normal(size=(2, 5, 3)), dims=("integration", "group", "sample"))
+
+    def multiply(ramps, image, series):
+        assert series.shape == (ramps.shape[0], 5, 3)
+        return ramps * image * series.sum(2)[:, :, None, None]
+
+    def run(*arrays):
+        return map_blocks(multiply, *arrays, core=("group",), outputs={"product": (RAMP, np.float64)})["product"]
+
+    expected = ramps.values * image.values * series.values.sum(2)[:, :, None, None]
+    first = ramps.assign_coords(row=np.arange(6))
+    np.testing.assert_array_equal(run(first, image, series), expected)
+    with forbid_computes():
+        lazy = run(first.chunk({"row": 2, "integration": 1}), image.chunk({"row": 3}), series.chunk(1))
+        plain = run(first, image, series.chunk({"group": 2}))
+    for product in (lazy, plain):
+        np.testing.assert_array_equal(product, expected)
+        assert not product.coords
+    assert lazy.chunks == ((1, 1), (5,), (2, 2, 2), (4,))
+
+
+def test_sums_of_blocks_have_length_one_for_each_block(ramps):
+    def sums(block):
+        return block.sum(0, keepdims=True), block.sum(1)
+
+    outputs = {"sums": (RAMP, np.float32), "others": (("integration", "row", "column"), np.float32)}
+    blocks = ramps.chunk({"integration": 1})
+    found = map_blocks(sums, blocks, core=("group",), outputs=outputs, reduced={"sums": "integration"})
+    np.testing.assert_array_equal(found["sums"], ramps)
+    np.testing.assert_array_equal(found["others"], ramps.sum("group"))
+    assert found["sums"].chunks[0] == (1, 1)
 
 
 def test_missing_middle_dim_is_not_confused_with_its_neighbour(ramps, rng):
@@ -58,17 +94,16 @@ def test_missing_middle_dim_is_not_confused_with_its_neighbour(ramps, rng):
         assert rates.shape == (ramps.shape[0], ramps.shape[2], ramps.shape[3])
         return ramps * rates[:, None]
 
-    (result,) = map_blocks(
-        check, ramps.chunk({"integration": 2, "row": 3}), rates.chunk({"row": 3}), core=(), outputs=[(RAMP, np.float64)]
-    )
-    np.testing.assert_allclose(result, ramps.values * rates.values[:, None])
+    outputs = {"product": (RAMP, np.float64)}
+    result = map_blocks(check, ramps.chunk({"integration": 2, "row": 3}), rates, core=(), outputs=outputs)
+    np.testing.assert_allclose(result["product"], ramps.values * rates.values[:, None])
 
 
 def test_split_core_dim_is_refused(ramps):
     with pytest.raises(ModelError, match="split along 'group' into chunks"):
-        map_blocks(np.copy, ramps.chunk({"group": 2}), core=("group",), outputs=[(RAMP, np.float32)])
-    with pytest.raises(ModelError, match=r"without the loop dims \['row'\]"):
-        map_blocks(np.copy, ramps, core=("group",), outputs=[(("integration", "column"), np.float32)])
+        map_blocks(np.copy, ramps.chunk({"group": 2}), core=("group",), outputs={"copy": (RAMP, np.float32)})
+    with pytest.raises(ModelError, match=r"without \['row'\]"):
+        map_blocks(np.copy, ramps, core=("group",), outputs={"copy": (("integration", "column"), np.float32)})
 
 
 def test_halo_carries_neighbours_across_chunks(rng):
@@ -133,7 +168,7 @@ def test_stores_share_one_graph(ramps):
         reads.append(1)
         return block * 2
 
-    (source,) = map_blocks(read, ramps.chunk({"row": 3}), core=(), outputs=[(RAMP, np.float32)])
+    source = map_blocks(read, ramps.chunk({"row": 3}), core=(), outputs={"source": (RAMP, np.float32)})["source"]
     targets = [np.zeros(ramps.shape, np.float32), np.zeros(ramps.shape, np.float32)]
     collections = store([source, source + 1], targets)
     reads.clear()

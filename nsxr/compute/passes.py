@@ -1,0 +1,115 @@
+"""Compute an exposure in several passes, so that little of it is in memory at once.
+
+This is the only module that rewrites graphs of dask. It relies on three facts about these graphs: they are kept as
+layers with names, a layer names the layers that it depends on, and a function that is mapped over blocks is one
+``Blockwise`` layer. ``tests/compute/test_passes.py`` fails with a version of dask for which one of them is not true.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+from nsxr.compute.layouts import is_kept
+
+__all__ = ["needs_two_passes", "settle", "settle_flags", "settled"]
+
+_SETTLE = "settle-"
+
+
+def needs_two_passes(ramps: xr.Dataset) -> bool:
+    """Whether the ramps are lazy, have several integrations, and are too large to be in memory at once.
+
+    What is found in all integrations of a time series, such as the limits of ordinary differences, is then computed
+    in a first pass over the raw pixels. A second pass uses it.
+    """
+    sizes = {str(dim): size for dim, size in ramps["sci"].sizes.items()}
+    return ramps["sci"].chunks is not None and sizes["integration"] > 1 and not is_kept(sizes)
+
+
+def settle(array: xr.DataArray) -> xr.DataArray:
+    """Mark a small array to be computed first, in a pass of its own, when products are written.
+
+    Limits found in all integrations, and flags of whole frames, come from all pixels, and all pixels wait for them.
+    In a single pass all pixels would stay in memory meanwhile. With a pass of its own for the small array
+    (:func:`settled`), the pixels are dropped and read a second time, which is cheap.
+    """
+    if array.chunks is None:
+        return array
+    name = f"{_SETTLE}{array.data.name}"
+    return array.copy(data=array.data.map_blocks(_same, name=name, dtype=array.dtype, meta=array.data._meta))
+
+
+def settle_flags(ramps: xr.Dataset) -> xr.Dataset:
+    """Mark ``groupdq``, and all variables without rows, to be computed first, where chunks hold a part of the rows.
+
+    For flags that were found in whole frames: the signal of the frame need not stay in memory until they are known.
+    """
+    chunks = ramps["sci"].chunksizes.get("row", ())
+    if len(chunks) <= 1:
+        return ramps
+    waiting = [name for name, array in ramps.data_vars.items() if name == "groupdq" or "row" not in array.dims]
+    return ramps.assign({name: settle(ramps[name]) for name in waiting})
+
+
+def settled(collections: Sequence[Any], persist: Callable[[list[da.Array]], Sequence[da.Array]]) -> list[Any]:
+    """Compute the arrays that :func:`settle` marked, and return the collections on top of the results.
+
+    Parameters
+    ----------
+    collections : sequence of dask collections
+        From :func:`nsxr.compute.blocks.store`, for instance.
+    persist : callable
+        Computes arrays together and returns them with their results, as :func:`dask.persist` does. It is called once
+        for all marked arrays that do not wait for each other.
+    """
+    while True:
+        graph = HighLevelGraph.merge(*(collection.__dask_graph__() for collection in collections))
+        marked = {name for name in graph.layers if name.startswith(_SETTLE)} - _finished(graph)
+        if not marked:
+            return list(collections)
+        first = [name for name in sorted(marked) if not _above(graph, name) & marked]
+        results = persist([_array(graph, name) for name in first])
+        done = {array.name: MaterializedLayer(dict(array.__dask_graph__())) for array in results}
+        collections = [_on_top(collection, done) for collection in collections]
+
+
+def _same(block: np.ndarray) -> np.ndarray:
+    return block
+
+
+def _finished(graph: HighLevelGraph) -> set[str]:
+    """Return the layers that hold results."""
+    return {name for name, layer in graph.layers.items() if isinstance(layer, MaterializedLayer)}
+
+
+def _above(graph: HighLevelGraph, name: str) -> set[str]:
+    """Return all layers that a layer depends on."""
+    found: set[str] = set()
+    waiting = list(graph.dependencies[name])
+    while waiting:
+        layer = waiting.pop()
+        if layer not in found:
+            found.add(layer)
+            waiting += graph.dependencies[layer]
+    return found
+
+
+def _array(graph: HighLevelGraph, name: str) -> da.Array:
+    """Return the array that a layer of a graph holds. The lengths of its chunks are unknown, and not needed."""
+    layer = graph.layers[name]
+    blocks = layer.numblocks[layer.indices[0][0]]
+    meta = np.empty((0,) * len(blocks))
+    return da.Array(graph.cull_layers([name]), name, tuple((np.nan,) * n for n in blocks), meta=meta)
+
+
+def _on_top(collection: Any, done: Mapping[str, MaterializedLayer]) -> Any:
+    """Return a collection with some layers of its graph replaced by results."""
+    graph = collection.__dask_graph__()
+    layers = {name: done.get(name, layer) for name, layer in graph.layers.items()}
+    dependencies = {name: set() if name in done else above for name, above in graph.dependencies.items()}
+    rebuild, arguments = collection.__dask_postpersist__()
+    return rebuild(HighLevelGraph(layers, dependencies), *arguments)
