@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of, software
+from nsxr.model.steps import REFERENCES, STEPS
 
 __all__ = [
     "as_product",
@@ -24,41 +25,6 @@ __all__ = [
     "product_keywords",
     "set_keyword",
 ]
-
-REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
-    "mask": ("R_MASK", "Mask reference file name"),
-    "saturation": ("R_SATURA", "Saturation reference file name"),
-    "superbias": ("R_SUPERB", "Superbias reference file name"),
-    "refpix": ("R_REFPIX", "Reference pixels reference file name"),
-    "linearity": ("R_LINEAR", "Linearity reference file name"),
-    "dark": ("R_DARK", "Dark reference file name"),
-    "gain": ("R_GAIN", "Gain reference file name"),
-    "readnoise": ("R_READNO", "Read noise reference file name"),
-}
-"""Keyword and comment of each reference type."""
-
-STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
-    "group_scale": ("S_GRPSCL", "Group scale correction"),
-    "dq_init": ("S_DQINIT", "Data quality initialization"),
-    "saturation": ("S_SATURA", "Saturation checking"),
-    "superbias": ("S_SUPERB", "Superbias subtraction"),
-    "refpix": ("S_REFPIX", "Reference pixel correction"),
-    "linearity": ("S_LINEAR", "Linearity correction"),
-    "dark_current": ("S_DARK", "Dark subtraction"),
-    "jump": ("S_JUMP", "Jump detection"),
-    "picture_frame": ("S_PCTFRM", "Picture frame correction"),
-    "clean_flicker_noise": ("S_CLNFNS", "Clean flicker noise"),
-    "persistence": ("S_PERSIS", "Persistence correction"),
-    "ramp_fit": ("S_RAMP", "Ramp fitting"),
-    "gain_scale": ("S_GANSCL", "Gain scale correction"),
-    "bkg_subtract": ("S_BKDSUB", "Background subtraction"),
-    "outlier_detection": ("S_OUTLIR", "Outlier detection"),
-    "pixel_replace": ("S_PXREPL", "Pixel replacement"),
-    "extract_1d": ("S_EXTR1D", "1-D spectral extraction"),
-    "combine_1d": ("S_COMB1D", "1-D spectral combination"),
-    "white_light": ("S_WHTLIT", "White-light curve"),
-}
-"""Keyword and comment of each step's status."""
 
 _LOGICAL = ("WAVECOR", "BARSHDW")
 """Keywords of slits with T and F, 1 and 0 as attributes; what a primary header carries tells by itself."""
@@ -150,18 +116,17 @@ def product_keywords(dataset: xr.Dataset, filename: str, model: str | None = Non
         if name in crds:
             found[key] = (crds[name], comment)
     for entry in steps(dataset):
-        if entry["step"] in STEP_KEYWORDS:
-            keyword, comment = STEP_KEYWORDS[entry["step"]]
+        if entry["step"] in STEPS:
+            keyword, comment = STEPS[entry["step"]]
             found[keyword] = (entry["status"], comment)
         for kind, name in entry["references"].items():
-            if kind in REFERENCE_KEYWORDS:
-                keyword, comment = REFERENCE_KEYWORDS[kind]
-                found[keyword] = (printable(name), comment)
+            if kind in REFERENCES and (keyword := REFERENCES[kind].keyword):
+                found[keyword] = (printable(name), REFERENCES[kind].comment)
     return found
 
 
 _OF_PRODUCT = {"DATE", "FILENAME", "DATAMODL", "CAL_VER", "CAL_VCS", "CRDS_VER", "CRDS_CTX"}
-_OF_PRODUCT |= {keyword for keyword, _ in (*STEP_KEYWORDS.values(), *REFERENCE_KEYWORDS.values())}
+_OF_PRODUCT |= {one.keyword for one in STEPS.values()} | {one.keyword for one in REFERENCES.values() if one.keyword}
 
 
 def is_of_product(keyword: str) -> bool:

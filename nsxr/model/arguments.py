@@ -13,6 +13,7 @@ import xarray as xr
 
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Parameter, declared, said
+from nsxr.model.steps import REFERENCES
 
 __all__ = ["checks_all", "checks_arguments", "exported"]
 
@@ -25,7 +26,6 @@ _WORDS |= {bool: "true or false", int: "a whole number", float: "a number"}
 _LABELLED = (xr.Dataset, xr.DataArray, xr.DataTree)
 _OPENERS = {"exposure": "nsxr.open_exposure", "reference": "nsxr.open_references", "slit": "nsxr.open_slits"}
 _OPENERS |= {"spectr": "nsxr.open_spectra", "ramps": "nsxr.open_exposure"}
-_REFERENCES = ("mask", "saturation", "superbias", "refpix", "sirskernel", "linearity", "dark", "gain", "readnoise")
 
 
 class _Refused(Exception):
@@ -108,7 +108,7 @@ def _hint(one: inspect.Parameter, value: Any) -> str:
     if not isinstance(given, str | os.PathLike) or "Dataset" not in _wanted(one.annotation):
         return ""
     opener = next((opener for start, opener in _OPENERS.items() if start in one.name), None)
-    opener = "nsxr.open_references" if one.name in _REFERENCES else opener
+    opener = "nsxr.open_references" if one.name in REFERENCES else opener
     return f"; open files first, with {opener}" if opener else "; open files first"
 
 

@@ -16,44 +16,11 @@ from nsxr.model.history import steps
 from nsxr.model.keywords import read
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
+from nsxr.model.steps import STATUS
 from nsxr.storage.folder import Folder
 from nsxr.storage.stores import StorageOptions, is_remote, shown
 
 __all__ = ["counted", "describe"]
-
-_STATUS = {
-    "S_GRPSCL": "group_scale",
-    "S_DQINIT": "dq_init",
-    "S_SATURA": "saturation",
-    "S_SUPERB": "superbias",
-    "S_REFPIX": "refpix",
-    "S_LINEAR": "linearity",
-    "S_DARK": "dark_current",
-    "S_JUMP": "jump",
-    "S_PCTFRM": "picture_frame",
-    "S_CLNFNS": "clean_flicker_noise",
-    "S_PERSIS": "persistence",
-    "S_RAMP": "ramp_fit",
-    "S_GANSCL": "gain_scale",
-    "S_WCS": "assign_wcs",
-    "S_MSAFLG": "msa_flagging",
-    "S_IMPRNT": "imprint",
-    "S_BKDSUB": "bkg_subtract",
-    "S_EXTR2D": "extract_2d",
-    "S_SRCTYP": "srctype",
-    "S_MSBSUB": "master_background",
-    "S_WAVCOR": "wavecorr",
-    "S_FLAT": "flat_field",
-    "S_PTHLOS": "pathloss",
-    "S_BARSHA": "barshadow",
-    "S_PHOTOM": "photom",
-    "S_OUTLIR": "outlier_detection",
-    "S_PXREPL": "pixel_replace",
-    "S_RESAMP": "resample",
-    "S_EXTR1D": "extract_1d",
-    "S_COMB1D": "combine_1d",
-    "S_WHTLIT": "white_light",
-}
 
 
 def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> str:
@@ -90,7 +57,7 @@ def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None)
         table = file.extensions["NSXR_STEPS"].table if "NSXR_STEPS" in file.extensions else None
         records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table, file.path)}))
         lines += _made(kept_origin(file))
-        lines += _done({k: header[k] for k in _STATUS if k in header}, header.get("CAL_VER"), records)
+        lines += _done({k: header[k] for k in STATUS if k in header}, header.get("CAL_VER"), records)
     contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
     lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents.items() if extent)]
     return "\n".join(lines)
@@ -148,7 +115,7 @@ def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapp
         return ["corrections: none"]
     lines = [f"corrections{f', the last by version {version}' if version else ''}:"]
     recorded = [entry["step"] for entry in records]
-    lines += [f"  {_STATUS[key]:<20} {value}" for key, value in status.items() if _STATUS[key] not in recorded]
+    lines += [f"  {STATUS[key]:<20} {value}" for key, value in status.items() if STATUS[key] not in recorded]
     for entry in records:
         given = {**entry["parameters"], **{f"{k} reference": v for k, v in entry["references"].items()}}
         text = ", ".join(f"{k} {v}" for k, v in given.items()) or entry.get("reason", "")
@@ -177,7 +144,7 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
         nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
         first = next(iter(nodes.values()))
         lines = [f"{Path(shown(path)).name}: Zarr store", *_describe_header(first.attrs)]
-        status = {key: first.attrs[key] for key in _STATUS if key in first.attrs}
+        status = {key: first.attrs[key] for key in STATUS if key in first.attrs}
         lines += [*_made(first.attrs), *_done(status, first.attrs.get("CAL_VER"), steps(first))]
         lines.append("contents:")
         for name, node in nodes.items():

@@ -7,14 +7,27 @@ import xarray as xr
 
 from nsxr.compute.layouts import chunk_like
 from nsxr.errors import DegradedResultWarning, ReferenceFileError
+from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record
+from nsxr.model.parameters import Parameter, Range
 from nsxr.model.readout import Readout, mean_frame
 from nsxr.model.variables import check
 from nsxr.references.match import match, require_kind
 
 __all__ = ["average_dark_current", "subtract_dark"]
 
+_AVERAGE = Parameter(
+    "average_dark_current",
+    float,
+    None,
+    "Mean dark current, for the photon noise that it leaves behind; default that of the dark reference.",
+    "electron/s",
+    Range(0, 1e6),
+)
+"""Parameter of the step that the fit of the ramps uses."""
 
+
+@step("dark_current", references=[Needs("dark")], options=[_AVERAGE])
 def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
     """Subtract from each group the dark ramp at the time of the frames of that group.
 

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.variables import check
@@ -11,6 +12,7 @@ from nsxr.references.match import match
 __all__ = ["initialize_dq"]
 
 
+@step("dq_init", references=[Needs("mask")], is_essential=True)
 def initialize_dq(
     exposure: xr.Dataset, mask: xr.Dataset, *, user_supplied_dq: xr.DataArray | None = None
 ) -> xr.Dataset:

@@ -3,6 +3,7 @@
 import xarray as xr
 
 from nsxr.errors import ReferenceFileError
+from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record
 from nsxr.model.keywords import KEYWORDS, read
 from nsxr.model.variables import check
@@ -13,6 +14,7 @@ __all__ = ["scale_gain"]
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
 
+@step("gain_scale", references=[Needs("gain")])
 def scale_gain(rates: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
     """Multiply rates by the ratio of the gain of their readout to the standard gain.
 

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import DegradedResultWarning, InputFileError
+from nsxr.model.declarations import step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
 from nsxr.model.readout import Readout
@@ -14,6 +15,7 @@ from nsxr.model.variables import check
 __all__ = ["scale_groups"]
 
 
+@step("group_scale")
 def scale_groups(exposure: xr.Dataset) -> xr.Dataset:
     """Scale groups to the mean of their frames.
 

@@ -6,6 +6,7 @@ import xarray as xr
 from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.kernels.ramps.linearity import linearize, linearize_reads
+from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout
@@ -18,6 +19,7 @@ _NO_CORRECTION = np.uint32(PixelFlag.NO_LIN_CORR.value)
 _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 
 
+@step("linearity", references=[Needs("linearity")])
 def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset:
     r"""Turn measured into linear signal, :math:`x' = \sum_j c_j x^j`.
 

@@ -11,6 +11,7 @@ from nsxr.compute.blocks import map_blocks, reduce_tree, settle, spread_blocks, 
 from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
 from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.kernels.ramps.persistence import flag_windows, last_end, latest_before
+from nsxr.model.declarations import step
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, require
@@ -26,6 +27,7 @@ _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 _SECONDS = 86400.0
 
 
+@step("persistence")
 def flag_persistence(
     exposure: xr.Dataset,
     before: xr.DataArray | None = None,

@@ -15,6 +15,7 @@ from nsxr.kernels.ramps.picture_frame import (
     segment_means,
     shrink_amplitudes,
 )
+from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.parameters import Choices
@@ -44,6 +45,7 @@ SEGMENT = 16
 _CLIP = 5.0
 
 
+@step("picture_frame", references=[Needs("pictureframe", argument="picture_frame")], off="correct is not set")
 def subtract_picture_frame(
     ramps: xr.Dataset,
     picture_frame: xr.Dataset,

@@ -10,6 +10,7 @@ from nsxr.compute.layouts import chunk_like
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.saturation import box_minimum, compare_with_limits, find_saturated_frames
 from nsxr.kernels.reductions import first_flagged
+from nsxr.model.declarations import Needs, Takes, step
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Pixels
@@ -27,6 +28,7 @@ _PARTIAL = np.uint8(128)  # on the way only: saturated frames in the group, shou
 _TESTS = ("predicted", "scaled")
 
 
+@step("saturation", references=[Needs("saturation"), Takes("superbias", of="superbias")])
 def flag_saturation(
     exposure: xr.Dataset,
     saturation: xr.Dataset,

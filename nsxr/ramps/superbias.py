@@ -2,6 +2,7 @@
 
 import xarray as xr
 
+from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record
 from nsxr.model.variables import check
 from nsxr.references.match import match
@@ -9,6 +10,7 @@ from nsxr.references.match import match
 __all__ = ["subtract_superbias"]
 
 
+@step("superbias", references=[Needs("superbias")])
 def subtract_superbias(exposure: xr.Dataset, superbias: xr.Dataset) -> xr.Dataset:
     """Subtract the superbias from every group.
 

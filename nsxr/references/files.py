@@ -21,6 +21,7 @@ from nsxr.formats.pixels import FitsArray, PixelSource
 from nsxr.model.dq import PixelFlag, flag_name, recode
 from nsxr.model.keywords import read, require, whole_number
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
+from nsxr.model.steps import REFERENCES
 from nsxr.references.limits import flag_unphysical
 from nsxr.storage.stores import StorageOptions, is_remote
 
@@ -28,10 +29,10 @@ __all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "sampling", "
 
 logger = logging.getLogger(__name__)
 
-TYPES = ("mask", "saturation", "superbias", "refpix", "linearity", "dark", "gain", "readnoise")
+TYPES = tuple(kind for kind, one in REFERENCES.items() if one.opened == "always")
 """Reference types that stage 1 needs."""
 
-OPTIONAL = ("pictureframe", "sirskernel")
+OPTIONAL = tuple(kind for kind, one in REFERENCES.items() if one.opened in ("found", "given"))
 """Reference types that steps take if they are given."""
 
 ANY = ("", "ANY", "N/A", "GENERIC")
@@ -39,14 +40,6 @@ ANY = ("", "ANY", "N/A", "GENERIC")
 
 IMAGE = ("row", "column")
 _KNOWN_TO_NOBODY = ("BAD_LIN_CORR",)  # a flag of linearity references that was never made a standard one
-_UNITS = {
-    "saturation": "DN",
-    "superbias": "DN",
-    "dark": "DN",
-    "gain": "electron/DN",
-    "readnoise": "DN",
-    "pictureframe": "1",
-}
 
 
 def scan_reference(
@@ -198,8 +191,8 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     if "dq" in dataset:
         place = _positions_of(exposure, rows, columns, file)
         dataset["dq"] = _standard_flags(dataset["dq"], file, contents["dq"][1], place)
-    if kind in _UNITS:
-        dataset["sci"].attrs["units"] = _UNITS[kind]
+    if REFERENCES[kind].unit:
+        dataset["sci"].attrs["units"] = REFERENCES[kind].unit
     return dataset.assign_coords(_coordinates(file, rows, columns, exposure))
 
 

@@ -12,6 +12,7 @@ from nsxr.compute.layouts import chunk_like, in_groups, is_kept, one_chunk, to_w
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.model.declarations import step
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME, TimeOrder
@@ -336,6 +337,12 @@ def _smooth_variance(squares: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return found
 
 
+def _why_not_cleaned(exposure: xr.Dataset) -> str | None:
+    """Return why ramps cannot be cleaned, or None if they can."""
+    return "1 group, at least 2 are needed; clean the rates" if exposure.sizes.get("group", 2) < 2 else None
+
+
+@step("clean_flicker_noise", unless=_why_not_cleaned, off="fit_method is off")
 def clean_flicker_noise(
     exposure: xr.Dataset,
     mask: xr.DataArray | None = None,

@@ -12,6 +12,7 @@ import xarray as xr
 from nsxr.compute.blocks import settle, unlabelled
 from nsxr.compute.layouts import is_kept
 from nsxr.errors import MissingReferenceError, ParameterError
+from nsxr.model.declarations import IRS2, Needs, Takes, step
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits, Range, Unit
 from nsxr.model.readout import Readout
@@ -33,6 +34,7 @@ EDGELESS = ("SUB512", "SUB512S", "SUB32")
 """Subarrays that hold no reference pixels; their first and last four columns stand in."""
 
 
+@step("refpix", references=[Needs("refpix", when=IRS2), Takes("sirskernel")], by_frame=True)
 def subtract_reference_pixels(
     exposure: xr.Dataset,
     refpix: xr.Dataset | None = None,

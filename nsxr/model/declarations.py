@@ -1,0 +1,246 @@
+"""What a correction declares about itself, beside its function: name, references, parameters.
+
+.. code-block:: python
+
+    @step("saturation", references=[Needs("saturation"), Takes("superbias", of="superbias")])
+    def flag_saturation(exposure, saturation, superbias=None, *, n_pix_grow_sat: Pixels = 1) -> xr.Dataset: ...
+
+The decorator attaches a :class:`Step` to the function, and returns the function itself. Parameters follow from hints
+and the docstring of the function, see :mod:`nsxr.model.parameters`. Pipelines, the command line, the tables of
+parameters and the checks of archives read all of it from there.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import xarray as xr
+
+from nsxr.model.parameters import Parameter, parameters_of
+from nsxr.model.readout import Readout
+from nsxr.model.steps import REFERENCES, STEPS
+
+__all__ = ["IRS2", "Needs", "Reference", "Step", "Takes", "When", "declaration_of", "step", "taken_by"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ATTRIBUTE = "nsxr_step"
+
+
+@dataclass(frozen=True)
+class When:
+    """A condition on the readout, and words for it."""
+
+    words: str
+    holds: Callable[[Readout], bool]
+
+
+def _is_irs2(readout: Readout) -> bool:
+    return readout.is_irs2
+
+
+IRS2 = When("IRS2", _is_irs2)
+"""Interleaved reference pixels are in the frames."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference that a step is given.
+
+    Attributes
+    ----------
+    kind : str
+        Reference type, as in :data:`nsxr.model.steps.REFERENCES`.
+    argument : str
+        Name of the argument of the function; default the reference type.
+    when : When, optional
+        Only for exposures of which this holds.
+    """
+
+    kind: str
+    argument: str = ""
+    when: When | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the argument of the function."""
+        return self.argument or self.kind
+
+    def serves(self, readout: Readout) -> bool:
+        """Whether the step uses this reference for exposures that are read out like this."""
+        return self.when is None or self.when.holds(readout)
+
+
+@dataclass(frozen=True)
+class Needs(Reference):
+    """A reference that a step cannot do without."""
+
+
+@dataclass(frozen=True)
+class Takes(Reference):
+    """A reference that a step uses if it is there.
+
+    Attributes
+    ----------
+    of : str
+        Name of the step that this reference is for, if it is another one. The reference is then needed if that step is
+        on, and not used if that step is off.
+    """
+
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a pipeline.
+
+    Attributes
+    ----------
+    name : str
+        As in the observatory's pipeline.
+    function : callable
+        Takes a Dataset, references and parameters; returns a Dataset, or the DataTree of products.
+    references : tuple of Reference
+        In the order in which they are shown.
+    parts : tuple of callable
+        Functions that ``function`` calls with some of its ``**parameters``: these are parameters of the step too.
+    options : tuple of Parameter
+        Parameters of the step that ``function`` does not take: other steps use them.
+    given : tuple of str
+        Keyword arguments of ``function`` and ``parts`` that are no parameters, because the pipeline works them out.
+    unless : callable, optional
+        Takes the exposure; returns the reason why the step cannot be done, or None.
+    off : str
+        Reason that products record if the step was not asked for; empty for steps that are on by default.
+    is_essential : bool
+        Whether the pipeline cannot do without the step.
+    makes_products : bool
+        Whether the step makes the products of the pipeline from its input: the result is a DataTree.
+    by_frame : bool
+        Whether the step works on single frames of raw IRS2 exposures, in which these stay until then.
+    by_integration : bool
+        Whether the step needs whole integrations in a chunk, as far as memory allows.
+    series : str
+        Keyword argument by which the step gets the same exposure once more, all integrations of some rows in a chunk,
+        if a time series is longer than memory. Empty if one pass will do.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    references: tuple[Reference, ...] = ()
+    parts: tuple[Callable[..., Any], ...] = ()
+    options: tuple[Parameter, ...] = ()
+    given: tuple[str, ...] = ()
+    unless: Callable[[xr.Dataset], str | None] | None = None
+    off: str = ""
+    is_essential: bool = False
+    makes_products: bool = False
+    by_frame: bool = False
+    by_integration: bool = False
+    series: str = ""
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters of the step, by name."""
+        found: dict[str, Parameter] = {}
+        for function in (*self.parts, self.function):
+            found |= parameters_of(function, (*self.given, self.series))
+        return found | {option.name: option for option in self.options}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of the parameters of the step, by name."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    @property
+    def keyword(self) -> str:
+        """Keyword of products that says whether the step was done."""
+        return STEPS[self.name].keyword
+
+    @property
+    def summary(self) -> str:
+        """What the step does: the first line of the docstring of its function."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def arguments(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the parameters that the function takes."""
+        elsewhere = {option.name for option in self.options}
+        return {name: value for name, value in parameters.items() if name not in elsewhere}
+
+
+def step(
+    name: str,
+    *,
+    references: Sequence[Reference] = (),
+    parts: Sequence[Callable[..., Any]] = (),
+    options: Sequence[Parameter] = (),
+    given: Sequence[str] = (),
+    unless: Callable[[xr.Dataset], str | None] | None = None,
+    off: str = "",
+    is_essential: bool = False,
+    makes_products: bool = False,
+    by_frame: bool = False,
+    by_integration: bool = False,
+    series: str = "",
+) -> Callable[[F], F]:
+    """Declare that a function is a step; what is declared is described at :class:`Step`.
+
+    Raises
+    ------
+    TypeError
+        If the step or a reference type has no name in :mod:`nsxr.model.steps`, or if the function has no argument for a
+        reference.
+    """
+
+    def attach(function: F) -> F:
+        if name not in STEPS:
+            raise TypeError(f"step {name!r} of {function.__name__} is not in nsxr.model.steps.STEPS; add it there")
+        arguments = inspect.signature(function).parameters
+        for reference in references:
+            if reference.kind not in REFERENCES:
+                raise TypeError(f"step {name!r}: no reference type {reference.kind!r} in nsxr.model.steps.REFERENCES")
+            if reference.name not in arguments:
+                raise TypeError(f"step {name!r}: {function.__name__} has no argument {reference.name!r}")
+        declared = Step(
+            name,
+            function,
+            tuple(references),
+            tuple(parts),
+            tuple(options),
+            tuple(given),
+            unless,
+            off,
+            is_essential,
+            makes_products,
+            by_frame,
+            by_integration,
+            series,
+        )
+        setattr(function, _ATTRIBUTE, declared)
+        return function
+
+    return attach
+
+
+def declaration_of(function: Callable[..., Any]) -> Step:
+    """Return what a function declares with :func:`step`.
+
+    Raises
+    ------
+    TypeError
+        If it declares nothing.
+    """
+    found = getattr(function, _ATTRIBUTE, None)
+    if not isinstance(found, Step):
+        raise TypeError(
+            f"{getattr(function, '__name__', function)} is no step; declare it with nsxr.model.declarations.step"
+        )
+    return found
+
+
+def taken_by(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some parameters that a function takes."""
+    known = parameters_of(function)
+    return {name: value for name, value in parameters.items() if name in known}

@@ -1,0 +1,62 @@
+"""Flag jumps and, around large ones, snowballs: the step ``jump``."""
+
+from typing import Any
+
+import xarray as xr
+
+from nsxr.compute.blocks import settle
+from nsxr.model.declarations import Needs, step, taken_by
+from nsxr.model.readout import Readout
+from nsxr.ramps.jump import flag_jumps, why_no_jumps
+from nsxr.ramps.snowballs import flag_snowballs
+
+__all__ = ["flag_cosmic_rays"]
+
+
+@step(
+    "jump",
+    references=[Needs("readnoise"), Needs("gain")],
+    parts=[flag_jumps, flag_snowballs],
+    unless=why_no_jumps,
+    by_integration=True,
+    series="series",
+)
+def flag_cosmic_rays(
+    exposure: xr.Dataset,
+    readnoise: xr.Dataset,
+    gain: xr.Dataset,
+    *,
+    expand_large_events: bool = True,
+    series: xr.Dataset | None = None,
+    **parameters: Any,
+) -> xr.Dataset:
+    """Flag groups at which the signal of a pixel jumps, and the surroundings of large cosmic-ray events.
+
+    Parameters
+    ----------
+    exposure, readnoise, gain : Dataset
+        As of :func:`nsxr.flag_jumps`.
+    expand_large_events : bool
+        Whether snowballs, and showers on request, are looked for.
+    series : Dataset, optional
+        As of :func:`nsxr.flag_jumps`.
+    **parameters
+        Parameters of :func:`nsxr.flag_jumps` and :func:`nsxr.flag_snowballs`.
+
+    Returns
+    -------
+    Dataset
+        What :func:`nsxr.flag_snowballs` makes of the result of :func:`nsxr.flag_jumps`; two records of ``jump``.
+    """
+    of_jumps, of_snowballs = taken_by(flag_jumps, parameters), taken_by(flag_snowballs, parameters)
+    flagged = flag_jumps(exposure, readnoise, gain, series=series, **of_jumps)
+    if not expand_large_events:
+        return flagged
+    found = flag_snowballs(flagged, readnoise, gain, **of_snowballs)
+    chunks = exposure["sci"].chunks
+    is_in_frames = chunks is None or len(chunks[exposure["sci"].get_axis_num("row")]) == 1
+    if is_in_frames or Readout.of(exposure).is_irs2:
+        return found
+    # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept in memory
+    waiting = [name for name, array in found.data_vars.items() if name == "groupdq" or "row" not in array.dims]
+    return found.assign({name: settle(found[name]) for name in waiting})

@@ -1,0 +1,74 @@
+"""Fit count rates with the read noise that the ramps have: the step ``ramp_fit``."""
+
+from typing import Any
+
+import xarray as xr
+
+from nsxr.model.declarations import Needs, Takes, step
+from nsxr.ramps.dark_current import average_dark_current
+from nsxr.ramps.ramp_fit import fit_ramps
+from nsxr.ramps.read_noise import read_noise_after_cleaning
+from nsxr.ramps.read_noise import rescale_read_noise as scaled_read_noise
+
+__all__ = ["fit_count_rates"]
+
+
+@step(
+    "ramp_fit",
+    references=[Needs("readnoise"), Needs("gain"), Takes("dark", of="dark_current")],
+    parts=[fit_ramps],
+    given=["average_dark_current", "dark_current"],
+    is_essential=True,
+    makes_products=True,
+)
+def fit_count_rates(
+    ramps: xr.Dataset,
+    readnoise: xr.Dataset,
+    gain: xr.Dataset,
+    dark: xr.Dataset | None = None,
+    *,
+    rescale_read_noise: bool = False,
+    dark_current: float | None = None,
+    **parameters: Any,
+) -> xr.DataTree:
+    """Fit slopes to ramps, with the noise of their dark current and their read noise.
+
+    Parameters
+    ----------
+    ramps, readnoise, gain : Dataset
+        As of :func:`nsxr.fit_ramps`.
+    dark : Dataset, optional
+        Dark reference that was subtracted; its mean dark current has left photon noise.
+    rescale_read_noise : bool
+        Whether the read noise reference is scaled to what dark pixels show.
+    dark_current : float, optional
+        Mean dark current [electron/s], instead of that of the dark reference.
+    **parameters
+        Parameters of :func:`nsxr.fit_ramps`.
+
+    Returns
+    -------
+    DataTree
+        From :func:`nsxr.fit_ramps`. If the read noise was scaled, the factors are variables that become keywords.
+    """
+    noise = scaled_read_noise(ramps, readnoise, gain) if rescale_read_noise else readnoise
+    scale = noise["scale"] if rescale_read_noise else None
+    current = average_dark_current(dark, ramps, dark_current)
+    if "flicker_variance" in ramps:
+        noise = read_noise_after_cleaning(ramps, noise, gain, current)
+    tree = fit_ramps(ramps, noise, gain, average_dark_current=current, **parameters)
+    if scale is None:
+        return tree
+    factors = _scale_keywords(scale)
+    nodes = {name: node.to_dataset().assign(factors) for name, node in tree.children.items()}
+    return xr.DataTree.from_dict(nodes, name=tree.name)
+
+
+def _scale_keywords(scale: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return the factors on the read noise as numbers that become keywords of a product."""
+    found = {}
+    for number in scale["amplifier"].values:
+        value = scale.sel(amplifier=number, drop=True)
+        value.attrs = {"long_name": f"factor on read noise, output {number}", "keyword": f"RNSCALE{number}"}
+        found[f"read_noise_scale_{number}"] = value
+    return found
