@@ -23,11 +23,11 @@ from nsxr.compute.blocks import compute_together
 from nsxr.compute.cluster import require_reachable, worker_errors
 from nsxr.diagnostics.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.diagnostics.noise import NOISE_GROUPS, noise_table
-from nsxr.errors import OutputExistsError, ParameterError
+from nsxr.errors import ParameterError
 from nsxr.pipelines.detector1 import STEPS
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.write import write_products
-from nsxr.storage.local import beside
+from nsxr.storage.whole import refuse_existing, replacing
 
 __all__ = ["Wanted", "calibrate", "detector1", "put"]
 
@@ -134,9 +134,8 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         }.items()
         if is_wanted
     }
-    existing = [str(path) for path in extra.values() if path.exists()]
-    if existing and not wanted.overwrite:
-        raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
+    if not wanted.overwrite:
+        refuse_existing(list(extra.values()))
     with phase(f"{root}: choosing references", wanted.progress and recipe.references == "crds"):  # may fetch them
         _, stages, tree, completed = recipe.calibrate(paths)
     if client is not None:
@@ -191,7 +190,7 @@ def _noise_sample(exposure: xr.Dataset) -> xr.Dataset:
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a small file under another name first, so that it appears when it is whole."""
-    with beside(path) as partial:
+    with replacing(path) as partial:
         write(partial)
 
 

@@ -23,7 +23,6 @@ from nsxr.cli.options import (
     takes_storage_options,
 )
 from nsxr.compute.cluster import worker_errors
-from nsxr.errors import OutputExistsError
 from nsxr.model.names import plain_name
 from nsxr.pipelines.extract import Extraction, Parts, extract_source, group_by_source
 from nsxr.products.light_curves import write_white_light_curve
@@ -35,6 +34,7 @@ from nsxr.spectra.combination import combine_spectra
 from nsxr.spectra.plausibility import Extracted, warn_of_suspicions
 from nsxr.spectra.white_light import white_light_curve
 from nsxr.storage.stores import shown
+from nsxr.storage.whole import refuse_existing
 
 __all__ = ["extract"]
 
@@ -176,9 +176,8 @@ def extract(
     }
     failed = _run_each_source(several, average, "mean", progress) or failed
     drawn = [folder / f"{name}_extract.png" for name in pictures] if quicklook else []
-    existing = [str(path) for path in drawn if path.exists()]
-    if existing and not overwrite:
-        raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
+    if not overwrite:
+        refuse_existing(drawn)
 
     def write(root: str, spectra: dict[str, xr.Dataset]) -> None:
         is_series = any("integration" in spectrum.dims for spectrum in spectra.values())

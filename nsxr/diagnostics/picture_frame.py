@@ -11,12 +11,13 @@ from astropy.io import fits
 
 from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
-from nsxr.errors import OutputExistsError, ParameterError
+from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.picture_frame import leading_pattern
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 from nsxr.ramps.picture_frame import SEGMENT, by_integration, segment_edges, segments
 from nsxr.storage.stores import local_path
+from nsxr.storage.whole import refuse_existing, replacing
 
 __all__ = ["build_picture_frame", "write_picture_frame"]
 
@@ -196,8 +197,8 @@ def write_picture_frame(template: xr.Dataset, path: str | os.PathLike[str], *, o
         If the file is there already.
     """
     target = local_path(path)
-    if target.exists() and not overwrite:
-        raise OutputExistsError(f"{target} is there already; ask for overwriting or choose another name")
+    if not overwrite:
+        refuse_existing([target])
     first = {dim: int(template.indexes[dim].min()) for dim in ("row", "column")}
     primary = fits.PrimaryHDU()
     primary.header.update(
@@ -219,10 +220,6 @@ def write_picture_frame(template: xr.Dataset, path: str | os.PathLike[str], *, o
         }
     )
     image = fits.ImageHDU(template["sci"].transpose("row", "column").to_numpy().astype(">f4"), name="SCI")
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        fits.HDUList([primary, image]).writeto(partial, overwrite=True)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as partial:
+        fits.HDUList([primary, image]).writeto(partial)
     return target

@@ -1,24 +1,18 @@
 """Name the products of an exposure and write them all in one compute, each appearing only when whole."""
 
-import errno
-import fcntl
-import glob
 import logging
 import os
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import xarray as xr
 
 from nsxr.compute.blocks import store
 from nsxr.compute.cluster import worker_errors
 from nsxr.compute.progress import compute
-from nsxr.errors import ModelError, NsxrError, OutputExistsError, ParameterError
+from nsxr.errors import ModelError, ParameterError
 from nsxr.formats.fits_write import create_fits
 from nsxr.formats.keywords import as_product
 from nsxr.formats.zarr import consolidate, create_zarr, trim_tables
@@ -27,170 +21,13 @@ from nsxr.products.checksums import add_manifest
 from nsxr.storage.folder import Folder
 from nsxr.storage.local import make_exclusively, sync
 from nsxr.storage.stores import local_path
+from nsxr.storage.whole import all_or_nothing, disk_errors, locked, refuse_existing, sweep
 
 __all__ = ["product_paths", "write_products", "write_whole"]
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("fits", "zarr")
-
-_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what only writing fails with
-
-
-@dataclass(frozen=True)
-class _Output:
-    """A file or Zarr directory under its final and its temporary name."""
-
-    final: Path
-    partial: Path
-
-    @classmethod
-    def beside(cls, final: Path) -> "_Output":
-        # absolute, since workers of a cluster may have been started elsewhere
-        return cls(final, final.absolute().with_name(f".{final.name}.{uuid4().hex[:8]}.partial"))
-
-    def flush(self) -> None:
-        """Bring all bytes to the disk, where full disks show at the latest."""
-        if self.partial.is_dir():
-            add_manifest(Folder.at(self.partial))
-            consolidate(self.partial)
-            sync(self.partial / METADATA)
-            for folder, _, _ in os.walk(self.partial):
-                sync(Path(folder))
-        else:
-            sync(self.partial)
-
-    @property
-    def aside(self) -> Path:
-        """Where an older output is kept until all new ones are in place."""
-        return self.partial.with_suffix(".old")
-
-    def publish(self) -> None:
-        """Give the output its final name; an older one is kept aside, and replaced in one go if it is a file."""
-        if self.final.exists():
-            try:
-                if self.final.is_dir() or self.partial.is_dir():
-                    raise OSError(errno.EPERM, "directories have no second names")
-                os.link(self.final, self.aside)
-            except OSError:  # nor have files on some file systems
-                os.replace(self.final, self.aside)
-        os.replace(self.partial, self.final)
-        sync(self.final.parent)
-
-    def take_back(self) -> None:
-        """Undo :meth:`publish`, however far it came."""
-        if not self.partial.exists():
-            os.replace(self.final, self.partial)
-        if self.aside.exists():
-            os.replace(self.aside, self.final)
-
-    def discard(self) -> None:
-        """Remove what has a temporary name, and an older output that has been replaced."""
-        _remove(self.partial)
-        if self.final.exists():
-            _remove(self.aside)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or directory, if it is there."""
-    if path.is_dir():
-        for _ in range(3):  # blocks in flight in other threads may add files meanwhile
-            shutil.rmtree(path, ignore_errors=True)
-            if not path.exists():
-                break
-    else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _disk_errors(directory: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
-    """Say of errors of the disk which directory they are about; all, or those of some numbers."""
-    try:
-        yield
-    except NsxrError:
-        raise
-    except OSError as error:
-        if numbers is not None and error.errno not in numbers:
-            raise
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"products cannot be written to {directory}: {reason}") from error
-
-
-@contextmanager
-def _alone(directory: Path, root: str) -> Iterator[bool]:
-    """Keep other runs from the products of an exposure; the lock ends with the process, however that ends.
-
-    Yields
-    ------
-    bool
-        False if the file system has no locks.
-    """
-    path = directory / f".{root}.lock"
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link may lead anywhere
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise OutputExistsError(
-                f"another run is writing {root} to {directory} now; wait for it, or choose another directory"
-            ) from error
-        except OSError as error:
-            logger.debug("%s: no locks here (%s)", path, error)
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
-            yield False
-            return
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
-                break
-        os.close(descriptor)  # of a run that ended just now and took the file with it
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _sweep(finals: Sequence[Path]) -> None:
-    """Remove what runs that were killed have left of these outputs, and put back what they had set aside."""
-    for final in finals:
-        pattern = f".{glob.escape(final.name)}.????????"
-        for older in final.parent.glob(f"{pattern}.old"):
-            if not final.exists():
-                os.replace(older, final)
-                logger.warning("%s: put back, a run that was to replace it was killed", final)
-        for left in (*final.parent.glob(f"{pattern}.partial"), *final.parent.glob(f"{pattern}.old")):
-            _remove(left)
-            logger.warning("%s: removed, left by a run that was killed", left)
-
-
-@contextmanager
-def _whole_or_nothing(finals: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
-    """Yield temporary paths that become the final ones, all or none, if the block succeeds and vanish if not."""
-    outputs = [_Output.beside(final) for final in finals]
-    try:
-        yield [output.partial for output in outputs]
-        for output in outputs:
-            output.flush()
-        if not overwrite:
-            _refuse_existing(finals)
-        try:
-            for output in outputs:
-                output.publish()
-        except BaseException:
-            for output in outputs:
-                output.take_back()
-            raise
-    finally:
-        for output in outputs:
-            output.discard()
-
-
-def _refuse_existing(paths: Sequence[Path]) -> None:
-    existing = [str(path) for path in paths if path.exists()]
-    if existing:
-        raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
 
 
 def product_paths(
@@ -349,14 +186,14 @@ def write_whole(
         Whether a bar is shown.
     """
     with ExitStack() as stack:
-        with _disk_errors(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if stack.enter_context(_alone(folder, root)):
-                _sweep(finals)
+            if stack.enter_context(locked(folder, root)):
+                sweep(finals)
         if not overwrite:
-            _refuse_existing(finals)
-        stack.enter_context(_disk_errors(folder, _WRITING))
-        pairs = create(stack.enter_context(_whole_or_nothing(finals, overwrite)))
+            refuse_existing(finals)
+        stack.enter_context(disk_errors(folder, only_writing=True))
+        pairs = create(stack.enter_context(all_or_nothing(finals, overwrite, _finish)))
         lazy = [(array, target) for array, target in pairs if array.chunks is not None]
         for array, target in pairs:
             if array.chunks is None:
@@ -367,3 +204,11 @@ def write_whole(
                 compute(*stored, progress=progress, label=f"writing {root}")
                 trim_tables(lazy)
     logger.debug("wrote %s", ", ".join(map(str, finals)))
+
+
+def _finish(partial: Path) -> None:
+    """Complete a Zarr store whose pixels are written: checksums of its objects, and all metadata in one place."""
+    if partial.is_dir():
+        add_manifest(Folder.at(partial))
+        consolidate(partial)
+        sync(partial / METADATA)

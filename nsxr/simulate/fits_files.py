@@ -17,7 +17,7 @@ from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
 from nsxr.simulate.headers import START, Segment, group_table, integration_times, primary_header, science_header
 from nsxr.simulate.reference_data import reference_name
-from nsxr.storage.local import beside
+from nsxr.storage.whole import replacing
 
 __all__ = ["open_raw", "write_raw_group", "write_reference", "write_tables"]
 
@@ -74,7 +74,7 @@ def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iter
         fits.Column(name, "J" if name == "integration_number" else "D", array=values[part])
         for name, values in times.items()
     ]
-    with beside(path) as partial:
+    with replacing(path) as partial:
         with partial.open("wb") as file:
             file.write(_text(primary_header(configuration, segment)))
             file.write(_text(header))
@@ -112,7 +112,7 @@ def write_reference(
     other content is replaced if ``overwrite`` allows it, else OutputExistsError is raised.
     """
     path = directory / reference_name(kind, configuration)
-    with beside(path) as partial:
+    with replacing(path) as partial:
         with partial.open("wb") as file:
             file.write(_text(_reference_header(path.name, kind, dataset, configuration)))
             for variable, extension in _IMAGES.items():

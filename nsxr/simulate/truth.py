@@ -11,7 +11,7 @@ from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import bad_interleaved
 from nsxr.simulate.headers import Segment, primary_header
 from nsxr.simulate.ramps import Ramps
-from nsxr.storage.local import beside
+from nsxr.storage.whole import replacing
 
 __all__ = ["DISTURBANCES", "truth_dataset", "truth_path", "write_truth"]
 
@@ -178,7 +178,7 @@ def write_truth(directory: Path, truth: xr.Dataset, configuration: Configuration
         hdus.append(fits.BinTableHDU.from_columns([_column(n, values) for n, values in columns.items()], name=name))
     for hdu in hdus[1:]:
         hdu.header.add_comment(_MEANING[hdu.name])
-    with beside(path) as partial:
+    with replacing(path) as partial:
         fits.HDUList(hdus).writeto(partial)
     return path
 

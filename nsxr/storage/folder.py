@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import fsspec
 
 from nsxr.errors import InputFileError
-from nsxr.storage.local import make_exclusively, open_regular, sync
+from nsxr.storage.local import open_regular
 from nsxr.storage.stores import NO_OPTIONS, StorageOptions, filesystem, is_remote, remote_errors, shown
+from nsxr.storage.whole import make_file, put_file
 
 __all__ = ["Folder", "parsed_json"]
 
@@ -123,10 +123,7 @@ class Folder:
                 system.makedirs(inner.rpartition("/")[0], exist_ok=True)
                 system.pipe_file(inner, content)
             return
-        final = Path(self.place(key))
-        with _aside(final, content) as partial:
-            os.replace(partial, final)
-        sync(final.parent)
+        put_file(Path(self.place(key)), content)
 
     def put_json(self, key: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, see :meth:`put`."""
@@ -142,14 +139,7 @@ class Folder:
                 except FileExistsError:  # caught here, before it is made an error of nsxr
                     return False
             return True
-        final = Path(self.place(key))
-        with _aside(final, content) as partial:
-            try:
-                os.link(partial, final)  # replaces nothing, as renaming would
-            except FileExistsError:
-                return False
-        sync(final.parent)
-        return True
+        return make_file(Path(self.place(key)), content)
 
     def files(self, key: str) -> dict[str, int]:
         """Return the sizes of all files below a key, by path below it; sorted."""
@@ -192,21 +182,6 @@ class Folder:
                 except OSError:
                     if last:
                         raise
-
-
-@contextmanager
-def _aside(final: Path, content: bytes) -> Iterator[Path]:
-    """Yield a file with the content under a temporary name beside the final one; it is gone afterwards."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.{uuid4().hex[:8]}.partial")
-    try:
-        with make_exclusively(partial) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def parsed_json(content: bytes | str | None) -> Any:

@@ -2,15 +2,12 @@
 
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from nsxr.errors import InputFileError
 
-__all__ = ["beside", "make_exclusively", "open_regular", "sync"]
+__all__ = ["make_exclusively", "open_regular", "sync"]
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -52,18 +49,6 @@ def make_exclusively(path: str | os.PathLike[str]) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     return cast(BinaryIO, open(descriptor, "wb"))
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Yield a name in a new folder beside a file; what is written there takes its place at the end, if all went well.
-
-    The folder is made under a random name, which nobody can have prepared.
-    """
-    with tempfile.TemporaryDirectory(prefix=f".{path.name[:80]}.", suffix=".partial", dir=path.parent) as folder:
-        partial = Path(folder, path.name)
-        yield partial
-        os.replace(partial, path)
 
 
 def sync(path: Path) -> None:

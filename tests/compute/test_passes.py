@@ -1,6 +1,6 @@
 """Passes rewrite graphs of dask. These tests fail with a version of dask that builds its graphs in another way.
 
-They need nothing but numpy, dask, xarray and pytest; `ci/oldest_dask` runs them with the oldest version that nsxr supports.
+`ci/oldest_dask` runs them with the oldest version that nsxr supports.
 """
 
 import dask

@@ -19,8 +19,9 @@ from nsxr.errors import ModelError, OutputExistsError, ParameterError
 from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.model.history import record
 from nsxr.pipelines.detector1 import detector1
-from nsxr.products.write import _Output, product_paths, write_products
+from nsxr.products.write import product_paths, write_products
 from nsxr.simulate import Artifacts, small_exposure
+from nsxr.storage.whole import _Output
 from nsxr.testing import count_computes
 
 INTEGRATIONS, GROUPS, ROWS, COLUMNS = 4, 3, 6, 8
