@@ -1,13 +1,29 @@
-"""Small exposures and references in memory, for every test."""
+"""Fixtures for all tests: builders of :mod:`nsxr.testing`, small chunks for the corrections, damaged files."""
+
+import shutil
 
 import numpy as np
 import pytest
-import xarray as xr
+from astropy.io import fits
 
-from nsxr.model.readout import Readout
+import nsxr.testing
+from nsxr.compute import layouts
 
-IMAGE = ("row", "column")
-RAMP = ("integration", "group", "row", "column")
+SMALL_CHUNKS = ("ramps", "slits", "spectra")
+"""Folders of tests whose exposures are cut into chunks of 4000 bytes."""
+
+CHUNKINGS = (
+    {"integration": 1, "row": 6},
+    {"integration": 2, "group": 2, "row": 7},
+    {"integration": -1, "group": -1, "row": -1},
+)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(request, monkeypatch):
+    """Cut small exposures into several chunks, as large ones are, in the tests of corrections."""
+    if request.path.parent.name in SMALL_CHUNKS:
+        monkeypatch.setattr(layouts, "CHUNK_BYTES", 4000)
 
 
 @pytest.fixture
@@ -17,90 +33,39 @@ def rng():
 
 @pytest.fixture
 def header():
-    """Return a function that makes the header keywords of a readout."""
-
-    def make(rows=16, columns=40, integrations=3, groups=6, **changes):
-        keywords = {
-            "DETECTOR": "NRS1",
-            "READPATT": "NRSRAPID",
-            "SUBARRAY": "SUB512S",
-            "SUBSTRT1": 1025,
-            "SUBSTRT2": 965,
-            "SUBSIZE1": columns,
-            "SUBSIZE2": rows,
-            "NINTS": integrations,
-            "NGROUPS": groups,
-            "NFRAMES": 1,
-            "GROUPGAP": 0,
-            "FRMDIVSR": 1,
-            "TFRAME": 2.0,
-            "NOUTPUTS": 1,
-        } | changes
-        if "TGROUP" not in changes:
-            keywords["TGROUP"] = (keywords["NFRAMES"] + (keywords["GROUPGAP"] or 0)) * keywords["TFRAME"]
-        return keywords
-
-    return make
+    return nsxr.testing.make_header
 
 
 @pytest.fixture
-def make_exposure(header):
-    """Return a function that makes an exposure from an array of samples; DQ is all good."""
-
-    def make(sci, columns=None, **changes):
-        integrations, groups, rows, n_columns = sci.shape
-        keywords = header(min(rows, 2048), n_columns, integrations, groups, **changes)  # 3200 rows hold 2048
-        readout = Readout.from_header(keywords)
-        labels = readout.column_start + np.arange(n_columns) if columns is None else columns
-        coordinates = {
-            **readout.row_coordinates(rows),
-            "column": labels,
-            "integration": np.arange(1, integrations + 1),
-            "group": np.arange(1, groups + 1),
-        }
-        return xr.Dataset(
-            {
-                "sci": (RAMP, np.asarray(sci, dtype=np.float32), {"units": "DN"}),
-                "pixeldq": (IMAGE, np.zeros(sci.shape[2:], np.uint32)),
-                "groupdq": (RAMP, np.zeros(sci.shape, np.uint8)),
-            },
-            coords=coordinates,
-            attrs=keywords,
-        )
-
-    return make
+def make_exposure():
+    return nsxr.testing.make_exposure
 
 
 @pytest.fixture
 def make_reference():
-    """Return a function that makes a reference on the pixels of an exposure."""
-
-    def make(kind, exposure, dq=None, **variables):
-        attrs = variables.pop("attrs", {})
-        shape = tuple(exposure.sizes[d] for d in IMAGE)
-        contents = {}
-        for name, values in variables.items():
-            values = np.asarray(values, dtype=np.float32)
-            first = {"coefficients": "order", "inverse_coefficients": "inverse_order"}.get(name, "group")
-            contents[name] = ((first, *IMAGE) if values.ndim == 3 else IMAGE, np.broadcast_to(values, values.shape))
-            if values.ndim == 0:
-                contents[name] = (IMAGE, np.full(shape, values))
-        contents["dq"] = (IMAGE, np.zeros(shape, np.uint32) if dq is None else np.asarray(dq, np.uint32))
-        coordinates = {c: exposure[c] for c in ("row", "column", "science_row", "amplifier") if c in exposure.coords}
-        return xr.Dataset(
-            contents, coords=coordinates, attrs={"reference_type": kind, "filename": f"{kind}.fits"} | attrs
-        )
-
-    return make
-
-
-CHUNKINGS = (
-    {"integration": 1, "row": 6},
-    {"integration": 2, "group": 2, "row": 7},
-    {"integration": -1, "group": -1, "row": -1},
-)
+    return nsxr.testing.make_reference
 
 
 @pytest.fixture
 def chunkings():
     return CHUNKINGS
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Return a function that copies a FITS file, sets or deletes keywords of its primary header, and edits its HDUs."""
+
+    def change(path, edit=None, name=None, **keywords):
+        copy = tmp_path / (name or path.name)
+        shutil.copy(path, copy)
+        with fits.open(copy, mode="update", memmap=False) as hdus:
+            for key, value in keywords.items():
+                if value is None:
+                    del hdus[0].header[key]
+                else:
+                    hdus[0].header[key] = value
+            if edit is not None:
+                edit(hdus)
+        return copy
+
+    return change

@@ -1,9 +1,6 @@
-"""Simulated files, small, and a way to damage them."""
-
-import shutil
+"""Small simulated files."""
 
 import pytest
-from astropy.io import fits
 
 from nsxr.simulate import simulate_exposure
 
@@ -27,23 +24,3 @@ def segments(tmp_path_factory):
 def irs2(tmp_path_factory):
     """A full-frame IRS2 exposure with eight columns."""
     return simulate_exposure(tmp_path_factory.mktemp("irs2"), **IRS2).uncal[0]
-
-
-@pytest.fixture
-def changed(tmp_path):
-    """Return a function that copies a file and edits its HDUs."""
-
-    def change(path, edit=None, name=None, **keywords):
-        copy = tmp_path / (name or path.name)
-        shutil.copy(path, copy)
-        with fits.open(copy, mode="update", memmap=False) as hdus:
-            for key, value in keywords.items():
-                if value is None:
-                    del hdus[0].header[key]
-                else:
-                    hdus[0].header[key] = value
-            if edit is not None:
-                edit(hdus)
-        return copy
-
-    return change

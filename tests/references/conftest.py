@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-from astropy.io import fits
 
 import nsxr
 from nsxr.simulate import simulate_exposure, write_references
@@ -43,23 +42,3 @@ def library(tmp_path_factory, sub32, irs2):
 def exposure(sub32):
     """The SUB32 exposure, lazy."""
     return nsxr.open_exposure(sub32.uncal)
-
-
-@pytest.fixture
-def changed(tmp_path):
-    """Return a function that copies a file and edits its HDUs."""
-
-    def change(path, edit=None, name=None, **keywords):
-        copy = tmp_path / (name or path.name)
-        shutil.copy(path, copy)
-        with fits.open(copy, mode="update", memmap=False) as hdus:
-            for key, value in keywords.items():
-                if value is None:
-                    del hdus[0].header[key]
-                else:
-                    hdus[0].header[key] = value
-            if edit is not None:
-                edit(hdus)
-        return copy
-
-    return change

@@ -1,4 +1,4 @@
-"""Assertions for corrections, public so that other people's corrections can be held to them too."""
+"""Assertions that every correction has to pass: it is lazy, it does not depend on chunks, it leaves its input alone."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,0 +1,32 @@
+"""Help for tests of corrections, public so that you can test your own corrections with it too.
+
+- Builders make small exposures, references, rates and slits in memory: :func:`make_exposure`, :func:`make_reference`.
+- Assertions check what every correction promises: :func:`assert_lazy_and_chunk_invariant`, :func:`forbid_computes`.
+- Strategies for hypothesis are in :mod:`nsxr.testing.strategies`, which alone needs that library.
+
+Exposures with realistic noise, sky and matching references come from :mod:`nsxr.simulate`.
+"""
+
+from nsxr.testing.assertions import assert_lazy_and_chunk_invariant, count_computes, forbid_computes
+from nsxr.testing.exposures import (
+    FULL_FRAME,
+    make_exposure,
+    make_header,
+    make_noise_references,
+    make_rates,
+    make_reference,
+    make_times,
+)
+
+__all__ = [
+    "FULL_FRAME",
+    "assert_lazy_and_chunk_invariant",
+    "count_computes",
+    "forbid_computes",
+    "make_exposure",
+    "make_header",
+    "make_noise_references",
+    "make_rates",
+    "make_reference",
+    "make_times",
+]
