@@ -1,7 +1,7 @@
-"""Execute notebooks in scratch folders; with --write, store the results in place.
+"""Execute notebooks in scratch folders, from the first cell to the last; an error in a cell stops the program.
 
-Every notebook must run as it is, from the first cell to the last. Cells of the stored notebook are
-not compared: pictures differ between versions of the plotting library.
+``--output FOLDER`` stores the executed notebooks there, ``--write`` stores them in place. The outputs that a notebook
+had before are not compared with the new ones, because pictures differ between versions of the plotting library.
 """
 
 import argparse
@@ -14,16 +14,16 @@ import nbformat
 from nbclient import NotebookClient
 
 
-def execute(path: Path, write: bool) -> None:
-    """Run one notebook from the first cell to the last."""
+def execute(path: Path, output: Path | None) -> None:
+    """Run one notebook from the first cell to the last, and store the executed one as ``output``."""
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
-    if write:
+    if output is not None:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
-        nbformat.write(notebook, path)
+        nbformat.write(notebook, output)
     print(f"{path}: executed in {time.monotonic() - started:.0f} s")
 
 
@@ -31,10 +31,12 @@ def main() -> int:
     """Execute the notebooks named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--write", action="store_true", help="store the executed notebooks")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--write", action="store_true", help="store the executed notebooks in place")
+    where.add_argument("--output", type=Path, metavar="FOLDER", help="store the executed notebooks in this folder")
     arguments = parser.parse_args()
     for path in arguments.notebooks:
-        execute(path, arguments.write)
+        execute(path, path if arguments.write else arguments.output and arguments.output / path.name)
     return 0
 
 

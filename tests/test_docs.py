@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
+import nsxr
 from nsxr import cli
 from nsxr.model.dq import GroupFlag
 from nsxr.model.readout import irs2_layout
@@ -22,7 +23,7 @@ from nsxr.ramps.reference_pixels.irs2 import subtract_interleaved_reference
 from nsxr.simulate import simulate_exposure
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CITED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
@@ -31,18 +32,21 @@ def blocks(page, language):
     return [text for kind, text in _BLOCK.findall(page.read_text("utf-8")) if kind == language]
 
 
-def section(title):
-    text = (REPOSITORY / "README.md").read_text("utf-8")
-    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Return a folder like that of `nsxr demo`: a raw exposure, small, and its references."""
+    folder = tmp_path_factory.mktemp("documentation") / "demo"
+    made = simulate_exposure(folder, groups=5, columns=16, scene="IFU")
+    assert made.uncal[0].name == "jw01234001001_03101_00001_nrs1_uncal.fits"
+    return folder
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_python_runs(page, tmp_path, monkeypatch):
+def test_python_runs(page, demo, tmp_path, monkeypatch):
     matplotlib.use("agg")
     pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
-    made = simulate_exposure("demo", groups=5, columns=16, scene="IFU")
-    assert str(made.uncal[0]) in page.read_text("utf-8")
+    Path("demo").symlink_to(demo, target_is_directory=True)
     names = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, Python block {number}", "exec"), names)
@@ -78,7 +82,7 @@ def test_commands_exist(line):
 
 
 def test_map_is_that_of_the_tree():
-    text = section("Where to find what")
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8").split("## Where things are\n")[1].split("\n## ")[0]
     folder, named = "", set()
     for word in re.findall(r"`([^`]+)`", text):
         if "/" not in word and (REPOSITORY / folder / word).is_file():
@@ -90,7 +94,7 @@ def test_map_is_that_of_the_tree():
             folder = word
     files = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "nsxr").rglob("*.py") if path.name[:2] != "__"}
     lost = {str(path) for path in files if not named & {str(path), *(str(p) for p in path.parents if str(p) != "nsxr")}}
-    assert not lost, f"not on the map in README.md: {sorted(lost)}"
+    assert not lost, f"not on the map in CONTRIBUTING.md: {sorted(lost)}"
     rooms = [REPOSITORY / "nsxr" / room for room in ("ramps", "slits", "spectra")]
     corrections = {path.name for room in rooms for path in room.rglob("[a-z]*.py")}
     assert corrections <= {Path(name).name for name in named}
@@ -100,7 +104,7 @@ def test_what_is_said_to_be_there_is_there():
     from nsxr.pipelines.detector1 import STEPS
     from nsxr.simulate.configuration import READOUTS, SUBARRAYS
 
-    text = section("What is there and what is not")
+    text = (REPOSITORY / "docs" / "scope.md").read_text("utf-8")
     there = " ".join(line for line in text.splitlines() if "**yes**" in line)
     for name in (*STEPS, *READOUTS, *SUBARRAYS):
         assert re.search(rf"\b{name}\b", there), name
@@ -114,6 +118,12 @@ def test_the_page_of_parameters_is_that_of_the_declarations():
     made = CliRunner().invoke(cli.main, ["parameters", "--markdown"])
     page = (REPOSITORY / "docs" / "parameters.md").read_text("utf-8")
     assert page == made.stdout, "run: nsxr parameters --markdown > docs/parameters.md"
+
+
+def test_the_api_reference_has_every_public_name_once():
+    page = (REPOSITORY / "docs" / "api.rst").read_text("utf-8")
+    listed = re.findall(r"^   ([A-Za-z]\w*)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(nsxr.__all__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
