@@ -37,7 +37,7 @@ sys.path.insert(0, str(HERE / "peer"))
 from compare_all import peer_python  # noqa: E402
 
 import nsxr  # noqa: E402
-from nsxr.kernels.ramps.likelihood import shared_part  # noqa: E402
+from nsxr.kernels.ramps.covariance import shared_part  # noqa: E402
 from nsxr.model.dq import GroupFlag  # noqa: E402
 from nsxr.model.readout import Readout  # noqa: E402
 

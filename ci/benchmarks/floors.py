@@ -19,9 +19,14 @@ import numpy as np
 
 from nsxr.formats.pixels import PixelSource
 from nsxr.kernels.ramps import irs2
-from nsxr.kernels.ramps.jump import find_limits, flag_outside
+from nsxr.kernels.ramps.jump import JumpSizes, flag_outside
+from nsxr.kernels.ramps.jump_limits import find_limits
 from nsxr.kernels.ramps.linearity import linearize
-from nsxr.kernels.ramps.ramp_fit import fit_slopes, weight_tables
+from nsxr.kernels.ramps.ramp_fit import fit_slopes
+from nsxr.kernels.ramps.ramp_tile import PixelImages, SelectedGroups
+from nsxr.kernels.ramps.ramp_weights import weight_tables
+from nsxr.kernels.ramps.series_rate import TwoPointSearch
+from nsxr.kernels.sorting import Thresholds
 
 EXPOSURES = {
     "NRS1 FULL NRSIRS2RAPID 1 x 20": (1, 20, 2048, 2048),
@@ -57,17 +62,16 @@ def rates(turns: int) -> dict[str, float]:
         sci = generator.normal(10, 5, shape).cumsum(axis=1).astype(np.float32)
         flags = np.zeros(shape, np.uint8)
         image, dq = np.ones(shape[2:], np.float32), np.zeros(shape[2:], np.uint32)
-        limits = (1, 4.0, 5.0, 6.0, 10, 100, True, 0.5)
+        search = TwoPointSearch(1, Thresholds(4.0, 5.0, 6.0), 10, 100, True, 0.5)
 
-        def jumps(sci=sci, flags=flags, image=image, limits=limits):
-            *ordinary, _ = find_limits(sci, flags, image, image, *limits)
-            return flag_outside(sci, flags, image, *ordinary, np.inf, np.inf, 30.0, 1000.0)
+        def jumps(sci=sci, flags=flags, image=image, search=search):
+            *ordinary, _ = find_limits(sci, flags, image, image, search)
+            return flag_outside(sci, flags, image, *ordinary, JumpSizes(np.inf, np.inf, 30.0, 1000.0))
 
         def fit(sci=sci, flags=flags, image=image, dq=dq):
-            tables = weight_tables(sci.shape[1])
-            return fit_slopes(
-                sci, flags, dq, image, image, 0 * image, image, *tables, 10.0, 10.0, 1, 0, sci.shape[1] - 1, True
-            )
+            images = PixelImages(dq, image, image, 0 * image, image)
+            selected = SelectedGroups(10.0, 10.0, 1, 0, sci.shape[1] - 1, True)
+            return fit_slopes(sci, flags, images, selected, weight_tables(sci.shape[1]))
 
         kind = f"{shape[0]} x {shape[1]}"
         found[f"jumps {kind}"] = best(jumps, turns) / sci.size

@@ -1,15 +1,33 @@
-"""Sorted columns of tiles, and what follows from them: medians, and what is left after the most deviant are out.
+"""Sort the columns of tiles, take their medians, and search them for outliers.
 
-The columns of a tile ``(value, column)`` are sorted side by side by a network of compare-exchanges that has no
-branches, so the inner loop over columns runs on vector registers. On sorted values medians, clipping windows and the
-iterative search are all cheap, because what they throw out is always at one of the two ends.
+The columns of a tile ``(value, column)`` are sorted side by side by a network of compare-exchanges. The network has no
+branches, so the inner loop over columns runs on vector registers. Medians, clipping and the iterative search are cheap
+on sorted values, because an outlier is always at one of the two ends.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["median_of", "search_interval", "sort_columns"]
+__all__ = ["Thresholds", "median_of", "search_interval", "sort_columns"]
+
+
+class Thresholds(NamedTuple):
+    """How far a difference may deviate [standard deviations], by how many differences it is compared with.
+
+    Attributes
+    ----------
+    four : float
+        For four or more differences.
+    three, two : float
+        For three and for two differences.
+    """
+
+    four: float
+    three: float
+    two: float
 
 
 @kernel
@@ -65,24 +83,22 @@ def search_interval(
     column: int,
     count: int,
     variance: float,
-    threshold: float,
-    threshold_three: float,
-    threshold_two: float,
+    thresholds: Thresholds,
 ) -> tuple[float, float]:  # pragma: no cover
-    """Return the interval left after taking out the most deviant difference again and again."""
+    """Return the interval that is left after the most deviant difference is taken out again and again."""
     low, high = 0, count
     while high - low >= 2:
         smallest, largest = ordered[low, column], ordered[high - 1, column]
         if high - low >= 4:
-            limit = threshold
+            limit = thresholds.four
             is_downward = abs(smallest) >= abs(largest)
             first, last = (low + 1, high) if is_downward else (low, high - 1)
             location = median_of(ordered, column, first, last)
         elif high - low == 3:
-            limit = threshold_three
+            limit = thresholds.three
             location = np.float64(ordered[low + 1, column])
         else:
-            limit = threshold_two
+            limit = thresholds.two
             location = np.float64(smallest if abs(smallest) < abs(largest) else largest)
         sigma = np.sqrt(abs(location) + variance)
         if not sigma > 0:

@@ -5,7 +5,18 @@ from enum import IntFlag
 
 import numpy as np
 
-__all__ = ["GroupFlag", "PixelFlag", "flag_attributes", "flag_name", "recode"]
+__all__ = [
+    "JUMP",
+    "NO_GAIN",
+    "UNUSABLE_GROUP",
+    "UNUSABLE_OR_JUMP",
+    "UNUSABLE_PIXEL",
+    "GroupFlag",
+    "PixelFlag",
+    "flag_attributes",
+    "flag_name",
+    "recode",
+]
 
 
 class PixelFlag(IntFlag):
@@ -55,6 +66,22 @@ class GroupFlag(IntFlag):
     PERSISTENCE = 1 << 5
     AD_FLOOR = 1 << 6
     CHARGELOSS = 1 << 7
+
+
+JUMP = np.uint8(GroupFlag.JUMP_DET.value)
+"""The bit of ``groupdq`` for a group at which the signal jumps."""
+
+UNUSABLE_GROUP = np.uint8((GroupFlag.DO_NOT_USE | GroupFlag.SATURATED).value)
+"""Bits of ``groupdq`` with which a group has no usable signal."""
+
+UNUSABLE_OR_JUMP = np.uint8(UNUSABLE_GROUP | JUMP)
+"""Bits of ``groupdq`` with which the difference that leads to a group is not used."""
+
+UNUSABLE_PIXEL = np.uint32((PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL).value)
+"""Bits of ``pixeldq`` with which a pixel does not measure light."""
+
+NO_GAIN = np.uint32((PixelFlag.DO_NOT_USE | PixelFlag.NO_GAIN_VALUE).value)
+"""Bits of ``pixeldq`` that a pixel gets whose gain is not a positive number."""
 
 
 def flag_attributes(flags: type[IntFlag], dtype: type[np.unsignedinteger]) -> dict[str, object]:

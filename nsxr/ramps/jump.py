@@ -1,41 +1,99 @@
 """Find cosmic-ray jumps in ramps, by two-point differences or by likelihood."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import erfcinv, log_ndtr
 
-from nsxr.compute.blocks import map_blocks, map_with_halo, settle, unlabelled
-from nsxr.compute.layouts import chunk_like, one_chunk, ramp_chunks, to_blocks, to_ramps
+from nsxr.compute.blocks import map_blocks, map_with_halo, settle
+from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks, to_ramps
 from nsxr.errors import ParameterError
-from nsxr.kernels.ramps.jump import find_limits, flag_outside, spread_jumps
-from nsxr.kernels.ramps.likelihood import shared_part
-from nsxr.kernels.ramps.likelihood_search import find_steps
-from nsxr.kernels.ramps.series_rate import find_series_rates
-from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.kernels.ramps.jump import JumpSizes, spread_jumps
+from nsxr.kernels.ramps.series_rate import TwoPointSearch
+from nsxr.kernels.sorting import Thresholds
+from nsxr.model.dq import JUMP, NO_GAIN, GroupFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.parameters import Choices, Range, Sigmas, Times, Unit
 from nsxr.model.readout import Readout
-from nsxr.model.variables import check, variable_attributes
+from nsxr.model.variables import IMAGE, RAMP, check, variable_attributes
+from nsxr.ramps.likelihood_jumps import FEWEST_GROUPS, flag_by_likelihood, likelihood_threshold, step_search
+from nsxr.ramps.two_point import find_ordinary, flag_by_differences
 from nsxr.references.match import match
 
 __all__ = ["event_rate", "flag_jumps", "why_no_jumps"]
 
-_RAMP = ("integration", "group", "row", "column")
 _Number = Annotated[int, Range(0, 65535)]
 _Signal = Annotated[float, Range(0, 1e6), Unit("DN")]
 _ALGORITHMS = ("two-point", "likelihood")
 _TWO_POINT_THRESHOLD = 4.0
 _TWO_GROUP_THRESHOLD = 3.23
-"""For series of two groups: some 0.08 % of differences without a jump lie above, 0.12 % at worst, in four integrations;
-and of those with one of 6 sigma 94 to 95 % in three and four integrations, 97 % in five and 99 % from nine on."""
-_FALSE_RAMPS = 8e-4
-"""Ramps without a jump in which the likelihood may find one, whatever their length."""
-_LEAST_GROUPS = 5
-"""For the likelihood: of three differences it cannot tell which one is apart."""
+"""For time series of two groups. About 0.08 % of differences without a jump lie above, 0.12 % at worst, in four
+integrations. Of differences with a jump of 6 sigma, 94 to 95 % lie above in three and four integrations, 97 % in five
+and 99 % from nine on."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Parameters of :func:`flag_jumps`, with the algorithm and the threshold that are used."""
+
+    algorithm: str
+    rejection_threshold: float
+    three_group_rejection_threshold: float
+    four_group_rejection_threshold: float
+    flag_4_neighbors: bool
+    min_jump_to_flag_neighbors: float
+    max_jump_to_flag_neighbors: float
+    min_diffs_single_pass: int
+    minimum_groups: int
+    minimum_sigclip_groups: int
+    only_use_ints: bool
+    after_jump_flag_dn1: float
+    after_jump_flag_time1: float
+    after_jump_flag_dn2: float
+    after_jump_flag_time2: float
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in _ALGORITHMS:
+            raise ParameterError(f"algorithm is {self.algorithm!r}, expected one of {', '.join(_ALGORITHMS)}")
+        negative = [name for name, value in asdict(self).items() if name != "algorithm" and value < 0]
+        if negative:
+            raise ParameterError(f"jump parameters must not be negative: {', '.join(negative)}")
+
+    @property
+    def by_likelihood(self) -> bool:
+        return self.algorithm == "likelihood"
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds by the number of differences: of four groups there are three, of three groups two."""
+        by_groups = self.four_group_rejection_threshold, self.three_group_rejection_threshold
+        return Thresholds(self.rejection_threshold, *map(float, by_groups))
+
+    def two_point_search(self, readout: Readout) -> TwoPointSearch:
+        return TwoPointSearch(
+            readout.n_frames,
+            self.thresholds,
+            int(self.min_diffs_single_pass),
+            int(self.minimum_sigclip_groups),
+            bool(self.only_use_ints),
+            readout.first_group_time / readout.group_time,
+        )
+
+    def groups_after(self, readout: Readout) -> tuple[int, int]:
+        """Return how many groups are flagged after jumps of the first and of the second size."""
+        times = self.after_jump_flag_time1, self.after_jump_flag_time2
+        return int(times[0] // readout.group_time), int(times[1] // readout.group_time)
+
+    def sizes(self, readout: Readout) -> JumpSizes:
+        """Return the sizes of jumps that flag more than their own group, thresholds in DN."""
+        after = self.groups_after(readout)
+        return JumpSizes(
+            float(self.after_jump_flag_dn1) if after[0] else np.inf,
+            float(self.after_jump_flag_dn2) if after[1] else np.inf,
+            float(self.min_jump_to_flag_neighbors) if self.flag_4_neighbors else np.inf,
+            float(self.max_jump_to_flag_neighbors),
+        )
 
 
 def flag_jumps(
@@ -171,110 +229,84 @@ def flag_jumps(
     Up-the-ramp".
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
-    if algorithm not in _ALGORITHMS:
-        raise ParameterError(f"algorithm is {algorithm!r}, expected one of {', '.join(_ALGORITHMS)}")
-    if exposure.sizes["group"] < _LEAST_GROUPS:
-        algorithm = "two-point"
-    threshold = _default_threshold(algorithm, exposure.sizes["group"] - 1)
-    if rejection_threshold is not None:
-        threshold = float(rejection_threshold)
-    parameters: dict[str, Any] = {
-        "rejection_threshold": threshold,
-        "three_group_rejection_threshold": three_group_rejection_threshold,
-        "four_group_rejection_threshold": four_group_rejection_threshold,
-        "flag_4_neighbors": flag_4_neighbors,
-        "min_jump_to_flag_neighbors": min_jump_to_flag_neighbors,
-        "max_jump_to_flag_neighbors": max_jump_to_flag_neighbors,
-        "min_diffs_single_pass": min_diffs_single_pass,
-        "minimum_groups": minimum_groups,
-        "minimum_sigclip_groups": minimum_sigclip_groups,
-        "only_use_ints": only_use_ints,
-        "after_jump_flag_dn1": after_jump_flag_dn1,
-        "after_jump_flag_time1": after_jump_flag_time1,
-        "after_jump_flag_dn2": after_jump_flag_dn2,
-        "after_jump_flag_time2": after_jump_flag_time2,
-    }
-    negative = [name for name, value in parameters.items() if value < 0]
-    if negative:
-        raise ParameterError(f"jump parameters must not be negative: {', '.join(negative)}")
-    parameters = {"algorithm": algorithm, **parameters}
+    groups = exposure.sizes["group"]
+    if rejection_threshold is None:
+        rejection_threshold = _default_threshold(algorithm, groups)
+    options = _Options(
+        algorithm=_possible(algorithm, groups),
+        rejection_threshold=float(rejection_threshold),
+        three_group_rejection_threshold=three_group_rejection_threshold,
+        four_group_rejection_threshold=four_group_rejection_threshold,
+        flag_4_neighbors=flag_4_neighbors,
+        min_jump_to_flag_neighbors=min_jump_to_flag_neighbors,
+        max_jump_to_flag_neighbors=max_jump_to_flag_neighbors,
+        min_diffs_single_pass=min_diffs_single_pass,
+        minimum_groups=minimum_groups,
+        minimum_sigclip_groups=minimum_sigclip_groups,
+        only_use_ints=only_use_ints,
+        after_jump_flag_dn1=after_jump_flag_dn1,
+        after_jump_flag_time1=after_jump_flag_time1,
+        after_jump_flag_dn2=after_jump_flag_dn2,
+        after_jump_flag_time2=after_jump_flag_time2,
+    )
     why_not = why_no_jumps(exposure, minimum_groups)
     if why_not is not None:
         return record_skip(exposure, "jump", why_not)
-
     readout = Readout.of(exposure)
     exposure = to_blocks(exposure)
     gain_values = match(gain, exposure, "gain")["sci"].astype(np.float32, copy=False)
     noise_values = match(readnoise, exposure, "readnoise")["sci"].astype(np.float32, copy=False)
     is_series = exposure.sizes["integration"] > 1
-    by_likelihood = algorithm == "likelihood"
-    limits: list[xr.DataArray] = []
-    rate_per_group = None
-    if is_series or not by_likelihood:
-        limits, rate_per_group = _ordinary(
-            exposure if series is None else to_ramps(series),
-            gain_values,
-            noise_values,
-            with_limits=not by_likelihood,
-            n_frames=readout.n_frames,
-            threshold=threshold,
-            threshold_three=float(four_group_rejection_threshold),
-            threshold_two=float(three_group_rejection_threshold),
-            min_differences=int(min_diffs_single_pass),
-            min_clip_groups=int(minimum_sigclip_groups),
-            only_integrations=bool(only_use_ints),
-            first_group=readout.first_group_time / readout.group_time,
-        )
+    ordinary: dict[str, xr.DataArray] = {}
+    if is_series or not options.by_likelihood:
+        ramps = exposure if series is None else to_ramps(series)
+        search = options.two_point_search(readout)
+        ordinary = find_ordinary(ramps, gain_values, noise_values, search, with_limits=not options.by_likelihood)
         if series is not None:
-            limits, rate_per_group = [settle(array) for array in limits], settle(rate_per_group)
-    after = [int(time // readout.group_time) for time in (after_jump_flag_time1, after_jump_flag_time2)]
-    # only the after-jump thresholds need it, and it needs the whole reference
+            ordinary = {name: settle(array) for name, array in ordinary.items()}
+    after, sizes = options.groups_after(readout), options.sizes(readout)
+    # only the after-jump thresholds need the median, and it needs the whole reference
     median_gain = _median(gain_values) if any(after) else xr.DataArray(1.0)
-    kernel: Callable[..., np.ndarray]
-    if by_likelihood:
-        expected = [] if rate_per_group is None else [rate_per_group]
-        arrays = [gain_values, noise_values, *expected]
-        kernel = partial(
-            _find,
-            n_frames=readout.n_frames,
-            shared=shared_part(readout.n_frames, readout.frame_time, readout.group_time),
-            threshold=threshold,
-            three=float(four_group_rejection_threshold),
-            two=float(three_group_rejection_threshold),
-        )
+    sci, groupdq = exposure["sci"], exposure["groupdq"]
+    if options.by_likelihood:
+        steps = step_search(options.thresholds, readout)
+        rate = ordinary.get("rate")
+        code = flag_by_likelihood((sci, groupdq), gain_values, noise_values, rate, median_gain, steps, sizes)
     else:
-        arrays, kernel = [gain_values, *limits], _flag
-    (code,) = map_blocks(
-        kernel,
-        exposure["sci"],
-        chunk_like(exposure["groupdq"], exposure["sci"]),
-        median_gain,
-        *(chunk_like(array, exposure["sci"].isel(integration=0, group=0)) for array in arrays),
-        core=("group", "column"),
-        outputs=[(_RAMP, np.uint8)],
-        large_dn=after_jump_flag_dn1 if after[0] else np.inf,
-        very_large_dn=after_jump_flag_dn2 if after[1] else np.inf,
-        min_spread=float(min_jump_to_flag_neighbors) if flag_4_neighbors else np.inf,
-        max_spread=float(max_jump_to_flag_neighbors),
-    )
+        code = flag_by_differences(sci, groupdq, gain_values, ordinary, median_gain, sizes)
     jumps = map_with_halo(
         spread_jumps, code, depth={"row": 1}, boundary=0, after_large=after[0], after_very_large=after[1]
     )
-    no_gain = np.uint32(PixelFlag.NO_GAIN_VALUE | PixelFlag.DO_NOT_USE)
-    pixeldq = exposure["pixeldq"] | ~(gain_values > 0) * no_gain
-    count = ((code & np.uint8(GroupFlag.JUMP_DET)) != 0).sum(_RAMP)
-    rate = event_rate(count, exposure["groupdq"], readout.group_time) * 1e3
+    pixeldq = exposure["pixeldq"] | ~(gain_values > 0) * NO_GAIN
+    result = record(exposure, "jump", [readnoise, gain], asdict(options), groupdq=groupdq | jumps, pixeldq=pixeldq)
+    count = ((code & JUMP) != 0).sum(RAMP)
+    result = result.assign(primary_cosmic_rays=_jumps_a_second(count, groupdq, readout.group_time))
+    return result.assign(median_rate=_median_rate(ordinary["rate"], sci, readout)) if is_series else result
+
+
+def _possible(algorithm: str, groups: int) -> str:
+    """Return the algorithm for ramps of so many groups."""
+    return "two-point" if algorithm in _ALGORITHMS and groups < FEWEST_GROUPS else algorithm
+
+
+def _default_threshold(algorithm: str, groups: int) -> float:
+    """Return the threshold [sigma] for ramps of so many groups."""
+    if _possible(algorithm, groups) == "likelihood":
+        return likelihood_threshold(groups - 1)
+    return _TWO_POINT_THRESHOLD if groups > 2 else _TWO_GROUP_THRESHOLD
+
+
+def _jumps_a_second(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:
+    rate = event_rate(count, groupdq, group_time) * 1e3
     rate.attrs = {"long_name": "jumps found, per second and 1000 pixels", "units": "1/s", "keyword": "PRIMECRS"}
-    result = record(
-        exposure, "jump", [readnoise, gain], parameters, groupdq=exposure["groupdq"] | jumps, pixeldq=pixeldq
-    )
-    result = result.assign(primary_cosmic_rays=rate)
-    if is_series and rate_per_group is not None:
-        median_rate = chunk_like(rate_per_group, exposure["sci"].isel(integration=0, group=0))
-        median_rate = median_rate / np.float32(readout.group_time)
-        median_rate.attrs = {"units": "DN/s", **variable_attributes("median_rate")}
-        result = result.assign(median_rate=median_rate)
-    return result
+    return rate
+
+
+def _median_rate(rate_per_group: xr.DataArray, sci: xr.DataArray, readout: Readout) -> xr.DataArray:
+    """Return the rate that integrations share [DN/s], in the chunks of the ramps."""
+    rate = chunk_like(rate_per_group, sci.isel(integration=0, group=0)) / np.float32(readout.group_time)
+    rate.attrs = {"units": "DN/s", **variable_attributes("median_rate")}
+    return rate
 
 
 def why_no_jumps(exposure: xr.Dataset, minimum_groups: int = 2) -> str | None:
@@ -282,14 +314,6 @@ def why_no_jumps(exposure: xr.Dataset, minimum_groups: int = 2) -> str | None:
     groups = exposure.sizes["group"]
     least = max(2 if exposure.sizes["integration"] > 1 else 3, int(minimum_groups))
     return None if groups >= least else f"{groups} groups per integration, at least {least} are needed"
-
-
-def _default_threshold(algorithm: str, differences: int) -> float:
-    """Return the threshold [sigma] for ramps of so many differences."""
-    if algorithm == "two-point":
-        return _TWO_POINT_THRESHOLD if differences > 1 else _TWO_GROUP_THRESHOLD
-    tests = differences + (differences - 1) / 2  # those of pairs go with those of their halves
-    return float(np.sqrt(2) * erfcinv(_FALSE_RAMPS / tests))
 
 
 def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:
@@ -318,91 +342,5 @@ def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) ->
 
 def _median(image: xr.DataArray) -> xr.DataArray:
     """Return the median of an image without its NaN, a lazy scalar."""
-    (median,) = map_blocks(
-        np.nanmedian, one_chunk(image, "row", "column"), core=("row", "column"), outputs=[((), np.float64)]
-    )
-    return median
-
-
-def _ordinary(
-    ramps: xr.Dataset, gain: xr.DataArray, readnoise: xr.DataArray, with_limits: bool, **parameters: Any
-) -> tuple[list[xr.DataArray], xr.DataArray]:
-    """Return the limits of ordinary differences, if wanted, and the rate that integrations share."""
-    sci, groupdq = unlabelled(ramps["sci"]), chunk_like(unlabelled(ramps["groupdq"]), ramps["sci"])
-    sizes = {str(dim): size for dim, size in sci.sizes.items()}
-    image, differences = ("row", "column"), ("difference", "row", "column")
-    steps = sizes["group"] - 1
-    each = parameters["only_integrations"] and sizes["integration"] >= parameters["min_clip_groups"] and steps > 1
-    of_limits = [(differences, np.float64)] * 2 + [(image, np.float64)] * 2
-    of_rate = [(image, np.float32)]  # its uncertainty, which is not needed
-    if not with_limits:
-        parameters = {k: v for k, v in parameters.items() if k not in ("min_clip_groups", "only_integrations")}
-    images = [chunk_like(unlabelled(array), sci.isel(integration=0, group=0)) for array in (gain, readnoise)]
-
-    def find(core: Sequence[str], within: tuple[str, slice] | None = None) -> tuple[xr.DataArray, ...]:
-        return map_blocks(
-            find_limits if with_limits else find_series_rates,
-            sci,
-            groupdq,
-            *images,
-            core=core,
-            outputs=[*(of_limits if with_limits else of_rate), (image, np.float32)],
-            sizes={"difference": steps if each else 1},
-            joined="integration",
-            within=within,
-            **parameters,
-        )
-
-    if sci.chunks is None or len(sci.chunks[2]) > 1:
-        *limits, rate = find(("integration", "group", "column"))
-        return limits, rate
-    # blocks have all rows and wait for each other; some rows at a time are taken from all of them
-    rows = ramp_chunks(sizes)["row"]
-    tiles = [find(_RAMP, ("row", slice(start, start + rows))) for start in range(0, sizes["row"], rows)]
-    *limits, rate = (xr.concat(parts, "row") for parts in zip(*tiles, strict=True))
-    return [limit.transpose(..., "row", "column") for limit in limits], rate
-
-
-def _flag(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    median_gain: np.ndarray,
-    gain: np.ndarray,
-    *limits: np.ndarray,
-    large_dn: float,
-    very_large_dn: float,
-    min_spread: float,
-    max_spread: float,
-) -> np.ndarray:
-    """Run the kernel with the after-jump thresholds in electrons; ``limits`` are those of :func:`find_limits`."""
-    factor = float(median_gain)
-    lower, upper, median, sigma = limits
-    sizes = large_dn * factor, very_large_dn * factor, min_spread, max_spread
-    return flag_outside(sci, groupdq, gain, lower, upper, median, sigma, *sizes)
-
-
-def _find(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    median_gain: np.ndarray,
-    gain: np.ndarray,
-    readnoise: np.ndarray,
-    rate: np.ndarray | None = None,
-    *,
-    n_frames: int,
-    shared: float,
-    threshold: float,
-    three: float,
-    two: float,
-    large_dn: float,
-    very_large_dn: float,
-    min_spread: float,
-    max_spread: float,
-) -> np.ndarray:
-    """Run the kernel of the likelihood with what chi square has to lose, and the after-jump thresholds in electrons."""
-    factor = float(median_gain)
-    double = -2 * (np.log(2) + log_ndtr(-threshold))  # as improbable with two degrees of freedom
-    given = np.empty((0, 0), np.float32) if rate is None else rate
-    sizes = large_dn * factor, very_large_dn * factor, min_spread, max_spread
-    limits = threshold**2, float(double), three, two
-    return find_steps(sci, groupdq, gain, readnoise, given, n_frames, shared, *limits, *sizes)
+    outputs: dict[str, Any] = {"median": ((), np.float64)}
+    return map_blocks(np.nanmedian, one_chunk(image, *IMAGE), core=IMAGE, outputs=outputs)["median"]

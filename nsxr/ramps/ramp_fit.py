@@ -1,38 +1,26 @@
 """Fit slopes to ramps, by optimally weighted least squares or by likelihood."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, reduce_tree, unlabelled
-from nsxr.compute.layouts import chunk_like, to_blocks, to_ramps
+from nsxr.compute.blocks import unlabelled
+from nsxr.compute.layouts import to_blocks, to_ramps
 from nsxr.errors import ParameterError
-from nsxr.kernels.ramps.likelihood import (
-    WEIGHTED_SUMS,
-    combine_weighted,
-    finish_weighted,
-    fit_by_likelihood,
-    shared_part,
-)
-from nsxr.kernels.ramps.ramp_fit import SUMS, combine_sums, finish_slopes, fit_slopes, weight_tables
-from nsxr.model.dq import PixelFlag
+from nsxr.kernels.ramps.ramp_tile import SelectedGroups
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Range, Unit
 from nsxr.model.readout import Readout
-from nsxr.model.variables import VARIABLES, check
+from nsxr.model.variables import IMAGE, check
+from nsxr.ramps.slopes import fit_least_squares, fit_likelihood
 from nsxr.references.match import match
 
 __all__ = ["fit_algorithm", "fit_ramps"]
 
-_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE.value)
-_RATES = ("integration", "row", "column")
-_IMAGE = ("row", "column")
-_PRODUCT = ("sci", "var_poisson", "var_rnoise", "dq")
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
-"""Names of the algorithms, and those that the observatory's pipeline has for them."""
+"""Names of the algorithms, here and in the observatory's pipeline."""
 _OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark")
 _Group = Annotated[int, Range(0, 65535)]
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
@@ -166,92 +154,51 @@ def fit_ramps(
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     groups = exposure.sizes["group"]
     first, last = _selected_groups(groups, firstgroup, lastgroup)
-    by_likelihood = fit_algorithm(algorithm) == "likelihood"
-    if reset_noise is not None and not (by_likelihood and 0 <= reset_noise < np.inf):
+    chosen = fit_algorithm(algorithm)
+    if reset_noise is not None and not (chosen == "likelihood" and 0 <= reset_noise < np.inf):
         raise ParameterError(
             f"reset_noise is {reset_noise!r} with algorithm {algorithm!r}, expected None, or 0 or more electrons with "
             "algorithm 'likelihood'"
         )
-    if by_likelihood and exposure.sizes["integration"] > 1 and "median_rate" not in exposure and reset_noise is None:
+    has_rate = "median_rate" in exposure
+    if exposure.sizes["integration"] > 1 and not has_rate and reset_noise is None:
         # covariances that follow the noise of each integration would give more weight to low ones
-        by_likelihood, algorithm = False, "ols"
+        chosen = "ols"
     readout = Readout.of(exposure)
-    if "median_rate" in exposure:
+    if has_rate:
         check(exposure, "median_rate", units={"median_rate": "DN/s"})
-        exposure = to_blocks(exposure)
-    else:
-        exposure = to_ramps(exposure)
-    sci = unlabelled(exposure["sci"])
+    exposure = to_blocks(exposure) if has_rate else to_ramps(exposure)
     gain_values = unlabelled(match(gain, exposure, "gain")["sci"])
-    readnoise_values = unlabelled(match(readnoise, exposure, "readnoise")["sci"])
+    noise_values = unlabelled(match(readnoise, exposure, "readnoise")["sci"])
     if isinstance(average_dark_current, xr.DataArray):
-        dark = unlabelled(average_dark_current)
+        dark = unlabelled(average_dark_current).transpose(*IMAGE)
     else:
-        dark = xr.full_like(gain_values, average_dark_current, dtype=np.float32)
-    images = [unlabelled(exposure["pixeldq"]), gain_values, readnoise_values, dark.transpose(*_IMAGE)]
-    if "median_rate" in exposure:
-        images.append(unlabelled(exposure["median_rate"]))
-    names = (*_PRODUCT, "chi_square") if by_likelihood else _PRODUCT
-    combine: Callable[..., Any]
-    finish: Callable[..., Any]
-    of_algorithm: dict[str, Any] = {}
-    if by_likelihood:
-        of_algorithm["shared"] = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
-        of_algorithm["reset_noise"] = -1.0 if reset_noise is None else float(reset_noise)
-        n_sums, combine, finish = WEIGHTED_SUMS, combine_weighted, finish_weighted
-        images_of_finish = [chunk_like(gain_values, sci.isel(integration=0, group=0))]
+        dark = xr.full_like(gain_values, average_dark_current, dtype=np.float32).transpose(*IMAGE)
+    images = [exposure["pixeldq"], gain_values, noise_values, dark, *([exposure["median_rate"]] if has_rate else [])]
+    suppress = bool(suppress_one_group) and groups > 1 and reset_noise is None
+    times = readout.group_time, readout.first_group_time
+    selected = SelectedGroups(*times, readout.n_frames, first, last, suppress)
+    ramps = exposure["sci"], exposure["groupdq"]
+    if chosen == "likelihood":
+        rate, rateints = fit_likelihood(*ramps, images, selected, readout.frame_time, reset_noise)
     else:
-        n_sums, combine, finish = SUMS, combine_sums, finish_slopes
-        images_of_finish = []
-    *rates, sums = map_blocks(
-        _fit,
-        sci,
-        chunk_like(unlabelled(exposure["groupdq"]), sci),
-        *(chunk_like(image, sci.isel(integration=0, group=0)) for image in images),
-        core=("group", "column"),
-        outputs=[
-            *((_RATES, VARIABLES[name].dtype) for name in names),
-            (("integration", "sum", "row", "column"), np.float64),
-        ],
-        sizes={"sum": n_sums},
-        reduced={len(names): "integration"},
-        group_time=readout.group_time,
-        one_group_time=readout.first_group_time,
-        n_frames=readout.n_frames,
-        first=first,
-        last=last,
-        suppress=bool(suppress_one_group) and groups > 1 and reset_noise is None,
-        **of_algorithm,
-    )
-    flags = reduce_tree(_any_flag, rates[_PRODUCT.index("dq")], "integration", np.uint32)
-    combined = map_blocks(
-        finish,
-        reduce_tree(combine, sums, "integration", np.float64),
-        flags.isel(integration=0, drop=True),
-        *images_of_finish,
-        core=("integration", "sum"),
-        outputs=[(_IMAGE, VARIABLES[name].dtype) for name in names],
-        group_time=readout.group_time,
-    )
+        rate, rateints = fit_least_squares(*ramps, images, selected)
     parameters: dict[str, Any] = {
-        "algorithm": fit_algorithm(algorithm),
+        "algorithm": chosen,
         "suppress_one_group": suppress_one_group,
         "firstgroup": firstgroup,
         "lastgroup": lastgroup,
         "rescale_read_noise": "scale" in readnoise,
     }
-    if by_likelihood:
+    if chosen == "likelihood":
         parameters["reset_noise"] = reset_noise
-    if "group" in exposure.indexes and exposure.sizes["group"] < readout.n_groups:
+    if "group" in exposure.indexes and groups < readout.n_groups:
         parameters["groups"] = exposure.indexes["group"].tolist()  # those that were chosen
     if not isinstance(average_dark_current, xr.DataArray):
         parameters["average_dark_current"] = float(average_dark_current)
     product = partial(_product, exposure, [readnoise, gain], parameters)
     return xr.DataTree.from_dict(
-        {
-            "rate": product({"integration", "group"}, dict(zip(names, combined, strict=True))),
-            "rateints": product({"group"}, dict(zip(names, rates, strict=True))),
-        }
+        {"rate": product({"integration", "group"}, rate), "rateints": product({"group"}, rateints)}
     )
 
 
@@ -286,27 +233,3 @@ def _product(
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
     base = exposure.drop_vars([*gone, "pixeldq", *_OF_RAMPS], errors="ignore")
     return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)
-
-
-def _any_flag(dq: np.ndarray) -> np.ndarray:
-    """Return the flags of any integration, but not DO_NOT_USE, which means that one of them has no slope."""
-    flags: np.ndarray = np.bitwise_or.reduce(dq, axis=0, keepdims=True) & ~_DO_NOT_USE
-    return flags
-
-
-def _fit(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    pixeldq: np.ndarray,
-    gain: np.ndarray,
-    readnoise: np.ndarray,
-    dark: np.ndarray,
-    rate: np.ndarray | None = None,
-    **parameters: Any,
-) -> tuple[np.ndarray, ...]:
-    """Run the kernel of least squares with its tables, or that of the likelihood, which has a ``shared``."""
-    given = np.empty((0, 0), np.float32) if rate is None else rate
-    images = pixeldq, gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False), dark, given
-    if "shared" in parameters:
-        return fit_by_likelihood(sci, groupdq, *images, **parameters)
-    return fit_slopes(sci, groupdq, *images, *weight_tables(sci.shape[1]), **parameters)

@@ -6,8 +6,11 @@ from astropy.stats import sigma_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsxr.kernels.ramps.jump import JUMP, LARGE, SPREAD, VERY_LARGE, find_limits, flag_outside, spread_jumps
-from nsxr.kernels.sorting import sort_columns
+from nsxr.kernels.ramps.jump import LARGE, SPREAD, VERY_LARGE, JumpSizes, flag_outside, spread_jumps
+from nsxr.kernels.ramps.jump_limits import find_limits
+from nsxr.kernels.ramps.series_rate import TwoPointSearch
+from nsxr.kernels.sorting import Thresholds, sort_columns
+from nsxr.model.dq import JUMP
 
 DEFAULTS = {
     "large": np.inf,
@@ -24,14 +27,14 @@ DEFAULTS = {
 }
 
 
-_OF_FLAGS = ("large", "very_large", "min_spread", "max_spread")
-
-
-def detect_jumps(sci, groupdq, gain, readnoise, **parameters):
+def detect_jumps(sci, groupdq, gain, readnoise, **p):
     """Find limits and apply them."""
-    of_limits = {name: value for name, value in parameters.items() if name not in _OF_FLAGS}
-    *limits, _ = find_limits(sci, groupdq, gain, readnoise, first_group=0.5, **of_limits)
-    return flag_outside(sci, groupdq, gain, *limits, **{name: parameters[name] for name in _OF_FLAGS})
+    thresholds = Thresholds(p["threshold"], p["threshold_three"], p["threshold_two"])
+    least = p["min_differences"], p["min_clip_groups"]
+    search = TwoPointSearch(p["n_frames"], thresholds, *least, p["only_integrations"], 0.5)
+    *limits, _ = find_limits(sci, groupdq, gain, readnoise, search)
+    sizes = JumpSizes(p["large"], p["very_large"], p["min_spread"], p["max_spread"])
+    return flag_outside(sci, groupdq, gain, *limits, sizes)
 
 
 def random_ramps(seed, shape, rate=40.0):

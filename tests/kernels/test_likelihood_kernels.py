@@ -5,9 +5,12 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from nsxr.kernels.ramps.jump import JUMP, SPREAD
-from nsxr.kernels.ramps.likelihood import combine_weighted, finish_weighted, fit_by_likelihood, shared_part
-from nsxr.kernels.ramps.likelihood_search import find_steps
+from nsxr.kernels.ramps.covariance import shared_part
+from nsxr.kernels.ramps.jump import SPREAD, JumpSizes
+from nsxr.kernels.ramps.likelihood import combine_weighted, finish_weighted, fit_by_likelihood
+from nsxr.kernels.ramps.likelihood_search import StepSearch, find_steps
+from nsxr.kernels.ramps.ramp_tile import PixelImages, SelectedGroups
+from nsxr.model.dq import JUMP
 
 NONE = np.empty((0, 0), np.float32)
 TIME, FRAMES = 20.0, 5
@@ -93,22 +96,9 @@ def test_fit_is_that_of_dense_matrices(gain, is_given):
     groupdq[..., 0], groupdq[..., 1] = 0, 1
     given = images(columns, 1.5) if is_given else NONE
     pixeldq, dark = np.zeros((1, columns), np.uint32), images(columns, 0.01)
-    arguments = (
-        pixeldq,
-        images(columns, gain),
-        readnoise,
-        dark,
-        given,
-        SHARED,
-        TIME,
-        12.0,
-        FRAMES,
-        0,
-        groups - 1,
-        True,
-        -1.0,
-    )
-    slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(sci, groupdq, *arguments)
+    of_pixels = PixelImages(pixeldq, images(columns, gain), readnoise, dark, given)
+    selected = SelectedGroups(TIME, 12.0, FRAMES, 0, groups - 1, True)
+    slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(sci, groupdq, of_pixels, selected, SHARED, -1.0)
     lost = 0
     for c in range(columns):
         flags = groupdq[0, :, 0, c] & ~np.uint8(32)
@@ -145,9 +135,11 @@ def test_fit_with_the_reset_level_is_that_of_dense_matrices(reset_noise, is_give
     groupdq[:, 1:, 0, 20:40] = 2
     given = images(columns, 1.5) if is_given else NONE
     pixeldq, dark, exposed = np.zeros((1, columns), np.uint32), images(columns, 0.01), (FRAMES + 1) / (2 * FRAMES)
-    tail = (SHARED, TIME, exposed * TIME, FRAMES, 0, groups - 1, False, reset_noise)
-    arguments = (pixeldq, images(columns), readnoise, dark, given, *tail)
-    slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(sci, groupdq, *arguments)
+    of_pixels = PixelImages(pixeldq, images(columns), readnoise, dark, given)
+    selected = SelectedGroups(TIME, exposed * TIME, FRAMES, 0, groups - 1, False)
+    slopes, poisson, reads, dq, chi_square, _ = fit_by_likelihood(
+        sci, groupdq, of_pixels, selected, SHARED, reset_noise
+    )
     times = np.arange(1, groups * FRAMES + 1) / FRAMES
     means = np.kron(np.eye(groups), np.full(FRAMES, 1 / FRAMES))
     photons = means @ np.minimum.outer(times, times) @ means.T
@@ -189,14 +181,15 @@ def test_search_is_that_of_fits_with_free_steps():
     sci, readnoise = ramps(3, groups=9, columns=200, hits=0.08)
     groupdq = (np.random.default_rng(4).random(sci.shape) < 0.05).astype(np.uint8)
     one = images(sci.shape[3])
-    limits = (20.25, 23.8, *[np.inf] * 4, 10.0, 1e9)  # ramps of three differences are not compared
-    code = find_steps(sci, groupdq, one, readnoise, NONE, FRAMES, SHARED, *limits)
+    limits = (20.25, 23.8)
+    search = StepSearch(FRAMES, SHARED, *limits, np.inf, np.inf)  # ramps of three differences are not compared
+    code = find_steps(sci, groupdq, one, readnoise, NONE, search, JumpSizes(np.inf, np.inf, 10.0, 1e9))
     found = 0
     for c in range(sci.shape[3]):
         bad = groupdq[0, :, 0, c] != 0
         used = ~(bad[1:] | bad[:-1])
         d = np.diff(sci[0, :, 0, c]).astype(float)
-        expected = search_twin(d, max(d[used].mean(), 0.0) if used.any() else 0.0, 14.4, used, *limits[:2])
+        expected = search_twin(d, max(d[used].mean(), 0.0) if used.any() else 0.0, 14.4, used, *limits)
         np.testing.assert_array_equal(code[0, 1:, 0, c] & JUMP != 0, used & ~expected)
         found += (used & ~expected).sum()
         spread = code[0, 1:, 0, c] & SPREAD != 0
@@ -207,7 +200,8 @@ def test_search_is_that_of_fits_with_free_steps():
 def test_flags_of_unusable_groups_stay_and_nothing_else_is_flagged_in_short_ramps():
     sci, readnoise = ramps(5, groups=4, columns=50, hits=0.3)
     groupdq = np.random.default_rng(6).choice([0, 1, 2, 64], sci.shape).astype(np.uint8)
-    code = find_steps(sci, groupdq, images(50), readnoise, NONE, FRAMES, SHARED, 16.0, 20.0, *[np.inf] * 4, 0.0, 1e9)
+    search, sizes = StepSearch(FRAMES, SHARED, 16.0, 20.0, np.inf, np.inf), JumpSizes(np.inf, np.inf, 0.0, 1e9)
+    code = find_steps(sci, groupdq, images(50), readnoise, NONE, search, sizes)
     np.testing.assert_array_equal(code, groupdq & 3)
 
 
@@ -218,7 +212,8 @@ def test_blocks_of_integrations_combine_to_the_weighted_mean():
     groupdq[1, :, 0, 3] = 1
     groupdq[:, :, 0, 4] = 1
     pixeldq, one = np.zeros((1, 40), np.uint32), images(40)
-    tail = (pixeldq, one, readnoise, 0 * one, 2 * one, SHARED, TIME, 12.0, FRAMES, 0, sci.shape[1] - 1, True, -1.0)
+    of_pixels = PixelImages(pixeldq, one, readnoise, 0 * one, 2 * one)
+    tail = (of_pixels, SelectedGroups(TIME, 12.0, FRAMES, 0, sci.shape[1] - 1, True), SHARED, -1.0)
     slopes, poisson, reads, _, chi_square, sums = fit_by_likelihood(sci, groupdq, *tail)
     parts = [fit_by_likelihood(sci[i : i + 1], groupdq[i : i + 1], *tail)[-1] for i in range(3)]
     together = combine_weighted(np.concatenate(parts))

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from series_twin import robust_rate
 
-from nsxr.kernels.ramps.ramp_fit import POWERS, SIGNAL_TO_NOISE, combine_sums, finish_slopes, fit_slopes, weight_tables
+from nsxr.kernels.ramps.ramp_fit import combine_sums, finish_slopes, fit_slopes
+from nsxr.kernels.ramps.ramp_tile import PixelImages, SelectedGroups
+from nsxr.kernels.ramps.ramp_weights import POWERS, SIGNAL_TO_NOISE, weight_tables
 
 DNU, SAT, JUMP, PERSISTENCE = 1, 2, 4, 32
 
@@ -14,22 +16,16 @@ def fit(sci, groupdq, pixeldq=None, gain=1.2, readnoise=10.0, dark=0.0, time=3.0
     """Call the kernels with images from scalars: products of each integration, then of all."""
     image = np.zeros(sci.shape[2:], np.float32)
     groups = sci.shape[1]
-    *rates, sums = fit_slopes(
-        np.ascontiguousarray(sci, np.float32),
-        np.ascontiguousarray(groupdq, np.uint8),
+    images = PixelImages(
         np.zeros(image.shape, np.uint32) if pixeldq is None else pixeldq,
         image + np.float32(gain),
         image + np.float32(readnoise),
         image + np.float32(dark),
         np.empty((0, 0), np.float32),
-        *weight_tables(groups),
-        time,
-        time * (frames + 1) / (2 * frames),
-        frames,
-        0,
-        groups - 1,
-        suppress and groups > 1,
     )
+    selected = SelectedGroups(time, time * (frames + 1) / (2 * frames), frames, 0, groups - 1, suppress and groups > 1)
+    sci, groupdq = np.ascontiguousarray(sci, np.float32), np.ascontiguousarray(groupdq, np.uint8)
+    *rates, sums = fit_slopes(sci, groupdq, images, selected, weight_tables(groups))
     dq = np.bitwise_or.reduce(rates[-1], axis=0) & ~np.uint32(1)
     return (*rates, *finish_slopes(combine_sums(sums), dq, time))
 

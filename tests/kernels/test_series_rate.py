@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from series_twin import robust_rate
 
-from nsxr.kernels.ramps.jump import find_limits
-from nsxr.kernels.ramps.series_rate import find_series_rates
+from nsxr.kernels.ramps.jump_limits import find_limits
+from nsxr.kernels.ramps.series_rate import TwoPointSearch, find_series_rates
+from nsxr.kernels.sorting import Thresholds
 
 NOISE = 8.0  # electrons, of a difference
 DNU, SAT, JUMP = 1, 2, 4
+SEARCH = TwoPointSearch(1, Thresholds(4.0, 5.0, 6.0), 10, 100, True, 0.5)
 
 
 def ramps(rng, rate, shape):
@@ -22,7 +24,8 @@ def rates_of(sci, flags=None, gain=1.0, least=10):
     """Return uncertainty and rate, (row, column), [DN per group]."""
     flags = np.zeros(sci.shape, np.uint8) if flags is None else flags.astype(np.uint8)
     image = np.ones(sci.shape[2:], np.float32)
-    return find_series_rates(sci, flags, gain * image, NOISE / gain * image, 1, 4.0, 5.0, 6.0, least, 0.5)
+    search = SEARCH._replace(min_differences=least)
+    return find_series_rates(sci, flags, gain * image, NOISE / gain * image, search)
 
 
 def slope_of_segments(differences, is_good):
@@ -87,7 +90,7 @@ def test_both_ways_to_it_agree(rng):
     sci[1, 4:, 1] += 300
     flags = np.where(rng.random(sci.shape) < 0.1, JUMP, 0).astype(np.uint8)
     image = np.ones(sci.shape[2:], np.float32)
-    of_limits = find_limits(sci, flags, image, NOISE * image, 1, 4.0, 5.0, 6.0, 10, 100, True, 0.5)[-1]
+    of_limits = find_limits(sci, flags, image, NOISE * image, SEARCH)[-1]
     np.testing.assert_allclose(of_limits, rates_of(sci, flags)[1], rtol=1e-4, atol=1e-4)
 
 

@@ -1,39 +1,37 @@
-"""Loops of the likelihood fit of ramps.
+"""Loops of the likelihood fit of ramps. See :mod:`nsxr.kernels.ramps.covariance` for the matrices."""
 
-The differences of successive groups of a ramp, in electrons, have the covariance matrix ::
-
-    C = rate * tridiagonal(q, 1 - 2 q, q) + noise * tridiagonal(-1, 2, -1)
-
-with the rate per group time, the variance of the read noise of one group, and q the part of the photon noise that
-two differences share because each group is a mean over frames. A difference that is not used takes its row and
-column with it, so that those on its two sides are independent. With ``d`` the differences and ``1`` a vector of ones ::
-
-    rate = 1' C^-1 d / (1' C^-1 1),    variance = 1 / (1' C^-1 1)
-
-The first row of C, its ``head``, may instead be the first group itself, less the level after the reset: it expects the
-part e of the rate, with the variance ``rate (e - q) + noise + reset``, and has the same covariance with what follows.
-``1`` then begins with e.
-
-The work is done on tiles ``(difference, column)`` that stay in the first-level cache: the matrices are factored
-from the first difference to the last, for all columns side by side on vector registers, and solved on the way back.
-"""
+from typing import NamedTuple
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.jump import JUMP
-from nsxr.kernels.ramps.ramp_fit import BAD, CONSIDERED, INHERITED, INVALID, add_exactly, pixel_state, take_ramps
+from nsxr.kernels.ramps.covariance import (
+    Differences,
+    Factors,
+    covariance_of,
+    factor,
+    new_differences,
+    new_factors,
+    split_variance,
+)
+from nsxr.kernels.ramps.ramp_tile import (
+    BAD,
+    CONSIDERED,
+    INHERITED,
+    INVALID,
+    PixelImages,
+    RampTile,
+    SelectedGroups,
+    add_exactly,
+    new_tile,
+    pixel_state,
+    take_ramps,
+)
+from nsxr.kernels.ramps.tiles import Columns
 from nsxr.kernels.sorting import median_of, sort_columns
+from nsxr.model.dq import JUMP
 
-__all__ = [
-    "WEIGHTED_SUMS",
-    "combine_weighted",
-    "factor",
-    "finish_weighted",
-    "fit_by_likelihood",
-    "head_of",
-    "shared_part",
-]
+__all__ = ["WEIGHTED_SUMS", "combine_weighted", "finish_weighted", "fit_by_likelihood"]
 
 _TILE_COLUMNS = 32
 
@@ -42,137 +40,188 @@ WEIGHTED_SUMS = 7
 variances by photons and by reads, chi square, and weight times the square of the rate."""
 
 
-Head = tuple[float, float, float, float]
-"""What the first row is: the part of the rate that it expects, the parts of rate and noise in its variance, and a
-variance of its own [electron2]."""
+class _Pixels(NamedTuple):
+    """What is known of the pixels of a tile, and parts of the result.
 
-
-def shared_part(n_frames: int, frame_time: float, group_time: float) -> float:
-    """Return q: the part of the photon noise of a group time that neighbouring differences share.
-
-    Brandt 2024, PASP 136, 045004: mean time less tau, for frames in succession.
+    Attributes
+    ----------
+    base : (column,) uint32
+        Flags.
+    gains : (column,) float64 [electron/DN]
+    current : (column,) float64 [electron]
+        Dark current in a group time.
+    number : (column,) int64
+        Number of differences that are used.
+    later, by_photons, by_reads : (column,) float64
+        Scratch; parts of the variance of the slope.
     """
-    return frame_time / group_time * (n_frames**2 - 1) / (6 * n_frames)
+
+    base: np.ndarray
+    gains: np.ndarray
+    current: np.ndarray
+    number: np.ndarray
+    later: np.ndarray
+    by_photons: np.ndarray
+    by_reads: np.ndarray
+
+
+class _Rates(NamedTuple):
+    """The results of the fit, see :func:`fit_by_likelihood`."""
+
+    slopes: np.ndarray
+    poisson: np.ndarray
+    reads: np.ndarray
+    dq: np.ndarray
+    chi_square: np.ndarray
+    sums: np.ndarray
 
 
 @kernel
-def head_of(shared: float, exposed: float, reset_noise: float) -> Head:  # pragma: no cover
-    """Return the head of the matrix: the first difference, or with a reset noise not below 0 the first group.
-
-    ``exposed`` is the mean exposure of the first group as a part of the group time.
-    """
-    if reset_noise >= 0.0:
-        return exposed, exposed - shared, 1.0, reset_noise * reset_noise
-    return 1.0, 1.0 - 2.0 * shared, 2.0, 0.0
+def _new_pixels(columns: int) -> _Pixels:  # pragma: no cover
+    base, number = np.empty(columns, np.uint32), np.empty(columns, np.int64)
+    gains, current, later = np.empty(columns), np.empty(columns), np.empty(columns)
+    return _Pixels(base, gains, current, number, later, np.empty(columns), np.empty(columns))
 
 
 @kernel
-def factor(
-    differences: np.ndarray,
-    used: np.ndarray,
-    rate: np.ndarray,
-    noise: np.ndarray,
-    shared: float,
-    head: Head,
-    steps: int,
-    columns: int,
-    inverse: np.ndarray,
-    reduced: np.ndarray,
-    ones: np.ndarray,
-    weight: np.ndarray,
-    slope: np.ndarray,
-    chi_square: np.ndarray,
+def _take_pixels(
+    images: PixelImages, selected: SelectedGroups, at: Columns, pixels: _Pixels, noise: np.ndarray
 ) -> None:  # pragma: no cover
-    """Factor the covariance of each column: inverse pivots, both right-hand sides on the way, and the fit.
-
-    ``used`` is 1 or 0; unused differences are 0. Without any used one the slope is NaN.
-    """
-    expected, by_photons, by_reads, by_reset = head
+    """Fill a tile with the flags, gains, read noise and dark current of its pixels."""
+    row, start, columns = at
+    base, gains, current = pixels.base, pixels.gains, pixels.current
+    pixeldq, gain, readnoise, dark = images.pixeldq, images.gain, images.readnoise, images.dark
     for c in range(columns):
-        pivot = 1.0 / (rate[c] * by_photons + by_reads * noise[c] + by_reset)
-        left = differences[0, c]
-        one = used[0, c] * expected
-        inverse[0, c] = pivot
-        reduced[0, c] = left
-        ones[0, c] = one
-        weight[c] = one * one * pivot
-        slope[c] = one * left * pivot
-        chi_square[c] = left * left * pivot
-    for k in range(1, steps):
-        for c in range(columns):
-            diagonal = rate[c] * (1.0 - 2.0 * shared) + 2.0 * noise[c]
-            off = (rate[c] * shared - noise[c]) * used[k, c] * used[k - 1, c]
-            factor = off * inverse[k - 1, c]
-            pivot = 1.0 / (diagonal - off * factor)
-            left = differences[k, c] - factor * reduced[k - 1, c]
-            one = used[k, c] - factor * ones[k - 1, c]
-            inverse[k, c] = pivot
-            reduced[k, c] = left
-            ones[k, c] = one
-            weight[c] += one * one * pivot
-            slope[c] += one * left * pivot
-            chi_square[c] += left * left * pivot
-    for c in range(columns):
-        chi_square[c] -= slope[c] * slope[c] / weight[c]
-        slope[c] /= weight[c]
+        at_column = start + c
+        base[c], gains[c], noise[c] = pixel_state(
+            pixeldq[row, at_column], gain[row, at_column], readnoise[row, at_column], selected.n_frames
+        )
+        electrons = np.float64(dark[row, at_column]) * selected.group_time
+        current[c] = electrons if (electrons > 0.0) & (electrons < np.inf) else 0.0
 
 
 @kernel
-def _weights(
-    used: np.ndarray,
-    rate: np.ndarray,
-    noise: np.ndarray,
-    shared: float,
-    head: Head,
-    steps: int,
-    columns: int,
-    inverse: np.ndarray,
-    ones: np.ndarray,
-    weight: np.ndarray,
-    later: np.ndarray,
-    by_photons: np.ndarray,
-    by_reads: np.ndarray,
+def _take_differences(
+    ramps: RampTile, pixels: _Pixels, has_first: bool, columns: int, tile: Differences, ordered: np.ndarray
 ) -> None:  # pragma: no cover
-    """Split the variance of each fitted slope into that by photons and that by reads."""
-    for c in range(columns):
-        later[c] = 0.0
-        by_photons[c] = 0.0
-        by_reads[c] = 0.0
-    for step in range(steps):
-        k = steps - 1 - step
-        after = min(k + 1, steps - 1)
-        photons_here = head[1] if k == 0 else 1.0 - 2.0 * shared
-        reads_here = head[2] if k == 0 else 2.0
+    """Fill a tile with the differences of one integration, in electrons; ``ordered`` gets them in DN, to be sorted."""
+    values, flags = ramps.values, ramps.flags
+    differences, used = tile.values, tile.used
+    gains, count = pixels.gains, pixels.number
+    first_row = 1 if has_first else 0
+    count[:] = 0
+    for k in range(values.shape[0] - 1):
         for c in range(columns):
-            joined = used[k, c] * used[after, c] if step > 0 else 0.0
-            off = (rate[c] * shared - noise[c]) * joined
-            own = (ones[k, c] - off * later[c]) * inverse[k, c]
-            square, product = own * own, own * later[c] * joined
-            by_photons[c] += photons_here * square + 2.0 * shared * product
-            by_reads[c] += reads_here * square - 2.0 * product
-            later[c] = own
+            stop = ((flags[k, c] | flags[k + 1, c]) & ~JUMP & CONSIDERED) | (flags[k + 1, c] & JUMP)
+            difference = values[k + 1, c] - values[k, c]
+            differences[k + first_row, c] = 0.0 if stop else np.float64(difference) * gains[c]
+            ordered[k, c] = np.float32(np.inf) if stop else difference
+            used[k + first_row, c] = 0.0 if stop else 1.0
+            count[c] += stop == 0
+    if has_first:
+        for c in range(columns):
+            used[0, c] = 0.0 if flags[0, c] & CONSIDERED else 1.0
+            differences[0, c] = used[0, c] * np.float64(values[0, c]) * gains[c]
+
+
+@kernel
+def _expect_rates(
+    ramps: RampTile,
+    pixels: _Pixels,
+    selected: SelectedGroups,
+    at: Columns,
+    given_rate: np.ndarray,
+    ordered: np.ndarray,
+    rate: np.ndarray,
+) -> None:  # pragma: no cover
+    """Set the first guess of each rate: as given, or from the median difference, or from the first group."""
+    row, start, columns = at
+    values, gains, count, current = ramps.values, pixels.gains, pixels.number, pixels.current
+    is_given = given_rate.size > 0
+    exposed = selected.one_group_time / selected.group_time
+    if not is_given:
+        sort_columns(ordered, values.shape[0] - 1, columns)
     for c in range(columns):
-        norm = weight[c] * weight[c]
-        by_photons[c] *= rate[c] / norm
-        by_reads[c] = by_reads[c] * (noise[c] / norm) + head[3] * later[c] * later[c] / norm
+        given = np.float64(given_rate[row, start + c]) if is_given else np.nan
+        if given == given:
+            expected = given * gains[c] * selected.group_time
+        elif count[c] > 0 and not is_given:
+            expected = median_of(ordered, c, 0, count[c]) * gains[c]
+        else:
+            expected = np.float64(values[0, c]) * gains[c] / exposed
+        rate[c] = (expected if expected > 0.0 else 0.0) + current[c]
+
+
+@kernel
+def _keep_fit(
+    ramps: RampTile,
+    pixels: _Pixels,
+    selected: SelectedGroups,
+    at: Columns,
+    integration: int,
+    has_first: bool,
+    tile: Differences,
+    factors: Factors,
+    rates: _Rates,
+) -> None:  # pragma: no cover
+    """Copy the fit of one integration to the results."""
+    row, start, columns = at
+    values, flags, _, union = ramps
+    base, gains, _, count, _, by_photons, by_reads = pixels
+    rate, noise, used = tile.rate, tile.noise, tile.used
+    weight, slope, square = factors.weight, factors.slope, factors.chi_square
+    slopes, poisson, reads, dq, chi_square, sums = rates
+    exposed = selected.one_group_time / selected.group_time  # of a single group, as a part of the group time
+    i = integration
+    for c in range(columns):
+        at_column = start + c
+        inherited = np.uint32(union[c] & INHERITED)
+        dq[i, row, at_column] = base[c] | inherited | BAD
+        if base[c] & INVALID:
+            continue
+        if count[c] == 0 and not (has_first and used[0, c] > 0.0):
+            if selected.suppress or flags[0, c]:
+                continue
+            # a first group alone, whose pedestal was taken away exactly but for its own noise
+            slope[c] = np.float64(values[0, c]) * gains[c] / exposed
+            by_photons[c] = rate[c] / exposed
+            by_reads[c] = 2.0 * noise[c] / (exposed * exposed)
+            weight[c] = 1.0 / (by_photons[c] + by_reads[c])
+            square[c] = 0.0
+        scale = selected.group_time * gains[c]
+        dq[i, row, at_column] = base[c] | inherited
+        slopes[i, row, at_column] = slope[c] / scale
+        poisson[i, row, at_column] = by_photons[c] / (scale * scale)
+        reads[i, row, at_column] = by_reads[c] / (scale * scale)
+        chi_square[i, row, at_column] = square[c]
+        add_exactly(sums, row, at_column, weight[c] * slope[c] / scale, 0.0)
+        sums[0, 2, row, at_column] += weight[c]
+        sums[0, 3, row, at_column] += weight[c] * weight[c] * by_photons[c] / (scale * scale)
+        sums[0, 4, row, at_column] += weight[c] * weight[c] * by_reads[c] / (scale * scale)
+        sums[0, 5, row, at_column] += square[c]
+        sums[0, 6, row, at_column] += weight[c] * slope[c] * slope[c]
+
+
+@kernel
+def _new_rates(integrations: int, rows: int, columns: int) -> _Rates:  # pragma: no cover
+    shape = (integrations, rows, columns)
+    return _Rates(
+        np.full(shape, np.float32(np.nan)),
+        np.full(shape, np.float32(np.nan)),
+        np.full(shape, np.float32(np.nan)),
+        np.empty(shape, np.uint32),
+        np.full(shape, np.float32(np.nan)),
+        np.zeros((1, WEIGHTED_SUMS, rows, columns), np.float64),
+    )
 
 
 @kernel
 def fit_by_likelihood(
     sci: np.ndarray,
     groupdq: np.ndarray,
-    pixeldq: np.ndarray,
-    gain: np.ndarray,
-    readnoise: np.ndarray,
-    dark: np.ndarray,
-    given_rate: np.ndarray,
+    images: PixelImages,
+    selected: SelectedGroups,
     shared: float,
-    group_time: float,
-    one_group_time: float,
-    n_frames: int,
-    first: int,
-    last: int,
-    suppress: bool,
     reset_noise: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
     """Fit ramps, per integration, and take the sums of which all integrations together are made.
@@ -181,24 +230,12 @@ def fit_by_likelihood(
     ----------
     sci : (integration, group, row, column) float32 [DN]
     groupdq : (integration, group, row, column) uint8
-    pixeldq : (row, column) uint32
-    gain : (row, column) float32 [electron/DN]
-    readnoise : (row, column) float32 [DN]
-        Correlated double sampling noise.
-    dark : (row, column) float32 [electron/s]
-    given_rate : (row, column) or (0, 0) float32 [DN/s]
-        Mean rate for the photon noise; if empty, that of the fit, found in two steps from the median difference.
+    images : PixelImages
+        Of each pixel. Without a given rate, the rate is that of the fit, found in two steps from the median difference.
+    selected : SelectedGroups
+        Groups that are fitted.
     shared : float
-        From :func:`shared_part`.
-    group_time : float [s]
-    one_group_time : float [s]
-        Exposure of the first group.
-    n_frames : int
-        Frames averaged into a group.
-    first, last : int
-        Groups to use, inclusive.
-    suppress : bool
-        Whether ramps with a single good group are given up.
+        From :func:`nsxr.kernels.ramps.covariance.shared_part`.
     reset_noise : float [electron]
         Scatter of the level after a reset, about 0: the first group is then a measurement too. Below 0: it is not.
 
@@ -207,132 +244,42 @@ def fit_by_likelihood(
     slopes, var_poisson, var_rnoise : (integration, row, column) float32 [DN/s, (DN/s)2]
     dq : (integration, row, column) uint32
     chi_square : (integration, row, column) float32
-        Of the fit, with one degree of freedom less than there are differences, the first group counted where it is one.
+        Of the fit, with one degree of freedom less than there are differences. The first group counts as a difference
+        if it is a measurement.
     sums : (1, WEIGHTED_SUMS, row, column) float64
         For :func:`combine_weighted` and :func:`finish_weighted`.
     """
     integrations, groups, rows, all_columns = sci.shape
-    head_rows = 1 if reset_noise >= 0.0 else 0
-    steps = groups - 1 + head_rows
-    is_given = given_rate.size > 0
-    tile = min(all_columns, _TILE_COLUMNS)
-    values = np.empty((groups, tile), np.float32)
-    flags = np.empty((groups, tile), np.uint8)
-    ordered = np.empty((groups, tile), np.float32)
-    flagged = np.empty(tile, np.uint8)
-    union = np.empty(tile, np.uint8)
-    differences, used = np.zeros((groups, tile)), np.zeros((groups, tile))
-    inverse, reduced, ones = np.empty((groups, tile)), np.empty((groups, tile)), np.empty((groups, tile))
-    count = np.empty(tile, np.int64)
-    base = np.empty(tile, np.uint32)
-    gains, noise, current, rate = np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile)
-    weight, slope, square = np.empty(tile), np.empty(tile), np.empty(tile)
-    later, by_photons, by_reads = np.empty(tile), np.empty(tile), np.empty(tile)
-    shape = (integrations, rows, all_columns)
-    slopes = np.full(shape, np.float32(np.nan))
-    poisson = np.full(shape, np.float32(np.nan))
-    reads = np.full(shape, np.float32(np.nan))
-    chi_square = np.full(shape, np.float32(np.nan))
-    dq = np.empty(shape, np.uint32)
-    sums = np.zeros((1, WEIGHTED_SUMS, rows, all_columns), np.float64)
-    exposed = one_group_time / group_time  # of a single group, as a part of the group time
-    head = head_of(shared, exposed, reset_noise)
+    has_first = reset_noise >= 0.0
+    steps = groups if has_first else groups - 1
+    is_given = images.given_rate.size > 0
+    width = min(all_columns, _TILE_COLUMNS)
+    ramps, pixels = new_tile(groups, width), _new_pixels(width)
+    tile, factors = new_differences(groups, width), new_factors(groups, width)
+    rate, slope, current = tile.rate, factors.slope, pixels.current
+    ordered = np.empty((groups, width), np.float32)
+    rates = _new_rates(integrations, rows, all_columns)
+    covariance = covariance_of(shared, selected.one_group_time / selected.group_time, reset_noise)
     for row in range(rows):
-        for start in range(0, all_columns, tile):
-            columns = min(tile, all_columns - start)
-            for c in range(columns):
-                at = start + c
-                base[c], gains[c], noise[c] = pixel_state(pixeldq[row, at], gain[row, at], readnoise[row, at], n_frames)
-                electrons = np.float64(dark[row, at]) * group_time
-                current[c] = electrons if (electrons > 0.0) & (electrons < np.inf) else 0.0
+        for start in range(0, all_columns, width):
+            columns = min(width, all_columns - start)
+            at = Columns(row, start, columns)
+            _take_pixels(images, selected, at, pixels, tile.noise)
             for i in range(integrations):
-                take_ramps(sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union)
-                count[:] = 0
-                for k in range(groups - 1):
-                    for c in range(columns):
-                        stop = ((flags[k, c] | flags[k + 1, c]) & ~JUMP & CONSIDERED) | (flags[k + 1, c] & JUMP)
-                        difference = values[k + 1, c] - values[k, c]
-                        differences[k + head_rows, c] = 0.0 if stop else np.float64(difference) * gains[c]
-                        ordered[k, c] = np.float32(np.inf) if stop else difference
-                        used[k + head_rows, c] = 0.0 if stop else 1.0
-                        count[c] += stop == 0
-                if not is_given:
-                    sort_columns(ordered, groups - 1, columns)
-                for c in range(columns):
-                    if head_rows:
-                        used[0, c] = 0.0 if flags[0, c] & CONSIDERED else 1.0
-                        differences[0, c] = used[0, c] * np.float64(values[0, c]) * gains[c]
-                    given = np.float64(given_rate[row, start + c]) if is_given else np.nan
-                    if given == given:
-                        expected = given * gains[c] * group_time
-                    elif count[c] > 0 and not is_given:
-                        expected = median_of(ordered, c, 0, count[c]) * gains[c]
-                    else:
-                        expected = np.float64(values[0, c]) * gains[c] / exposed
-                    rate[c] = (expected if expected > 0.0 else 0.0) + current[c]
+                take_ramps(sci, groupdq, i, at, selected, ramps)
+                _take_differences(ramps, pixels, has_first, columns, tile, ordered)
+                _expect_rates(ramps, pixels, selected, at, images.given_rate, ordered, rate)
                 for repeat in range(1 if is_given else 3):
                     if repeat > 0:
                         for c in range(columns):
                             better = (slope[c] if slope[c] > 0.0 else 0.0) + current[c]
                             rate[c] = better if slope[c] == slope[c] else rate[c]
-                    factor(
-                        differences,
-                        used,
-                        rate,
-                        noise,
-                        shared,
-                        head,
-                        steps,
-                        columns,
-                        inverse,
-                        reduced,
-                        ones,
-                        weight,
-                        slope,
-                        square,
-                    )
-                _weights(
-                    used,
-                    rate,
-                    noise,
-                    shared,
-                    head,
-                    steps,
-                    columns,
-                    inverse,
-                    ones,
-                    weight,
-                    later,
-                    by_photons,
-                    by_reads,
+                    factor(tile, covariance, steps, columns, factors)
+                split_variance(
+                    tile, covariance, steps, columns, factors, pixels.later, pixels.by_photons, pixels.by_reads
                 )
-                for c in range(columns):
-                    at = start + c
-                    inherited = np.uint32(union[c] & INHERITED)
-                    dq[i, row, at] = base[c] | inherited | BAD
-                    if base[c] & INVALID:
-                        continue
-                    if count[c] == 0 and not (head_rows and used[0, c] > 0.0):
-                        if suppress or flags[0, c]:
-                            continue
-                        # a first group alone, whose pedestal was taken away exactly but for its own noise
-                        slope[c] = np.float64(values[0, c]) * gains[c] / exposed
-                        by_photons[c] = rate[c] / exposed
-                        by_reads[c] = 2.0 * noise[c] / (exposed * exposed)
-                        weight[c] = 1.0 / (by_photons[c] + by_reads[c])
-                        square[c] = 0.0
-                    scale = group_time * gains[c]
-                    dq[i, row, at] = base[c] | inherited
-                    slopes[i, row, at] = slope[c] / scale
-                    poisson[i, row, at] = by_photons[c] / (scale * scale)
-                    reads[i, row, at] = by_reads[c] / (scale * scale)
-                    chi_square[i, row, at] = square[c]
-                    add_exactly(sums, row, at, weight[c] * slope[c] / scale, 0.0)
-                    sums[0, 2, row, at] += weight[c]
-                    sums[0, 3, row, at] += weight[c] * weight[c] * by_photons[c] / (scale * scale)
-                    sums[0, 4, row, at] += weight[c] * weight[c] * by_reads[c] / (scale * scale)
-                    sums[0, 5, row, at] += square[c]
-                    sums[0, 6, row, at] += weight[c] * slope[c] * slope[c]
+                _keep_fit(ramps, pixels, selected, at, i, has_first, tile, factors, rates)
+    slopes, poisson, reads, dq, chi_square, sums = rates
     return slopes, poisson, reads, dq, chi_square, sums
 
 

@@ -1,47 +1,111 @@
-"""Loops that search ramps for jumps by the likelihood, see :mod:`nsxr.kernels.ramps.likelihood` for the covariance.
+"""Loops that search ramps for jumps by the likelihood, see :mod:`nsxr.kernels.ramps.covariance` for the covariance.
 
-A jump is a free parameter added to one difference, or to two in succession; what chi square loses by it follows
+A jump is a free parameter added to one difference, or to two in succession. How much chi square falls by it follows
 from C^-1 near the diagonal, without another fit.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.jump import JUMP, KEPT, LARGE, SPREAD, UNUSABLE, VERY_LARGE, difference_at
-from nsxr.kernels.ramps.likelihood import factor, head_of
+from nsxr.kernels.ramps.covariance import (
+    Differences,
+    Factors,
+    covariance_of,
+    factor,
+    new_differences,
+    new_factors,
+)
+from nsxr.kernels.ramps.jump import JumpSizes, code_of, difference_at
+from nsxr.kernels.ramps.tiles import Columns, Ramps
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_OR_JUMP
 
-__all__ = ["find_steps"]
+__all__ = ["StepSearch", "find_steps"]
 
 _TILE_COLUMNS = 32
 _LEAST = 3
-"""Differences that a search never goes below: of three it cannot tell which one is apart. They are compared instead."""
+"""A search never leaves fewer differences: of three it cannot tell which one is a jump. They are compared instead."""
+
+
+class StepSearch(NamedTuple):
+    """What a jump is.
+
+    Attributes
+    ----------
+    n_frames : int
+        Frames averaged into a group.
+    shared : float
+        From :func:`nsxr.kernels.ramps.covariance.shared_part`.
+    single, double : float
+        By how much chi square has to fall by one jump, and by two differences in succession.
+    three, two : float
+        Thresholds [sigma] for ramps of which only three or two differences are usable: distance from the median of
+        three, or from the smaller one of two.
+    """
+
+    n_frames: int
+    shared: float
+    single: float
+    double: float
+    three: float
+    two: float
+
+
+class _Found(NamedTuple):
+    """The best jump of each column.
+
+    Attributes
+    ----------
+    excess : (column,) float64
+        By how much chi square falls, less the threshold.
+    where : (column,) int64
+        The first difference, plus the number of differences if the jump has two of them; -1 if there is no jump.
+    change : (column,) float64
+        By how much the slope changes.
+    later : (4, column) float64
+        Scratch.
+    """
+
+    excess: np.ndarray
+    where: np.ndarray
+    change: np.ndarray
+    later: np.ndarray
+
+
+class _Searched(NamedTuple):
+    """The columns of a tile that are searched.
+
+    Attributes
+    ----------
+    place : (column,) int64
+        Which column of the tile it is.
+    number : (column,) int64
+        Number of usable differences.
+    total : (column,) float64
+        Sum of the usable differences.
+    """
+
+    place: np.ndarray
+    number: np.ndarray
+    total: np.ndarray
 
 
 @kernel
 def _search(
-    used: np.ndarray,
-    rate: np.ndarray,
-    noise: np.ndarray,
+    tile: Differences,
     shared: float,
     steps: int,
     columns: int,
-    inverse: np.ndarray,
-    reduced: np.ndarray,
-    ones: np.ndarray,
-    weight: np.ndarray,
-    slope: np.ndarray,
+    factors: Factors,
     single: float,
     double: float,
-    later: np.ndarray,
-    excess: np.ndarray,
-    where: np.ndarray,
-    change: np.ndarray,
+    found: _Found,
 ) -> None:  # pragma: no cover
-    """Find for each column the jump, of one difference or two, that takes most from chi square.
-
-    ``excess`` is what it takes above the threshold, ``where`` the first difference, plus ``steps`` for two of them,
-    and ``change`` what it does to the slope.
-    """
+    """Find for each column the jump, of one difference or two, by which chi square falls most."""
+    _, used, rate, noise = tile
+    inverse, reduced, ones, weight, slope, _ = factors
+    excess, where, change, later = found
     for c in range(columns):
         excess[c] = 0.0
         where[c] = -1
@@ -88,7 +152,7 @@ def _search(
 def _most_deviant(
     differences: np.ndarray, used: np.ndarray, column: int, steps: int, variance: float, three: float, two: float
 ) -> int:  # pragma: no cover
-    """Return which one of three or two differences is apart from their median, or from the smaller one, or -1."""
+    """Return which of three differences deviates from their median, or of two from the smaller one; -1 if none does."""
     count = 0
     lowest, highest, total, nearest = np.inf, -np.inf, 0.0, np.inf
     for k in range(steps):
@@ -111,22 +175,147 @@ def _most_deviant(
 
 
 @kernel
+def _take_differences(
+    ramps: Ramps, integration: int, at: Columns, tile: Differences, searched: _Searched, code: np.ndarray
+) -> None:  # pragma: no cover
+    """Fill a tile with the differences of an integration, and the code with the flags that stay."""
+    sci, groupdq, gain = ramps
+    row, start, columns = at
+    differences, used, count, total = tile.values, tile.used, searched.number, searched.total
+    groups = sci.shape[1]
+    for group in range(groups):
+        for c in range(columns):
+            code[integration, group, row, start + c] = groupdq[integration, group, row, start + c] & UNUSABLE_OR_JUMP
+    for c in range(columns):
+        count[c] = 0
+        total[c] = 0.0
+    for k in range(groups - 1):
+        for c in range(columns):
+            before = groupdq[integration, k, row, start + c]
+            after = groupdq[integration, k + 1, row, start + c]
+            difference = difference_at(sci, gain, integration, k, row, start + c)
+            is_usable = ((before | after) & UNUSABLE_GROUP == 0) & (after & JUMP == 0)
+            is_usable &= abs(difference) < np.float32(np.inf)
+            differences[k, c] = difference if is_usable else np.float32(0)
+            used[k, c] = 1.0 if is_usable else 0.0
+            count[c] += is_usable
+            total[c] += differences[k, c]
+
+
+@kernel
+def _compare_few(
+    tile: Differences, c: int, variance: float, search: StepSearch, sizes: JumpSizes, code: np.ndarray
+) -> None:  # pragma: no cover
+    """Flag the jumps of a ramp of a few differences in its code (group,)."""
+    differences, used = tile.values, tile.used
+    steps = code.size - 1
+    k = _most_deviant(differences, used, c, steps, variance, search.three, search.two)
+    while k >= 0:
+        size = abs(differences[k, c])
+        code[k + 1] |= code_of(size, size / np.sqrt(2.0 * variance), sizes)
+        used[k, c] = 0.0
+        k = _most_deviant(differences, used, c, steps, variance, search.three, search.two)
+
+
+@kernel
+def _choose_columns(
+    images: tuple[np.ndarray, np.ndarray, np.ndarray],
+    integration: int,
+    at: Columns,
+    search: StepSearch,
+    sizes: JumpSizes,
+    tile: Differences,
+    searched: _Searched,
+    code: np.ndarray,
+) -> int:  # pragma: no cover
+    """Move the columns that are searched to the front of the tile; return how many there are.
+
+    ``images`` are gain, read noise and given rate. Ramps of a few differences are finished here.
+    """
+    gain, readnoise, given_rate = images
+    row, start, columns = at
+    differences, used, rate, noise = tile
+    place, count, total = searched
+    steps = code.shape[1] - 1
+    active = 0
+    for c in range(columns):
+        single_noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
+        variance = single_noise * single_noise / (2.0 * search.n_frames)
+        if not (variance > 0.0) & (variance < np.inf):
+            continue
+        if count[c] <= _LEAST:
+            _compare_few(tile, c, variance, search, sizes, code[integration, :, row, start + c])
+            continue
+        if given_rate.size > 0:
+            expected = np.float64(given_rate[row, start + c]) * gain[row, start + c]
+        else:
+            expected = total[c] / count[c]
+        rate[active] = expected if expected > 0.0 else 0.0
+        noise[active] = variance
+        place[active] = c
+        count[active] = count[c]
+        if active < c:
+            for k in range(steps):
+                differences[k, active] = differences[k, c]
+                used[k, active] = used[k, c]
+        active += 1
+    return active
+
+
+@kernel
+def _flag_found(
+    integration: int,
+    at: Columns,
+    active: int,
+    shared: float,
+    is_given: bool,
+    sizes: JumpSizes,
+    work: tuple[Differences, Factors, _Found, _Searched],
+    code: np.ndarray,
+) -> int:  # pragma: no cover
+    """Flag the jump of each column. Move the columns with a jump to the front, for another search; return how many."""
+    tile, factors, best, searched = work
+    differences, used, rate, noise = tile
+    where, change, slope = best.where, best.change, factors.slope
+    place, count = searched.place, searched.number
+    steps = code.shape[1] - 1
+    left_over = 0
+    for j in range(active):
+        if where[j] < 0:
+            continue
+        c = at.start + place[j]
+        fitted = slope[j] - change[j]
+        scatter = np.sqrt(rate[j] * (1.0 - 2.0 * shared) + 2.0 * noise[j])
+        first = where[j] % steps
+        end = first + (2 if where[j] >= steps else 1)
+        for k in range(first, end):
+            step = differences[k, j] - fitted
+            code[integration, k + 1, at.row, c] |= code_of(step, abs(step) / scatter, sizes)
+            differences[k, j] = 0.0
+            used[k, j] = 0.0
+        left = count[j] - (end - first)
+        if left <= _LEAST:
+            continue
+        for k in range(steps):
+            differences[k, left_over] = differences[k, j]
+            used[k, left_over] = used[k, j]
+        rate[left_over] = rate[j] if is_given else max(fitted, 0.0)
+        noise[left_over] = noise[j]
+        place[left_over] = place[j]
+        count[left_over] = left
+        left_over += 1
+    return left_over
+
+
+@kernel
 def find_steps(
     sci: np.ndarray,
     groupdq: np.ndarray,
     gain: np.ndarray,
     readnoise: np.ndarray,
     given_rate: np.ndarray,
-    n_frames: int,
-    shared: float,
-    single: float,
-    double: float,
-    three: float,
-    two: float,
-    large: float,
-    very_large: float,
-    min_spread: float,
-    max_spread: float,
+    search: StepSearch,
+    sizes: JumpSizes,
 ) -> np.ndarray:  # pragma: no cover
     """Flag the differences without which a ramp is likely, one or two neighbours at a time.
 
@@ -139,21 +328,12 @@ def find_steps(
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
     given_rate : (row, column) or (0, 0) float32 [DN per group]
-        Rate for the photon noise; if empty, the mean difference of the ramp at first, then the slope without the
-        jumps found. A large jump makes the first one too large, by less than it takes to hide it.
-    n_frames : int
-        Frames averaged into a group.
-    shared : float
-        From :func:`shared_part`.
-    single, double : float
-        What chi square has to lose by one jump, and by two differences in succession.
-    three, two : float
-        Thresholds [sigma] for ramps of which only so many differences are usable: distance from the median of three, or
-        from the smaller one of two.
-    large, very_large : float [electron]
-        Thresholds of the after-jump flags.
-    min_spread, max_spread : float
-        Jumps between these [standard deviations of a difference] are spread.
+        Rate for the photon noise. If empty, it is the mean difference of the ramp at first, then the slope without the
+        jumps found. A large jump makes the first one too large, but not by so much that the jump is missed.
+    search : StepSearch
+        What a jump is.
+    sizes : JumpSizes
+        Of jumps that flag more than their own group.
 
     Returns
     -------
@@ -162,140 +342,23 @@ def find_steps(
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1
-    tile = min(all_columns, _TILE_COLUMNS)
+    width = min(all_columns, _TILE_COLUMNS)
     is_given = given_rate.size > 0
-    differences = np.empty((steps, tile))
-    used = np.empty((steps, tile))
-    total = np.empty(tile)
-    inverse = np.empty((steps, tile))
-    reduced = np.empty((steps, tile))
-    ones = np.empty((steps, tile))
-    count = np.empty(tile, np.int64)
-    place = np.empty(tile, np.int64)
-    where = np.empty(tile, np.int64)
-    rate, noise, weight = np.empty(tile), np.empty(tile), np.empty(tile)
-    slope, chi_square, excess, change = np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile)
-    later = np.empty((4, tile))
+    ramps, images = Ramps(sci, groupdq, gain), (gain, readnoise, given_rate)
+    tile, factors = new_differences(steps, width), new_factors(steps, width)
+    found = _Found(np.empty(width), np.empty(width, np.int64), np.empty(width), np.empty((4, width)))
+    searched = _Searched(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width))
+    work = (tile, factors, found, searched)
     code = np.empty(sci.shape, np.uint8)
-    head = head_of(shared, 0.0, -1.0)
+    covariance = covariance_of(search.shared, 0.0, -1.0)
     for integration in range(integrations):
         for row in range(rows):
-            for start in range(0, all_columns, tile):
-                columns = min(tile, all_columns - start)
-                for group in range(groups):
-                    for c in range(columns):
-                        code[integration, group, row, start + c] = groupdq[integration, group, row, start + c] & KEPT
-                for c in range(columns):
-                    count[c] = 0
-                    total[c] = 0.0
-                for k in range(steps):
-                    for c in range(columns):
-                        before = groupdq[integration, k, row, start + c]
-                        after = groupdq[integration, k + 1, row, start + c]
-                        difference = difference_at(sci, gain, integration, k, row, start + c)
-                        is_usable = ((before | after) & UNUSABLE == 0) & (after & JUMP == 0)
-                        is_usable &= abs(difference) < np.float32(np.inf)
-                        differences[k, c] = difference if is_usable else np.float32(0)
-                        used[k, c] = 1.0 if is_usable else 0.0
-                        count[c] += is_usable
-                        total[c] += differences[k, c]
-                active = 0
-                for c in range(columns):
-                    single_noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
-                    variance = single_noise * single_noise / (2.0 * n_frames)
-                    if not (variance > 0.0) & (variance < np.inf):
-                        continue
-                    if count[c] <= _LEAST:
-                        k = _most_deviant(differences, used, c, steps, variance, three, two)
-                        while k >= 0:
-                            size = abs(differences[k, c])
-                            ratio = size / np.sqrt(2.0 * variance)
-                            found = JUMP
-                            found |= SPREAD if (ratio > min_spread) & (ratio < max_spread) else np.uint8(0)
-                            found |= LARGE if size >= large else np.uint8(0)
-                            found |= VERY_LARGE if size >= very_large else np.uint8(0)
-                            code[integration, k + 1, row, start + c] |= found
-                            used[k, c] = 0.0
-                            k = _most_deviant(differences, used, c, steps, variance, three, two)
-                        continue
-                    if is_given:
-                        expected = np.float64(given_rate[row, start + c]) * gain[row, start + c]
-                    else:
-                        expected = total[c] / count[c]
-                    rate[active] = expected if expected > 0.0 else 0.0
-                    noise[active] = variance
-                    place[active] = c
-                    count[active] = count[c]
-                    if active < c:
-                        for k in range(steps):
-                            differences[k, active] = differences[k, c]
-                            used[k, active] = used[k, c]
-                    active += 1
+            for start in range(0, all_columns, width):
+                at = Columns(row, start, min(width, all_columns - start))
+                _take_differences(ramps, integration, at, tile, searched, code)
+                active = _choose_columns(images, integration, at, search, sizes, tile, searched, code)
                 while active > 0:
-                    factor(
-                        differences,
-                        used,
-                        rate,
-                        noise,
-                        shared,
-                        head,
-                        steps,
-                        active,
-                        inverse,
-                        reduced,
-                        ones,
-                        weight,
-                        slope,
-                        chi_square,
-                    )
-                    _search(
-                        used,
-                        rate,
-                        noise,
-                        shared,
-                        steps,
-                        active,
-                        inverse,
-                        reduced,
-                        ones,
-                        weight,
-                        slope,
-                        single,
-                        double,
-                        later,
-                        excess,
-                        where,
-                        change,
-                    )
-                    searched, active = active, 0
-                    for j in range(searched):
-                        if where[j] < 0:
-                            continue
-                        c = start + place[j]
-                        fitted = slope[j] - change[j]
-                        scatter = np.sqrt(rate[j] * (1.0 - 2.0 * shared) + 2.0 * noise[j])
-                        first = where[j] % steps
-                        end = first + (2 if where[j] >= steps else 1)
-                        for k in range(first, end):
-                            step = differences[k, j] - fitted
-                            ratio = abs(step) / scatter
-                            found = JUMP
-                            found |= SPREAD if (ratio > min_spread) & (ratio < max_spread) else np.uint8(0)
-                            found |= LARGE if step >= large else np.uint8(0)
-                            found |= VERY_LARGE if step >= very_large else np.uint8(0)
-                            code[integration, k + 1, row, c] |= found
-                            differences[k, j] = 0.0
-                            used[k, j] = 0.0
-                        left = count[j] - (end - first)
-                        if left <= _LEAST:
-                            continue
-                        # the columns with a jump move together, and are searched again
-                        for k in range(steps):
-                            differences[k, active] = differences[k, j]
-                            used[k, active] = used[k, j]
-                        rate[active] = rate[j] if is_given else max(fitted, 0.0)
-                        noise[active] = noise[j]
-                        place[active] = place[j]
-                        count[active] = left
-                        active += 1
+                    factor(tile, covariance, steps, active, factors)
+                    _search(tile, search.shared, steps, active, factors, search.single, search.double, found)
+                    active = _flag_found(integration, at, active, search.shared, is_given, sizes, work, code)
     return code

@@ -1,52 +1,35 @@
-"""Loops that fit slopes to ramps.
+"""Loops that fit slopes to ramps by least squares.
 
 Blocks are C-ordered ``(integration, group, row, column)``. A short run of columns of one row is copied to
-a tile ``(group, column)`` that stays in the first-level cache. Whatever every ramp needs, the median of
-the differences and the fit of a ramp without flags, runs over the columns of the tile on vector
-registers; only ramps with flags are then cut into segments one by one.
+a tile ``(group, column)`` that stays in the first-level cache. Two things are done for all ramps, over the columns of
+the tile on vector registers: the median of the differences, and the fit of a ramp without flags. Only ramps with flags
+are then cut into segments one by one.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.series_rate import robust_rates
+from nsxr.kernels.ramps.ramp_tile import (
+    BAD,
+    INHERITED,
+    INVALID,
+    PixelImages,
+    RampTile,
+    SelectedGroups,
+    add_exactly,
+    new_tile,
+    pixel_state,
+    take_ramps,
+)
+from nsxr.kernels.ramps.ramp_weights import WeightTables, power_of
+from nsxr.kernels.ramps.series_rate import Slopes, robust_rates
+from nsxr.kernels.ramps.tiles import Columns
 from nsxr.kernels.sorting import sort_columns
-from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP
 
-__all__ = [
-    "BAD",
-    "CONSIDERED",
-    "INHERITED",
-    "INVALID",
-    "POWERS",
-    "SIGNAL_TO_NOISE",
-    "SUMS",
-    "add_exactly",
-    "combine_sums",
-    "finish_slopes",
-    "fit_slopes",
-    "pixel_state",
-    "take_ramps",
-    "weight_tables",
-]
-
-SIGNAL_TO_NOISE = (5.0, 10.0, 20.0, 50.0, 100.0)
-"""Signal-to-noise ratios of a segment at which the next power begins."""
-
-POWERS = (0.0, 0.4, 1.0, 3.0, 6.0, 10.0)
-"""Powers of the distance from the middle of a segment that weight its groups."""
-
-DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
-SATURATED = np.uint8(GroupFlag.SATURATED.value)
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-UNUSABLE = np.uint8(DO_NOT_USE | SATURATED)
-CONSIDERED = np.uint8(0xFF & ~GroupFlag.PERSISTENCE.value)  # persistence does not stop a group from being used
-INHERITED = np.uint8(JUMP | SATURATED | GroupFlag.PERSISTENCE.value)  # bits that a rate takes from its groups
-INVALID = np.uint32(PixelFlag.DO_NOT_USE.value | PixelFlag.SATURATED.value)
-NO_GAIN = np.uint32(PixelFlag.DO_NOT_USE.value | PixelFlag.NO_GAIN_VALUE.value)
-BAD = np.uint32(PixelFlag.DO_NOT_USE.value)
+__all__ = ["SUMS", "combine_sums", "finish_slopes", "fit_slopes"]
 
 _TILE_COLUMNS = 64
 
@@ -55,116 +38,67 @@ SUMS = 6
 and the numerators of both variances."""
 
 
-def weight_tables(groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the weighted slope of a segment is made of.
+class _Pixels(NamedTuple):
+    """What is known of the pixels of a tile.
 
-    The weights are symmetric about the middle of a segment, so groups count in pairs, and the slope per
-    group is ``sum(c[j] * (y[later] - y[earlier])) / sum(c[j] * j)`` over pairs that are j groups apart,
-    with ``c[j] = j**(power + 1)``. Read noise and half length of the segment, which scale all weights
-    alike, drop out.
-
-    Parameters
+    Attributes
     ----------
-    groups : int
-        Groups per integration.
-
-    Returns
-    -------
-    coefficients : (power, groups) float64
-        c by distance j.
-    norms : (power, groups + 1) float64
-        Sum of c[j] j over the pairs of a segment, by its length.
+    base : (column,) uint32
+        Flags.
+    gains : (column,) float64 [electron/DN]
+    noise : (column,) float64 [electron2]
+        Variance of the read noise of one group.
     """
-    distance = np.arange(groups, dtype=np.float64)
-    coefficients = distance ** (np.array(POWERS)[:, np.newaxis] + 1)
-    products = coefficients * distance
-    norms = np.zeros((len(POWERS), groups + 1))
-    for length in range(2, groups + 1):
-        norms[:, length] = norms[:, length - 2] + products[:, length - 1]
-    return coefficients, norms
+
+    base: np.ndarray
+    gains: np.ndarray
+    noise: np.ndarray
 
 
-@kernel
-def _power(rise: float, noise: float) -> int:  # pragma: no cover
-    """Return the index into POWERS for a rise [electron] over a segment, given the variance of one group."""
-    if not rise > 0.0:
-        return 0
-    ratio = rise / np.sqrt(noise + rise)
-    index = 0
-    for limit in SIGNAL_TO_NOISE:
-        if ratio >= limit:
-            index += 1
-    return index
+class _Fit(NamedTuple):
+    """What is found from the ramps of a tile in one integration.
 
-
-@kernel
-def take_ramps(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    integration: int,
-    row: int,
-    start: int,
-    columns: int,
-    first: int,
-    last: int,
-    suppress: bool,
-    values: np.ndarray,
-    flags: np.ndarray,
-    flagged: np.ndarray,
-    union: np.ndarray,
-) -> bool:  # pragma: no cover
-    """Copy one integration to the tile; return whether any of its ramps has flags.
-
-    Groups before ``first`` or after ``last`` and samples that are not finite become DO_NOT_USE, and so
-    does a whole ramp that is saturated from the start or, with ``suppress``, has a single good group.
-    ``union`` collects the flags as given.
+    Attributes
+    ----------
+    median, slope : (column,) float64 [DN per group]
+        Median difference; slope of a ramp that is one segment.
+    common : (column,) float64 [DN per group]
+        The rate that all integrations share, for the photon noise.
+    powers : (column,) int64
+        Scratch.
+    steps : (group, column) float32
+        Scratch.
     """
-    groups = sci.shape[1]
-    flagged[:] = 0
-    union[:] = 0
-    for group in range(groups):
-        outside = DO_NOT_USE if (group < first) | (group > last) else np.uint8(0)
-        for c in range(columns):
-            value = sci[integration, group, row, start + c]
-            given = groupdq[integration, group, row, start + c]
-            is_finite = abs(value) < np.float32(np.inf)
-            flag = (given & CONSIDERED) | outside | (np.uint8(0) if is_finite else DO_NOT_USE)
-            values[group, c] = value if is_finite else np.float32(0)
-            flags[group, c] = flag
-            flagged[c] |= flag
-            union[c] |= given
-    found = False
-    for c in range(columns):
-        if not flagged[c]:
-            continue
-        found = True
-        good = 0
-        for group in range(groups):
-            good += flags[group, c] == 0
-        if (suppress and good == 1) or flags[0, c] & SATURATED:
-            for group in range(groups):
-                flags[group, c] |= DO_NOT_USE
-    return found
+
+    median: np.ndarray
+    slope: np.ndarray
+    common: np.ndarray
+    powers: np.ndarray
+    steps: np.ndarray
+
+
+class _Rates(NamedTuple):
+    """The results of the fit, see :func:`fit_slopes`."""
+
+    slopes: np.ndarray
+    poisson: np.ndarray
+    noise: np.ndarray
+    dq: np.ndarray
+    sums: np.ndarray
 
 
 @kernel
-def _median_steps(
-    values: np.ndarray,
-    flags: np.ndarray,
-    has_flags: bool,
-    groups: int,
-    columns: int,
-    steps: np.ndarray,
-    median: np.ndarray,
-) -> None:  # pragma: no cover
+def _median_steps(ramps: RampTile, has_flags: bool, columns: int, fit: _Fit) -> None:  # pragma: no cover
     """Take the median of the usable differences of each ramp, NaN if there are none."""
+    values, flags, steps, median = ramps.values, ramps.flags, fit.steps, fit.median
+    groups = values.shape[0]
     unused = np.float32(np.inf)
     for k in range(groups - 1):
         for c in range(columns):
             steps[k, c] = values[k + 1, c] - values[k, c]
         if has_flags:
             for c in range(columns):
-                stop = ((flags[k, c] | flags[k + 1, c]) & UNUSABLE) | (flags[k + 1, c] & JUMP)
+                stop = ((flags[k, c] | flags[k + 1, c]) & UNUSABLE_GROUP) | (flags[k + 1, c] & JUMP)
                 steps[k, c] = unused if stop else steps[k, c]
     sort_columns(steps, groups - 1, columns)
     for c in range(columns):
@@ -178,20 +112,16 @@ def _median_steps(
 
 @kernel
 def _fit_whole(
-    values: np.ndarray,
-    groups: int,
-    columns: int,
-    gain: np.ndarray,
-    noise: np.ndarray,
-    coefficients: np.ndarray,
-    norms: np.ndarray,
-    powers: np.ndarray,
-    slope: np.ndarray,
+    ramps: RampTile, columns: int, pixels: _Pixels, tables: WeightTables, fit: _Fit
 ) -> None:  # pragma: no cover
-    """Fit each ramp of the tile as one segment [DN per group]."""
+    """Fit each ramp of the tile as one segment."""
+    values, gain, noise = ramps.values, pixels.gains, pixels.noise
+    powers, slope = fit.powers, fit.slope
+    coefficients, norms = tables
+    groups = values.shape[0]
     for c in range(columns):
         rise = (np.float64(values[groups - 1, c]) - np.float64(values[0, c])) * gain[c]
-        powers[c] = _power(rise, noise[c])
+        powers[c] = power_of(rise, noise[c])
         slope[c] = 0.0
     for early in range(groups // 2):
         late = groups - 1 - early
@@ -204,19 +134,15 @@ def _fit_whole(
 
 @kernel
 def _fit_segments(
-    values: np.ndarray,
-    flags: np.ndarray,
-    groups: int,
-    c: int,
-    gain: float,
-    noise: float,
-    coefficients: np.ndarray,
-    norms: np.ndarray,
+    ramps: RampTile, c: int, gain: float, noise: float, tables: WeightTables
 ) -> tuple[float, float, float]:  # pragma: no cover
     """Fit the segments of one ramp.
 
     Returns the sums over segments of n groups of ``(n**3 - n) * slope``, ``n**3 - n`` and ``n - 1``.
     """
+    values, flags = ramps.values, ramps.flags
+    coefficients, norms = tables
+    groups = values.shape[0]
     weighted = 0.0
     cubes = 0.0
     steps = 0.0
@@ -229,7 +155,7 @@ def _fit_segments(
             length = group - begin
             if length > 1:
                 rise = np.float64(values[group - 1, c]) - np.float64(values[begin, c])
-                power = _power(rise * gain, noise)
+                power = power_of(rise * gain, noise)
                 slope = 0.0
                 for pair in range(length // 2):
                     rise = np.float64(values[group - 1 - pair, c]) - np.float64(values[begin + pair, c])
@@ -243,22 +169,107 @@ def _fit_segments(
 
 
 @kernel
+def _keep_slopes(
+    ramps: RampTile,
+    pixels: _Pixels,
+    selected: SelectedGroups,
+    at: Columns,
+    integration: int,
+    tables: WeightTables,
+    fit: _Fit,
+    shared: Slopes,
+    rates: _Rates,
+) -> None:  # pragma: no cover
+    """Copy the slopes of one integration to the results, with the sums that variances are made of.
+
+    If the integrations share a rate, ``shared`` has room for their slopes.
+    """
+    row, start, columns = at
+    values, flags, flagged, union = ramps
+    base, gains, noise = pixels
+    median, fitted, common = fit.median, fit.slope, fit.common
+    each, photons, reads, known = shared
+    slopes, slopes_poisson, slopes_noise, slopes_dq, sums = rates
+    groups, i = values.shape[0], integration
+    is_shared = known.shape[0] > 0
+    exposed = selected.one_group_time / selected.group_time  # of a single group, as a part of the group time
+    for c in range(columns):
+        at_column = start + c
+        inherited = np.uint32(union[c] & INHERITED)
+        slopes_dq[i, row, at_column] = base[c] | inherited | BAD
+        if groups > 1 and not flagged[c]:
+            cubes = np.float64(groups) * groups * groups - groups
+            length = groups - 1.0
+            weighted = cubes * fitted[c]
+        else:
+            weighted, cubes, length = _fit_segments(ramps, c, gains[c], noise[c], tables)
+            if length == 0.0 and not selected.suppress and not flags[0, c]:
+                # a first group alone counts as two groups that are its exposure apart
+                cubes = 6.0 * exposed * exposed
+                length = exposed
+                weighted = cubes * values[0, c] / exposed
+                if np.isnan(median[c]):
+                    median[c] = values[0, c] / exposed
+        if length == 0.0 or base[c] & INVALID:
+            continue
+        if is_shared:
+            each[i, c] = weighted / cubes
+            photons[i, c] = 1.0 / (gains[c] * length)
+            reads[i, c] = 12.0 * noise[c] / (gains[c] * gains[c] * cubes)
+            known[i, c] = max(1, int(length))
+        else:
+            common[c] = median[c]
+        slopes_dq[i, row, at_column] = base[c] | inherited
+        slopes[i, row, at_column] = weighted / cubes / selected.group_time
+        slopes_noise[i, row, at_column] = cubes  # turned into variances later
+        slopes_poisson[i, row, at_column] = length
+        add_exactly(sums, row, at_column, weighted, 0.0)
+        sums[0, 2, row, at_column] += cubes
+        sums[0, 3, row, at_column] += length
+
+
+@kernel
+def _finish_variances(
+    images: PixelImages, pixels: _Pixels, group_time: float, at: Columns, common: np.ndarray, rates: _Rates
+) -> None:  # pragma: no cover
+    """Turn the sums of each slope into variances, in place."""
+    row, start, columns = at
+    gains, noise = pixels.gains, pixels.noise
+    given_rate, dark = images.given_rate, images.dark
+    slopes_poisson, slopes_noise, sums = rates.poisson, rates.noise, rates.sums
+    is_given = given_rate.size > 0
+    for c in range(columns):
+        at_column = start + c
+        if sums[0, 3, row, at_column] == 0.0:
+            continue
+        rate = np.float64(given_rate[row, at_column]) if is_given else common[c] / group_time
+        rate = rate if rate > 0.0 else 0.0
+        current = np.float64(dark[row, at_column]) / gains[c]
+        rate += current if (current > 0.0) & (current < np.inf) else 0.0
+        poisson = rate / (group_time * gains[c])
+        read = 12.0 * noise[c] / (group_time * gains[c]) ** 2
+        for i in range(slopes_poisson.shape[0]):
+            slopes_poisson[i, row, at_column] = poisson / slopes_poisson[i, row, at_column]
+            slopes_noise[i, row, at_column] = read / slopes_noise[i, row, at_column]
+        sums[0, 4, row, at_column] = poisson
+        sums[0, 5, row, at_column] = read
+
+
+@kernel
+def _new_rates(integrations: int, rows: int, columns: int) -> _Rates:  # pragma: no cover
+    shape = (integrations, rows, columns)
+    return _Rates(
+        np.full(shape, np.float32(np.nan)),
+        np.full(shape, np.float32(np.nan)),
+        np.full(shape, np.float32(np.nan)),
+        np.empty(shape, np.uint32),
+        np.zeros((1, SUMS, rows, columns), np.float64),
+    )
+
+
+@kernel
 def fit_slopes(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    pixeldq: np.ndarray,
-    gain: np.ndarray,
-    readnoise: np.ndarray,
-    dark: np.ndarray,
-    given_rate: np.ndarray,
-    coefficients: np.ndarray,
-    norms: np.ndarray,
-    group_time: float,
-    one_group_time: float,
-    n_frames: int,
-    first: int,
-    last: int,
-    suppress: bool,
+    sci: np.ndarray, groupdq: np.ndarray, images: PixelImages, selected: SelectedGroups, tables: WeightTables
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
     """Fit ramps, per integration, and take the sums of which all integrations together are made.
 
@@ -266,25 +277,13 @@ def fit_slopes(
     ----------
     sci : (integration, group, row, column) float32 [DN]
     groupdq : (integration, group, row, column) uint8
-    pixeldq : (row, column) uint32
-    gain : (row, column) float32 [electron/DN]
-    readnoise : (row, column) float32 [DN]
-        Correlated double sampling noise.
-    dark : (row, column) float32 [electron/s]
-    given_rate : (row, column) or (0, 0) float32 [DN/s]
-        Mean rate for the photon noise; if empty, it is a robust mean of the slopes of these integrations, see
-        :func:`nsxr.kernels.ramps.series_rate.robust_rates`, or of a single one the median difference.
-    coefficients, norms : float64
-        From :func:`weight_tables`.
-    group_time : float [s]
-    one_group_time : float [s]
-        Exposure of the first group.
-    n_frames : int
-        Frames averaged into a group.
-    first, last : int
-        Groups to use, inclusive.
-    suppress : bool
-        Whether ramps with a single good group are given up.
+    images : PixelImages
+        Of each pixel. Without a given rate, the rate is a robust mean of the slopes of these integrations, see
+        :func:`nsxr.kernels.ramps.series_rate.robust_rates`, or for a single integration the median difference.
+    selected : SelectedGroups
+        Groups that are fitted.
+    tables : WeightTables
+        From :func:`nsxr.kernels.ramps.ramp_weights.weight_tables`.
 
     Returns
     -------
@@ -294,130 +293,45 @@ def fit_slopes(
         For :func:`combine_sums` and :func:`finish_slopes`.
     """
     integrations, groups, rows, all_columns = sci.shape
-    is_given = given_rate.size > 0
-    tile = min(all_columns, _TILE_COLUMNS)
-    values = np.empty((groups, tile), np.float32)
-    flags = np.empty((groups, tile), np.uint8)
-    steps = np.empty((groups, tile), np.float32)
-    flagged = np.empty(tile, np.uint8)
-    union = np.empty(tile, np.uint8)
-    powers = np.empty(tile, np.int64)
-    gains = np.empty(tile, np.float64)
-    noise = np.empty(tile, np.float64)
-    median = np.empty(tile, np.float64)
-    fitted = np.empty(tile, np.float64)
-    base = np.empty(tile, np.uint32)
+    is_given = images.given_rate.size > 0
     is_shared = integrations > 1 and not is_given
+    width = min(all_columns, _TILE_COLUMNS)
+    ramps = new_tile(groups, width)
+    pixels = _Pixels(np.empty(width, np.uint32), np.empty(width), np.empty(width))
+    median, common, steps = np.empty(width), np.empty(width), np.empty((groups, width), np.float32)
+    fit = _Fit(median, np.empty(width), common, np.empty(width, np.int64), steps)
     of_series = integrations if is_shared else 0
-    each, photons, reads = np.zeros((3, of_series, tile))
-    known = np.zeros((of_series, tile), np.int64)
-    ordered = np.empty((of_series, tile), np.float32)
-    common, scatter = np.empty(tile), np.empty(tile)
-    shape = (integrations, rows, all_columns)
-    slopes = np.full(shape, np.float32(np.nan))
-    slopes_poisson = np.full(shape, np.float32(np.nan))
-    slopes_noise = np.full(shape, np.float32(np.nan))
-    slopes_dq = np.empty(shape, np.uint32)
-    sums = np.zeros((1, SUMS, rows, all_columns), np.float64)
-    exposed = one_group_time / group_time  # of a single group, as a part of the group time
+    each, photons, reads = np.zeros((3, of_series, width))
+    known = np.zeros((of_series, width), np.int64)
+    shared = Slopes(each, photons, reads, known)
+    ordered, scatter = np.empty((of_series, width), np.float32), np.empty(width)
+    rates = _new_rates(integrations, rows, all_columns)
     for row in range(rows):
-        for start in range(0, all_columns, tile):
-            columns = min(tile, all_columns - start)
+        for start in range(0, all_columns, width):
+            columns = min(width, all_columns - start)
+            at = Columns(row, start, columns)
             for c in range(columns):
-                base[c], gains[c], noise[c] = pixel_state(
-                    pixeldq[row, start + c], gain[row, start + c], readnoise[row, start + c], n_frames
+                pixels.base[c], pixels.gains[c], pixels.noise[c] = pixel_state(
+                    images.pixeldq[row, start + c],
+                    images.gain[row, start + c],
+                    images.readnoise[row, start + c],
+                    selected.n_frames,
                 )
             known[:] = 0
             common[:] = np.nan
             for i in range(integrations):
-                has_flags = take_ramps(
-                    sci, groupdq, i, row, start, columns, first, last, suppress, values, flags, flagged, union
-                )
+                has_flags = take_ramps(sci, groupdq, i, at, selected, ramps)
                 median[:] = np.nan
                 if not is_given and not is_shared:
-                    _median_steps(values, flags, has_flags, groups, columns, steps, median)
+                    _median_steps(ramps, has_flags, columns, fit)
                 if groups > 1:
-                    _fit_whole(values, groups, columns, gains, noise, coefficients, norms, powers, fitted)
-                for c in range(columns):
-                    at = start + c
-                    inherited = np.uint32(union[c] & INHERITED)
-                    slopes_dq[i, row, at] = base[c] | inherited | BAD
-                    if groups > 1 and not flagged[c]:
-                        cubes = np.float64(groups) * groups * groups - groups
-                        length = groups - 1.0
-                        weighted = cubes * fitted[c]
-                    else:
-                        weighted, cubes, length = _fit_segments(
-                            values, flags, groups, c, gains[c], noise[c], coefficients, norms
-                        )
-                        if length == 0.0 and not suppress and not flags[0, c]:
-                            # a first group alone counts as two groups that are its exposure apart
-                            cubes = 6.0 * exposed * exposed
-                            length = exposed
-                            weighted = cubes * values[0, c] / exposed
-                            if np.isnan(median[c]):
-                                median[c] = values[0, c] / exposed
-                    if length == 0.0 or base[c] & INVALID:
-                        continue
-                    if is_shared:
-                        each[i, c] = weighted / cubes
-                        photons[i, c] = 1.0 / (gains[c] * length)
-                        reads[i, c] = 12.0 * noise[c] / (gains[c] * gains[c] * cubes)
-                        known[i, c] = max(1, int(length))
-                    else:
-                        common[c] = median[c]
-                    slopes_dq[i, row, at] = base[c] | inherited
-                    slopes[i, row, at] = weighted / cubes / group_time
-                    slopes_noise[i, row, at] = cubes  # turned into variances below
-                    slopes_poisson[i, row, at] = length
-                    add_exactly(sums, row, at, weighted, 0.0)
-                    sums[0, 2, row, at] += cubes
-                    sums[0, 3, row, at] += length
+                    _fit_whole(ramps, columns, pixels, tables, fit)
+                _keep_slopes(ramps, pixels, selected, at, i, tables, fit, shared, rates)
             if is_shared:
-                robust_rates(each, photons, reads, known, columns, ordered, common, scatter)
-            for c in range(columns):
-                at = start + c
-                if sums[0, 3, row, at] == 0.0:
-                    continue
-                rate = np.float64(given_rate[row, at]) if is_given else common[c] / group_time
-                rate = rate if rate > 0.0 else 0.0
-                current = np.float64(dark[row, at]) / gains[c]
-                rate += current if (current > 0.0) & (current < np.inf) else 0.0
-                poisson = rate / (group_time * gains[c])
-                read = 12.0 * noise[c] / (group_time * gains[c]) ** 2
-                for i in range(integrations):
-                    slopes_poisson[i, row, at] = poisson / slopes_poisson[i, row, at]
-                    slopes_noise[i, row, at] = read / slopes_noise[i, row, at]
-                sums[0, 4, row, at] = poisson
-                sums[0, 5, row, at] = read
-    return slopes, slopes_poisson, slopes_noise, slopes_dq, sums
-
-
-@kernel
-def pixel_state(
-    pixeldq: int, gain: float, readnoise: float, n_frames: int
-) -> tuple[Any, float, Any]:  # pragma: no cover
-    """Return the flags of a pixel, its gain, and the variance of one group [electron2]."""
-    dq = np.uint32(pixeldq)
-    electrons = np.float64(gain)
-    # rounded as the observatory's pipeline does, so that no ramp changes its power
-    single = np.float32(readnoise * (electrons / np.sqrt(2.0 * n_frames)))
-    if not (electrons > 0) & (electrons < np.inf):
-        dq |= NO_GAIN
-    elif not (single > 0) & (single < np.inf):
-        dq |= BAD
-    return dq | BAD if dq & INVALID else dq, electrons, np.float64(single) ** 2
-
-
-@kernel
-def add_exactly(sums: np.ndarray, row: int, column: int, value: float, rest: float) -> None:  # pragma: no cover
-    """Add to the first sum and to its rounding error, the second: the total does not depend on the order."""
-    total = sums[0, 0, row, column]
-    added = total + value
-    part = added - total
-    error = (total - (added - part)) + (value - part)
-    sums[0, 0, row, column] = added
-    sums[0, 1, row, column] += error + rest
+                robust_rates(shared, columns, ordered, common, scatter)
+            _finish_variances(images, pixels, selected.group_time, at, common, rates)
+    slopes, poisson, noise, dq, sums = rates
+    return slopes, poisson, noise, dq, sums
 
 
 @kernel

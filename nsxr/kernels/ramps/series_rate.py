@@ -1,49 +1,117 @@
-"""The count rate that the integrations of a series share, from which photon noise follows.
+"""The count rate that the integrations of a time series share. Photon noise follows from it.
 
-Each integration gets a slope from its own ordinary differences. Their mean is robust: an integration that differs from
-the others, by afterglow for instance, hardly counts, and one of few differences counts as little as it knows.
+Each integration gets a slope from its own ordinary differences. The mean of the slopes is robust: an integration that
+differs from the others, for example by persistence, hardly counts. An integration of few differences has little weight.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.sorting import median_of, search_interval, sort_columns
-from nsxr.model.dq import GroupFlag
+from nsxr.kernels.ramps.tiles import Columns, Ramps
+from nsxr.kernels.sorting import Thresholds, median_of, search_interval, sort_columns
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_OR_JUMP
 
-__all__ = ["find_series_rates", "fit_first_groups", "fit_integration", "robust_rates"]
-
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-UNUSABLE = np.uint8((GroupFlag.DO_NOT_USE | GroupFlag.SATURATED).value)
-KEPT = np.uint8(UNUSABLE | JUMP)
+__all__ = [
+    "Slopes",
+    "Steps",
+    "TwoPointSearch",
+    "find_series_rates",
+    "fit_first_groups",
+    "fit_integration",
+    "robust_rates",
+]
 
 _TILE_COLUMNS = 128
 _ROUNDS = 2
 _LIMIT = 5.0
-"""Deviation [standard deviations] from which on an integration does not count: with Tukey's weights, which fall to 0
-there, the mean of normal values has 95 % of the information of a plain one."""
+"""Deviation [standard deviations] from which on an integration does not count. Tukey's weights fall to 0 there; with
+this limit the mean of normal values has 95 % of the information of a plain mean."""
 
 
-@kernel
-def robust_rates(
-    slope: np.ndarray,
-    photons: np.ndarray,
-    reads: np.ndarray,
-    count: np.ndarray,
-    columns: int,
-    ordered: np.ndarray,
-    rate: np.ndarray,
-    error: np.ndarray,
-) -> None:  # pragma: no cover
-    """Combine the slopes of integrations to one rate for each column.
+class TwoPointSearch(NamedTuple):
+    """Which differences of successive groups are ordinary.
 
-    Parameters
+    Attributes
+    ----------
+    n_frames : int
+        Frames averaged into a group.
+    thresholds : Thresholds
+        Deviation from the median beyond which a difference is not ordinary.
+    min_differences : int
+        With this many usable differences in an integration, all are compared once with the median of all. With fewer,
+        the most deviant difference is taken out again and again.
+    min_clip_groups : int
+        Least number of integrations (or of groups in all) for sigma clipping.
+    only_integrations : bool
+        Whether each difference is clipped among integrations only. Otherwise all differences of a pixel are clipped
+        together.
+    first_group : float
+        Exposure of the first group as a part of the group time.
+    """
+
+    n_frames: int
+    thresholds: Thresholds
+    min_differences: int
+    min_clip_groups: int
+    only_integrations: bool
+    first_group: float
+
+
+class Slopes(NamedTuple):
+    """Slopes of the integrations of each column of a tile.
+
+    Attributes
     ----------
     slope : (integration, column) float64
         In electrons per group.
     photons, reads : (integration, column) float64
         The variance of a slope is ``photons * rate + reads``.
-    count : (integration, column) int64
-        Differences that a slope is made of; 0 for no slope.
+    number : (integration, column) int64
+        Number of differences from which the slope was fitted; 0 if there is no slope.
+    """
+
+    slope: np.ndarray
+    photons: np.ndarray
+    reads: np.ndarray
+    number: np.ndarray
+
+
+class Steps(NamedTuple):
+    """The differences of one integration in a tile.
+
+    Attributes
+    ----------
+    differences : (difference, column) float32 [electron]
+        Infinite if a difference cannot be used.
+    usable : (column,) int64
+        Number of differences that can be used.
+    variance : (column,) float64 [electron2]
+        Variance of a difference by read noise.
+    ordered : (difference or more, column) float32
+        Scratch.
+    total : (column,) float64
+        Scratch.
+    """
+
+    differences: np.ndarray
+    usable: np.ndarray
+    variance: np.ndarray
+    ordered: np.ndarray
+    total: np.ndarray
+
+
+@kernel
+def robust_rates(
+    slopes: Slopes, columns: int, ordered: np.ndarray, rate: np.ndarray, error: np.ndarray
+) -> None:  # pragma: no cover
+    """Combine the slopes of integrations to one rate for each column.
+
+    Parameters
+    ----------
+    slopes : Slopes
+        Of the integrations.
     columns : int
         How many columns to combine.
     ordered : (integration or more, column) float32
@@ -53,10 +121,12 @@ def robust_rates(
 
     Notes
     -----
-    The start is the median of the integrations that have at least half as many differences as the one with most; of an
-    even number the lower of the two in the middle, because most of what goes wrong adds charge. Then a mean with the
-    weights ``(1 - z**2 / 25)**2 / variance``, with z the deviation in standard deviations, 0 beyond 5.
+    The start is the median of the integrations that have at least half as many differences as the integration with
+    most. Of an even number of integrations it is the lower of the two in the middle, because most disturbances add
+    charge. Then follows a mean with the weights ``(1 - z**2 / 25)**2 / variance``, where z is the deviation in standard
+    deviations. The weight is 0 beyond z = 5.
     """
+    slope, photons, reads, count = slopes
     integrations = slope.shape[0]
     for c in range(columns):
         most = 0
@@ -122,29 +192,16 @@ def _fit_segments(
 
 @kernel
 def fit_integration(
-    integration: int,
-    differences: np.ndarray,
-    usable: np.ndarray,
-    steps: int,
-    columns: int,
-    variance: np.ndarray,
-    threshold: float,
-    threshold_three: float,
-    threshold_two: float,
-    min_differences: int,
-    ordered: np.ndarray,
-    total: np.ndarray,
-    slope: np.ndarray,
-    photons: np.ndarray,
-    reads: np.ndarray,
-    count: np.ndarray,
+    integration: int, tile: Steps, steps: int, columns: int, search: TwoPointSearch, slopes: Slopes
 ) -> None:  # pragma: no cover
-    """Fit the ordinary differences of one integration, by which alone it is decided what is ordinary.
+    """Fit the ordinary differences of one integration.
 
-    ``differences`` (difference, column) float32 [electron], infinite where one cannot be used, of which ``usable``
-    (column,) are left; ``variance`` (column,) that of the read noise of a difference; thresholds as of
-    :func:`find_series_rates`. Results, for :func:`robust_rates`, go to the row ``integration`` of the last four arrays.
+    Which differences are ordinary is decided from this integration alone. The result goes to the row ``integration`` of
+    ``slopes``.
     """
+    differences, usable, variance, ordered, total = tile
+    slope, photons, reads, count = slopes
+    threshold, min_differences = search.thresholds.four, search.min_differences
     for k in range(steps):
         for c in range(columns):
             ordered[k, c] = differences[k, c]
@@ -164,7 +221,7 @@ def fit_integration(
             width = threshold * np.sqrt(abs(centre) + variance[c])
             low, high = centre - width, centre + width
         else:
-            low, high = search_interval(ordered, c, usable[c], variance[c], threshold, threshold_three, threshold_two)
+            low, high = search_interval(ordered, c, usable[c], variance[c], search.thresholds)
         if usable[c] == steps and ordered[0, c] >= low and ordered[steps - 1, c] <= high:
             count[integration, c] = steps
             slope[integration, c] = total[c]
@@ -180,20 +237,12 @@ def fit_integration(
 
 @kernel
 def fit_first_groups(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    gain: np.ndarray,
-    row: int,
-    start: int,
-    columns: int,
-    first_group: float,
-    variance: np.ndarray,
-    slope: np.ndarray,
-    photons: np.ndarray,
-    reads: np.ndarray,
-    count: np.ndarray,
+    ramps: Ramps, at: Columns, first_group: float, variance: np.ndarray, slopes: Slopes
 ) -> None:  # pragma: no cover
-    """Where no integration has a difference, let the first groups tell, in place; see :func:`fit_integration`."""
+    """Take the slopes from the first groups, in place, for columns in which no integration has a difference."""
+    sci, groupdq, gain = ramps
+    row, start, columns = at
+    slope, photons, reads, count = slopes
     integrations = sci.shape[0]
     for c in range(columns):
         known = 0
@@ -203,7 +252,7 @@ def fit_first_groups(
             continue
         for i in range(integrations):
             value = np.float64(sci[i, 0, row, start + c]) * gain[row, start + c]
-            is_good = (groupdq[i, 0, row, start + c] & UNUSABLE) == 0 and abs(value) < np.inf
+            is_good = (groupdq[i, 0, row, start + c] & UNUSABLE_GROUP) == 0 and abs(value) < np.inf
             count[i, c] = 1 if is_good else 0
             slope[i, c] = value / first_group
             photons[i, c] = 1.0 / first_group
@@ -211,19 +260,11 @@ def fit_first_groups(
 
 
 @kernel
-def _take_steps(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    gain: np.ndarray,
-    integration: int,
-    row: int,
-    start: int,
-    columns: int,
-    differences: np.ndarray,
-    usable: np.ndarray,
-    lost: np.ndarray,
-) -> None:  # pragma: no cover
-    """Fill a tile with the differences of an integration [electron], infinite where one cannot be used."""
+def _take_steps(ramps: Ramps, integration: int, at: Columns, tile: Steps, lost: np.ndarray) -> None:  # pragma: no cover
+    """Fill a tile with the differences of an integration."""
+    sci, groupdq, gain = ramps
+    row, start, columns = at
+    differences, usable = tile.differences, tile.usable
     steps = sci.shape[1] - 1
     unused = np.float32(np.inf)
     flags = np.uint8(0)
@@ -242,32 +283,23 @@ def _take_steps(
     is_lost = False
     for c in range(columns):
         is_lost |= lost[c] != 0
-    if flags & KEPT == 0 and not is_lost:
+    if flags & UNUSABLE_OR_JUMP == 0 and not is_lost:
         return
     for k in range(steps):
         for c in range(columns):
             before, after = groupdq[integration, k, row, start + c], groupdq[integration, k + 1, row, start + c]
-            if (before | after) & UNUSABLE or after & JUMP or not abs(differences[k, c]) < unused:
+            if (before | after) & UNUSABLE_GROUP or after & JUMP or not abs(differences[k, c]) < unused:
                 differences[k, c] = unused
                 usable[c] -= 1
 
 
 @kernel
 def find_series_rates(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    gain: np.ndarray,
-    readnoise: np.ndarray,
-    n_frames: int,
-    threshold: float,
-    threshold_three: float,
-    threshold_two: float,
-    min_differences: int,
-    first_group: float,
+    sci: np.ndarray, groupdq: np.ndarray, gain: np.ndarray, readnoise: np.ndarray, search: TwoPointSearch
 ) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
-    """Find the rate that the integrations of each pixel share, after its uncertainty.
+    """Find the rate that the integrations of each pixel share, and its uncertainty.
 
-    What is ordinary is decided within each integration, by its own differences, so that no other can change it.
+    Which differences are ordinary is decided within each integration, so that no other integration can change it.
 
     Parameters
     ----------
@@ -277,64 +309,40 @@ def find_series_rates(
     gain : (row, column) float32 [electron/DN]
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
-    n_frames : int
-        Frames averaged into a group.
-    threshold, threshold_three, threshold_two : float
-        Deviations from the median of an integration beyond which a difference is not ordinary [standard deviations],
-        for four or more, three and two differences.
-    min_differences : int
-        Differences from which on all are compared once, with the median of all; fewer are taken out one by one.
-    first_group : float
-        Exposure of the first group as a part of the group time.
+    search : TwoPointSearch
+        Which differences are ordinary; nothing is clipped among integrations.
 
     Returns
     -------
     error, rate : (row, column) float32 [DN per group]
-        Of the first groups where no integration has a difference; NaN without any.
+        From the first groups where no integration has a difference; NaN if there is no usable first group either.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1
     tile = min(all_columns, _TILE_COLUMNS)
-    differences = np.empty((max(steps, 1), tile), np.float32)
-    ordered = np.empty((max(integrations, steps), tile), np.float32)
-    usable = np.empty(tile, np.int64)
+    ramps = Ramps(sci, groupdq, gain)
     variance = np.empty(tile)
-    total, lost = np.empty(tile), np.empty(tile, np.float32)
+    ordered = np.empty((max(integrations, steps), tile), np.float32)
+    differences = np.empty((max(steps, 1), tile), np.float32)
+    of_steps = Steps(differences, np.empty(tile, np.int64), variance, ordered, np.empty(tile))
+    lost = np.empty(tile, np.float32)
     slope, photons, reads = np.zeros((3, integrations, tile))
-    count = np.zeros((integrations, tile), np.int64)
+    slopes = Slopes(slope, photons, reads, np.zeros((integrations, tile), np.int64))
     found, scatter = np.empty(tile), np.empty(tile)
     rate = np.full((rows, all_columns), np.float32(np.nan))
     error = np.full((rows, all_columns), np.float32(np.nan))
     for row in range(rows):
         for start in range(0, all_columns, tile):
             columns = min(tile, all_columns - start)
+            at = Columns(row, start, columns)
             for c in range(columns):
                 noise = np.float64(readnoise[row, start + c]) * gain[row, start + c]
-                variance[c] = noise * noise / n_frames
+                variance[c] = noise * noise / search.n_frames
             for i in range(integrations):
-                _take_steps(sci, groupdq, gain, i, row, start, columns, differences, usable, lost)
-                fit_integration(
-                    i,
-                    differences,
-                    usable,
-                    steps,
-                    columns,
-                    variance,
-                    threshold,
-                    threshold_three,
-                    threshold_two,
-                    min_differences,
-                    ordered,
-                    total,
-                    slope,
-                    photons,
-                    reads,
-                    count,
-                )
-            fit_first_groups(
-                sci, groupdq, gain, row, start, columns, first_group, variance, slope, photons, reads, count
-            )
-            robust_rates(slope, photons, reads, count, columns, ordered, found, scatter)
+                _take_steps(ramps, i, at, of_steps, lost)
+                fit_integration(i, of_steps, steps, columns, search, slopes)
+            fit_first_groups(ramps, at, search.first_group, variance, slopes)
+            robust_rates(slopes, columns, ordered, found, scatter)
             for c in range(columns):
                 if gain[row, start + c] > 0:
                     rate[row, start + c] = found[c] / gain[row, start + c]
