@@ -28,7 +28,7 @@ class NsxrAccessor:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """Corrections done so far, with parameters and references."""
+        """Corrections that the data have had, with parameters and references."""
         return steps(self._dataset)
 
     @property
@@ -64,12 +64,17 @@ class NsxrAccessor:
 
     @checks_arguments
     def detector1(
-        self, references: Mapping[str, xr.Dataset], *, skip: Collection[str] = (), **parameters: Mapping[str, Any]
+        self,
+        references: Mapping[str, xr.Dataset],
+        *,
+        skip: Collection[str] = (),
+        run: Collection[str] = (),
+        **parameters: Mapping[str, Any],
     ) -> xr.DataTree:
         """Calibrate to count rates, see :func:`nsxr.detector1`."""
         from nsxr.pipelines.detector1 import detector1  # takes a second, which other shortcuts need not wait for
 
-        return detector1(self._dataset, references, skip=skip, **parameters)
+        return detector1(self._dataset, references, skip=skip, run=run, **parameters)
 
     def by_amplifier(self) -> xr.Dataset:
         """Return a full frame with dims ``amplifier`` (by output number) and ``row`` of an amplifier.
@@ -106,7 +111,7 @@ class NodeAccessor:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """Corrections done so far, with parameters and references."""
+        """Corrections that the data have had, with parameters and references."""
         return self._own().steps
 
     @property

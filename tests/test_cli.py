@@ -20,7 +20,7 @@ import nsxr
 from nsxr import cli
 from nsxr.errors import DegradedResultWarning
 from nsxr.model.history import steps
-from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.simulate import simulate_exposure
 
@@ -81,7 +81,7 @@ def test_help_names_commands_options_and_steps(run):
         for option in command.params:
             assert option.opts[-1].upper().lstrip("-") in text.upper(), option
     text = " ".join(run("detector1", "--help").stdout.split())
-    assert all(step in text for step in STEPS)
+    assert all(step in text for step in DETECTOR1.steps)
 
 
 def test_simulate_writes_what_it_says(run, tmp_path):
@@ -158,7 +158,7 @@ def test_parameters_skips_saved_steps_and_named_references(run, made, tmp_path):
     ]
     rate = xr.open_dataset(tmp_path / f"{ROOT}_rate.fits", engine="nirspec", chunks={})
     done = steps(rate)
-    assert [entry["step"] for entry in done] == list(STEPS)  # snowballs would be a second entry of jump
+    assert [entry["step"] for entry in done] == list(DETECTOR1.steps)  # snowballs would be a second entry of jump
     by_name = {entry["step"]: entry for entry in done}
     assert by_name["jump"]["parameters"]["rejection_threshold"] == 7
     assert by_name["jump"]["parameters"]["flag_4_neighbors"] is False
@@ -415,9 +415,9 @@ def test_seeds_and_sizes_of_simulations_are_checked(fails, tmp_path):
 def test_parameters_are_listed_and_fit_the_terminal(run, fails, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     text = run("parameters").stdout
-    for step, declared in STEPS.items():
+    for step, declared in DETECTOR1.steps.items():
         assert re.search(rf"^{step}:", text, re.MULTILINE)
-        for name, parameter in declared.declared.items():
+        for name, parameter in declared.parameters.items():
             assert f"  {name} =" in text
             assert parameter.meaning
     assert max(map(len, text.splitlines())) <= width
@@ -432,12 +432,24 @@ def test_defaults_are_shown_as_they_can_be_given(run):
     shown = dict(re.findall(r"^  (\w+) = (.*?)   ", text, re.MULTILINE))
     assert shown["n_pix_grow_sat"] == "1"
     assert shown["after_jump_flag_dn1"] == "0.0"
-    assert (shown["use_side_ref_pixels"], shown["correct"]) == ("true", "false")
-    for step, kind in STEPS.items():
-        for name, declared in kind.declared.items():
+    assert (shown["use_side_ref_pixels"], shown["rescale_read_noise"]) == ("true", "false")
+    for step, kind in DETECTOR1.steps.items():
+        for name, declared in kind.parameters.items():
             if declared.default is not None:
-                given = cli.options.step_parameters([f"{step}.{name}={shown[name]}"])[step][name]
+                given = cli.recipes.step_parameters([f"{step}.{name}={shown[name]}"])[step][name]
                 assert declared.check(given, "") == declared.default
+
+
+def test_steps_are_listed(run):
+    lines = run("steps").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(DETECTOR1.steps)
+    by_name = {line.split()[0]: line for line in lines[1:]}
+    assert "S_REFPIX" in by_name["refpix"]
+    assert "refpix (R_REFPIX, IRS2 only), sirskernel (R_SIRSKL, if given)" in by_name["refpix"]
+    assert [name for name, line in by_name.items() if line.split()[1] == "off"] == [
+        "picture_frame",
+        "clean_flicker_noise",
+    ]
 
 
 def test_words_are_completed():
@@ -447,6 +459,7 @@ def test_words_are_completed():
 
     assert completed("--skip", "d") == ["dq_init", "dark_current"]
     assert completed("--save", "ramp") == []
+    assert completed("--run", "") == ["picture_frame", "clean_flicker_noise"]
     assert completed("--skip", "ramp") == ["ramp_fit"]
     assert completed("--set", "jump.rej") == ["jump.rejection_threshold="]
     assert completed("--reference", "ga") == ["gain="]

@@ -101,15 +101,15 @@ def test_map_is_that_of_the_tree():
 
 
 def test_what_is_said_to_be_there_is_there():
-    from nsxr.pipelines.detector1 import STEPS
+    from nsxr.pipelines.detector1 import DETECTOR1
     from nsxr.simulate.configuration import READOUTS, SUBARRAYS
 
     text = (REPOSITORY / "docs" / "scope.md").read_text("utf-8")
     there = " ".join(line for line in text.splitlines() if "**yes**" in line)
-    for name in (*STEPS, *READOUTS, *SUBARRAYS):
+    for name in (*DETECTOR1.steps, *READOUTS, *SUBARRAYS):
         assert re.search(rf"\b{name}\b", there), name
     missing = " ".join(line for line in text.splitlines() if "not yet" in line)
-    for step in STEPS.values():
+    for step in DETECTOR1.steps.values():
         for parameter in step.parameters:
             assert f"`{parameter}`" not in missing
 

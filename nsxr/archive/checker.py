@@ -18,8 +18,7 @@ from nsxr.archive.nodes import JOURNAL, plan_key
 from nsxr.errors import InputFileError
 from nsxr.formats.manifest import MANIFEST, expected_objects, lost_objects, split_object
 from nsxr.formats.zarr_metadata import METADATA
-from nsxr.model.readout import Readout
-from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.products.checksums import damaged_chunks
 from nsxr.storage.folder import Folder, parsed_json
 
@@ -27,10 +26,10 @@ __all__ = ["check_archive"]
 
 
 def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Read an archive through and tell what is wrong with it.
+    """Read a whole archive and report every problem.
 
-    Every chunk is decoded, through the active dask scheduler, one stored object a task. What a run is writing meanwhile
-    is passed over; complete exposures are checked whatever claims there are.
+    Every chunk is decoded through the active dask scheduler, one task for each stored object. Exposures that another
+    run is writing are left out. Complete exposures are always checked.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, An
     Yields
     ------
     str
-        One line for each problem, starting with the path of exposure, array and chunk. Nothing if all is well.
+        One line for each problem. It starts with the path of exposure, array and chunk.
 
     Raises
     ------
@@ -105,34 +104,18 @@ def _check_exposure(folder: Folder, node: str, header: Mapping[str, Any]) -> Ite
 
 
 def _check_provenance(folder: Folder, path: str) -> Iterator[str]:
-    """Whether every step says that it was done, with which references, or why it was not."""
+    """Check that every step is recorded: as done, with its references, or as skipped, with a reason."""
     document = folder.read_json(f"{path}/{METADATA}")
     try:
         attributes = document["attributes"]
         records = json.loads(attributes["nsxr_steps"])
-        is_irs2 = Readout.from_header(attributes).is_irs2
-        done: dict[str, list[Mapping[str, Any]]] = {}
-        for record in records:
-            done.setdefault(record["step"], []).append(record)
-        for name, step in STEPS.items():
-            if name not in done:
-                yield f"provenance has no step {name}"
-            elif any(record["status"] == "COMPLETE" for record in done[name]):
-                used = {
-                    kind for record in done[name] for kind, file in record["references"].items() if file != "unnamed"
-                }
-                wanted = [kind for kind in step.references if kind != "refpix" or is_irs2]
-                missing = [kind for kind in wanted if kind not in used]
-                if missing:
-                    yield f"provenance of step {name} names no {', '.join(missing)} reference"
-            elif not all(record.get("reason") for record in done[name]):
-                yield f"provenance does not say why step {name} was left out"
+        yield from DETECTOR1.problems(records, attributes)
     except (KeyError, TypeError, ValueError) as error:
         yield f"provenance cannot be read ({error!r})"
 
 
 def _leftovers(folder: Folder) -> Iterator[str]:
-    """Yield what runs that were killed have left, and what does not belong to an archive."""
+    """Yield files that killed runs have left, and files that do not belong to an archive."""
     for name in folder.names(JOURNAL)[1]:
         if name.startswith("."):
             yield f"{JOURNAL}/{name}: left behind by a write that was cut off; remove it"
@@ -144,7 +127,7 @@ def _leftovers(folder: Folder) -> Iterator[str]:
 
 
 def _check_consolidated(root: Mapping[str, Any], found: Mapping[str, Any], busy: Collection[str]) -> Iterator[str]:
-    """Compare what the root says with what the groups and arrays say themselves, a line for each exposure."""
+    """Compare the consolidated metadata of the root with those of groups and arrays; yield a line for each exposure."""
     known = known_metadata(root)
     if not known and found:
         yield f"{METADATA}: no consolidated metadata; nsxr archive resume makes them"

@@ -21,6 +21,7 @@ from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import differences, other_versions, provenance_of
 from nsxr.model.variables import TABLES, VARIABLES
+from nsxr.pipelines.older_spellings import without_switches
 from nsxr.pipelines.recipe import Recipe
 from nsxr.storage.folder import Folder
 
@@ -125,12 +126,13 @@ def _replayed(
 ) -> list[str]:
     """Return in what an exposure comes out otherwise now."""
     plan = Plan.kept(attributes.get(PLAN), node)
-    known = provenance_of(attributes)
+    known = without_switches(provenance_of(attributes))
     if "recipe" not in known:
         raise InputFileError("it keeps no provenance; add it again")
     recipe = Recipe.from_json(plan.recipe, folder.storage_options)
     require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
-    recipe = replace(recipe, parameters=known["recipe"]["parameters"], skip=tuple(known["recipe"]["skip"]))
+    used = known["recipe"]
+    recipe = replace(recipe, parameters=used["parameters"], skip=tuple(used["skip"]), run=tuple(used.get("run", ())))
     tree = recipe.calibrate(plan.sources).products
     changed = differences(known, provenance_of(tree["rate"].attrs))
     if changed:

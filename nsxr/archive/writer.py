@@ -28,6 +28,7 @@ from nsxr.formats.zarr import create_zarr, trim_tables
 from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of
+from nsxr.pipelines.older_spellings import without_switches
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.checksums import make_manifest
 from nsxr.products.exposure import open_exposure
@@ -172,7 +173,7 @@ def _refuse_complete(folder: Folder, node: str, made: Mapping[str, Any], raw: bo
         return
     kept = document["attributes"]
     known = provenance_of(kept)
-    differing = differences(known, made) if known else ["it does not say how it was made"]
+    differing = differences(without_switches(known), made) if known else ["it does not say how it was made"]
     if raw and not (parsed_json(kept.get(PLAN)) or {}).get("raw"):
         differing.append("raw: not kept -> kept")
     if differing:

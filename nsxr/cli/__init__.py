@@ -29,6 +29,7 @@ _COMMANDS = {
     "info": ("description", "Say what a file is, how it was read out, and what has been done to it."),
     "parameters": ("parameters", "List the parameters of the steps, or of one STEP, with types, units and defaults."),
     "simulate": ("simulation", "Simulate a raw exposure with its references and the truth behind it."),
+    "steps": ("parameters", "List the steps in their order, with keywords and references."),
 }
 """Module below :mod:`nsxr.cli` of each command, and the first sentence of its help."""
 

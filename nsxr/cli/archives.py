@@ -20,12 +20,12 @@ from nsxr.cli.options import (
     reports_errors,
     run_each,
     takes_cluster_options,
-    takes_recipe,
     takes_storage_options,
 )
+from nsxr.cli.recipes import takes_recipe
 from nsxr.compute.cluster import require_reachable
 from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError
-from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.describe import counted
 from nsxr.storage.folder import Folder
@@ -42,7 +42,7 @@ def archive() -> None:
     """
 
 
-@archive.command(epilog=f"Steps: {', '.join(STEPS)}.")
+@archive.command(epilog=f"Steps: {', '.join(DETECTOR1.steps)}.")
 @click.argument("path", metavar="ARCHIVE", type=click.Path())
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--raw", is_flag=True, help="Keep the raw ramps too, losslessly.")

@@ -9,22 +9,20 @@ import click
 import xarray as xr
 
 from nsxr.cli.options import (
-    SAVED,
-    complete_steps,
     group_exposures,
     phase,
     reports_errors,
     run_each,
     takes_cluster_options,
     takes_output,
-    takes_recipe,
 )
+from nsxr.cli.recipes import complete_steps, takes_recipe
 from nsxr.compute.blocks import compute_together
 from nsxr.compute.cluster import require_reachable, worker_errors
 from nsxr.diagnostics.linearity_residual import linearity_table, measure_linearity_residual
 from nsxr.diagnostics.noise import NOISE_GROUPS, noise_table
 from nsxr.errors import ParameterError
-from nsxr.pipelines.detector1 import STEPS
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.write import write_products
 from nsxr.storage.whole import refuse_existing, replacing
@@ -34,12 +32,12 @@ __all__ = ["Wanted", "calibrate", "detector1", "put"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is made of each exposure.
+    """What the command makes of each exposure.
 
     Attributes
     ----------
     directory : str
-        Where the products go.
+        Directory of the products.
     formats : tuple of str
         ``"fits"``, ``"zarr"`` or both.
     saved : tuple of str
@@ -47,9 +45,9 @@ class Wanted:
     has_quicklook : bool
         Whether a picture is drawn.
     has_linearity : bool
-        Whether late and early slopes are compared, in a table and a picture.
+        Whether a table and a picture compare late and early slopes.
     has_noise : bool
-        Whether noise before and after 1/f cleaning is compared, in a table and a picture.
+        Whether a table and a picture compare the noise before and after 1/f cleaning.
     overwrite : bool
         Whether existing products may be replaced.
     progress : bool
@@ -66,7 +64,7 @@ class Wanted:
     progress: bool = True
 
 
-@click.command(epilog=f"Steps: {', '.join(STEPS)}.")
+@click.command(epilog=f"Steps: {', '.join(DETECTOR1.steps)}.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @takes_output(".", "Directory of the products.")
 @click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
@@ -100,13 +98,14 @@ def detector1(
 ) -> None:
     """Calibrate raw exposures to count rates.
 
-    Writes ROOT_rate.fits and ROOT_rateints.fits, or ROOT.zarr, for each ROOT_uncal.fits, and ROOT_recipe.toml,
-    which says how they were made. Segments of one exposure (-seg001, -seg002, ...) are calibrated together, as
-    one; without the others they keep their numbers in ROOT. An exposure that fails does not stop the others.
+    For each ROOT_uncal.fits, the command writes ROOT_rate.fits and ROOT_rateints.fits, or ROOT.zarr, and
+    ROOT_recipe.toml with all references and parameters. Segments of one exposure (-seg001, -seg002, ...) are
+    calibrated together; if some are missing, ROOT keeps the numbers of the others. An exposure that fails does not
+    stop the others.
     """
-    unknown = [name for name in save if name not in SAVED]
+    unknown = [name for name in save if name not in DETECTOR1.saved]
     if unknown:
-        raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(SAVED)}")
+        raise ParameterError(f"steps {', '.join(unknown)} cannot be saved; known: {', '.join(DETECTOR1.saved)}")
     exposures = group_exposures(files, recipe.storage_options)
     wanted = Wanted(
         output, ("fits", "zarr") if form == "both" else (form,), save, quicklook, linearity, noise, overwrite, progress
@@ -184,18 +183,18 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
 
 
 def _noise_sample(exposure: xr.Dataset) -> xr.Dataset:
-    """Return what noise is measured in: some groups of the first integration."""
+    """Return the groups in which noise is measured: some of the first integration."""
     return exposure[["sci"]].isel(integration=slice(0, 1), group=slice(0, NOISE_GROUPS))
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a small file under another name first, so that it appears when it is whole."""
+    """Write a small file under another name first, so that it appears only when it is complete."""
     with replacing(path) as partial:
         write(partial)
 
 
 def _open_rate(products: Sequence[Path]) -> xr.Dataset:
-    """Open the rate image just written, so that a picture of it costs no second calibration."""
+    """Open the rate image that was just written, so that its picture needs no second calibration."""
     for path in products:
         if path.suffix == ".zarr":
             return xr.open_dataset(path, group="rate", engine="zarr", chunks={})

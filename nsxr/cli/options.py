@@ -1,4 +1,4 @@
-"""What the commands share: options of a calibration, values read from text, errors and warnings as one line."""
+"""What the commands share: values read from text, errors and warnings as one line, clusters and stores."""
 
 import ast
 import logging
@@ -11,40 +11,31 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
-import xarray as xr
-from click.shell_completion import CompletionItem
 
 from nsxr.compute.cluster import connected
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
-from nsxr.pipelines.detector1 import STEPS
-from nsxr.pipelines.recipe import Recipe
 from nsxr.products.describe import counted
 from nsxr.products.exposure import open_exposure
-from nsxr.references.files import OPTIONAL, TYPES
 from nsxr.storage.stores import ANONYMOUS, local_path, shown, without_secrets
 
 __all__ = [
-    "SAVED",
     "about",
-    "calibration_options",
-    "complete_steps",
     "exposure_root",
     "finite",
     "group_exposures",
+    "literal",
     "phase",
     "reports_errors",
     "run_each",
+    "shortened",
     "split_pair",
-    "step_parameters",
     "takes_cluster_options",
     "takes_output",
-    "takes_recipe",
     "takes_storage_options",
 ]
 
@@ -52,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-SAVED = tuple(name for name in STEPS if name not in ("ramp_fit", "gain_scale"))
-"""Steps after which there are ramps to save."""
 
 _ROOT = re.compile(r"(?P<root>.+?)(?:_uncal)?\.fits(?:\.gz)?$")
 _SEGMENT = re.compile(r"-seg\d{3}")
@@ -74,7 +62,7 @@ def finite(text: str) -> float:
 
 
 class _Warned:
-    """Shows each warning once for each exposure, as a line that begins with its name, and counts them."""
+    """Show each warning once for each exposure, as a line that begins with the name of the exposure, and count them."""
 
     def __init__(self) -> None:
         self.subject = ""
@@ -104,7 +92,7 @@ def _warned() -> _Warned:
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Show the warnings of a block with the name of the exposure, or of the file, that they are about."""
+    """Show the warnings of a block with the name of the exposure or file that they are about."""
     warned = _warned()
     before, warned.subject = warned.subject, subject
     try:
@@ -115,7 +103,7 @@ def about(subject: str) -> Iterator[None]:
 
 @contextmanager
 def phase(words: str, progress: bool) -> Iterator[None]:
-    """Say on a terminal what a block does, and log how long it took."""
+    """Print on a terminal what a block does, and log how long it took."""
     if progress and sys.stderr.isatty():
         click.echo(f"{words} ...", err=True)
     started = time.monotonic()
@@ -124,7 +112,7 @@ def phase(words: str, progress: bool) -> Iterator[None]:
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors that nsxr raises on purpose, those of the disk, and warnings into one clear line each."""
+    """Print errors of nsxr, errors of files, and warnings as one line each, without a traceback."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -140,7 +128,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def takes_output(default: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the option that says where files go, a local directory."""
+    """Add the option for the directory of the output, which must be local."""
 
     def local(context: click.Context, parameter: click.Parameter, value: str) -> str:
         try:
@@ -154,106 +142,13 @@ def takes_output(default: str, words: str) -> Callable[[Callable[..., Any]], Cal
     )
 
 
-def complete_steps(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the names of steps."""
-    names = SAVED if parameter.name == "save" else tuple(STEPS)
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def _complete_settings(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete STEP.PARAMETER=."""
-    found = {f"{step}.{name}=": one.meaning for step in STEPS for name, one in STEPS[step].declared.items()}
-    return [CompletionItem(name, help=words) for name, words in found.items() if name.startswith(incomplete)]
-
-
-def _complete_types(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete TYPE=."""
-    return [CompletionItem(f"{name}=") for name in (*TYPES, *OPTIONAL) if name.startswith(incomplete)]
-
-
 def _say(text: str) -> None:
-    """Print a line for the person at the terminal, without what URLs may tell."""
+    """Print a line on the terminal, without the secrets that URLs may hold."""
     click.echo(without_secrets(text), err=True)
 
 
-def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how exposures are calibrated: references, parameters, steps left out."""
-    for option in (
-        click.option(
-            "--recipe",
-            "recipe_file",
-            metavar="FILE",
-            type=click.Path(),
-            help="References, parameters and skipped steps from a file like ROOT_recipe.toml. Other options win.",
-        ),
-        click.option(
-            "--skip", metavar="STEP", multiple=True, shell_complete=complete_steps, help="Leave out a step; repeatable."
-        ),
-        click.option(
-            "--set",
-            "settings",
-            metavar="STEP.PARAMETER=VALUE",
-            multiple=True,
-            shell_complete=_complete_settings,
-            help="Parameter of a step, as jump.rejection_threshold=5; repeatable. nsxr parameters lists all of them.",
-        ),
-        click.option(
-            "--reference",
-            "named",
-            metavar="TYPE=PATH",
-            multiple=True,
-            shell_complete=_complete_types,
-            help="One reference; wins over the directory.",
-        ),
-        click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
-    ):
-        command = option(command)
-    return command
-
-
-def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that say how exposures are calibrated, given to the command as ``recipe``."""
-
-    @calibration_options
-    @takes_storage_options
-    @wraps(command)
-    def wrapped(
-        *args: Any,
-        recipe_file: str | None,
-        source: str | None,
-        named: Sequence[str],
-        settings: Sequence[str],
-        skip: Sequence[str],
-        storage_options: Mapping[str, Any],
-        **kwargs: Any,
-    ) -> R:
-        references = dict(split_pair(text, "TYPE=PATH") for text in named)
-        if source is None and not references and recipe_file is None:
-            raise click.UsageError(
-                "give references: --references DIR, --references crds, --reference TYPE=PATH, or --recipe FILE"
-            )
-        recipe = Recipe(source, references, step_parameters(settings), tuple(skip), storage_options)
-        if recipe_file is not None:
-            recipe = _over(Recipe.read(recipe_file, storage_options), recipe)
-        return command(*args, recipe=recipe, **kwargs)
-
-    return wrapped
-
-
-def _over(base: Recipe, given: Recipe) -> Recipe:
-    """Return a recipe with what was given beside it; a directory also wins over references that the recipe names."""
-    steps = dict.fromkeys((*base.parameters, *given.parameters))
-    return replace(
-        base,
-        references=given.references or base.references,
-        named={**(base.named if given.references is None else {}), **given.named},
-        parameters={name: {**base.parameters.get(name, {}), **given.parameters.get(name, {})} for name in steps},
-        skip=tuple(dict.fromkeys((*base.skip, *given.skip))),
-    )
-
-
 def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that say where dask computes; the command runs with the Client, given as ``client``, active."""
+    """Add the options that say where dask computes. The command gets the active Client, or None, as ``client``."""
 
     @click.option("--scheduler", metavar="ADDRESS", help="Compute on a running dask cluster: tcp://host:8786.")
     @click.option("--workers", type=click.IntRange(1), help="Compute in this many processes. Default: threads.")
@@ -277,25 +172,26 @@ def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
 
 
 def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun: str = "exposure") -> None:
-    """Run something for each exposure; what fails does not stop the others; which ones did is said again in the end.
+    """Run a function for each exposure. An exposure that fails does not stop the others; the last lines name it.
 
-    Warnings are shown with the name of the exposure. Errors that nobody has foreseen are logged with their traceback.
+    Warnings are shown with the name of the exposure. Errors that nsxr does not raise itself are logged with their
+    traceback.
 
     Parameters
     ----------
     exposures : mapping
-        What is given to ``run``, by name.
+        The second argument of ``run``, by name.
     run : callable
-        Takes a name and what goes with it.
+        Takes a name and the value that belongs to it.
     noun : str
-        What they are called in the summary of several.
+        What the summary calls them.
 
     Raises
     ------
     Exception
-        If there is one exposure, and it fails.
+        If there is only one exposure, and it fails.
     click.exceptions.Exit
-        With code 1, if some of several fail.
+        With code 1, if one of several fails.
     """
     failed: list[str] = []
     warned, total = _warned(), len(exposures)
@@ -321,13 +217,13 @@ def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun
         words = f"{done} done" + (f", {counted(n_warnings, 'warning')}" if n_warnings else "")
         click.echo(f"{words}; failed:" if failed else words, err=True)
     for root in failed:
-        click.echo(f"  {root}", err=True)  # why has been said
+        click.echo(f"  {root}", err=True)  # the reason was printed above
     if failed:
         raise click.exceptions.Exit(1)
 
 
 def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that say how stores behind URLs are reached, given to the command as ``storage_options``."""
+    """Add the options of stores behind URLs. The command gets them as ``storage_options``."""
 
     @click.option(
         "--storage",
@@ -347,14 +243,14 @@ def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:
                 place = place.setdefault(group, {})
                 if not isinstance(place, dict):
                     raise ParameterError(f"--storage {text}: {group} has a value already and holds no options")
-            place[key] = _literal(value)
+            place[key] = literal(value)
         return command(*args, storage_options=options, **kwargs)
 
     return wrapped
 
 
 def exposure_root(path: str | Path) -> str:
-    """Return the name of an exposure: that of the file without kind, ending and segment."""
+    """Return the name of an exposure: the name of the file without its kind, ending and segment."""
     match = _ROOT.match(Path(shown(str(path))).name)
     if match is None:
         raise ParameterError(f"{shown(str(path))} does not end in .fits or .fits.gz")
@@ -362,13 +258,13 @@ def exposure_root(path: str | Path) -> str:
 
 
 def group_exposures(files: Sequence[str], storage_options: Mapping[str, Any] | None = None) -> dict[str, list[str]]:
-    """Group files by exposure: segments go together, everything else alone.
+    """Group files by exposure: the segments of an exposure go together, every other file is an exposure.
 
     Returns
     -------
     dict of str to list of str
-        Files by the name of their exposure. Some segments without the others keep their numbers in the name:
-        ``jw01234001001_03101_00001-seg002_nrs1``. Of files in segments, headers are read.
+        Files by the name of their exposure. If segments are missing, the name keeps the numbers of those that are
+        there: ``jw01234001001_03101_00001-seg002_nrs1``. The headers of segments are read.
     """
     found: dict[str, list[str]] = {}
     for file in files:
@@ -386,11 +282,11 @@ def _of_segments(root: str, paths: Sequence[str], storage_options: Mapping[str, 
         return root
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NsxrWarning)  # said when it is calibrated
+            warnings.simplefilter("ignore", NsxrWarning)  # shown when it is calibrated
             exposure = open_exposure(list(paths), storage_options=storage_options)
         if exposure.sizes["integration"] == int(exposure.attrs["NINTS"]):
             return root
-    except (NsxrError, OSError):  # said when its turn comes
+    except (NsxrError, OSError):  # raised when it is calibrated
         return root
     match = _ROOT.match(Path(shown(paths[0])).name)
     assert match is not None  # it has a root
@@ -398,25 +294,11 @@ def _of_segments(root: str, paths: Sequence[str], storage_options: Mapping[str, 
 
 
 def split_pair(text: str, form: str) -> tuple[str, str]:
-    """Split KEY=VALUE; ``form`` says in the error what was expected."""
+    """Split KEY=VALUE; the error names ``form`` as what was expected."""
     key, found, value = text.partition("=")
     if not (key and found and value):
         raise ParameterError(f"{shortened(text)!r} is not of the form {form}")
     return key.strip(), value.strip()
-
-
-def step_parameters(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Turn STEP.PARAMETER=VALUE into nested dictionaries; values are Python literals or strings."""
-    parameters: dict[str, dict[str, Any]] = {}
-    for text in settings:
-        name, value = split_pair(text, "STEP.PARAMETER=VALUE")
-        step, dot, parameter = name.partition(".")
-        if not (dot and parameter):
-            raise ParameterError(f"{shortened(text)!r} is not of the form STEP.PARAMETER=VALUE")
-        if step in STEPS and parameter in STEPS[step].declared and STEPS[step].declared[parameter].kind is xr.DataArray:
-            raise ParameterError(f"{name} is an array; it can be given from Python, but not on the command line")
-        parameters.setdefault(step, {})[parameter] = _literal(value)
-    return parameters
 
 
 def shortened(text: str) -> str:
@@ -424,8 +306,8 @@ def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _literal(text: str) -> Any:
-    """Return the number, truth, list or dictionary that a text spells, else the text."""
+def literal(text: str) -> Any:
+    """Return the number, true or false, list or dictionary that a text spells, else the text itself."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

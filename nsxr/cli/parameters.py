@@ -1,6 +1,5 @@
-"""nsxr parameters: what can be set, as the functions declare it."""
+"""nsxr steps and nsxr parameters: the steps, and what can be set, as the functions declare it."""
 
-import inspect
 import re
 import shutil
 import textwrap
@@ -10,40 +9,49 @@ from typing import Any
 import click
 
 from nsxr.cli.extraction import extract
-from nsxr.cli.options import complete_steps, reports_errors
+from nsxr.cli.options import reports_errors
+from nsxr.cli.recipes import complete_steps
+from nsxr.model.declarations import Reference, Step, Takes
 from nsxr.model.parameters import Parameter
-from nsxr.pipelines.detector1 import STEPS, check_settings
+from nsxr.model.steps import REFERENCES
+from nsxr.pipelines.detector1 import DETECTOR1
 
-__all__ = ["parameters"]
+__all__ = ["parameters", "steps"]
 
 _INTRODUCTION = """# Parameters
 
 <!-- made by: nsxr parameters --markdown > docs/parameters.md -->
 
-The steps of stage 1 in their order, with all of their parameters. `nsxr parameters`, or `nsxr parameters jump` for one
-step, prints the same in a terminal. Wrong names and values are refused before anything is computed.
+The steps of stage 1 in their order, with all of their parameters. `nsxr parameters` prints the same in a terminal, and
+`nsxr parameters jump` one step of it. `nsxr steps` lists the steps with their references and keywords. Wrong names and
+values are refused before anything is computed.
 
 On the command line, each parameter has its own `--set`; in Python, a step takes a mapping; in a recipe, a table:
 
 ```console
-nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --references crds --set jump.rejection_threshold=5
+nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --references crds --set jump.edge_size=30
+nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --references crds --run clean_flicker_noise
 nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --recipe my_recipe.toml
 ```
 
 ```py
-nsxr.detector1(exposure, references, jump={"rejection_threshold": 5.0}, skip=["dark_current"])
+nsxr.detector1(exposure, references, run=["clean_flicker_noise"], skip=["dark_current"], jump={"edge_size": 30})
 ```
 
 ```toml
 references = "crds"
 skip = ["dark_current"]
+run = ["clean_flicker_noise"]
 
 [parameters.jump]
-rejection_threshold = 5.0
+edge_size = 30
 ```
 
-Beside the products, `nsxr detector1` writes `ROOT_recipe.toml`: all parameters, defaults filled in, the steps that were
-skipped, and the references that were chosen. `--recipe` with that file does the same again.
+A step that is off by default runs if it is named with `--run` (`run` in Python and in recipes), or if any of its
+parameters is given. A step that is named with `--skip` does not run.
+
+Beside the products, `nsxr detector1` writes `ROOT_recipe.toml`: all parameters of the steps, defaults included, the
+steps that were skipped, and the references that were chosen. `--recipe` with that file does the same again.
 """
 
 _EXTRACT = """
@@ -55,51 +63,71 @@ _EXTRACT = """
 
 
 @click.command()
+@reports_errors
+def steps() -> None:
+    """List the steps in their order, with keywords and references."""
+    width = max(map(len, DETECTOR1.steps)) + 2
+    click.echo(f"{DETECTOR1.name}, to {' and '.join(DETECTOR1.products)}")
+    for name, step in DETECTOR1.steps.items():
+        references = ", ".join(map(_reference, step.references)) or "no references"
+        click.echo(f"  {name:<{width}}{'off' if step.off else 'on':<5}{step.keyword:<10}{references}")
+
+
+def _reference(reference: Reference) -> str:
+    """Return a reference type, its keyword, and when it is used."""
+    notes = [REFERENCES[reference.kind].keyword] if REFERENCES[reference.kind].keyword else []
+    notes += [f"{reference.when.words} only"] if reference.when is not None else []
+    if isinstance(reference, Takes):
+        notes += [f"if {reference.of} is on" if reference.of else "if given"]
+    return f"{reference.kind} ({', '.join(notes)})" if notes else reference.kind
+
+
+@click.command()
 @click.argument("step", required=False, shell_complete=complete_steps)
 @click.option("--markdown", is_flag=True, help="As the page of the documentation.")
 @reports_errors
 def parameters(step: str | None, markdown: bool) -> None:
     """List the parameters of the steps, or of one STEP, with types, units and defaults."""
     if step is not None:
-        check_settings({step: {}}, ())  # says which one may have been meant
-    names = list(STEPS) if step is None else [step]
+        DETECTOR1.settings({step: {}})  # says which one may have been meant
+    shown = [one for name, one in DETECTOR1.steps.items() if step in (None, name)]
     if not markdown:
-        click.echo("\n\n".join(_in_terminal(name, shutil.get_terminal_size().columns) for name in names))
+        click.echo("\n\n".join(_in_terminal(one, shutil.get_terminal_size().columns) for one in shown))
         return
-    page = "\n".join(_in_markdown(name) for name in names)
+    page = "\n".join(map(_in_markdown, shown))
     click.echo(f"{_INTRODUCTION}\n{page}{_EXTRACT}{_options()}" if step is None else page, nl=step is not None)
 
 
-def _summary(step: str) -> str:
-    """Return what a step does: the first lines of its functions."""
-    return " ".join((inspect.getdoc(function) or "").partition("\n")[0] for function in STEPS[step].functions)
-
-
-def _in_terminal(step: str, width: int) -> str:
+def _in_terminal(step: Step, width: int) -> str:
     """Return the parameters of a step as lines that fit."""
     width = max(width, 40)
 
     def wrapped(text: str, indent: str) -> str:
         return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
 
-    lines = [wrapped(f"{step}: {_plain(_summary(step), '')}", "")]
-    for one in STEPS[step].declared.values():
+    lines = [wrapped(f"{step.name}: {_plain(step.summary, '')}{_off(step)}", "")]
+    for one in step.parameters.values():
         unit = f" [{one.unit}]" if one.unit else ""
         limits = f": {one.limits}" if one.choices else f", {one.limits}" if one.limits else ""
         lines += ["", wrapped(f"{one.name} = {_default(one)}   {one.type_name}{unit}{limits}", "  ")]
         lines.append(wrapped(_plain(one.meaning, ""), "      "))
-    return "\n".join(lines if STEPS[step].declared else [*lines, "", "  no parameters"])
+    return "\n".join(lines if step.parameters else [*lines, "", "  no parameters"])
 
 
-def _in_markdown(step: str) -> str:
+def _in_markdown(step: Step) -> str:
     """Return the parameters of a step as a section of a page."""
-    lines = [f"## {step}", "", _plain(_summary(step), "`"), ""]
-    if STEPS[step].declared:
+    lines = [f"## {step.name}", "", _plain(step.summary, "`") + _off(step), ""]
+    if step.parameters:
         lines += ["| parameter | type | unit | default | range | meaning |", "| --- | --- | --- | --- | --- | --- |"]
-    for one in STEPS[step].declared.values():
+    for one in step.parameters.values():
         cells = (f"`{one.name}`", one.type_name, one.unit, f"`{_default(one)}`", one.limits, _plain(one.meaning, "`"))
         lines.append(_row(cells))
-    return "\n".join(lines if STEPS[step].declared else [*lines, "No parameters.", ""]).rstrip() + "\n"
+    return "\n".join(lines if step.parameters else [*lines, "No parameters.", ""]).rstrip() + "\n"
+
+
+def _off(step: Step) -> str:
+    """Return a sentence on a step that is off by default."""
+    return " Off by default; on with --run, or with any of its parameters." if step.off else ""
 
 
 def _default(one: Parameter) -> str:

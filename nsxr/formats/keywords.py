@@ -1,4 +1,4 @@
-"""The primary header of a product: what the input had, what was done, with which references."""
+"""The primary header of a product: keywords of the input, status of the steps, names of the references."""
 
 import os
 import re
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _LOGICAL = ("WAVECOR", "BARSHDW")
-"""Keywords of slits with T and F, 1 and 0 as attributes; what a primary header carries tells by itself."""
+"""Keywords of slits that are logical in FITS, and 1 and 0 as attributes. In a primary header the old value tells."""
 
 _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 _STRUCTURE = re.compile(
@@ -37,7 +37,7 @@ _STRUCTURE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return text with what FITS headers cannot hold written as escapes."""
+    """Return text in ASCII, other characters as escapes, as FITS headers need it."""
     return text.replace("\n", " ").encode("ascii", "backslashreplace").decode()
 
 
@@ -69,7 +69,7 @@ def carried_header(attrs: Mapping[Any, Any]) -> fits.Header:
 
 
 def set_keyword(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
-    """Set a keyword, keeping its comment unless a new one is given and as much of it as a card holds."""
+    """Set a keyword. Its comment stays unless a new one is given, and is cut to the length of a card."""
     if comment is None:
         comment = header.comments[key] if key in header else ""
     if key in _LOGICAL and value in (0, 1):
@@ -88,7 +88,7 @@ def _now() -> str:
 
 
 def product_keywords(dataset: xr.Dataset, filename: str, model: str | None = None) -> dict[str, tuple[Any, str]]:
-    """Return value and comment of each keyword that says what a product is and how it was made, whatever its format.
+    """Return value and comment of each keyword that describes a product and its making; the same for all formats.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def is_of_product(keyword: str) -> bool:
 def as_product(dataset: xr.Dataset, filename: str, model: str | None = None, dated: bool = True) -> xr.Dataset:
     """Return a Dataset with :func:`product_keywords` as attributes, for formats without headers.
 
-    Parameters as there; without DATE, and that of the input, if it is not to be ``dated``.
+    The other parameters are those of :func:`product_keywords`. If not ``dated``, the result has no DATE.
     """
     found = {key: value for key, (value, _) in product_keywords(dataset, filename, model).items()}
     result = dataset.assign_attrs(found)

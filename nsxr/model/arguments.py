@@ -1,4 +1,4 @@
-"""Check what is given to the functions of nsxr against their hints, so that a mix-up is one clear line."""
+"""Check the arguments of functions of nsxr against their hints, so that a wrong argument is an error of one line."""
 
 import inspect
 import math
@@ -29,15 +29,15 @@ _OPENERS |= {"spectr": "nsxr.open_spectra", "ramps": "nsxr.open_exposure"}
 
 
 class _Refused(Exception):
-    """A value is not what a hint says; carries words for it, or nothing."""
+    """A value does not fit its hint; the message, if there is one, says why."""
 
 
 def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of a function against its hints before it is called.
 
-    Whole numbers and NumPy scalars become plain numbers; a text becomes a list of one where texts are wanted. Names of
-    files where Datasets are wanted, True for a number, "no" for a switch, and numbers that are not finite or not in
-    their range raise ParameterError.
+    Whole numbers and NumPy scalars become plain numbers. A text becomes a list of one text where a list is expected.
+    These raise ParameterError: the name of a file instead of a Dataset, True instead of a number, "no" instead of
+    False, and numbers that are not finite or not in their range.
     """
 
     @wraps(function)
@@ -103,7 +103,7 @@ def _checked(one: inspect.Parameter, value: Any) -> Any:
 
 
 def _hint(one: inspect.Parameter, value: Any) -> str:
-    """Return how to get a Dataset if the name of a file was given for one."""
+    """Return how to open a file, if its name was given instead of a Dataset."""
     given = next(iter(value), None) if isinstance(value, list | tuple) else value
     if not isinstance(given, str | os.PathLike) or "Dataset" not in _wanted(one.annotation):
         return ""

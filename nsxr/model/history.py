@@ -2,7 +2,7 @@
 
 A Dataset carries its history as ``attrs["nsxr_steps"]``, a JSON list of records with keys
 ``step``, ``status`` (``COMPLETE`` or ``SKIPPED``), ``parameters``, ``references`` (type to file name)
-and ``reason``. Being a string it survives Zarr, netCDF and FITS alike. What ran it, on which files, is in
+and ``reason``. It is a string, so that Zarr, netCDF and FITS can all hold it. Software and input files are in
 :mod:`nsxr.model.provenance`.
 """
 
@@ -27,7 +27,7 @@ def steps(dataset: xr.Dataset) -> list[dict[str, Any]]:
     Raises
     ------
     ModelError
-        If they are not such as nsxr makes.
+        If they are not records as nsxr writes them.
     """
     return parsed_steps(dataset.attrs.get(_KEY, "[]"))
 
@@ -57,7 +57,7 @@ _OF_FILES = ("size", "fingerprint")
 
 
 def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Return what provenance keeps of references, by type, and of the system that chose them."""
+    """Return the entries of provenance for references, by type, and for the reference data system that chose them."""
     found: dict[str, dict[str, Any]] = {}
     crds: dict[str, Any] = {}
     for reference in references:
@@ -69,10 +69,10 @@ def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, dict[str, Any]
 
 
 def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
-    """Return the attributes of what is made of several Datasets: those of the first, with the history of all.
+    """Return the attributes of a combination of Datasets: those of the first one, with the history that all share.
 
-    Steps that all members share stay as they are. What only some have had, or with other parameters, is no step of the
-    result: the record of the step that combines says it, see :func:`members_of`.
+    Steps that all members have had with the same parameters stay. The other steps of a member belong into the record of
+    the step that combines them, see :func:`members_of`.
     """
     each = [steps(member) for member in members]
     shared = [entry for entry in each[0] if all(entry in one for one in each[1:])]
@@ -81,7 +81,7 @@ def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
 
 
 def members_of(datasets: Sequence[xr.Dataset]) -> list[dict[str, Any]]:
-    """Return name of each Dataset and the steps that not all of them share, for the record of what combines them."""
+    """Return the name of each Dataset and its steps that not all share, for the record of what combines them."""
     each = [steps(one) for one in datasets]
     found = []
     for one, own in zip(datasets, each, strict=True):
@@ -103,8 +103,8 @@ def record(
 ) -> xr.Dataset:
     """Return a copy of a Dataset with new variables and one more provenance record.
 
-    Attributes of the Dataset and of the replaced variables are kept whatever arithmetic did to
-    them; declared variables get their constant attributes, and dtypes as declared.
+    The Dataset and the replaced variables keep their attributes, which arithmetic may have lost. Declared variables get
+    their constant attributes and their dtypes.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def record(
     parameters : mapping, optional
         Parameters, JSON-compatible.
     units : mapping, optional
-        New units of variables; else those of the input variable stay.
+        New units of variables. Other variables keep theirs.
     drop : sequence of str
         Variables to leave out of the result.
     attrs : mapping, optional

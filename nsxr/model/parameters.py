@@ -1,10 +1,10 @@
-"""Parameters as functions declare them: type, unit, range and choices in hints, the meaning in docstrings.
+"""Parameters of functions: hints give type, unit, range and choices, docstrings give the meaning.
 
 .. code-block:: python
 
     def flag_jumps(exposure, *, edge_size: Annotated[int, Range(0, 2048), Unit("pixel")] = 25): ...
 
-From this come the checks of values, the tables of ``nsxr parameters`` and of the documentation.
+Checks of values, the tables of ``nsxr parameters`` and those of the documentation use this.
 """
 
 import inspect
@@ -47,7 +47,7 @@ _KINDS: dict[Any, str] = {
     xr.DataArray: "an array",
 }
 _LONGEST = 60
-_SHORTEST = 3  # letters that say which name was meant
+_SHORTEST = 3  # letters that are enough to recognise a name
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class Choices:
-    """Words that a parameter may be; ``others`` are further names of these, in any case."""
+    """Words that a parameter may have as value; ``others`` are other names of these words, in upper or lower case."""
 
     names: tuple[str, ...]
     others: tuple[tuple[str, str], ...]
@@ -132,24 +132,24 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        """What kind of value is wanted, in words without article."""
+        """The kind of value, in words without article."""
         name = _KINDS.get(self.kind, "object").removeprefix("a ").removeprefix("an ")
         return f"{name} or none" if self.default is None else name
 
     @property
     def limits(self) -> str:
-        """Range or choices in words; empty if anything goes."""
+        """Range or choices in words; empty if every value is allowed."""
         if self.choices is not None:
             return ", ".join(self.choices.names)
         return "" if self.range is None else str(self.range)
 
     def check(self, value: Any, owner: str = "") -> Any:
-        """Return a value as a plain Python number, text or truth.
+        """Return a value as a plain Python number, text, True or False.
 
         Parameters
         ----------
         value : object
-            NumPy scalars count as numbers, whole numbers also where any number will do.
+            NumPy scalars are numbers. Where a float is expected, whole numbers are allowed too.
         owner : str
             Words before the name of the parameter in errors.
 
@@ -207,7 +207,7 @@ def said(value: Any) -> str:
 
 
 def closest(given: Any, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant: the first that begins or ends with what was given, or the likest.
+    """Return the known name that was probably meant: the first that begins or ends with the given one, or the closest.
 
     ``threshold`` means ``rejection_threshold``, although ``shower_threshold`` has more letters in common.
     """
@@ -221,7 +221,7 @@ def closest(given: Any, known: Iterable[str]) -> str | None:
 
 
 def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -> dict[str, Parameter]:
-    """Return the keyword-only parameters of a function as its hints and its docstring declare them, by name."""
+    """Return the keyword-only parameters of a function by name, from its hints and its docstring."""
     words = meanings(function)
     found = {}
     for name, one in inspect.signature(function).parameters.items():
@@ -235,7 +235,7 @@ def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -
 
 
 def declared(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return the type in ``Annotated[type, ...] | None`` and what is noted beside it."""
+    """Return the type in ``Annotated[type, ...] | None``, and the notes beside it."""
     if get_origin(hint) is Annotated:
         inner, *notes = get_args(hint)
         kind, others = declared(inner)
@@ -249,7 +249,7 @@ def declared(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 @lru_cache(maxsize=256)
 def meanings(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what the section Parameters of a docstring in numpydoc's form says, by name."""
+    """Return the meaning of each parameter, by name, from the section Parameters of a numpydoc docstring."""
     text = inspect.getdoc(function) or ""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n---|\Z)", text, re.MULTILINE | re.DOTALL)
     found: dict[str, str] = {}

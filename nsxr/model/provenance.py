@@ -170,9 +170,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             for name in {**one, **other}
             if one.get(name) != other.get(name)
         ]
-    skipped = [list(entry.get("skip", ())) for entry in (before, after)]
-    if sorted(skipped[0]) != sorted(skipped[1]):
-        lines.append("skipped: " + " -> ".join(", ".join(names) or "nothing" for names in skipped))
+    for key, words in (("skip", "skipped"), ("run", "run though off by default")):
+        named = [list(entry.get(key, ())) for entry in (before, after)]
+        if sorted(named[0]) != sorted(named[1]):
+            lines.append(f"{words}: " + " -> ".join(", ".join(names) or "nothing" for names in named))
     return lines
 
 

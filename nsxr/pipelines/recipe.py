@@ -1,4 +1,4 @@
-"""How exposures are calibrated, in one object that can be written down and read back."""
+"""A recipe: how exposures are calibrated, in one object that can be written to a file and read again."""
 
 import json
 import logging
@@ -16,15 +16,14 @@ import xarray as xr
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.model.parameters import closest, said
 from nsxr.pipelines.detector1 import (
-    SATURATION_REFERENCES,
-    STEPS,
-    all_settings,
-    check_settings,
+    AFTER_SATURATION,
+    DETECTOR1,
     correct_ramps,
     fit_rates,
-    reference_types,
+    persistence_time,
     saturation_of,
 )
+from nsxr.pipelines.settings import Settings
 from nsxr.products.exposure import open_exposure
 from nsxr.ramps.persistence import earlier_exposures, latest_saturation
 from nsxr.references import open_references
@@ -38,7 +37,7 @@ _LARGEST = 2**20  # characters of a recipe; a long one has a thousand
 
 
 class Calibrated(NamedTuple):
-    """A raw exposure, the same after each step, its products, all lazy, and the recipe with all that was left open."""
+    """A raw exposure, the exposure after each step, its products, and the complete recipe; all Datasets are lazy."""
 
     exposure: xr.Dataset
     stages: dict[str, xr.Dataset]
@@ -55,16 +54,18 @@ class Recipe:
     references : str or None
         Directory or URL of references, or ``"crds"``.
     named : mapping of str to str
-        Paths by type that win over ``references``.
+        Paths by type. They take precedence over ``references``.
     parameters : mapping
         Parameters by step.
     skip : tuple of str
         Steps to leave out.
+    run : tuple of str
+        Steps to run that are off by default.
     storage_options : mapping
-        How the stores behind URLs are reached. Not written down: it may hold secrets.
+        How the stores behind URLs are reached. This is never written to a file, because it may hold secrets.
     earlier : tuple of mapping
-        Exposures before, of which saturated pixels may still glow: ``paths`` of their raw files, ``references`` and
-        ``named`` as above. See :meth:`Recipe.in_turn`.
+        Earlier exposures whose saturated pixels may show persistence: ``paths`` of their raw files, and ``references``
+        and ``named`` as above. See :meth:`Recipe.in_turn`.
     """
 
     references: str | None = None
@@ -73,40 +74,50 @@ class Recipe:
     skip: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     earlier: tuple[Mapping[str, Any], ...] = ()
+    run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse unknown steps, parameters and wrong values before anything is opened."""
-        skip = (self.skip,) if isinstance(self.skip, str) else tuple(self.skip)
-        object.__setattr__(self, "skip", skip)
+        """Refuse unknown steps, unknown parameters and wrong values before any file is opened."""
+        for name in ("skip", "run"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         if self.references is not None and self.references.lower() == "crds":
             object.__setattr__(self, "references", "crds")
-        settings = check_settings(self.parameters, skip)
-        object.__setattr__(self, "parameters", {name: given for name, given in settings.items() if given})
+        settings = DETECTOR1.settings(self.parameters, self.skip, self.run)
+        object.__setattr__(self, "parameters", {name: given for name, given in settings.parameters.items() if given})
+        object.__setattr__(self, "run", settings.run)
+
+    @property
+    def settings(self) -> Settings:
+        """What the pipeline is asked for."""
+        return DETECTOR1.settings(self.parameters, self.skip, self.run)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the recipe without storage options, for :meth:`Recipe.from_json`."""
+        """Return what :meth:`Recipe.from_json` reads: the recipe without storage options."""
         return {key: value for key, value in asdict(self).items() if key != "storage_options"}
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
-        """Return the recipe that was written down."""
-        tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "earlier")}
+        """Return the recipe that :meth:`Recipe.as_json` wrote."""
+        tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "run", "earlier")}
         return cls(**{**entries, **tuples}, storage_options=storage_options or {})
 
     def as_toml(self) -> str:
-        """Return the recipe as TOML, without storage options and the secrets of URLs, for :meth:`Recipe.from_toml`.
+        """Return what :meth:`Recipe.from_toml` reads: TOML without storage options and without the secrets of URLs.
 
         Parameters that are None are left out.
 
         Raises
         ------
         ParameterError
-            If a parameter is an array, or a path is no Unicode text.
+            If a parameter is an array, or if a path is not Unicode text.
         """
         lines = [f"# recipe of nsxr {version('nsxr')}: nsxr detector1 FILES --recipe THIS_FILE"]
         if self.references is not None:
             lines.append(f"references = {_toml(shown(self.references))}")
         lines.append(f"skip = {_toml(list(self.skip))}")
+        if self.run:
+            lines.append(f"run = {_toml(list(self.run))}")
         lines += _table("reference", {kind: shown(path) for kind, path in self.named.items()})
         for step, values in self.parameters.items():
             lines += _table(f"parameters.{step}", {name: value for name, value in values.items() if value is not None})
@@ -119,20 +130,20 @@ class Recipe:
 
     @classmethod
     def from_toml(cls, text: str, storage_options: Mapping[str, Any] | None = None) -> "Recipe":
-        """Return the recipe that was written down, by :meth:`Recipe.as_toml` or by hand.
+        """Return the recipe that :meth:`Recipe.as_toml` or a user wrote.
 
         Parameters
         ----------
         text : str
-            TOML: ``references`` (a directory or ``"crds"``), ``skip`` (steps), tables ``reference`` (paths by type) and
-            ``parameters.STEP``. Everything may be left out.
+            TOML: ``references`` (a directory or ``"crds"``), ``skip`` and ``run`` (steps), tables ``reference`` (paths
+            by type) and ``parameters.STEP``. Every entry is optional.
         storage_options : mapping, optional
             How the stores behind URLs are reached.
 
         Raises
         ------
         ParameterError
-            If this is no recipe; the message says where.
+            If the text is not a recipe; the message says which entry is wrong.
         """
         if len(text) > _LARGEST:
             raise ParameterError(f"a recipe has {len(text)} characters, expected at most {_LARGEST}")
@@ -140,9 +151,10 @@ class Recipe:
             entries = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ParameterError(f"not a recipe in TOML: {error}") from None
-        kinds = {"references": str, "skip": list, "reference": dict, "parameters": dict, "earlier": list}
+        kinds = {"references": str, "skip": list, "run": list, "reference": dict, "parameters": dict, "earlier": list}
         _require("the recipe", entries, kinds)
-        _require_texts("skip", entries.get("skip", []))
+        for name in ("skip", "run"):
+            _require_texts(name, entries.get(name, []))
         _require_texts("reference", list(entries.get("reference", {}).values()))
         earlier = []
         for entry in entries.get("earlier", []):
@@ -158,6 +170,7 @@ class Recipe:
             tuple(entries.get("skip", [])),
             storage_options or {},
             tuple(earlier),
+            tuple(entries.get("run", [])),
         )
 
     @classmethod
@@ -167,7 +180,7 @@ class Recipe:
         Raises
         ------
         ParameterError
-            If there is no such file, or it is no recipe.
+            If there is no such file, or if it is not a recipe.
         """
         if not os.path.isfile(path):
             raise ParameterError(f"{os.fspath(path)}: no such file, expected a recipe")
@@ -182,7 +195,7 @@ class Recipe:
             raise ParameterError(f"{os.fspath(path)}: {error}") from None
 
     def completed(self, references: Mapping[str, xr.Dataset]) -> "Recipe":
-        """Return the recipe with all parameters, defaults filled in, and the references of one exposure by path.
+        """Return the recipe with all parameters, defaults included, and the paths of the references of one exposure.
 
         Parameters
         ----------
@@ -193,8 +206,8 @@ class Recipe:
             self,
             references=None,
             named={kind: _origin(dataset) for kind, dataset in references.items()},
-            parameters=all_settings(self.parameters),
-            skip=tuple(name for name in STEPS if name in self.skip),
+            parameters=DETECTOR1.filled(self.settings),
+            skip=self.settings.skip,
             earlier=tuple(
                 {
                     "paths": [_absolute(path) for path in entry["paths"]],
@@ -206,39 +219,40 @@ class Recipe:
         )
 
     def in_turn(self, exposures: Mapping[str, Sequence[str]]) -> dict[str, "Recipe"]:
-        """Return the recipe of each exposure, which remembers those before it; headers are read.
+        """Return the recipe of each exposure, with the earlier exposures that matter for persistence; reads headers.
 
         Parameters
         ----------
         exposures : mapping of str to sequence of str
-            File or segments of each exposure, by name, in any order. What cannot be opened is nobody's predecessor.
+            File or segments of each exposure, by name, in any order. An exposure that cannot be opened is not used as
+            an earlier exposure of others.
 
         Returns
         -------
         dict
-            The recipe itself where nothing has to be remembered.
+            By name. Exposures without earlier ones have this recipe itself.
         """
-        duration = self.parameters.get("persistence", {}).get("persistence_time")
-        if not duration or "persistence" in self.skip:
+        duration = persistence_time(self.settings)
+        if not duration:
             return dict.fromkeys(exposures, self)
         headers = {}
         for name, paths in exposures.items():
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", NsxrWarning)  # said when its turn comes
+                    warnings.simplefilter("ignore", NsxrWarning)  # shown when this exposure is calibrated
                     headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
-            except (NsxrError, OSError):  # said when its turn comes
+            except (NsxrError, OSError):  # raised when this exposure is calibrated
                 continue
         names, own = list(headers), {"references": self.references, "named": dict(self.named)}
         recipes = dict.fromkeys(exposures, self)
         for name, header in headers.items():
-            chosen = earlier_exposures(header, list(headers.values()), float(duration))
+            chosen = earlier_exposures(header, list(headers.values()), duration)
             earlier = tuple({"paths": list(exposures[names[number]]), **own} for number in chosen)
             recipes[name] = replace(self, earlier=earlier or self.earlier)
         return recipes
 
     def calibrate(self, paths: Sequence[str]) -> Calibrated:
-        """Open an exposure with its references and calibrate it; nothing is computed.
+        """Open an exposure with its references, and calibrate it without computing anything.
 
         Parameters
         ----------
@@ -250,22 +264,24 @@ class Recipe:
             self.references or {},
             exposure,
             self.named,
-            reference_types(exposure, self.skip, self.parameters),
+            DETECTOR1.reference_types(exposure, self.settings),
             self.storage_options,
         )
         before = None
         for entry in self.earlier:
             state = self._saturation(**entry)
             before = state if before is None else latest_saturation([before, state])
-        stages = correct_ramps(exposure, references, before=before, skip=self.skip, **self.parameters)
-        tree = fit_rates(list(stages.values())[-1], references, skip=self.skip, **self.parameters)
+        skip, run = self.skip, self.run
+        stages = correct_ramps(exposure, references, before=before, skip=skip, run=run, **self.parameters)
+        tree = fit_rates(list(stages.values())[-1], references, skip=skip, run=run, **self.parameters)
         return Calibrated(exposure, stages, tree, self.completed(references))
 
     def _saturation(self, paths: list[str], references: str | None, named: Mapping[str, str]) -> xr.DataArray:
-        """Return when pixels saturated in an earlier exposure."""
+        """Return when the pixels of an earlier exposure were last saturated."""
         exposure = open_exposure(paths, storage_options=self.storage_options)
-        found = open_references(references or {}, exposure, named, SATURATION_REFERENCES, self.storage_options)
-        return saturation_of(exposure, found, skip=self.skip, **self.parameters)
+        kinds = DETECTOR1.reference_types(exposure, self.settings, AFTER_SATURATION)
+        found = open_references(references or {}, exposure, named, kinds, self.storage_options)
+        return saturation_of(exposure, found, skip=self.skip, run=self.run, **self.parameters)
 
     @property
     def paths(self) -> list[str]:
@@ -275,7 +291,7 @@ class Recipe:
 
 
 def _origin(reference: xr.Dataset) -> str:
-    """Return where a reference is from: ``crds://NAME``, which holds on other machines, or a path or URL."""
+    """Return the place of a reference: ``crds://NAME``, which works on other machines too, or its path or URL."""
     name = str(reference.attrs["filename"])
     return name if name.startswith("crds://") else str(reference.encoding["source"])
 
@@ -285,7 +301,7 @@ def _absolute(path: str) -> str:
 
 
 def _table(name: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a TOML table; none if it is empty."""
+    """Return the lines of a TOML table; no lines if the table is empty."""
     if not values:
         return []
     return ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in values.items())]

@@ -1,4 +1,4 @@
-"""Say in words what a file is, how it was read out and what has been done to it."""
+"""Describe a file in words: its kind, its readout, the corrections that it has had, its contents."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,8 @@ def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None)
     Parameters
     ----------
     path : path
-        FITS file, possibly gzipped, or Zarr store written by nsxr (URLs of them end in .zarr); or the URL of one.
+        FITS file, which may be gzipped, or Zarr store written by nsxr, or the URL of either. URLs of Zarr stores end in
+        .zarr.
     storage_options : mapping, optional
         How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
 
@@ -41,7 +42,7 @@ def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None)
     Raises
     ------
     InputFileError
-        If the file is neither, or is cut off.
+        If the file is neither, or if it is cut off.
     RemoteAccessError
         If the store behind a URL cannot be reached.
     """
@@ -110,7 +111,7 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
 
 
 def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each step: by its record, with parameters, where nsxr made one, else by its keyword."""
+    """Return a line for each step: its record with parameters if nsxr wrote one, else its status keyword."""
     if not status and not records:
         return ["corrections: none"]
     lines = [f"corrections{f', the last by version {version}' if version else ''}:"]
@@ -124,7 +125,7 @@ def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapp
 
 
 def _made(attrs: Mapping[Any, Any]) -> list[str]:
-    """Return lines on software and inputs."""
+    """Return lines about software and input files."""
     found = provenance_of(attrs)
     lines = []
     for versions in found.get("software", [])[-1:]:

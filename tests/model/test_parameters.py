@@ -8,7 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Choices, Range, Unit, closest, parameters_of, said
-from nsxr.pipelines.detector1 import STEPS, all_settings, check_settings
+from nsxr.pipelines.detector1 import DETECTOR1
 
 
 def smooth(
@@ -110,8 +110,8 @@ def test_long_texts_are_shortened():
 
 
 def test_every_parameter_of_every_step_is_declared_whole():
-    for step, declared in STEPS.items():
-        for name, one in declared.declared.items():
+    for step, declared in DETECTOR1.steps.items():
+        for name, one in declared.parameters.items():
             assert one.kind in (bool, int, float, str, xr.DataArray), (step, name)
             assert one.meaning[:1].isupper() or one.meaning[:1] in '`"(', (step, name)
             assert one.meaning.endswith("."), (step, name)
@@ -122,19 +122,22 @@ def test_every_parameter_of_every_step_is_declared_whole():
 
 def test_all_problems_of_all_steps_are_told_at_once():
     with pytest.raises(ParameterError) as caught:
-        check_settings({"jump": {"edge_size": "x"}, "ramp_fit": {"algorithm": 3}, "refpix": {"siglimit": 0}}, ["jmup"])
+        DETECTOR1.settings(
+            {"jump": {"edge_size": "x"}, "ramp_fit": {"algorithm": 3}, "refpix": {"siglimit": 0}}, ["jmup"]
+        )
     assert str(caught.value).count(";") == 3
     for words in ("jump.edge_size is 'x'", "ramp_fit.algorithm is 3", "refpix.siglimit is 0", "did you mean 'jump'"):
         assert words in str(caught.value)
 
 
 def test_settings_are_filled_in_as_the_steps_take_them():
-    filled = all_settings({"ramp_fit": {"algorithm": "OLS_C"}, "saturation": {"n_pix_grow_sat": 2}})
+    given = {"ramp_fit": {"algorithm": "OLS_C"}, "saturation": {"n_pix_grow_sat": 2}}
+    filled = DETECTOR1.filled(DETECTOR1.settings(given))
     assert filled["ramp_fit"]["algorithm"] == "ols"
     assert filled["jump"]["algorithm"] == "two-point"  # jumps are looked for in the way of the fit
-    assert filled["saturation"] == {**STEPS["saturation"].parameters, "n_pix_grow_sat": 2}
+    assert filled["saturation"] == {**DETECTOR1.steps["saturation"].defaults, "n_pix_grow_sat": 2}
     assert "rejection_threshold" not in filled["jump"]  # left open
-    assert all_settings(filled) == filled
+    assert DETECTOR1.filled(DETECTOR1.settings(filled)) == filled
 
 
 @pytest.mark.parametrize(
@@ -156,4 +159,4 @@ def test_which_name_was_meant(given, meant):
 
 def test_a_part_of_a_name_is_enough_for_a_hint():
     with pytest.raises(ParameterError, match="'threshold', did you mean 'rejection_threshold'"):
-        check_settings({"jump": {"threshold": 5}}, ())
+        DETECTOR1.settings({"jump": {"threshold": 5}})

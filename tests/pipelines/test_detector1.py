@@ -11,7 +11,7 @@ from nsxr.compute import layouts as chunking
 from nsxr.errors import MissingReferenceError, ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
-from nsxr.pipelines.detector1 import STEPS, reference_types
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.simulate import QUIET, simulate_exposure, small_exposure
 from nsxr.testing import count_computes, forbid_computes
 
@@ -62,7 +62,7 @@ def test_everything_is_declared(small):
         assert node["var_poisson"].attrs["units"] == node["var_rnoise"].attrs["units"] == "(DN/s)2"
         assert node.sizes["row"] == rows
         assert [entry["step"] for entry in steps(node)] == [
-            s for name in STEPS for s in [name] * (2 if name == "jump" else 1)
+            s for name in DETECTOR1.steps for s in [name] * (2 if name == "jump" else 1)
         ]
         assert (node["var_poisson"].fillna(0) >= 0).all()
         bad = (node["dq"] & np.uint32(PixelFlag.DO_NOT_USE)) != 0
@@ -138,7 +138,8 @@ def test_parameters_and_skips_reach_the_steps(small):
 
 def test_every_step_can_be_inspected(small):
     stages = nsxr.correct_ramps(small.exposure, small.references)
-    assert list(stages) == [name for name in STEPS if name not in ("ramp_fit", "gain_scale")]
+    assert list(stages) == [name for name in DETECTOR1.steps if name not in ("ramp_fit", "gain_scale")]
+    assert list(stages) == list(DETECTOR1.saved)
     assert stages["saturation"].sizes == small.exposure.sizes
     tree = nsxr.fit_rates(stages["persistence"], small.references)
     xr.testing.assert_identical(tree["rate"].to_dataset(), calibrate(small)["rate"].to_dataset())
@@ -195,10 +196,10 @@ def test_missing_references_are_named_together(quiet):
 
 
 def test_reference_types_depend_on_readout_and_skips(quiet):
-    assert "refpix" not in reference_types(quiet.exposure)
-    assert "dark" not in reference_types(quiet.exposure, skip=["dark_current"])
+    assert "refpix" not in DETECTOR1.reference_types(quiet.exposure)
+    assert "dark" not in DETECTOR1.reference_types(quiet.exposure, DETECTOR1.settings(skip=["dark_current"]))
     irs2 = quiet.exposure.assign_attrs(READPATT="NRSIRS2", SUBARRAY="FULL")
-    assert "refpix" in reference_types(irs2)
+    assert "refpix" in DETECTOR1.reference_types(irs2)
 
 
 def test_accessor_calls_the_same_functions(quiet):

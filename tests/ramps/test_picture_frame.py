@@ -8,7 +8,7 @@ from nsxr.errors import MissingReferenceError, ModelError, OutputExistsError, Pa
 from nsxr.kernels.ramps.picture_frame import fit_amplitudes, leading_pattern, segment_means, shrink_amplitudes
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
-from nsxr.pipelines.detector1 import reference_types
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.ramps.picture_frame import estimate_picture_frame, find_background, subtract_picture_frame
 from nsxr.simulate import Artifacts, small_exposure
 from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
@@ -257,7 +257,7 @@ def test_pipeline_has_the_step_and_leaves_it_out_by_default():
         readout="NRSRAPID", groups=4, columns=32, scene="dark", artifacts=Artifacts(picture_frame=2.0, cosmic_rays=0)
     )
     references = {kind: found for kind, found in made.references.items() if kind != "pictureframe"}
-    assert "pictureframe" not in reference_types(made.exposure)
+    assert "pictureframe" not in DETECTOR1.reference_types(made.exposure)
     rate = nsxr.detector1(made.exposure, references)["rate"].to_dataset()
     (entry,) = [entry for entry in steps(rate) if entry["step"] == "picture_frame"]
     assert entry["status"] == "SKIPPED"

@@ -1,0 +1,152 @@
+"""Options that say how exposures are calibrated: a recipe, references, parameters, steps that run or not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+import xarray as xr
+from click.shell_completion import CompletionItem
+
+from nsxr.cli.options import literal, shortened, split_pair, takes_storage_options
+from nsxr.errors import ParameterError
+from nsxr.pipelines.detector1 import DETECTOR1
+from nsxr.pipelines.recipe import Recipe
+from nsxr.references.files import OPTIONAL, TYPES
+
+__all__ = ["complete_steps", "step_parameters", "takes_recipe"]
+
+R = TypeVar("R")
+
+
+def complete_steps(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of steps."""
+    names = DETECTOR1.saved if parameter.name == "save" else tuple(DETECTOR1.steps)
+    if parameter.name == "asked":
+        names = tuple(name for name, step in DETECTOR1.steps.items() if step.off)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _complete_settings(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete STEP.PARAMETER=."""
+    found = {
+        f"{step.name}.{name}=": one.meaning
+        for step in DETECTOR1.steps.values()
+        for name, one in step.parameters.items()
+    }
+    return [CompletionItem(name, help=words) for name, words in found.items() if name.startswith(incomplete)]
+
+
+def _complete_types(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete TYPE=."""
+    return [CompletionItem(f"{name}=") for name in (*TYPES, *OPTIONAL) if name.startswith(incomplete)]
+
+
+def _calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how exposures are calibrated: references, parameters, steps that run or not."""
+    for option in (
+        click.option(
+            "--recipe",
+            "recipe_file",
+            metavar="FILE",
+            type=click.Path(),
+            help="References, parameters and skipped steps from a file like ROOT_recipe.toml. Other options win.",
+        ),
+        click.option(
+            "--run",
+            "asked",
+            metavar="STEP",
+            multiple=True,
+            shell_complete=complete_steps,
+            help="Run a step that is off by default; repeatable. nsxr steps lists all of them.",
+        ),
+        click.option(
+            "--skip", metavar="STEP", multiple=True, shell_complete=complete_steps, help="Leave out a step; repeatable."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            metavar="STEP.PARAMETER=VALUE",
+            multiple=True,
+            shell_complete=_complete_settings,
+            help="Parameter of a step, as jump.rejection_threshold=5; repeatable. nsxr parameters lists all of them.",
+        ),
+        click.option(
+            "--reference",
+            "named",
+            metavar="TYPE=PATH",
+            multiple=True,
+            shell_complete=_complete_types,
+            help="One reference; wins over the directory.",
+        ),
+        click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
+    ):
+        command = option(command)
+    return command
+
+
+def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options that say how exposures are calibrated, given to the command as ``recipe``."""
+
+    @_calibration_options
+    @takes_storage_options
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        recipe_file: str | None,
+        source: str | None,
+        named: Sequence[str],
+        settings: Sequence[str],
+        skip: Sequence[str],
+        asked: Sequence[str],
+        storage_options: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> R:
+        references = dict(split_pair(text, "TYPE=PATH") for text in named)
+        if source is None and not references and recipe_file is None:
+            raise click.UsageError(
+                "give references: --references DIR, --references crds, --reference TYPE=PATH, or --recipe FILE"
+            )
+        base = Recipe(storage_options=storage_options)
+        if recipe_file is not None:
+            base = Recipe.read(recipe_file, storage_options)
+        recipe = _over(base, source, references, step_parameters(settings), skip, asked)
+        return command(*args, recipe=recipe, **kwargs)
+
+    return wrapped
+
+
+def _over(
+    base: Recipe,
+    source: str | None,
+    named: Mapping[str, str],
+    parameters: Mapping[str, Mapping[str, Any]],
+    skip: Sequence[str],
+    run: Sequence[str],
+) -> Recipe:
+    """Return a recipe with what was given beside it; a directory also wins over references that the recipe names."""
+    steps = dict.fromkeys((*base.parameters, *parameters))
+    return replace(
+        base,
+        references=source or base.references,
+        named={**(base.named if source is None else {}), **named},
+        parameters={name: {**base.parameters.get(name, {}), **parameters.get(name, {})} for name in steps},
+        skip=tuple(dict.fromkeys((*base.skip, *skip))),
+        run=tuple(dict.fromkeys((*base.run, *run))),
+    )
+
+
+def step_parameters(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Turn STEP.PARAMETER=VALUE into nested dictionaries; values are Python literals or strings."""
+    parameters: dict[str, dict[str, Any]] = {}
+    for text in settings:
+        name, value = split_pair(text, "STEP.PARAMETER=VALUE")
+        step, dot, parameter = name.partition(".")
+        if not (dot and parameter):
+            raise ParameterError(f"{shortened(text)!r} is not of the form STEP.PARAMETER=VALUE")
+        declared = DETECTOR1.steps[step].parameters.get(parameter) if step in DETECTOR1.steps else None
+        if declared is not None and declared.kind is xr.DataArray:
+            raise ParameterError(f"{name} is an array; it can be given from Python, but not on the command line")
+        parameters.setdefault(step, {})[parameter] = literal(value)
+    return parameters

@@ -1,0 +1,46 @@
+"""Older ways to say which steps run, still found in recipes, in archives and in commands.
+
+A step that is off by default used to have a switch among its parameters: ``picture_frame.correct``, and ``off`` as a
+``clean_flicker_noise.fit_method``. Now a step is on if it is named in ``run``, or if any of its parameters is given.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsxr.errors import ParameterError
+from nsxr.model.parameters import Parameter
+
+__all__ = ["translated", "without_switches"]
+
+_CORRECT = Parameter("correct", bool, False)
+
+
+def translated(
+    parameters: Mapping[str, Mapping[str, Any]], run: tuple[str, ...] = ()
+) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...], list[str]]:
+    """Return parameters by step and the steps to run, without older switches, and what is wrong with a switch."""
+    found, asked, problems = dict(parameters), list(run), []
+    frame, flicker = found.get("picture_frame"), found.get("clean_flicker_noise")
+    if isinstance(frame, Mapping) and "correct" in frame:
+        is_on = False
+        try:
+            is_on = _CORRECT.check(frame["correct"], "picture_frame.")
+        except ParameterError as error:
+            problems.append(str(error))
+        found["picture_frame"] = {name: value for name, value in frame.items() if is_on and name != "correct"}
+        asked = [name for name in asked if name != "picture_frame"] + (["picture_frame"] if is_on else [])
+    if isinstance(flicker, Mapping) and isinstance(flicker.get("fit_method"), str) and flicker["fit_method"] == "off":
+        found["clean_flicker_noise"] = {}
+        asked = [name for name in asked if name != "clean_flicker_noise"]
+    return found, tuple(asked), problems
+
+
+def without_switches(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance of a product, :func:`nsxr.model.provenance.provenance_of`, with its recipe as of today."""
+    recipe = provenance.get("recipe")
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("parameters"), Mapping):
+        return dict(provenance)
+    parameters, run, _ = translated(recipe["parameters"], tuple(recipe.get("run", ())))
+    asked = [name for name in ("picture_frame", "clean_flicker_noise") if name in run or parameters.get(name)]
+    named = {name: values for name, values in parameters.items() if values}
+    return {**provenance, "recipe": {**recipe, "parameters": named, "run": recipe.get("run", asked)}}

@@ -1,0 +1,338 @@
+"""A pipeline: steps in order, which of them are done for an exposure, and what they are given."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import xarray as xr
+
+from nsxr.compute.layouts import rechunk_by_tasks, to_blocks, to_ramps
+from nsxr.compute.memory import arranged, exceeds_memory, out_of_frames
+from nsxr.errors import DegradedResultWarning, MissingReferenceError
+from nsxr.model.declarations import Reference, Step, Takes, declaration_of
+from nsxr.model.history import record_skip
+from nsxr.model.provenance import noted
+from nsxr.model.readout import Readout
+from nsxr.pipelines.settings import Settings, checked
+from nsxr.references.choose import References
+from nsxr.references.match import require_kind
+
+__all__ = ["Pipeline"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Given = Mapping[str, Mapping[str, Any]]
+"""Arguments by step that are no parameters: the pipeline works them out."""
+
+
+class Pipeline:
+    """The steps of a stage in order.
+
+    Parameters
+    ----------
+    name : str
+        As in the observatory's pipeline.
+    functions : sequence of callable
+        Functions with a declaration, see :func:`nsxr.model.declarations.step`, in the order in which they run.
+    products : sequence of str
+        Kinds of the products.
+    modes : mapping of str to sequence of callable, optional
+        For an EXP_TYPE with other steps: these, in order.
+    agree : callable, optional
+        Takes and returns parameters by step: defaults of a step that depend on parameters of another.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        functions: Sequence[Callable[..., Any]],
+        *,
+        products: Sequence[str],
+        modes: Mapping[str, Sequence[Callable[..., Any]]] | None = None,
+        agree: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.products = tuple(products)
+        self.steps: Mapping[str, Step] = _named(functions)
+        self.modes: Mapping[str, Mapping[str, Step]] = {kind: _named(each) for kind, each in (modes or {}).items()}
+        self._agree = agree
+
+    def of(self, exp_type: str) -> Mapping[str, Step]:
+        """Return the steps of exposures of this EXP_TYPE, by name, in order."""
+        return self.modes.get(exp_type, self.steps)
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """Steps whose result can be saved beside the products: those before the step that makes the products."""
+        return tuple(_until(self.steps, _maker(self.steps)))
+
+    def settings(
+        self,
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        skip: Collection[str] = (),
+        run: Collection[str] = (),
+    ) -> Settings:
+        """Return what was asked for after checking names and values; older spellings are translated.
+
+        Parameters
+        ----------
+        parameters : mapping
+            Parameters by step.
+        skip : collection of str
+            Steps to leave out, whatever ``run`` and the parameters say.
+        run : collection of str
+            Steps to run that are off by default. A step is also on if any of its parameters is given.
+
+        Raises
+        ------
+        ParameterError
+            If a step or a parameter is unknown, or a value is not as declared; all problems at once.
+        """
+        return checked(self.steps, parameters or {}, tuple(skip), tuple(run), self._agree)
+
+    def filled(self, settings: Settings) -> dict[str, dict[str, Any]]:
+        """Return the parameters of every step that is not off by default, defaults filled in.
+
+        Parameters that are left open, and steps without any parameter, are left out.
+        """
+        asked = [step for name, step in self.steps.items() if not step.off or name in settings.run]
+        filled = {step.name: {**step.defaults, **settings.parameters.get(step.name, {})} for step in asked}
+        known = {name: {k: v for k, v in values.items() if v is not None} for name, values in filled.items()}
+        return {name: values for name, values in known.items() if values}
+
+    def recipe(self, settings: Settings) -> dict[str, Any]:
+        """Return what products keep of the settings: with it the pipeline does the same again."""
+        return {"parameters": self.filled(settings), "skip": list(settings.skip), "run": list(settings.run)}
+
+    def reference_types(
+        self, exposure: xr.Dataset, settings: Settings | None = None, until: str | None = None
+    ) -> list[str]:
+        """Return the reference types that an exposure needs; of the steps before ``until``, if that is given."""
+        steps = _until(self._steps_of(exposure), until)
+        return self._needed(steps.values(), Readout.of(exposure), settings or self.settings())
+
+    def _steps_of(self, exposure: xr.Dataset) -> Mapping[str, Step]:
+        return self.of(str(exposure.attrs.get("EXP_TYPE", "")))
+
+    def is_done(self, name: str, exposure: xr.Dataset, settings: Settings) -> bool:
+        """Whether a step is on and can be done for an exposure."""
+        step = self.steps[name]
+        return settings.reason_off(step) is None and _cannot(step, exposure) is None
+
+    def problems(self, records: Sequence[Mapping[str, Any]], attributes: Mapping[str, Any]) -> Iterator[str]:
+        """Tell which steps a product does not account for: not done, no reason why not, or references not named.
+
+        Parameters
+        ----------
+        records : sequence of mapping
+            History of the product, see :mod:`nsxr.model.history`.
+        attributes : mapping
+            Header keywords of the product.
+        """
+        readout = Readout.from_header(attributes)
+        done: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            done.setdefault(record["step"], []).append(record)
+        for name, step in self.of(str(attributes.get("EXP_TYPE", ""))).items():
+            if name not in done:
+                yield f"provenance has no step {name}"
+            elif any(record["status"] == "COMPLETE" for record in done[name]):
+                used = {k for record in done[name] for k, file in record["references"].items() if file != "unnamed"}
+                wanted = [one.kind for one in step.references if not isinstance(one, Takes) and one.serves(readout)]
+                missing = [kind for kind in wanted if kind not in used]
+                if missing:
+                    yield f"provenance of step {name} names no {', '.join(missing)} reference"
+            elif not all(record.get("reason") for record in done[name]):
+                yield f"provenance does not say why step {name} was left out"
+
+    def correct(
+        self,
+        exposure: xr.Dataset,
+        references: Mapping[str, xr.Dataset],
+        settings: Settings,
+        *,
+        given: Given | None = None,
+        left_out: Mapping[str, str] | None = None,
+        until: str | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Run the steps before the one that makes the products.
+
+        Parameters
+        ----------
+        exposure : Dataset
+            What the first step takes.
+        references : mapping of str to Dataset
+            By type.
+        settings : Settings
+            From :meth:`settings`.
+        given : mapping, optional
+            More arguments of a step, by its name.
+        left_out : mapping of str to str
+            Steps that are left out though they are on, and why.
+        until : str, optional
+            Only run the steps before this one.
+
+        Returns
+        -------
+        dict of str to Dataset
+            The exposure after each step, by name of the step, in order. All lazy if the exposure is.
+
+        Raises
+        ------
+        MissingReferenceError
+            If a step of the pipeline lacks a reference.
+        """
+        steps = self._steps_of(exposure)
+        self._require(_until(steps, until), exposure, references, settings)
+        todo = [
+            (step, settings.reason_off(step) or (left_out or {}).get(name) or _cannot(step, exposure))
+            for name, step in _until(steps, until or _maker(steps)).items()
+        ]
+        by_integration = any(step.by_integration for step, why_not in todo if why_not is None)
+        with rechunk_by_tasks():
+            start = arranged(exposure, by_integration) if by_integration or until is None else exposure
+            return self._run(todo, start, exposure, references, settings, given or {})
+
+    def _run(
+        self,
+        todo: Sequence[tuple[Step, str | None]],
+        start: xr.Dataset,
+        exposure: xr.Dataset,
+        references: Mapping[str, xr.Dataset],
+        settings: Settings,
+        given: Given,
+    ) -> dict[str, xr.Dataset]:
+        """Run steps, each unless there is a reason not to; ``exposure`` is what ``start`` was before its layout."""
+        stages: dict[str, xr.Dataset] = {}
+        current = start
+        for number, (step, why_not) in enumerate(todo):
+            if why_not is not None:
+                current = record_skip(current, step.name, why_not)
+            else:
+                current = to_blocks(current) if step.by_integration else current
+                more = dict(given.get(step.name, {}))
+                if step.series and exceeds_memory(exposure, current):
+                    # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
+                    with warnings.catch_warnings():  # what is degraded has just been said
+                        warnings.simplefilter("ignore", DegradedResultWarning)
+                        again = self._run(todo[:number], to_ramps(exposure), exposure, references, settings, given)
+                    more[step.series] = list(again.values())[-1]
+                current = step.function(current, **self._arguments(step, exposure, references, settings), **more)
+                current = out_of_frames(current, exposure) if step.by_frame else current
+            stages[step.name] = current
+        return stages
+
+    def make_products(
+        self,
+        corrected: xr.Dataset,
+        references: Mapping[str, xr.Dataset],
+        settings: Settings,
+        *,
+        given: Given | None = None,
+        left_out: Mapping[str, str] | None = None,
+    ) -> xr.DataTree:
+        """Run the step that makes the products, and those after it on each product; parameters as of :meth:`correct`.
+
+        Returns
+        -------
+        DataTree
+            The products, which carry their recipe.
+        """
+        steps = self._steps_of(corrected)
+        before = _until(steps, _maker(steps))
+        rest = {name: step for name, step in steps.items() if name not in before}
+        self._require(rest, corrected, references, settings)
+        first, *others = rest.values()
+        with rechunk_by_tasks():
+            arguments = self._arguments(first, corrected, references, settings)
+            tree: xr.DataTree = first.function(corrected, **arguments, **(given or {}).get(first.name, {}))
+            nodes = {name: node.to_dataset() for name, node in tree.children.items()}
+            for name, node in nodes.items():
+                for step in others:
+                    why_not = settings.reason_off(step) or (left_out or {}).get(step.name) or _cannot(step, node)
+                    if why_not is None:
+                        node = step.function(node, **self._arguments(step, corrected, references, settings))
+                    else:
+                        node = record_skip(node, step.name, why_not)
+                nodes[name] = node.assign_attrs(noted(node.attrs, recipe=self.recipe(settings)))
+        return xr.DataTree.from_dict(nodes, name=tree.name)
+
+    def _arguments(
+        self, step: Step, exposure: xr.Dataset, references: Mapping[str, xr.Dataset], settings: Settings
+    ) -> dict[str, Any]:
+        """Return the references and the parameters that a step is given."""
+        readout = Readout.of(exposure)
+        wanted = [one for one in step.references if one.kind in references and self._is_used(one, readout, settings)]
+        found = {one.name: references[one.kind] for one in wanted}
+        return {**found, **step.arguments(settings.parameters[step.name])}
+
+    def _is_used(self, reference: Reference, readout: Readout, settings: Settings) -> bool:
+        """Whether a step takes a reference, if it is there."""
+        other = self.steps.get(reference.of) if isinstance(reference, Takes) else None
+        return reference.serves(readout) and (other is None or settings.reason_off(other) is None)
+
+    def _needed(self, steps: Iterable[Step], readout: Readout, settings: Settings) -> list[str]:
+        """Return the reference types that those of the steps need that are on."""
+        found: list[str] = []
+        for step in steps:
+            for one in step.references if settings.reason_off(step) is None else ():
+                is_needed = not isinstance(one, Takes) or one.of in self.steps
+                if is_needed and one.kind not in found and self._is_used(one, readout, settings):
+                    found.append(one.kind)
+        return found
+
+    def _require(
+        self,
+        steps: Mapping[str, Step],
+        exposure: xr.Dataset,
+        references: Mapping[str, xr.Dataset],
+        settings: Settings,
+    ) -> None:
+        """Raise unless there is a reference of each type that these steps need, under its name."""
+        kinds = self._needed(steps.values(), Readout.of(exposure), settings)
+        missing = [kind for kind in kinds if kind not in references]
+        if missing:
+            users = [f"{kind} ({', '.join(self._users(kind))})" for kind in missing]
+            left_out = references.why_not if isinstance(references, References) else lambda kind: ""
+            reasons = [f"{kind}: {reason}" for kind in missing if (reason := left_out(kind))]
+            why = f"; left out as {'; as '.join(reasons)}" if reasons else ""
+            raise MissingReferenceError(
+                f"references missing: {', '.join(users)}; give them, or skip the steps in brackets{why}"
+            )
+        for kind in kinds:
+            require_kind(references[kind], kind)
+
+    def _users(self, kind: str) -> list[str]:
+        """Return the steps that need references of a type."""
+        needs = {n: [r.kind for r in s.references if not isinstance(r, Takes)] for n, s in self.steps.items()}
+        return [name for name, kinds in needs.items() if kind in kinds]
+
+    def shows_steps(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Show the steps in the signature of a function, for help and completion, instead of ``**parameters``."""
+        shown = inspect.signature(function)
+        kept = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        steps = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in self.steps]
+        setattr(function, "__signature__", shown.replace(parameters=[*kept, *steps]))  # noqa: B010  (mypy knows none)
+        return function
+
+
+def _named(functions: Sequence[Callable[..., Any]]) -> dict[str, Step]:
+    declared = [declaration_of(function) for function in functions]
+    return {step.name: step for step in declared}
+
+
+def _until(steps: Mapping[str, Step], name: str | None) -> dict[str, Step]:
+    """Return the steps before one of them; all if there is no such step."""
+    names = list(steps)
+    return {each: steps[each] for each in names[: names.index(name) if name in names else None]}
+
+
+def _maker(steps: Mapping[str, Step]) -> str | None:
+    """Return the name of the step that makes the products."""
+    return next((step.name for step in steps.values() if step.makes_products), None)
+
+
+def _cannot(step: Step, exposure: xr.Dataset) -> str | None:
+    """Return why a step cannot be done for an exposure, or None."""
+    return None if step.unless is None else step.unless(exposure)

@@ -1,0 +1,99 @@
+"""What a pipeline is asked for: parameters of steps, steps to leave out, steps to run that are off by default."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import xarray as xr
+
+from nsxr.errors import ParameterError
+from nsxr.model.declarations import Step
+from nsxr.model.parameters import closest, said
+from nsxr.pipelines.older_spellings import translated
+
+__all__ = ["Settings", "checked"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, checked.
+
+    Attributes
+    ----------
+    parameters : dict
+        Parameters as given, by step; all steps are there.
+    skip : tuple of str
+        Steps left out on request, in their order.
+    run : tuple of str
+        Steps that are off by default and were asked for, in their order.
+    """
+
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    run: tuple[str, ...] = ()
+
+    def reason_off(self, step: Step) -> str | None:
+        """Return why a step is off, as products record it, or None if the step is on."""
+        if step.name in self.skip:
+            return "on request"
+        return step.off if step.off and step.name not in self.run else None
+
+
+def checked(
+    steps: Mapping[str, Step],
+    parameters: Mapping[str, Mapping[str, Any]],
+    skip: tuple[str, ...],
+    run: tuple[str, ...],
+    agree: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+) -> Settings:
+    """Return what was asked for after checking names and values; see :meth:`nsxr.pipelines.pipeline.Pipeline.settings`.
+
+    Parameters
+    ----------
+    steps : mapping of str to Step
+        The steps of the pipeline, by name.
+    parameters, skip, run
+        As given.
+    agree : callable, optional
+        Fills in defaults of a step that depend on parameters of another.
+
+    Raises
+    ------
+    ParameterError
+        All problems at once.
+    """
+    given, run, problems = translated(parameters, run)
+    for name in [*given, *skip, *run]:
+        if name not in steps:
+            problems.append(f"there is no step {name!r}{_hint(name, steps)}")
+    problems += [f"step {name!r} cannot be skipped" for name in skip if name in steps and steps[name].is_essential]
+    found: dict[str, dict[str, Any]] = {name: {} for name in steps}
+    for name, values in given.items():
+        if name not in steps or values is None:
+            continue
+        if not isinstance(values, Mapping) or isinstance(values, xr.Dataset):
+            problems.append(f"parameters of step {name!r} must be a mapping, not {said(values)}")
+            continue
+        known = steps[name].parameters
+        for parameter, value in values.items():
+            if parameter not in known:
+                problems.append(f"step {name!r} has no parameter {parameter!r}{_hint(parameter, known)}")
+                continue
+            try:
+                found[name][parameter] = known[parameter].check(value, f"{name}.")
+            except ParameterError as error:
+                problems.append(str(error))
+    if problems:
+        raise ParameterError("; ".join(problems))
+    if agree is not None:
+        agree(found)
+    return Settings(
+        found,
+        tuple(name for name in steps if name in skip),
+        tuple(name for name, step in steps.items() if step.off and (name in run or found[name])),
+    )
+
+
+def _hint(name: Any, known: Collection[str]) -> str:
+    meant = closest(name, known)
+    return f", did you mean {meant!r}?" if meant else f"; known: {', '.join(known) or 'none'}"
