@@ -1,32 +1,105 @@
 """Enlarge the flags of large cosmic-ray events, called snowballs."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
-from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks, to_frames
+from nsxr.compute.layouts import chunk_like, to_frames
 from nsxr.errors import ParameterError
-from nsxr.kernels.ramps.halos import flag_halos, scaled_differences
 from nsxr.kernels.ramps.showers import flag_excess
-from nsxr.kernels.ramps.snowballs import flag_large_events
-from nsxr.model.dq import GroupFlag
+from nsxr.kernels.ramps.snowballs import SnowballLimits
+from nsxr.model.dq import JUMP
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Pixels, Range, Sigmas, Times, Unit
-from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER, Readout
-from nsxr.model.variables import EVENT_PROPERTIES, check, variable_attributes
+from nsxr.model.readout import Readout
+from nsxr.model.variables import RAMP, check
 from nsxr.ramps.jump import event_rate
-from nsxr.references.match import match
+from nsxr.ramps.snowball_ellipses import flag_by_ellipses
+from nsxr.ramps.snowball_halos import flag_by_halos, scaled_frames
 
 __all__ = ["flag_snowballs"]
 
-_RAMP = ("integration", "group", "row", "column")
 _Area = Annotated[float, Range(0, 2048**2), Unit("pixel")]
 _ALGORITHMS = ("halo", "ellipse")
-_MOST_EVENTS = 16, 2.5e-7
-"""Rows of the table of events: so many, and so many for each second and pixel, twenty times the usual rate."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Parameters of :func:`flag_snowballs`."""
+
+    snowball_algorithm: str
+    halo_tolerance: float
+    find_showers: bool
+    shower_threshold: float
+    shower_min_area: float
+    min_sat_area: float
+    min_jump_area: float
+    expand_factor: float
+    sat_required_snowball: bool
+    min_sat_radius_extend: float
+    sat_expand: int
+    edge_size: int
+    max_extended_radius: int
+    mask_snowball_core_next_int: bool
+    snowball_time_masked_next_int: float
+
+    def __post_init__(self) -> None:
+        if self.snowball_algorithm not in _ALGORITHMS:
+            expected = f"expected one of {', '.join(_ALGORITHMS)}"
+            raise ParameterError(f"snowball_algorithm is {self.snowball_algorithm!r}, {expected}")
+        used = {name: value for name, value in self.parameters.items() if name != "snowball_algorithm"}
+        negative = [name for name, value in used.items() if value < 0]
+        if negative or not self.halo_tolerance > 0:
+            raise ParameterError(f"snowball parameters must be positive: {', '.join(negative) or 'halo_tolerance'}")
+
+    @property
+    def by_halos(self) -> bool:
+        return self.snowball_algorithm == "halo"
+
+    @property
+    def limits(self) -> SnowballLimits:
+        return SnowballLimits(
+            float(self.min_sat_area),
+            float(self.min_jump_area),
+            float(self.min_sat_radius_extend),
+            int(self.sat_expand),
+            int(self.max_extended_radius),
+        )
+
+    @property
+    def of_ellipses(self) -> dict[str, Any]:
+        """Parameters of ellipses alone."""
+        return {
+            "expand_factor": float(self.expand_factor),
+            "sat_required_snowball": bool(self.sat_required_snowball),
+            "edge_size": int(self.edge_size),
+        }
+
+    @property
+    def of_showers(self) -> dict[str, Any]:
+        """Parameters of showers alone."""
+        return {"shower_threshold": float(self.shower_threshold), "shower_min_area": float(self.shower_min_area)}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters that have an effect, as they are recorded."""
+        return {
+            "snowball_algorithm": self.snowball_algorithm,
+            "find_showers": bool(self.find_showers),
+            **self.limits._asdict(),
+            **({"halo_tolerance": float(self.halo_tolerance)} if self.by_halos else self.of_ellipses),
+            **(self.of_showers if self.find_showers else {}),
+            "mask_snowball_core_next_int": bool(self.mask_snowball_core_next_int),
+            "snowball_time_masked_next_int": float(self.snowball_time_masked_next_int),
+        }
+
+    def groups_masked(self, group_time: float, groups: int) -> int:
+        """Return up to which group cores are flagged in the next integration; 0 for none."""
+        masked = min(int(self.snowball_time_masked_next_int // group_time), groups)
+        return masked if self.mask_snowball_core_next_int and masked > 1 else 0
 
 
 def flag_snowballs(
@@ -137,149 +210,59 @@ def flag_snowballs(
     ----------
     Regan 2023, JWST-STScI-008545: "Detection and Flagging of Showers and Snowballs in JWST".
     """
-    if snowball_algorithm not in _ALGORITHMS:
-        raise ParameterError(f"snowball_algorithm is {snowball_algorithm!r}, expected one of {', '.join(_ALGORITHMS)}")
+    options = _Options(
+        snowball_algorithm=snowball_algorithm,
+        halo_tolerance=halo_tolerance,
+        find_showers=find_showers,
+        shower_threshold=shower_threshold,
+        shower_min_area=shower_min_area,
+        min_sat_area=min_sat_area,
+        min_jump_area=min_jump_area,
+        expand_factor=expand_factor,
+        sat_required_snowball=sat_required_snowball,
+        min_sat_radius_extend=min_sat_radius_extend,
+        sat_expand=sat_expand,
+        edge_size=edge_size,
+        max_extended_radius=max_extended_radius,
+        mask_snowball_core_next_int=mask_snowball_core_next_int,
+        snowball_time_masked_next_int=snowball_time_masked_next_int,
+    )
     check(exposure, "groupdq")
-    common: dict[str, Any] = {
-        "min_sat_area": float(min_sat_area),
-        "min_jump_area": float(min_jump_area),
-        "min_sat_radius_extend": float(min_sat_radius_extend),
-        "sat_expand": int(sat_expand),
-        "max_extended_radius": int(max_extended_radius),
-    }
-    of_ellipses: dict[str, Any] = {
-        "expand_factor": float(expand_factor),
-        "sat_required_snowball": bool(sat_required_snowball),
-        "edge_size": int(edge_size),
-    }
-    of_showers: dict[str, Any] = {
-        "shower_threshold": float(shower_threshold),
-        "shower_min_area": float(shower_min_area),
-    }
-    by_halo = snowball_algorithm == "halo"
-    own = {"halo_tolerance": float(halo_tolerance)} if by_halo else of_ellipses
-    parameters = {
-        **common,
-        **own,
-        **(of_showers if find_showers else {}),
-        "mask_snowball_core_next_int": bool(mask_snowball_core_next_int),
-        "snowball_time_masked_next_int": float(snowball_time_masked_next_int),
-    }
-    negative = [name for name, value in parameters.items() if value < 0]
-    if negative or not halo_tolerance > 0:
-        raise ParameterError(f"snowball parameters must be positive: {', '.join(negative) or 'halo_tolerance'}")
     readout = Readout.of(exposure)
     groupdq = exposure["groupdq"]
     frames = to_frames(groupdq)
-    per_integration = ("integration", "row", "column")
-    outputs = [(_RAMP, np.uint8), (per_integration, np.bool_), (("integration",), np.int64)]
-    core = ("group", "row", "column", "pair")
-    needed = by_halo or find_showers
-    scaled = [_scaled(exposure, readnoise, gain, readout)] if needed else []
-    table = None
-    if by_halo:
-        seconds = readout.group_time * groupdq.sizes["group"]
-        pixels = groupdq.sizes["row"] * groupdq.sizes["column"]
-        most = [
-            _MOST_EVENTS[0] + int(_MOST_EVENTS[1] * pixels * s)
-            for s in (seconds, seconds * groupdq.sizes["integration"])
-        ]
-        flags, cores, events, table = map_blocks(
-            flag_halos,
-            frames,
-            *scaled,
-            core=core,
-            outputs=[*outputs, (("integration", "event", "property"), np.float32)],
-            sizes={"event": most[0], "property": len(EVENT_PROPERTIES) - 1},
-            edges=_light_sensitive(exposure),
-            tolerance=float(halo_tolerance),
-            most=most[0],
-            **common,
-        )
-        table = _packed(table, exposure, most[1])
+    references = []
+    if options.by_halos or options.find_showers:
+        scaled = scaled_frames(exposure, readnoise, gain, readout)
+        references = [reference for reference in (readnoise, gain) if reference is not None]
+    if options.by_halos:
+        found = flag_by_halos(exposure, frames, scaled, options.limits, float(halo_tolerance))
     else:
-        flags, cores, events = map_blocks(
-            flag_large_events, frames, core=core, outputs=outputs, **common, **of_ellipses
-        )
-    if find_showers:
-        (flags,) = map_blocks(flag_excess, flags, *scaled, core=core, outputs=[(_RAMP, np.uint8)], **of_showers)
-    masked = min(int(snowball_time_masked_next_int // readout.group_time), groupdq.sizes["group"])
-    if mask_snowball_core_next_int and masked > 1 and groupdq.sizes["integration"] > 1:
-        before = chunk_like(cores.shift(integration=1, fill_value=False), flags)
-        group = np.arange(groupdq.sizes["group"])
-        is_masked = xr.DataArray((group > 0) & (group < masked), dims="group")
-        flags = flags | before * (is_masked * np.uint8(GroupFlag.JUMP_DET))
-    rate = event_rate(events.sum(), groupdq, readout.group_time) * 1e6
+        found = flag_by_ellipses(frames, options.limits, **options.of_ellipses)
+    flags = found["flags"]
+    if options.find_showers:
+        flags = _with_showers(flags, scaled, **options.of_showers)
+    masked = options.groups_masked(readout.group_time, groupdq.sizes["group"])
+    if masked:
+        flags = _with_cores_of_before(flags, found["cores"], masked)
+    result = record(exposure, "jump", references, options.parameters, groupdq=chunk_like(flags, groupdq))
+    rate = event_rate(found["events"].sum(), groupdq, readout.group_time) * 1e6
     rate.attrs = {"long_name": "snowballs found, per second and 10^6 pixels", "units": "1/s", "keyword": "EXTNCRS"}
-    given = [reference for reference in (readnoise, gain) if needed and reference is not None]
-    parameters = {"snowball_algorithm": snowball_algorithm, "find_showers": bool(find_showers), **parameters}
-    result = record(exposure, "jump", given, parameters, groupdq=chunk_like(flags, groupdq))
     result = result.assign(extended_emission_events=rate)
-    return result if table is None else result.assign(snowballs=table)
+    return result.assign(snowballs=found["snowballs"]) if options.by_halos else result
 
 
-def _scaled(
-    exposure: xr.Dataset, readnoise: xr.Dataset | None, gain: xr.Dataset | None, readout: Readout
-) -> xr.DataArray:
-    """Return differences of groups in units of their noise, whole frames in a chunk like the flags."""
-    if readnoise is None or gain is None:
-        raise ParameterError("readnoise and gain are needed for halos and showers; give them, or choose ellipses")
-    check(exposure, "sci", units={"sci": "DN"})
-    blocks = to_blocks(exposure)
-    image = blocks["sci"].isel(integration=0, group=0)
-    references = (
-        chunk_like(match(r, exposure, kind)["sci"].astype(np.float32, copy=False), image)
-        for kind, r in {"gain": gain, "readnoise": readnoise}.items()
-    )
-    (scaled,) = map_blocks(
-        scaled_differences,
-        blocks["sci"],
-        chunk_like(blocks["groupdq"], blocks["sci"]),
-        *references,
-        core=("group", "column"),
-        outputs=[(("integration", "group", "row", "pair"), np.int8)],
-        sizes={"pair": (exposure.sizes["column"] + 1) // 2},
-        n_frames=readout.n_frames,
-    )
-    return chunk_like(scaled, to_frames(exposure["groupdq"]))
+def _with_showers(flags: xr.DataArray, scaled: xr.DataArray, **of_showers: Any) -> xr.DataArray:
+    """Return flags with those of showers."""
+    outputs = {"flags": (RAMP, np.uint8)}
+    core = ("group", "row", "column", "pair")
+    return map_blocks(flag_excess, flags, scaled, core=core, outputs=outputs, **of_showers)["flags"]
 
 
-def _light_sensitive(exposure: xr.Dataset) -> tuple[int, int, int, int]:
-    """Return the first and the last row and column that see light, as positions in the array."""
-    edges: list[int] = []
-    for dim in ("row", "column"):
-        label = exposure[dim].values
-        positions = np.flatnonzero((label >= REFERENCE_BORDER) & (label < DETECTOR_SIZE - REFERENCE_BORDER))
-        edges += [int(positions[0]), int(positions[-1])] if positions.size else [0, 0]
-    return edges[0], edges[1], edges[2], edges[3]
-
-
-def _packed(table: xr.DataArray, exposure: xr.Dataset, most: int) -> xr.DataArray:
-    """Return the events of all integrations, (snowball, property), with labels for positions."""
-    labels = {str(dim): exposure[dim].values for dim in _RAMP}
-    (packed,) = map_blocks(
-        _pack,
-        one_chunk(table, "integration"),
-        core=("integration", "event"),
-        outputs=[(("snowball", "property"), np.float32)],
-        sizes={"snowball": most, "property": len(EVENT_PROPERTIES)},
-        labels=labels,
-        most=most,
-    )
-    attributes = variable_attributes("snowballs")
-    return packed.assign_coords(property=list(EVENT_PROPERTIES)).assign_attrs(attributes)
-
-
-def _pack(table: np.ndarray, labels: Mapping[str, np.ndarray], most: int) -> np.ndarray:
-    packed = np.full((most, 1 + table.shape[-1]), np.nan, np.float32)
-    integration, event = np.nonzero(~np.isnan(table[:, :, 0]))
-    integration, event = integration[:most], event[:most]
-    found = table[integration, event]
-    found[:, 0] = labels["group"][found[:, 0].astype(int)]
-    for property, dim in ((1, "row"), (2, "column")):
-        inside = np.clip(found[:, property], 0, labels[dim].size - 1)  # centres may be beyond an edge
-        beyond = found[:, property] - inside
-        found[:, property] = np.interp(inside, np.arange(labels[dim].size), labels[dim]) + beyond
-    packed[: event.size, 0] = labels["integration"][integration]
-    packed[: event.size, 1:] = found
-    return packed
+def _with_cores_of_before(flags: xr.DataArray, cores: xr.DataArray, masked: int) -> xr.DataArray:
+    """Return flags with those of the cores of the integration before, in groups up to ``masked``."""
+    if flags.sizes["integration"] == 1:
+        return flags
+    before = chunk_like(cores.shift(integration=1, fill_value=False), flags)
+    group = np.arange(flags.sizes["group"])
+    return flags | before * (xr.DataArray((group > 0) & (group < masked), dims="group") * JUMP)

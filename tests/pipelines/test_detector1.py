@@ -102,13 +102,13 @@ def test_one_amplifier_costs_a_fraction(monkeypatch):
     small = small_exposure(readout="NRSIRS2RAPID", groups=6, columns=16, seed=1)
     exposure, references = chunked(small, {"row": 640, "integration": 1})
     corrected = []
-    original = refpix_irs2._correct_output
+    original = refpix_irs2._correct_amplifier
 
     def counting(sci, *blocks, sector):
         corrected.append(sector.rows.start)
         return original(sci, *blocks, sector=sector)
 
-    monkeypatch.setattr(refpix_irs2, "_correct_output", counting)
+    monkeypatch.setattr(refpix_irs2, "_correct_amplifier", counting)
     tree = nsxr.detector1(exposure, references, jump={"expand_large_events": False})
     band = tree["rate"]["sci"].isel(row=slice(0, 512))
     with count_computes() as part:

@@ -10,9 +10,9 @@ from nsxr.ramps.reference_pixels.bad_interleaved import (
     LIMIT,
     count_bad_interleaved,
     find_bad_interleaved,
-    find_high_interleaved,
     rows_of_pairs,
 )
+from nsxr.ramps.reference_pixels.high_interleaved import find_high_interleaved
 from nsxr.testing import forbid_computes
 
 BAD_REFERENCE = np.uint32(1 << 17)

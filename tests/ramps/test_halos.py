@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 
 from nsxr.errors import ParameterError
-from nsxr.kernels.ramps.halos import STEPS_PER_SIGMA, fit_halo, ring_histograms, scaled_differences, smallest_charge
+from nsxr.kernels.ramps.halos import fit_halo, smallest_charge
+from nsxr.kernels.ramps.rings import STEPS_PER_SIGMA, ring_histograms, scaled_differences
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
@@ -266,7 +267,7 @@ def test_events_of_several_integrations_lazily():
 
 
 def test_more_events_than_rows_are_flagged_all_the_same(monkeypatch):
-    monkeypatch.setattr("nsxr.ramps.snowballs._MOST_EVENTS", (1, 0.0))
+    monkeypatch.setattr("nsxr.ramps.snowball_halos._MOST_EVENTS", (1, 0.0))
     _, result, _ = flagged([(0, 3, 40.0, 40.0, 3.0), (0, 5, 120.0, 120.0, 3.0)])
     assert len(found(result)) == 1
     assert ((result["groupdq"].values[0, 5] & JUMP) > 0)[110:130, 110:130].mean() > 0.8

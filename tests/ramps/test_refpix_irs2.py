@@ -10,7 +10,7 @@ from nsxr.errors import ModelError, ParameterError, ReferenceFileError
 from nsxr.kernels.ramps import irs2
 from nsxr.model.readout import from_detector, irs2_layout, to_detector
 from nsxr.ramps.reference_pixels import irs2 as refpix_irs2
-from nsxr.ramps.reference_pixels.bad_interleaved import replacement_rows
+from nsxr.ramps.reference_pixels.high_interleaved import replacement_rows
 from nsxr.ramps.reference_pixels.irs2 import subtract_interleaved_reference
 from nsxr.ramps.reference_pixels.refpix import subtract_reference_pixels
 from nsxr.ramps.saturation import flag_saturation
@@ -141,7 +141,7 @@ def test_equals_plain_version(make_irs2, rng, random_weights, detector):
         random_weights,
         chunkings=({"integration": 1, "row": 640}, {"group": 3, "row": 700}),
         rtol=2e-6,
-        bad_pairs="peer",
+        bad_pairs="jwst",
         ovr_corr_mitigation_ftr=100.0,
     )
     alpha, beta = random_weights["alpha"].values.astype(complex), random_weights["beta"].values.astype(complex)
@@ -175,7 +175,7 @@ def test_bad_pairs_are_left_out(make_irs2, rng, random_weights, detector):
     alpha, beta = small["alpha"].values.astype(complex), small["beta"].values.astype(complex)
     expected = [plain_correction(exposure["sci"].values[i], detector, alpha, beta, bad) for i in range(2)]
     np.testing.assert_allclose(result["sci"], expected, atol=2e-4)
-    patched = subtract_interleaved_reference(exposure, small, bad_pairs="peer", ovr_corr_mitigation_ftr=100.0)
+    patched = subtract_interleaved_reference(exposure, small, bad_pairs="jwst", ovr_corr_mitigation_ftr=100.0)
     assert np.abs(result["sci"] - patched["sci"]).max() > 0.1
 
 
@@ -192,7 +192,7 @@ def test_other_integrations_are_untouched(make_irs2, rng):
     assert result["bad_reference_pairs_telegraph"] == 1
     np.testing.assert_array_equal(result["sci"][[0, 2]], clean["sci"][[0, 2]])
     assert 0 < np.abs(result["sci"][1] - clean["sci"][1]).max() < 10
-    options = {"bad_pairs": "peer", "ovr_corr_mitigation_ftr": 7.0}
+    options = {"bad_pairs": "jwst", "ovr_corr_mitigation_ftr": 7.0}
     clean, peer = (subtract_interleaved_reference(make_irs2(s), reference, **options) for s in (sci, spoiled))
     assert (peer["sci"][0] != clean["sci"][0]).any()
 
@@ -213,7 +213,7 @@ def test_less_noise_than_with_neighbours_instead():
         for block in (10, 11, 12, 20, 21, 22):
             first = 640 * output + 8 + 20 * block
             flagged["pixeldq"][first : first + 4] = BAD_REFERENCE
-    all_used = subtract_interleaved_reference(exposure, refpix, bad_pairs="peer", ovr_corr_mitigation_ftr=1e3)["sci"]
+    all_used = subtract_interleaved_reference(exposure, refpix, bad_pairs="jwst", ovr_corr_mitigation_ftr=1e3)["sci"]
     for rule in ("robust", "peer"):
         result = subtract_interleaved_reference(flagged, refpix, bad_pairs=rule, ovr_corr_mitigation_ftr=1e3)["sci"]
         excess[rule] = float(result.var() - all_used.var())
@@ -271,10 +271,10 @@ def test_replacements_are_good_pixels_of_the_same_kind():
 
 def test_science_rows_are_never_overwritten(make_irs2, rng, random_weights):
     exposure = make_irs2(rng.normal(0, 5, (1, 3, 3200, COLUMNS)))
-    clean = subtract_interleaved_reference(exposure, random_weights, bad_pairs="peer", ovr_corr_mitigation_ftr=100.0)
+    clean = subtract_interleaved_reference(exposure, random_weights, bad_pairs="jwst", ovr_corr_mitigation_ftr=100.0)
     raw_row = irs2_layout("NRS1").science_rows_raw[700]
     exposure["pixeldq"][raw_row, 5] = BAD_REFERENCE
-    result = subtract_interleaved_reference(exposure, random_weights, bad_pairs="peer", ovr_corr_mitigation_ftr=100.0)
+    result = subtract_interleaved_reference(exposure, random_weights, bad_pairs="jwst", ovr_corr_mitigation_ftr=100.0)
     np.testing.assert_array_equal(result["sci"], clean["sci"])
     assert result["pixeldq"][700, 5] == BAD_REFERENCE
     assert (result["pixeldq"].values != 0).sum() == 1
@@ -314,7 +314,7 @@ def test_half_of_the_rows_is_refused(make_irs2, random_weights, correct):
 
 
 def test_unknown_rules_are_refused(make_irs2, random_weights):
-    with pytest.raises(ParameterError, match=r"bad_pairs is 'guess', expected 'robust' or 'peer'"):
+    with pytest.raises(ParameterError, match=r"bad_pairs is 'guess', expected 'robust' or 'jwst'"):
         subtract_reference_pixels(make_irs2(np.zeros((1, 2, 3200, COLUMNS))), random_weights, bad_pairs="guess")
 
 

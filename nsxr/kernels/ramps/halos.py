@@ -1,25 +1,19 @@
-"""Large cosmic-ray events by their light: rings around saturated cores, and halos fitted to them."""
+"""Snowballs by their light: halos that are fitted to rings around saturated cores."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.snowballs import Ellipses, fill_ellipses, find_ellipses, find_regions
-from nsxr.model.dq import GroupFlag
+from nsxr.kernels.ramps.rings import STEPS_PER_SIGMA, fill_disc, ring_histograms
+from nsxr.kernels.ramps.snowballs import Ellipses, SnowballLimits, fill_ellipses, find_ellipses, find_regions
+from nsxr.model.dq import JUMP, GroupFlag
 from nsxr.model.variables import EVENT_PROPERTIES
 
-__all__ = ["STEPS_PER_SIGMA", "Halo", "fit_halo", "flag_halos", "ring_histograms", "scaled_differences"]
+__all__ = ["Halo", "fit_halo", "flag_halos", "smallest_charge"]
 
 SATURATED = np.uint8(GroupFlag.SATURATED.value)
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-UNUSABLE = np.uint8((GroupFlag.SATURATED | GroupFlag.DO_NOT_USE).value)
-
-STEPS_PER_SIGMA = 16
-"""Scaled differences are whole numbers of this part of their noise: one byte each, up to 7.9 sigma."""
 
 _PROPERTIES = len(EVENT_PROPERTIES) - 1
-_NONE = np.int8(-128)
 _BRIGHT = 5.0  # sigma; where the mean of a ring is above it, clipped differences do not tell by how much
 _SURE, _STILL = 150.0, 50.0
 """By how much chi square has to fall for a halo to be believed, and for one that was there a group before.
@@ -35,117 +29,19 @@ _SCALES = np.geomspace(0.1, 2.0, 30)  # of exponentials [radius of the core]
 _POWERS = np.arange(2.5, 9.0, 0.25)  # of power laws
 
 
+class _Frames(NamedTuple):
+    """One integration, (group, row, column or pair): new flags, flags as given, scaled differences."""
+
+    cube: np.ndarray
+    flags: np.ndarray
+    planes: np.ndarray
+
+
 class Halo(NamedTuple):
     """What was fitted to rings: amplitude at the edge of the core [sigma], NaN if too steep to tell; reach [pixel]."""
 
     amplitude: float
     reach: float
-
-
-@kernel
-def scaled_differences(
-    sci: np.ndarray, groupdq: np.ndarray, gain: np.ndarray, readnoise: np.ndarray, n_frames: int
-) -> np.ndarray:  # pragma: no cover
-    """Return by how many of their standard deviations differences of groups are above the others of the pixel.
-
-    Pairs of columns share their mean, which halves what has to wait for the rest of the frame.
-
-    Parameters
-    ----------
-    sci : (integration, group, row, column) float32
-        [DN].
-    groupdq : (integration, group, row, column) uint8
-        Differences that touch an UNUSABLE group are left out, and those that lead to JUMP do not count as ordinary.
-    gain, readnoise : (row, column) float32
-        [electron/DN]; noise of a difference of two single frames [DN].
-    n_frames : int
-        Frames per group.
-
-    Returns
-    -------
-    (integration, group, row, pair) int8
-        In units of one ``STEPS_PER_SIGMA``-th, clipped; on the later group; -128 where there is none. Of an odd number
-        of columns the last one is a pair.
-    """
-    integrations, groups, rows, columns = sci.shape
-    pairs = (columns + 1) // 2
-    out = np.empty((integrations, groups, rows, pairs), np.int8)
-    line = np.empty(2 * pairs, np.float32)
-    line[-1] = np.nan
-    total, count = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    for i in range(integrations):
-        for r in range(rows):
-            total[:] = 0
-            count[:] = 0
-            for g in range(1, groups):
-                for c in range(columns):
-                    is_ordinary = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0
-                    is_ordinary &= (groupdq[i, g, r, c] & JUMP) == 0
-                    step = sci[i, g, r, c] - sci[i, g - 1, r, c]
-                    total[c] += step if is_ordinary else np.float32(0)
-                    count[c] += np.float32(1) if is_ordinary else np.float32(0)
-            for p in range(pairs):
-                out[i, 0, r, p] = _NONE
-            for g in range(1, groups):
-                for c in range(columns):
-                    is_usable = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0
-                    is_counted = is_usable & ((groupdq[i, g, r, c] & JUMP) == 0)
-                    step = sci[i, g, r, c] - sci[i, g - 1, r, c]
-                    n = count[c] - (np.float32(1) if is_counted else np.float32(0))
-                    others = (total[c] - (step if is_counted else np.float32(0))) / n
-                    noise = np.sqrt(readnoise[r, c] ** 2 / n_frames + max(others, np.float32(0)) / gain[r, c])
-                    scaled = np.float32(STEPS_PER_SIGMA) * (step - others) / noise
-                    line[c] = min(max(scaled, np.float32(-127)), np.float32(127)) if is_usable else np.float32(np.nan)
-                for p in range(pairs):
-                    first, second = line[2 * p], line[2 * p + 1]
-                    mean = (first + second) / 2
-                    mean = mean if mean == mean else (first if first == first else second)
-                    out[i, g, r, p] = np.int8(np.rint(mean)) if mean == mean else _NONE
-    return out
-
-
-@kernel
-def ring_histograms(
-    plane: np.ndarray, flags: np.ndarray, row: float, column: float, rings: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
-    """Count scaled differences in rings of one pixel width around a place, which may be outside.
-
-    Parameters
-    ----------
-    plane : (row, pair) int8
-        From :func:`scaled_differences`.
-    flags : (row, column) uint8
-        Of the same group.
-    row, column : float
-        Place, in pixels.
-    rings : int
-        How many.
-
-    Returns
-    -------
-    histogram : (ring, 256) int32
-        Number of pairs by difference, the lowest, -128, first; pairs with a pixel that is UNUSABLE do not count.
-    pixels, jumps : (ring,) int32
-        Number of pixels that are not UNUSABLE, and of those that have JUMP.
-    """
-    histogram = np.zeros((rings, 256), np.int32)
-    pixels, jumps = np.zeros(rings, np.int32), np.zeros(rings, np.int32)
-    rows, columns = flags.shape
-    for r in range(max(int(row) - rings, 0), min(int(row) + rings + 2, rows)):
-        for p in range(max(int(column) - rings, 0) // 2, min(int(column) + rings + 4, columns + 1) // 2):
-            last = min(2 * p + 1, columns - 1)
-            is_usable = True
-            for c in range(2 * p, last + 1):
-                ring = int(np.sqrt((r - row) ** 2 + (c - column) ** 2))
-                if (flags[r, c] & UNUSABLE) != 0:
-                    is_usable = False
-                elif ring < rings:
-                    pixels[ring] += 1
-                    jumps[ring] += (flags[r, c] & JUMP) != 0
-            ring = int(np.sqrt((r - row) ** 2 + ((2 * p + last) / 2 - column) ** 2))
-            if ring < rings and is_usable and plane[r, p] != _NONE:
-                histogram[ring, int(plane[r, p]) + 128] += 1
-    return histogram, pixels, jumps
 
 
 def _means(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -239,27 +135,25 @@ def flag_halos(
     *,
     edges: tuple[int, int, int, int],
     tolerance: float,
-    min_sat_area: float,
-    min_jump_area: float,
-    min_sat_radius_extend: float,
-    sat_expand: float,
-    max_extended_radius: int,
+    limits: SnowballLimits,
     most: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Flag large events as far as their charge matters, event after event of each integration.
+    """Flag snowballs as far as their charge matters, one after the other, in each integration.
 
     Parameters
     ----------
     groupdq : (integration, group, row, column) uint8
         Not changed.
     scaled : (integration, group, row, pair) int8
-        From :func:`scaled_differences`.
+        From :func:`nsxr.kernels.ramps.rings.scaled_differences`.
     edges : tuple of int
         First and last light-sensitive row, first and last light-sensitive column.
-    tolerance, min_sat_area, min_jump_area, min_sat_radius_extend, sat_expand, max_extended_radius
-        As in :func:`nsxr.ramps.snowballs.flag_snowballs`.
+    tolerance : float
+        ``halo_tolerance`` of :func:`nsxr.ramps.snowballs.flag_snowballs`.
+    limits : SnowballLimits
+        Least and largest sizes.
     most : int
-        Events of an integration that get a row of the table; all are flagged.
+        Snowballs of an integration that get a row of the table; all are flagged.
 
     Returns
     -------
@@ -268,54 +162,71 @@ def flag_halos(
     cores : (integration, row, column) bool
         Large saturated cores, before they are enlarged.
     events : (integration,) int64
-        Number of events.
+        Number of snowballs.
     table : (integration, event, property) float32
         :data:`nsxr.model.variables.EVENT_PROPERTIES` but the first, with positions in the array; NaN beyond the last.
     """
-    integrations, groups, rows, columns = groupdq.shape
+    integrations, _, rows, columns = groupdq.shape
     flags = groupdq.copy()
     cores = np.zeros((integrations, 1, rows, columns), np.uint8)
     events = np.zeros(integrations, np.int64)
     table = np.full((integrations, most, _PROPERTIES), np.nan, np.float32)
-    widest = 2 * max_extended_radius
     for integration in range(integrations):
-        before, cube, planes = groupdq[integration], flags[integration], scaled[integration]
-        found: list[tuple[float, ...]] = []
-        for group in range(groups):
-            now, earlier = before[group], before[group - 1] if group else np.zeros_like(before[0])
-            saturated = find_ellipses(now, SATURATED, earlier, SATURATED, min_sat_area)
-            radii = np.sqrt((saturated.minor + 1) * (saturated.major + 1)) / 2
-            circles = _at_edges(now, SATURATED, earlier, edges, (min_sat_area, 1)) if radii.size else []
-            for number in range(radii.size):
-                row, column = float(saturated.row[number]), float(saturated.column[number])
-                row, column, core = _nearest(row, column, float(radii[number]), circles)
-                start = _start(before, planes, group, row, column, core)
-                event = (
-                    None
-                    if start is None
-                    else _flag_event(cube, before, planes, start, row, column, core, tolerance, max_extended_radius)
-                )
-                if event is None:
-                    continue
-                found.append(event)
-                if saturated.minor[number] > min_sat_radius_extend:
-                    ellipse = Ellipses(*(values[number : number + 1] for values in saturated))
-                    axes = (np.minimum(axis + 2 * sat_expand, widest) for axis in (ellipse.minor, ellipse.major))
-                    fill_ellipses(cube[group:], SATURATED, np.uint8(0), ellipse, *axes)
-                    fill_ellipses(cores[integration], JUMP, np.uint8(0), ellipse, ellipse.minor, ellipse.major)
-        for start in range(1, groups):
-            now = before[start]
-            for row, column, radius in _at_edges(now, JUMP, now, edges, (min_jump_area, _LEAST_DEPTH)):
-                if any(e[0] == start and np.hypot(row - e[1], column - e[2]) < e[5] + radius for e in found):
-                    continue
-                # the jumps end where the halo is faint, and its rings begin farther in
-                circle = row, column, radius / 2
-                event = _flag_event(cube, before, planes, start, *circle, tolerance, max_extended_radius, True)
-                found += [] if event is None else [event]
+        frames = _Frames(flags[integration], groupdq[integration], scaled[integration])
+        found = _flag_cores(frames, cores[integration], edges, tolerance, limits)
+        found += _flag_at_edges(frames, edges, tolerance, limits, found)
         events[integration] = len(found)
         found.sort()
         table[integration, : len(found)] = np.reshape(found[:most], (-1, _PROPERTIES))
     return flags, cores[:, 0] != 0, events, table
+
+
+def _flag_cores(
+    frames: _Frames, cores: np.ndarray, edges: tuple[int, int, int, int], tolerance: float, limits: SnowballLimits
+) -> list[tuple[float, ...]]:
+    """Flag the snowballs around saturated cores, and large cores in ``cores``; return their rows of the table."""
+    cube, before, planes = frames
+    widest = 2 * limits.max_extended_radius
+    found: list[tuple[float, ...]] = []
+    for group in range(len(cube)):
+        now, earlier = before[group], before[group - 1] if group else np.zeros_like(before[0])
+        saturated = find_ellipses(now, SATURATED, earlier, SATURATED, limits.min_sat_area)
+        radii = np.sqrt((saturated.minor + 1) * (saturated.major + 1)) / 2
+        circles = _at_edges(now, SATURATED, earlier, edges, (limits.min_sat_area, 1)) if radii.size else []
+        for number in range(radii.size):
+            row, column = float(saturated.row[number]), float(saturated.column[number])
+            circle = _nearest(row, column, float(radii[number]), circles)
+            start = _start(before, planes, group, *circle)
+            snowball = None if start is None else _flag_snowball(frames, start, circle, tolerance, limits)
+            if snowball is None:
+                continue
+            found.append(snowball)
+            if saturated.minor[number] > limits.min_sat_radius_extend:
+                ellipse = Ellipses(*(values[number : number + 1] for values in saturated))
+                axes = (np.minimum(axis + 2 * limits.sat_expand, widest) for axis in (ellipse.minor, ellipse.major))
+                fill_ellipses(cube[group:], SATURATED, np.uint8(0), ellipse, *axes)
+                fill_ellipses(cores, JUMP, np.uint8(0), ellipse, ellipse.minor, ellipse.major)
+    return found
+
+
+def _flag_at_edges(
+    frames: _Frames,
+    edges: tuple[int, int, int, int],
+    tolerance: float,
+    limits: SnowballLimits,
+    known: list[tuple[float, ...]],
+) -> list[tuple[float, ...]]:
+    """Flag the snowballs whose cores are outside of the detector, unless they are known."""
+    found: list[tuple[float, ...]] = []
+    for start in range(1, len(frames.flags)):
+        now = frames.flags[start]
+        for row, column, radius in _at_edges(now, JUMP, now, edges, (limits.min_jump_area, _LEAST_DEPTH)):
+            if any(e[0] == start and np.hypot(row - e[1], column - e[2]) < e[5] + radius for e in (*known, *found)):
+                continue
+            # the jumps end where the halo is faint, and its rings begin farther in
+            snowball = _flag_snowball(frames, start, (row, column, radius / 2), tolerance, limits, is_doubtful=True)
+            found += [] if snowball is None else [snowball]
+    return found
 
 
 def _rings(core: float, max_extended_radius: int) -> int:
@@ -332,19 +243,20 @@ def _start(flags: np.ndarray, planes: np.ndarray, group: int, row: float, column
     return None
 
 
-def _flag_event(
-    cube: np.ndarray,
-    flags: np.ndarray,
-    planes: np.ndarray,
+def _flag_snowball(
+    frames: _Frames,
     start: int,
-    row: float,
-    column: float,
-    core: float,
+    circle: tuple[float, float, float],
     tolerance: float,
-    max_extended_radius: int,
+    limits: SnowballLimits,
     is_doubtful: bool = False,
 ) -> tuple[float, ...] | None:
-    """Flag one event from the group in which it arrives, as long as charge is seen; return its row of the table."""
+    """Flag one snowball from the group in which it arrives, as long as charge is seen; return its row of the table.
+
+    ``circle`` is row, column and radius of the core.
+    """
+    (cube, flags, planes), (row, column, core) = frames, circle
+    max_extended_radius = limits.max_extended_radius
     groups, rings = len(flags), _rings(core, max_extended_radius)
     first: Halo | None = None
     reach, pixels = float(max_extended_radius), 0
@@ -362,21 +274,6 @@ def _flag_event(
     if first is None:
         return None
     return (start, row, column, core, first.amplitude, min(first.reach, max_extended_radius), pixels)
-
-
-@kernel
-def fill_disc(
-    plane: np.ndarray, flag: np.uint8, blocked: np.uint8, row: float, column: float, radius: float
-) -> int:  # pragma: no cover
-    """Set a flag within ``radius`` of a place, in place, where there is no ``blocked`` bit; return how often."""
-    rows, columns = plane.shape
-    n = 0
-    for r in range(max(int(row - radius), 0), min(int(row + radius) + 2, rows)):
-        for c in range(max(int(column - radius), 0), min(int(column + radius) + 2, columns)):
-            if (r - row) ** 2 + (c - column) ** 2 < radius**2 and (plane[r, c] & blocked) == 0:
-                plane[r, c] |= flag
-                n += 1
-    return n
 
 
 def _at_edges(

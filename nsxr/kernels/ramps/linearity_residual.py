@@ -3,7 +3,7 @@
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.model.dq import GroupFlag
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP
 
 __all__ = ["KINDS", "SUMS", "compare_with_neighbours", "half_slopes", "sums_by_signal"]
 
@@ -13,9 +13,6 @@ KINDS = ("all", "brighter", "fainter")
 SUMS = 4
 """Number of pixels; sums of late less early, of its square, and of the mean of both."""
 
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-UNUSABLE = np.uint8((GroupFlag.SATURATED | GroupFlag.DO_NOT_USE).value)
-
 _LEAST = 2  # differences in each half
 
 
@@ -23,9 +20,9 @@ _LEAST = 2  # differences in each half
 def half_slopes(sci: np.ndarray, groupdq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
     """Return the mean usable difference in the early and in the late half of the usable ones.
 
-    ``sci`` (integration, group, row, column) float32 and ``groupdq`` uint8; differences that touch an UNUSABLE group or
-    lead to JUMP are not usable. Returns (integration, row, column) float32 twice, NaN with fewer than two in a half. Of
-    an odd number the middle one is in neither.
+    ``sci`` (integration, group, row, column) float32 and ``groupdq`` uint8. Differences that touch a DO_NOT_USE or
+    SATURATED group or lead to JUMP_DET are not usable. Returns (integration, row, column) float32 twice, NaN with fewer
+    than two differences in a half. If their number is odd, the middle one is in neither half.
     """
     integrations, groups, rows, columns = sci.shape
     early = np.full((integrations, rows, columns), np.nan, np.float32)
@@ -37,7 +34,7 @@ def half_slopes(sci: np.ndarray, groupdq: np.ndarray) -> tuple[np.ndarray, np.nd
                 n = 0
                 for g in range(1, groups):
                     step = sci[i, g, r, c] - sci[i, g - 1, r, c]
-                    is_touched = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) != 0
+                    is_touched = ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE_GROUP) != 0
                     if not is_touched and (groupdq[i, g, r, c] & JUMP) == 0 and step == step:
                         steps[n] = step
                         n += 1

@@ -3,15 +3,12 @@
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.model.dq import GroupFlag
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP
 
 __all__ = ["BINS", "BIN_WIDTH", "histograms", "scale_from_histogram", "scale_of_integrations"]
 
 BIN_WIDTH, BINS = 1 / 256, 1536
 """Of the histograms [expected standard deviation]; two more columns hold the photon noise and the number of samples."""
-
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-UNUSABLE = np.uint8((GroupFlag.SATURATED | GroupFlag.DO_NOT_USE).value)
 
 _MOST_PHOTONS = 0.1  # of the expected variance; brighter pixels do not count
 _LEAST_SAMPLES = 1000
@@ -39,7 +36,8 @@ def histograms(
     sci : (integration, group, row, column) float32
         [DN].
     groupdq : (integration, group, row, column) uint8
-        Second differences that touch an UNUSABLE group, or a difference that leads to JUMP, are left out.
+        Second differences that touch a DO_NOT_USE or SATURATED group, or a difference that leads to JUMP_DET, are left
+        out.
     pixeldq : (row, column) uint32
         Pixels with an ``unusable`` flag are left out.
     gain, readnoise : (row, column) float32
@@ -65,7 +63,7 @@ def histograms(
                     continue
                 total, n = 0.0, 0
                 for g in range(1, groups):
-                    if ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE) == 0 and not (
+                    if ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & UNUSABLE_GROUP) == 0 and not (
                         groupdq[i, g, r, c] & JUMP
                     ):
                         total += sci[i, g, r, c] - sci[i, g - 1, r, c]
@@ -77,7 +75,7 @@ def histograms(
                     continue
                 for g in range(2, groups):
                     touched = groupdq[i, g, r, c] | groupdq[i, g - 1, r, c] | groupdq[i, g - 2, r, c]
-                    if (touched & UNUSABLE) != 0 or ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & JUMP) != 0:
+                    if (touched & UNUSABLE_GROUP) != 0 or ((groupdq[i, g, r, c] | groupdq[i, g - 1, r, c]) & JUMP) != 0:
                         continue
                     second = sci[i, g, r, c] - 2 * sci[i, g - 1, r, c] + sci[i, g - 2, r, c]
                     size = abs(second) / np.sqrt(expected) / BIN_WIDTH

@@ -1,13 +1,12 @@
-"""Many pixels with a little too much signal in the same group, without a core."""
+"""Showers: regions in which many pixels have a little too much signal in the same group, without a core."""
 
 import numpy as np
 
-from nsxr.kernels.ramps.halos import STEPS_PER_SIGMA
-from nsxr.model.dq import GroupFlag
+from nsxr.kernels.ramps.rings import STEPS_PER_SIGMA
+from nsxr.model.dq import JUMP
 
 __all__ = ["flag_excess"]
 
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
 _WIDTH = 11  # of the square over which the mean is taken [pixel]
 _CLIP = 4 * STEPS_PER_SIGMA
 
@@ -22,7 +21,7 @@ def flag_excess(
     groupdq : (integration, group, row, column) uint8
         Not changed. Pixels that are flagged do not count.
     scaled : (integration, group, row, pair) int8
-        From :func:`nsxr.kernels.ramps.halos.scaled_differences`.
+        From :func:`nsxr.kernels.ramps.rings.scaled_differences`.
     shower_threshold : float
         In robust standard deviations of the local mean in the frame, which correlated noise raises.
     shower_min_area : float

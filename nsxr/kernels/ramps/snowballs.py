@@ -1,14 +1,15 @@
-"""Connected regions of flags, their moment ellipses, and the flagging of large cosmic-ray events."""
+"""Connected regions of flags, their moment ellipses, and snowballs that are flagged as ellipses."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.model.dq import GroupFlag
+from nsxr.model.dq import JUMP, GroupFlag
 
 __all__ = [
     "Ellipses",
+    "SnowballLimits",
     "fill_ellipse",
     "fill_ellipses",
     "find_ellipses",
@@ -18,7 +19,6 @@ __all__ = [
 ]
 
 SATURATED = np.uint8(GroupFlag.SATURATED.value)
-JUMP = np.uint8(GroupFlag.JUMP_DET.value)
 
 _SMALLEST_RING = 8  # pixels; a smaller region encloses nothing, as background reaches out through corners
 
@@ -34,6 +34,16 @@ class Ellipses(NamedTuple):
     minor: np.ndarray
     major: np.ndarray
     angle: np.ndarray
+
+
+class SnowballLimits(NamedTuple):
+    """Least and largest sizes of snowballs, see :func:`nsxr.ramps.snowballs.flag_snowballs`."""
+
+    min_sat_area: float
+    min_jump_area: float
+    min_sat_radius_extend: float
+    sat_expand: int
+    max_extended_radius: int
 
 
 @kernel
@@ -194,15 +204,10 @@ def fill_ellipse(
 
 @kernel
 def _contains_any(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    minors: np.ndarray,
-    majors: np.ndarray,
-    angles: np.ndarray,
-    point_rows: np.ndarray,
-    point_columns: np.ndarray,
+    ellipses: Ellipses, point_rows: np.ndarray, point_columns: np.ndarray
 ) -> np.ndarray:  # pragma: no cover
     """Say of each ellipse whether it contains at least one of the points."""
+    rows, columns, minors, majors, angles = ellipses
     found = np.zeros(rows.size, np.bool_)
     for k in range(rows.size):
         cosine, sine = np.cos(angles[k]), np.sin(angles[k])
@@ -237,25 +242,17 @@ def fill_ellipses(
 
 
 def flag_large_events(
-    groupdq: np.ndarray,
-    *,
-    min_sat_area: float,
-    min_jump_area: float,
-    expand_factor: float,
-    sat_required_snowball: bool,
-    min_sat_radius_extend: float,
-    sat_expand: float,
-    edge_size: int,
-    max_extended_radius: float,
+    groupdq: np.ndarray, *, limits: SnowballLimits, expand_factor: float, sat_required_snowball: bool, edge_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Enlarge the flags of large events, group after group of each integration.
+    """Enlarge the flags of snowballs, group after group of each integration.
 
     Parameters
     ----------
     groupdq : (integration, group, row, column) uint8
         Not changed.
-    min_sat_area, min_jump_area, expand_factor, sat_required_snowball, min_sat_radius_extend, \
-    sat_expand, edge_size, max_extended_radius
+    limits : SnowballLimits
+        Least and largest sizes.
+    expand_factor, sat_required_snowball, edge_size
         As in :func:`nsxr.ramps.snowballs.flag_snowballs`.
 
     Returns
@@ -265,8 +262,9 @@ def flag_large_events(
     cores : (integration, row, column) bool
         Large saturated cores, before they are enlarged.
     events : (integration,) int64
-        Number of events.
+        Number of snowballs.
     """
+    min_sat_area, min_jump_area, min_sat_radius_extend, sat_expand, max_extended_radius = limits
     integrations, groups, rows, columns = groupdq.shape
     flags = groupdq.copy()
     cores = np.zeros((integrations, rows, columns), np.uint8)
@@ -280,10 +278,10 @@ def flag_large_events(
             jumps = find_ellipses(now, JUMP, now, SATURATED, min_jump_area)
             if sat_required_snowball:
                 is_snowball = is_near_edge(jumps, (rows, columns), edge_size)
-                is_snowball |= _contains_any(*jumps, saturated.row, saturated.column)
+                is_snowball |= _contains_any(jumps, saturated.row, saturated.column)
                 if group < groups - 1 and not is_snowball.all():
                     following = find_ellipses(cube[group + 1], SATURATED, now, SATURATED, min_sat_area)
-                    is_snowball |= _contains_any(*jumps, following.row, following.column)
+                    is_snowball |= _contains_any(jumps, following.row, following.column)
                 jumps = Ellipses(*(values[is_snowball] for values in jumps))
                 large = Ellipses(*(values[saturated.minor > min_sat_radius_extend] for values in saturated))
                 minor, major = (np.minimum(axis + 2 * sat_expand, widest) for axis in (large.minor, large.major))

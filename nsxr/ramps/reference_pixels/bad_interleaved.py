@@ -2,7 +2,6 @@
 
 import numpy as np
 import xarray as xr
-from astropy.stats import sigma_clipped_stats
 
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
@@ -13,11 +12,10 @@ from nsxr.model.variables import check
 
 __all__ = [
     "LIMIT",
+    "PERIOD",
     "count_bad_interleaved",
     "find_bad_interleaved",
-    "find_high_interleaved",
     "listed_interleaved",
-    "replacement_rows",
     "rows_of_pairs",
 ]
 
@@ -26,7 +24,8 @@ LIMIT = 4.1
 of pairs at 5, all were found."""
 
 _SECTOR = IRS2_ROWS // 5
-_PERIOD = 20  # rows from one block of interleaved reference pixels to the next
+PERIOD = 20
+"""Rows from one block of interleaved reference pixels to the next."""
 _BAD_REFERENCE = np.uint32(PixelFlag.BAD_REF_PIXEL.value)
 
 
@@ -77,24 +76,24 @@ def find_bad_interleaved(
         inside = start + _interleaved(detector, start)
         rows.append(inside[::2])
         sci = one_chunk(unlabelled(exposure["sci"]).isel(row=inside), "row", "column")
-        (moments,) = map_blocks(
+        moments = map_blocks(
             pair_moments,
             sci,
             core=("row", "column"),
-            outputs=[(("integration", "group", "moment", "pair"), np.float64)],
+            outputs={"moments": (("integration", "group", "moment", "pair"), np.float64)},
             sizes={"moment": MOMENTS, "pair": inside.size // 2},
-        )
+        )["moments"]
         flagged = ((unlabelled(exposure["pixeldq"]).isel(row=inside) & _BAD_REFERENCE) != 0).any("column")
         if refpix is not None and "bad_mask" in refpix:
             flagged = flagged | listed_interleaved(refpix, detector).isel(row=inside)
-        (reasons,) = map_blocks(
+        reasons = map_blocks(
             _reasons,
             one_chunk(moments, "group", "moment", "pair"),
             one_chunk(flagged, "row"),
             core=("group", "moment", "pair", "row"),
-            outputs=[(("integration", "pair"), np.uint8)],
+            outputs={"reasons": (("integration", "pair"), np.uint8)},
             n_sigma=float(n_sigma),
-        )
+        )["reasons"]
         found.append(reasons)
     bad = xr.concat(found, "output").transpose("integration", "output", "pair")
     bad = bad.assign_coords(output=np.arange(5), row=(("output", "pair"), np.array(rows)))
@@ -156,79 +155,6 @@ def _interleaved(detector: str, start: int) -> np.ndarray:
     return np.flatnonzero(irs2_layout(detector).is_interleaved[start : start + _SECTOR])
 
 
-def find_high_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.DataArray:
-    """Find bad interleaved reference pixels as the observatory's pipeline does.
-
-    For each output and integration, three numbers of each pair (mean absolute difference, mean, standard
-    deviation, over all groups and columns) are compared with those of the other pairs: a pair is bad if one lies more
-    than ``n_sigma`` clipped standard deviations above their clipped mean. A pair that is bad in one integration, or has
-    BAD_REF_PIXEL anywhere in ``pixeldq``, is bad in all.
-
-    Parameters
-    ----------
-    exposure : Dataset
-        ``sci`` (integration, group, row=3200, column) float32 [DN], ``pixeldq``.
-    n_sigma : float
-        Limit [standard deviations].
-
-    Returns
-    -------
-    DataArray
-        (row,) bool, False in science rows.
-    """
-    sectors = [slice(start, start + _SECTOR) for start in range(0, IRS2_ROWS, _SECTOR)]
-    return xr.concat([_high_in_sector(exposure, rows, n_sigma) for rows in sectors], "row")
-
-
-def _high_in_sector(exposure: xr.Dataset, rows: slice, n_sigma: float) -> xr.DataArray:
-    """Return :func:`find_high_interleaved` for the rows of one output, without coordinates."""
-    is_interleaved = irs2_layout(Readout.of(exposure).detector).is_interleaved[rows]
-    inside = np.flatnonzero(is_interleaved)
-    pixeldq = unlabelled(exposure["pixeldq"]).isel(row=rows)
-    flagged = ((pixeldq & _BAD_REFERENCE) != 0).any("column") & xr.DataArray(is_interleaved, dims="row")
-    (moments,) = map_blocks(
-        _pair_sums,
-        one_chunk(unlabelled(exposure["sci"]).isel(row=rows).isel(row=inside), "row", "column"),
-        core=("row", "column"),
-        outputs=[(("integration", "group", "statistic", "pair"), np.float64)],
-        sizes={"statistic": 3, "pair": inside.size // 2},
-    )
-    (outlying,) = map_blocks(
-        _outlying_pairs,
-        one_chunk(moments.mean("group"), "statistic", "pair"),
-        one_chunk(flagged.isel(row=inside), "row"),
-        core=("statistic", "pair", "row"),
-        outputs=[(("integration", "row"), np.bool_)],
-        sizes={"row": inside.size},
-        n_sigma=n_sigma,
-    )
-    position = np.cumsum(is_interleaved).clip(1) - 1
-    found = one_chunk(outlying.any("integration"), "row").isel(row=position)
-    return (found & xr.DataArray(is_interleaved, dims="row")) | flagged
-
-
-def _pair_sums(sci: np.ndarray) -> np.ndarray:
-    """Mean absolute difference, mean and mean square of each pair of rows, frame by frame."""
-    first, second = sci[..., 0::2, :], sci[..., 1::2, :]
-    out = np.empty((*sci.shape[:2], 3, first.shape[2]))
-    out[:, :, 0] = np.abs(second - first).mean(-1, dtype=np.float64)
-    out[:, :, 1] = (first.mean(-1, dtype=np.float64) + second.mean(-1, dtype=np.float64)) / 2
-    square = np.einsum("...c,...c->...", first, first, dtype=np.float64)
-    out[:, :, 2] = (square + np.einsum("...c,...c->...", second, second, dtype=np.float64)) / (2 * sci.shape[-1])
-    return out
-
-
-def _outlying_pairs(moments: np.ndarray, flagged: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Turn (integration, statistic, pair) into (integration, row) flags; pairs flagged before are left out."""
-    known = flagged.reshape(-1, 2).any(-1)
-    bad = np.zeros((moments.shape[0], known.size), dtype=bool)
-    for i, (difference, mean, square) in enumerate(moments):
-        for values in (difference, mean, np.sqrt(np.maximum(square - mean**2, 0))):
-            centre, _, scatter = sigma_clipped_stats(values[~known], sigma=n_sigma)
-            bad[i] |= ~known & (values - centre > n_sigma * scatter)
-    return bad.repeat(2, axis=-1)
-
-
 def listed_interleaved(refpix: xr.Dataset, detector: str) -> xr.DataArray:
     """Return the interleaved pixels that the reference lists as bad, (row=3200,) bool."""
 
@@ -238,39 +164,10 @@ def listed_interleaved(refpix: xr.Dataset, detector: str) -> xr.DataArray:
             second = (int(parity) == 2) != (int(output) % 2 == 0)  # even outputs read the other way
             for bit in range(32):
                 if int(mask) >> bit & 1:
-                    column = _SECTOR * int(output) + 8 + _PERIOD * bit + 2 * second
+                    column = _SECTOR * int(output) + 8 + PERIOD * bit + 2 * second
                     bad[column : column + 2] = True
         return bad if detector == "NRS1" else bad[::-1]
 
     columns = [one_chunk(unlabelled(refpix[name]), "bad") for name in ("bad_output", "bad_parity", "bad_mask")]
     (bad,) = map_blocks(decode, *columns, core=("bad",), outputs=[(("row",), np.bool_)], sizes={"row": IRS2_ROWS})
     return bad
-
-
-def replacement_rows(bad: np.ndarray) -> np.ndarray:
-    """Return the two rows whose mean stands in for each row of a sector.
-
-    Parameters
-    ----------
-    bad : (640,) bool
-        Bad interleaved pixels.
-
-    Returns
-    -------
-    (640, 2) int64
-        A good row stands for itself; a bad one is replaced by the same pixel of the blocks before and
-        after, or the one of the two that is good, else by a good pixel of the other pair in its
-        block; -1 where there is none.
-    """
-    sources = np.repeat(np.arange(bad.size)[:, None], 2, axis=1)
-    block = (np.arange(bad.size) - 8) // _PERIOD
-    for row in np.flatnonzero(bad).tolist():
-        near = [r for r in (row - _PERIOD, row + _PERIOD) if 0 <= r < bad.size and not bad[r]]
-        pair = [r for r in (row - 2, row + 2) if not bad[r] and block[r] == block[row] and _is_interleaved(r)]
-        choice = near or pair[:1] or [-1]
-        sources[row] = choice[0], choice[-1]
-    return sources
-
-
-def _is_interleaved(row: int) -> bool:
-    return (row + 8) % _PERIOD >= 16

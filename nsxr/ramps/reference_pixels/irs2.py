@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, reduce_blocks, take_rows, unlabelled
+from nsxr.compute.blocks import map_blocks, take_rows, unlabelled
 from nsxr.compute.layouts import chunk_like, one_chunk
+from nsxr.compute.reductions import reduce_blocks
 from nsxr.errors import ParameterError, ReferenceFileError
 from nsxr.kernels.ramps import irs2 as loops
 from nsxr.kernels.reductions import sum_groups
@@ -17,11 +18,10 @@ from nsxr.model.variables import check
 from nsxr.ramps.reference_pixels.bad_interleaved import (
     count_bad_interleaved,
     find_bad_interleaved,
-    find_high_interleaved,
     listed_interleaved,
-    replacement_rows,
     rows_of_pairs,
 )
+from nsxr.ramps.reference_pixels.high_interleaved import find_high_interleaved, replacement_rows
 from nsxr.references.match import require_kind
 
 __all__ = ["subtract_interleaved_reference"]
@@ -34,21 +34,21 @@ _NEAR = 4  # blocks on each side, from which a first guess of samples that are l
 
 @dataclass(frozen=True)
 class Sector:
-    """Time order of one output: see :mod:`nsxr.kernels.ramps.irs2` for the arrays."""
+    """Time order of one amplifier: see :mod:`nsxr.kernels.ramps.irs2` for the arrays."""
 
     rows: slice
     row_of_slot: np.ndarray
     from_slot: np.ndarray
-    slot_of_output: np.ndarray
+    slot_of_science: np.ndarray
     is_reversed: bool
 
 
-def _sector(output: int, detector: str) -> Sector:
-    """Return the time order of output 0 (the reference output) to 4."""
-    band = output if detector == "NRS1" else 4 - output
+def _sector(amplifier: int, detector: str) -> Sector:
+    """Return the time order of the reference output (0) or of an amplifier (1 to 4)."""
+    band = amplifier if detector == "NRS1" else 4 - amplifier
     in_time = np.arange(SECTOR)
-    if (output % 2 == 0) == (detector == "NRS1"):
-        in_time = in_time[::-1]  # this output reads towards smaller rows
+    if (amplifier % 2 == 0) == (detector == "NRS1"):
+        in_time = in_time[::-1]  # this amplifier reads towards smaller rows
     science = np.arange(512)
     reference = np.arange(128)
     row_of_slot = np.full(loops.SLOTS, -1, dtype=np.int64)
@@ -69,12 +69,12 @@ def subtract_interleaved_reference(
 ) -> xr.Dataset:
     r"""Subtract correlated noise from a raw IRS2 exposure, and drop the interleaved rows.
 
-    In each group, less the mean of all groups of the integration, a line in time is fitted to the
-    first and last columns of each output and removed, and for output *k*
+    The mean of all groups of the integration is taken away from each group. Then a line in time is fitted to the
+    first and last columns of each amplifier and removed, and for amplifier *k*
 
     .. math:: \beta_k\,\mathcal F(s_k) + \alpha_k\,\mathcal F(r)
 
-    is subtracted, with :math:`s_k` the interleaved reference pixels of the output, zero between
+    is subtracted, with :math:`s_k` the interleaved reference pixels of the amplifier, zero between
     them, and :math:`r` the reference output, its gaps filled. Only the real part matters, so the
     transforms are real and the weights made Hermitian, which is exact. The mean over groups, and
     hence an integration of one group, does not change.
@@ -90,14 +90,14 @@ def subtract_interleaved_reference(
     refpix : Dataset
         ``alpha``, ``beta`` (output, frequency) complex64; optionally ``bad_output``, ``bad_parity``,
         ``bad_mask`` that list bad pairs of interleaved pixels.
-    bad_pairs : {"robust", "peer"}
-        What bad pairs are, and what becomes of them. ``robust``: those of
+    bad_pairs : {"robust", "jwst"}
+        Which pairs are bad, and whether they are left out or replaced. ``robust``: those of
         :func:`~nsxr.ramps.reference_pixels.bad_interleaved.find_bad_interleaved`, left out of the integrations in
-        which they are bad. ``peer``, as the observatory's pipeline does: those of
-        :func:`~nsxr.ramps.reference_pixels.bad_interleaved.find_high_interleaved` and of the list, replaced by
+        which they are bad. ``jwst``, as the observatory's pipeline does: those of
+        :func:`~nsxr.ramps.reference_pixels.high_interleaved.find_high_interleaved` and of the list, replaced by
         neighbours in all integrations.
     ovr_corr_mitigation_ftr : float
-        Limit of the rule ``peer`` [standard deviations].
+        Limit of the rule ``jwst`` [standard deviations].
 
     Returns
     -------
@@ -118,75 +118,93 @@ def subtract_interleaved_reference(
     Moseley et al. 2010, Proc. SPIE 7742; Rauscher et al. 2017, PASP 129, 105003.
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
-    if bad_pairs not in ("robust", "peer"):
-        raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'peer'")
+    bad_pairs = "jwst" if bad_pairs == "peer" else bad_pairs
+    if bad_pairs not in ("robust", "jwst"):
+        raise ParameterError(f"bad_pairs is {bad_pairs!r}, expected 'robust' or 'jwst'")
     require_all_rows(exposure)
     require_kind(refpix, "refpix")
-    readout = Readout.of(exposure)
     n_slots = loops.SLOTS * exposure.sizes["column"]
     if refpix.sizes["frequency"] != n_slots:
         raise ReferenceFileError(
             f"refpix {refpix.attrs.get('filename', 'in memory')} has {refpix.sizes['frequency']} frequencies, "
             f"expected {n_slots}: {loops.SLOTS} slots for each of {exposure.sizes['column']} columns"
         )
-    sci = unlabelled(exposure["sci"])
-    mean = reduce_blocks(sum_groups, sci, "group", np.float64).sum("group") / sci.sizes["group"]
-    mean = mean.astype(np.float32)
-    is_patched = bad_pairs == "peer"
-    if is_patched:
+    detector = Readout.of(exposure).detector
+    parameters: dict[str, Any] = {"bad_pairs": bad_pairs}
+    counts: dict[str, xr.DataArray] = {}
+    if bad_pairs == "jwst":
+        parameters["ovr_corr_mitigation_ftr"] = ovr_corr_mitigation_ftr
         high = find_high_interleaved(exposure, ovr_corr_mitigation_ftr)
         if "bad_mask" in refpix:
-            high = high | listed_interleaved(refpix, readout.detector)
+            high = high | listed_interleaved(refpix, detector)
+        bad = high.expand_dims(integration=exposure.sizes["integration"])
+        bad_rows = [bad.isel(row=_sector(amplifier, detector).rows) for amplifier in range(5)]
     else:
         found = find_bad_interleaved(exposure, refpix)
+        counts = count_bad_interleaved(found)
+        bad_rows = [rows_of_pairs(found, amplifier, detector) for amplifier in range(5)]
+    science = _corrected(unlabelled(exposure["sci"]), refpix, detector, bad_rows, is_patched=bad_pairs == "jwst")
+    stripped = _without_reference_rows(exposure, science)
+    return record(stripped.assign(counts), "refpix", [refpix], parameters, sci=stripped["sci"])
 
-    def parts(output: int, sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-        # sector by sector, so that one output never waits for the pixels of another
+
+def _corrected(
+    sci: xr.DataArray, refpix: xr.Dataset, detector: str, bad_rows: list[xr.DataArray], is_patched: bool
+) -> xr.DataArray:
+    """Return the corrected science rows, (integration, group, row, column).
+
+    ``bad_rows`` (integration, row) bool of the reference output and of the four amplifiers. They are left out, or
+    patched.
+    """
+    mean = reduce_blocks(sum_groups, sci, "group", np.float64).sum("group") / sci.sizes["group"]
+    mean = mean.astype(np.float32)
+
+    def parts(amplifier: int, sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+        # sector by sector, so that one amplifier never waits for the pixels of another
         frames, means = (one_chunk(a.isel(row=sector.rows), "row", "column") for a in (sci, mean))
-        if is_patched:
-            bad = high.isel(row=sector.rows).expand_dims(integration=sci.sizes["integration"])
-        else:
-            bad = rows_of_pairs(found, output, readout.detector)
         first = frames.isel(group=0)
-        (sources,) = map_blocks(
+        sources = map_blocks(
             _sources,
-            chunk_like(one_chunk(bad, "row"), first.isel(column=0)),
+            chunk_like(one_chunk(bad_rows[amplifier], "row"), first.isel(column=0)),
             core=("row",),
-            outputs=[(("integration", "row", "source"), np.int64)],
+            outputs={"sources": (("integration", "row", "source"), np.int64)},
             sizes={"source": 2},
             is_patched=is_patched,
-        )
-        return frames, chunk_like(means, first), sources
+        )["sources"]
+        return frames, means, sources
 
-    reference_sector = _sector(0, readout.detector)
-    (spectrum,) = map_blocks(
+    reference_sector = _sector(0, detector)
+    spectrum = map_blocks(
         _reference_spectrum,
         *parts(0, reference_sector),
         core=("row", "column"),
-        outputs=[(("integration", "group", "slot", "line"), np.complex64)],
-        sizes=_spectrum_sizes(exposure.sizes["column"]),
+        outputs={"spectrum": (("integration", "group", "slot", "line"), np.complex64)},
+        sizes=_spectrum_sizes(sci.sizes["column"]),
         sector=reference_sector,
-    )
+    )["spectrum"]
     corrected = {}
-    for output in range(1, 5):
-        sector = _sector(output, readout.detector)
-        alpha, beta = (_folded(unlabelled(refpix[name].sel(output=output, drop=True))) for name in ("alpha", "beta"))
-        (part,) = map_blocks(
-            _correct_output,
-            *parts(output, sector),
+    for amplifier in range(1, 5):
+        sector = _sector(amplifier, detector)
+        alpha, beta = (_folded(unlabelled(refpix[name].sel(output=amplifier, drop=True))) for name in ("alpha", "beta"))
+        part = map_blocks(
+            _correct_amplifier,
+            *parts(amplifier, sector),
             spectrum,
             alpha,
             beta,
             core=("row", "column"),
-            outputs=[(("integration", "group", "science", "column"), np.float32)],
+            outputs={"part": (("integration", "group", "science", "column"), np.float32)},
             sizes={"science": SECTOR * 4 // 5},
             sector=sector,
-        )
+        )["part"]
         corrected[sector.rows.start] = part.rename(science="row")
-    science = xr.concat([corrected[start] for start in sorted(corrected)], "row")
+    return xr.concat([corrected[start] for start in sorted(corrected)], "row")
 
-    layout = irs2_layout(readout.detector)
-    rows = layout.science_rows_raw
+
+def _without_reference_rows(exposure: xr.Dataset, science: xr.DataArray) -> xr.Dataset:
+    """Return the exposure with science rows alone, and their corrected signal."""
+    readout = Readout.of(exposure)
+    rows = irs2_layout(readout.detector).science_rows_raw
     others = {name: take_rows(unlabelled(a), rows, 4) for name, a in exposure.data_vars.items() if name != "sci"}
     stripped = (
         xr.Dataset(others)
@@ -195,11 +213,7 @@ def subtract_interleaved_reference(
     )
     stripped = stripped.assign(sci=science.assign_attrs(exposure["sci"].attrs))[list(exposure.data_vars)]
     stripped.attrs = dict(exposure.attrs)
-    parameters: dict[str, Any] = {"bad_pairs": bad_pairs}
-    if is_patched:
-        parameters["ovr_corr_mitigation_ftr"] = ovr_corr_mitigation_ftr
-    counts = {} if is_patched else count_bad_interleaved(found)
-    return record(stripped.assign(counts), "refpix", [refpix], parameters, sci=stripped["sci"])
+    return stripped
 
 
 def _folded(weights: xr.DataArray) -> xr.DataArray:
@@ -210,14 +224,9 @@ def _folded(weights: xr.DataArray) -> xr.DataArray:
         return loops.in_order(0.5 * (values + mirrored.conj()))
 
     whole = one_chunk(weights, "frequency").rename(frequency="whole")
-    (folded,) = map_blocks(
-        fold,
-        whole,
-        core=("whole",),
-        outputs=[(("slot", "line"), np.complex64)],
-        sizes=_spectrum_sizes(weights.sizes["frequency"] // loops.SLOTS),
-    )
-    return folded
+    outputs = {"folded": (("slot", "line"), np.complex64)}
+    sizes = _spectrum_sizes(weights.sizes["frequency"] // loops.SLOTS)
+    return map_blocks(fold, whole, core=("whole",), outputs=outputs, sizes=sizes)["folded"]
 
 
 def _spectrum_sizes(n_columns: int) -> dict[str, int]:
@@ -276,7 +285,7 @@ def _reference_spectrum(sci: np.ndarray, mean: np.ndarray, sources: np.ndarray, 
     return out
 
 
-def _correct_output(
+def _correct_amplifier(
     sci: np.ndarray,
     mean: np.ndarray,
     sources: np.ndarray,
@@ -286,13 +295,13 @@ def _correct_output(
     *,
     sector: Sector,
 ) -> np.ndarray:
-    """Return the corrected science rows of one output, (integration, group, science, column) float32."""
+    """Return the corrected science rows of one amplifier, (integration, group, science, column) float32."""
     n_columns = sci.shape[-1]
     row = sector.row_of_slot
     read, copies = np.unique(sector.from_slot, return_inverse=True)  # read[0] is -1, for slots without sample
     copies = np.where(sector.from_slot >= 0, copies - 1, -1)
     series = np.empty((read.size - 1, n_columns), dtype=np.float32)
-    out = np.empty((*sci.shape[:2], sector.slot_of_output.size, n_columns), dtype=np.float32)
+    out = np.empty((*sci.shape[:2], sector.slot_of_science.size, n_columns), dtype=np.float32)
     for i in range(sci.shape[0]):
         left_out = np.flatnonzero(sources[i, row[read[1:]], 0] == -1)
         for g in range(sci.shape[1]):
@@ -306,8 +315,8 @@ def _correct_output(
             if left_out.size:
                 loops.fill_by_prediction(own, beta, series, copies, left_out)
             own = loops.across_slots(own, inverse=True)
-            correction = loops.in_time(own, sector.slot_of_output, n_columns)
-            loops.subtract(frame, correction, line, sector.slot_of_output, row, sector.is_reversed, out[i, g])
+            correction = loops.in_time(own, sector.slot_of_science, n_columns)
+            loops.subtract(frame, correction, line, sector.slot_of_science, row, sector.is_reversed, out[i, g])
     return out
 
 

@@ -1,9 +1,10 @@
-"""Subtract what the reference pixels see, in traditional readouts and subarrays.
+"""Subtract the signal of the reference pixels, in traditional readouts and subarrays.
 
-IRS2 frames have their own correction, :mod:`nsxr.ramps.reference_pixels.irs2`;
+IRS2 frames have a correction of their own, :mod:`nsxr.ramps.reference_pixels.irs2`.
 :func:`subtract_reference_pixels` chooses by readout.
 """
 
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,7 +32,31 @@ from nsxr.references.match import require_kind
 __all__ = ["subtract_reference_pixels"]
 
 EDGELESS = ("SUB512", "SUB512S", "SUB32")
-"""Subarrays that hold no reference pixels; their first and last four columns stand in."""
+"""Subarrays without reference pixels. Their first and last four columns are used instead."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Parameters of :func:`subtract_reference_pixels` for readouts other than IRS2."""
+
+    odd_even_columns: bool
+    shrink_levels: bool
+    use_side_ref_pixels: bool
+    refpix_algorithm: str
+    side_smoothing_length: int
+    side_gain: float
+    siglimit: float
+    sigreject: float
+    gaussmooth: float
+    halfwidth: int
+
+    def __post_init__(self) -> None:
+        names = ("siglimit", "side_smoothing_length", "sigreject", "gaussmooth", "halfwidth")
+        wrong = [f"{name}={getattr(self, name)!r}" for name in names if not getattr(self, name) > 0]
+        if wrong:
+            raise ParameterError(f"{', '.join(wrong)} must be positive")
+        if self.refpix_algorithm not in ("median", "sirs"):
+            raise ParameterError(f"refpix_algorithm is {self.refpix_algorithm!r}, expected 'median' or 'sirs'")
 
 
 @step("refpix", references=[Needs("refpix", when=IRS2), Takes("sirskernel")], by_frame=True)
@@ -50,16 +75,17 @@ def subtract_reference_pixels(
     sigreject: Limits = 4.0,
     gaussmooth: Annotated[float, Range(0, 1e4, is_open=True), Unit("line")] = 1.0,
     halfwidth: Annotated[int, Range(1, 2048), Unit("line")] = 30,
-    bad_pairs: Annotated[str, Choices("robust", "peer")] = "robust",
+    bad_pairs: Annotated[str, Choices("robust", "jwst", peer="jwst")] = "robust",
     ovr_corr_mitigation_ftr: Limits = 3.0,
 ) -> xr.Dataset:
-    """Subtract bias drifts and correlated noise as seen by the reference pixels.
+    """Subtract the bias drifts and the correlated noise that the reference pixels see.
 
-    *Full frame, four outputs*: from each amplifier and row parity, the level of its reference columns; then from every
-    column, what the side reference rows say of it. *Subarrays, one output*: a level for each row parity, no side
-    signal. *IRS2*: see :func:`~nsxr.ramps.reference_pixels.irs2.subtract_interleaved_reference`.
+    *Full frame, four amplifiers*: the level of its reference columns is subtracted from each amplifier and row parity,
+    then the signal of the side reference rows from every column. *Subarrays, one amplifier*: a level is subtracted for
+    each row parity, and no side signal. *IRS2*: see
+    :func:`~nsxr.ramps.reference_pixels.irs2.subtract_interleaved_reference`.
 
-    The names speak of detector columns, which are rows here: "odd and even columns" are odd and even
+    The names of parameters speak of detector columns, which are rows here: "odd and even columns" are odd and even
     rows of an image in science orientation.
 
     Parameters
@@ -70,7 +96,8 @@ def subtract_reference_pixels(
         Weights ``alpha`` and ``beta`` of IRS2; not used by other readouts.
     sirskernel : Dataset, optional
         ``gamma`` and ``zeta`` (output, frequency) complex: filters from the left and the right side reference
-        pixels to each output. Used with ``refpix_algorithm="sirs"``; without it they are estimated from the exposure.
+        pixels to each amplifier. Used with ``refpix_algorithm="sirs"``. Without this reference the filters are
+        estimated from the exposure.
     odd_even_columns : bool
         Whether odd and even columns have levels of their own.
     shrink_levels : bool
@@ -80,7 +107,7 @@ def subtract_reference_pixels(
     use_side_ref_pixels : bool
         Whether to subtract the side signal (full frame only).
     refpix_algorithm : {"median", "sirs"}
-        Side signal: a running median, the same for all outputs; or a filter from both sides to each output.
+        Side signal: a running median, the same for all amplifiers; or a filter from both sides to each amplifier.
     side_smoothing_length : int
         Columns in the running median; an even number is raised by one.
     side_gain : float
@@ -93,10 +120,10 @@ def subtract_reference_pixels(
         ``"sirs"``: standard deviation of the Gaussian that smooths kernels of a reference.
     halfwidth : int
         ``"sirs"``: half width of a kernel.
-    bad_pairs : {"robust", "peer"}
+    bad_pairs : {"robust", "jwst"}
         IRS2: which pairs of interleaved reference pixels are bad, and whether they are left out or replaced.
     ovr_corr_mitigation_ftr : float
-        IRS2: limit beyond which pairs are bad with ``"peer"``.
+        IRS2: limit beyond which pairs are bad with ``"jwst"``.
 
     Returns
     -------
@@ -126,19 +153,20 @@ def subtract_reference_pixels(
     Rauscher et al. 2022, "Simple Improved Reference Subtraction".
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
-    lengths = {
-        "siglimit": siglimit,
-        "side_smoothing_length": side_smoothing_length,
-        "sigreject": sigreject,
-        "gaussmooth": gaussmooth,
-        "halfwidth": halfwidth,
-        "ovr_corr_mitigation_ftr": ovr_corr_mitigation_ftr,
-    }
-    wrong = [f"{name}={value!r}" for name, value in lengths.items() if not value > 0]
-    if wrong:
-        raise ParameterError(f"{', '.join(wrong)} must be positive")
-    if refpix_algorithm not in ("median", "sirs"):
-        raise ParameterError(f"refpix_algorithm is {refpix_algorithm!r}, expected 'median' or 'sirs'")
+    options = _Options(
+        odd_even_columns=odd_even_columns,
+        shrink_levels=shrink_levels,
+        use_side_ref_pixels=use_side_ref_pixels,
+        refpix_algorithm=refpix_algorithm,
+        side_smoothing_length=side_smoothing_length,
+        side_gain=side_gain,
+        siglimit=siglimit,
+        sigreject=sigreject,
+        gaussmooth=gaussmooth,
+        halfwidth=halfwidth,
+    )
+    if not ovr_corr_mitigation_ftr > 0:
+        raise ParameterError(f"ovr_corr_mitigation_ftr={ovr_corr_mitigation_ftr!r} must be positive")
     if "science_row" in exposure.coords:
         if refpix is None:
             raise MissingReferenceError("an IRS2 exposure needs a reference of type 'refpix' for its correction")
@@ -146,53 +174,48 @@ def subtract_reference_pixels(
             exposure, refpix, bad_pairs=bad_pairs, ovr_corr_mitigation_ftr=ovr_corr_mitigation_ftr
         )
     readout = Readout.of(exposure)
-    four_outputs = readout.n_outputs == 4
     sci, pixeldq = exposure["sci"], exposure["pixeldq"]
+    bands, numbers = _without_levels(sci, pixeldq, readout, options)
+    has_sides = readout.n_outputs == 4 and use_side_ref_pixels
+    used = []
+    if has_sides and refpix_algorithm == "sirs":
+        used = [] if sirskernel is None else [sirskernel]
+        bands, gains = _filter_sides(bands, pixeldq, readout.detector, sirskernel, options)
+        numbers |= gains
+    corrected = unlabelled(_joined(list(bands.values()))).assign_coords(sci.coords)
+    if has_sides and refpix_algorithm == "median":
+        length = side_smoothing_length + 1 - side_smoothing_length % 2
+        side = settle(estimate_side_signal(corrected, pixeldq, length))
+        corrected = corrected - side * np.float32(side_gain)
+    result = record(exposure, "refpix", used, asdict(options), sci=corrected.transpose(*sci.dims))
+    return result.assign(numbers)
+
+
+def _without_levels(
+    sci: xr.DataArray, pixeldq: xr.DataArray, readout: Readout, options: _Options
+) -> tuple[dict[int, xr.DataArray], dict[str, xr.DataArray]]:
+    """Return the rows of each amplifier less its levels, and the numbers that become keywords."""
     bands: dict[int, xr.DataArray] = {}
     numbers: dict[str, xr.DataArray] = {}
-    amplifiers = readout.amplifier_of(exposure.indexes["row"].to_numpy())
+    amplifiers = readout.amplifier_of(sci.indexes["row"].to_numpy())
+    settings: dict[str, Any] = {
+        "by_end": readout.n_outputs == 4,
+        "edgeless": readout.subarray in EDGELESS,
+        "odd_even_columns": options.odd_even_columns,
+        "siglimit": options.siglimit,
+    }
     for amplifier in dict.fromkeys(amplifiers.tolist()):
         rows = np.flatnonzero(amplifiers == amplifier)
         band = slice(int(rows[0]), int(rows[-1]) + 1)
         of_band, flags = sci.isel(row=band), pixeldq.isel(row=band)
-        settings: dict[str, Any] = {
-            "by_end": four_outputs,
-            "edgeless": readout.subarray in EDGELESS,
-            "odd_even_columns": odd_even_columns,
-            "siglimit": siglimit,
-        }
-        if shrink_levels:
+        if options.shrink_levels:
             levels, evidence = estimate_shrunken_levels(of_band, flags, **settings)
             numbers |= evidence_keywords(evidence, amplifier)
         else:
             levels = estimate_levels(of_band, flags, **settings)
-        levels = levels if _may_wait(of_band, whole_exposure=shrink_levels) else settle(levels)
+        levels = levels if _may_wait(of_band, whole_exposure=options.shrink_levels) else settle(levels)
         bands[amplifier] = (unlabelled(of_band) - levels).assign_coords(of_band.coords)
-    used = []
-    if four_outputs and use_side_ref_pixels and refpix_algorithm == "sirs":
-        used = [] if sirskernel is None else [sirskernel]
-        settings = {"sigreject": sigreject, "gaussmooth": gaussmooth, "halfwidth": halfwidth}
-        bands, gains = _filter_sides(bands, pixeldq, readout.detector, sirskernel, **settings)
-        numbers |= gains
-    corrected = unlabelled(_joined(list(bands.values()))).assign_coords(sci.coords)
-    if four_outputs and use_side_ref_pixels and refpix_algorithm == "median":
-        length = side_smoothing_length + 1 - side_smoothing_length % 2
-        side = settle(estimate_side_signal(corrected, pixeldq, length))
-        corrected = corrected - side * np.float32(side_gain)
-    parameters = {
-        "odd_even_columns": odd_even_columns,
-        "shrink_levels": shrink_levels,
-        "use_side_ref_pixels": use_side_ref_pixels,
-        "refpix_algorithm": refpix_algorithm,
-        "side_smoothing_length": side_smoothing_length,
-        "side_gain": side_gain,
-        "siglimit": siglimit,
-        "sigreject": sigreject,
-        "gaussmooth": gaussmooth,
-        "halfwidth": halfwidth,
-    }
-    result = record(exposure, "refpix", used, parameters, sci=corrected.transpose(*sci.dims))
-    return result.assign(numbers)
+    return bands, numbers
 
 
 def _joined(bands: list[xr.DataArray]) -> xr.DataArray:
@@ -200,12 +223,12 @@ def _joined(bands: list[xr.DataArray]) -> xr.DataArray:
 
 
 def _may_wait(band: xr.DataArray, whole_exposure: bool) -> bool:
-    """Whether the blocks that share an estimate may wait for it in memory."""
+    """Return whether the blocks that share an estimate may wait for it in memory."""
     if band.chunks is None:
         return True
     lengths = dict(zip(band.dims, band.chunks, strict=True))
     if whole_exposure and len(lengths["integration"]) * len(lengths["group"]) > 1:
-        return False  # all of a series would wait
+        return False  # the whole time series would wait
     together = {str(dim): max(lengths[dim]) for dim in ("integration", "group")}
     return len(lengths["row"]) == 1 or is_kept({**together, "row": band.sizes["row"], "column": band.sizes["column"]})
 
@@ -215,19 +238,18 @@ def _filter_sides(
     pixeldq: xr.DataArray,
     detector: str,
     sirskernel: xr.Dataset | None,
-    *,
-    sigreject: float,
-    gaussmooth: float,
-    halfwidth: int,
+    options: _Options,
 ) -> tuple[dict[int, xr.DataArray], dict[str, xr.DataArray]]:
-    """Return the rows of all outputs less the filtered side signal, and the gains of the filters."""
+    """Return the rows of all amplifiers less the filtered side signal, and the gains of the filters."""
     rows = np.concatenate([band.indexes["row"].to_numpy() for band in bands.values()])
-    sides = read_sides(_joined(list(bands.values())).assign_coords(row=rows), pixeldq, detector, sigreject=sigreject)
+    sides = read_sides(
+        _joined(list(bands.values())).assign_coords(row=rows), pixeldq, detector, sigreject=options.sigreject
+    )
     if sirskernel is None:
-        kernels = estimate_side_kernels([bands[k] for k in sorted(bands)], sides, pixeldq, halfwidth=halfwidth)
+        kernels = estimate_side_kernels([bands[k] for k in sorted(bands)], sides, pixeldq, halfwidth=options.halfwidth)
     else:
         require_kind(sirskernel, "sirskernel")
-        kernels = side_kernels(sirskernel, detector, gaussmooth=gaussmooth, halfwidth=halfwidth)
+        kernels = side_kernels(sirskernel, detector, gaussmooth=options.gaussmooth, halfwidth=options.halfwidth)
     signal = settle(filtered_sides(sides, kernels, detector))
     cleaned, gains = {}, {}
     for number, band in bands.items():
