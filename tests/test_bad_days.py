@@ -317,7 +317,7 @@ SLOW = """
 import signal, sys, time
 from pathlib import Path
 from nsxr import cli
-from nsxr.formats.fits_write import BlockFile
+from nsxr.formats.fits_layout import BlockFile
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
 mark, go = Path(sys.argv.pop()), Path(sys.argv.pop())

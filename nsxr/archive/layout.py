@@ -51,8 +51,8 @@ def as_raw(exposure: xr.Dataset) -> xr.Dataset:
     sci = exposure["sci"]
     if "group" not in sci.dims or sci.dtype != np.float32:
         raise ModelError(f"sci has dims {sci.dims} and dtype {sci.dtype}, expected a raw exposure, float32")
-    outputs = [([str(dim) for dim in sci.dims], np.uint16)]
-    (counts,) = map_blocks(_as_counts, sci, core=(), outputs=outputs)
+    outputs = {"sci": ([str(dim) for dim in sci.dims], np.uint16)}
+    counts = map_blocks(_as_counts, sci, core=(), outputs=outputs)["sci"]
     return exposure.assign(sci=counts.assign_attrs(sci.attrs))
 
 

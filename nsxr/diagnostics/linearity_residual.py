@@ -6,8 +6,9 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
-from nsxr.compute.blocks import map_blocks, map_with_halo, reduce_tree, unlabelled
-from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
+from nsxr.compute.blocks import map_blocks, map_with_halo
+from nsxr.compute.layouts import one_chunk, to_blocks
+from nsxr.compute.reductions import reduce_tree
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.linearity_residual import KINDS, SUMS, compare_with_neighbours, half_slopes, sums_by_signal
 from nsxr.model.readout import Readout
@@ -68,31 +69,33 @@ def measure_linearity_residual(
     if exposure.sizes["group"] < 5:
         raise ModelError(f"the exposure has {exposure.sizes['group']} groups; two halves need five or more")
     blocks = to_blocks(exposure)
-    sci = unlabelled(blocks["sci"])
-    early, late = map_blocks(
+    slopes = map_blocks(
         half_slopes,
-        sci,
-        chunk_like(unlabelled(blocks["groupdq"]), sci),
+        blocks["sci"],
+        blocks["groupdq"],
         core=("group", "column"),
-        outputs=[(_RATES, np.float32)] * 2,
+        outputs={"early": (_RATES, np.float32), "late": (_RATES, np.float32)},
     )
+    early, late = slopes["early"], slopes["late"]
     contrast = map_with_halo(compare_with_neighbours, early + late, {"row": 1}, boundary=np.nan)
     amplifier = Readout.from_header(exposure.attrs).amplifier_of(exposure["row"].values)
     labels, output = np.unique(amplifier, return_inverse=True)
     dims = ("integration", "amplifier", "kind", "signal", "sum")
-    (sums,) = map_blocks(
+    sums = map_blocks(
         sums_by_signal,
-        *(one_chunk(image, "row", "column") for image in (early, late, contrast)),
+        one_chunk(early, "row", "column"),
+        late,
+        contrast,
         core=("row", "column"),
-        outputs=[(dims, np.float64)],
+        outputs={"sums": (dims, np.float64)},
         sizes={"amplifier": labels.size, "kind": len(KINDS), "signal": edges.size - 1, "sum": SUMS},
-        reduced={0: "integration"},
+        reduced={"sums": "integration"},
         output=output,
         n_outputs=labels.size,
         edges=edges,
         differences=exposure.sizes["group"] - 1,
         least_contrast=float(least_contrast),
-    )
+    )["sums"]
     total = reduce_tree(_add, sums, "integration", np.float64).isel(integration=0, drop=True)
     pixels, difference, square, mean = (total.isel(sum=number, drop=True) for number in range(SUMS))
     enough = pixels.where(pixels >= _LEAST_PIXELS)

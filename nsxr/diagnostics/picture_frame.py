@@ -70,11 +70,11 @@ def build_picture_frame(darks: Sequence[xr.Dataset], *, smoothing: float = 1.0) 
     row_edges, column_edges = segment_edges(row), segment_edges(column)
     blocks = xr.concat([_blocks(dark, row_edges) for dark in exposures], "frame")
     output = Readout.from_header(first.attrs).amplifier_of(row)
-    (sci,) = map_blocks(
+    sci = map_blocks(
         _expanded_pattern,
         one_chunk(blocks, "frame", "row_block", "segment"),
         core=("frame", "row_block", "segment"),
-        outputs=[(("row", "column"), np.float32)],
+        outputs={"sci": (("row", "column"), np.float32)},
         sizes={"row": row.size, "column": column.size},
         row=row,
         column=column,
@@ -82,7 +82,7 @@ def build_picture_frame(darks: Sequence[xr.Dataset], *, smoothing: float = 1.0) 
         column_edges=column_edges,
         output=output,
         smoothing=float(smoothing),
-    )
+    )["sci"]
     detector = Readout.of(first).detector
     sci.attrs = {"long_name": "pattern of the picture frame, rms 1", "units": "1"}
     coordinates = {name: first[name] for name in ("row", "column", "amplifier") if name in first.coords}
@@ -102,15 +102,15 @@ def _blocks(dark: xr.Dataset, row_edges: np.ndarray) -> xr.DataArray:
     everywhere = xr.DataArray(np.ones((sci.sizes["row"], sci.sizes["column"]), np.bool_), dims=("row", "column"))
     nothing = xr.zeros_like(everywhere, dtype=np.float32)
     mean, _, count = segments(dark, nothing, by_integration(everywhere, sci))
-    (blocks,) = map_blocks(
+    blocks = map_blocks(
         _block_means,
         one_chunk(mean, "row"),
-        one_chunk(count, "row"),
+        count,
         core=("row", "group"),
-        outputs=[(("integration", "group", "row_block", "segment"), np.float32)],
+        outputs={"blocks": (("integration", "group", "row_block", "segment"), np.float32)},
         sizes={"row_block": row_edges.size - 1},
         row_edges=row_edges,
-    )
+    )["blocks"]
     return blocks.stack(frame=("integration", "group"), create_index=False).transpose("frame", "row_block", "segment")
 
 

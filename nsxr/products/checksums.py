@@ -36,7 +36,8 @@ def each_object(
         results = [kernel(folder, node, str(name), str(known)) for name, known in zip(block, sums, strict=True)]
         return np.array(results, dtype=object)
 
-    (found,) = map_blocks(run, lazy["name"], lazy["digest"], core=(), outputs=[(("object",), np.object_)])
+    outputs = {"found": (("object",), np.object_)}
+    found = map_blocks(run, lazy["name"], lazy["digest"], core=(), outputs=outputs)["found"]
     return [str(text) for text in found.compute().values]
 
 

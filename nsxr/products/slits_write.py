@@ -10,8 +10,8 @@ import xarray as xr
 from astropy.io import fits
 
 from nsxr.errors import ModelError
+from nsxr.formats.fits_layout import Part, Target, image_header, lay_out
 from nsxr.formats.fits_tables import asdf_marker, integration_times, origin, provenance, table
-from nsxr.formats.fits_write import BlockFile, allocate, image_header
 from nsxr.formats.keywords import as_product, primary_header, set_keyword
 from nsxr.formats.spectra_tables import SLIT_KEYWORDS
 from nsxr.formats.zarr import create_zarr
@@ -25,7 +25,6 @@ from nsxr.storage.stores import local_path
 
 __all__ = ["write_slits"]
 
-_BLOCK = 2880
 _PARTS = ("var_poisson", "var_rnoise", "var_flat")
 
 
@@ -108,7 +107,7 @@ def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
     return found
 
 
-def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[tuple[xr.DataArray, Any]]:
+def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[tuple[xr.DataArray, Target]]:
     each = [slit for _, slit in iterate_slits(slits)]
     if not each:
         raise ModelError("there are no slits to write")
@@ -116,30 +115,19 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
         check(slit, "sci", "dq")
     first = each[0]
     primary = slit_primary_header({**first.attrs, **slits.attrs}, filename, _model(each))
-    targets: list[tuple[xr.DataArray, Any]] = []
-    with open(path, "xb") as file:
-        file.write(primary.tostring().encode("ascii"))
-        for version, slit in enumerate(each, start=1):
-            for extension, array in _images(slit).items():
-                if extension == "SCI":
-                    array = array.assign_attrs(fits_header=_slit_header(slit))
-                header = image_header(extension, array)
-                header["EXTVER"] = (version, "extension value")
-                file.write(header.tostring().encode("ascii"))
-                offset = file.tell()
-                targets.append((array, BlockFile(str(path), offset, array.shape, array.dtype.name)))
-                length = array.nbytes + -array.nbytes % _BLOCK
-                file.flush()
-                allocate(file.fileno(), offset, length)
-                file.seek(offset + length)
-        times = integration_times(first) if "integration" in first.dims else None
-        records, known = provenance(first), origin({**slits.attrs, **merged([slit.attrs for slit in each])})
-        tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_marker())]
-        for name, rows in tables:
-            if rows is not None:
-                header, data = table(name, rows)
-                file.write(header.tostring().encode("ascii") + data + bytes(-len(data) % _BLOCK))
-    return targets
+    parts = [Part(primary)]
+    for version, slit in enumerate(each, start=1):
+        for extension, array in _images(slit).items():
+            if extension == "SCI":
+                array = array.assign_attrs(fits_header=_slit_header(slit))
+            header = image_header(extension, array)
+            header["EXTVER"] = (version, "extension value")
+            parts.append(Part(header, array))
+    times = integration_times(first) if "integration" in first.dims else None
+    records, known = provenance(first), origin({**slits.attrs, **merged([slit.attrs for slit in each])})
+    tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_marker())]
+    parts += [Part(*table(name, rows)) for name, rows in tables if rows is not None]
+    return lay_out(path, parts)
 
 
 def _slit_header(slit: xr.Dataset) -> str:

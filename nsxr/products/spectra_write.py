@@ -14,8 +14,8 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
 from nsxr.formats.fits_headers import keywords
+from nsxr.formats.fits_layout import BlockFile, Part, Place, Target, lay_out
 from nsxr.formats.fits_tables import TIME_COLUMNS, asdf_marker, integration_times, origin, provenance, table
-from nsxr.formats.fits_write import BlockFile, CardFile
 from nsxr.formats.keywords import as_product, is_of_product, primary_header, printable, set_keyword
 from nsxr.formats.spectra_tables import (
     POSITIONS,
@@ -47,8 +47,6 @@ SLIT_COORDINATES: Mapping[str, str] = {
 """Coordinates along ``slit`` and their keywords."""
 
 _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
-_BLOCK = 2880
-_Target = BlockFile | CardFile | LateRows
 
 
 def spectra_of(spectra: xr.Dataset | xr.DataTree) -> list[xr.Dataset]:
@@ -211,51 +209,40 @@ def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]
     return rows, columns
 
 
-def _card_offsets(text: str) -> dict[str, int]:
-    """Return where each card of a header begins; of a keyword that comes twice, the first."""
-    return {text[i : i + 8].rstrip(): i for i in reversed(range(0, len(text), 80))}
-
-
-def _create(path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], filename: str) -> list[Any]:
+def _create(
+    path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], filename: str
+) -> list[tuple[xr.DataArray, Target]]:
     """Create a FITS product of full size, and say what goes where in it."""
     extension, model = _kind(spectra)
     records = [provenance(spectrum) for spectrum in spectra]
     first = spectra[0].attrs
     same = len({spectrum.attrs.get("nsxr_steps") for spectrum in spectra}) == 1
-    targets: list[tuple[xr.DataArray, _Target]] = []
     attrs = {**first, **root} | ({"nsxr_steps": first["nsxr_steps"]} if "nsxr_steps" in first else {})
     attrs |= merged([spectrum.attrs for spectrum in spectra])
-    with open(path, "xb") as file:
-        file.write(_primary(attrs, filename, model).tostring().encode("ascii"))
-        for version, spectrum in enumerate(spectra, start=1):
-            rows, columns = _rows(spectrum, extension)
-            length = spectrum.sizes["dispersion"]
-            header = table_header(extension, version, columns, rows.shape[0], length)
-            late = _header(spectrum, header)
-            text = header.tostring()
-            cards, begin = _card_offsets(text), file.tell()
-            offset = begin + len(text)
-            file.write(text.encode("ascii"))
-            if "integration" in rows.dims:
-                targets.append((rows, BlockFile(str(path), offset, rows.shape, "uint8")))
-            else:
-                kept = {key: cards[key] for key in ("NAXIS2", "PCOUNT")}
-                targets.append((rows, LateRows(str(path), begin, kept, offset)))
-            for keyword, value in late.items():
-                card = CardFile(str(path), begin + cards[keyword], keyword, header.comments[keyword])
-                targets.append((value, card))
-            file.truncate(offset + rows.nbytes + -rows.nbytes % _BLOCK)
-            file.seek(0, os.SEEK_END)
-        times = integration_times(spectra[0]) if model == "TSOMultiSpecModel" else None
-        tables = [("INT_TIMES", 1, times)] if times is not None else []
-        tables += [("NSXR_STEPS", n, r) for n, r in enumerate(records[: 1 if same else None], 1) if r is not None]
-        known = origin(attrs)
-        tables += [("NSXR_PROVENANCE", 1, known)] if known is not None else []
-        for name, version, content in (*tables, ("ASDF", 1, asdf_marker())):
-            header, data = table(name, content)
-            header["EXTVER"] = version
-            file.write(header.tostring().encode("ascii") + data + bytes(-len(data) % _BLOCK))
-    return targets
+    parts = [Part(_primary(attrs, filename, model))]
+    for version, spectrum in enumerate(spectra, start=1):
+        rows, columns = _rows(spectrum, extension)
+        header = table_header(extension, version, columns, rows.shape[0], spectrum.sizes["dispersion"])
+        late = _header(spectrum, header)
+        parts.append(Part(header, rows, _target, late))
+    times = integration_times(spectra[0]) if model == "TSOMultiSpecModel" else None
+    tables = [("INT_TIMES", 1, times)] if times is not None else []
+    tables += [("NSXR_STEPS", n, r) for n, r in enumerate(records[: 1 if same else None], 1) if r is not None]
+    known = origin(attrs)
+    tables += [("NSXR_PROVENANCE", 1, known)] if known is not None else []
+    for name, version, content in (*tables, ("ASDF", 1, asdf_marker())):
+        header, data = table(name, content)
+        header["EXTVER"] = version
+        parts.append(Part(header, data))
+    return lay_out(path, parts)
+
+
+def _target(place: Place, rows: xr.DataArray) -> Target:
+    """Return where the rows of a spectrum go; of a single spectrum, only those with a wavelength are kept."""
+    if "integration" in rows.dims:
+        return BlockFile(place.path, place.offset, rows.shape, "uint8")
+    cards = place.cards()
+    return LateRows(place.path, place.start, {key: cards[key] for key in ("NAXIS2", "PCOUNT")}, place.offset)
 
 
 def _by_wavelength(dataset: xr.Dataset) -> xr.Dataset:

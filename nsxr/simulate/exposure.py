@@ -1,7 +1,6 @@
 """Simulate exposures: as files, or small ones in memory."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from nsxr.model.readout import Readout
 from nsxr.model.variables import variable_attributes
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.configuration import SUBARRAYS, Configuration, configure
-from nsxr.simulate.fits_files import open_raw, write_raw_group, write_reference
+from nsxr.simulate.fits_files import open_raw, write_reference
 from nsxr.simulate.headers import Segment, integration_times, primary_header, science_header
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
@@ -147,10 +146,11 @@ def simulate_exposure(
     drawn = ramps.groups()
     for part in parts:
         path = folder / part.file_name(configuration)
-        with ExitStack() as stack:
-            file = stack.enter_context(open_raw(path, configuration, part))
-            for _ in range((part.last - part.first + 1) * groups):
-                write_raw_group(file, digitize(next(drawn), configuration))
+        with open_raw(path, configuration, part) as target:
+            for integration, group in np.ndindex(part.last - part.first + 1, groups):
+                target[integration : integration + 1, group : group + 1] = digitize(next(drawn), configuration)[
+                    None, None
+                ]
         paths.append(path)
     next(drawn, None)
     truth = write_truth(folder, truth_dataset(ramps), configuration)

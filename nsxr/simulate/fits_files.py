@@ -4,7 +4,6 @@ import filecmp
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import xarray as xr
@@ -12,6 +11,7 @@ from astropy.io import fits
 from astropy.time import Time
 
 from nsxr.errors import OutputExistsError
+from nsxr.formats.fits_layout import Part, Target, lay_out
 from nsxr.formats.fits_tables import asdf_marker
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate.configuration import SUBARRAYS, Configuration
@@ -19,9 +19,7 @@ from nsxr.simulate.headers import START, Segment, group_table, integration_times
 from nsxr.simulate.reference_data import reference_name
 from nsxr.storage.whole import replacing
 
-__all__ = ["open_raw", "write_raw_group", "write_reference", "write_tables"]
-
-_BLOCK = 2880
+__all__ = ["open_raw", "write_reference", "write_tables"]
 
 _MODELS = {
     "mask": "MaskModel",
@@ -50,19 +48,11 @@ def _image_header(name: str, bitpix: int, shape: Sequence[int]) -> fits.Header:
     return fits.Header([*cards, ("PCOUNT", 0), ("GCOUNT", 1), ("EXTNAME", name)])
 
 
-def _text(header: fits.Header) -> bytes:
-    return str(header.tostring(sep="", endcard=True, padding=True)).encode("ascii")
-
-
-def _pad(file: BinaryIO) -> None:
-    file.write(bytes(-file.tell() % _BLOCK))
-
-
 @contextmanager
-def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iterator[BinaryIO]:
-    """Open a raw file to which groups can be written one after the other.
+def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iterator[Target]:
+    """Yield a target (integration, group, row, column) uint16 for the groups of a raw file.
 
-    Afterwards the GROUP and INT_TIMES tables are added, and the file gets its name.
+    After the block, the tables GROUP and INT_TIMES are added, and the file gets its name.
     """
     shape = (segment.last - segment.first + 1, configuration.groups, configuration.raw_rows, configuration.columns.size)
     header = _image_header("SCI", 16, shape)
@@ -75,11 +65,9 @@ def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iter
         for name, values in times.items()
     ]
     with replacing(path) as partial:
-        with partial.open("wb") as file:
-            file.write(_text(primary_header(configuration, segment)))
-            file.write(_text(header))
-            yield file
-            _pad(file)
+        room = xr.DataArray(np.broadcast_to(np.uint16(0), shape))
+        ((_, target),) = lay_out(partial, [Part(primary_header(configuration, segment)), Part(header, room)])
+        yield target
         write_tables(
             partial,
             [
@@ -88,12 +76,6 @@ def open_raw(path: Path, configuration: Configuration, segment: Segment) -> Iter
                 fits.BinTableHDU(asdf_marker(), name="ASDF"),
             ],
         )
-
-
-def write_raw_group(file: BinaryIO, group: np.ndarray) -> None:
-    """Write one group, uint16, as FITS stores it: big-endian int16, 32768 less."""
-    # 32768 is the sign bit: flipping it is subtracting
-    file.write((group ^ np.uint16(0x8000)).astype(">u2").data)
 
 
 def write_tables(path: Path, hdus: Iterable[fits.BinTableHDU | fits.ImageHDU]) -> None:
@@ -113,11 +95,12 @@ def write_reference(
     """
     path = directory / reference_name(kind, configuration)
     with replacing(path) as partial:
-        with partial.open("wb") as file:
-            file.write(_text(_reference_header(path.name, kind, dataset, configuration)))
-            for variable, extension in _IMAGES.items():
-                if variable in dataset:
-                    _write_image(file, extension, kind, dataset[variable])
+        parts = [Part(_reference_header(path.name, kind, dataset, configuration))]
+        parts += [_image(extension, kind, dataset[name]) for name, extension in _IMAGES.items() if name in dataset]
+        for array, target in lay_out(partial, parts):
+            for number in range(len(array) if array.ndim == 3 else 1):  # all planes of a dark at once need much memory
+                part = slice(number, number + 1) if array.ndim == 3 else slice(None)
+                target[part] = array.values[part]
         if kind == "refpix":
             write_tables(partial, _weight_tables(dataset))
         elif "dq" in dataset:
@@ -129,21 +112,15 @@ def write_reference(
     return path
 
 
-def _write_image(file: BinaryIO, extension: str, kind: str, array: xr.DataArray) -> None:
+def _image(extension: str, kind: str, array: xr.DataArray) -> Part:
     if extension == "DQ":
         header = _image_header(extension, 32, array.shape)
         header["BZERO"], header["BSCALE"] = 2**31, 1
-        stored = _stored_dq(kind, array.values) ^ np.uint32(1 << 31)
-        planes = stored.astype(">u4")[None]
-    else:
-        header = _image_header(extension, -32, array.shape)
-        if "units" in array.attrs:
-            header["BUNIT"] = array.attrs["units"].replace("electron", "electrons")
-        planes = array.values if array.ndim == 3 else array.values[None]
-    file.write(_text(header))
-    for plane in planes:
-        file.write(np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder(">")).data)
-    _pad(file)
+        return Part(header, array.copy(data=_stored_dq(kind, array.values)))
+    header = _image_header(extension, -32, array.shape)
+    if "units" in array.attrs:
+        header["BUNIT"] = array.attrs["units"].replace("electron", "electrons")
+    return Part(header, array)
 
 
 def _dq_bits(kind: str, names_used: Sequence[str]) -> list[tuple[int, str]]:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsxr.errors import ModelError
+from nsxr.formats.fits_layout import BlockFile
 from nsxr.formats.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, steps_from_table
-from nsxr.formats.fits_write import BlockFile, create_fits
+from nsxr.formats.fits_write import create_fits
 from nsxr.formats.keywords import primary_header
 from nsxr.model.history import record, record_skip
 from nsxr.model.variables import variable_attributes

@@ -1,0 +1,240 @@
+"""Lay out a FITS file in full before its pixels are known, and put them in block by block.
+
+:func:`lay_out` writes all headers and finished tables, and reserves the space of every image. For each image it returns
+a target: an object to which blocks are assigned, in any order, from any thread or process that sees the file.
+"""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.errors import ModelError
+from nsxr.formats.fits_blocks import BLOCK
+from nsxr.formats.keywords import carried_header
+
+__all__ = ["BlockFile", "CardFile", "Part", "Place", "Target", "image_header", "lay_out"]
+
+_SIGNS = {"uint16": np.uint16(0x8000), "uint32": np.uint32(0x80000000)}
+_BITPIX = {"float32": -32, "float64": -64, "uint8": 8, "uint32": 32, "int32": 32, "int16": 16}
+
+
+class Target(Protocol):
+    """Where an array goes when it is computed."""
+
+    def __setitem__(self, index: Any, block: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an HDU is in a file: ``start`` is the first byte of its header, ``header`` the text of it."""
+
+    path: str
+    start: int
+    header: str
+
+    @property
+    def offset(self) -> int:
+        """Byte at which the data begin."""
+        return self.start + len(self.header)
+
+    def cards(self) -> dict[str, int]:
+        """Return where in the header the card of each keyword begins; of a keyword that comes twice, the first."""
+        return {self.header[i : i + 8].rstrip(): i for i in reversed(range(0, len(self.header), 80))}
+
+
+def _image_target(place: Place, array: xr.DataArray) -> Target:
+    return BlockFile(place.path, place.offset, array.shape, array.dtype.name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One HDU to write.
+
+    Attributes
+    ----------
+    header : Header
+        Its header, complete but for the values of ``late``.
+    data : bytes or DataArray
+        Finished bytes, or an array that is stored later.
+    target : callable
+        ``target(place, data)`` returns where the array is stored; default an image.
+    late : mapping of str to DataArray
+        Numbers that become the values of keywords of the header, and are stored later too.
+    """
+
+    header: fits.Header
+    data: xr.DataArray | bytes = b""
+    target: Callable[[Place, xr.DataArray], Target] = _image_target
+    late: Mapping[str, xr.DataArray] = field(default_factory=dict)
+
+
+def lay_out(path: Path, parts: Iterable[Part]) -> list[tuple[xr.DataArray, Target]]:
+    """Create a FITS file of its final size.
+
+    Parameters
+    ----------
+    path : Path
+        File to create; it must not exist.
+    parts : iterable of Part
+        The HDUs in order, the first one primary.
+
+    Returns
+    -------
+    list of (DataArray, Target)
+        The arrays, and where each of them is stored.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be created, or the disk is full.
+    """
+    targets: list[tuple[xr.DataArray, Target]] = []
+    with open(path, "xb") as file:
+        for part in parts:
+            place = Place(str(path), file.tell(), part.header.tostring())
+            file.write(place.header.encode("ascii"))
+            if isinstance(part.data, bytes):
+                file.write(part.data)
+                length = len(part.data)
+            else:
+                targets.append((part.data, part.target(place, part.data)))
+                length = part.data.nbytes
+            for keyword, array in part.late.items():
+                card = place.start + place.cards()[keyword]
+                targets.append((array, CardFile(place.path, card, keyword, part.header.comments[keyword])))
+            length += -length % BLOCK
+            file.flush()
+            if length:
+                _allocate(file.fileno(), place.offset, length)
+            file.seek(place.offset + length)
+    return targets
+
+
+def image_header(name: str, array: xr.DataArray) -> fits.Header:
+    """Return the header of an image extension; that of SCI carries what is in ``attrs["fits_header"]`` of the array.
+
+    Parameters
+    ----------
+    name : str
+        EXTNAME.
+    array : DataArray
+        Only its shape, dtype and attributes are looked at.
+    """
+    kind = array.dtype.name
+    if kind not in _BITPIX:
+        raise ModelError(f"{name} has dtype {array.dtype}; FITS products hold {', '.join(_BITPIX)}")
+    header = fits.Header(
+        [
+            ("XTENSION", "IMAGE", "Image extension"),
+            ("BITPIX", _BITPIX[kind], "array data type"),
+            ("NAXIS", array.ndim, "number of array dimensions"),
+            *((f"NAXIS{axis + 1}", length) for axis, length in enumerate(reversed(array.shape))),
+            ("PCOUNT", 0, "number of parameters"),
+            ("GCOUNT", 1, "number of groups"),
+            *([("BSCALE", 1), ("BZERO", 2147483648)] if kind == "uint32" else []),
+        ]
+    )
+    header["EXTNAME"] = (name, "extension name")
+    if name == "SCI":
+        header.extend(carried_header(array.attrs).cards, update=False, unique=False, end=True)
+    if name in ("SCI", "ERR") and "units" in array.attrs:
+        header["BUNIT"] = (array.attrs["units"], "physical units of the array values")
+    return header
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """One FITS image inside a file that exists already; assignment writes a block in place.
+
+    Every assignment opens the file anew and writes each contiguous run of bytes at its offset, so
+    the object pickles, and threads and processes may write different blocks at once. The file is
+    never created here: a block that comes late, after a failure elsewhere, cannot bring it back.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    offset : int
+        Bytes before the first pixel.
+    shape : tuple of int
+        Shape of the whole image, NumPy order.
+    dtype : str
+        NumPy name of the dtype in memory; unsigned pixels of 16 and 32 bits are stored with BZERO.
+    """
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def _encode(self, run: np.ndarray) -> bytes:
+        if self.dtype in _SIGNS:  # BZERO is 2**15 or 2**31: flipping the sign bit subtracts it
+            run = run ^ _SIGNS[self.dtype]
+        return run.astype(run.dtype.newbyteorder(">"), copy=False).tobytes()
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        values = np.asarray(block)
+        if values.dtype != np.dtype(self.dtype):
+            raise ModelError(f"a block of dtype {values.dtype} reached an image of {self.dtype} in {self.path}")
+        index = (index if isinstance(index, tuple) else (index,)) if index is not Ellipsis else ()
+        index = index + (slice(None),) * (len(self.shape) - len(index))
+        bounds = [part.indices(length) for part, length in zip(index, self.shape, strict=True)]
+        if tuple(stop - start for start, stop, _ in bounds) != values.shape or any(s[2] != 1 for s in bounds):
+            raise ModelError(f"a block of shape {values.shape} does not fit {index} of {self.shape} in {self.path}")
+        # axes behind the first one that is cut are whole: bytes run on from `outer` to the end
+        outer = len(self.shape)
+        while outer > 0 and (outer == len(self.shape) or values.shape[outer] == self.shape[outer]):
+            outer -= 1
+        strides = np.cumprod((1, *self.shape[:0:-1]))[::-1] * values.dtype.itemsize
+        first = self.offset + sum(
+            int(start) * int(stride) for (start, _, _), stride in zip(bounds, strides, strict=True)
+        )
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            for lead in np.ndindex(values.shape[:outer]):
+                at = first + sum(i * int(stride) for i, stride in zip(lead, strides[:outer], strict=True))
+                rest = memoryview(self._encode(values[lead]))
+                while rest:
+                    written = os.pwrite(descriptor, rest, at)
+                    rest, at = rest[written:], at + written
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class CardFile:
+    """One keyword in the primary header of a file that exists already; assignment writes its value.
+
+    For numbers that are known only when the pixels are, such as the rate of cosmic rays. NaN, which
+    FITS cannot hold, becomes a keyword without value.
+    """
+
+    path: str
+    offset: int
+    keyword: str
+    comment: str
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        number = float(value)
+        card = fits.Card(self.keyword, number if math.isfinite(number) else None, self.comment[:45])
+        with open(self.path, "r+b") as file:
+            file.seek(self.offset)
+            file.write(card.image.encode("ascii"))
+
+
+def _allocate(descriptor: int, offset: int, length: int) -> None:
+    """Reserve space, so that a full disk is noticed before anything is computed."""
+    try:
+        os.posix_fallocate(descriptor, offset, length)
+    except (AttributeError, OSError) as error:  # not on this system, or not on this file system
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        os.ftruncate(descriptor, offset + length)
