@@ -10,20 +10,15 @@ are not used. For each integration: the mean of (rate - truth) / uncertainty of 
 many of them have none.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
 import numpy as np
 import xarray as xr
+from common import make_parser, write_head, write_row
+from ramps import NOISE, Scene, as_exposure
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "peer")]
-
-from ramps import NOISE, Scene, as_exposure  # noqa: E402
-
-import nsxr  # noqa: E402
-from nsxr.model.dq import GroupFlag  # noqa: E402
-from nsxr.ramps.persistence import last_saturation  # noqa: E402
+import nsxr
+from nsxr.model.dq import GroupFlag
+from nsxr.ramps.persistence import last_saturation
+from nsxr.testing import make_times
 
 FLUX, FALL, GAP, START = 0.05, 200.0, 120.0, 61000.0
 SCENE = Scene(2, 20, 1, 14.6)
@@ -50,20 +45,17 @@ def simulate(amplitude: float, generator: np.random.Generator) -> tuple[list[xr.
         groupdq = np.zeros(sci.shape, np.uint8)
         if number == 0:
             groupdq[0, 5:] = SATURATED
-        begin = START + (shift + np.arange(2) * length) / 86400
-        times = {"int_start_MJD_UTC": begin, "int_end_MJD_UTC": begin + length / 86400}
-        exposure = exposure.assign_coords({name: ("integration", time) for name, time in times.items()})
+        exposure = exposure.assign_coords(make_times(START + shift / 86400, 2, length))
         exposures.append(exposure.assign(groupdq=exposure["groupdq"].copy(data=groupdq)))
     return exposures, references
 
 
 def main() -> None:
     """Print the table, row by row."""
-    parser = argparse.ArgumentParser(description="Afterglow of saturated pixels, with and without flags.")
+    parser = make_parser(__doc__)
     parser.add_argument("--seed", type=int, default=1)
     generator = np.random.default_rng(parser.parse_args().seed)
-    header = ("electron/s", "method", "next integration", "next exposure", "and its second integration")
-    sys.stdout.write("| " + " | ".join(header) + " |\n|" + " --- |" * len(header) + "\n")
+    write_head("electron/s", "method", "next integration", "next exposure", "and its second integration")
     for amplitude in (0.01, 0.1, 1.0):
         exposures, references = simulate(amplitude, generator)
         for method, window in METHODS.items():
@@ -76,8 +68,7 @@ def main() -> None:
                 pull = (rates["sci"].astype(float) - FLUX) / np.sqrt(rates["var_poisson"] + rates["var_rnoise"])
                 cells += [(float(plane.mean()), float(plane.isnull().mean())) for plane in pull]
             words = [f"{mean:+.2f}, {100 * lost:.0f} %" if lost < 1 else "all without" for mean, lost in cells[1:]]
-            sys.stdout.write("| " + " | ".join([f"{amplitude:g}", method, *words]) + " |\n")
-            sys.stdout.flush()
+            write_row(f"{amplitude:g}", method, *words)
 
 
 if __name__ == "__main__":

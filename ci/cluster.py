@@ -11,7 +11,6 @@ memory a run may fail, with one clear error and no products; all others must suc
 whole needs 6 GB of memory, 4 GB of disk and a quarter of an hour on two cores.
 """
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from common import make_parser, write_head, write_row
 
 from nsxr.simulate import simulate_exposure
 
@@ -142,7 +142,7 @@ def table(name: str, words: list[str], folder: Path) -> list[str]:
         else:
             verdict = f"WRONG: status {done.status}, {done.left}, {done.error or 'no error'}"
             problems.append(f"{name}, {kind}: {verdict}")
-        print(f"| {name} | {kind} | {done.seconds:.1f} | {done.largest / 2**20:.0f} | {verdict} |", flush=True)
+        write_row(name, kind, f"{done.seconds:.1f}", f"{done.largest / 2**20:.0f}", verdict)
         return done
 
     row("1 thread", [], threads=1)
@@ -157,12 +157,12 @@ def table(name: str, words: list[str], folder: Path) -> list[str]:
 
 def main() -> int:
     """Run it all; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--small", action="store_true", help="small exposures")
     parser.add_argument("--directory", help="where to put files meanwhile; default the temporary directory")
     chosen = parser.parse_args()
     problems = []
-    print("| exposure | run | seconds | largest process [MiB] | bytes |\n| --- | --- | --- | --- | --- |")
+    write_head("exposure", "run", "seconds", "largest process [MiB]", "bytes")
     for name, settings in (SMALL if chosen.small else FULL).items():
         with tempfile.TemporaryDirectory(dir=chosen.directory) as folder:
             made = simulate_exposure(folder, **settings)

@@ -4,13 +4,13 @@
 had before are not compared with the new ones, because pictures differ between versions of the plotting library.
 """
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import nbformat
+from common import make_parser
 from nbclient import NotebookClient
 
 
@@ -29,7 +29,7 @@ def execute(path: Path, output: Path | None) -> None:
 
 def main() -> int:
     """Execute the notebooks named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--write", action="store_true", help="store the executed notebooks in place")

@@ -21,10 +21,7 @@ end; for series all pixels count, with the photon noise of the true light. Serie
 taken out of *left* and *column*.
 """
 
-import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,18 +29,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
+from common import add_choices, add_peer, call_peer, make_parser, peer_python
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "peer")]
-
-from compare_all import peer_python  # noqa: E402
-
-import nsxr  # noqa: E402
-from nsxr.kernels.ramps.flicker import Solver, series_length, to_image, to_series  # noqa: E402
-from nsxr.kernels.ramps.noise_spectrum import binned_power, fit_densities  # noqa: E402
-from nsxr.model.readout import Readout  # noqa: E402
-from nsxr.ramps.correlated_noise.frames import frames_of  # noqa: E402
-from nsxr.simulate import QUIET, Artifacts, small_exposure  # noqa: E402
+import nsxr
+from nsxr.kernels.ramps.flicker import Solver, series_length, to_image, to_series
+from nsxr.kernels.ramps.noise_spectrum import binned_power, fit_densities
+from nsxr.model.readout import Readout
+from nsxr.ramps.correlated_noise.frames import frames_of
+from nsxr.simulate import QUIET, Artifacts, small_exposure
 
 NOISE = ("white_noise", "pedestal", "common_pink", "output_pink", "alternating_columns", "picture_frame", "reset_noise")
 
@@ -185,7 +178,7 @@ def peer_noise(
             np.save(Path(folder, f"{name}.npy"), array)
         about["background"] = "none" if with_image else "median"
         Path(folder, "about.json").write_text(json.dumps(about), "utf-8")
-        subprocess.run([python, HERE / "peer" / "run_flicker.py", folder], check=True)
+        call_peer(python, "run_flicker.py", folder)
         seconds = json.loads(Path(folder, "seconds.json").read_text("utf-8"))
         noises = {name: np.load(Path(folder, f"{name}.npy")).reshape(frames.shape) for name in seconds}
     return {f"{name} image" if with_image else name: (noises[name], seconds[name]) for name in seconds}
@@ -243,14 +236,14 @@ def measure(exposure: Exposure, noise: np.ndarray, variance: np.ndarray | None, 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("rows", nargs="*")
-    parser.add_argument("--peer", type=Path, help="environment of the peer; made if it is missing")
+    parser = make_parser(__doc__)
+    add_choices(parser, "rows", list(ROWS))
+    add_peer(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--groups", type=int, default=7)
     arguments = parser.parse_args()
     python = peer_python(arguments.peer)
-    for name in arguments.rows or ROWS:
+    for name in arguments.rows:
         row = ROWS[name]
         exposure = simulate(row, arguments.seed, arguments.groups)
         light = exposure.light[0, 0]

@@ -10,7 +10,6 @@ other pixels than it had. The command prints one line for each failure, with wha
     python ci/fuzz.py --seed 3 --case 712   one of them, with its traceback
 """
 
-import argparse
 import json
 import os
 import random
@@ -32,6 +31,7 @@ from typing import Any
 import dask
 import numpy as np
 import xarray as xr
+from common import make_parser
 
 import nsxr
 from nsxr import archive as archives
@@ -472,7 +472,7 @@ def run(number: int, seed: int, samples: list[Sample], outside: Path, loud: bool
 
 def main() -> int:
     """Run the cases that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help=f"stop after {SHORT} seconds")

@@ -8,7 +8,6 @@ source. This program shows that it holds: all commands must end well with the sa
 of a first and of a warm command.
 """
 
-import argparse
 import hashlib
 import os
 import subprocess
@@ -18,8 +17,7 @@ import time
 from pathlib import Path
 
 from astropy.io import fits
-
-PROGRAM = str(Path(sys.executable).with_name("nsxr"))
+from common import NSXR, make_parser
 
 
 def digest(path: Path) -> str:
@@ -30,7 +28,7 @@ def digest(path: Path) -> str:
 
 def main() -> None:
     """Run all rounds; exit with 1 if a process failed or differs."""
-    parser = argparse.ArgumentParser(description="Many processes on one cache of kernels.")
+    parser = make_parser(__doc__)
     parser.add_argument("-n", "--processes", type=int, default=8)
     parser.add_argument("-r", "--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -38,9 +36,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = ["--subarray", "SUB32", "--groups", "6", "--integrations", "4", "-o", str(folder)]
-        subprocess.run([PROGRAM, "simulate", *words], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([NSXR, "simulate", *words], check=True, stdout=subprocess.DEVNULL)
         raw = next(folder.glob("*_uncal.fits"))
-        command = [PROGRAM, "detector1", str(raw), "--references", str(folder / "references"), "--no-progress", "-o"]
+        command = [NSXR, "detector1", str(raw), "--references", str(folder / "references"), "--no-progress", "-o"]
         for turn in range(arguments.rounds):
             environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / f"cache{turn}")}
             for state in ("empty", "full"):

@@ -8,7 +8,6 @@ the light at the slit; with a factor that is a cubic in wavelength. Methods: the
 that are stored; nsxr, box and profile. And the stored spectrum beside the sum of the stored resampled slit.
 """
 
-import argparse
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from astropy.io import fits
+from common import make_parser, write_head, write_row
 from scipy.ndimage import maximum_filter1d, median_filter
 
 import nsxr
@@ -95,20 +95,20 @@ def stored_spectrum(folder: Path) -> float:
 
 def main() -> None:
     """Print what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     print(f"stored spectrum and box of the stored resampled slit: {stored_spectrum(folder):.1e}")
     for pattern in ("mos_jw02565/*_cal.fits", "mos_jw04233/*_phot.*.fits"):
-        print(f"\n{pattern}\n\n| method | nods | pixels | chi square | factor, with it | cubic factor |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(f"\n{pattern}\n")
+        write_head("method", "nods", "pixels", "chi square", "factor, with it", "cubic factor")
         for method, spectra in ways(nods(folder, pattern)).items():
             for i, j in combinations(range(len(spectra)), 2):
                 n, plain, _ = agreement(spectra[i], spectra[j], 0)
                 _, with_factor, factor = agreement(spectra[i], spectra[j], 1)
                 _, with_cubic, _ = agreement(spectra[i], spectra[j], 4)
-                label = f"{i + 1}, {j + 1} | {n} | {plain:.2f} | {factor:.3f}, {with_factor:.2f} | {with_cubic:.2f}"
-                print(f"| {method} | {label} |")
+                cells = f"{plain:.2f}", f"{factor:.3f}, {with_factor:.2f}", f"{with_cubic:.2f}"
+                write_row(method, f"{i + 1}, {j + 1}", n, *cells)
 
 
 if __name__ == "__main__":

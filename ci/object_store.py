@@ -12,7 +12,6 @@ than those of a store, and grow with the size of the file. Needs the extra "test
 takes a minute or two.
 """
 
-import argparse
 import logging
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from typing import Any
 
 import fsspec
 import numpy as np
+from common import make_parser
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
@@ -74,7 +74,7 @@ class Table:
 
 def main() -> int:
     """Run it all; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--readout", default="NRSIRS2RAPID", choices=["NRSIRS2RAPID", "NRSRAPID"])
     parser.add_argument("--groups", type=int, default=20)
     parser.add_argument("--directory", help="where to keep the simulated files; default a temporary folder")

@@ -16,11 +16,11 @@ of one; the slope against the number of darks in logarithms, -0.5 if nothing but
 by more than its own sampling error.
 """
 
-import argparse
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from common import add_choices, make_parser
 
 import nsxr
 from nsxr.diagnostics.picture_frame import build_picture_frame
@@ -183,8 +183,8 @@ def harm_table(seeds: int) -> None:
 
 def main() -> None:
     """Print the tables asked for."""
-    parser = argparse.ArgumentParser(description="Measure the correction of the picture frame.")
-    parser.add_argument("tables", nargs="*", default=["pattern", "stack", "harm"])
+    parser = make_parser(__doc__)
+    add_choices(parser, "tables", ["pattern", "stack", "harm"])
     parser.add_argument("--seeds", type=int, default=1000, help="darks without pattern")
     parser.add_argument("--darks", type=int, default=8, help="darks of each row of the table of patterns")
     options = parser.parse_args()

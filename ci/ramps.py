@@ -19,10 +19,6 @@ The peer runs with its own defaults, in an environment that ``ci/peer/environmen
 peer are left out (``--no-peer``).
 """
 
-import argparse
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,16 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from common import add_choices, add_peer, fit_by_peer, make_parser, peer_python, write_head, write_row
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "peer"))
-
-from compare_all import peer_python  # noqa: E402
-
-import nsxr  # noqa: E402
-from nsxr.kernels.ramps.covariance import shared_part  # noqa: E402
-from nsxr.model.dq import GroupFlag  # noqa: E402
-from nsxr.model.readout import Readout  # noqa: E402
+import nsxr
+from nsxr.kernels.ramps.covariance import shared_part
+from nsxr.model.dq import GroupFlag
+from nsxr.testing import FULL_FRAME, make_exposure, make_noise_references
 
 NOISE, HIT = 6.0, 0.06
 CHARGES = (10, 30, 100, 300, 3000)
@@ -98,28 +90,10 @@ def simulate(scene: Scene, flux: float, shape: tuple[int, int], generator: np.ra
 
 def as_exposure(scene: Scene, sci: np.ndarray) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
     """Return ramps as nsxr takes them, with references; one DN is one electron."""
-    integrations, groups, rows, columns = sci.shape
-    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
-    header |= {"SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations, "NGROUPS": groups}
-    header |= {"NFRAMES": scene.frames, "TFRAME": scene.group_time / scene.frames, "TGROUP": scene.group_time}
-    image, ramp = ("row", "column"), ("integration", "group", "row", "column")
-    variables = {
-        "sci": (ramp, sci, {"units": "DN"}),
-        "groupdq": (ramp, np.zeros(sci.shape, np.uint8)),
-        "pixeldq": (image, np.zeros((rows, columns), np.uint32)),
-    }
-    places = {**Readout.from_header(header).row_coordinates(rows), "column": np.arange(columns)}
-    counts = {"integration": np.arange(1, integrations + 1), "group": np.arange(1, groups + 1)}
-    references = {
-        kind: xr.Dataset(
-            {"sci": (image, np.full((rows, columns), value, np.float32))}, {"row": places["row"], **counts}
-        )
-        .assign_coords(column=places["column"])
-        .drop_vars(list(counts))
-        .assign_attrs(reference_type=kind, filename=f"{kind}.fits")
-        for kind, value in (("readnoise", NOISE * np.sqrt(2)), ("gain", 1.0))
-    }
-    return xr.Dataset(variables, {**places, **counts}, header), references
+    times = {"NFRAMES": scene.frames, "TFRAME": scene.group_time / scene.frames, "TGROUP": scene.group_time}
+    exposure = make_exposure(sci, **FULL_FRAME, **times)
+    readnoise, gain = make_noise_references(exposure, NOISE * np.sqrt(2))
+    return exposure, {"readnoise": readnoise, "gain": gain}
 
 
 def run_nsxr(scene: Scene, sci: np.ndarray, method: str) -> dict[str, np.ndarray]:
@@ -137,18 +111,14 @@ def run_nsxr(scene: Scene, sci: np.ndarray, method: str) -> dict[str, np.ndarray
 
 def run_peer(scene: Scene, sci: np.ndarray, python: Path) -> dict[str, dict[str, np.ndarray]]:
     """Return the same of the peer, by name of the method."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "ramps.npz", Path(folder) / "rates.npz"
-        times = {"group_time": scene.group_time, "frame_time": scene.group_time / scene.frames}
-        np.savez(given, sci=sci, gain=1.0, readnoise=NOISE * np.sqrt(2), n_frames=scene.frames, **times)
-        command = [str(python), str(HERE / "peer" / "fit_arrays.py"), str(given), str(made)]
-        subprocess.run(command, check=True, capture_output=True)
-        with np.load(made) as results:
-            parts = ("rate", "variance", "flags", "seconds")
-            return {
-                name: {part: results[f"{algorithm}_{part}"].reshape(_shape(part, sci)) for part in parts}
-                for name, algorithm in PEER.items()
-            }
+    times = {"group_time": scene.group_time, "frame_time": scene.group_time / scene.frames}
+    given = {"sci": sci, "gain": 1.0, "readnoise": NOISE * np.sqrt(2), "n_frames": scene.frames, **times}
+    results = fit_by_peer(python, given)
+    parts = ("rate", "variance", "flags", "seconds")
+    return {
+        name: {part: results[f"{algorithm}_{part}"].reshape(_shape(part, sci)) for part in parts}
+        for name, algorithm in PEER.items()
+    }
 
 
 def _shape(part: str, sci: np.ndarray) -> tuple[int, ...]:
@@ -184,19 +154,14 @@ def cells(scene: Scene, flux: float, ramps: Ramps, found: dict[str, np.ndarray])
 
 def main() -> None:
     """Print the table, row by row."""
-    parser = argparse.ArgumentParser(description="Fit ramps whose truth is known, by nsxr and by the peer.")
-    parser.add_argument("scenes", nargs="*", default=list(SCENES), help=f"of {', '.join(SCENES)}")
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
-    parser.add_argument("--no-peer", action="store_true", help="nsxr alone")
+    parser = make_parser(__doc__)
+    add_choices(parser, "scenes", list(SCENES))
+    add_peer(parser, is_optional=True)
     parser.add_argument("--rows", type=int, default=48, help="rows of 2048 pixels; a series has a hundredth")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.scenes) - set(SCENES))
-    if unknown:
-        parser.error(f"unknown scenes {', '.join(unknown)}; known are {', '.join(SCENES)}")
     python = None if arguments.no_peer else peer_python(arguments.peer)
-    header = ("scene", "electron/s", "method", "deviation", "over bound", "hit", "found", "false", "Msample/s")
-    sys.stdout.write("| " + " | ".join(header) + " |\n|" + " --- |" * len(header) + "\n")
+    write_head("scene", "electron/s", "method", "deviation", "over bound", "hit", "found", "false", "Msample/s")
     generator = np.random.default_rng(arguments.seed)
     for name in arguments.scenes:
         scene = SCENES[name]
@@ -208,9 +173,7 @@ def main() -> None:
                 run_nsxr(scene, ramps.sci[:, :, :1, :64], method)  # compiles
                 results[method] = run_nsxr(scene, ramps.sci, method)
             for method, found in results.items():
-                row = [name, f"{flux:g}", method, *cells(scene, flux, ramps, found)]
-                sys.stdout.write("| " + " | ".join(row) + " |\n")
-                sys.stdout.flush()
+                write_row(name, f"{flux:g}", method, *cells(scene, flux, ramps, found))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ one version alone, or have other values, are listed. Ends with status 1 if pixel
 that are in FOLDER from an earlier run are used again.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -24,10 +23,12 @@ import numpy as np
 import zarr
 from astropy.io import fits
 
-sys.path.insert(0, str(Path(__file__).parent / "peer"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peer"))
+
+from common import CI, make_parser
 from configurations import SHORT, Configuration, Paths
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = CI.parent
 DEMO = Configuration("demo", "NRSIRS2RAPID", "FULL", 20)
 NODS = {"mos_jw02565": "jw*_nrs?_cal.fits", "mos_jw04233": "*_phot.*.fits"}
 NEVER_THE_SAME = {"DATE", "CHECKSUM", "DATASUM", "CAL_VER", "CAL_VCS", "NSXR_VER", "NSXR_SFT"}
@@ -179,7 +180,7 @@ def compare(before: Path, after: Path, shown: int) -> bool:
 
 def main() -> int:
     """Make the products with both versions and compare them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("commit", help="the version to compare with")
     parser.add_argument("-o", "--output", type=Path, help="keep exposures and products there")
     parser.add_argument("--real", type=Path, default=os.environ.get("NSXR_REAL_DATA"), help="folder of real products")

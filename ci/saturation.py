@@ -26,18 +26,18 @@ one group are not suppressed:
 - *hit in group 1*: mean of (rate - truth) / uncertainty of ramps with a hit of 10 to 3000 electrons in the first group.
 """
 
-import argparse
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
+from common import add_choices, make_parser, write_head, write_row
 from ramps import METHODS, Scene, as_exposure
 
 import nsxr
 from nsxr.model.dq import GroupFlag
 from nsxr.model.readout import IRS2_ROWS, irs2_layout
+from nsxr.testing import make_reference
 
 NOISE, RESET = 6.0, 25.0
 BIAS, THRESHOLD, FULL_WELL = 10000.0, 64000.0, 1.02
@@ -94,14 +94,6 @@ def straighten(signal: np.ndarray, curvature: np.ndarray) -> np.ndarray:
     return (1 - np.sqrt(np.maximum(1 - 4 * part * signal, 0.0))) / (2 * part)
 
 
-def constant(model: xr.Dataset, kind: str, value: float) -> xr.Dataset:
-    """Return a reference image on the pixels of another."""
-    image = xr.full_like(model["sci"], value)
-    return xr.Dataset({"sci": image, "dq": image.astype(np.uint32) * np.uint32(0)}).assign_attrs(
-        reference_type=kind, filename=f"{kind}.fits"
-    )
-
-
 def worst(values: np.ndarray, order: np.ndarray) -> float:
     """Return the mean of a tenth of the values, by rank of another quantity, that is farthest from 0."""
     parts = np.array_split(values[np.argsort(order)], 10)
@@ -111,7 +103,7 @@ def worst(values: np.ndarray, order: np.ndarray) -> float:
 
 def of_partial(rows: int, generator: np.random.Generator) -> None:
     """Print the table of partial saturation."""
-    header = (
+    write_head(
         "pattern",
         "saturates in group",
         "hits",
@@ -123,7 +115,6 @@ def of_partial(rows: int, generator: np.random.Generator) -> None:
         "needless",
         "rates",
     )
-    write(header, ["---"] * len(header))
     for pattern, (scene, _) in PATTERNS.items():
         for is_hit in (False, True):
             for group in (0, 2, 3, 4, 5) if is_hit else (1, 2, 3, 4, 5, 6):
@@ -161,7 +152,7 @@ def of_partial(rows: int, generator: np.random.Generator) -> None:
                             f"{100 * np.isfinite(pull).mean():.1f} %",
                         )
                         name = method.split()[1]
-                        write((pattern, str(group or "never"), "yes" if is_hit else "no", rule, name, *cells))
+                        write_row(pattern, group or "never", "yes" if is_hit else "no", rule, name, *cells)
 
 
 def given_up(pattern: str, sci: np.ndarray, parameters: dict[str, Any]) -> np.ndarray:
@@ -172,16 +163,17 @@ def given_up(pattern: str, sci: np.ndarray, parameters: dict[str, Any]) -> np.nd
         raw = np.full((*sci.shape[:2], IRS2_ROWS, sci.shape[2]), BIAS, np.float32)
         raw[:, :, rows] = sci.swapaxes(2, 3)
     scene, divisor = PATTERNS[pattern]
-    exposure, references = as_exposure(scene, raw)
+    exposure, _ = as_exposure(scene, raw)
     exposure = exposure.assign_attrs(READPATT=pattern, FRMDIVSR=divisor)
-    given = [constant(references["gain"], *kind) for kind in (("saturation", THRESHOLD), ("superbias", BIAS))]
+    levels = {"saturation": THRESHOLD, "superbias": BIAS}
+    given = [make_reference(kind, exposure, sci=level) for kind, level in levels.items()]
     flags = nsxr.flag_saturation(exposure, *given, n_pix_grow_sat=0, **parameters)["groupdq"].values
     return flags[:, :, rows].swapaxes(2, 3) if pattern == "NRSIRS2" else flags
 
 
 def of_reset(rows: int, generator: np.random.Generator) -> None:
     """Print the table of the reset level."""
-    header = (
+    write_head(
         "good groups",
         "electron/s",
         "fit",
@@ -192,7 +184,6 @@ def of_reset(rows: int, generator: np.random.Generator) -> None:
         "gain",
         "hit in group 1",
     )
-    write(header, ["---"] * len(header))
     for good in GOOD_GROUPS:
         for flux in FLUXES:
             scene = Scene(1, good + 1, 5, 72.944)
@@ -218,20 +209,16 @@ def of_reset(rows: int, generator: np.random.Generator) -> None:
                 error = rates["sci"].values.astype(float) - flux
                 pull = error / np.sqrt(rates["var_poisson"] + rates["var_rnoise"]).values
                 scatter[level] = error[~is_hit].std()
-                write(
-                    (
-                        str(good),
-                        f"{flux:g}",
-                        method,
-                        "unknown" if level is None else f"{level:g} electrons",
-                        f"{pull[~is_hit].std():.3f}",
-                        f"{error[~is_hit].mean() / scatter[level]:+.3f}",
-                        ""
-                        if good == 1 and level is None
-                        else f"{scatter[level] / bound(scene, good, flux, level):.3f}",
-                        f"{scatter[None] / scatter[level]:.2f}" if level is not None and good > 1 else "",
-                        f"{pull[is_hit].mean():+.2f}",
-                    )
+                write_row(
+                    good,
+                    f"{flux:g}",
+                    method,
+                    "unknown" if level is None else f"{level:g} electrons",
+                    f"{pull[~is_hit].std():.3f}",
+                    f"{error[~is_hit].mean() / scatter[level]:+.3f}",
+                    "" if good == 1 and level is None else f"{scatter[level] / bound(scene, good, flux, level):.3f}",
+                    f"{scatter[None] / scatter[level]:.2f}" if level is not None and good > 1 else "",
+                    f"{pull[is_hit].mean():+.2f}",
                 )
 
 
@@ -248,28 +235,18 @@ def bound(scene: Scene, good: int, flux: float, reset: float | None) -> float:
     return float((means @ times @ np.linalg.inv(matrix) @ means @ times) ** -0.5)
 
 
-def write(*rows: tuple[str, ...] | list[str]) -> None:
-    """Print rows of a table."""
-    for row in rows:
-        sys.stdout.write("| " + " | ".join(row) + " |\n")
-    sys.stdout.flush()
+TABLES: dict[str, Callable[[int, np.random.Generator], None]] = {"partial": of_partial, "reset": of_reset}
 
 
 def main() -> None:
     """Print the tables, row by row."""
-    parser = argparse.ArgumentParser(description="Ramps that saturate, and ramps of few groups, whose truth is known.")
-    parser.add_argument("tables", nargs="*", default=list(TABLES), help=f"of {', '.join(TABLES)}")
+    parser = make_parser(__doc__)
+    add_choices(parser, "tables", list(TABLES))
     parser.add_argument("--rows", type=int, default=24, help="rows of 2048 pixels")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.tables) - set(TABLES))
-    if unknown:
-        parser.error(f"unknown tables {', '.join(unknown)}; known are {', '.join(TABLES)}")
     for name in arguments.tables:
         TABLES[name](arguments.rows, np.random.default_rng(arguments.seed))
-
-
-TABLES = {"partial": of_partial, "reset": of_reset}
 
 
 if __name__ == "__main__":

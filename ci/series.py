@@ -7,70 +7,58 @@ integrations; builds the graph of each, and runs the whole command. Prints integ
 graph, seconds and peak memory of the command. ``--small`` takes a hundredth of the integrations.
 """
 
-import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "benchmarks"))
+from common import NSXR, make_parser, measure_command, write_head, write_row
 
-from measure import measure  # noqa: E402
-
-import nsxr.errors  # noqa: E402
-
-PROGRAM = str(Path(sys.executable).with_name("nsxr"))
+import nsxr.errors
 
 
 def simulate(folder: Path, subarray: str, groups: int, integrations: int, segments: int) -> None:
     """Simulate a series with its references."""
     options = {"subarray": subarray, "groups": groups, "integrations": integrations, "segments": segments}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    subprocess.run([PROGRAM, "simulate", "-o", str(folder), *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([NSXR, "simulate", "-o", str(folder), *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def row(folder: Path, files: list[Path], output: Path) -> str:
-    """Build the graph, run the command, and return a row of the table."""
+def measure_series(folder: Path, files: list[Path], output: Path) -> None:
+    """Build the graph, run the command, and print a row of the table."""
     warnings.simplefilter("ignore", nsxr.errors.DegradedResultWarning)  # parts of a series are asked for
     start = time.perf_counter()
     exposure = nsxr.open_exposure(files)
     opened = time.perf_counter()
     nsxr.detector1(exposure, nsxr.open_references(folder / "references", exposure))
     built = time.perf_counter()
-    command = [PROGRAM, "detector1", *map(str, files), "--references", str(folder / "references"), "-o", str(output)]
-    report = measure([*command, "--overwrite", "--no-progress"], quiet=True)
-    if report["status"]:
-        raise SystemExit(f"the command failed: {' '.join(command)}")
+    command = [NSXR, "detector1", *map(str, files), "--references", str(folder / "references"), "-o", str(output)]
+    report = measure_command([*command, "--overwrite", "--no-progress"], folder / "nsxr.log")
     label = f"{exposure.attrs['SUBARRAY']} {exposure.sizes['integration']} x {exposure.sizes['group']}"
     size = exposure["sci"].size * 2 / 1e9
-    return (
-        f"| {label} | {size:.2f} GB | {opened - start:.2f} s | {built - opened:.2f} s | {report['seconds']:.1f} s "
-        f"| {report['peak_bytes'] / 1e9:.2f} GB |\n"
-    )
+    times = f"{opened - start:.2f} s", f"{built - opened:.2f} s", f"{report['seconds']:.1f} s"
+    write_row(label, f"{size:.2f} GB", *times, f"{report['peak_bytes'] / 1e9:.2f} GB")
 
 
 def main() -> None:
     """Run all series."""
-    parser = argparse.ArgumentParser(description="Calibrate long series; measure graphs and memory.")
+    parser = make_parser(__doc__)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("-o", "--output", type=Path, help="folder for the exposures; default: a temporary one")
     arguments = parser.parse_args()
     folder = arguments.output or Path(tempfile.mkdtemp(prefix="nsxr-series-"))
     share = 100 if arguments.small else 1
-    sys.stdout.write("| exposure | raw | open | graph | whole command | peak memory |\n" + "| --- " * 6 + "|\n")
+    write_head("exposure", "raw", "open", "graph", "whole command", "peak memory")
     try:
         long, short = folder / "sub2048", folder / "sub512"
         simulate(long, "SUB2048", 70 // min(share, 7), 155 // min(share, 15), 3)
-        sys.stdout.write(row(long, sorted(long.glob("*_uncal.fits")), folder / "products"))
+        measure_series(long, sorted(long.glob("*_uncal.fits")), folder / "products")
         simulate(short, "SUB512", 5, 10000 // share, 10)
         files = sorted(short.glob("*_uncal.fits"))
         for number in (1, 3, 10):
-            sys.stdout.write(row(short, files[:number], folder / "products"))
-            sys.stdout.flush()
+            measure_series(short, files[:number], folder / "products")
     finally:
         if arguments.output is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,12 +14,12 @@ as bright or brighter, and two standard deviations of the sum over all columns; 
 0.9 to 1.1) is marked, and counted at the end.
 """
 
-import argparse
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+from common import make_parser, table_row, write_head, write_row
 
 import nsxr
 from nsxr.simulate import simulate_trace
@@ -84,7 +84,7 @@ def is_open(row: float, shutters: str) -> bool:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--seed", type=int, default=1000, help="first seed")
     parser.add_argument("--seeds", type=int, default=0, help="realizations of each scene; 4, or 1 if short")
     parser.add_argument("--short", action="store_true", help="one signal to noise, one slope")
@@ -92,15 +92,15 @@ def main() -> None:
     given = parser.parse_args()
     seeds = given.seeds or (1 if given.short else 4)
     ratios, tilts = ((45.0,), (0.03,)) if given.short else ((10.0, 45.0, 150.0), (-0.015, 0.0, 0.03))
-    print("| source | nods | sky | shutters | slope | S/N | flux/truth: mean, worst | position | scatter | |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    scene_columns = ("source", "nods", "sky", "shutters", "slope", "S/N")
+    write_head(*scene_columns, "flux/truth: mean, worst", "position", "scatter", "")
     wrong, total = 0, 0
     for number, (kind, nods, sky, closed, tilt, ratio) in enumerate(
         product(("point", "extended", "two"), (0, 1, 2), (0.0, 100.0), (False, True), tilts, ratios)
     ):
         states = "in" if sky else "out", "one closed" if closed else "open"
-        name = f"| {kind} | {nods} | {states[0]} | {states[1]} | {tilt} | {ratio:.0f}"
-        if given.only not in name:
+        name = (kind, nods, *states, tilt, f"{ratio:.0f}")
+        if given.only not in table_row(name):
             continue
         scene = {"kind": kind, "signal_to_noise": ratio, "tilt": tilt, "sky": sky, "lines": bool(number % 2)}
         scene |= {"negative_nods": nods > 0, "other_nods": max(nods, 1), "source_type": "POINT", "fwhm": 1.8}
@@ -117,10 +117,12 @@ def main() -> None:
         )
         marks += ["scatter"] * (not 0.9 <= np.sqrt(np.mean(scatter**2)) <= 1.1)
         wrong, total = wrong + bool(marks), total + 1
-        print(
-            f"{name} | {flux.mean():.3f}, {flux[off.argmax()]:.3f} | {np.sqrt(np.mean(position**2)):.3f} | "
-            f"{np.sqrt(np.mean(scatter**2)):.2f} | {' '.join(marks)} |",
-            flush=True,
+        write_row(
+            *name,
+            f"{flux.mean():.3f}, {flux[off.argmax()]:.3f}",
+            f"{np.sqrt(np.mean(position**2)):.3f}",
+            f"{np.sqrt(np.mean(scatter**2)):.2f}",
+            " ".join(marks),
         )
     print(f"\n{wrong} of {total} scenes are off")
 

@@ -19,10 +19,6 @@ off another tenth of its charge later, with an e-folding time of two groups. For
 - *seconds* of processor time of the step (peer: with the jumps).
 """
 
-import argparse
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +26,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from common import add_choices, add_peer, fit_by_peer, make_parser, peer_python, write_head, write_row
+from ramps import NOISE, Scene, as_exposure
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "peer")]
-
-from compare_all import peer_python  # noqa: E402
-from ramps import NOISE, Scene, as_exposure  # noqa: E402
-
-import nsxr  # noqa: E402
-from nsxr.kernels.ramps.halos import smallest_charge  # noqa: E402
-from nsxr.kernels.ramps.saturation import box_minimum  # noqa: E402
-from nsxr.model.dq import GroupFlag  # noqa: E402
+import nsxr
+from nsxr.kernels.ramps.halos import smallest_charge
+from nsxr.kernels.ramps.saturation import box_minimum
+from nsxr.model.dq import GroupFlag
 
 SCENE = Scene(1, 20, 1, 14.6)
 FLUX, FULL, BRIGHT, HITS = 0.05, 60000.0, 2500.0, 0.06
@@ -126,16 +118,12 @@ def run_nsxr(frames: Frames, method: str) -> dict[str, Any]:
 def run_peer(frames: Frames, python: Path, snowballs: bool) -> dict[str, Any]:
     """Return the same of the peer's default fit; rates and variances are those of its flags."""
     exposure, references = as_exposure(SCENE, frames.sci[None])
-    with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "ramps.npz", Path(folder) / "rates.npz"
-        numbers = {"gain": 1.0, "readnoise": NOISE * np.sqrt(2), "n_frames": 1}
-        numbers |= {"group_time": SCENE.group_time, "frame_time": SCENE.group_time}
-        np.savez(given, sci=frames.sci[None], groupdq=saturated(frames.sci)[None], **numbers)
-        command = [str(python), str(HERE / "peer" / "fit_arrays.py"), str(given), str(made), "--algorithms", "OLS_C"]
-        subprocess.run(command + ["--snowballs"] * snowballs, check=True, capture_output=True)
-        with np.load(made) as results:
-            flags, seconds = results["OLS_C_flags"], float(results["OLS_C_seconds"])
-            rate, variance = (results[f"OLS_C_{part}"].reshape(frames.sci.shape[1:]) for part in ("rate", "variance"))
+    numbers = {"gain": 1.0, "readnoise": NOISE * np.sqrt(2), "n_frames": 1}
+    numbers |= {"group_time": SCENE.group_time, "frame_time": SCENE.group_time}
+    given = {"sci": frames.sci[None], "groupdq": saturated(frames.sci)[None], **numbers}
+    results = fit_by_peer(python, given, "--algorithms", "OLS_C", *["--snowballs"] * snowballs)
+    flags, seconds = results["OLS_C_flags"], float(results["OLS_C_seconds"])
+    rate, variance = (results[f"OLS_C_{part}"].reshape(frames.sci.shape[1:]) for part in ("rate", "variance"))
     read = _fit(exposure.assign(groupdq=exposure["groupdq"].copy(data=flags)), references)["read"]
     return {"rate": rate, "variance": variance, "read": read, "flags": flags[0], "seconds": seconds}
 
@@ -184,19 +172,14 @@ def cells(frames: Frames, plain: dict[str, Any], truth: dict[str, Any], found: d
 
 def main() -> None:
     """Print the table, row by row."""
-    parser = argparse.ArgumentParser(description="Large cosmic-ray events whose truth is known, by nsxr and the peer.")
-    parser.add_argument("scenes", nargs="*", default=list(SHAPES), help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
-    parser.add_argument("--no-peer", action="store_true", help="nsxr alone")
+    parser = make_parser(__doc__)
+    add_choices(parser, "scenes", list(SHAPES))
+    add_peer(parser, is_optional=True)
     parser.add_argument("--size", type=int, default=1024, help="rows and columns")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.scenes) - set(SHAPES))
-    if unknown:
-        parser.error(f"unknown scenes {', '.join(unknown)}; known are {', '.join(SHAPES)}")
     python = None if arguments.no_peer else peer_python(arguments.peer)
-    header = ("halo", "method", "found", "bias", "needless", "border", "seconds")
-    sys.stdout.write("| " + " | ".join(header) + " |\n|" + " --- |" * len(header) + "\n")
+    write_head("halo", "method", "found", "bias", "needless", "border", "seconds")
     generator = np.random.default_rng(arguments.seed)
     for name in arguments.scenes:
         frames = simulate(name, arguments.size, generator)
@@ -206,8 +189,7 @@ def main() -> None:
         results |= {method: run_nsxr(frames, method) for method in METHODS}
         for method, found in results.items():
             plain = results["peer off" if method.startswith("peer") else "nsxr off"]
-            sys.stdout.write("| " + " | ".join([name, method, *cells(frames, plain, results["truth"], found)]) + " |\n")
-            sys.stdout.flush()
+            write_row(name, method, *cells(frames, plain, results["truth"], found))
 
 
 if __name__ == "__main__":

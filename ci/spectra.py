@@ -16,9 +16,6 @@ and with lines (``nsxr.simulate.simulate_trace``). Tables:
 - *outliers*: which are found in one, two, three and six exposures, and what is flagged for nothing.
 """
 
-import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,15 +23,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
+from common import add_choices, add_peer, call_peer, make_parser, peer_python, write_head, write_row
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "peer")]
-
-from compare_all import peer_python  # noqa: E402
-
-import nsxr  # noqa: E402
-from nsxr.model.dq import PixelFlag  # noqa: E402
-from nsxr.simulate import simulate_trace  # noqa: E402
+import nsxr
+from nsxr.model.dq import PixelFlag
+from nsxr.simulate import simulate_trace
 
 PARTS = ("poisson", "rnoise", "flat")
 SCENES = [(bad, ratio) for bad in ("isolated", "clusters") for ratio in (11.0, 45.0, 150.0)]
@@ -83,7 +76,7 @@ def replaced_by_peer(python: Path, pairs: Sequence[Pair]) -> dict[str, tuple[lis
     found = {}
     with TemporaryDirectory(prefix="spectra-") as folder:
         np.savez(Path(folder, "slits.npz"), **stacks)
-        subprocess.run([python, HERE / "peer" / "run_spectra.py", folder], check=True)
+        call_peer(python, "run_spectra.py", folder)
         for algorithm in ("mingrad", "fit_profile", "trace_model"):
             with np.load(Path(folder, f"{algorithm}.npz")) as file:
                 filled = [
@@ -120,8 +113,9 @@ def methods(
 
 def divots(python: Path, seed: int, seeds: int) -> None:
     """Print errors of columns with bad pixels, and of the others."""
-    print("\n| scene | S/N | method | 95 % error | pull | 95 % error, all hit | clean: pull | clean: bias | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print()
+    errors = ("95 % error", "pull", "95 % error, all hit", "clean: pull", "clean: bias")
+    write_head("scene", "S/N", "method", *errors, "seconds")
     for bad, ratio in SCENES:
         pairs = [
             simulate_trace(signal_to_noise=ratio, bad_pixels=bad, lines=bool(n % 2), offset=0.2, seed=seed + n)
@@ -143,18 +137,22 @@ def divots(python: Path, seed: int, seeds: int) -> None:
             flagged, total = flagged + (hit & ~kept).sum(), total + hit.sum()
         for name, parts in found.items():
             error, pull, every, clean, rest, seconds = (np.concatenate(p) for p in zip(*parts, strict=True))
-            print(
-                f"| {bad} | {ratio:.0f} | {name} | {100 * np.nanpercentile(np.abs(error), 95):.2f} % | "
-                f"{np.nanstd(pull):.3f} | {100 * np.nanpercentile(np.abs(every), 95):.2f} % | {np.nanstd(clean):.3f} | "
-                f"{100 * np.nanmean(rest):+.3f} % | {np.median(seconds):.3f} |"
+            write_row(
+                *(bad, f"{ratio:.0f}", name),
+                f"{100 * np.nanpercentile(np.abs(error), 95):.2f} %",
+                f"{np.nanstd(pull):.3f}",
+                f"{100 * np.nanpercentile(np.abs(every), 95):.2f} %",
+                f"{np.nanstd(clean):.3f}",
+                f"{100 * np.nanmean(rest):+.3f} %",
+                f"{np.median(seconds):.3f}",
             )
-        print(f"| {bad} | {ratio:.0f} | | {flagged} of {total} hit columns are flagged | | | | | |", flush=True)
+        write_row(bad, f"{ratio:.0f}", "", f"{flagged} of {total} hit columns are flagged", *[""] * 5)
 
 
 def limits(seed: int, seeds: int) -> None:
     """Print signal to noise over the limit of Cramer and Rao, and errors of positions."""
-    print("\n| S/N | S/N over limit | position: mean, rms error | claimed | bias of the flux |")
-    print("| --- | --- | --- | --- | --- |")
+    print()
+    write_head("S/N", "S/N over limit", "position: mean, rms error", "claimed", "bias of the flux")
     for ratio in (5.0, 20.0, 45.0, 150.0):
         gain, error, claimed, bias = [], [], [], []
         for number in range(seeds):
@@ -174,16 +172,19 @@ def limits(seed: int, seeds: int) -> None:
             error.append(float((model["trace"] - centroid).mean()))
             claimed.append(float(model["position_uncertainty"]))
             bias.append(float((spectrum["flux"] - within).sum() / within.sum()))
-        print(
-            f"| {ratio:.0f} | {np.mean(gain):.3f} | {np.mean(error):+.4f}, {np.sqrt(np.mean(np.square(error))):.4f} | "
-            f"{np.mean(claimed):.4f} | {100 * np.mean(bias):+.3f} +- {100 * np.std(bias) / np.sqrt(seeds):.3f} % |"
+        write_row(
+            f"{ratio:.0f}",
+            f"{np.mean(gain):.3f}",
+            f"{np.mean(error):+.4f}, {np.sqrt(np.mean(np.square(error))):.4f}",
+            f"{np.mean(claimed):.4f}",
+            f"{100 * np.mean(bias):+.3f} +- {100 * np.std(bias) / np.sqrt(seeds):.3f} %",
         )
 
 
 def nods(seed: int, seeds: int) -> None:
     """Print what fitting nods together is worth."""
-    print("\n| S/N | fitted | 95 % error of hit columns | pull |")
-    print("| --- | --- | --- | --- |")
+    print()
+    write_head("S/N", "fitted", "95 % error of hit columns", "pull")
     for ratio in (5.0, 11.0, 45.0):
         for together in (False, True):
             errors, pulls = [], []
@@ -204,13 +205,13 @@ def nods(seed: int, seeds: int) -> None:
                     pulls.append((error / deviation(spectrum))[hit])
             error, pull = np.concatenate(errors), np.concatenate(pulls)
             label = "together" if together else "one by one"
-            print(f"| {ratio:.0f} | {label} | {100 * np.percentile(np.abs(error), 95):.2f} % | {pull.std():.3f} |")
+            write_row(f"{ratio:.0f}", label, f"{100 * np.percentile(np.abs(error), 95):.2f} %", f"{pull.std():.3f}")
 
 
 def backgrounds(seed: int, seeds: int) -> None:
     """Print pulls of pixels after backgrounds were subtracted, with and without their variances."""
-    print("\n| backgrounds | nsxr | the peer's way |")
-    print("| --- | --- | --- |")
+    print()
+    write_head("backgrounds", "nsxr", "the peer's way")
 
     def sky(number: int) -> xr.Dataset:
         slit, _ = simulate_trace(signal_to_noise=0.1, background=100.0, bad_pixels="none", seed=number)
@@ -241,13 +242,13 @@ def backgrounds(seed: int, seeds: int) -> None:
             found[name].append(way(each[:4], each[4:]))
     for name, values in found.items():
         ours, theirs = np.sqrt(np.mean(np.square(values), axis=0))
-        print(f"| {name} | {ours:.3f} | {theirs:.3f} |", flush=True)
+        write_row(name, f"{ours:.3f}", f"{theirs:.3f}")
 
 
 def outliers(seed: int, seeds: int) -> None:
     """Print which outliers are found and what is flagged for nothing, on lines and elsewhere."""
-    print("\n| exposures | S/N | found of 7 sigma | of 10 sigma | flagged for nothing: lines | elsewhere |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print()
+    write_head("exposures", "S/N", "found of 7 sigma", "of 10 sigma", "flagged for nothing: lines", "elsewhere")
     for count in (1, 2, 3, 6):
         for ratio in (11.0, 60.0):
             recall, counts = [], np.zeros(4)
@@ -276,10 +277,11 @@ def outliers(seed: int, seeds: int) -> None:
                         rest = core & ~line
                         counts += [(flagged & line).sum(), line.sum(), (flagged & rest).sum(), rest.sum()]
                 recall.append(found / total)
-            print(
-                f"| {count} | {ratio:.0f} | {100 * recall[0]:.1f} % | {100 * recall[1]:.1f} % | "
-                f"{100 * counts[0] / counts[1]:.3f} % | {100 * counts[2] / counts[3]:.3f} % |",
-                flush=True,
+            write_row(
+                count,
+                f"{ratio:.0f}",
+                *(f"{100 * part:.1f} %" for part in recall),
+                *(f"{100 * counts[n] / counts[n + 1]:.3f} %" for n in (0, 2)),
             )
 
 
@@ -293,17 +295,16 @@ TABLES: dict[str, Callable[[int, int], None]] = {
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"divots, {', '.join(TABLES)}; default: all")
-    parser.add_argument("--peer", type=Path, help="environment of the peer; made if it is missing")
+    parser = make_parser(__doc__)
+    add_choices(parser, "tables", ["divots", *TABLES])
+    add_peer(parser)
     parser.add_argument("--seed", type=int, default=1000, help="first seed")
     parser.add_argument("--seeds", type=int, default=40, help="spectra for each scene")
     given = parser.parse_args()
-    wanted = given.tables or ["divots", *TABLES]
-    if "divots" in wanted:
+    if "divots" in given.tables:
         divots(peer_python(given.peer), given.seed, given.seeds)
     for name, table in TABLES.items():
-        if name in wanted:
+        if name in given.tables:
             table(given.seed, given.seeds)
 
 

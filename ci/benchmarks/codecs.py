@@ -9,16 +9,21 @@ repetitions, so that other work on the machine hardly shows. The defaults in
 ``nsxr/formats/zarr.py`` come from this table.
 """
 
-import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import make_parser, write_head, write_row
 
 import nsxr
 from nsxr.formats.zarr import encoding
@@ -107,7 +112,7 @@ def _measure(lazy: xr.DataArray, values: np.ndarray, codec: dict[str, object], r
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--columns", type=int, default=256, help="columns of the full frame")
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
@@ -117,8 +122,7 @@ def main() -> None:
     kinds = ("rates", "variances", "flags", "raw")
     total = {kind: sum(values.nbytes for k, _, values in contents if k == kind) for kind in kinds}
     print(", ".join(f"{kind}: {size / 1e6:.0f} MB" for kind, size in total.items()))
-    print("| codec | " + " | ".join(f"{kind}: size | write MB/s | read MB/s" for kind in kinds) + " |")
-    print("| --- |" + " --- |" * (3 * len(kinds)))
+    write_head("codec", *(text for kind in kinds for text in (f"{kind}: size", "write MB/s", "read MB/s")))
     for name, codec in CODECS.items():
         cells = []
         for kind in kinds:
@@ -132,7 +136,7 @@ def main() -> None:
                 f"{total[kind] / 1e6 / write:.0f}",
                 f"{total[kind] / 1e6 / read:.0f}",
             ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        write_row(name, *cells)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ of these are measured on one core, as processor time, best of several, with the 
 between the floor and a run is Python's start and imports, the graph, copies, and waiting.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -16,6 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import make_parser, table_head, table_row
 
 from nsxr.formats.pixels import PixelSource
 from nsxr.kernels.ramps import irs2
@@ -116,27 +119,20 @@ def floors(found: dict[str, float]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description="Measure the least work of stage 1.")
+    parser = make_parser(__doc__)
     parser.add_argument("-n", "--turns", type=int, default=5)
     found = rates(parser.parse_args().turns)
-    lines = ["| work | time |", "| --- | --- |"]
+    lines = [table_head(["work", "time"])]
     for name, seconds in found.items():
-        lines.append(
-            f"| {name} | {seconds * 1e9:.2f} ns a sample |"
-            if seconds < 1e-5
-            else f"| {name} | {seconds * 1e3:.1f} ms |"
-        )
+        is_sample = seconds < 1e-5
+        lines.append(table_row([name, f"{seconds * 1e9:.2f} ns a sample" if is_sample else f"{seconds * 1e3:.1f} ms"]))
     table = floors(found)
     kinds = list(next(iter(table.values())))
-    lines += [
-        "",
-        "| exposure | " + " | ".join(kinds) + " | sum | on two cores |",
-        "| --- |" + " --- |" * (len(kinds) + 2),
-    ]
+    lines += ["", table_head(["exposure", *kinds, "sum", "on two cores"])]
     for label, parts in table.items():
         total = sum(parts.values())
         cells = [f"{parts[kind]:.2f} s" for kind in kinds]
-        lines.append(f"| {label} | " + " | ".join([*cells, f"{total:.2f} s", f"{total / 2:.2f} s"]) + " |")
+        lines.append(table_row([label, *cells, f"{total:.2f} s", f"{total / 2:.2f} s"]))
     sys.stdout.write("\n".join(lines) + "\n")
 
 

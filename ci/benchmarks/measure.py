@@ -16,11 +16,10 @@ import time
 __all__ = ["measure"]
 
 
-def measure(command: list[str], quiet: bool = False) -> dict[str, object]:
+def measure(command: list[str]) -> dict[str, object]:
     """Run a command and return its status, wall and processor seconds and peak resident bytes."""
     start = time.perf_counter()
-    silent = subprocess.DEVNULL if quiet else None
-    with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
+    with subprocess.Popen(command) as process:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

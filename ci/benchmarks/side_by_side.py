@@ -9,7 +9,6 @@ warm for both, and nsxr runs once with an empty cache of kernels: that run, whic
 shown in a column of its own. Nothing else should run on the machine meanwhile.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -20,11 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "peer"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "peer"))
 
-from compare_all import measured, peer_python, run  # noqa: E402
-from configurations import (  # noqa: E402
+from common import (
+    add_choices,
+    add_peer,
+    log_command,
+    make_parser,
+    measure_command,
+    peer_python,
+    table_head,
+    table_row,
+)
+from configurations import (
     CONFIGURATIONS,
     Configuration,
     Paths,
@@ -48,7 +56,7 @@ def warm_cache(folder: Path) -> None:
 def time_configuration(configuration: Configuration, folder: Path, python: Path, turns: int) -> dict[str, object]:
     """Return the measurements of every turn of both programs on one configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    run(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
+    log_command(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
     paths = Paths.find(folder / "exposure")
     commands = {
         "peer": peer_command(configuration, paths, folder / "peer", python),
@@ -57,12 +65,12 @@ def time_configuration(configuration: Configuration, folder: Path, python: Path,
     warm_cache(folder / "exposure")
     shutil.rmtree(folder / "kernels", ignore_errors=True)
     os.environ["NUMBA_CACHE_DIR"] = str(folder / "kernels")
-    first = measured(commands["nsxr"], folder / "nsxr.log")
+    first = measure_command(commands["nsxr"], folder / "nsxr.log")
     turns_of: dict[str, list[dict[str, float]]] = {"peer": [], "nsxr": []}
     for _ in range(turns):
         for program, command in commands.items():
             shutil.rmtree(folder / program, ignore_errors=True)
-            turns_of[program].append(measured(command, folder / f"{program}.log"))
+            turns_of[program].append(measure_command(command, folder / f"{program}.log"))
     return {"configuration": configuration.name, "label": configuration.label, "first_nsxr": first, **turns_of}
 
 
@@ -70,7 +78,7 @@ def table(results: Sequence[dict[str, object]]) -> str:
     """Return the measurements as a Markdown table: medians, and the ratio of medians."""
     header = ("exposure (integrations x groups)", "peer", "nsxr", "faster")
     header += ("peer memory", "nsxr memory", "share", "first nsxr run")
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines = [table_head(header)]
     for result in results:
         seconds, memory = (
             {program: median(turn[key] for turn in result[program]) for program in ("peer", "nsxr")}
@@ -86,25 +94,22 @@ def table(results: Sequence[dict[str, object]]) -> str:
             f"{memory['nsxr'] / memory['peer']:.2f}",
             f"{result['first_nsxr']['seconds']:.1f} s",
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(table_row(cells))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Time the configurations of the command line."""
-    parser = argparse.ArgumentParser(description="Time nsxr and the peer in turn on simulated exposures.")
-    parser.add_argument("names", nargs="*", metavar="CONFIGURATION", default=DEFAULT)
+    parser = make_parser(__doc__)
+    add_choices(parser, "configurations", list(CONFIGURATIONS), DEFAULT)
     parser.add_argument("-n", "--turns", type=int, default=3, help="runs of each program (default 3)")
     parser.add_argument("-o", "--output", type=Path, default=Path(".ci/build/side_by_side"), metavar="DIR")
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
+    add_peer(parser)
     parser.add_argument("--keep", action="store_true", help="keep exposures and products")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(CONFIGURATIONS))
-    if unknown:
-        parser.error(f"unknown configurations {', '.join(unknown)}; known are {', '.join(CONFIGURATIONS)}")
     python = peer_python(arguments.peer)
     results = []
-    for name in arguments.names:
+    for name in arguments.configurations:
         folder = arguments.output / name
         shutil.rmtree(folder, ignore_errors=True)
         results.append(time_configuration(CONFIGURATIONS[name], folder, python, arguments.turns))

@@ -7,12 +7,14 @@ Prints a table; ``--json`` keeps all numbers. Ends with status 1 if the slopes o
 repairs disagree: median other than 0, or fewer than 99.9 % within 0.02 of their uncertainty.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from agreement import TOLERANCE, compare_products, compare_steps, good_pixels
+from common import make_parser, table_head, table_row
 from products import Pair, read_product
 from truth import pulls, read_truth
 
@@ -45,12 +47,8 @@ def is_in_agreement(result: dict[str, object]) -> bool:
     return True
 
 
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
 def _table(header: list[str], rows: list[list[object]]) -> list[str]:
-    return [_row(*header), _row(*["---"] * len(header)), *(_row(*row) for row in rows), ""]
+    return [table_head(header), *map(table_row, rows), ""]
 
 
 def _flag_text(flags: dict[str, dict[str, int]]) -> str:
@@ -119,7 +117,7 @@ def summary(result: dict[str, object]) -> str:
 
 def main() -> None:
     """Compare the two folders of the command line."""
-    parser = argparse.ArgumentParser(description="Compare the peer's and nsxr's products of one exposure.")
+    parser = make_parser(__doc__)
     parser.add_argument("peer", type=Path, metavar="PEER_DIR")
     parser.add_argument("ours", type=Path, metavar="NSXR_DIR")
     parser.add_argument("--root", help="file name before _rate.fits; needed if there are several")

@@ -14,16 +14,27 @@ Ends with status 1 if slopes outside the documented repairs disagree in any conf
 command fails, or if a product does not open strictly in the peer's data models.
 """
 
-import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import (
+    PEER,
+    add_choices,
+    add_peer,
+    log_command,
+    make_parser,
+    measure_command,
+    peer_python,
+    table_head,
+    table_row,
+)
 from compare import compare, is_in_agreement, summary
 from configurations import (
     CONFIGURATIONS,
@@ -37,34 +48,6 @@ from configurations import (
 )
 from products import STEPS
 
-HERE = Path(__file__).parent
-MEASURE = HERE.parent / "benchmarks" / "measure.py"
-
-
-def peer_python(folder: Path | None) -> Path:
-    """Return the Python of the peer's environment, making the environment if it is missing."""
-    command = [str(HERE / "environment.sh"), *([str(folder)] if folder else [])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.strip().splitlines()[-1])
-
-
-def run(command: Sequence[str], log: Path) -> None:
-    """Run a command with its output in a log file; raise if it fails."""
-    with log.open("a", encoding="utf-8") as file:
-        file.write(" ".join(command) + "\n")
-        file.flush()
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    if status:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        raise RuntimeError(f"status {status} from {' '.join(command)}\n{tail}")
-
-
-def measured(command: Sequence[str], log: Path) -> dict[str, float]:
-    """Run a command through ``measure.py`` and return its report."""
-    report = log.with_suffix(".measured.json")
-    run([sys.executable, str(MEASURE), str(report), *command], log)
-    return dict(json.loads(report.read_text(encoding="utf-8")))
-
 
 def peer_seconds(log: Path) -> dict[str, float]:
     """Return the peer's own account of its steps: the last JSON line in a log."""
@@ -75,24 +58,24 @@ def peer_seconds(log: Path) -> dict[str, float]:
 def run_configuration(configuration: Configuration, folder: Path, python: Path) -> dict[str, object]:
     """Do everything for one configuration, in a folder of its own; return what was found."""
     folder.mkdir(parents=True, exist_ok=True)
-    run(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
+    log_command(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
     paths = Paths.find(folder / "exposure")
     peer, ours = folder / "peer", folder / "nsxr"
     result: dict[str, object] = {"configuration": configuration.name, "label": configuration.label}
-    result["peer"] = measured(peer_command(configuration, paths, peer, python), folder / "peer.log")
+    result["peer"] = measure_command(peer_command(configuration, paths, peer, python), folder / "peer.log")
     result["peer"]["steps"] = peer_seconds(folder / "peer.log")
-    result["nsxr"] = measured(nsxr_command(configuration, paths, ours, like_peer=True), folder / "nsxr.log")
+    result["nsxr"] = measure_command(nsxr_command(configuration, paths, ours, like_peer=True), folder / "nsxr.log")
     products = [str(ours / f"{paths.root}_{kind}.fits") for kind in ("rate", "rateints")]
     try:
-        run([str(python), str(HERE / "validate_product.py"), *products], folder / "validate.log")
+        log_command([str(python), str(PEER / "validate_product.py"), *products], folder / "validate.log")
         result["validation"] = "passed"
     except RuntimeError as error:
         result["validation"] = str(error)
     as_is = compare(peer, ours, paths.root, paths.truth)
     for whose in (peer, ours):
         shutil.rmtree(whose)
-    run(peer_command(configuration, paths, peer, python, save_steps=True), folder / "peer-steps.log")
-    run(nsxr_command(configuration, paths, ours, save=STEPS, like_peer=True), folder / "nsxr-steps.log")
+    log_command(peer_command(configuration, paths, peer, python, save_steps=True), folder / "peer-steps.log")
+    log_command(nsxr_command(configuration, paths, ours, save=STEPS, like_peer=True), folder / "nsxr-steps.log")
     result |= compare(peer, ours, paths.root)
     result["pulls"] = as_is["pulls"]
     result["as_is"] = {kind: product["slopes"] for kind, product in as_is["products"].items()}
@@ -119,12 +102,11 @@ def overview(results: Sequence[dict[str, object]]) -> str:
         *("within 0.02 sigma, as is", "outside repairs", "99.9 % below [sigma]", "median", "touched by repairs"),
         *("worst pull, peer", "worst pull, nsxr", "agrees"),
     ]
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines = [table_head(header)]
     for result in results:
         if "error" in result:
-            lines.append(
-                f"| {result['label']} | failed: {result['error'].splitlines()[0]} |" + " |" * (len(header) - 2)
-            )
+            failure = f"failed: {result['error'].splitlines()[0]}"
+            lines.append(table_row([result["label"], failure, *[""] * (len(header) - 2)]))
             continue
         seconds = [float(result[who]["seconds"]) for who in ("peer", "nsxr")]
         memory = [float(result[who]["peak_bytes"]) / 1e9 for who in ("peer", "nsxr")]
@@ -144,23 +126,20 @@ def overview(results: Sequence[dict[str, object]]) -> str:
             _farthest(result, "nsxr"),
             "yes" if result["agrees"] and result["validation"] == "passed" else "no",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_row(cells))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Run the configurations of the command line."""
-    parser = argparse.ArgumentParser(description="Compare nsxr with the peer on simulated exposures.")
-    parser.add_argument("names", nargs="*", metavar="CONFIGURATION", help=f"of {', '.join(CONFIGURATIONS)}")
+    parser = make_parser(__doc__)
+    add_choices(parser, "configurations", list(CONFIGURATIONS), default=[])
     parser.add_argument("--short", action="store_true", help="the quick subset instead of the long list")
     parser.add_argument("-o", "--output", type=Path, default=Path(".ci/build/comparison"), metavar="DIR")
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="the peer's environment")
+    add_peer(parser)
     parser.add_argument("--keep", action="store_true", help="keep exposures and products")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(CONFIGURATIONS))
-    if unknown:
-        parser.error(f"unknown configurations {', '.join(unknown)}; known are {', '.join(CONFIGURATIONS)}")
-    chosen = [CONFIGURATIONS[name] for name in arguments.names] or list(SHORT if arguments.short else LONG)
+    chosen = [CONFIGURATIONS[name] for name in arguments.configurations] or list(SHORT if arguments.short else LONG)
     os.environ.setdefault("MPLBACKEND", "agg")
     python = peer_python(arguments.peer)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -5,18 +5,18 @@
 Ends with status 1 if values, variances or flags differ. Other arguments are left to ``compare_all.py``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from spectra import IMAGES, peer_python, replaced_by_peer, without_values  # noqa: E402
+from common import add_peer, make_parser, peer_python
+from spectra import IMAGES, replaced_by_peer, without_values
 
-import nsxr  # noqa: E402
-from nsxr.simulate import simulate_trace  # noqa: E402
+import nsxr
+from nsxr.simulate import simulate_trace
 
 TOLERANCES = {"mingrad": 1e-6, "fit_profile": 1e-3}
 """Relative to the brightest pixel; the peer searches the scale of a profile to 1e-4."""
@@ -24,8 +24,8 @@ TOLERANCES = {"mingrad": 1e-6, "fit_profile": 1e-3}
 
 def main() -> int:
     """Print the largest differences; return 1 if one is too large."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, help="environment of the peer; made if it is missing")
+    parser = make_parser(__doc__)
+    add_peer(parser)
     python = peer_python(parser.parse_known_args()[0].peer)
     kinds = ("isolated", "clusters")
     pairs = [simulate_trace(bad_pixels=kind, signal_to_noise=60, lines=True, seed=5) for kind in kinds]

@@ -1,9 +1,10 @@
 """The exposures on which nsxr and the peer are compared, and the commands that make and calibrate them."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from common import NSXR, PEER
 
 __all__ = [
     "CONFIGURATIONS",
@@ -16,7 +17,7 @@ __all__ = [
     "simulate_command",
 ]
 
-RUN_PEER = Path(__file__).with_name("run_peer.py")
+RUN_PEER = PEER / "run_peer.py"
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,6 @@ class Paths:
         return self.uncal.name.removesuffix("_uncal.fits")
 
 
-def _nsxr() -> list[str]:
-    program = Path(sys.executable).with_name("nsxr")
-    return [str(program)] if program.exists() else ["nsxr"]
-
-
 def simulate_command(configuration: Configuration, folder: Path) -> list[str]:
     """Return the command that simulates an exposure with references and truth."""
     options = {
@@ -114,7 +110,7 @@ def simulate_command(configuration: Configuration, folder: Path) -> list[str]:
         "--scene": configuration.scene,
     }
     flat = [str(part) for item in options.items() for part in item]
-    return [*_nsxr(), "simulate", "-o", str(folder), *flat]
+    return [NSXR, "simulate", "-o", str(folder), *flat]
 
 
 LIKE_PEER = (
@@ -136,7 +132,7 @@ def nsxr_command(
     like_peer: bool = False,
 ) -> list[str]:
     """Return the command that calibrates an exposure with nsxr, if asked for with the methods that are the peer's."""
-    command = [*_nsxr(), "detector1", str(paths.uncal), "-o", str(output), "--references", str(paths.references)]
+    command = [NSXR, "detector1", str(paths.uncal), "-o", str(output), "--references", str(paths.references)]
     for setting in (*(LIKE_PEER if like_peer else ()), *configuration.settings):
         command += ["--set", setting]
     for step in save:
