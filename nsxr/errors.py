@@ -1,4 +1,4 @@
-"""Exceptions and warnings, and what their messages share. Each exception is also the builtin that it resembles most."""
+"""Exceptions and warnings of nsxr. Each exception is also a subclass of the most similar builtin exception."""
 
 __all__ = [
     "ArchiveInUseError",
@@ -19,48 +19,48 @@ __all__ = [
 
 
 def install(extra: str) -> str:
-    """Return the command that brings the libraries of an extra of nsxr, for messages."""
+    """Return the command that installs an extra of nsxr, for messages."""
     return f'pip install "nsxr[{extra}]", or in a clone of nsxr pip install ".[{extra}]"'
 
 
 class NsxrError(Exception):
-    """Base class of all errors raised on purpose by nsxr."""
+    """Base class of all errors that nsxr raises on purpose."""
 
 
 class InputFileError(NsxrError, ValueError):
-    """An exposure file is not what it should be: wrong kind, cut off, or inconsistent."""
+    """An input file is of the wrong kind, cut off, or inconsistent."""
 
 
 class ModelError(NsxrError, ValueError):
-    """A Dataset lacks a variable, or has one with wrong dims, dtype or units."""
+    """A Dataset lacks a variable, or a variable has wrong dims, dtype or units."""
 
 
 class ReferenceFileError(NsxrError, ValueError):
-    """A reference does not belong to the exposure, or its content is wrong."""
+    """A reference does not fit the exposure, or its content is wrong."""
 
 
 class MissingReferenceError(NsxrError, LookupError):
-    """A correction needs a reference of a type that was not given."""
+    """A correction needs a reference that was not given."""
 
 
 class ParameterError(NsxrError, ValueError):
-    """A parameter is unknown or has a value outside its range."""
+    """A parameter is unknown, or its value is out of range."""
 
 
 class OutputExistsError(NsxrError, FileExistsError):
-    """A product would overwrite an existing file and overwriting was not asked for."""
+    """A product would replace an existing file, and overwriting was not asked for."""
 
 
 class ArchivedOtherwiseError(OutputExistsError):
-    """An exposure is in the archive, but was made with other parameters, steps, references or inputs."""
+    """An exposure is in the archive already, made with other parameters, steps, references or inputs."""
 
 
 class ArchiveInUseError(NsxrError, BlockingIOError):
-    """Another process is writing the same exposure into the archive."""
+    """Another process is writing the same exposure to the archive."""
 
 
 class RemoteAccessError(NsxrError, OSError):
-    """A store behind a URL cannot be reached, asks for other credentials, or does not answer."""
+    """A store behind a URL cannot be reached, does not answer, or needs other credentials."""
 
 
 class ClusterError(NsxrError, RuntimeError):
@@ -68,8 +68,8 @@ class ClusterError(NsxrError, RuntimeError):
 
 
 class NsxrWarning(UserWarning):
-    """Base class of all warnings issued by nsxr."""
+    """Base class of all warnings of nsxr."""
 
 
 class DegradedResultWarning(NsxrWarning):
-    """The result is usable but poorer than it should be."""
+    """The result is usable, but worse than it should be."""

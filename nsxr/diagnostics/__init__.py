@@ -1,1 +1,1 @@
-"""Measurements of the detectors in exposures."""
+"""Measurements of detector effects in exposures."""

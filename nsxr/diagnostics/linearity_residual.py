@@ -1,4 +1,4 @@
-"""Whether late groups of ramps are as steep as early ones: charge migration, residual non-linearity."""
+"""Measure residual non-linearity and charge migration, from the slopes of late and early groups."""
 
 from collections.abc import Sequence
 
@@ -25,37 +25,37 @@ def measure_linearity_residual(
 ) -> xr.Dataset:
     """Compare the slopes of the late and the early half of all ramps, by signal.
 
-    In ramps that are linear the mean slopes of both halves are the same, however bright the pixel. Where
-    linearity is imperfect they drift apart with signal, for each detector and output in its own way. Where
-    charge migrates (the brighter-fatter effect), pixels that are brighter than their neighbours lose in late
-    groups, and fainter ones gain.
+    In linear ramps, the mean slopes of both halves are the same at any brightness. If the linearity correction is
+    not perfect, the slopes differ, by an amount that depends on the signal, the detector and the amplifier. If
+    charge migrates (the brighter-fatter effect), pixels that are brighter than their neighbours lose signal in
+    late groups, and fainter pixels gain signal.
 
     Parameters
     ----------
     exposure : Dataset
         Corrected ramps, after jumps were flagged: ``sci`` (integration, group, row, column) float32 [DN] and
-        ``groupdq``. Groups that are DO_NOT_USE or SATURATED, and differences that lead to a JUMP_DET group, are left
-        out.
+        ``groupdq``. Groups that are DO_NOT_USE or SATURATED, and differences that end in a JUMP_DET group, are not
+        used.
     signals : sequence of float, optional
-        Edges of the bins of signal at the end of the ramp [DN]; default 15 bins of equal ratio from 300 to 65 000. The
-        signal is taken from the mean of both halves, which favours neither.
+        Edges of the bins of signal at the end of the ramp [DN]. The default is 15 bins of equal ratio from 300 to
+        65 000. The signal comes from the mean of both halves, so that it is biased towards neither.
     least_contrast : float
-        By which part a pixel has to differ from the mean of its four neighbours to be brighter or fainter.
+        Relative difference from the mean of the four neighbours, above which a pixel counts as brighter or fainter.
 
     Returns
     -------
     Dataset
-        Dims ``amplifier``, ``kind`` (all, brighter, fainter) and ``signal`` (mid of each bin [DN], geometric).
-        ``residual`` float64, mean late over mean early slope less one, in parts of their mean; ``residual_error`` its
-        standard error from the scatter of pixels; ``pixels`` how many went in. NaN with fewer than 10. Lazy if the
-        exposure is.
+        Dims ``amplifier``, ``kind`` (all, brighter, fainter) and ``signal`` (geometric middle of each bin [DN]).
+        ``residual`` float64 is the difference of the mean late slope and the mean early slope, divided by their mean.
+        ``residual_error`` is its standard error, from the scatter of pixels. ``pixels`` is the number of pixels. Bins
+        with fewer than 10 pixels are NaN. Lazy if the exposure is lazy.
 
     Raises
     ------
     ModelError
-        If variables are missing or not as declared, or there are fewer than five groups.
+        If variables are missing or have wrong dims, dtype or units, or if there are fewer than five groups.
     ParameterError
-        If edges of bins do not ascend.
+        If the edges of bins do not increase.
 
     References
     ----------
@@ -122,7 +122,7 @@ def measure_linearity_residual(
 
 
 def linearity_table(residual: xr.Dataset) -> Table:
-    """Return a computed result of :func:`measure_linearity_residual` as a table, a row for each bin with pixels."""
+    """Return a computed result of :func:`measure_linearity_residual` as a table. Bins without pixels have no row."""
     frame = residual.stack(bin=("amplifier", "kind", "signal"))
     chosen = frame.isel(bin=np.flatnonzero(frame["pixels"].values > 0))
     columns = {name: chosen[name].values for name in ("amplifier", "kind", "signal", *residual.data_vars)}

@@ -1,4 +1,4 @@
-"""Noise as it can be seen in an exposure: spectra along readout time."""
+"""Measure the noise of an exposure: its spectrum along the order of reading."""
 
 import numpy as np
 import xarray as xr
@@ -13,11 +13,11 @@ __all__ = ["NOISE_GROUPS", "noise_spectrum", "noise_table"]
 
 
 NOISE_GROUPS = 6
-"""Groups in which noise is measured, unless told otherwise."""
+"""Default number of groups in which noise is measured."""
 
 
 def _lines(exposure: xr.Dataset, amplifier: int, integration: int, groups: int) -> xr.DataArray:
-    """Return science pixels of one output as (group, column, row): detector lines, still lazy."""
+    """Return the science pixels of one amplifier as (group, column, row), lazy. Columns are detector lines."""
     if not 0 <= integration < (found := exposure.sizes["integration"]):
         raise ParameterError(f"integration is {integration}, expected 0 to {found - 1}: the exposure has {found}")
     rows = exposure["amplifier"].to_numpy() == amplifier
@@ -44,7 +44,7 @@ def _spectrum(lines: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarr
     means = noise.sum(axis=-1) / np.maximum(count, 1)
     n_lines, n_pixels = lines.shape[1:]
     pixel = np.arange(n_pixels)
-    if readout.is_irs2:  # reference pixels and gaps are read between runs of 16 science pixels
+    if readout.is_irs2:  # reference pixels and gaps lie between runs of 16 science pixels
         pixel = pixel + 6 * ((pixel + 8) // 16)
     line_time = readout.frame_time / n_lines
     slots = 712 if readout.is_irs2 else n_pixels
@@ -65,24 +65,24 @@ def _spectrum(lines: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarr
 def noise_spectrum(
     exposure: xr.Dataset, amplifier: int, integration: int = 0, groups: int = NOISE_GROUPS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the power spectral density of the read noise of one output along readout time.
+    """Return the power spectral density of the read noise of one amplifier.
 
-    Bias and sources cancel in second differences of groups (first ones if there are two groups),
-    scaled to the noise of one group; pixels beyond five standard deviations, such as cosmic rays,
-    are left out. Frequencies above the line rate come from pixels along detector lines (science
-    columns), those below from the means of lines in their order.
+    The noise is taken from second differences of groups, in which bias and sources cancel, and is scaled to the noise
+    of one group. With only two groups, the first difference is used. Pixels beyond five standard deviations, such as
+    cosmic rays, are left out. Frequencies above the line rate come from pixels along detector lines (science columns).
+    Frequencies below the line rate come from the means of successive lines.
 
     Parameters
     ----------
     exposure : Dataset
         ``sci`` (integration, group, row, column) float32 [DN] with coordinate ``amplifier`` on row,
-        and header attributes. A raw IRS2 frame of 3200 rows is taken apart by ``science_row``.
+        and header attributes. In a raw IRS2 frame of 3200 rows, ``science_row`` tells which rows are science rows.
     amplifier : int
-        Output, 1 to 4.
+        Number of the amplifier, 1 to 4.
     integration : int, default 0
         Which integration, by position.
     groups : int, default 6
-        Number of groups to use; only these are computed.
+        Number of groups to use. Only these are computed.
 
     Returns
     -------
@@ -96,14 +96,14 @@ def noise_spectrum(
     ModelError
         If there is only one group.
     ParameterError
-        If the output does not exist.
+        If the amplifier does not exist.
 
     Notes
     -----
     ``P(f) = 2 T / N |sum_n x_n exp(-2 pi i f t_n)|^2``, with ``T`` the time between samples and ``N``
-    their number, averaged over lines and differences. Where an output pauses between pixels (line
-    ends, interleaved reference pixels), white noise is folded into the spectrum of line means, which
-    then lies higher by the ratio of the line time to the time of its pixels, at most 1.4.
+    their number, averaged over lines and differences. An amplifier pauses between some pixels (at line ends, and
+    for interleaved reference pixels). These pauses fold white noise into the spectrum of line means. The spectrum then
+    lies higher by the ratio of the line time to the time of its pixels, which is at most 1.4.
     """
     if exposure.sizes["group"] < 2:
         raise ModelError("a noise spectrum needs two groups or more, found one")
@@ -112,24 +112,25 @@ def noise_spectrum(
 
 
 _BANDS = ("slow", "fast", "alternating")
-"""Parts of the noise: slower than a detector line, faster, and within 5 % of the highest frequency."""
+"""Bands of the noise: slower than a detector line, faster, and within 5 % of the highest frequency."""
 
 
 def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, groups: int = NOISE_GROUPS) -> Table:
-    """Return the noise of each output before and after a correction, by bands of frequency.
+    """Return the noise of each amplifier before and after a correction, in three bands of frequency.
 
     Parameters
     ----------
     before, after : Dataset
-        Exposures as :func:`noise_spectrum` takes them.
+        Exposures as for :func:`noise_spectrum`.
     integration, groups : int
-        As of :func:`noise_spectrum`.
+        As for :func:`noise_spectrum`.
 
     Returns
     -------
     Table
-        A row for each ``amplifier``: rms [DN] of noise slower than a detector line (``slow``), faster (``fast``), and
-        changing sign from pixel to pixel (``alternating``), each ``_before`` and ``_after``. White noise is in all.
+        One row for each ``amplifier``. The columns are the rms [DN] of noise that is slower than a detector line
+        (``slow``), faster (``fast``), and that changes sign from pixel to pixel (``alternating``), each ``_before`` and
+        ``_after``. All of them include white noise.
     """
     rows = []
     readout = Readout.from_header(after.attrs)

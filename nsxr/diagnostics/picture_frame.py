@@ -1,4 +1,4 @@
-"""Make the template of the picture frame from dark exposures, and write it as a reference file."""
+"""Build the template of the picture frame from dark exposures, and write it as a reference file."""
 
 import os
 from collections.abc import Sequence
@@ -23,33 +23,34 @@ __all__ = ["build_picture_frame", "write_picture_frame"]
 
 
 def build_picture_frame(darks: Sequence[xr.Dataset], *, smoothing: float = 1.0) -> xr.Dataset:
-    """Make a template of the picture frame from dark exposures.
+    """Build a template of the picture frame from dark exposures.
 
     Parameters
     ----------
     darks : sequence of Dataset
-        Ramps of one detector without light, in full frame, corrected like those from which the template is to be
-        subtracted, up to the flags of jumps: ``sci`` (integration, group, row, column) float32 [DN], ``pixeldq``,
-        ``groupdq``.
+        Full-frame ramps of one detector without light: ``sci`` (integration, group, row, column) float32 [DN],
+        ``pixeldq``, ``groupdq``. Correct them up to the flags of jumps, with the same steps as the exposures from which
+        the template will be subtracted.
     smoothing : float
-        Standard deviation of the Gaussian by which the template is smoothed within each output [16 pixels].
+        Standard deviation of the Gaussian that smooths the template within each amplifier [16 pixels].
 
     Returns
     -------
     Dataset
-        ``sci`` (row, column) float32 of rms 1, a reference of type ``pictureframe``. Lazy if the darks are. The mean
-        over an output is unknown, since outputs have levels of their own, and is 0.
+        A reference of type ``pictureframe``, with ``sci`` (row, column) float32 of rms 1. Lazy if the darks are lazy.
+        The mean over each amplifier is 0. It cannot be measured, because each amplifier has its own level.
 
     Raises
     ------
     ParameterError
-        If there is no dark, if darks differ in pixels or detector, or if all have a single group.
+        If there is no dark, if darks have different pixels or detectors, or if all darks have a single group.
 
     Notes
     -----
-    Groups less the first one are averaged in blocks of 16 x 16 pixels, clipped, and taken relative to their mean over
-    the integration. The leading principal component of what is left without the level of every line in every output
-    gives the times; the pattern is the regression on them, the levels of lines being shrunk by their uncertainty.
+    The first group is subtracted from all groups. The differences are averaged in blocks of 16 x 16 pixels, with
+    clipping, and their mean over the integration is subtracted. Then the level of every line in every amplifier is
+    removed. The leading principal component of the rest gives the strength of the pattern in each group. The pattern
+    is the regression on these strengths, and the levels of lines are shrunk by their uncertainty.
     """
     exposures = [dark for dark in darks if dark.sizes["group"] > 1]
     if not exposures:
@@ -97,7 +98,7 @@ def build_picture_frame(darks: Sequence[xr.Dataset], *, smoothing: float = 1.0) 
 
 
 def _blocks(dark: xr.Dataset, row_edges: np.ndarray) -> xr.DataArray:
-    """Return block images relative to their mean over an integration, (frame, row_block, segment) float32."""
+    """Return images of blocks, minus their mean over an integration, (frame, row_block, segment) float32."""
     sci = dark["sci"]
     everywhere = xr.DataArray(np.ones((sci.sizes["row"], sci.sizes["column"]), np.bool_), dims=("row", "column"))
     nothing = xr.zeros_like(everywhere, dtype=np.float32)
@@ -118,7 +119,7 @@ def _block_means(mean: np.ndarray, count: np.ndarray, row_edges: np.ndarray) -> 
     total = np.add.reduceat(mean.astype(np.float64) * count, row_edges[:-1], axis=2)
     number = np.add.reduceat(count.astype(np.float64), row_edges[:-1], axis=2)
     blocks = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-    is_gone = ~np.isfinite(blocks[:, 1:]).any(1)  # nothing in this integration: the other groups say so too
+    is_gone = ~np.isfinite(blocks[:, 1:]).any(1)  # no data in this integration, in the other groups either
     blocks[:, 0] = np.where(is_gone, np.nan, 0)
     number = np.isfinite(blocks).sum(1, keepdims=True)
     level = np.where(np.isfinite(blocks), blocks, 0).sum(1, keepdims=True) / np.maximum(number, 1)
@@ -134,7 +135,7 @@ def _expanded_pattern(
     output: np.ndarray,
     smoothing: float,
 ) -> np.ndarray:
-    """Return the leading pattern of blocks, smoothed within outputs, at every pixel."""
+    """Return the leading pattern of blocks at every pixel, smoothed within each amplifier."""
     of_block = output[row_edges[:-1]]
     image = np.empty((row.size, column.size), np.float32)
     pattern = leading_pattern(blocks, of_block)
@@ -154,9 +155,9 @@ def _expanded_pattern(
 
 
 def _smoother(position: np.ndarray, centre: np.ndarray, smoothing: float) -> np.ndarray:
-    """Return the weights of block values in a local straight line at each position, (position, centre).
+    """Return the weights of block values for a local straight line at each position, (position, centre).
 
-    Unlike a mean, a line follows the slope of the pattern up to the edges of the detector.
+    A line follows the slope of the pattern up to the edges of the detector; a mean does not.
     """
     width = SEGMENT * max(smoothing, 0.5)
     weights = np.empty((position.size, centre.size))
@@ -164,7 +165,7 @@ def _smoother(position: np.ndarray, centre: np.ndarray, smoothing: float) -> np.
         distance = (centre - here) / width
         weight = (
             np.exp(-((np.abs(distance) - np.abs(distance).min()) ** 2) / 2) + 1e-12
-        )  # the nearest one always counts
+        )  # the nearest block always counts
         zeroth, first, second = (float((weight * distance**power).sum()) for power in range(3))
         determinant = zeroth * second - first**2
         if determinant > 1e-3 * zeroth * second:
@@ -175,16 +176,16 @@ def _smoother(position: np.ndarray, centre: np.ndarray, smoothing: float) -> np.
 
 
 def write_picture_frame(template: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a template as a FITS file of reference type ``pictureframe``, which :func:`nsxr.open_references` reads.
+    """Write a template as a FITS file of type ``pictureframe``, which :func:`nsxr.open_references` reads.
 
     Parameters
     ----------
     template : Dataset
-        From :func:`build_picture_frame`; computed here.
+        From :func:`build_picture_frame`. It is computed here.
     path : path
         File to write.
     overwrite : bool
-        Whether an existing file may be replaced.
+        Whether to replace an existing file.
 
     Returns
     -------
@@ -194,7 +195,7 @@ def write_picture_frame(template: xr.Dataset, path: str | os.PathLike[str], *, o
     Raises
     ------
     OutputExistsError
-        If the file is there already.
+        If the file exists already.
     """
     target = local_path(path)
     if not overwrite:

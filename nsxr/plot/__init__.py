@@ -1,1 +1,1 @@
-"""Pictures of exposures, noise and spectra. No science imports this package."""
+"""Pictures of exposures, noise and spectra. Corrections never import this package."""

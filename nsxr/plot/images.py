@@ -1,4 +1,4 @@
-"""Pictures of count rates: the image, the map of data quality, the fraction of pixels with each flag."""
+"""Pictures of count rates: the image, the map of flags, and the fraction of pixels with each flag."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,19 +31,19 @@ def _percent(fraction: float) -> str:
 
 
 def plot_rate(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
-    """Draw a rate image in science orientation, wavelengths along the horizontal axis.
+    """Draw a rate image in science orientation, with wavelength along the horizontal axis.
 
-    The stretch is linear around the background and logarithmic above (inverse hyperbolic sine), set
-    by usable pixels: from their 1st to their 99.7th percentile. Pixels without a rate are grey.
+    The colour scale is linear around the background and logarithmic above (inverse hyperbolic sine). It runs from the
+    1st to the 99.7th percentile of the usable pixels. Pixels without a rate are grey.
 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     rate : Dataset
         ``sci`` (row, column) or (integration, row, column) float32 [DN/s] and ``dq`` uint32.
     integration : int, default 0
-        Which image, by position, if there are several.
+        Position of the image, if there are several integrations.
     """
     plane = one_image(rate, integration)
     sci, dq = compute_together(plane["sci"], plane["dq"])
@@ -72,7 +72,7 @@ def plot_rate(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
 
 
 def _classes(dq: np.ndarray) -> np.ndarray:
-    """Return the position in ``_CLASSES`` of each pixel, or their number for pixels without flags."""
+    """Return the position in ``_CLASSES`` of each pixel. Pixels without flags get the number of classes."""
     classes = np.full(dq.shape, len(_CLASSES), dtype=np.uint8)
     for position, (mask, _) in reversed(list(enumerate(_CLASSES.values()))):
         classes[(dq & np.uint32(mask)) != 0] = position
@@ -80,16 +80,16 @@ def _classes(dq: np.ndarray) -> np.ndarray:
 
 
 def plot_dq_map(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
-    """Draw where flagged pixels are, by what matters most about each.
+    """Draw a map of flagged pixels. Each pixel has the colour of its most important flag.
 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     rate : Dataset
         ``dq`` (row, column) or (integration, row, column) uint32.
     integration : int, default 0
-        Which image, by position, if there are several.
+        Position of the image, if there are several integrations.
     """
     (dq,) = compute_together(one_image(rate, integration)["dq"])
     classes = _classes(dq.to_numpy())
@@ -101,7 +101,7 @@ def plot_dq_map(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
         cmap=ListedColormap(colours),
         vmin=-0.5,
         vmax=len(colours) - 0.5,
-        interpolation="nearest",  # colours are classes: means of two would be a third
+        interpolation="nearest",  # colours are classes, and the mean of two classes would be a third one
         rasterized=True,
     )
     label_image(axes, dq)
@@ -119,16 +119,16 @@ def plot_dq_map(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
 
 
 def plot_dq(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
-    """Draw the fraction of pixels that carries each flag.
+    """Draw the fraction of pixels with each flag.
 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     rate : Dataset
         ``dq`` (row, column) or (integration, row, column) uint32.
     integration : int, default 0
-        Which image, by position, if there are several.
+        Position of the image, if there are several integrations.
     """
     (array,) = compute_together(one_image(rate, integration)["dq"])
     dq = array.to_numpy()

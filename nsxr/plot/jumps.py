@@ -1,4 +1,4 @@
-"""Draw large cosmic-ray events where they are."""
+"""Draw snowballs at their positions."""
 
 import numpy as np
 import xarray as xr
@@ -9,18 +9,18 @@ __all__ = ["plot_snowballs"]
 
 
 def plot_snowballs(axes: Axes, dataset: xr.Dataset, integration: int | None = None, colour: str = "#D55E00") -> None:
-    """Draw a circle of the flagged radius around each event, over an image in detector pixels.
+    """Draw a circle with the flagged radius around each snowball, over an image in detector pixels.
 
     Parameters
     ----------
     axes : Axes
-        With an image, for example of :func:`nsxr.plot.images.plot_dq_map`; its limits stay.
+        Axes with an image, for example from :func:`nsxr.plot.images.plot_dq_map`. Its limits do not change.
     dataset : Dataset
         ``snowballs`` (snowball, property) float32, from :func:`nsxr.flag_snowballs`.
     integration : int, optional
-        Number of an integration, counted from 1; default all.
+        Number of an integration, counted from 1. The default is all integrations.
     colour : str
-        Of the circles.
+        Colour of the circles.
     """
     events = dataset["snowballs"].dropna("snowball", how="all")
     if integration is not None:

@@ -1,4 +1,4 @@
-"""Draw whether late groups of ramps are as steep as early ones."""
+"""Draw residual non-linearity: the slopes of late groups relative to early groups."""
 
 from typing import Any
 
@@ -15,21 +15,21 @@ _STYLES = {"all": ("o", "#0072B2"), "brighter": ("^", "#D55E00"), "fainter": ("v
 
 
 def plot_linearity_residual(axes: Axes, residual: xr.Dataset, amplifier: int) -> None:
-    """Draw the residual of one output against signal, in per cent, with error bars.
+    """Draw the residual of one amplifier against signal, in per cent, with error bars.
 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     residual : Dataset
         From :func:`nsxr.measure_linearity_residual`.
     amplifier : int
-        Label of the output.
+        Number of the amplifier.
     """
     one = residual.sel(amplifier=amplifier)
     for number, (kind, (marker, colour)) in enumerate(_STYLES.items()):
         part = one.sel(kind=kind)
-        signal = part["signal"].values * 1.04 ** (number - 1)  # beside each other
+        signal = part["signal"].values * 1.04 ** (number - 1)  # so that symbols do not overlap
         style: dict[str, Any] = {
             "fmt": marker,
             "color": colour,
@@ -47,7 +47,7 @@ def plot_linearity_residual(axes: Axes, residual: xr.Dataset, amplifier: int) ->
 
 
 def plot_linearity(residual: xr.Dataset) -> Figure:
-    """Return a figure of all outputs; parameters as of :func:`plot_linearity_residual`."""
+    """Return a figure of all amplifiers. The parameter is that of :func:`plot_linearity_residual`."""
     residual = residual.compute()
     outputs = residual["amplifier"].values
     figure = Figure(figsize=(4.6 * outputs.size + 1, 4.2), layout="constrained")

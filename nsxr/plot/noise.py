@@ -1,4 +1,4 @@
-"""Draw correlated noise before and after its correction: spectra of all outputs, and two frames."""
+"""Draw correlated noise before and after its correction: spectra of all amplifiers, and two frames."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ __all__ = ["plot_noise", "plot_noise_spectrum", "plot_residual"]
 
 
 def _smooth(frequency: np.ndarray, power: np.ndarray, per_decade: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Return means of a spectrum in bins of equal ratio."""
+    """Return the means of a spectrum in logarithmic bins."""
     position = np.floor(per_decade * np.log10(frequency)).astype(int)
     _, bins = np.unique(position, return_inverse=True)
     count = np.bincount(bins)
@@ -27,19 +27,19 @@ def _smooth(frequency: np.ndarray, power: np.ndarray, per_decade: int = 24) -> t
 def plot_noise_spectrum(
     axes: Axes, before: xr.Dataset, after: xr.Dataset, amplifier: int | None = None, integration: int = 0
 ) -> None:
-    """Draw the noise of one output along readout time, before and after correction.
+    """Draw the noise spectrum of one amplifier, before and after a correction.
 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     before, after : Dataset
-        Exposures as :func:`noise_spectrum` takes them; raw, and after reference-pixel correction.
-        ``before`` is brought to the scale of ``after`` if only that had group_scale applied.
+        Exposures as for :func:`noise_spectrum`, for example raw and after reference-pixel correction. If only
+        ``after`` has had group_scale, ``before`` is multiplied by the same scale.
     amplifier : int, optional
-        Output; default 2 where there are several, else the only one.
+        Number of the amplifier. The default is 2 if there are several, otherwise the only one.
     integration : int, default 0
-        Which integration, by position.
+        Position of the integration.
     """
     readout = Readout.from_header(after.attrs)
     if amplifier is None:
@@ -69,20 +69,21 @@ def plot_noise_spectrum(
 
 
 def plot_residual(axes: Axes, exposure: xr.Dataset, title: str, limit: float, integration: int = 0) -> None:
-    """Draw what the second difference of groups deviates from the one before, in which light cancels.
+    """Draw the second difference of groups, in which light cancels.
 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     exposure : Dataset
-        ``sci`` (integration, group, row, column) float32 [DN], three groups or more; of two, their difference is drawn.
+        ``sci`` (integration, group, row, column) float32 [DN], with three groups or more. With two groups,
+        their difference is drawn.
     title : str
-        What it is.
+        Title of the picture.
     limit : float
-        End of the colour scale [DN].
+        Limit of the colour scale [DN].
     integration : int, default 0
-        Which integration, by position.
+        Position of the integration.
     """
     order = 2 if exposure.sizes["group"] > 2 else 1
     (frames,) = compute_together(exposure["sci"].isel(integration=integration, group=slice(0, order + 1)))
@@ -105,7 +106,7 @@ def plot_noise(before: xr.Dataset, after: xr.Dataset, integration: int = 0) -> F
         Ramps with two groups or more: ``sci`` (integration, group, row, column) float32 [DN]. A few groups of one
         integration are computed.
     integration : int, default 0
-        Which integration, by position.
+        Position of the integration.
     """
     outputs = sorted({*after["amplifier"].to_numpy().tolist()} - {0})
     n_outputs = len(outputs)

@@ -1,7 +1,7 @@
 """The quick look: rate image, data quality, a ramp with its fit, noise before and after correction.
 
-Functions of :mod:`nsxr.plot` draw on the Axes that they are given and keep no state. Figures are made without pyplot,
-so they work in any thread and without a display. Lazy inputs are cut to what is drawn before anything is computed.
+Functions of :mod:`nsxr.plot` draw on the Axes that the caller gives, and keep no state. They do not use pyplot, so they
+work in any thread and without a display. Only what is drawn is computed from lazy inputs.
 """
 
 from typing import Any
@@ -31,31 +31,31 @@ def plot_quicklook(
 ) -> Figure:
     """Return a figure that shows an exposure at a glance.
 
-    Rate image, data quality map with circles around large cosmic-ray events, the fraction of pixels per flag, one ramp
-    with its fit, and the noise spectrum before and after correction. What is not given is left out.
+    The figure has the rate image, a map of flags with circles around snowballs, the fraction of pixels with each flag,
+    one ramp with its fit, and the noise spectrum before and after correction. Panels without data are left out.
 
     Parameters
     ----------
     rate : Dataset
         ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise`` (row, column), or with integrations.
     ramp : Dataset, optional
-        Exposure as fitted: ``sci`` [DN], ``groupdq``. Only one pixel and a few groups of one output
+        Ramps before the fit: ``sci`` [DN], ``groupdq``. Only one pixel and a few groups of one amplifier
         are computed.
     raw : Dataset, optional
         Exposure before reference-pixel correction, ``sci`` [DN], for the noise spectrum.
     pixel : tuple of int, optional
-        Row and column label of the ramp; default :func:`choose_pixel`.
+        Row and column label of the pixel of the ramp. The default is that of :func:`choose_pixel`.
     integration : int, default 0
-        Which integration, by position.
+        Position of the integration.
     amplifier : int, optional
-        Output of the noise spectrum; see :func:`plot_noise_spectrum`.
+        Amplifier of the noise spectrum, see :func:`plot_noise_spectrum`.
     title : str, optional
-        Default: file name, instrument setup and readout, from the header.
+        The default is the file name, the instrument setup and the readout, from the header.
 
     Returns
     -------
     Figure
-        Not known to pyplot; save it with its ``savefig`` or show it as the value of a notebook cell.
+        The figure is not registered with pyplot. Save it with ``savefig``, or show it as the value of a notebook cell.
     """
     (image,) = compute_together(one_image(rate, integration))
     if is_strip(image["sci"]):

@@ -1,4 +1,4 @@
-"""Pictures of the ramp of one pixel, with its fit."""
+"""Draw the ramp of one pixel, with its fit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,17 +25,17 @@ _GROUP_STYLES: Mapping[str, tuple[int, str, str]] = {
 
 
 def choose_pixel(rate: xr.Dataset, integration: int = 0, jump: bool = True) -> tuple[int, int]:
-    """Return the row and column labels of a pixel whose ramp is worth looking at.
+    """Return the row and column labels of a pixel with an interesting ramp.
 
-    Among usable, unsaturated pixels it is the one nearest to the 99th percentile of the rates; with
-    ``jump``, it is the median one of the brightest twentieth that have a jump, if there are any.
+    With ``jump``, this is the pixel with the median rate among the brightest 5 % that have a jump. Without ``jump``, or
+    if there is no such pixel, it is the usable, unsaturated pixel nearest to the 99th percentile of the rates.
 
     Parameters
     ----------
     rate : Dataset
         ``sci`` [DN/s] and ``dq``, (row, column) or (integration, row, column).
     integration : int, default 0
-        Which image, by position, if there are several.
+        Position of the image, if there are several integrations.
     jump : bool, default True
         Whether to prefer pixels with a jump.
 
@@ -68,17 +68,17 @@ def plot_ramp(axes: Axes, ramp: xr.Dataset, rate: xr.Dataset, pixel: tuple[int, 
     Parameters
     ----------
     axes : Axes
-        Where to draw.
+        Axes to draw on.
     ramp : Dataset
-        ``sci`` (integration, group, row, column) float32 [DN] and ``groupdq`` uint8, as fitted.
+        ``sci`` (integration, group, row, column) float32 [DN] and ``groupdq`` uint8, as before the fit.
         ``attrs["TGROUP"]`` is the time between groups [s].
     rate : Dataset
-        ``sci``, ``var_poisson`` and ``var_rnoise`` of the rate or rateints. A gain factor applied
-        after the fit is taken out again.
+        ``sci``, ``var_poisson`` and ``var_rnoise`` of the rate or rateints. If a gain factor was
+        applied after the fit, it is removed for the picture.
     pixel : tuple of int
         Row and column label.
     integration : int, default 0
-        Which integration, by position.
+        Position of the integration.
     """
     row, column = pixel
     here = ramp.isel(integration=integration).sel(row=row, column=column)

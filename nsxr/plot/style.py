@@ -1,6 +1,6 @@
-"""What pictures share: colours, titles, axes of images.
+"""Colours, titles and axes that all pictures share.
 
-Colours are those of Okabe and Ito [1]_, told apart with any colour vision.
+The colours of Okabe and Ito [1]_ can be told apart with any colour vision.
 
 References
 ----------
@@ -41,13 +41,13 @@ def one_image(dataset: xr.Dataset, integration: int) -> xr.Dataset:
 
 
 def edges(plane: xr.DataArray) -> tuple[float, float, float, float]:
-    """Return the outer edges of an image in columns and rows, as ``imshow`` takes them."""
+    """Return the outer edges of an image in columns and rows, in the order for ``imshow``."""
     row, column = plane["row"].to_numpy(), plane["column"].to_numpy()
     return float(column[0]) - 0.5, float(column[-1]) + 0.5, float(row[0]) - 0.5, float(row[-1]) + 0.5
 
 
 def is_strip(plane: xr.DataArray | xr.Dataset) -> bool:
-    """Return whether an image is so much wider than high that its pixels are drawn stretched."""
+    """Return whether an image is so wide that its pixels are drawn stretched."""
     return plane.sizes["row"] <= plane.sizes["column"] // 3
 
 
@@ -59,12 +59,10 @@ def label_image(axes: Axes, plane: xr.DataArray) -> None:
 
 
 def set_title(figure: Figure, title: str, size: str = "medium") -> None:
-    """Give a figure a title in as many lines as its width needs."""
+    """Give a figure a title, with line breaks so that it fits the width."""
     text = figure.suptitle(title, fontsize=size)
     points = figure.get_figwidth() * 72
-    letters = int(
-        0.95 * points / (0.6 * float(text.get_fontsize()))
-    )  # a letter of the usual fonts is this wide, or less
+    letters = int(0.95 * points / (0.6 * float(text.get_fontsize())))  # no letter of the usual fonts is wider
     text.set_text(textwrap.fill(title, max(letters, 10), replace_whitespace=False, break_on_hyphens=False))
 
 

@@ -1,4 +1,4 @@
-"""Values that a reference can hold in this world; what lies beyond is flagged where the reference is opened."""
+"""The physical range of the values of each reference. Values outside are flagged when the reference is opened."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,32 +14,33 @@ __all__ = ["LIMITS", "Limit", "flag_unphysical"]
 IMAGE = ("row", "column")
 
 CONVERTER = 65535.0
-"""Largest value of the 16-bit converter [DN]."""
+"""Largest value of the 16-bit analog-to-digital converter [DN]."""
 
 _TERM = 100 * CONVERTER
-"""No term of a polynomial may come to more, for any signal that the converter gives [DN]."""
+"""Largest value of a term of a polynomial, for any signal that the converter gives [DN]."""
 
 
 _NOISE = 0.1
-"""Smallest read noise [DN], well below the step of the converter."""
+"""Smallest possible read noise [DN], well below one step of the converter."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Smallest and largest possible value of a variable of a reference, and what a pixel outside of them gets.
+    """Smallest and largest possible value of a variable of a reference, and the flag for pixels outside this range.
 
     Attributes
     ----------
     least, most : float
-        Range, ends included. Where there are powers of the signal, they hold for the term at the end of the converter.
+        Range, ends included. For coefficients of a polynomial, the range holds for the term at the largest
+        signal of the converter.
     units : str
         Units of the range.
     flags : PixelFlag
-        For pixels of which a value is outside, or not finite. None where a later step flags a pixel without a value.
+        Flags for pixels with a value that is outside or not finite. None if a later step flags pixels without a value.
     becomes_nan : bool
-        Whether the value is taken away. Else a step goes by the flag.
+        Whether the value becomes NaN. If not, the step uses the flag.
     linear : float, optional
-        Smallest coefficient of the first power, which is near 1 in real references.
+        Smallest coefficient of the first power. It is near 1 in real references.
     """
 
     least: float
@@ -51,42 +52,42 @@ class Limit:
 
 
 LIMITS: Mapping[tuple[str, str], Limit] = {
-    # without its bias, a pixel is too high or too low by thousands of DN, and linearised in the wrong place
+    # without its bias, a pixel is wrong by thousands of DN, and the linearity correction uses a wrong signal
     ("superbias", "sci"): Limit(-CONVERTER, CONVERTER, "DN", PixelFlag.UNRELIABLE_BIAS | PixelFlag.DO_NOT_USE),
-    # without its dark, a pixel keeps 0.01 electron/s more, unless it is hot
+    # without its dark, a pixel is too high by 0.01 electron/s, or by more if it is hot
     ("dark", "sci"): Limit(-CONVERTER, CONVERTER, "DN", PixelFlag.UNRELIABLE_DARK),
     ("dark", "average_dark_current"): Limit(-1e5, 1e5, "electron/s"),
     ("linearity", "coefficients"): Limit(-_TERM, _TERM, "DN", PixelFlag.NO_LIN_CORR, becomes_nan=False, linear=0.1),
     ("linearity", "inverse_coefficients"): Limit(-_TERM, _TERM, "DN", PixelFlag.NO_LIN_CORR, becomes_nan=False),
-    # a threshold above the converter's end is never reached, one of 0 always
+    # a threshold above the range of the converter is never reached, and a threshold of 0 always
     ("saturation", "sci"): Limit(1.0, CONVERTER, "DN", PixelFlag.NO_SAT_CHECK, becomes_nan=False),
-    # real gains are between 0.9 and 2; jump detection and fit give pixels without one NO_GAIN_VALUE and DO_NOT_USE
+    # real gains are between 0.9 and 2; jump and ramp_fit give NO_GAIN_VALUE and DO_NOT_USE to pixels without a gain
     ("gain", "sci"): Limit(0.1, 10.0, "electron/DN"),
-    # the fit gives pixels without a positive noise DO_NOT_USE
+    # ramp_fit gives DO_NOT_USE to pixels without a positive read noise
     ("readnoise", "sci"): Limit(_NOISE, CONVERTER, "DN"),
     ("pictureframe", "sci"): Limit(-CONVERTER, CONVERTER, "1"),
-    # real weights are below 10; one that cannot be makes its output NaN, which the fit gives DO_NOT_USE
+    # real weights are below 10; an impossible weight makes its amplifier NaN, which gets DO_NOT_USE in ramp_fit
     ("refpix", "alpha"): Limit(-1e3, 1e3, "1"),
     ("refpix", "beta"): Limit(-1e3, 1e3, "1"),
 }
-"""By type of reference and variable."""
+"""Limits by type of reference and name of the variable."""
 
 
 def flag_unphysical(kind: str, reference: xr.Dataset) -> xr.Dataset:
-    """Return a reference without values that are not finite or out of any physical range, and with flags for them.
+    """Remove and flag the values of a reference that are not finite or outside the physical range.
 
     Parameters
     ----------
     kind : str
         Type of the reference.
     reference : Dataset
-        Its variables, see :data:`LIMITS`; ``dq`` (row, column) uint32 where there are flags to set. Lazy.
+        Variables as in :data:`LIMITS`. ``dq`` (row, column) uint32 is needed if there are flags to set. Lazy.
 
     Returns
     -------
     Dataset
-        Such values are NaN, and ``dq`` has the flags of :data:`LIMITS`. In raw IRS2 frames, reference pixels between
-        the science pixels get no flags: for them a reference need have no values.
+        Such values are NaN, and ``dq`` has the flags of :data:`LIMITS`. In raw IRS2 frames, the interleaved reference
+        pixels get no flags, because a reference need not have values for them.
     """
     result = reference
     for (of_kind, name), limit in LIMITS.items():
@@ -114,7 +115,7 @@ def flag_unphysical(kind: str, reference: xr.Dataset) -> xr.Dataset:
 
 
 def _bounds(array: xr.DataArray, bound: float) -> np.ndarray:
-    """Return the bound of each power of a polynomial, or one for all; an axis for each dim."""
+    """Return the bound of each power of a polynomial, or one bound for all values, with one axis for each dim."""
     first = str(array.dims[0])
     if not first.endswith("order"):
         return np.full((1,) * array.ndim, bound, np.float32)
@@ -123,7 +124,7 @@ def _bounds(array: xr.DataArray, bound: float) -> np.ndarray:
 
 
 def _is_outside(block: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Say which values are outside of the bounds, or NaN; quickly where none is, as in most blocks."""
+    """Return which values are outside the bounds, or NaN. Most blocks have no such value, and take little time."""
     size = np.abs(block) if block.dtype.kind == "c" else block
     axes = tuple(axis for axis in range(block.ndim) if least.shape[axis] == 1)
     if (size.min(axes, keepdims=True) >= least).all() and (size.max(axes, keepdims=True) <= most).all():

@@ -1,4 +1,4 @@
-"""Synthetic NIRSpec exposures with known truth and matching references."""
+"""Simulated NIRSpec exposures, with their truth and matching references."""
 
 from nsxr.model.arguments import checks_all as _checks_all
 from nsxr.simulate.artifacts import QUIET, Artifacts

@@ -1,4 +1,4 @@
-"""How strong each effect of the detectors is, with the sources of the numbers."""
+"""The strength of each detector effect, and the papers that the numbers come from."""
 
 from dataclasses import dataclass, fields
 
@@ -9,51 +9,52 @@ __all__ = ["QUIET", "Artifacts"]
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Amplitudes of the simulated effects; each can be 0.
+    """Amplitudes of the simulated effects. Each amplitude can be 0.
 
     Attributes
     ----------
     white_noise : float
-        White noise of one read of a pixel, rms [electron]. 5.2 [1]_.
+        White noise of one read of a pixel, rms [electron]. Default 5.2 [1]_.
     reference_noise_ratio : float
-        White noise of reference pixels relative to that of light-sensitive ones. 0.8 [1]_.
+        White noise of reference pixels, relative to light-sensitive pixels. Default 0.8 [1]_.
     pedestal : float
-        Level of an output in a frame, rms, independent from frame to frame [electron]. 4 [1]_.
+        Level of an amplifier in a frame, rms [electron]. Frames are independent. Default 4 [1]_.
     common_pink : float
-        1/f noise common to all outputs, the IRS2 reference output included, rms [electron]. 3 [1]_.
+        1/f noise common to all amplifiers and the IRS2 reference output, rms [electron]. Default 3 [1]_.
     output_pink : float
-        1/f noise of each output, rms [electron]. 1 [1]_.
+        1/f noise of each amplifier, rms [electron]. Default 1 [1]_.
     alternating_columns : float
-        1/f noise with opposite sign in odd and even detector columns, rms [electron]. 0.5 [1]_.
+        1/f noise with opposite sign in odd and even detector columns, rms [electron]. Default 0.5 [1]_.
     picture_frame : float
-        Smooth pattern that is strongest at the edges, rms over the detector and frames [electron]. 0.2 [1]_.
+        Smooth pattern that is strongest at the edges, rms over detector and frames [electron]. Default 0.2 [1]_.
     correlated_scale : float
-        Factor on ``pedestal``, the two pinks, ``alternating_columns`` and ``picture_frame``.
+        Factor on ``pedestal``, ``common_pink``, ``output_pink``, ``alternating_columns`` and ``picture_frame``.
     reset_noise : float
-        kTC noise of a pixel in an integration, rms [electron]. 30: a node of 40 fF at 42.8 K.
+        kTC noise of a pixel in an integration, rms [electron]. Default 30, for a node of 40 fF at 42.8 K.
     bias_structure : float
-        Factor on the steps between outputs, the column pattern and the pixel scatter of the bias. With 0
-        the bias is the same everywhere.
+        Factor on the structure of the bias: steps between amplifiers, column pattern, pixel scatter. With 0
+        the bias is the same in all pixels.
     dark_current : float
-        Factor on the dark current. With 1 the median is 0.0082 electron/s in NRS1, the value of the
-        operational dark step, and 0.0060 in NRS2, plus warm and hot pixels.
+        Factor on the dark current. With 1, the median is 0.0082 electron/s in NRS1 (the value of the
+        operational dark step) and 0.0060 in NRS2. Warm and hot pixels come on top.
     bad_pixels : float
-        Factor on the number of bad pixels; with 1, 0.7 % of all pixels deviate somehow.
+        Factor on the number of bad pixels. With 1, 0.7 % of all pixels are bad in some way.
     pixel_scatter : float
         Factor on the differences between good pixels: gain 1 %, full well 2 %, response 1 %, read
         noise 8 %, curvature of the response 10 %, dark current 20 % rms.
     nonlinearity : float
-        Relative loss of signal near full well, quadratic part. 0.04.
+        Relative loss of signal near full well, quadratic part. Default 0.04.
     full_well : float
-        Mean charge at which a pixel saturates [electron]. 56000.
+        Mean charge at which a pixel saturates [electron]. Default 56000.
     cosmic_rays : float
-        Hits [1/cm2/s]. 4.3, with 5200 electrons in about 7 pixels on average [2]_.
+        Rate of cosmic rays [1/cm2/s]. Default 4.3. On average, a cosmic ray leaves 5200 electrons in
+        about 7 pixels [2]_.
     snowballs : float
-        Large events in a whole detector [1/s]. 0.05, one in 20 s [3]_.
+        Rate of snowballs in a whole detector [1/s]. Default 0.05, one in 20 s [3]_.
     bad_reference_pixels : float
-        Factor on the excess of bad interleaved reference pixels of IRS2. With 0 none is bad.
+        Factor on the deviations of bad interleaved reference pixels of IRS2. With 0, no pixel is bad.
     photon_noise : bool
-        Whether charge arrives in Poisson steps; if not, each frame gets its mean charge.
+        Whether charge arrives with Poisson noise. If not, each frame gets its mean charge.
 
     References
     ----------
@@ -111,4 +112,4 @@ QUIET = Artifacts(
     bad_reference_pixels=0,
     photon_noise=False,
 )
-"""No noise, no bad pixels, no events: the bias, the dark, the response and the scene are left."""
+"""No noise, no bad pixels, no cosmic rays, no snowballs. Bias, dark current, response and light remain."""

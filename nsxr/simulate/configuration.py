@@ -1,4 +1,4 @@
-"""What is simulated: detector, readout, subarray, times."""
+"""The configuration of a simulated exposure: detector, readout, subarray, times."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ SCENES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Subarray:
-    """Size of a subarray, and its one-based starts in science orientation.
+    """Size of a subarray, and its one-based start pixels in science orientation.
 
-    ``row_start`` maps gratings, or ``""`` for all others, to the starts in NRS1 and NRS2.
+    ``row_start`` maps a grating to the start rows in NRS1 and NRS2. The key ``""`` is for all other gratings.
     """
 
     rows: int
@@ -88,12 +88,12 @@ _FULL_GRATINGS = {"MOS": "PRISM", "FS": "G235H", "IFU": "G395H", "BOTS": "G395H"
 
 
 MOST = 65535
-"""Groups and integrations that NGROUPS and NINTS of a NIRSpec exposure can count."""
+"""Largest number of groups and of integrations (NGROUPS, NINTS) of a NIRSpec exposure."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One exposure: what was set before it started.
+    """The settings of one exposure.
 
     Attributes
     ----------
@@ -104,9 +104,9 @@ class Configuration:
     row_start : int
         Zero-based first detector row.
     columns : ndarray of int
-        Zero-based detector columns that are simulated; a small exposure has but some of them.
+        Zero-based detector columns that are simulated. A small exposure has only some of them.
     programme, observation, exposure : int
-        Numbers that the exposure is named by.
+        Numbers in the name of the exposure.
     """
 
     detector: str
@@ -124,7 +124,7 @@ class Configuration:
 
     @property
     def root(self) -> str:
-        """Stem of the file names, of visit 1: ``jw01234001001_03101_00001``."""
+        """First part of the file names, for visit 1: ``jw01234001001_03101_00001``."""
         return f"jw{self.programme:05d}{self.observation:03d}001_03101_{self.exposure:05d}"
 
     @property
@@ -134,27 +134,27 @@ class Configuration:
 
     @property
     def n_frames(self) -> int:
-        """Frames averaged into a group."""
+        """Number of frames that are averaged into a group."""
         return READOUTS[self.readout][0]
 
     @property
     def frame_divisor(self) -> int:
-        """What the sum of frames is divided by on board."""
+        """Number by which the sum of frames is divided on board."""
         return READOUTS[self.readout][1]
 
     @property
     def frame_time(self) -> float:
-        """Time from frame to frame [s]."""
+        """Time from one frame to the next [s]."""
         return FRAME_TIME_IRS2 if self.is_irs2 else SUBARRAYS[self.subarray].frame_time
 
     @property
     def group_time(self) -> float:
-        """Time from group to group [s]."""
+        """Time from one group to the next [s]."""
         return round(self.frame_time * self.n_frames, 7)
 
     @property
     def n_outputs(self) -> int:
-        """Outputs that read the detector, the IRS2 reference output not counted."""
+        """Number of amplifiers that read the detector, without the IRS2 reference output."""
         return 4 if self.subarray == "FULL" else 1
 
     @property
@@ -166,7 +166,7 @@ class Configuration:
 
     @property
     def filter(self) -> str:
-        """FILTER that goes with the grating; darks are closed."""
+        """FILTER that belongs to the grating. For darks and flats it is closed (OPAQUE)."""
         return "OPAQUE" if self.scene in ("dark", "flat") else _FILTERS[self.grating]
 
     @property
@@ -186,19 +186,19 @@ class Configuration:
 
     @cached_property
     def is_border(self) -> np.ndarray:
-        """Where the detector has reference pixels instead of light-sensitive ones, (row, column) bool."""
+        """Where the detector has reference pixels instead of light-sensitive pixels, (row, column) bool."""
         last = DETECTOR_SIZE - REFERENCE_BORDER
         rows, columns = ((axis < REFERENCE_BORDER) | (axis >= last) for axis in (self.rows, self.columns))
         return np.asarray(rows[:, None] | columns[None, :])
 
     @property
     def time_order(self) -> TimeOrder:
-        """When each pixel of a raw frame is read."""
+        """The time at which each pixel of a raw frame is read."""
         return time_order(self.detector, self.raw_rows, self.columns.size, self.n_outputs)
 
     @property
     def output_of_row(self) -> np.ndarray:
-        """Output, 1 to 4, that reads each detector row, (row,) int64."""
+        """Amplifier, 1 to 4, that reads each detector row, (row,) int64."""
         if self.n_outputs == 1:
             return np.ones(self.rows.size, dtype=np.int64)
         output = self.rows // AMPLIFIER_ROWS + 1
@@ -218,25 +218,25 @@ def configure(
     observation: int = 1,
     exposure: int = 1,
 ) -> Configuration:
-    """Check the parameters of an exposure and fill in what follows from them.
+    """Check the parameters of an exposure, and fill in what follows from them.
 
     Parameters
     ----------
     readout, subarray, detector : str
         Names as in :data:`READOUTS`, :data:`SUBARRAYS`, ``"NRS1"`` or ``"NRS2"``.
     scene : str, optional
-        As in :data:`SCENES`; else what the subarray is made for: MOS, FS or BOTS.
+        As in :data:`SCENES`. The default is the scene that the subarray is made for: MOS, FS or BOTS.
     groups, integrations : int
         1 to :data:`MOST`.
     columns : int or ndarray, optional
-        Only so many columns from the start of the subarray, or these zero-based detector columns.
+        Number of columns from the start of the subarray, or an array of zero-based detector columns.
     programme, observation, exposure : int
-        Numbers that the exposure is named by.
+        Numbers in the name of the exposure.
 
     Raises
     ------
     ParameterError
-        Naming every value that is unknown or does not go with the others.
+        If a value is unknown or does not fit the others. The message names all such values.
     """
     readout, subarray, detector = readout.upper(), subarray.upper(), detector.upper()
     if scene is None:
@@ -302,6 +302,6 @@ def configure(
 
 
 def check_seed(seed: int) -> None:
-    """Raise ParameterError unless a seed is a whole number from 0."""
+    """Raise ParameterError if a seed is not a whole number of 0 or more."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ParameterError(f"seed is {seed!r}, expected a whole number from 0")

@@ -1,4 +1,4 @@
-"""The two detectors: properties of every pixel, the same in all exposures."""
+"""The two detectors: the properties of every pixel. They are the same in all exposures."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ GAIN_FACTOR_SUBARRAY = 2.0
 
 _GAIN = {"NRS1": 0.996, "NRS2": 1.137}  # electron/DN, Birkmann et al. 2022, A&A 661, A83
 _DARK_CURRENT = {"NRS1": 0.0082, "NRS2": 0.0060}  # electron/s
-_SERIAL_NUMBER = {"NRS1": 491, "NRS2": 492}  # seeds the properties: a detector is the same in every exposure
+_SERIAL_NUMBER = {"NRS1": 491, "NRS2": 492}  # seeds of the properties, so that a detector is the same in every exposure
 
 # share of all pixels, flags, kind
 _KINDS: tuple[tuple[float, PixelFlag, str], ...] = (
@@ -40,7 +40,7 @@ _KINDS: tuple[tuple[float, PixelFlag, str], ...] = (
 
 @dataclass(frozen=True)
 class DetectorPixels:
-    """Properties of the pixels of an exposure; images are (row, column) float32 unless said otherwise.
+    """Properties of the pixels of an exposure. Images are (row, column) float32, except where noted.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class DetectorPixels:
     bias : ndarray
         (raw row, column) DN.
     flags : ndarray
-        (row, column) uint32, what is wrong with a pixel; the reference files share them out.
+        (row, column) uint32, what is wrong with a pixel. Each reference file has some of these flags.
     """
 
     nominal_gain: float
@@ -81,8 +81,8 @@ class DetectorPixels:
 def detector_pixels(configuration: Configuration, artifacts: Artifacts) -> DetectorPixels:
     """Draw the properties of the pixels of an exposure.
 
-    They depend on detector and position alone, not on the seed of an exposure, so that references
-    made once fit every exposure, and a subarray sees the pixels of the full frame.
+    The properties depend only on the detector and the position, not on the seed of an exposure. So references
+    that were made once fit every exposure, and a subarray has the same pixels as the full frame.
     """
     rows, columns = configuration.rows, configuration.columns
     serial = _SERIAL_NUMBER[configuration.detector]
@@ -139,7 +139,7 @@ def detector_pixels(configuration: Configuration, artifacts: Artifacts) -> Detec
 
 
 def expand_rows(configuration: Configuration, image: np.ndarray, fill: float = 0) -> np.ndarray:
-    """Place an image of detector rows into one of raw rows, ``fill`` elsewhere."""
+    """Put an image of detector rows into an image of raw rows. All other rows get ``fill``."""
     if not configuration.is_irs2:
         return image
     raw = np.full((configuration.raw_rows, image.shape[1]), fill, dtype=image.dtype)
@@ -153,7 +153,7 @@ def _white_noise(configuration: Configuration, artifacts: Artifacts, relative: n
 
 
 def _bias(configuration: Configuration, artifacts: Artifacts, normal: np.ndarray, factor: float) -> np.ndarray:
-    """Return the bias in DN: level of the output, pattern along the fast direction, pixel scatter."""
+    """Return the bias in DN: level of the amplifier, pattern along the fast direction, pixel scatter."""
     serial = _SERIAL_NUMBER[configuration.detector]
     draw = np.random.default_rng([serial, DETECTOR_SIZE])
     level = 400 * draw.standard_normal(5)  # reference output, outputs 1 to 4
@@ -176,10 +176,11 @@ def bad_interleaved(configuration: Configuration) -> list[tuple[int, int, str, b
     Returns
     -------
     list of (output, block, kind, is_listed)
-        ``output`` 0 to 4, ``block`` 0 to 31 counted along detector columns; the pair is the first one
-        (detector columns 8 + 20 block, + 1 of the output) for even blocks, else the second one (+ 2, + 3).
-        ``kind`` is ``noisy``, ``low`` or ``telegraph``; ``is_listed`` says whether the REFPIX reference
-        names it, or a correction has to find it. The reference can name pairs of outputs 1 to 4 only.
+        ``output`` is 0 to 4, where 0 is the reference output. ``block`` is 0 to 31, counted along detector columns.
+        In even blocks the bad pair is the first one (detector columns 8 + 20 block, + 1 of the output), in odd
+        blocks the second one (+ 2, + 3). ``kind`` is ``noisy``, ``low`` or ``telegraph``. ``is_listed`` says whether
+        the REFPIX reference lists the pair. If not, a correction has to find it. The reference can list
+        pairs of outputs 1 to 4 only.
     """
     if configuration.detector == "NRS1":
         return [
@@ -204,10 +205,10 @@ def bad_interleaved(configuration: Configuration) -> list[tuple[int, int, str, b
 
 
 def measure(signal: np.ndarray, quadratic: np.ndarray | float, cubic: np.ndarray | float) -> np.ndarray:
-    """Return the signal that a pixel of non-linear response reports.
+    """Return the signal that a pixel with non-linear response reports.
 
-    The inverse, to float32 precision, of the LINEARITY polynomial: solves
-    :math:`m + q m^2 + c m^3 = s` for *m* by two Newton steps from the reverted series.
+    This is the inverse of the LINEARITY polynomial, to float32 precision. It solves
+    :math:`m + q m^2 + c m^3 = s` for *m* with two Newton steps, which start from the inverted power series.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ _DIFFUSION = 0.45  # rms distance over which charge spreads [pixel]
 
 @dataclass(frozen=True)
 class Snowballs:
-    """Large events of one integration: one entry each."""
+    """Snowballs of one integration. Each array has one entry for each snowball."""
 
     frame: np.ndarray
     time: np.ndarray
@@ -33,22 +33,22 @@ class Snowballs:
 
 @dataclass(frozen=True)
 class Events:
-    """Charge that arrives at once in one integration, one entry for each pixel that gets some.
+    """Charge that arrives at once in one integration. Each array has one entry for each pixel that gets charge.
 
     Attributes
     ----------
     frame : ndarray
-        Zero-based frame that is the first to hold the charge.
+        First frame, zero-based, that contains the charge.
     pixel : ndarray
         Position in the flattened (row, column) image.
     charge : ndarray
         float32 [electron].
     hit : ndarray
-        Number of the cosmic ray, -1 for snowballs.
+        Number of the cosmic ray; -1 for snowballs.
     time : ndarray
-        Since the reset [s].
+        Time since the reset [s].
     snowballs : Snowballs
-        The large ones.
+        Position, time and size of the snowballs.
     """
 
     frame: np.ndarray
@@ -59,7 +59,7 @@ class Events:
     snowballs: Snowballs
 
     def in_frame(self, frame: int) -> slice:
-        """Return where the entries of a frame are; they are sorted."""
+        """Return the slice of the entries of a frame. Entries are sorted by frame."""
         return slice(*np.searchsorted(self.frame, [frame, frame + 1]))
 
 
@@ -68,11 +68,11 @@ def draw_events(
 ) -> Events:
     """Draw the cosmic rays and snowballs of one integration.
 
-    A cosmic ray leaves packets of charge along a straight track of random direction and of
-    exponential length, spread by diffusion and capacitive coupling: 7 pixels and 5200 electrons on
-    average, the charge being lognormal. A snowball fills all pixels within its core radius (1.5 to 9
-    pixels, power law) beyond full well, and leaves a disc of charge that falls off to four core radii.
-    Reference pixels collect nothing.
+    A cosmic ray leaves packets of charge along a straight track. The direction of the track is random and
+    its length is exponential. Diffusion and capacitive coupling spread the charge. On average a cosmic ray
+    leaves 5200 electrons in 7 pixels, with a lognormal distribution of the charge. A snowball fills all
+    pixels within its core radius (1.5 to 9 pixels, power law) beyond full well. Around the core it leaves a
+    disc of charge that falls off out to four core radii. Reference pixels collect no charge.
 
     Parameters
     ----------

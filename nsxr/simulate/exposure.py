@@ -1,4 +1,4 @@
-"""Simulate exposures: as files, or small ones in memory."""
+"""Simulate exposures as files, or small exposures in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class SimulatedExposure:
     Attributes
     ----------
     uncal : list of Path
-        Raw files, one for each segment, in order.
+        Raw files, one for each segment, in the order of the segments.
     references : dict
-        Reference files by type; empty if none were asked for.
+        Reference files by type; empty if no references were written.
     truth : Path
-        What was put into the exposure.
+        File with the true values, see :func:`nsxr.simulate.truth.truth_dataset`.
     """
 
     uncal: list[Path]
@@ -73,45 +73,45 @@ def simulate_exposure(
 ) -> SimulatedExposure:
     """Simulate a NIRSpec exposure and write raw files, references and truth.
 
-    Groups are drawn one after the other and written at once, so that memory does not grow with
+    Groups are simulated one after the other, and each is written at once. So the memory does not grow with
     the length of the exposure.
 
     Parameters
     ----------
     directory : str or Path
-        Where to write; made if it is missing. References go to its folder ``references``.
+        Folder of the files. It is made if it does not exist. References go to its folder ``references``.
     readout : str
-        ``NRSRAPID``, ``NRS`` (4 frames averaged), ``NRSIRS2RAPID`` or ``NRSIRS2`` (5 frames averaged, stored as
-        5/8 of their mean).
+        ``NRSRAPID``, ``NRS`` (mean of 4 frames), ``NRSIRS2RAPID`` or ``NRSIRS2`` (mean of 5 frames, stored as
+        5/8 of the mean).
     subarray : str
-        ``FULL``, ``ALLSLITS``, ``SUBS200A1`` and so on; IRS2 reads ``FULL`` only.
+        ``FULL``, ``ALLSLITS``, ``SUBS200A1`` and so on. IRS2 readouts exist for ``FULL`` only.
     groups, integrations : int
         NGROUPS and NINTS.
     detector : str
         ``NRS1`` or ``NRS2``.
     scene : str, optional
-        ``MOS``, ``FS``, ``IFU``, ``BOTS``, ``dark`` or ``flat``; else what the subarray is made for.
+        ``MOS``, ``FS``, ``IFU``, ``BOTS``, ``dark`` or ``flat``. Default: the scene that the subarray is made for.
     seed : int
-        The same seed gives the same files. The detectors, hence the references, do not depend on it.
+        The same seed gives the same files. The detectors and the references do not depend on it.
     segments : int
-        Files among which the integrations are shared.
+        Number of files over which the integrations are spread.
     columns : int, optional
-        Only so many columns from the first one of the subarray; SUBSIZE1 says so.
+        Number of columns to simulate, from the first column of the subarray on. SUBSIZE1 has this number.
     artifacts : Artifacts, optional
         Amplitudes of the effects.
     references : bool
         Whether to write references.
     programme, observation, exposure : int
-        Numbers that the exposure is named by. Exposures follow each other in time, observations by a day.
+        Numbers in the name of the exposure. Exposures follow each other in time. Observations are a day apart.
     overwrite : bool
-        Whether files of the same names may be replaced; references that are there with the same content never matter.
+        Whether to replace files of the same names. Existing references with the same content are never an error.
 
     Raises
     ------
     ParameterError
-        If a name is unknown or values do not go together.
+        If a name is unknown, or if values do not fit together.
     OutputExistsError
-        If a file is there already and not to be replaced.
+        If a file exists already and ``overwrite`` is False.
     """
     artifacts = artifacts or Artifacts()
     configuration = configure(
@@ -168,7 +168,7 @@ def write_references(
     columns: int | None = None,
     artifacts: Artifacts | None = None,
 ) -> dict[str, Path]:
-    """Write the references of a simulated configuration; parameters as in :func:`simulate_exposure`.
+    """Write the references of a simulated configuration. The parameters are those of :func:`simulate_exposure`.
 
     Returns
     -------
@@ -210,29 +210,29 @@ def small_exposure(
     artifacts: Artifacts | None = None,
     rounded: bool = True,
 ) -> SmallExposure:
-    """Simulate an exposure with few columns in memory, as the reader would open it.
+    """Simulate an exposure with few columns in memory, as :func:`nsxr.open_exposure` would return it.
 
-    All rows are there, hence amplifiers, interleaving and time order along them are real. Of the
-    columns, the first and the last ``columns / 2`` of the subarray are kept under their own labels, so reference
-    pixels at both ends are. A frame has as many lines as columns, and nominal times.
+    All rows are simulated, so the amplifiers, the interleaved rows and the order of reading are real. Only the
+    first and the last ``columns / 2`` columns of the subarray are simulated, with their own labels. So there are
+    reference pixels at both ends. A frame has as many lines as there are columns, and the nominal times.
 
     Parameters
     ----------
     readout, subarray, groups, integrations, detector, seed, artifacts
         As in :func:`simulate_exposure`.
     scene : str, optional
-        Default ``IFU`` for full frames, because its spectra reach all columns.
+        The default for full frames is ``IFU``, because its spectra reach all columns.
     columns : int, optional
-        Even number of columns kept; None or too many for all.
+        Even number of columns to simulate. With None, or with a larger number than there are, all columns.
     rounded : bool
-        Whether values are integers, as stored on board; else they are exact, means over frames
+        Whether values are integers, as stored on board. If not, they are exact: the mean over frames
         times NFRAMES / FRMDIVSR.
 
     Returns
     -------
     SmallExposure
-        ``exposure``: ``sci`` (integration, group, row, column) float32 [DN]; ``references``; ``truth`` as of
-        :func:`nsxr.simulate.truth.truth_dataset`.
+        ``exposure`` with ``sci`` (integration, group, row, column) float32 [DN], ``references`` by type, and
+        ``truth`` from :func:`nsxr.simulate.truth.truth_dataset`.
     """
     artifacts = artifacts or Artifacts()
     size = SUBARRAYS.get(subarray.upper())

@@ -32,7 +32,7 @@ _MODELS = {
     "readnoise": "ReadnoiseModel",
     "pictureframe": "PictureFrameModel",
 }
-_UNKNOWN = "BAD_LIN_CORR"  # a name of NIRSpec's linearity references that the standard bits lack
+_UNKNOWN = "BAD_LIN_CORR"  # a flag of NIRSpec linearity references that is not a standard flag
 _NAMES = {
     "saturation": ("DO_NOT_USE", "NO_SAT_CHECK"),
     "superbias": ("DO_NOT_USE", "UNRELIABLE_BIAS"),
@@ -88,10 +88,10 @@ def write_tables(path: Path, hdus: Iterable[fits.BinTableHDU | fits.ImageHDU]) -
 def write_reference(
     directory: Path, kind: str, dataset: xr.Dataset, configuration: Configuration, overwrite: bool = True
 ) -> Path:
-    """Write a reference as the reference data system stores it, and return its path.
+    """Write a reference in the layout of CRDS references, and return its path.
 
-    DQ keeps its standard bits in the mask and has bits of its own elsewhere, told by DQ_DEF. One that is there with
-    other content is replaced if ``overwrite`` allows it, else OutputExistsError is raised.
+    The mask has the standard DQ bits. The other references have bits of their own, which DQ_DEF explains. If the file
+    exists with other content, it is replaced if ``overwrite`` is True; otherwise OutputExistsError is raised.
     """
     path = directory / reference_name(kind, configuration)
     with replacing(path) as partial:
@@ -130,12 +130,12 @@ def _dq_bits(kind: str, names_used: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def _stored_dq(kind: str, dq: np.ndarray) -> np.ndarray:
-    """Turn standard bits into those of a reference file."""
+    """Turn standard DQ bits into the bits of a reference file."""
     if kind not in _NAMES:
         return dq
     stored = np.zeros_like(dq)
     for bit, name in _dq_bits(kind, ()):
-        # pixels without correction also get the name that nobody knows
+        # pixels without correction also get the flag that is not a standard one
         standard = PixelFlag["NO_LIN_CORR" if name == _UNKNOWN else name]
         stored |= np.where(dq & np.uint32(standard.value), np.uint32(1 << bit), np.uint32(0))
     return stored
@@ -170,7 +170,7 @@ def _weight_tables(dataset: xr.Dataset) -> list[fits.BinTableHDU]:
 def _reference_header(name: str, kind: str, dataset: xr.Dataset, configuration: Configuration) -> fits.Header:
     exposure = primary_header(configuration, Segment(1, 1, 1, configuration.integrations))
     header = fits.Header([("SIMPLE", True), ("BITPIX", 8), ("NAXIS", 0), ("EXTEND", True)])
-    # that of the first exposure: references do not depend on the exposure that they are written with
+    # the date of the first exposure, because references do not depend on the exposure they are written with
     header["DATE"] = (Time(START, format="mjd", precision=3).isot, "Date this file was created (UTC)")
     header["ORIGIN"] = ("nsxr", "Simulated, not measured")
     header["FILENAME"] = name

@@ -19,11 +19,11 @@ __all__ = [
 ]
 
 START = 61055.25
-"""MJD (UTC) of the start of the first exposure of the first observation."""
+"""Start of the first exposure of the first observation, MJD (UTC)."""
 
-_OVERHEAD = 60.0  # between exposures [s]
+_OVERHEAD = 60.0  # time between exposures [s]
 
-_BARYCENTRIC = 180.0 / 86400  # what the simulated barycentric times are later by [d]
+_BARYCENTRIC = 180.0 / 86400  # by how much the simulated barycentric times are later [d]
 _OPERATION = {
     "MOS": "MSASPEC",
     "FS": "FIXEDSLIT",
@@ -37,7 +37,7 @@ _SLIT = {"SUBS200A1": "S200A1", "SUBS200A2": "S200A2", "SUBS400A1": "S400A1", "S
 
 @dataclass(frozen=True)
 class Segment:
-    """A file of an exposure: its number, how many there are, its first and last integration from 1."""
+    """One file of an exposure: its number, the number of files, its first and last integration (counted from 1)."""
 
     number: int
     total: int
@@ -51,7 +51,10 @@ class Segment:
 
 
 def start_time(configuration: Configuration) -> float:
-    """Return when an exposure starts, MJD (UTC): after those before it, as long as it; observations a day apart."""
+    """Return the start of an exposure, MJD (UTC).
+
+    The exposures before it in the observation have the same length. Observations are a day apart.
+    """
     groups, integrations = configuration.groups, configuration.integrations
     length = integrations * (groups * configuration.group_time + configuration.frame_time) + _OVERHEAD
     return START + (configuration.observation - 1) + (configuration.exposure - 1) * length / 86400
@@ -60,7 +63,7 @@ def start_time(configuration: Configuration) -> float:
 def integration_times(configuration: Configuration) -> dict[str, np.ndarray]:
     """Return the columns of INT_TIMES for all integrations of an exposure."""
     duration = configuration.groups * configuration.group_time
-    spacing = duration + configuration.frame_time  # one frame time to reset
+    spacing = duration + configuration.frame_time  # the reset takes one frame time
     start = start_time(configuration) + np.arange(configuration.integrations) * spacing / 86400
     columns: dict[str, np.ndarray] = {"integration_number": np.arange(1, configuration.integrations + 1)}
     for scale, shift in (("MJD_UTC", 0.0), ("BJD_TDB", _BARYCENTRIC)):
@@ -70,16 +73,16 @@ def integration_times(configuration: Configuration) -> dict[str, np.ndarray]:
 
 
 def primary_header(configuration: Configuration, segment: Segment, *, contiguous: bool = True) -> fits.Header:
-    """Return the primary header of a raw file, with the keywords that calibration and validation look at.
+    """Return the primary header of a raw file, with the keywords that calibration and validation need.
 
     Parameters
     ----------
     configuration : Configuration
-        What was simulated.
+        The settings of the exposure.
     segment : Segment
-        Which part of the exposure the file holds.
+        The part of the exposure that is in the file.
     contiguous : bool
-        Whether the columns are one piece that SUBSTRT1 and SUBSIZE1 can describe; else these
+        Whether the columns are contiguous, so that SUBSTRT1 and SUBSIZE1 can describe them. If not, these keywords
         describe the whole subarray.
     """
     times = integration_times(configuration)
@@ -189,7 +192,7 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
 
 
 def science_header(configuration: Configuration) -> fits.Header:
-    """Return the keywords of the SCI extension besides those of its format."""
+    """Return the keywords of the SCI extension, without those of the FITS layout."""
     row, column = configuration.rows.size / 2 + 0.5, configuration.columns.size / 2 + 0.5
     return fits.Header(
         [
@@ -222,7 +225,7 @@ def science_header(configuration: Configuration) -> fits.Header:
 
 
 def group_table(configuration: Configuration, segment: Segment) -> np.ndarray:
-    """Return the GROUP table of a file, one row for each group of each of its integrations."""
+    """Return the GROUP table of a file, with one row for each group of each integration."""
     n = (segment.last - segment.first + 1) * configuration.groups
     table = np.zeros(
         n,

@@ -1,4 +1,4 @@
-"""Weights of the IRS2 correction that suit the simulated noise."""
+"""Weights for the IRS2 correction that fit the simulated noise."""
 
 import numpy as np
 
@@ -7,42 +7,42 @@ from nsxr.simulate.configuration import Configuration
 
 __all__ = ["irs2_weights", "remaining_correlated_variance"]
 
-_SPARSE_SLOTS = 8 * 32  # slots of a line that carry interleaved reference pixels, each of them twice
+_SPARSE_SLOTS = 8 * 32  # slots of a line with interleaved reference pixels; each pixel fills two slots
 
 
 def irs2_weights(configuration: Configuration, artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, float]:
-    r"""Return the weights with which interleaved pixels and reference output predict the noise.
+    r"""Return the weights with which the interleaved pixels and the reference output predict the noise.
 
     Parameters
     ----------
     configuration : Configuration
-        Sets the slots of a frame, *n*.
+        Gives *n*, the number of slots of a frame.
     artifacts : Artifacts
         Amplitudes of the noise.
 
     Returns
     -------
     alpha, beta : (n,) complex64
-        Weights of the spectra of the reference output and of the sparse series of interleaved
-        pixels, the same for all outputs.
+        Weights of the spectrum of the reference output, and of the spectrum of the interleaved pixels. They are
+        the same for all amplifiers.
     variance : float
-        Variance of the correlated noise that they leave [electron2].
+        Variance of the correlated noise that is left [electron2].
 
     Notes
     -----
-    The noise of an output is :math:`y = c + p + a`: common, own and alternating 1/f noise, with spectral
-    densities *C*, *P*, *A* and sum *M*. The sparse series over its share of filled slots is *y* plus white
-    noise of density :math:`N_s`, and the reference output shares *c* alone and has :math:`N_r`. The best
-    linear prediction has
+    The noise of an amplifier is :math:`y = c + p + a`: common, own and alternating 1/f noise. Their spectral
+    densities are *C*, *P* and *A*, and *M* is the sum. The interleaved pixels, divided by the share of slots that
+    they fill, measure *y* plus white noise of density :math:`N_s`. The reference output shares only *c*, and has
+    white noise of density :math:`N_r`. The best linear prediction has
 
     .. math::
 
         \alpha = C N_s / D, \quad \beta' = (M (M + N_r) - C^2) / D, \quad D = (M + N_s)(M + N_r) - C^2,
 
-    and leaves :math:`M (1 - \beta') - \alpha C`. At low frequency this goes to :math:`\alpha + \beta' = 1`. Only 8 x 32
-    of 712 slots of the sparse series are filled, hence :math:`\beta = \beta' 712 / 256`. Each reference pixel
-    fills two slots, so its white noise counts 712 / 128 times; what the sampling aliases is taken as white
-    noise, too.
+    and leaves :math:`M (1 - \beta') - \alpha C`. At low frequency, :math:`\alpha + \beta'` goes to 1. Only 8 x 32
+    of 712 slots are filled by interleaved pixels, hence :math:`\beta = \beta' 712 / 256`. Each reference pixel
+    fills two slots, so its white noise counts 712 / 128 times. Noise that is aliased by the sampling counts as
+    white noise too.
 
     References
     ----------
@@ -73,9 +73,9 @@ def irs2_weights(configuration: Configuration, artifacts: Artifacts) -> tuple[np
 def remaining_correlated_variance(configuration: Configuration, artifacts: Artifacts) -> float:
     """Return the variance of correlated noise in one frame after reference pixels were used [electron2].
 
-    It belongs into the read noise reference. IRS2: see :func:`irs2_weights`. Elsewhere it is a share
-    of the 1/f variance, measured on simulated darks: full frames lose what is slower than the side
-    correction; subarrays lose nothing, and gain the error of a level estimated at the ends of a frame.
+    The read noise reference includes this variance. For IRS2 see :func:`irs2_weights`. For other readouts it is a
+    share of the 1/f variance, measured on simulated darks. In full frames the side pixels remove slow noise. In
+    subarrays no noise is removed, and the error of the level, estimated at the ends of a frame, is added.
     """
     if configuration.is_irs2:
         return irs2_weights(configuration, artifacts)[2]
@@ -85,6 +85,6 @@ def remaining_correlated_variance(configuration: Configuration, artifacts: Artif
 
 
 def _density(frequency: np.ndarray, n: int) -> np.ndarray:
-    """Return the spectral density of 1/f noise of unit variance drawn over two frames of *n* slots."""
+    """Return the spectral density of 1/f noise with unit variance, drawn over two frames of *n* slots."""
     harmonic = np.log(n) + np.euler_gamma  # sum of 1/k over the frequencies of two frames
     return np.asarray(1 / (2 * harmonic * frequency))

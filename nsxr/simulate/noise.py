@@ -1,4 +1,4 @@
-"""Noise of the electronics: white, 1/f in readout time order, alternating columns, pedestals, picture frame."""
+"""Noise of the electronics: white noise, 1/f noise, alternating columns, levels, picture frame."""
 
 import numpy as np
 import scipy.fft
@@ -11,32 +11,32 @@ from nsxr.simulate.detectors import bad_interleaved, expand_rows
 __all__ = ["FrameNoise", "picture_frame", "pink_amplitudes"]
 
 _NOISY = 60.0  # extra white noise of noisy reference pixels [electron]
-_LOW = 2000.0  # how much lower the level of low ones is [electron]
+_LOW = 2000.0  # by how much the level of low reference pixels is too low [electron]
 _TELEGRAPH = 80.0  # step of telegraph noise [electron]
-_TELEGRAPH_LINES = 40.0  # mean time in a state [lines]
+_TELEGRAPH_LINES = 40.0  # mean time in one state [lines]
 
 
 class FrameNoise:
-    r"""Draws the noise of the electronics, frame by frame.
+    r"""Draw the noise of the electronics, frame by frame.
 
     Parameters
     ----------
     configuration : Configuration
-        What is read out, and how.
+        The settings of the exposure.
     artifacts : Artifacts
-        Amplitudes.
+        Amplitudes of the noise.
     white_noise : ndarray
         (raw row, column) float32, rms of the white noise of one read [electron].
     seed : numpy.random.SeedSequence
-        Each kind of noise has its own stream, so switching one off does not change the others.
+        Each kind of noise has its own random stream, so if one kind is switched off, the others do not change.
 
     Notes
     -----
-    1/f noise is drawn as a periodic series of twice the length of a frame, by an inverse Fourier
-    transform of complex normal numbers of variance :math:`\propto 1/f`, of which the first half is
-    used: so it is not periodic in the frame. It has its nominal rms over the whole series. Slower drifts are the
-    pedestals. Frames are independent of each other, hence the mean of *n* frames is drawn at once as
-    one frame of :math:`1/\sqrt n` times the amplitude, which is exact.
+    1/f noise is drawn as a periodic sequence, twice as long as a frame. It is the inverse Fourier transform of complex
+    normal numbers with variance :math:`\propto 1/f`. Only its first half is used, so the noise is not periodic in
+    the frame. The nominal rms holds for the whole sequence. Pedestals stand for slower drifts. Frames are
+    independent of each other. So the mean of *n* frames can be drawn at once as one frame with :math:`1/\sqrt n`
+    times the amplitude, which is exact.
 
     References
     ----------
@@ -118,19 +118,19 @@ class FrameNoise:
 
 
 def pink_amplitudes(length: int, pink: float, alternating: float) -> np.ndarray:
-    """Return the Fourier amplitudes of 1/f noise, and of 1/f noise of alternating sign.
+    """Return the Fourier amplitudes of 1/f noise plus 1/f noise with alternating sign.
 
     Parameters
     ----------
     length : int
-        Samples of the series, even.
+        Number of samples, even.
     pink, alternating : float
-        rms of the two over the whole series.
+        rms of the two kinds of noise over all samples.
 
     Returns
     -------
     (length / 2 + 1,) float32
-        Multiply by complex normal numbers (real and imaginary part of variance 1) and transform back.
+        To draw noise, multiply by complex normal numbers (real and imaginary part of variance 1) and transform back.
         The mean and the Nyquist frequency are 0.
     """
     half = length // 2

@@ -1,4 +1,4 @@
-"""Raw ramps: charge, response, bias and noise put together, group by group."""
+"""Raw ramps, group by group: charge, response, bias and noise together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from nsxr.simulate.scene import Scene, make_scene
 
 __all__ = ["Ramps", "digitize", "response_terms"]
 
-_BLOCK = 128  # rows handled together, so that intermediate arrays stay in cache
+_BLOCK = 128  # rows that are computed together, so that intermediate arrays stay in the cache
 
 
 @dataclass(frozen=True)
 class _Charge:
-    """What does not change during an exposure, as the inner loop wants it."""
+    """Arrays that do not change during an exposure, in the form that the inner loop needs."""
 
     expected: np.ndarray
     full_well: np.ndarray
@@ -29,12 +29,12 @@ class _Charge:
 
 
 class Ramps:
-    """One simulated exposure; :meth:`groups` yields it piece by piece.
+    """One simulated exposure; :meth:`groups` yields one group after the other.
 
     Parameters
     ----------
     configuration : Configuration
-        What is read out, and how.
+        The settings of the exposure.
     artifacts : Artifacts
         Amplitudes of the effects.
     seed : int
@@ -45,11 +45,11 @@ class Ramps:
     pixels : DetectorPixels
         Properties of the pixels.
     scene : Scene
-        Light.
+        Light on the detector.
     events : list of Events
         Cosmic rays and snowballs of each integration; complete before the first group is drawn.
     saturated : list of ndarray
-        (row, column) bool for each integration that has been drawn: which pixels reached full well.
+        Pixels that reached full well, (row, column) bool, for each integration that has been drawn.
     """
 
     def __init__(self, configuration: Configuration, artifacts: Artifacts, seed: int) -> None:
@@ -70,14 +70,14 @@ class Ramps:
 
     @property
     def rate(self) -> np.ndarray:
-        """True rate of detected light, (row, column) float32 [electron/s], for a light curve of 1."""
+        """True rate of detected light, (row, column) float32 [electron/s], where the light curve is 1."""
         rate: np.ndarray = self.scene.rate * self.pixels.response
         return rate
 
     def groups(self) -> Iterator[np.ndarray]:
-        """Yield every group, integration by integration, (raw row, column) float32 [DN].
+        """Yield every group, one integration after the other, (raw row, column) float32 [DN].
 
-        Signals are means over the frames of a group, neither rounded nor divided as on board.
+        Signals are means over the frames of a group. They are neither rounded nor divided as on board.
         """
         configuration, pixels = self.configuration, self.pixels
         quadratic, cubic = response_terms(pixels)
@@ -105,7 +105,7 @@ class Ramps:
                 yield frame
 
     def _expose(self, charge: np.ndarray, signal: np.ndarray, fixed: _Charge, events: Events, frame: int) -> None:
-        """Collect charge for one frame time, and add the measured signal, both in place."""
+        """Collect the charge of one frame time, and add the measured signal. Both arrays change in place."""
         arrived = events.in_frame(frame)
         np.add.at(charge.reshape(-1), events.pixel[arrived], events.charge[arrived])
         for start in range(0, charge.shape[0], _BLOCK):
@@ -116,22 +116,22 @@ class Ramps:
             signal[rows] += measure(linear, fixed.quadratic[rows], fixed.cubic[rows])
 
     def _reset_noise(self) -> np.ndarray:
-        """Return the kTC noise of an integration, (raw row, column) [electron]; interleaved pixels have none."""
+        """Return the kTC noise of an integration, (raw row, column) [electron]. Interleaved pixels have none."""
         drawn = self._reset.standard_normal(self.pixels.gain.shape, dtype=np.float32)
         drawn *= np.float32(self.artifacts.reset_noise)
         return expand_rows(self.configuration, drawn)
 
 
 def response_terms(pixels: DetectorPixels) -> tuple[np.ndarray, np.ndarray]:
-    """Return the quadratic [1/DN] and cubic [1/DN2] terms from measured to linear signal."""
+    """Return the quadratic [1/DN] and cubic [1/DN2] terms of the polynomial from measured to linear signal."""
     scale = pixels.full_well / pixels.gain
     return pixels.curvature / scale, np.float32(CUBIC_SHARE) * pixels.curvature / scale**2
 
 
 def digitize(group: np.ndarray, configuration: Configuration) -> np.ndarray:
-    """Return a group as stored, uint16: divided as on board, rounded, clipped to 0 ... 65535.
+    """Return a group as stored on board, uint16: divided, rounded, and clipped to 0 ... 65535.
 
-    The sum of frames is divided by FRMDIVSR, which in NRSIRS2 is not the number of frames.
+    On board, the sum of frames is divided by FRMDIVSR. In NRSIRS2 this is not the number of frames.
     """
     stored = group * np.float32(configuration.n_frames / configuration.frame_divisor)
     return np.clip(np.rint(stored), 0, 65535).astype(np.uint16)

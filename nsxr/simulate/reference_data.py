@@ -1,4 +1,4 @@
-"""Reference data that describe the simulated detectors exactly, as Datasets."""
+"""Reference data of the simulated detectors, as Datasets. They describe the detectors exactly."""
 
 from collections.abc import Callable, Iterator
 
@@ -28,20 +28,20 @@ IMAGE = ("row", "column")
 USEAFTER = "2022-01-01T00:00:00"
 
 EXTRA_DARK_GROUPS = 5
-"""Groups that the dark has and the exposure has not."""
+"""Number of groups by which the dark is longer than the exposure."""
 
 SATURATION_MARGIN = 0.98
-"""Threshold relative to the signal at which a pixel really stops."""
+"""Threshold, relative to the signal at which a pixel really saturates."""
 
 INVERSE_ORDER = 6
 
 _ELSEWHERE = (
     PixelFlag.NO_LIN_CORR | PixelFlag.NO_SAT_CHECK | PixelFlag.UNRELIABLE_BIAS | PixelFlag.NO_GAIN_VALUE
-)  # flags told by other references than the mask
+)  # flags that are in other references than the mask
 
 
 def reference_name(kind: str, configuration: Configuration) -> str:
-    """Return the file name of a reference, unlike for every configuration."""
+    """Return the file name of a reference. Each configuration has its own name."""
     stem = f"{configuration.detector}_{configuration.subarray}_{configuration.readout}".lower()
     return f"jwst_nirspec_{kind}_sim_{stem}.fits"
 
@@ -49,20 +49,20 @@ def reference_name(kind: str, configuration: Configuration) -> str:
 def reference_datasets(
     configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels | None = None
 ) -> Iterator[tuple[str, xr.Dataset]]:
-    """Yield every reference that stage 1 needs for an exposure: type and Dataset.
+    """Yield the type and the Dataset of every reference that stage 1 needs for an exposure.
 
-    They are free of noise, but for the kinds of pixels that they flag or leave out (NaN), and describe
-    the simulated detector exactly, except: the saturation threshold lies 2 % below the signal at
-    which pixels stop; the inverse coefficients are a fit (better than 0.5 DN).
+    The references have no noise. They describe the simulated detector exactly, with three exceptions. Some bad pixels
+    are flagged or NaN. The saturation threshold lies 2 % below the signal at which pixels really saturate. The inverse
+    linearity coefficients are a fit (better than 0.5 DN).
 
     Parameters
     ----------
     configuration : Configuration
-        The exposure.
+        The settings of the exposure.
     artifacts : Artifacts
-        Amplitudes; a bias that is not simulated is not in the reference either.
+        Amplitudes of the effects. An effect with amplitude 0 is not in the references either.
     pixels : DetectorPixels, optional
-        If they are there already.
+        Properties of the pixels, if the caller has them already.
     """
     pixels = pixels or detector_pixels(configuration, artifacts)
     coordinates = _coordinates(configuration, configuration.rows.size)
@@ -92,7 +92,7 @@ def _coordinates(configuration: Configuration, rows: int) -> dict[str, tuple[str
 
 
 def _has(pixels: DetectorPixels, *flags: PixelFlag) -> np.ndarray:
-    """Return the flags of those pixels that carry all of the given ones, uint32."""
+    """Return the given flags for the pixels that have all of them, and 0 elsewhere, uint32."""
     wanted = np.uint32(sum(flag.value for flag in flags))
     return np.where((pixels.flags & wanted) == wanted, wanted, np.uint32(0))
 
@@ -133,7 +133,7 @@ def _superbias(configuration: Configuration, artifacts: Artifacts, pixels: Detec
 
 
 def _readnoise(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
-    """Correlated double sampling noise of single frames, after reference pixels, rounding included [DN]."""
+    """Return the noise of the difference of two frames [DN], after reference pixels were used, with rounding."""
     white = pixels.white_noise[configuration.raw_row_of_row].astype(np.float64)
     step = configuration.frame_divisor / configuration.n_frames
     rounding = step**2 / 12 * configuration.n_frames
@@ -168,8 +168,8 @@ def _linearity(configuration: Configuration, artifacts: Artifacts, pixels: Detec
 def _inverse_coefficients(pixels: DetectorPixels) -> np.ndarray:
     """Fit the polynomials from linear to measured signal up to 1.02 full wells.
 
-    With signals in units of full well the response has one parameter, its curvature. So polynomials are
-    fitted for a few curvatures, and their coefficients interpolated by polynomials in it.
+    If signals are in units of full well, the response has only one parameter, the curvature. So polynomials are
+    fitted for a few curvatures. Their coefficients are then interpolated with polynomials in the curvature.
     """
     low, high = float(pixels.curvature.min()), float(pixels.curvature.max())
     nodes = np.linspace(low, max(high, low + 1e-6), 7)
@@ -191,7 +191,7 @@ def _inverse_coefficients(pixels: DetectorPixels) -> np.ndarray:
 
 
 def _dark(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
-    """Linear DN, because the dark is subtracted after the correction of linearity."""
+    """Return the dark in linear DN, because it is subtracted after the linearity correction."""
     n_groups = configuration.groups + EXTRA_DARK_GROUPS
     mean_frame = np.arange(n_groups) * configuration.n_frames + (configuration.n_frames + 1) / 2
     seconds = (mean_frame * configuration.frame_time).astype(np.float32)
@@ -226,7 +226,7 @@ def _refpix(configuration: Configuration, artifacts: Artifacts, pixels: Detector
     if artifacts.bad_reference_pixels:
         for output, block, _, is_listed in bad_interleaved(configuration):
             if is_listed:
-                second = (block % 2 == 1) != (output % 2 == 0)  # even outputs count parity the other way
+                second = (block % 2 == 1) != (output % 2 == 0)  # even amplifiers count parity the other way
                 masks[output - 1, int(second)] |= np.uint32(1) << np.uint32(block)
     outputs = np.arange(1, 5)
     shape = (4, alpha.size)

@@ -1,4 +1,4 @@
-"""Light on the detector: spectra as they look in each observing mode."""
+"""Light on the detector: the spectra of each observing mode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Scene:
     Attributes
     ----------
     rate : ndarray
-        (row, column) float32 [electron/s], for a pixel of average sensitivity.
+        (row, column) float32 [electron/s], for a pixel with average sensitivity.
     light_curve : ndarray
-        (integration,) float64, factor on the rate.
+        (integration,) float64, factor on the rate in each integration.
     """
 
     rate: np.ndarray
@@ -32,7 +32,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """One slit: where it falls, and what comes through. Rates in electron/s for each pixel or column."""
+    """The spectrum of one slit: its place on the detector and its light. Rates are electron/s for a pixel or column."""
 
     row: float
     height: float
@@ -67,23 +67,26 @@ class _Spectrum:
 
 
 def make_scene(configuration: Configuration, full_well: float, seed: int) -> Scene:
-    """Return the light of the scene that a configuration names.
+    """Return the light of the scene of a configuration.
 
-    ``MOS`` is 70 slitlets of three shutters with prism spectra of 430 columns, continua and emission
-    lines from 0.01 to 20 electron/s over sky, one of them bright enough to saturate. ``FS`` is five
-    slits across the detector, one source each. ``IFU`` is 30 slices, 15 on each side of the slits, with
-    one extended source. ``BOTS`` is one bright trace that fills half of the full well, with a transit
-    of 2 % in the middle of an exposure of 5 or more integrations. ``flat`` is uniform light, ``dark``
-    none. In ``SUB32`` sources are images.
+    - ``MOS``: 70 slitlets of three shutters, with prism spectra of 430 columns. Continua and emission lines are 0.01
+      to 20 electron/s above the sky. One source is bright enough to saturate.
+    - ``FS``: five slits across the detector, with one source each.
+    - ``IFU``: 30 slices, 15 on each side of the fixed slits, with one extended source.
+    - ``BOTS``: one bright trace that fills half of the full well. If the exposure has 5 or more integrations, there is
+      a transit of 2 % in the middle.
+    - ``flat``: uniform light. ``dark``: no light.
+
+    In ``SUB32``, sources are images, not spectra.
 
     Parameters
     ----------
     configuration : Configuration
-        Names the scene, and the pixels wanted.
+        The scene and the pixels.
     full_well : float
-        Charge of a full pixel [electron], which sets the brightness of ``BOTS``.
+        Charge of a full pixel [electron]. It sets the brightness of ``BOTS``.
     seed : int
-        Places and brightens the sources.
+        Seed of the positions and brightnesses of the sources.
     """
     random = np.random.default_rng([seed, 101])
     image = np.zeros((configuration.rows.size, configuration.columns.size), dtype=np.float32)
@@ -165,7 +168,7 @@ def _slices(configuration: Configuration, full_well: float, random: np.random.Ge
     lines = _lines(random, 4, 2043, 2.0, 1.3, 30)
     slices = []
     for number, row in enumerate(rows):
-        # slices are stored alternating from the middle of the field outwards
+        # slices lie alternately to both sides, from the middle of the field outwards
         across = (number % 15) + 0.5 * (number // 15) - 7
         brightness = float(np.exp(-0.5 * (across / 2.5) ** 2))
         slices.append(

@@ -1,4 +1,4 @@
-"""What was put into a simulated exposure."""
+"""The truth of a simulated exposure: the true rates, and all disturbances."""
 
 from pathlib import Path
 
@@ -39,18 +39,21 @@ _MEANING = {
 
 
 def truth_dataset(ramps: Ramps) -> xr.Dataset:
-    """Return what was put into an exposure, once all its groups have been drawn.
+    """Return the truth of an exposure, after all its groups have been drawn.
 
     Returns
     -------
     Dataset
-        ``rate`` (row, column) float32 [electron/s], light alone, ``rate_dn`` the same as a product should
-        have it [DN/s]: over the gain, times the gain factor. ``dark_current`` [electron/s].
-        ``light_curve`` (integration,) is a factor on both rates. ``flags`` (row, column) uint32: what is
-        wrong with a pixel. ``disturbed`` (integration, row, column) uint8: cosmic ray (1), snowball (2), full well
-        (4). Lists along ``hit_pixel``, ``snowball`` and ``bad_pair``: integrations and groups count from 1, the
-        group being the first that holds (part of) the charge; rows and columns are zero-based detector
-        pixels; times are since the reset [s].
+        - ``rate`` (row, column) float32 [electron/s]: the light alone.
+        - ``rate_dn`` (row, column) [DN/s]: the rate that a product should have. This is ``rate``, divided by the
+          gain and multiplied by the gain factor.
+        - ``dark_current`` (row, column) [electron/s].
+        - ``light_curve`` (integration,): a factor on both rates.
+        - ``flags`` (row, column) uint32: what is wrong with a pixel.
+        - ``disturbed`` (integration, row, column) uint8: cosmic ray (1), snowball (2), full well (4).
+        - Lists along ``hit_pixel``, ``snowball`` and ``bad_pair``. Integrations and groups count from 1. The group is
+          the first one with some of the charge. Rows and columns are zero-based detector pixels. Times count
+          from the reset [s].
     """
     configuration, pixels = ramps.configuration, ramps.pixels
     rate = ramps.rate
@@ -151,12 +154,12 @@ def _disturbed(ramps: Ramps) -> np.ndarray:
 
 
 def truth_path(directory: Path, configuration: Configuration) -> Path:
-    """Return where :func:`write_truth` writes."""
+    """Return the path that :func:`write_truth` writes to."""
     return directory / f"{configuration.root}_{configuration.detector.lower()}_truth.fits"
 
 
 def write_truth(directory: Path, truth: xr.Dataset, configuration: Configuration) -> Path:
-    """Write what was put into an exposure as ``<root>_<detector>_truth.fits``; the HDUs explain themselves."""
+    """Write the truth of an exposure as ``<root>_<detector>_truth.fits``. Comments in each HDU say what it is."""
     path = truth_path(directory, configuration)
     header = primary_header(configuration, Segment(1, 1, 1, configuration.integrations))
     header["FILENAME"], header["GAINFACT"] = path.name, truth.attrs["gain_factor"]
