@@ -1,9 +1,11 @@
 """Execute notebooks in scratch folders, from the first cell to the last; an error in a cell stops the program.
 
-``--output FOLDER`` stores the executed notebooks there, ``--write`` stores them in place. The outputs that a notebook
-had before are not compared with the new ones, because pictures differ between versions of the plotting library.
+``--output FOLDER`` stores the executed notebooks there. ``--write`` stores them in place, and stores the pictures of cells
+with the metadata ``"figure": NAME`` as ``docs/images/NAME.png``, for the pages of the documentation. The outputs that a
+notebook had before are not compared with the new ones, because pictures differ between versions of the plotting library.
 """
 
+import base64
 import sys
 import tempfile
 import time
@@ -12,6 +14,8 @@ from pathlib import Path
 import nbformat
 from common import make_parser
 from nbclient import NotebookClient
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def execute(path: Path, output: Path | None) -> None:
@@ -24,7 +28,18 @@ def execute(path: Path, output: Path | None) -> None:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
         nbformat.write(notebook, output)
+    if output == path:
+        store_figures(notebook)
     print(f"{path}: executed in {time.monotonic() - started:.0f} s")
+
+
+def store_figures(notebook: nbformat.NotebookNode) -> None:
+    """Store the pictures of cells that name a figure."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []) if "figure" in cell.metadata else []:
+            if "image/png" in output.get("data", {}):
+                picture = base64.b64decode(output["data"]["image/png"])
+                (IMAGES / f"{cell.metadata['figure']}.png").write_bytes(picture)
 
 
 def main() -> int:
