@@ -1,8 +1,9 @@
 """Execute notebooks in scratch folders, from the first cell to the last; an error in a cell stops the program.
 
-``--output FOLDER`` stores the executed notebooks there. ``--write`` stores them in place, and stores the pictures of cells
-with the metadata ``"figure": NAME`` as ``docs/images/NAME.png``, for the pages of the documentation. The outputs that a
-notebook had before are not compared with the new ones, because pictures differ between versions of the plotting library.
+``--output FOLDER`` stores the executed notebooks there. ``--write`` stores them in place, and stores the pictures of
+cells with the metadata ``"figure": NAME`` as ``docs/images/NAME.png``, for the pages of the documentation. The
+outputs that a notebook had before are not compared with the new ones, because pictures differ between versions of the
+plotting library.
 """
 
 import base64
