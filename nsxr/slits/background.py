@@ -12,6 +12,7 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like, one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.slits.background import clipped_mean
+from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.keywords import read
@@ -217,6 +218,7 @@ def _median(values: np.ndarray, good: np.ndarray) -> np.ndarray:
     return np.where(count > 0, 0.5 * (ranked[low, at] + ranked[high, at]), 0.0)
 
 
+@step("bkg_subtract")
 def subtract_background(
     science: xr.Dataset,
     backgrounds: Sequence[xr.Dataset] | xr.Dataset,

@@ -9,6 +9,7 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.slits.pixel_replace import fit_profile, smallest_gradient
+from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.units import require
@@ -23,6 +24,7 @@ _DO_NOT_USE, _NON_SCIENCE, _ESTIMATED = (
 )
 
 
+@step("pixel_replace", off="not asked for", given=["model"])
 def replace_pixels(
     slit: xr.Dataset,
     *,

@@ -12,6 +12,7 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.spectra.box_extraction import box_weights, sum_box
+from nsxr.model.declarations import Takes, step
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.variables import check
@@ -26,6 +27,7 @@ _IN_SLITS = ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ")
 _BRIGHTNESS = {"MJy": "MJy/sr", "MJy/sr": "MJy/sr", "DN/s": "DN/s"}
 
 
+@step("extract_1d", references=[Takes("extract1d", argument="aperture")])
 def extract_box(
     slit: xr.Dataset,
     aperture: Aperture | Mapping[str, Any] | None = None,

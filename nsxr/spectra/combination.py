@@ -13,6 +13,7 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.spectra.combination import LEAST_LIGHT, combined_spectrum, grid_by_column, union_of_grids
+from nsxr.model.declarations import step
 from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.keywords import read
 from nsxr.model.variables import VARIABLES, check, variable_attributes
@@ -31,6 +32,7 @@ _MEANINGS: Mapping[str, str] = {
 }
 
 
+@step("combine_1d")
 def combine_spectra(
     spectra: Sequence[xr.Dataset],
     *,

@@ -11,6 +11,7 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
+from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record, steps
 from nsxr.model.keywords import read
@@ -43,6 +44,7 @@ _MODEL = (
 )
 
 
+@step("extract_1d")
 def extract_spectrum(
     slit: xr.Dataset,
     model: xr.Dataset | None = None,

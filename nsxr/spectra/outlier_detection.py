@@ -11,6 +11,7 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ParameterError
 from nsxr.kernels.spectra.outliers import disagreeing_pixels
+from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.spectra.trace_model import fit_trace_model, usable_pixels
@@ -21,6 +22,7 @@ IMAGE = ("cross_dispersion", "dispersion")
 _OUTLIER = np.uint32(PixelFlag.OUTLIER | PixelFlag.DO_NOT_USE)
 
 
+@step("outlier_detection")
 def flag_outliers(
     slits: Sequence[xr.Dataset],
     models: Sequence[xr.Dataset] | None = None,

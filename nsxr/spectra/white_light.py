@@ -9,6 +9,7 @@ from nsxr.compute.blocks import map_blocks, settle
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.medians import median_of_finite
+from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.variables import check
@@ -19,6 +20,7 @@ _PARTS = ("poisson", "rnoise", "flat")
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 
 
+@step("white_light")
 def white_light_curve(
     series: xr.Dataset,
     *,
