@@ -9,19 +9,14 @@ __all__ = ["box_weights", "column_weights", "solve_parts"]
 
 @kernel
 def _weights(
-    profile: np.ndarray,
-    aperture: np.ndarray,
-    precision: np.ndarray,
-    order: int,
-    sky: np.ndarray,
-    flux_weights: np.ndarray,
-    background_weights: np.ndarray,
-    leverage: np.ndarray,
-) -> None:
+    profile: np.ndarray, aperture: np.ndarray, precision: np.ndarray, order: int, sky: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solve the least squares of each column for flux and background; see :func:`column_weights`."""
     n, n_rows, n_columns = profile.shape
     n_terms = 1 + order
-    terms = np.empty(n_terms)
+    flux_weights, background_weights = np.zeros(profile.shape), np.zeros(profile.shape)
+    leverage = np.zeros(profile.shape)
+    weights, terms = np.empty(n_rows), np.empty((n_rows, n_terms))
     normal, inverse = np.empty((n_terms, n_terms)), np.empty((n_terms, n_terms))
     for e in range(n):
         for x in range(n_columns):
@@ -30,15 +25,14 @@ def _weights(
             for y in range(n_rows):
                 weight = precision[e, y, x]
                 if weight <= 0.0 or (order == 0 and aperture[e, y, x] <= 0.0):
+                    weights[y] = 0.0
                     continue
-                _terms(profile[e, y, x], sky[e, y, x], y, n_rows, terms)
+                weights[y] = weight
+                _terms(profile[e, y, x], sky[e, y, x], y, n_rows, terms[y])
                 for i in range(n_terms):
                     for j in range(n_terms):
-                        normal[i, j] += weight * terms[i] * terms[j]
+                        normal[i, j] += weight * terms[y, i] * terms[y, j]
                 scale = max(scale, weight)
-            flux_weights[e, :, x] = 0.0
-            background_weights[e, :, x] = 0.0
-            leverage[e, :, x] = 0.0
             if scale == 0.0 or not _invert(normal, inverse):
                 continue
             centre, total = 0.0, 0.0
@@ -48,18 +42,18 @@ def _weights(
             centre /= max(total, 1e-9)
             at_centre = 2.0 * centre / max(n_rows - 1, 1) - 1.0
             for y in range(n_rows):
-                weight = precision[e, y, x]
-                if weight <= 0.0 or (order == 0 and aperture[e, y, x] <= 0.0):
+                weight = weights[y]
+                if weight == 0.0:
                     continue
-                _terms(profile[e, y, x], sky[e, y, x], y, n_rows, terms)
                 for i in range(n_terms):
-                    flux_weights[e, y, x] += inverse[0, i] * terms[i] * weight
+                    flux_weights[e, y, x] += inverse[0, i] * terms[y, i] * weight
                     for j in range(n_terms):
-                        leverage[e, y, x] += terms[i] * inverse[i, j] * terms[j] * weight
+                        leverage[e, y, x] += terms[y, i] * inverse[i, j] * terms[y, j] * weight
                     if order >= 1:
-                        background_weights[e, y, x] += inverse[1, i] * terms[i] * weight
+                        background_weights[e, y, x] += inverse[1, i] * terms[y, i] * weight
                     if order >= 2:
-                        background_weights[e, y, x] += at_centre * inverse[2, i] * terms[i] * weight
+                        background_weights[e, y, x] += at_centre * inverse[2, i] * terms[y, i] * weight
+    return flux_weights, background_weights, leverage
 
 
 @kernel
@@ -129,9 +123,7 @@ def column_weights(
     leverage : (exposure, y, x) ndarray
         Part of its own value in what is fitted to a pixel.
     """
-    found = tuple(np.empty_like(profile) for _ in range(3))
-    _weights(profile, aperture, precision, order, np.ones_like(profile) if sky is None else sky, *found)
-    return found[0], found[1], found[2]
+    return _weights(profile, aperture, precision, order, np.ones_like(profile) if sky is None else sky)
 
 
 def box_weights(

@@ -1,0 +1,152 @@
+"""Find the light of a source, of others in the slit, and of the background, in images (exposure, y, x) float64."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsxr.kernels.spectra.column_fit import solve_parts
+from nsxr.kernels.spectra.companions import Others, gather
+from nsxr.kernels.spectra.lines import find_lines
+from nsxr.kernels.spectra.trace_fit import fit_echoes, fit_trace
+from nsxr.kernels.spectra.trace_profile import Profile, planned_profile
+
+__all__ = ["Place", "find_light", "levels_of", "parts_of"]
+
+_POINT, _WIDEST = 0.9, 2.5  # pixels, width of the image of a point to begin with, and at most
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of a source and its slit before the light is looked at.
+
+    Attributes
+    ----------
+    plan : (exposure, x) ndarray
+        Planned position of the trace [pixel].
+    is_planned : bool
+        False where the plan was guessed from the light.
+    prior : float
+        Standard deviation of the true offset from the plan [pixel].
+    half_width : float
+        Half width of the aperture [pixel].
+    sky : (exposure, y, x) ndarray
+        Part of the light of an even sky that reaches each pixel.
+    slit : (exposure, y, x) ndarray or None
+        Part of each pixel within the slit, which is the aperture of an extended source; None for points.
+    nods : sequence of ndarray or None
+        For each exposure how many rows from the source other nods can be; None if not known.
+    """
+
+    plan: np.ndarray
+    is_planned: bool
+    prior: float
+    half_width: float
+    sky: np.ndarray
+    slit: np.ndarray | None
+    nods: Sequence[np.ndarray | None]
+
+
+def find_light(
+    images: np.ndarray, precision: np.ndarray, place: Place, order: int, is_told: np.ndarray
+) -> tuple[Profile, Others, np.ndarray]:
+    """Return the Gaussian profile of the source, the other light, and the inverse variances of pixels that tell.
+
+    Of the columns, those count that ``is_told`` (exposure, x).
+    """
+    every, precision = precision, precision * is_told[:, None, :]
+    n, n_rows, _ = images.shape
+    extended = place.slit is not None
+    lines = [
+        find_lines(
+            images[e],
+            precision[e],
+            place.plan[e],
+            place.sky[e],
+            has_level=order > 0,
+            is_planned=place.is_planned,
+            prior=place.prior,
+            nods=place.nods[e],
+            extended=extended,
+        )
+        for e in range(n)
+    ]
+    offsets = np.array([line.offset for line in lines])
+    others, echoes = gather(lines, place.nods)
+    away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
+    edge = (place.sky > 0.03) & (place.sky < 0.93)
+    if extended:
+        precision, every = (np.where(place.sky > 0.5, each, 0.0) for each in (precision, every))
+        near = precision
+    else:
+        if order:  # where the sky fades nobody knows how much of it there is
+            is_doubtful = edge & (away > place.half_width + 0.5)
+            precision, every = (np.where(is_doubtful, 0.0, each) for each in (precision, every))
+        near = np.where(away < place.half_width + 3.0 * place.prior + 1.0, precision, 0.0)
+    profile = planned_profile(
+        place.plan,
+        offsets,
+        place.half_width,
+        float(np.median([line.width for line in lines])) if extended else _POINT,
+        slit=place.slit,
+        passed=place.sky if extended else None,
+        widest=_WIDEST if place.slit is None else max(0.5 * float(np.median(place.slit.sum(1))), _WIDEST),
+        distances=echoes.distances,
+        strengths=echoes.strengths,
+    )
+    planned = np.stack([profile.distances, profile.strengths])
+    astray = 0.1 if all(places is not None for places in place.nods) else 0.3
+    rounds = 1 + (order > 0) + 3 * bool(others or profile.strengths.any())
+    for number in range(rounds):
+        own = images
+        if order or others:
+            flux, amplitudes, beside, level, deviations = parts_of(images, precision, profile, others, place.sky, order)
+            if number == 0 and others:
+                others = others.confirmed(amplitudes, deviations, flux)
+            own = images - beside - level
+            if number and others:
+                rest = own - flux[:, None, :] * profile.response(n_rows)[0]
+                others = others.moved(rest, precision, profile, amplitudes)
+        taken = others.taken(profile, n_rows)
+        if extended:  # its skirt and the background are found at once
+            profile = fit_trace(own, near * ~taken, profile, place.prior, levels=levels_of(place.sky, order))
+        else:
+            profile = fit_trace(own, near * ~taken, profile, place.prior)
+        if profile.strengths.any() and not (extended and _overlaps(profile)):
+            # where another source may stand on an echo, or a level is found, light alone does not tell how strong it is
+            unlike = np.where(others.strengths.any(1) | (order > 0), 1e-4, 0.2)
+            profile = fit_echoes(own, precision * ~taken, profile, planned, astray, unlike)
+    return profile, others, every
+
+
+def _overlaps(profile: Profile) -> bool:
+    """Whether a source overlaps with its echoes: its light then hardly tells where and how strong they are."""
+    nearest = np.abs(profile.distances[profile.strengths > 0]).min()
+    return bool(nearest < 4.5 * np.median(profile.width()))
+
+
+def parts_of(
+    images: np.ndarray, precision: np.ndarray, profile: Profile, others: Others, sky: np.ndarray, order: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit the source, the others and the background at once.
+
+    Returns
+    -------
+    flux (exposure, x), amplitudes of the others (other, exposure, x), their light, the background (exposure, y, x),
+    deviations of the amplitudes.
+    """
+    n_rows = images.shape[1]
+    count = others.strengths.shape[1] if others else 0
+    shapes = [profile.response(n_rows)[0], *(others.shapes(profile, n_rows) if count else ())]
+    shapes += levels_of(sky, order)
+    parts = np.stack(shapes)
+    found, deviations = solve_parts(images, precision, parts)
+    light = found[:, :, None, :] * parts
+    amplitudes = found[1 : 1 + count]
+    return found[0], amplitudes, light[1 : 1 + count].sum(0), light[1 + count :].sum(0), deviations[1 : 1 + count]
+
+
+def levels_of(sky: np.ndarray, order: int) -> list[np.ndarray]:
+    """Return the shapes of the background (exposure, y, x): as the sky is let through, and with a slope."""
+    slope = 2.0 * np.arange(sky.shape[1])[:, None] / max(sky.shape[1] - 1, 1) - 1.0
+    return [sky, sky * slope][:order]

@@ -1,0 +1,232 @@
+"""Fit the trace of a spectrum: its place, the width of the profile, and the echoes of subtracted nods."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nsxr.kernels.spectra.trace_profile import (
+    REACH,
+    USUAL_SKIRT,
+    WIDTHS,
+    Profile,
+    echoed,
+    flux_of,
+    polynomials,
+    skirted,
+    uncorrected,
+)
+
+__all__ = ["fit_echoes", "fit_trace", "orthonormal", "without"]
+
+_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # prior deviations of tilt, curvature, log width, and the skirt
+_FURTHEST = 1.5  # pixels, of offsets from where they begin, and of tilt and curvature
+_SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
+
+_Equations = tuple[float, np.ndarray, np.ndarray]
+"""Chi square, the normal matrix, and the gradient."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The least squares of a trace.
+
+    Attributes
+    ----------
+    images, weights : (exposure, y, x) ndarray
+        Signal and inverse variances.
+    start : Profile
+        To begin with.
+    levels : sequence of ndarray
+        Orthonormal shapes of the background.
+    centre, deviations : ndarray
+        Prior of the shape.
+    """
+
+    images: np.ndarray
+    weights: np.ndarray
+    start: Profile
+    levels: Sequence[np.ndarray]
+    centre: np.ndarray
+    deviations: np.ndarray
+
+    def equations(self, values: np.ndarray) -> _Equations:
+        """Return the normal equations at some values of the shape, with fluxes eliminated."""
+        images, weights, start, levels = self.images, self.weights, self.start, self.levels
+        centre, deviations = self.centre, self.deviations
+        n, n_rows, n_columns = images.shape
+        along, rows = polynomials(n_columns), np.arange(n_rows)[:, None]
+        trace = start.plan + values[:n, None] + values[n : n + 2] @ along[1:]
+        width = np.exp(values[n + 2 : -1] @ along)
+        parts = echoed(rows - trace[:, None, :], width, values[-1], start)
+        profile, by_distance, by_width, by_skirt = (without(part, weights, levels) for part in parts)
+        flux, precision = flux_of(images, weights, profile)
+        residual = images - flux[:, None, :] * profile
+        chi_square = float((weights * residual**2).sum() + (((values - centre) / deviations) ** 2).sum())
+        normal, gradient = np.diag(1 / deviations**2), (centre - values) / deviations**2
+        safe = np.where(precision > 0, precision, 1.0)
+
+        def projected(derivative: np.ndarray) -> np.ndarray:
+            change = flux[:, None, :] * derivative
+            return np.asarray(change - profile * ((weights * profile * change).sum(1) / safe)[:, None, :])
+
+        moved, widened, blurred = projected(-by_distance), projected(by_width), projected(by_skirt)
+        # sums over rows once, then over columns with each polynomial
+        mm, ww, mw = ((weights * a * b).sum(1) for a, b in ((moved, moved), (widened, widened), (moved, widened)))
+        mr, wr = ((weights * a * residual).sum(1) for a in (moved, widened))
+        ms, ws = ((weights * a * blurred).sum(1) for a in (moved, widened))
+        normal[-1, -1] += (weights * blurred**2).sum()
+        normal[:n, -1] += ms.sum(1)
+        normal[n : n + 2, -1] += along[1:] @ ms.sum(0)
+        normal[n + 2 : -1, -1] += along @ ws.sum(0)
+        normal[-1, :-1] = normal[:-1, -1]
+        gradient[-1] += (weights * blurred * residual).sum()
+        normal[np.arange(n), np.arange(n)] += mm.sum(1)
+        normal[:n, n : n + 2] += mm @ along[1:].T
+        normal[n : n + 2, :n] = normal[:n, n : n + 2].T
+        normal[n : n + 2, n : n + 2] += (along[1:] * mm.sum(0)) @ along[1:].T
+        normal[:n, n + 2 : -1] += mw @ along.T
+        normal[n + 2 : -1, :n] = normal[:n, n + 2 : -1].T
+        normal[n : n + 2, n + 2 : -1] += (along[1:] * mw.sum(0)) @ along.T
+        normal[n + 2 : -1, n : n + 2] = normal[n : n + 2, n + 2 : -1].T
+        normal[n + 2 : -1, n + 2 : -1] += (along * ww.sum(0)) @ along.T
+        gradient[:n] += mr.sum(1)
+        gradient[n : n + 2] += along[1:] @ mr.sum(0)
+        gradient[n + 2 : -1] += along @ wr.sum(0)
+        return chi_square, normal, gradient
+
+
+def _minimized(
+    problem: _Problem, shape: np.ndarray, lowest: np.ndarray, highest: np.ndarray, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best shape within bounds, and its normal matrix, by damped steps (Levenberg and Marquardt)."""
+    shape = np.clip(shape, lowest, highest)
+    chi_square, normal, gradient = problem.equations(shape)
+    damping = 1e-3
+    for _ in range(iterations):
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
+        step *= min(1.0, 1.0 / max(np.abs(step).max(), 1e-9))
+        tried = np.clip(shape + step, lowest, highest)
+        trial = problem.equations(tried)
+        if trial[0] <= chi_square:
+            done = chi_square - trial[0] < 1e-3
+            shape, (chi_square, normal, gradient), damping = tried, trial, damping / 10
+            if done:
+                break
+        else:
+            damping = max(damping * 10, 1e-2)
+    return shape, normal
+
+
+def fit_trace(
+    images: np.ndarray,
+    weights: np.ndarray,
+    start: Profile,
+    prior: float,
+    iterations: int = 8,
+    levels: Sequence[np.ndarray] = (),
+) -> Profile:
+    """Fit the Gaussian profile: offsets of the exposures, shape of the trace, width.
+
+    Parameters
+    ----------
+    images, weights : (exposure, y, x) ndarray
+        Signal of the source alone and inverse variances.
+    start : Profile
+        To begin with. Offsets stay within 1.5 pixels of it, the width is that of the image of a point, or up to
+        ``widest``, and the trace does not leave the plan by more than a few pixels.
+    prior : float
+        Standard deviation of the true offset from the planned one [pixel].
+    iterations : int, default 8
+        Steps of Gauss and Newton, fluxes eliminated in each (variable projection; Golub and Pereyra 2003).
+    levels : sequence of ndarray
+        Shapes (exposure, y, x) of a background whose brightness in each column is eliminated as well.
+    """
+    n, shape = images.shape[0], start.shape
+    levels = orthonormal(levels, weights)
+    width = np.exp(shape[n + 2])
+    deviations = np.concatenate([np.full(n, prior), _SCALES])
+    centre = np.concatenate([np.zeros(n + 2), [np.log(width), 0.0, 0.0, USUAL_SKIRT]])
+    furthest = np.concatenate([np.full(n + 2, _FURTHEST), [0.0], _SLOPES, [0.0]])
+    middle = np.concatenate([shape[:n], np.zeros(6)])
+    lowest, highest = middle - furthest, middle + furthest
+    lowest[n + 2], highest[n + 2] = np.log(WIDTHS[0]), np.log(start.widest)
+    lowest[-1], highest[-1] = 0.0, 0.4
+
+    problem = _Problem(without(images, weights, levels), weights, start, levels, centre, deviations)
+    shape, normal = _minimized(problem, shape, lowest, highest, iterations)
+    found = replace(start, shape=shape, covariance=np.linalg.inv(normal))
+    reach = start.half_width + REACH
+    if start.slit is not None:  # as far as an extended source reaches, and not over the whole slit
+        height = float(np.median(start.slit.sum(1)))
+        reach = float(np.clip(3.0 * np.exp(shape[n + 2]), 3.0, max(min(start.half_width, 0.5 * height), 3.0)))
+    return uncorrected(found, reach)
+
+
+def orthonormal(shapes: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
+    """Return combinations of shapes (exposure, y, x) whose weighted products over each column are one and zero."""
+    found: list[np.ndarray] = []
+    for shape in shapes:
+        rest = without(shape, weights, found)
+        power, usual = ((weights * each**2).sum(1, keepdims=True) for each in (rest, shape))
+        found.append(np.where(power > 1e-6 * usual, rest / np.sqrt(np.where(power > 0, power, 1.0)), 0.0))
+    return found
+
+
+def without(values: np.ndarray, weights: np.ndarray, levels: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what is left of images (exposure, y, x) after a fit of orthonormal shapes to each column."""
+    for level in levels:
+        values = values - level * (weights * level * values).sum(1, keepdims=True)
+    return values
+
+
+def fit_echoes(
+    images: np.ndarray, weights: np.ndarray, profile: Profile, planned: np.ndarray, astray: float, unlike: np.ndarray
+) -> Profile:
+    """Fit distances and strengths of the echoes of an uncorrected profile.
+
+    Parameters
+    ----------
+    images, weights : (exposure, y, x) ndarray
+        Signal of the source with its echoes, and inverse variances.
+    profile : Profile
+        Without correction.
+    planned : (2, exposure, echo) ndarray
+        Distances where they should be [pixel], and the usual strengths.
+    astray : float
+        Deviation of distances from what is planned [pixel].
+    unlike : (exposure,) ndarray
+        Deviation of strengths from what is usual.
+    """
+    n = profile.n_exposures
+    distance, width, part = profile.distance(images.shape[1]), profile.width(), profile.shape[-1]
+    passed = np.ones_like(images) if profile.passed is None else profile.passed
+    distances, strengths = profile.distances.copy(), profile.strengths.copy()
+    for _ in range(2):
+        signal = echoed(distance, width, part, replace(profile, distances=distances, strengths=strengths))[0]
+        flux, precision = flux_of(images, weights, signal)
+        residual = images - flux[:, None, :] * signal
+        for e in range(n):
+            there = np.flatnonzero(strengths[e])
+            if not there.size:
+                continue
+            derivatives = []
+            for k in there:
+                echo, by_distance, _, _ = skirted(distance[e] - distances[e, k], width, part)
+                derivatives += [-echo * passed[e], strengths[e, k] * by_distance * passed[e]]
+            safe = np.where(precision[e] > 0, precision[e], 1.0)
+            changes = [
+                flux[e] * d - signal[e] * ((weights[e] * signal[e] * flux[e] * d).sum(0) / safe) for d in derivatives
+            ]
+            normal = np.array([[(weights[e] * a * b).sum() for b in changes] for a in changes])
+            right = np.array([(weights[e] * a * residual[e]).sum() for a in changes])
+            odd = np.arange(1, 2 * there.size, 2)
+            normal[odd, odd] += 1 / astray**2
+            right[odd] += (planned[0, e, there] - distances[e, there]) / astray**2
+            normal[odd - 1, odd - 1] += 1 / unlike[e] ** 2
+            right[odd - 1] += (planned[1, e, there] - strengths[e, there]) / unlike[e] ** 2
+            step = np.linalg.solve(normal, right)
+            usual, nearest = planned[1, e, there], planned[0, e, there]
+            strengths[e, there] = np.clip(strengths[e, there] + step[::2], 0.5 * usual, 1.5 * usual)
+            distances[e, there] = np.clip(distances[e, there] + step[1::2], nearest - 2 * astray, nearest + 2 * astray)
+    return replace(profile, distances=distances, strengths=strengths)
