@@ -1,4 +1,4 @@
-"""Archives: many exposures calibrated into one Zarr hierarchy, in which only complete ones can be seen."""
+"""Archives: many calibrated exposures in one Zarr hierarchy. Readers see only exposures that are complete."""
 
 from nsxr.archive.checker import check_archive
 from nsxr.archive.reader import list_exposures, open_archive, open_raw, select_exposures

@@ -1,4 +1,4 @@
-"""What an archive is about to take in, and who is at it: plans and claims, files in its folder ``.nsxr``."""
+"""The journal of an archive, files in its folder ``.nsxr``: plans for exposures, and claims of processes on them."""
 
 import json
 import os
@@ -21,34 +21,34 @@ __all__ = ["Claim", "Plan", "claim", "claims", "is_at_work", "is_readable", "now
 
 _CLAIM = re.compile(r"(?P<node>[^.].*)\.claim(?P<number>[0-9]{1,9})")
 _UNREADABLE: Mapping[str, Any] = {"host": "an unknown host"}
-"""What a claim says that nobody can read: somebody may be at work, and nobody can tell who."""
+"""Content that stands for a claim that cannot be read: a process may be at work, but it is unknown which one."""
 
 
 def now() -> str:
-    """Return the time, UTC, as text that sorts."""
+    """Return the time in UTC, in a form whose order as text is the order in time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is needed to calibrate an exposure once more.
+    """All that is needed to calibrate an exposure, now or later.
 
     Attributes
     ----------
     node : str
-        Where it goes: programme/observation/exposure/detector.
+        Path in the archive: programme/observation/exposure/detector.
     sources : tuple of str
         Raw files, absolute paths or URLs.
     recipe : dict
-        As :meth:`nsxr.pipelines.recipe.Recipe.as_json` gives it, references by type as paths or URLs.
+        Result of :meth:`nsxr.pipelines.recipe.Recipe.as_json`, with references by type as paths or URLs.
     raw : bool
         Whether the raw ramps go into the archive too.
     planned : str
-        When; an exposure in the archive that was planned at another time is another one.
+        Time of the plan. It tells whether an exposure in the archive was made by this plan.
     version : str
-        Of nsxr.
+        Version of nsxr.
     token : str
-        Random: tells plans apart that were made at the same instant. Plans of earlier versions have none.
+        Random text, since two plans may have the same time. Plans of earlier versions have none.
     """
 
     node: str
@@ -61,12 +61,12 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Folder, key: str) -> "Plan":
-        """Return the plan in a file of the journal; all that is ever carried out has come through here.
+        """Return the plan in a file of the journal. Every plan that is carried out is read and checked here.
 
         Raises
         ------
         InputFileError
-            If it is none, or would do what no plan of nsxr does.
+            If it is not a plan, or would do what no plan of nsxr does.
         """
         try:
             return cls._of(folder.read_json(key), key)
@@ -75,12 +75,12 @@ class Plan:
 
     @classmethod
     def kept(cls, text: Any, node: str) -> "Plan":
-        """Return the plan that an exposure in the archive was made by, from its attribute.
+        """Return the plan by which an exposure in the archive was made, from its attribute.
 
         Raises
         ------
         InputFileError
-            If it is none.
+            If the attribute is not a plan.
         """
         try:
             return cls._of(parsed_json(text), plan_key(node))
@@ -122,11 +122,11 @@ class Plan:
                 raise ValueError("an earlier exposure has other entries than paths, references and named")
 
     def is_same(self, other: Any) -> bool:
-        """Whether this is the plan that an exposure in the archive says that it was made by."""
+        """Whether this plan is the one in the attribute of an exposure in the archive."""
         return isinstance(other, dict) and all(other.get(key, "") == getattr(self, key) for key in ("planned", "token"))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON holds it."""
+        """Return the plan in a form that JSON can hold."""
         return asdict(self)
 
 
@@ -135,39 +135,39 @@ def _identifier(node: str) -> str:
 
 
 def plans(folder: Folder) -> list[str]:
-    """Return the keys of all plans not carried out."""
+    """Return the keys of all plans that have not been carried out."""
     return [f"{JOURNAL}/{name}" for name in folder.names(JOURNAL)[1] if name.endswith(".json")]
 
 
 def _process(pid: int) -> str | None:
-    """Return what tells a process of this machine from later ones of the same number, None if it is gone."""
+    """Return a text that differs between processes with the same number, None if there is no such process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass  # somebody else's
+        pass  # the process of another user
     try:
         state, *_ = fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "running"  # no Linux
-    return None if state in ("Z", "X") else fields[19]  # started at, clock ticks
+        return "running"  # not on Linux
+    return None if state in ("Z", "X") else fields[19]  # its start, in clock ticks
 
 
 def is_at_work(content: Mapping[str, Any] | None) -> bool:
-    """Whether the process that made a claim may be at work: all but those of this host that are gone."""
+    """Whether the process that made a claim may still be at work. Processes on other hosts may always be."""
     if content is None or content.get("host") != socket.gethostname():
         return True
     return _process(content["pid"]) == content.get("started")
 
 
 def is_readable(content: Mapping[str, Any] | None) -> bool:
-    """Whether a claim says whose it is."""
+    """Whether the content of a claim could be read."""
     return content is not _UNREADABLE
 
 
 def claims(folder: Folder, node: str | None = None) -> dict[str, Mapping[str, Any] | None]:
-    """Return the claims on a node, or on all: key to content, None for those that have just gone."""
+    """Return the claims on one exposure, or on all: content by key, None if the claim has just been removed."""
     found = {name: match for name in folder.names(JOURNAL)[1] if (match := _CLAIM.fullmatch(name))}
     names = [name for name, match in found.items() if node is None or match["node"] == _identifier(node)]
     return {f"{JOURNAL}/{name}": _content(folder, f"{JOURNAL}/{name}") for name in names}
@@ -184,15 +184,15 @@ def _content(folder: Folder, key: str) -> Mapping[str, Any] | None:
 
 @dataclass
 class Claim:
-    """The right of this process to write one exposure; to be given back."""
+    """The right of this process to write one exposure. It has to be released."""
 
     folder: Folder
     keys: tuple[str, ...]
 
     def release(self) -> None:
-        """Give it back, once: afterwards files of the same names are those of others.
+        """Remove the files of the claim, once: later, files of these names may belong to other processes.
 
-        Those of the dead that it took over go first, its own last.
+        Files of dead processes, from which the exposure was taken over, are removed first.
         """
         keys, self.keys = self.keys, ()
         for key in keys:
@@ -200,10 +200,10 @@ class Claim:
 
 
 def claim(folder: Folder, node: str, force: bool = False) -> Claim:
-    """Claim an exposure for this process, over the claims of dead ones.
+    """Claim an exposure for this process. Claims of dead processes are taken over.
 
-    A claim is a numbered file that only one process can make. Who takes over makes the next number, and then
-    looks again: has another claim come or gone meanwhile, it steps back.
+    A claim is a numbered file that only one process can make. A process that takes over an exposure makes the file with
+    the next number, and then looks again. If another claim has come or gone meanwhile, it gives up.
 
     Parameters
     ----------
@@ -212,12 +212,12 @@ def claim(folder: Folder, node: str, force: bool = False) -> Claim:
     node : str
         The exposure.
     force : bool
-        Also over those of other hosts, of which nobody here can tell whether they are dead, and unreadable ones.
+        Whether claims of other hosts, whose processes cannot be seen from here, and unreadable claims are taken over.
 
     Raises
     ------
     ArchiveInUseError
-        If another process has it.
+        If another process has claimed the exposure.
     """
     before = claims(folder, node)
     busy = [content for content in before.values() if is_at_work(content) and not _may_be_forced(content, force)]

@@ -1,8 +1,8 @@
-"""How an archive is laid out: nodes named by headers, raw ramps as they were digitized, the groups' own metadata.
+"""The layout of an archive: its groups, their metadata, and raw ramps in the form in which they were digitized.
 
-An archive is a Zarr hierarchy, format 3: programme / observation / exposure / detector, and below each detector
-``rate``, ``rateints`` and, on request, ``raw``. The metadata of the detector's group are written when all below
-them is whole, and in one go; before that no reader finds the exposure.
+An archive is a Zarr hierarchy in format 3: programme / observation / exposure / detector, and below each detector
+``rate``, ``rateints`` and, on request, ``raw``. The metadata of a detector's group are written last, in one step.
+Before that no reader finds the exposure.
 """
 
 import json
@@ -40,14 +40,14 @@ __all__ = [
 ]
 
 FORMAT, STATE, PLAN = "nsxr_archive", "nsxr_state", "nsxr_plan"
-"""Attributes: of the root, version of this layout; of a detector, "complete", and how it was made, as JSON."""
+"""Attributes: version of the layout (root), "complete" (detector), and the plan as JSON (detector)."""
 
 _VERSION = 1
 _KEPT_ELSEWHERE = ("fits_header", "sci_header", "nsxr_steps")  # in rate, rateints and raw
 
 
 def as_raw(exposure: xr.Dataset) -> xr.Dataset:
-    """Return a raw exposure with ``sci`` (integration, group, row, column) as it was digitized, uint16 [DN]."""
+    """Return a raw exposure whose ``sci`` (integration, group, row, column) is uint16, as it was digitized [DN]."""
     sci = exposure["sci"]
     if "group" not in sci.dims or sci.dtype != np.float32:
         raise ModelError(f"sci has dims {sci.dims} and dtype {sci.dtype}, expected a raw exposure, float32")
@@ -61,13 +61,13 @@ def _as_counts(block: np.ndarray) -> np.ndarray:
         counts = block.astype(np.uint16)
     if not np.array_equal(counts, block):
         raise InputFileError(
-            "sci has other values than whole numbers from 0 to 65535: no raw exposure, not kept as such"
+            "sci has other values than whole numbers from 0 to 65535: it is not a raw exposure, and is not kept as one"
         )
     return counts
 
 
 def from_raw(raw: xr.Dataset) -> xr.Dataset:
-    """Return the raw exposure that went into an archive, as :func:`nsxr.open_exposure` gives it.
+    """Return the raw exposure that was put into an archive, equal to the result of :func:`nsxr.open_exposure`.
 
     Parameters
     ----------
@@ -91,28 +91,28 @@ def from_raw(raw: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"sci": sci}, coords=coordinates, attrs=raw.attrs).drop_encoding()
 
 
-def group_document(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the metadata of a group with attributes, as Zarr has them."""
+def group_document(given: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return the Zarr metadata of a group with these attributes."""
     return {"attributes": dict(given or {}), "zarr_format": 3, "node_type": "group"}
 
 
 def exposure_document(
-    header: Mapping[str, Any], plan: Mapping[str, Any], manifest: Mapping[str, Any]
+    header: Mapping[str, object], plan: Mapping[str, object], manifest: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Return the metadata of the group of a detector: the flat header keywords, and that it is complete."""
+    """Return the metadata of the group of a complete exposure, with its header keywords as attributes."""
     kept = {key: value for key, value in attributes(header).items() if key not in _KEPT_ELSEWHERE}
     own = {STATE: "complete", PLAN: json.dumps(plan), MANIFEST: json.dumps(manifest, separators=(",", ":"))}
     return group_document({**kept, **own})
 
 
 def own_attributes(document: Any) -> dict[str, Any]:
-    """Return the attributes in the metadata of a group, none if these are damaged."""
+    """Return the attributes in the metadata of a group; empty if the metadata are damaged."""
     found = document.get("attributes") if isinstance(document, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def is_complete(document: Any) -> bool:
-    """Whether this is the metadata of a detector's group of an archive."""
+    """Whether these are the metadata of a complete exposure."""
     return own_attributes(document).get(STATE) == "complete"
 
 
@@ -121,23 +121,23 @@ def is_archive(folder: Folder) -> bool:
     return FORMAT in own_attributes(folder.read_json(METADATA))
 
 
-def known_metadata(root: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the consolidated metadata in those of the root, by path; none if there are none, or they are damaged."""
+def known_metadata(root: Mapping[str, object]) -> dict[str, Any]:
+    """Return the consolidated metadata of the root, by path; empty if there are none, or they are damaged."""
     outer = root.get("consolidated_metadata")
     inner = outer.get("metadata") if isinstance(outer, dict) else None
     return inner if isinstance(inner, dict) else {}
 
 
 def make_archive(folder: Folder) -> None:
-    """Make an empty archive unless there is one.
+    """Create an empty archive, unless there is one.
 
     Raises
     ------
     InputFileError
-        If there is something else in its place.
+        If there are other files in this folder.
     """
     if folder.read(METADATA) is None:
-        # hidden ones are the journal, and what another process is just making
+        # hidden names are the journal, and files that another process is writing
         others = [name for names in folder.names("") for name in names if not name.startswith(".")]
         if others:
             raise InputFileError(f"{folder} is no archive: it has {others[0]}, but no {METADATA}; choose another name")
@@ -151,7 +151,7 @@ def require_archive(folder: Folder) -> dict[str, Any]:
     Raises
     ------
     InputFileError
-        If there is no archive, or it has a layout that this version does not know.
+        If there is no archive, or this version of nsxr does not know its layout.
     """
     document = folder.read_json(METADATA)
     found = own_attributes(document).get(FORMAT)
@@ -163,14 +163,14 @@ def require_archive(folder: Folder) -> dict[str, Any]:
 
 
 def make_parents(folder: Folder, node: str) -> None:
-    """Make the groups above a node, unless they are there."""
+    """Create the groups above an exposure, unless they are there."""
     parts = node.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         folder.make(f"{'/'.join(parts[:depth])}/{METADATA}", _encoded(group_document()))
 
 
 def all_nodes(folder: Folder) -> Iterator[str]:
-    """Yield the paths of all detectors, complete or not, in order."""
+    """Yield the paths of all exposures in order, complete or not."""
 
     def below(key: str, depth: int) -> Iterator[str]:
         for name in folder.names(key)[0]:
@@ -184,16 +184,16 @@ def all_nodes(folder: Folder) -> Iterator[str]:
     yield from below("", 1)
 
 
-def _encoded(document: Mapping[str, Any]) -> bytes:
+def _encoded(document: Mapping[str, object]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _root(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _root(metadata: Mapping[str, object]) -> dict[str, Any]:
     inline = {"kind": "inline", "must_understand": False, "metadata": dict(metadata)}
     return {**group_document({FORMAT: _VERSION}), "consolidated_metadata": inline}
 
 
-def consolidated(folder: Folder, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def consolidated(folder: Folder, known: Mapping[str, object] | None = None) -> dict[str, Any]:
     """Return the metadata of all complete exposures and the groups above them, by path.
 
     Parameters
@@ -201,7 +201,7 @@ def consolidated(folder: Folder, known: Mapping[str, Any] | None = None) -> dict
     folder : Folder
         The archive.
     known : mapping, optional
-        Earlier result: what is below a detector is taken from there if its own metadata have not changed.
+        Earlier result. If the metadata of an exposure have not changed, all below it is taken from this result.
     """
     earlier = dict(known or {})
     below: dict[str, dict[str, Any]] = {}
@@ -228,16 +228,17 @@ def consolidated(folder: Folder, known: Mapping[str, Any] | None = None) -> dict
 
 
 def consolidate(folder: Folder, anew: bool = False) -> None:
-    """Write all metadata into the root, so that opening the archive reads one file.
+    """Write all metadata into the root, so that the archive is opened by reading one file.
 
-    Runs that end at the same time each look again after writing, so that the last one has what all have made.
+    Several processes may do this at the same time. Each looks again after it has written, so that the last one writes
+    the exposures of all.
 
     Parameters
     ----------
     folder : Folder
         The archive.
     anew : bool
-        Read everything, also of exposures that the root has already.
+        Whether the metadata of all exposures are read again, also of those that the root has already.
     """
     written = None
     found = {} if anew else known_metadata(require_archive(folder))

@@ -1,4 +1,4 @@
-"""Where exposures are in an archive: the one form of their paths, made from headers and checked on reading."""
+"""The paths of exposures in an archive: made from headers, and checked when they are read."""
 
 import re
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from nsxr.model.keywords import read
 __all__ = ["JOURNAL", "is_node", "node_path", "plan_key"]
 
 JOURNAL = ".nsxr"
-"""Folder of the journal. Zarr readers pass over it: it holds no metadata of theirs."""
+"""Folder of the journal. Readers of Zarr ignore it, because it has no metadata of Zarr."""
 
 _PARTS = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE", "DETECTOR")
 _DIGITS = dict(zip(_PARTS, (5, 3, 3, 2, 1, 2, 5, 4), strict=True))
-_LONGEST = 20  # characters of a keyword; the longest of the observatory's has five
+_LONGEST = 20  # characters of a keyword; the observatory uses up to five
 _NODE = re.compile(
     "[a-z0-9]{5,20}/[a-z0-9]{3,20}/[a-z0-9]{3,20}_[a-z0-9]{5,60}_[a-z0-9]{5,20}"
     "(_integrations[0-9]{1,9}to[0-9]{1,9})?/[a-z0-9]{4,20}"
@@ -22,14 +22,14 @@ _NODE = re.compile(
 
 
 def is_node(path: Any) -> bool:
-    """Whether this is a path as :func:`node_path` makes them; nothing else is ever written or removed."""
+    """Whether this is a path that :func:`node_path` can make. No other paths are written or removed."""
     return isinstance(path, str) and _NODE.fullmatch(path) is not None
 
 
-def node_path(header: Mapping[str, Any]) -> str:
-    """Return where an exposure goes: ``01234/001/001_03101_00001/nrs1``, as in the names of its files.
+def node_path(header: Mapping[str, object]) -> str:
+    """Return the path of an exposure, ``01234/001/001_03101_00001/nrs1``, with numbers as in the names of its files.
 
-    Segments given without the others get a name of their own, ``001_03101_00001_integrations1to20``.
+    If only some segments of an exposure are given, the path says so: ``001_03101_00001_integrations1to20``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Open archives, list and choose exposures by their headers; no pixel is read."""
+"""Open archives, and list and choose exposures by their headers. No pixels are read."""
 
 import json
 import os
@@ -24,11 +24,11 @@ __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "se
 
 @dataclass(frozen=True)
 class ArchivedExposure:
-    """An exposure of an archive, in a line of a table.
+    """An exposure of an archive: a row of the table that ``nsxr archive ls`` prints.
 
-    ``state`` is complete, in progress, interrupted (planned, and to be resumed), half-written (and not planned:
-    to be added anew), damaged (``nsxr archive check`` tells how) or, of a file of the journal, no plan. Of exposures
-    that are not complete no more is known. ``size`` is in bytes.
+    ``state`` is complete, in progress, interrupted (it can be resumed), half-written (it has no plan and has to be
+    added again) or damaged (``nsxr archive check`` says how). It is "no plan" for a file of the journal that is not a
+    plan. For exposures that are not complete, nothing else is known. ``size`` is in bytes.
     """
 
     path: str
@@ -46,7 +46,7 @@ class ArchivedExposure:
 
 
 def open_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xr.DataTree:
-    """Open an archive lazily, from the metadata of all exposures that are complete.
+    """Open an archive lazily. All exposures that are complete appear.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def open_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any
     Returns
     -------
     DataTree
-        programme / observation / exposure / detector, header keywords in the ``attrs`` of the last; below it
-        ``rate``, ``rateints`` and, if kept, ``raw``.
+        programme / observation / exposure / detector. The node of a detector has the header keywords in ``attrs``, and
+        below it ``rate``, ``rateints`` and, if it was kept, ``raw``.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def select_exposures(tree: xr.DataTree, **keywords: Any) -> xr.DataTree:
 
 
 def open_raw(tree: xr.DataTree) -> xr.Dataset:
-    """Return the raw exposure kept in an archive, as :func:`nsxr.open_exposure` would give it.
+    """Return the raw exposure that an archive has kept, equal to the result of :func:`nsxr.open_exposure`.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def open_raw(tree: xr.DataTree) -> xr.Dataset:
 def list_exposures(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> list[ArchivedExposure]:
-    """List the exposures of an archive, those not complete too.
+    """List the exposures of an archive, also those that are not complete.
 
     Parameters and errors as of :func:`open_archive`.
     """

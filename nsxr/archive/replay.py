@@ -1,9 +1,9 @@
-"""Calibrate exposures of an archive once more, from what it says of itself, and compare."""
+"""Calibrate exposures of an archive again, with the recipe that it has kept, and compare the results."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -33,18 +33,18 @@ _LATE = {variable: VARIABLES[variable].dims[0][0] for variable, _, _ in TABLES.v
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out when an exposure was calibrated once more.
+    """Result of calibrating an exposure of an archive again.
 
     Attributes
     ----------
     path : str
-        Of the exposure in the archive.
+        Path of the exposure in the archive.
     differing : tuple of str
-        In what the new result is another one; empty if it is identical.
+        How the new result differs; empty if it is identical.
     versions : tuple of str
-        Software that has other versions now, ``numpy 2.1.0 -> 2.2.1``.
+        Software whose version is now another one, ``numpy 2.1.0 -> 2.2.1``.
     refused : str
-        Why it could not be done; empty if it could.
+        Why the exposure could not be calibrated again; empty if it could.
     """
 
     path: str
@@ -69,28 +69,28 @@ def replay_archive(
     exposures: Sequence[str] = (),
     *,
     progress: bool | Literal["force"] = True,
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, object] | None = None,
     hosts: Sequence[str] = (),
 ) -> Iterator[Replay]:
     """Calibrate exposures of an archive again, from the recipe, inputs and references that it names, and compare.
 
-    Nothing is written. Values are compared as they are computed, through the active dask scheduler. The parameters are
-    those that were used, defaults of that time included.
+    Nothing is written. Values are compared while they are computed with the active dask scheduler. The parameters are
+    those that were used when the exposure was added, including the defaults of that time.
 
     Parameters
     ----------
     path : path or URL
         The archive.
     exposures : sequence of str
-        Paths in it, of exposures or of what is above them, ``01234/001``; all if there are none.
+        Paths in the archive, of exposures or of programmes and observations, ``01234/001``. Default all exposures.
     progress, storage_options, hosts
         See :func:`nsxr.resume_archive`.
 
     Yields
     ------
     Replay
-        One for each exposure that is complete. An exposure whose inputs or references are gone or have changed is not
-        compared, and does not stop the others. Other versions of software are told and do not count.
+        One for each complete exposure. An exposure whose inputs or references are missing or have changed is not
+        compared, and does not stop the others. Other versions of software are named, but are not a difference.
 
     Raises
     ------
@@ -117,14 +117,14 @@ def replay_archive(
         try:
             differing = _replayed(folder, node, attributes, progress, hosts)
             yield Replay(node, tuple(differing), versions)
-        except (NsxrError, OSError, ValueError) as error:  # the last of chunks that cannot be decoded
+        except (NsxrError, OSError, ValueError) as error:  # the last three are errors of damaged chunks
             yield Replay(node, (), versions, str(error))
 
 
 def _replayed(
-    folder: Folder, node: str, attributes: Mapping[str, Any], progress: bool | Literal["force"], hosts: Sequence[str]
+    folder: Folder, node: str, attributes: Mapping[str, object], progress: bool | Literal["force"], hosts: Sequence[str]
 ) -> list[str]:
-    """Return in what an exposure comes out otherwise now."""
+    """Return how the new result of an exposure differs from the one in the archive."""
     plan = Plan.kept(attributes.get(PLAN), node)
     known = without_switches(provenance_of(attributes))
     if "recipe" not in known:
@@ -163,7 +163,7 @@ _BY = " by"
 
 
 def _content(archive: xr.DataTree, path: str) -> xr.Dataset:
-    """Return what is at a path of an archive."""
+    """Return the Dataset at a path of an archive."""
     try:
         node = archive[path]
     except KeyError:
@@ -174,7 +174,7 @@ def _content(archive: xr.DataTree, path: str) -> xr.Dataset:
 
 
 def _compared(name: str, kept: xr.DataArray, made: xr.DataArray) -> dict[str, xr.DataArray]:
-    """Return how many values differ, and by how much at most; lazy."""
+    """Return the number of values that differ, and the largest difference; both are lazy."""
     if kept.name in _LATE and (dim := _LATE[str(kept.name)]) in kept.dims:
         rows = np.full((max(made.sizes[dim], kept.sizes[dim]), *kept.shape[1:]), np.nan, kept.dtype)
         rows[: kept.sizes[dim]] = kept.to_numpy()  # a table, small

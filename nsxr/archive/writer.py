@@ -1,4 +1,4 @@
-"""Calibrate exposures into an archive, and finish what was interrupted."""
+"""Calibrate exposures into an archive, and resume interrupted ones."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ from nsxr.pipelines.recipe import Recipe
 from nsxr.products.checksums import make_manifest
 from nsxr.products.exposure import open_exposure
 from nsxr.storage.folder import Folder, parsed_json
-from nsxr.storage.stores import is_remote, receivers, shown
+from nsxr.storage.urls import is_remote, receivers, shown
 
 __all__ = [
     "Job",
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """An exposure that this process has claimed, planned and not yet calibrated."""
+    """An exposure that this process has claimed and planned, and has not calibrated yet."""
 
     folder: Folder
     plan: Plan
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass
 class Resumed:
-    """What :func:`resume_archive` has done."""
+    """Result of :func:`resume_archive`."""
 
     finished: list[str] = field(default_factory=list)
     failed: dict[str, Exception] = field(default_factory=dict)
@@ -77,32 +77,32 @@ def add_exposure(
     overwrite: bool = False,
     skip: Sequence[str] = (),
     progress: bool | Literal["force"] = True,
-    storage_options: Mapping[str, Any] | None = None,
-    **parameters: Mapping[str, Any],
+    storage_options: Mapping[str, object] | None = None,
+    **parameters: Mapping[str, object],
 ) -> str:
     """Calibrate one exposure into an archive.
 
-    Blocks go to their places as they come, through the active dask scheduler. When all of them are there, and have
-    been read back, the exposure appears in one go. What is interrupted is finished by :func:`resume_archive`.
+    The active dask scheduler computes blocks and writes each of them at once. When all blocks are written and have been
+    read back, the exposure appears in one step. :func:`resume_archive` finishes exposures that were interrupted.
 
     Parameters
     ----------
     archive : path or URL
-        Zarr hierarchy; made if there is none.
+        Zarr hierarchy; created if it does not exist.
     paths : path, URL, or sequence of them
         Raw file, or the segments of one exposure.
     references : path, URL, mapping of str to path, or "crds"
         As for :func:`nsxr.open_references`.
     raw : bool, default False
-        Also keep the raw ramps, losslessly.
+        Whether the raw ramps are kept too, without loss.
     overwrite : bool, default False
-        Replace an exposure that is there. It disappears when the new one is begun.
+        Whether an exposure that is there is replaced. It disappears when the writing of the new one begins.
     skip : sequence of str
         Steps to leave out.
     progress : bool or "force", default True
         Show a bar on standard error if that is a terminal, or in a notebook.
     storage_options : mapping, optional
-        How the stores behind URLs are reached, see :func:`nsxr.open_exposure`. They are written nowhere.
+        How the stores behind URLs are reached, see :func:`nsxr.open_exposure`. They are not stored.
     **parameters : mapping
         Parameters of a step under its name.
 
@@ -114,13 +114,13 @@ def add_exposure(
     Raises
     ------
     OutputExistsError
-        If it is there and not to be overwritten.
+        If the exposure is there and ``overwrite`` is false.
     ArchiveInUseError
-        If another process is writing it.
+        If another process is writing this exposure.
     InputFileError
-        If ``archive`` is something else, or a raw file is none.
+        If ``archive`` is not an archive, or a file is not a raw exposure.
     OSError
-        If the disk is full or cannot be written. Nothing half-written stays behind.
+        If the disk is full or cannot be written. Incomplete data are removed.
     """
     folder = Folder.at(archive, storage_options)
     source, named = (None, references) if isinstance(references, Mapping) else (os.fspath(references), {})
@@ -141,9 +141,9 @@ def plan_exposure(
     raw: bool = False,
     overwrite: bool = False,
 ) -> Job:
-    """Claim an exposure and write down what is going to be done, from headers alone.
+    """Claim an exposure and write its plan. Only headers are read.
 
-    Errors as of :func:`add_exposure`; all that headers can tell are raised before anything is written.
+    Errors are those of :func:`add_exposure`. Errors that follow from headers are raised before anything is written.
     """
     names = [_absolute(path) for path in paths]
     node = node_path(open_exposure(names, storage_options=recipe.storage_options).attrs)
@@ -154,7 +154,7 @@ def plan_exposure(
     taken = claim(folder, node)
     try:
         if not overwrite:
-            _refuse_complete(folder, node, made, raw)  # another run may have finished it meanwhile
+            _refuse_complete(folder, node, made, raw)  # another process may have finished it meanwhile
         plan = Plan(node, tuple(names), chosen.as_json(), raw)
         folder.put_json(plan_key(node), plan.as_dict())
     except BaseException:
@@ -163,10 +163,10 @@ def plan_exposure(
     return Job(folder, plan, chosen, taken)
 
 
-def _refuse_complete(folder: Folder, node: str, made: Mapping[str, Any], raw: bool) -> None:
-    """Raise OutputExistsError if an exposure is there already, and say in what it differs from what is wanted now.
+def _refuse_complete(folder: Folder, node: str, made: Mapping[str, object], raw: bool) -> None:
+    """Raise OutputExistsError if an exposure is there already, and say how it differs from what is wanted now.
 
-    ``made`` is the provenance that it would get.
+    ``made`` is the provenance that the new exposure would get.
     """
     document = folder.read_json(f"{node}/{METADATA}")
     if not is_complete(document):
@@ -190,9 +190,9 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe with the references that an exposure takes by path, or chosen by the reference data system.
+    """Return the recipe with the paths of the references that this exposure uses, and the provenance of its products.
 
-    Also return the provenance of what it makes.
+    References that the reference data system chooses keep no path.
     """
     used: dict[str, str] = {}
     products = recipe.calibrate(names).products
@@ -221,7 +221,7 @@ def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, dict[str,
 
 
 def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:
-    """Calibrate a planned exposure and make it appear; remove what was half-written, before and if this fails."""
+    """Calibrate a planned exposure and let it appear. Incomplete data are removed before, and after a failure."""
     try:
         _carry_out(job.folder, job.plan, job.recipe, progress)
     finally:
@@ -233,7 +233,7 @@ def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Lite
     if not (is_complete(found) and plan.is_same(parsed_json(found["attributes"].get(PLAN)))):
         if found is not None:
             folder.remove(f"{plan.node}/{METADATA}")
-            consolidate(folder)  # before its pixels go
+            consolidate(folder)  # before its pixels are removed
         folder.remove(plan.node)
         try:
             _write(folder, plan, recipe, progress)
@@ -246,7 +246,7 @@ def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Lite
 def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal["force"]) -> None:
     exposure, _, tree, _ = recipe.calibrate(plan.sources)
     nodes = {
-        name: as_product(node.to_dataset(), f"{plan.node}/{name}", dated=False)  # the plan says when
+        name: as_product(node.to_dataset(), f"{plan.node}/{name}", dated=False)  # the plan has the date
         for name, node in tree.children.items()
     }
     if plan.raw:
@@ -257,7 +257,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
         pairs += create_zarr(folder.place(f"{plan.node}/{name}"), {"/": dataset}, folder.options)
         key = f"{plan.node}/{name}/{METADATA}"
         groups[key] = folder.read(key) or b""
-        folder.remove(key)  # until all is there, not even who knows the path finds a group
+        folder.remove(key)  # without its metadata no reader finds the group before all of it is there
     stored = store([array for array, _ in pairs], [target for _, target in pairs])
     with worker_errors():
         compute(*stored, progress=progress, label=plan.node)
@@ -273,7 +273,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
 
 
 def _without_secrets(plan: Plan) -> dict[str, Any]:
-    """Return a plan for everybody to read: URLs may carry signatures, wherever they are."""
+    """Return a plan that everybody may read: its URLs lose passwords and signatures."""
 
     def public(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -288,7 +288,7 @@ def _without_secrets(plan: Plan) -> dict[str, Any]:
 
 @contextmanager
 def taking_in(folder: Folder) -> Iterator[list[Job]]:
-    """Yield a list for jobs; whatever happens, give their claims back and write the metadata of the whole archive."""
+    """Yield a list for jobs. Afterwards, release their claims and write the metadata of the whole archive."""
     jobs: list[Job] = []
     try:
         yield jobs
@@ -304,32 +304,33 @@ def resume_archive(
     *,
     force: bool = False,
     progress: bool | Literal["force"] = True,
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, object] | None = None,
     hosts: Sequence[str] = (),
 ) -> Resumed:
-    """Finish what was planned for an archive but interrupted; what is complete is not touched.
+    """Finish exposures of an archive that were planned and interrupted. Complete exposures are not touched.
 
     Parameters
     ----------
     archive : path or URL
         The archive.
     force : bool, default False
-        Also take over exposures that processes on other hosts have claimed. Only they know whether they are alive.
+        Whether exposures are taken over that processes on other hosts have claimed. From here nobody can see whether
+        these processes are alive.
     progress, storage_options
         See :func:`add_exposure`.
     hosts : sequence of str
-        Hosts besides that of the archive to which the storage options may be sent: ``https://data.example.org``. Plans
-        name URLs, and whoever may write to the archive may have written them.
+        Hosts, besides that of the archive, to which the storage options may be sent: ``https://data.example.org``.
+        Plans contain URLs, and anybody who can write to the archive may have written them.
 
     Returns
     -------
     Resumed
-        ``finished``, paths of exposures, and ``failed``, errors by path or by file of the journal.
+        ``finished`` has the paths of exposures, ``failed`` the errors by path or by file of the journal.
 
     Raises
     ------
     InputFileError
-        If ``archive`` is none.
+        If ``archive`` is not an archive.
     """
     result = Resumed()
     with resuming(Folder.at(archive, storage_options), force, hosts) as planned:
@@ -345,7 +346,7 @@ def resume_archive(
 
 
 def require_trusted(folder: Folder, paths: Sequence[str], hosts: Sequence[str]) -> None:
-    """Raise ParameterError if storage options would be sent to a host that nobody has named today."""
+    """Raise ParameterError if the storage options would be sent to a host that the user has not named."""
     trusted = receivers(folder.root).union(*map(receivers, hosts))
     for path in paths:
         strangers = sorted(receivers(path) - trusted) if folder.options.names_any_for(path) else []
@@ -358,9 +359,9 @@ def require_trusted(folder: Folder, paths: Sequence[str], hosts: Sequence[str]) 
 
 @contextmanager
 def resuming(folder: Folder, force: bool = False, hosts: Sequence[str] = ()) -> Iterator[dict[str, Job | Exception]]:
-    """Claim what was planned and not done; yield jobs, or why there is none, by path. Clean up in the end.
+    """Claim the exposures that were planned and not finished; yield their jobs, or errors, by path.
 
-    Parameters and errors as of :func:`resume_archive`.
+    Afterwards the journal is cleaned up. Parameters and errors are those of :func:`resume_archive`.
     """
     require_archive(folder)
     planned: dict[str, Job | Exception] = {}
@@ -373,12 +374,12 @@ def resuming(folder: Folder, force: bool = False, hosts: Sequence[str] = ()) -> 
                 recipe = Recipe.from_json(plan.recipe, folder.storage_options)
                 require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
                 jobs.append(job := Job(folder, plan, recipe, claim(folder, name, force)))
-                if folder.read(key) is not None:  # else who had it has finished meanwhile
+                if folder.read(key) is not None:  # otherwise another process has finished it meanwhile
                     planned[name] = job
             except (NsxrError, OSError) as error:
                 planned[name] = error
         yield planned
-    for key, content in claims(folder).items():  # of who died before planning, or after finishing
+    for key, content in claims(folder).items():  # of processes that died before they planned, or after they finished
         if not is_at_work(content):
             folder.remove(key)
     consolidate(folder, anew=True)

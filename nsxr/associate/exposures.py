@@ -1,4 +1,4 @@
-"""Which exposures a Dataset was made from, so that none is counted twice."""
+"""Which exposures a Dataset was made from, so that no exposure is used twice."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,20 +12,20 @@ from nsxr.model.keywords import read
 __all__ = ["COMBINED", "exposures_of", "identity", "require_distinct", "require_distinct_headers"]
 
 COMBINED = "combined_exposures"
-"""Attribute of what was made from several exposures: a JSON list of what :func:`identity` says of each."""
+"""Attribute of Datasets made from several exposures: a JSON list with the :func:`identity` of each."""
 
 _NAME = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE", "DETECTOR")
 _LEAST = ("PROGRAM", "OBSERVTN", "VISIT", "EXPOSURE")
 _OBSERVATION = ("PROGRAM", "OBSERVTN", "DETECTOR", "FILTER", "GRATING", "SLTNAME")
 
 
-def identity(header: Mapping[Any, Any]) -> list[str] | None:
-    """Return what tells an exposure, or a segment of a series, from all others; None if the header does not say.
+def identity(header: Mapping[str, object]) -> list[str] | None:
+    """Return what identifies an exposure, or a segment of a time series; None if the header does not say.
 
     Parameters
     ----------
     header : mapping
-        Keywords: EXPSTART, or PROGRAM, OBSERVTN, VISIT and EXPOSURE at least; names of files say nothing.
+        Keywords. EXPSTART, or PROGRAM, OBSERVTN, VISIT and EXPOSURE are needed. Names of files are not used.
     """
     start, first = (read(header, key, matters=False) for key in ("EXPSTART", "INTSTART"))
     if not start and not all(_text(header.get(key)) for key in _LEAST):
@@ -34,34 +34,34 @@ def identity(header: Mapping[Any, Any]) -> list[str] | None:
 
 
 def _text(value: Any) -> str:
-    """Return a keyword as text, ``001`` and 1 being the same."""
+    """Return a keyword as text, in which ``001`` and 1 are the same."""
     text = "" if value is None else str(value).strip().upper()
     return "" if text in ("", "N/A", "NONE", "UNKNOWN") else text.lstrip("0") or "0"
 
 
-def exposures_of(header: Mapping[Any, Any]) -> set[tuple[str, ...]]:
-    """Return which exposures a slit or spectrum was made from, with slit and order; empty if that is not known."""
+def exposures_of(header: Mapping[str, object]) -> set[tuple[str, ...]]:
+    """Return the exposures that a slit or spectrum was made from, with slit and order; empty if they are unknown."""
     order = abs(read(header, "SPORDER", matters=False))
     slit = _text(header.get("SLTNAME")) + (f" order {order}" if order > 1 else "")
     if COMBINED in header:
         try:
             return {(*map(str, found), slit) for found in json.loads(str(header[COMBINED]))}
-        except (ValueError, TypeError, RecursionError):  # of a store that others wrote
+        except (ValueError, TypeError, RecursionError):  # a store that other software wrote may contain anything
             return set()
     own = identity(header)
     if own is None:
         return set()
-    if _is_multiple(header):  # its header is that of one of its exposures
+    if _is_multiple(header):  # a MultiExposureModel has the header of only one of its exposures
         own = [*own, f"exposure {read(header, 'EXTVER', matters=False)}"]
     return {(*own, slit)}
 
 
-def _is_multiple(header: Mapping[Any, Any]) -> bool:
+def _is_multiple(header: Mapping[str, object]) -> bool:
     return str(header.get("DATAMODL", "")) == "MultiExposureModel"
 
 
-def require_distinct_headers(headers: Sequence[Mapping[Any, Any]]) -> None:
-    """Raise ParameterError if two headers are of the same exposure and slit, whatever the files are called.
+def require_distinct_headers(headers: Sequence[Mapping[str, object]]) -> None:
+    """Raise ParameterError if two headers are of the same exposure and slit, whatever the names of the files.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def require_distinct_headers(headers: Sequence[Mapping[Any, Any]]) -> None:
         twin = next((seen[one] for one in found if one in seen), None)
         seen |= dict.fromkeys(found, number)
         if twin is None and found:
-            # which exposures a MultiExposureModel has is not in its headers; cal products of the observation are
+            # a MultiExposureModel does not name its exposures; they are those of cal products of the same observation
             key = tuple(_text(header.get(name)) for name in _OBSERVATION)
             twin = kinds.get((*key, str(not _is_multiple(header))))
             kinds[*key, str(_is_multiple(header))] = number
@@ -86,7 +86,7 @@ def require_distinct_headers(headers: Sequence[Mapping[Any, Any]]) -> None:
 def require_distinct(datasets: Iterable[xr.Dataset]) -> None:
     """Raise ParameterError if two slits, spectra or count rates are of the same exposure.
 
-    Where headers do not tell, those that hold the very same array are.
+    If the headers do not tell, Datasets with the same array are of the same exposure.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def require_distinct(datasets: Iterable[xr.Dataset]) -> None:
             _refuse(each[twin].attrs, dataset.attrs, (twin, number))
 
 
-def _refuse(one: Mapping[Any, Any], other: Mapping[Any, Any], numbers: tuple[int, int]) -> None:
+def _refuse(one: Mapping[str, object], other: Mapping[str, object], numbers: tuple[int, int]) -> None:
     names = [
         str(header.get("filename") or header.get("FILENAME") or f"number {number + 1}")
         for header, number in zip((one, other), numbers, strict=True)

@@ -70,7 +70,7 @@ class _Discreet(logging.Formatter):
     """Log without what URLs may tell: users, passwords, signatures; tracebacks too."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from nsxr.storage.stores import without_secrets  # takes a third of a second, which --help need not wait
+        from nsxr.storage.urls import without_secrets  # takes a third of a second, which --help need not wait
 
         return without_secrets(super().format(record))
 

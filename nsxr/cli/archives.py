@@ -29,7 +29,7 @@ from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.describe import counted
 from nsxr.storage.folder import Folder
-from nsxr.storage.stores import is_remote, shown
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["archive", "holds_archive", "summary"]
 

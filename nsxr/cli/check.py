@@ -11,7 +11,7 @@ from nsxr.cli.description import about_text
 from nsxr.cli.options import reports_errors, run_each, takes_storage_options
 from nsxr.products.checker import check_product
 from nsxr.products.describe import counted
-from nsxr.storage.stores import shown
+from nsxr.storage.urls import shown
 
 __all__ = ["check"]
 

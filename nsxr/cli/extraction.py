@@ -33,7 +33,7 @@ from nsxr.slits.collection import iterate_slits
 from nsxr.spectra.combination import combine_spectra
 from nsxr.spectra.plausibility import Extracted, warn_of_suspicions
 from nsxr.spectra.white_light import white_light_curve
-from nsxr.storage.stores import shown
+from nsxr.storage.urls import shown
 from nsxr.storage.whole import refuse_existing
 
 __all__ = ["extract"]

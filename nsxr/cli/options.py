@@ -21,7 +21,8 @@ from nsxr.compute.cluster import connected
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.products.describe import counted
 from nsxr.products.exposure import open_exposure
-from nsxr.storage.stores import ANONYMOUS, local_path, shown, without_secrets
+from nsxr.storage.options import ANONYMOUS
+from nsxr.storage.urls import local_path, shown, without_secrets
 
 __all__ = [
     "about",

@@ -12,8 +12,6 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.layouts import one_chunk
-from nsxr.compute.passes import settle, settled
-from nsxr.compute.reductions import reduce_blocks, reduce_tree, spread_blocks
 from nsxr.errors import ModelError
 
 __all__ = [
@@ -21,15 +19,15 @@ __all__ = [
     "compute_together",
     "map_blocks",
     "map_with_halo",
-    "reduce_blocks",
-    "reduce_tree",
-    "settle",
-    "settled",
-    "spread_blocks",
     "store",
     "take_rows",
     "unlabelled",
 ]
+
+Kernel = Callable[..., np.ndarray | tuple[np.ndarray, ...]]
+"""A function of NumPy arrays."""
+
+_Block = np.ndarray | list["_Block"]
 
 Output = tuple[Sequence[str], type[np.generic]]
 """Dims and dtype of an array that a kernel returns."""
@@ -50,7 +48,7 @@ def unlabelled(array: xr.DataArray) -> xr.DataArray:
 
 @overload
 def map_blocks(
-    kernel: Callable[..., Any],
+    kernel: Kernel,
     *arrays: xr.DataArray,
     core: Sequence[str],
     outputs: Mapping[str, Output],
@@ -58,13 +56,13 @@ def map_blocks(
     reduced: Mapping[str, str] | None = None,
     joined: str | None = None,
     within: tuple[str, slice] | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> dict[str, xr.DataArray]: ...
 
 
 @overload
 def map_blocks(
-    kernel: Callable[..., Any],
+    kernel: Kernel,
     *arrays: xr.DataArray,
     core: Sequence[str],
     outputs: Sequence[Output],
@@ -72,12 +70,12 @@ def map_blocks(
     reduced: Mapping[int, str] | None = None,
     joined: str | None = None,
     within: tuple[str, slice] | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> tuple[xr.DataArray, ...]: ...
 
 
 def map_blocks(
-    kernel: Callable[..., Any],
+    kernel: Kernel,
     *arrays: xr.DataArray,
     core: Sequence[str],
     outputs: Mapping[str, Output] | Sequence[Output],
@@ -85,7 +83,7 @@ def map_blocks(
     reduced: Mapping[Any, str] | None = None,
     joined: str | None = None,
     within: tuple[str, slice] | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> dict[str, xr.DataArray] | tuple[xr.DataArray, ...]:
     """Apply a kernel to blocks that hold the ``core`` dims whole.
 
@@ -154,7 +152,7 @@ def map_blocks(
 def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | None) -> list[xr.DataArray]:
     """Return the arrays, all but the first one with the chunks that :func:`map_blocks` promises."""
     first = arrays[0]
-    lengths: dict[str, Any] = dict(zip(map(str, first.dims), first.chunks or (), strict=False))
+    lengths: dict[str, int | tuple[int, ...]] = dict(zip(map(str, first.dims), first.chunks or (), strict=False))
     lengths |= {dim: -1 for dim in core if dim != joined}
     aligned = [first]
     for array in arrays[1:]:
@@ -167,7 +165,7 @@ def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | 
 
 
 def _apply(
-    kernel: Callable[..., Any],
+    kernel: Kernel,
     arrays: Sequence[xr.DataArray],
     core: Sequence[str],
     outputs: Sequence[Output],
@@ -175,15 +173,15 @@ def _apply(
     reduced: Mapping[int, str],
     joined: str | None,
     within: tuple[str, slice] | None,
-    parameters: Mapping[str, Any],
-) -> list[Any]:
+    parameters: Mapping[str, object],
+) -> list[np.ndarray | da.Array]:
     """Return the data of each output, NumPy or dask arrays."""
     loop = tuple(str(d) for d in arrays[0].dims if d not in core)
     _check(arrays, [d for d in core if d != joined], outputs, loop)
     axes = [list(array.dims).index(joined) if joined in array.dims else 0 for array in arrays]
     cuts = [tuple(within[1] if within and d == within[0] else slice(None) for d in array.dims) for array in arrays]
 
-    def run(*blocks: Any) -> Any:
+    def run(*blocks: _Block) -> np.ndarray | tuple[np.ndarray, ...]:
         whole = (_whole(block, cut, axis) for block, cut, axis in zip(blocks, cuts, axes, strict=True))
         return kernel(*whole, **parameters)
 
@@ -195,7 +193,7 @@ def _apply(
         lengths[within[0]] = len(range(lengths[within[0]])[within[1]])
     # dims keep their places, and a dim that the kernel sums over arrives as a list of its one block:
     # apply_ufunc would move the core dims to the end, which copies every block, badly
-    pairs: list[Any] = []
+    pairs: list[object] = []
     for array in arrays:
         pairs += [array.data, tuple(map(str, array.dims))]
     if len(outputs) == 1:
@@ -227,13 +225,13 @@ def _check(
 
 
 def _blockwise(
-    function: Callable[..., Any],
+    function: Kernel,
     dims: Sequence[str],
-    pairs: list[Any],
+    pairs: list[object],
     new: dict[str, int],
     dtype: type[np.generic],
     adjust: dict[str, int] | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> da.Array:
     return da.blockwise(
         function,
@@ -248,7 +246,7 @@ def _blockwise(
     )
 
 
-def _whole(block: Any, cut: tuple[slice, ...], axis: int) -> np.ndarray:
+def _whole(block: _Block, cut: tuple[slice, ...], axis: int) -> np.ndarray:
     """Return a block that came in nested lists, C-ordered and writeable, for which kernels are compiled."""
     parts = [block]
     while isinstance(parts[0], list):
@@ -265,9 +263,9 @@ def map_with_halo(
     kernel: Callable[..., np.ndarray],
     array: xr.DataArray,
     depth: dict[str, int],
-    boundary: Any,
+    boundary: float | np.generic,
     dtype: type[np.generic] | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> xr.DataArray:
     """Apply a kernel that needs neighbours along some dims; the shape stays.
 
@@ -352,7 +350,7 @@ def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArr
     return xr.concat(parts, "row").assign_coords(array.coords)
 
 
-def store(arrays: Sequence[xr.DataArray], targets: Sequence[Any]) -> tuple[Any, ...]:
+def store(arrays: Sequence[xr.DataArray], targets: Sequence[object]) -> tuple[object, ...]:
     """Return dask collections that, computed together, put lazy arrays into their targets.
 
     One graph for all: graphs that are optimised apart would each read the raw pixels.

@@ -1,6 +1,6 @@
-"""Connect to a dask cluster, or start a small one, and see that its workers can do the work.
+"""Connect to a dask cluster, or start one on this machine, and check that its workers can do the work.
 
-Nothing here is needed for threads, dask's default, and :mod:`distributed` is imported only on demand.
+The default scheduler of dask, threads, needs nothing of this. :mod:`distributed` is imported only on demand.
 """
 
 import copyreg
@@ -9,14 +9,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dask
@@ -26,7 +26,10 @@ from dask.utils import format_bytes, parse_bytes
 from numba.core.registry import CPUDispatcher
 
 from nsxr.errors import ClusterError, NsxrError, ParameterError, install
-from nsxr.storage.stores import is_remote, local_path
+from nsxr.storage.urls import is_remote, local_path
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["connected", "require_reachable", "worker_errors"]
 
@@ -51,7 +54,7 @@ def connected(
 ) -> Iterator[Any]:
     """Compute on a cluster inside the block: one that runs already, or workers of this machine.
 
-    What was started here ends with the block, also after errors.
+    What was started here ends with the block, also after an error.
 
     Parameters
     ----------
@@ -87,7 +90,7 @@ def connected(
     except ImportError as error:
         raise ParameterError(f"clusters need another package: {install('distributed')}") from error
     with ExitStack() as stack:
-        # a Client that does not get its connection leaves itself as the scheduler of everything
+        # a Client that cannot connect has made itself the default scheduler all the same
         stack.enter_context(dask.config.set(scheduler=dask.config.get("scheduler", None)))
         stack.enter_context(_quiet())
         if workers is not None:
@@ -104,11 +107,11 @@ def connected(
         yield client
 
 
-def _as_it_is() -> AbstractContextManager[Any]:
-    """Compute where dask would anyway; unless told, it imports distributed to see whether there is a Client."""
+def _as_it_is() -> AbstractContextManager[object]:
+    """Compute with the scheduler that dask would choose, without the import of distributed that its choice needs."""
     if "distributed" in sys.modules or dask.config.get("scheduler", None) is not None:
         return nullcontext()
-    threads: AbstractContextManager[Any] = dask.config.set(scheduler=dask.threaded.get)
+    threads: AbstractContextManager[object] = dask.config.set(scheduler=dask.threaded.get)
     return threads
 
 
@@ -118,7 +121,7 @@ def _checked(
     memory_limit: str | None,
     performance_report: str | os.PathLike[str] | None,
 ) -> int | None:
-    """Refuse contradictions; return the memory limit, bytes."""
+    """Refuse parameters that contradict each other, and return the memory limit [bytes]."""
     if scheduler is not None and workers is not None:
         raise ParameterError("give either a scheduler to connect to or a number of workers to start, not both")
     if workers is None and memory_limit is not None:
@@ -150,7 +153,7 @@ def _checked(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the cluster says about itself from the handlers of the root logger; what goes wrong is raised."""
+    """Keep log messages of the cluster from the handlers of the root logger. Errors are raised in any case."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [talker.level for talker in loggers]
     try:
@@ -164,7 +167,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
-    """Start workers on this machine, and end them."""
+    """Start workers on this machine, and end them after the block."""
     from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT
 
@@ -172,12 +175,12 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
     temporary = tempfile.TemporaryDirectory(prefix="nsxr-workers-", dir=place, ignore_cleanup_errors=True)
     settings = {
         "distributed.scheduler.allowed-failures": _TRIES,
-        # a worker that pauses at 80 % waits for memory to be given back; if that is not the memory of results, which
-        # can go to disk, it waits forever
+        # a worker pauses at 80 % until memory becomes free; memory that is not of results, which can go to disk,
+        # may never become free
         "distributed.worker.memory.pause": False,
-        # how long a worker tries to fetch results from one that has died; 30 s is for networks
+        # how long a worker tries to fetch results from a worker that has died; dask's 30 s are for networks
         "distributed.comm.timeouts.connect": "10s",
-        # a busy machine may take longer than dask's 15 s to start a worker again, which then is not wanted any more
+        # on a busy machine the restart of a worker may take longer than the 15 s after which dask rejects it
         "distributed.deploy.lost-worker-timeout": "10 minutes",
         "distributed.scheduler.no-workers-timeout": _NO_WORKERS,
     }
@@ -185,7 +188,7 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
         try:
             cluster = LocalCluster(
                 n_workers=workers,
-                threads_per_worker=1,  # in processes kernels run side by side without a common lock
+                threads_per_worker=1,  # in processes, kernels run at the same time without a common lock
                 processes=True,
                 memory_limit=limit or MEMORY_LIMIT // workers,
                 dashboard_address="127.0.0.1:0",
@@ -200,7 +203,7 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
 
 @contextmanager
 def _report(path: Path) -> Iterator[None]:
-    """Write dask's report on the block, also when that fails; a report that fails takes nothing with it."""
+    """Write the performance report of dask about the block, also if the block fails. A failed report is a warning."""
     from distributed import performance_report
 
     report = performance_report(filename=str(path))
@@ -214,23 +217,23 @@ def _report(path: Path) -> Iterator[None]:
             logger.warning("no performance report in %s: %s", path, error)
 
 
-def _run(client: Any, function: Any, *words: Any, **settings: Any) -> dict[str, Any]:
-    """Run a function on all workers; return what it said by their addresses."""
+def _run(client: "Client", function: Callable[..., object], *words: object, **settings: object) -> dict[str, Any]:
+    """Run a function on all workers, and return the results by the addresses of the workers."""
     try:
         answers: dict[str, Any] = client.run(function, *words, **settings)
-    except OSError as error:  # of connections: what the function raises on purpose it returns
+    except OSError as error:  # an error of the connection: errors of the function itself are returned
         raise _lost(client, error) from error
     return answers
 
 
-def _lost(client: Any, error: BaseException) -> ClusterError:
+def _lost(client: "Client", error: BaseException) -> ClusterError:
     return ClusterError(f"the scheduler at {client.scheduler.address} was lost, or its work was cancelled: {error}")
 
 
-def _require_nsxr(client: Any) -> None:
-    """Raise ClusterError unless there are workers and all have the nsxr that is at work here."""
+def _require_nsxr(client: "Client") -> None:
+    """Raise ClusterError unless there are workers, and all of them have the version of nsxr of this process."""
     here = version("nsxr")
-    # a function of the standard library, which workers without nsxr know as well
+    # a function of the standard library, so that workers without nsxr can run it too
     found = _run(client, version, "nsxr", on_error="return")
     if not found:
         raise ClusterError(f"the scheduler at {client.scheduler.address} has no workers; start some and try again")
@@ -245,7 +248,7 @@ def _require_nsxr(client: Any) -> None:
 
 
 def require_reachable(
-    client: Any, inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None
+    client: "Client", inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None
 ) -> None:
     """Raise ClusterError unless every worker sees the same input files and the output directory.
 
@@ -290,7 +293,7 @@ def require_reachable(
 
 
 def _sizes(paths: Sequence[str]) -> dict[str, int]:
-    """Return the sizes of files, and of the FITS files in directories, bytes."""
+    """Return the sizes of files, and of the FITS files in directories [bytes]."""
     files = [path for path in paths if os.path.isfile(path)]
     for folder in filter(os.path.isdir, paths):
         files += [entry.path for entry in os.scandir(folder) if entry.name.endswith((".fits", ".fits.gz"))]
@@ -314,25 +317,25 @@ def _unseen(sizes: dict[str, int], token: str | None) -> list[str]:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Say clearly what happened when workers die; after any error return only when none is at work any more.
+    """Turn errors of dying workers into a clear ClusterError, and wait after any error until no worker writes.
 
-    For the blocks that compute; without a cluster it does nothing. Blocks that are still being written
-    could otherwise arrive after what was half-written has been removed.
+    Use it around code that computes. Without a cluster it does nothing. Without the wait, a worker could still write
+    a block after the incomplete output has been removed.
 
     Raises
     ------
     ClusterError
         If the workers of a task died too often, or none came back, or the scheduler was lost meanwhile.
     """
-    client: Any = getattr(get_scheduler(), "__self__", None)
-    if not hasattr(client, "scheduler_comm"):
+    client: Client | None = getattr(get_scheduler(), "__self__", None)
+    if client is None or not hasattr(client, "scheduler_comm"):
         yield
         return
     connection = client.scheduler_comm
     try:
         yield
         if client.status != "running" or client.scheduler_comm is not connection:
-            # futures are given up silently when the connection breaks, whether or not it comes back
+            # when the connection breaks, dask gives up the results without an error, even if the connection comes back
             raise CancelledError("the connection broke")
     except BaseException as error:
         with suppress(Exception):
@@ -343,8 +346,8 @@ def worker_errors() -> Iterator[None]:
         raise clear from error
 
 
-def _explained(error: BaseException, client: Any) -> NsxrError | None:
-    """Return a ClusterError for the errors that the cluster itself makes."""
+def _explained(error: BaseException, client: "Client") -> NsxrError | None:
+    """Return a ClusterError for an error that the cluster itself raises, None for other errors."""
     from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
@@ -362,8 +365,8 @@ def _explained(error: BaseException, client: Any) -> NsxrError | None:
     return None
 
 
-def _wait_until_idle(client: Any) -> None:
-    """Wait for the tasks that are running; those that wait are cancelled already."""
+def _wait_until_idle(client: "Client") -> None:
+    """Wait for the running tasks. Tasks that have not started are cancelled already."""
     end = time.monotonic() + _IN_FLIGHT
     while client.status == "running" and time.monotonic() < end and any(client.run(_n_running).values()):
         time.sleep(0.1)
@@ -378,10 +381,10 @@ def _kernel(module: str, name: str) -> Any:
 
 
 def _by_name(function: CPUDispatcher) -> Any:
-    """Send a kernel of nsxr to workers by its name.
+    """Pickle a kernel of nsxr by its name.
 
-    Numba sends the source, which each worker would compile anew, for eight seconds; found by name in the worker's own
-    nsxr, a kernel has its compiled code on disk.
+    Numba would send the source, and each worker would compile it again, which takes eight seconds. A kernel that the
+    worker finds by its name in its own nsxr has its compiled code on disk.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
     if module.startswith("nsxr.") and getattr(sys.modules.get(module), name, None) is function:

@@ -1,26 +1,29 @@
-"""The named chunk layouts, and the only ``.chunk()`` calls.
+"""The chunk layouts: how exposures are split into blocks.
 
-Columns are never split: FITS bytes run along them. Chunks have about :data:`CHUNK_BYTES`.
+No layout splits columns, because the bytes of a FITS image run along them. Chunks have about :data:`CHUNK_BYTES`.
 
 ``raw``
-    How files are opened, in pieces from which both layouts below are put together without the pixels of
-    other chunks: all groups, a few integrations, a few rows. IRS2 frames instead have the 640 rows of one
-    output and as many groups as fit, for the transforms; so have files that are slow to read in pieces.
+    The layout in which files are opened: all groups of a few integrations and a few rows. Both layouts below are built
+    from such chunks, and each of their chunks reads no pixels of others. Frames in IRS2 readout have chunks with
+    the 640 rows of one amplifier and as many groups as fit, because the Fourier transforms need them. Files that are
+    slow to read in pieces have such chunks too.
 ``block``
-    Whole integrations: all groups, and all rows of as many integrations as fit, or, where one
-    integration does not fit, some rows of it. For everything that looks at a frame or at a ramp.
+    Whole integrations: all groups and all rows of as many integrations as fit. Where one integration does not fit, a
+    chunk has some of its rows. For steps that need a whole frame or a whole ramp.
 ``ramp``
-    Whole series: all integrations and all groups of a few rows. For what is ordinary for a pixel. For
-    a single integration it is the block layout again.
+    Whole time series: all integrations and all groups of a few rows. For steps that compare the integrations of a
+    pixel. For a single integration it is the same as the block layout.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import dask
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import said
@@ -45,13 +48,14 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 24 * 2**20
-"""Largest float32 chunk, bytes: four full-frame IRS2 groups of one output, or 20 groups of 128 rows. The C
-library takes blocks of more than 32 MiB from the system and gives them back one by one: with chunks
-of 105 MB a fifth of the CPU time of stage 1 went into page faults."""
+"""Largest float32 chunk [bytes]: four IRS2 groups of one amplifier, or 20 groups of 128 rows of a full frame.
+
+The C library asks the system for each block of more than 32 MiB and returns it after use. With chunks of 105 MB, a
+fifth of the CPU time of stage 1 went into page faults."""
 
 KEPT_BYTES = 640 * 2**20
-"""Largest exposure that may be in memory at once, bytes of float32: SUB2048 with 200 x 10 is 524 MB. Longer series
-are read several times instead."""
+"""Largest exposure that may be in memory at once [bytes of float32]. SUB2048 with 200 groups and 10 integrations has
+524 MB. Longer time series are read several times instead."""
 
 FRAME_BYTES = 32 * 2**20
 """Flags of whole frames in one chunk, bytes."""
@@ -98,23 +102,24 @@ def ramp_chunks(sizes: Mapping[str, int], limit: int | None = None) -> dict[str,
 
 
 def is_kept(sizes: Mapping[str, int]) -> bool:
-    """Whether float32 samples of these sizes may wait in memory for each other, see :data:`KEPT_BYTES`."""
+    """Whether a float32 array of these sizes may be in memory as a whole, see :data:`KEPT_BYTES`."""
     return 4 * math.prod(sizes.values()) <= KEPT_BYTES
 
 
 def _rows_within(most: int, rows: int) -> int:
-    """Return the largest number of rows, up to ``most``, that divides an amplifier, an IRS2 output or the subarray."""
+    """Return the largest number of rows, up to ``most``, that divides the rows of an amplifier or of the subarray."""
     whole = IRS2_ROWS // 5 if rows == IRS2_ROWS else AMPLIFIER_ROWS if rows % AMPLIFIER_ROWS == 0 else rows
     return next((n for n in range(min(most, whole), 0, -1) if whole % n == 0), 1)
 
 
 @contextmanager
 def rechunk_by_tasks() -> Iterator[None]:
-    """Have dask cut and join blocks by plain tasks, also where it would rather shuffle them over workers' disks.
+    """Make dask change chunks by plain tasks, also on a cluster, where its default is a shuffle through files.
 
-    What a lost worker held of a shuffle costs all of it, and a graph has to be the same with and without a cluster.
+    If a worker is lost, a shuffle has to start again from the beginning. Besides, a graph has to be the same with and
+    without a cluster.
     """
-    with dask.config.set({"array.rechunk.method": "tasks"}):  # given, it spares importing distributed to choose
+    with dask.config.set({"array.rechunk.method": "tasks"}):  # without a choice, dask imports distributed
         yield
 
 
@@ -132,16 +137,16 @@ def _in_layout(dataset: xr.Dataset, layout: Callable[[Mapping[str, int]], dict[s
     if dataset["sci"].chunks is None:
         return dataset
     lengths = layout({str(dim): size for dim, size in dataset["sci"].sizes.items()})
-    # in one go: an intermediate layout, which makes for fewer tasks, would be kept in memory
+    # in one step: dask would insert an intermediate layout, which has fewer tasks but stays in memory
     with dask.config.set({"array.rechunk.threshold": 10**9}):
         turned = dataset.chunk({dim: n for dim, n in lengths.items() if dim in dataset.dims})
-    return turned.assign_coords(dataset.coords)  # in memory: comparing lazy ones would compute
+    return turned.assign_coords(dataset.coords)  # stay in memory: a comparison of lazy coordinates would compute them
 
 
 def to_frames(array: xr.DataArray, limit: int = FRAME_BYTES) -> xr.DataArray:
-    """Return flags in chunks of whole frames and all groups, as many integrations as make ``limit`` bytes.
+    """Return flags in chunks of whole frames and all groups, with as many integrations as fit into ``limit`` bytes.
 
-    For flags alone: an integration of a full frame is 84 MB of them, but would be 335 MB of signal.
+    This is for flags only: an integration of 20 full frames has 84 MB of flags, but 335 MB of signal.
     """
     if array.chunks is None:
         return array
@@ -155,7 +160,7 @@ def to_frames(array: xr.DataArray, limit: int = FRAME_BYTES) -> xr.DataArray:
 def to_whole_frames(array: xr.DataArray) -> xr.DataArray:
     """Return an array in chunks of single frames, or of whole integrations if all their frames are small.
 
-    An integration is never cut in another way, so that sums over its groups do not depend on chunks.
+    An integration is not split in any other way. Sums over its groups therefore do not depend on the chunks.
     """
     if array.chunks is None:
         return array
@@ -166,8 +171,10 @@ def to_whole_frames(array: xr.DataArray) -> xr.DataArray:
     return array.chunk({**dict.fromkeys(("row", "column"), -1), **kept}).assign_coords(array.coords)
 
 
-def in_chunks(dataset: xr.Dataset, lengths: Mapping[str, int], name: str, token: str | None = None) -> xr.Dataset:
-    """Return a Dataset on files as dask arrays; coordinates, which are small, stay in memory.
+def in_chunks(
+    dataset: xr.Dataset, lengths: Mapping[str, int], name: str, origin: tuple[Any, ...] | None = None
+) -> xr.Dataset:
+    """Return a Dataset whose variables are dask arrays. Coordinates, which are small, stay in memory.
 
     Parameters
     ----------
@@ -177,8 +184,8 @@ def in_chunks(dataset: xr.Dataset, lengths: Mapping[str, int], name: str, token:
         Chunk length by dim, -1 for all.
     name : str
         What tasks are called.
-    token : str, optional
-        What tells these arrays from others, if it does not follow from the variables.
+    origin : tuple, optional
+        What tells these arrays from others, if the variables do not: dask names its tasks after it.
 
     Raises
     ------
@@ -193,23 +200,24 @@ def in_chunks(dataset: xr.Dataset, lengths: Mapping[str, int], name: str, token:
             raise ParameterError(
                 f"chunks along {dim} are {said(length)}, expected a whole number from 1, or -1 for all"
             )
+    token = None if origin is None else tokenize(*origin)
     return dataset.chunk(dict(lengths), name_prefix=f"{name}-", token=token).assign_coords(dataset.coords)
 
 
 def one_chunk(array: xr.DataArray, *dims: str) -> xr.DataArray:
-    """Return the array with the named dims in one chunk each; no-op if it is not lazy."""
+    """Return the array with one chunk along each of the named dims. An array that is not lazy is returned as it is."""
     if array.chunks is None:
         return array
     return array.chunk(dict.fromkeys(dims, -1)).assign_coords(array.coords)
 
 
 def in_groups(array: xr.DataArray, dim: str, length: int = 8) -> xr.DataArray:
-    """Return the array with chunks of ``length`` along one dim; no-op if it is not lazy."""
+    """Return the array with chunks of ``length`` along one dim. An array that is not lazy is returned as it is."""
     return array if array.chunks is None else array.chunk({dim: length}).assign_coords(array.coords)
 
 
 def chunk_like(array: xr.DataArray, model: xr.DataArray) -> xr.DataArray:
-    """Return ``array`` chunked as ``model`` is along the dims they share, others in one chunk."""
+    """Return ``array`` with the chunks of ``model`` along the dims that both have, and one chunk along others."""
     if model.chunks is None:
         return array
     lengths = dict(zip(model.dims, model.chunks, strict=True))

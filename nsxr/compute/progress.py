@@ -1,19 +1,22 @@
-"""Compute through the active dask scheduler and show how far it has come: on standard error, or in a notebook."""
+"""Compute with the active dask scheduler, and show the progress on standard error or in a notebook."""
 
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from itertools import count
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import dask
 from dask.base import get_scheduler
 from dask.callbacks import Callback
 
-from nsxr.compute.blocks import settled
+from nsxr.compute.passes import settled
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["compute"]
 
@@ -21,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Bar:
-    """A line that is rewritten in place: done and total tasks, elapsed and remaining time."""
+    """A line that is rewritten in place: the part of the tasks that are done, elapsed and remaining time."""
 
     def __init__(self, label: str, stream: TextIO, width: int = 30, interval: float = 0.2) -> None:
         self.label, self.stream, self.width, self.interval = label, stream, width, interval
@@ -49,21 +52,21 @@ class _Bar:
 
 
 class _NotebookBar(_Bar):
-    """The same line as an output of the cell, which keeps the last one."""
+    """The same line as the output of a notebook cell. The last one stays there."""
 
     handle: Any = None
 
     def write(self, text: str, last: bool) -> None:
         content = {"text/plain": text}
         if self.handle is None:
-            display = import_module("IPython.display").display  # a notebook has it
+            display = import_module("IPython.display").display  # every notebook has IPython
             self.handle = display(content, raw=True, display_id=True)
         else:
             self.handle.update(content, raw=True)
 
 
 def _in_notebook() -> bool:
-    """Whether cells of a notebook are being run: their output is no terminal, but shows what it gets at once."""
+    """Whether the code runs in a notebook: its output is not a terminal, but a line in it can be rewritten."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return hasattr(shell, "kernel")
@@ -81,7 +84,7 @@ def _local(bar: _Bar) -> Iterator[None]:
     """Draw the bar after each task of the threaded, process and synchronous schedulers."""
     done = total = 0
 
-    def draw(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
+    def draw(key: object, result: object, graph: object, state: Mapping[str, Sized], worker: object) -> None:
         nonlocal done, total
         done = len(state["finished"])
         total = done + sum(len(state[name]) for name in ("ready", "waiting", "running"))
@@ -94,18 +97,18 @@ def _local(bar: _Bar) -> Iterator[None]:
             bar.draw(done, total, last=True)
 
 
-def _distributed(client: Any, collections: Sequence[Any], bar: _Bar | None) -> Sequence[Any]:
-    """Compute on a cluster, following the scheduler's own count of tasks; results stay there."""
-    # optional dependency, and slow to import; a client exists, so it is imported already
+def _distributed(client: "Client", collections: Sequence[Any], bar: _Bar | None) -> Sequence[Any]:
+    """Compute on a cluster, and follow the task counts of its scheduler. Results stay on the cluster."""
+    # distributed is optional and slow to import; it has been imported already, because there is a client
     from distributed import futures_of
     from distributed.diagnostics.progressbar import ProgressBar
 
     class Feed(ProgressBar):  # type: ignore[misc]
-        def _draw_bar(self, remaining: int, all: int, **extra: Any) -> None:
+        def _draw_bar(self, remaining: int, all: int, **extra: object) -> None:
             if bar is not None:
                 bar.draw(all - remaining, all)
 
-        def _draw_stop(self, remaining: int, all: int, **extra: Any) -> None:
+        def _draw_stop(self, remaining: int, all: int, **extra: object) -> None:
             if bar is not None:
                 bar.draw(all - remaining, all, last=True)
 
@@ -114,7 +117,7 @@ def _distributed(client: Any, collections: Sequence[Any], bar: _Bar | None) -> S
     try:
         if bar is not None:
             client.sync(Feed(futures, scheduler=client.scheduler.address, interval="200ms").listen)
-        for future in futures:  # waits, and raises what went wrong
+        for future in futures:  # waits for each result, and raises the error of a task that failed
             if (error := future.exception()) is not None:
                 raise error
     except BaseException:
@@ -128,8 +131,8 @@ def compute(
 ) -> Sequence[Any]:
     """Compute dask collections together, showing progress.
 
-    Whatever scheduler is active does the work: a distributed client, threads, processes or the
-    calling thread. What was marked by :func:`nsxr.compute.blocks.settle` is computed first, in passes of its own.
+    The active scheduler does the work: a distributed client, threads, processes or the calling thread. Arrays that
+    :func:`nsxr.compute.passes.settle` marked are computed first, in passes of their own.
 
     Parameters
     ----------
@@ -145,7 +148,7 @@ def compute(
     Returns
     -------
     sequence
-        The collections with their results, which stay where they were computed; of what was stored there is nothing.
+        The collections with their results, which stay where they were computed. Stored arrays have no results.
     """
     scheduler = get_scheduler(collections=collections)
     client = getattr(scheduler, "__self__", None)

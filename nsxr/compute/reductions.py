@@ -1,7 +1,6 @@
 """Reduce lazy arrays block by block, and spread what was found over the blocks again."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import dask.array as da
 import numpy as np
@@ -9,11 +8,14 @@ import xarray as xr
 
 from nsxr.compute.layouts import in_groups
 
+_Info = Mapping[int, Mapping[str, Sequence[int]]]
+_UNKNOWN: _Info = {}  # dask gives the position of each block by the keyword block_info
+
 __all__ = ["reduce_blocks", "reduce_tree", "spread_blocks"]
 
 
 def reduce_blocks(
-    kernel: Callable[..., np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic], **parameters: Any
+    kernel: Callable[..., np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic], **parameters: object
 ) -> xr.DataArray:
     """Reduce each block along a dim, whatever its chunks; the caller combines the few that remain.
 
@@ -38,11 +40,11 @@ def reduce_blocks(
     """
     axis = array.get_axis_num(dim)
     if array.chunks is None:
-        data: Any = kernel(array.values, 0, **parameters)
+        data: np.ndarray | da.Array = kernel(array.values, 0, **parameters)
     else:
         starts = np.cumsum((0, *array.chunks[axis][:-1]))
 
-        def run(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        def run(block: np.ndarray, block_info: _Info = _UNKNOWN) -> np.ndarray:
             return kernel(block, int(starts[block_info[0]["chunk-location"][axis]]), **parameters)
 
         chunks = tuple((1,) * len(c) if i == axis else c for i, c in enumerate(array.chunks))
@@ -86,7 +88,7 @@ def spread_blocks(array: xr.DataArray, model: xr.DataArray, dim: str) -> xr.Data
     axis = aligned.get_axis_num(dim)
     starts = np.cumsum((0, *lengths[dim]))
 
-    def repeat(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+    def repeat(block: np.ndarray, block_info: _Info = _UNKNOWN) -> np.ndarray:
         number = block_info[0]["chunk-location"][axis]
         return np.repeat(block, int(starts[number + 1] - starts[number]), axis)
 

@@ -16,7 +16,7 @@ from nsxr.kernels.ramps.picture_frame import leading_pattern
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 from nsxr.ramps.picture_frame import SEGMENT, by_integration, segment_edges, segments
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 from nsxr.storage.whole import refuse_existing, replacing
 
 __all__ = ["build_picture_frame", "write_picture_frame"]

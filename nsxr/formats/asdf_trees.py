@@ -1,7 +1,7 @@
-"""Look through the YAML text of an ASDF file before the asdf library does: what it would fetch, and how large it gets.
+"""Check the YAML text of an ASDF file before the asdf library opens it.
 
-A few lines of YAML that refer to each other can stand for billions of nodes, and an array may name a file or a URL as
-its source, which is fetched as soon as the file is opened.
+A few lines of YAML that refer to each other can stand for billions of nodes. An array may also name a file or a URL as
+its source, which asdf would fetch when it opens the file.
 """
 
 import os
@@ -16,21 +16,21 @@ from nsxr.storage.local import open_regular
 
 __all__ = ["require_plain_tree"]
 
-_LONGEST = 2**22  # bytes of YAML; trees of references have some 1000
-_NODES = 10**5  # with everything that is referred to counted each time
+_LONGEST = 2**22  # bytes of YAML; those of references have about 1000
+_NODES = 10**5  # a node counts as often as it is referred to
 _DEPTH = 100
-_SIZE = 2**30  # bytes of one array
+_SIZE = 2**30  # largest array, bytes
 
 
 def require_plain_tree(path: str | os.PathLike[str]) -> None:
-    """Raise ReferenceFileError unless an ASDF file is all that is needed to read it, and its arrays have a decent size.
+    """Raise ReferenceFileError if an ASDF file needs other files, or its tree or arrays are too large.
 
     Parameters
     ----------
     path : path
         The file.
     """
-    yaml: Any = import_module("yaml")  # comes with asdf
+    yaml: Any = import_module("yaml")  # installed together with asdf
 
     name = os.fspath(path)
     try:
@@ -63,7 +63,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _count(node: Any, known: dict[int, int], depth: int) -> int:
-    """Return how many nodes a node stands for, those that are referred to counted each time."""
+    """Return how many nodes a node stands for. A node counts as often as it is referred to."""
     if depth > _DEPTH:
         raise ValueError(f"more than {_DEPTH} lists in each other, or one in itself")
     if id(node) not in known:

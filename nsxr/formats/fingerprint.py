@@ -1,11 +1,11 @@
-"""Fingerprints of files: enough to tell whether an input or a reference is the one that was used."""
+"""Fingerprints of files. They show whether an input or a reference is the one that was used."""
 
 import hashlib
 import os
 from functools import lru_cache
 from typing import Any
 
-from nsxr.storage.stores import is_remote, shown
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["describe_file", "fingerprint"]
 
@@ -16,10 +16,10 @@ PIECE, PIECES = 2**16, 16
 def fingerprint(path: str) -> str:
     """Return a fingerprint of a local file, 64 bits: BLAKE2b of its size and of 16 pieces of 64 kB.
 
-    The pieces are the beginning, where the headers are, the end, and others at equal distances. Files up to a megabyte
-    are covered in full. Of larger ones a changed header, another exposure, other processing, or missing or added bytes
-    are noticed; single changed pixels are not. To read all bytes of a raw exposure would take 5 % of the time of its
-    calibration.
+    The pieces are the beginning, where the headers are, the end, and others at equal distances between them. Files up
+    to a megabyte are covered completely. In larger files, a changed header, another exposure, other processing, and
+    missing or added bytes are noticed, but not single changed pixels. To read all bytes of a raw exposure would take
+    5 % of the time of its calibration.
     """
     status = os.stat(path)
     return _fingerprint(path, status.st_mtime_ns, status.st_size)
@@ -27,7 +27,7 @@ def fingerprint(path: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _fingerprint(path: str, changed: int, size: int) -> str:
-    """Return the fingerprint; a file that has not changed is read once."""
+    """Return the fingerprint. A file that has not changed is read only once."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=8)
     with open(path, "rb", buffering=0) as file:
         if size <= PIECE * PIECES:

@@ -1,8 +1,8 @@
-"""The blocks of a FITS file: where each HDU begins and ends, from the few keywords that say so.
+"""The HDUs of a FITS file: where each begins and ends, from the keywords that say so.
 
-Nothing is taken on trust: what headers ask for is compared with the file before anything is read or allocated, and
-every byte belongs to an HDU. A block of 2880 bytes that got lost, or came twice, shifts all that follows; the next
-header is then not where it should be.
+Headers are not trusted: their sizes are compared with the file before anything is read or allocated, and every byte of
+the file has to belong to an HDU. If a block of 2880 bytes is lost or doubled, all later bytes are shifted, and the next
+header is not where it should be.
 """
 
 import math
@@ -18,7 +18,7 @@ __all__ = ["BLOCK", "Hdu", "find_hdus"]
 BLOCK = 2880
 """Headers and data are padded to multiples of this many bytes."""
 
-_LONGEST_HEADER = 2**24  # bytes; those of the observatory have 50 000
+_LONGEST_HEADER = 2**24  # bytes; headers of the observatory have 50 000
 _MOST_HDUS = 10**5
 _CARD = 80
 _STRUCTURE = re.compile("SIMPLE|XTENSION|BITPIX|NAXIS[0-9]{0,3}|PCOUNT|GCOUNT|GROUPS|TFIELDS|EXTNAME|EXTVER")
@@ -28,10 +28,11 @@ _BITPIX = (8, 16, 32, 64, -32, -64)
 
 @dataclass(frozen=True)
 class Hdu:
-    """One HDU: ``text`` is its header in cards of 80 characters, what is not printable made ``?``.
+    """One HDU of a file.
 
-    ``kind`` is its XTENSION, PRIMARY of the first; ``name`` its EXTNAME in capitals, ``version`` its EXTVER; ``offset``
-    and ``size`` say where its data are [bytes], without padding; ``shape`` is that of an image, NumPy order.
+    ``kind`` is its XTENSION, or PRIMARY, ``name`` its EXTNAME in capitals, ``version`` its EXTVER. ``text`` is its
+    header in cards of 80 characters, in which unprintable characters are ``?``. ``offset`` and ``size`` are those of
+    its data [bytes], without padding. ``shape`` is that of an image, in NumPy order.
     """
 
     kind: str
@@ -44,7 +45,7 @@ class Hdu:
 
     @property
     def end(self) -> int:
-        """Byte after the padding of the data."""
+        """The first byte after the padding of the data."""
         return self.offset + self.size + -self.size % BLOCK
 
 
@@ -54,16 +55,16 @@ def find_hdus(file: BinaryIO, path: str, length: int | None = None) -> list[Hdu]
     Parameters
     ----------
     file : binary file
-        Seekable; a compressed one is read through once.
+        Seekable. A compressed file is read once from start to end.
     path : str
         For messages.
     length : int, optional
-        Of the file [bytes], if it is known without reading it.
+        Length of the file [bytes], if it is known without reading it.
 
     Raises
     ------
     InputFileError
-        If headers have no end or make no sense, ask for more bytes than there are, or leave some over.
+        If headers have no end or are invalid, or need more or fewer bytes than the file has.
     """
     found: list[Hdu] = []
     position = 0
@@ -122,7 +123,7 @@ _PRINTABLE = bytes(n if 32 <= n < 127 else ord("?") for n in range(256))
 
 
 def _read(file: BinaryIO, count: int) -> bytes:
-    """Read so many bytes, fewer only at the end of the file; raw files may give less at a time."""
+    """Read ``count`` bytes, fewer only at the end of the file. One call of ``file.read`` may return fewer."""
     content = b""
     while len(content) < count and (more := file.read(count - len(content))):
         content += more
@@ -130,7 +131,7 @@ def _read(file: BinaryIO, count: int) -> bytes:
 
 
 def _end(block: bytes) -> int | None:
-    """Return where the card END begins, None if this block has none."""
+    """Return where the card END begins in a block, None if the block has none."""
     for start in range(0, len(block) - _CARD + 1, _CARD):
         if block[start : start + 8].rstrip() == b"END" and not block[start + 8 : start + _CARD].strip(b" \0"):
             return start
@@ -181,7 +182,7 @@ def _parsed(text: str, path: str, position: int, is_first: bool) -> Hdu:
 
 
 def _value(text: str) -> str:
-    """Return the value on a card: text in its quotes, or the word before the comment."""
+    """Return the value of a card: a text with its quotes, or the word before the comment."""
     text = text.strip()
     if text.startswith("'"):
         quoted = re.match("'(?:[^']|'')*'", text)

@@ -9,7 +9,8 @@ import numpy as np
 from nsxr.formats.fits_blocks import BLOCK, Hdu
 from nsxr.formats.fits_headers import scan
 from nsxr.formats.pixels import open_binary
-from nsxr.storage.stores import StorageOptions, remote_errors
+from nsxr.storage.options import StorageOptions
+from nsxr.storage.remote_errors import remote_errors
 
 __all__ = ["sum_of", "wrong_checksums"]
 
@@ -17,7 +18,10 @@ _AT_ONCE = 2**23 // BLOCK * BLOCK  # bytes
 
 
 def sum_of(content: bytes, before: int = 0) -> int:
-    """Return FITS's sum of big-endian 32-bit words, carries added at the low end, going on from an earlier one."""
+    """Return the checksum of FITS: the sum of big-endian 32-bit words with end-around carry.
+
+    ``before`` is the sum of the bytes before.
+    """
     words = np.frombuffer(content + bytes(-len(content) % 4), dtype=">u4")
     total = before + int(words.sum(dtype=np.uint64))
     while total >> 32:

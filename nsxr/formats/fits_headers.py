@@ -1,4 +1,4 @@
-"""Scan the headers of a FITS file without reading pixels."""
+"""Read the headers and small tables of a FITS file, but no pixels."""
 
 import gzip
 import logging
@@ -19,7 +19,9 @@ from nsxr.formats.fits_blocks import BLOCK, Hdu, find_hdus
 from nsxr.formats.pixels import PixelSource, file_length, file_stamp, open_binary
 from nsxr.formats.zarr_metadata import first_line
 from nsxr.model.keywords import KEYWORDS, tidy
-from nsxr.storage.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors, retried, shown
+from nsxr.storage.options import NO_OPTIONS, StorageOptions
+from nsxr.storage.remote_errors import remote_errors, retried
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["Extension", "FitsFile", "clean_header", "keywords", "refuse_compressed", "scan"]
 
@@ -32,12 +34,12 @@ _STRUCTURE = re.compile("SIMPLE|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|B
 
 _KEYWORD = re.compile("[A-Z0-9_-]{0,8}")
 
-_LARGEST_TABLE = 2**32  # bytes; tables are read whole
+_LARGEST_TABLE = 2**32  # largest table that is read, bytes
 
 
 @dataclass(frozen=True)
 class Extension:
-    """Place of one HDU, and its header, which is parsed when it is asked for; tables also their rows, if asked for."""
+    """One HDU: its place, its header, which is parsed when it is needed, and the rows of a table, if they were read."""
 
     hdu: Hdu
     table: np.ndarray | None = None
@@ -49,26 +51,26 @@ class Extension:
 
     @property
     def offset(self) -> int:
-        """Bytes before the data."""
+        """Number of bytes before the data."""
         return self.hdu.offset
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an image, NumPy order."""
+        """Shape of an image, in NumPy order."""
         return self.hdu.shape
 
     @cached_property
     def header(self) -> fits.Header:
-        """Header without the cards that cannot be parsed."""
+        """The header without cards that cannot be parsed."""
         return clean_header(self.hdu.text)
 
 
 @dataclass(frozen=True)
 class FitsFile:
-    """A scanned file: ``path`` is for messages, ``location`` holds in other processes, wherever they were started.
+    """The headers of a file. ``path`` is for messages; ``location`` is valid in other processes too.
 
-    ``extensions`` holds the last extension of each name, ``versions`` all of them, by name and EXTVER. ``repeated``
-    are the names and EXTVERs that come more than once; ``hdus`` are the places of all, the primary one first.
+    ``extensions`` has the last extension of each name, ``versions`` all of them, by name and EXTVER. ``repeated`` has
+    names and EXTVERs that occur more than once. ``hdus`` has the places of all HDUs, the primary one first.
     """
 
     path: str
@@ -118,14 +120,14 @@ class FitsFile:
         )
 
     def require_single(self, *names: str) -> None:
-        """Raise InputFileError if an extension that there can be one of, any unless named, is there twice."""
+        """Raise InputFileError if an extension occurs twice: one of these names, or any if no names are given."""
         for name in names or self.extensions:
             count = sum(key == name for key, _ in self.versions) + sum(key == name for key, _ in self.repeated)
             if count > 1 and name:
                 raise InputFileError(f"{self.path}: extension {name} comes {count} times, expected once")
 
     def require(self, name: str) -> Extension:
-        """Return an extension, or say what there is instead."""
+        """Return an extension. If it is missing, the error names those that the file has."""
         if name not in self.extensions:
             _refuse_compressed(self.path, self.extensions.get("COMPRESSED_IMAGE"))
             found = ", ".join(self.extensions) or "none"
@@ -142,19 +144,19 @@ class FitsFile:
 
 
 def refuse_compressed(file: FitsFile) -> None:
-    """Refuse a file with an image that is stored as a table of compressed tiles.
+    """Raise an error if an image of the file is stored as a table of compressed tiles.
 
     Raises
     ------
     InputFileError
-        That says how to decompress it.
+        The message says how to decompress the file.
     """
     for extension in file.extensions.values():
         _refuse_compressed(file.path, extension)
 
 
 def _refuse_compressed(path: str, extension: Extension | None) -> None:
-    """Refuse an image that is stored as a table of compressed tiles."""
+    """Raise an error if an image is stored as a table of compressed tiles."""
     if extension is not None and extension.header.get("ZIMAGE"):
         how = str(extension.header.get("ZCMPTYPE", "tile")).strip()
         raise InputFileError(
@@ -166,9 +168,9 @@ def _refuse_compressed(path: str, extension: Extension | None) -> None:
 def scan(
     path: str | os.PathLike[str],
     tables: tuple[str, ...] = (),
-    storage_options: Mapping[str, Any] | StorageOptions | None = None,
+    storage_options: Mapping[str, object] | StorageOptions | None = None,
 ) -> FitsFile:
-    """Read all headers, and the tables named, of a FITS file.
+    """Read all headers of a FITS file, and the tables of the given names.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ def scan(
     tables : tuple of str
         EXTNAMEs of tables to read.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :class:`nsxr.storage.stores.StorageOptions`.
+        How the store behind a URL is reached, see :class:`nsxr.storage.options.StorageOptions`.
 
     Raises
     ------
@@ -215,7 +217,7 @@ def _scan(name: str, location: str, tables: tuple[str, ...], options: StorageOpt
             Extension(hdu, _rows(_table(file, name, hdu)) if hdu.name in tables and hdu.kind == "BINTABLE" else None)
             for hdu in hdus
         ]
-    # a path that holds in other processes too, wherever they were started
+    # a path that is valid in other processes too, wherever they were started
     place = location if is_remote(location) else os.path.abspath(location)
     versions, repeated = {}, set()
     for extension in found:
@@ -237,7 +239,7 @@ def clean_header(text: str) -> fits.Header:
         Cards of 80 characters.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cards that are not quite by the standard, which are read all the same
+        warnings.simplefilter("ignore")  # of cards that violate the standard a little, and can be read
         header = fits.Header.fromstring(text)
         good = [card for card in header.cards if _is_readable(card)]
         return header if len(good) == len(header) else fits.Header(good)
@@ -246,7 +248,7 @@ def clean_header(text: str) -> fits.Header:
 def _is_readable(card: fits.Card) -> bool:
     try:
         key, value, comment, image = card.keyword, card.value, card.comment, card.image
-    except Exception as error:  # of astropy's parser, whatever a damaged card makes of it
+    except Exception as error:  # a damaged card may raise any error of astropy's parser
         logger.info("keyword left out: %s", first_line(error))
         return False
     is_named = bool(_KEYWORD.fullmatch(key)) or image.startswith("HIERARCH ")
@@ -254,7 +256,7 @@ def _is_readable(card: fits.Card) -> bool:
 
 
 def _table(file: BinaryIO, path: str, hdu: Hdu) -> fits.BinTableHDU:
-    """Read a table whole."""
+    """Read a whole table."""
     if hdu.size > _LARGEST_TABLE:
         raise InputFileError(f"{path}: table {hdu.name} has {hdu.size} bytes, more than {_LARGEST_TABLE}")
     file.seek(hdu.offset)
@@ -270,8 +272,8 @@ def _table(file: BinaryIO, path: str, hdu: Hdu) -> fits.BinTableHDU:
             if found.columns.dtype.itemsize != hdu.shape[1]:
                 raise ValueError(f"columns of {found.columns.dtype.itemsize} bytes in rows of {hdu.shape[1]}")
             for name in found.columns.names:
-                found.data[name]  # decodes it, so that it does not fail later
-    except Exception as error:  # of astropy and NumPy, whatever a damaged header makes of them
+                found.data[name]  # decodes the column, so that errors are raised here
+    except Exception as error:  # a damaged header may raise any error of astropy or NumPy
         raise InputFileError(f"{path}: table {hdu.name} cannot be read ({first_line(error)})") from error
     return found
 
@@ -287,11 +289,11 @@ def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
 
 
 def keywords(header: fits.Header) -> dict[str, Any]:
-    """Return the keywords of a header as plain str, int and float, T and F as 1 and 0: netCDF has no booleans.
+    """Return the keywords of a header as plain str, int and float. T and F become 1 and 0, as netCDF has no booleans.
 
-    Commentary, keywords without a value, and those that describe the file (BITPIX, NAXIS, ...) are
-    left out. Of a keyword that is there twice, the first counts. Numbers written as text become numbers where
-    :data:`nsxr.model.keywords.KEYWORDS` asks for numbers.
+    Comments, keywords without a value, and keywords that describe the file (BITPIX, NAXIS, ...) are left out. If a
+    keyword occurs twice, its first value is taken. Numbers written as text become numbers, if
+    :data:`nsxr.model.keywords.KEYWORDS` declares them as numbers.
     """
     found: dict[str, Any] = {}
     for card in header.cards:
@@ -303,7 +305,7 @@ def keywords(header: fits.Header) -> dict[str, Any]:
         if key in ("COMMENT", "HISTORY", "") or _STRUCTURE.fullmatch(key) or isinstance(value, fits.card.Undefined):
             continue
         value = value.item() if isinstance(value, np.generic) else value
-        if isinstance(value, bool) and key not in KEYWORDS:  # of those, which have other values, the table tells
+        if isinstance(value, bool) and key not in KEYWORDS:  # keywords with other values are in the table of keywords
             value = int(value)
         found.setdefault(key, tidy(key, value) if isinstance(value, str | int | float) else str(value))
     return found

@@ -1,4 +1,4 @@
-"""The tables of FITS products."""
+"""The tables of FITS products: INT_TIMES, GROUP, provenance, and tables whose rows are computed."""
 
 import json
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def table(name: str, rows: np.ndarray) -> tuple[fits.Header, bytes]:
 
 
 def integration_times(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return INT_TIMES, or None if the Dataset does not carry all of its columns."""
+    """Return INT_TIMES, or None if the Dataset lacks one of its columns."""
     if not all(name in dataset.coords for name in TIME_COLUMNS):
         return None
     columns = {"integration_number": dataset["integration"].to_numpy().astype("i4")}
@@ -92,7 +92,7 @@ def integration_times(dataset: xr.Dataset) -> np.ndarray | None:
 
 
 def groups(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return GROUP, one row per group and integration, or None if the Dataset carries no such column."""
+    """Return GROUP, with a row for each group and integration, or None if the Dataset has none of its columns."""
     present = [name for name in GROUP_COLUMNS if name in dataset.coords]
     if not present:
         return None
@@ -113,7 +113,7 @@ def groups(dataset: xr.Dataset) -> np.ndarray | None:
 
 
 def provenance(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return NSXR_STEPS, one row per provenance record, or None if there is none."""
+    """Return NSXR_STEPS, with a row for each step that is recorded, or None if there is none."""
     records = steps(dataset)
     if not records:
         return None
@@ -134,12 +134,12 @@ def origin(attrs: Mapping[Any, Any]) -> np.ndarray | None:
 
 
 def origin_of(file: FitsFile) -> dict[Any, Any]:
-    """Return the attribute for provenance of what has been read from a file: what that says, and the file itself."""
+    """Return the provenance attribute of data read from a file: that of the file, with the file as an input."""
     return noted(kept_origin(file), inputs=[describe_file(file.location, file.stamp)])
 
 
 def kept_origin(file: FitsFile) -> dict[str, str]:
-    """Return the attribute that a file was written with; empty if it was not written by nsxr."""
+    """Return the provenance attribute with which a file was written; empty if nsxr has not written it."""
     extension = file.extensions.get("NSXR_PROVENANCE")
     rows = extension.table if extension is not None else None
     known = {}
@@ -147,22 +147,22 @@ def kept_origin(file: FitsFile) -> dict[str, str]:
         try:
             pairs = zip(_words(rows["KEY"]), _words(rows["VALUE"]), strict=True)
             known = {KEY: json.dumps({key: json.loads(text) for key, text in pairs})}
-        except ValueError as error:  # no such column, not ASCII, not JSON
+        except ValueError as error:  # a missing column, or a text that is not ASCII or not JSON
             raise InputFileError(f"{file.path}: table NSXR_PROVENANCE cannot be read ({error})") from error
     return known
 
 
 def _words(column: np.ndarray) -> list[str]:
-    """Return the texts of a column without what fills them up."""
+    """Return the texts of a column without their padding."""
     words = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in column]
     return [text.rstrip("\0 ") for text in words]
 
 
 def asdf_marker() -> np.ndarray:
-    """Return the ASDF extension, which the peer's pipelines look for before they read the headers.
+    """Return the ASDF extension, which the observatory's pipeline looks for before it reads the headers.
 
-    It says which software wrote the file and nothing else: readers take metadata and arrays from
-    the FITS part where the ASDF part has none, so there is one copy of each.
+    It only says which software wrote the file. Readers take metadata and arrays from the FITS part if the ASDF part has
+    none, so there is one copy of each.
     """
     text = (
         "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
@@ -197,9 +197,9 @@ def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
 
 @dataclass(frozen=True)
 class LateTable:
-    """A table in a file that exists already, of rows whose number is known late; assignment writes them all.
+    """A table in an existing file whose number of rows is known only after computing. Assignment writes all rows.
 
-    The space of rows that do not come is left as what FITS calls the gap before a heap.
+    The space of rows that are not needed becomes what FITS calls the gap before a heap.
     """
 
     path: str
@@ -233,7 +233,7 @@ def late_header(name: str, most: int) -> fits.Header:
 
 
 def late_table(name: str, rows: np.ndarray, path: str = "this file") -> xr.Variable:
-    """Return a variable from the table of a product's extension, float32; ``path`` is for the message."""
+    """Return a variable from the table of an extension, float32. ``path`` is for messages."""
     variable, dim, labels = TABLES[name]
     names = rows.dtype.names or ()
     missing = [label for label in labels if label not in names or rows[label].dtype.kind not in "iuf"]

@@ -25,12 +25,12 @@ __all__ = ["create_fits"]
 
 
 def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the numbers of a Dataset that belong into the header, by keyword."""
+    """Return the variables of a Dataset that are values of header keywords, by keyword."""
     return {str(a.attrs["keyword"]): a for a in dataset.data_vars.values() if not a.ndim and "keyword" in a.attrs}
 
 
 def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.ndarray]]:
-    """Yield name and content of each extension, images and tables, in the order of the peer's files."""
+    """Yield name and content of each extension, images and tables, in the order of the observatory's files."""
     is_ramp = "group" in dataset.dims
     times = integration_times(dataset) if "integration" in dataset.dims else None
     tables = {"INT_TIMES": times} if times is not None else {}
@@ -61,13 +61,12 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
 
 
 def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, Target]]:
-    """Create a FITS product of full size, all but its pixels, and say where those go.
+    """Create a FITS product without its pixels, and return where they are to be stored.
 
-    Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are
-    integrations; ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the Dataset has them.
-    ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Provenance follows in a table ``NSXR_STEPS``
-    with the JSON text of each record, after tables ``SNOWBALLS`` of large cosmic-ray events and ``NOISE`` of noise
-    spectra, and a small ASDF extension for the tools that insist on one.
+    Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are integrations. Ramps
+    get those of SCI PIXELDQ GROUPDQ GROUP INT_TIMES that the Dataset has. ``ERR = sqrt(var_poisson + var_rnoise)``,
+    float32. Then come the tables ``SNOWBALLS`` (snowballs) and ``NOISE`` (noise spectra), the table ``NSXR_STEPS``
+    with a JSON text for each step, and a small ASDF extension for tools that need one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The stored objects of an exposure or a Zarr store: how many, how long, and a checksum of each."""
+"""Manifests: the number, sizes and checksums of the stored objects of an exposure or a Zarr store."""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ def digest(content: bytes) -> str:
 
 
 def split_object(path: str) -> tuple[str, str]:
-    """Split the path of an object into array (or group) and chunk: ``rate/sci``, ``c/0/0``."""
+    """Split the path of an object into the path of its array or group, and the rest: ``rate/sci``, ``c/0/0``."""
     parts = path.split("/")
     at = parts.index("c") if "c" in parts[1:] else len(parts) - 1
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
 def stored_manifest(document: Any) -> dict[str, Any] | None:
-    """Return the manifest in the metadata of a group, None if there is none, empty if it cannot be read."""
+    """Return the manifest in the metadata of a group: None if there is none, empty if it cannot be read."""
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or MANIFEST not in attributes:
         return None
@@ -42,12 +42,12 @@ def stored_manifest(document: Any) -> dict[str, Any] | None:
 
 
 def expected_objects(manifest: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
-    """Return size and checksum of each object in a manifest, by path below its group.
+    """Return size and checksum of each object in a manifest, by path relative to its group.
 
     Raises
     ------
     InputFileError
-        If it is no manifest.
+        If it is not a manifest.
     """
     try:
         found = {f"{a}/{c}" if a else c: tuple(known) for a, e in manifest.items() for c, known in e["stored"].items()}
@@ -59,7 +59,7 @@ def expected_objects(manifest: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
 
 
 def lost_objects(folder: Folder, node: str, manifest: Mapping[str, Any]) -> list[str]:
-    """Compare names and sizes of what is there with a manifest, without reading it.
+    """Compare names and sizes of stored objects with a manifest, without reading the objects.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Pixels of a FITS image as an array that is read when, and where, it is indexed."""
+"""Pixels of a FITS image as an array that reads only what is indexed."""
 
 import gzip
 import os
@@ -13,17 +13,10 @@ from xarray.core import indexing
 
 from nsxr.errors import InputFileError
 from nsxr.storage.local import open_regular
-from nsxr.storage.stores import (
-    NO_OPTIONS,
-    StorageOptions,
-    is_remote,
-    object_stamp,
-    open_remote,
-    read_ranges,
-    remote_errors,
-    retried,
-    shown,
-)
+from nsxr.storage.options import NO_OPTIONS, StorageOptions
+from nsxr.storage.remote_errors import remote_errors, retried
+from nsxr.storage.stores import object_stamp, open_remote, read_ranges
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["FitsArray", "PixelSource", "file_length", "file_stamp", "open_binary"]
 
@@ -35,7 +28,7 @@ GZIP_READ_AHEAD = 2**22
 
 
 def open_binary(path: str, options: StorageOptions = NO_OPTIONS) -> BinaryIO:
-    """Open a file for reading: local, gzipped or behind a URL."""
+    """Open a file for reading, which may be local, gzipped or behind a URL."""
     if is_remote(path):
         if _is_gzipped(path):
             return cast(BinaryIO, _Gunzipped(open_remote(path, options, GZIP_READ_AHEAD)))
@@ -46,7 +39,7 @@ def open_binary(path: str, options: StorageOptions = NO_OPTIONS) -> BinaryIO:
 
 
 def file_length(file: BinaryIO, path: str) -> int | None:
-    """Return the length of an open file [bytes], None if it is known only when it has been read through."""
+    """Return the length of an open file [bytes], None if it can only be known by reading all of it."""
     if _is_gzipped(path):
         return None
     if is_remote(path):
@@ -60,7 +53,7 @@ def _is_gzipped(path: str) -> bool:
 
 
 class _Gunzipped(gzip.GzipFile):
-    """Gzip file that closes what it reads from."""
+    """Gzip file that also closes the file that it reads."""
 
     def __init__(self, compressed: BinaryIO) -> None:
         super().__init__(fileobj=compressed, mode="rb")
@@ -75,17 +68,17 @@ class _Gunzipped(gzip.GzipFile):
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Where the pixels of an image are, and how they are coded. Small, picklable, no open file.
+    """Where the pixels of an image are, and how they are encoded. Small, picklable, without an open file.
 
     Attributes
     ----------
     path : str
-        File or URL; gzipped files are read through from the start at every access, which is slow. Of others
-        behind a URL exactly the bytes needed are fetched.
+        File or URL. Gzipped files are read from the start at every access, which is slow. From other files behind a
+        URL, exactly the needed bytes are fetched.
     offset : int
-        Bytes before the first pixel, decompressed.
+        Bytes before the first pixel, after decompression.
     shape : tuple of int
-        NumPy order.
+        Shape in NumPy order.
     stored : str
         Big-endian dtype in the file.
     dtype : str
@@ -93,7 +86,7 @@ class PixelSource:
     zero : int
         BZERO, added to the stored values.
     stamp : tuple
-        What :func:`file_stamp` said when the file was scanned, so that graphs on a changed file differ.
+        Result of :func:`file_stamp` when the headers were read. With it, graphs on a changed file differ.
     options : StorageOptions
         How the store behind a URL is reached.
     """
@@ -128,7 +121,7 @@ class PixelSource:
         return out[tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)]
 
     def _fill(self, out: np.ndarray, ranges: list[range]) -> None:
-        """Read the runs of bytes that hold the wanted rows, one for each index of the leading axes."""
+        """Read the runs of bytes with the wanted rows, one for each index of the leading axes."""
         rows = ranges[-2] if len(ranges) > 1 else range(1)
         columns = self.shape[-1]
         first, last = sorted((rows[0], rows[-1]))
@@ -153,7 +146,7 @@ class PixelSource:
                 lines[where] = values
 
     def _runs(self, starts: Sequence[int], length: int) -> Iterator[np.ndarray]:
-        """Yield runs of bytes; each is valid until the next."""
+        """Yield runs of bytes. Each is valid until the next one is yielded."""
         if is_remote(self.path) and not _is_gzipped(self.path):
             for run in read_ranges(self.path, self.options, [(start, start + length) for start in starts]):
                 yield np.frombuffer(run, dtype=np.uint8)
@@ -168,7 +161,7 @@ class PixelSource:
                 yield buffer
 
     def _require_unchanged(self, status: os.stat_result) -> None:
-        """Raise InputFileError if the file is another one than when its headers were read."""
+        """Raise InputFileError if the file has changed since its headers were read."""
         if _stamp(status) != self.stamp:
             raise InputFileError(
                 f"{self.path}: the file has changed since it was opened: {status.st_size} bytes, {self.stamp[1]} "
@@ -198,7 +191,7 @@ def _as_slice(part: range, start: int) -> slice:
 
 
 class FitsArray(BackendArray):
-    """What xarray indexes lazily: see :class:`PixelSource`."""
+    """The array of a :class:`PixelSource` that xarray indexes lazily."""
 
     def __init__(self, source: PixelSource) -> None:
         self.source = source
@@ -213,15 +206,15 @@ class FitsArray(BackendArray):
 
 
 def file_stamp(path: str, options: StorageOptions = NO_OPTIONS) -> tuple[int | str, ...]:
-    """Return what changes with a file: time [ns] and size [bytes] among others, or what the store of a URL says."""
+    """Return what changes with a file: its times [ns] and size [bytes], or what the store of a URL says."""
     if is_remote(path):
         return (object_stamp(path, options),)
     return _stamp(os.stat(path))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return time of change of the content, size, number of the file, time of any change.
+    """Return time of change of the content, size, inode, and time of any change.
 
-    The last two tell a file that was put in the place of another of the same size and time.
+    The last two change if the file is replaced by another one of the same size and time.
     """
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns

@@ -23,7 +23,7 @@ from xarray.core import indexing
 from nsxr.errors import InputFileError
 from nsxr.formats.fits_headers import FitsFile
 from nsxr.formats.pixels import PixelSource
-from nsxr.storage.stores import shown
+from nsxr.storage.urls import shown
 
 __all__ = ["WcsArray", "WcsWavelength", "can_evaluate", "wcs_bytes"]
 

@@ -1,9 +1,9 @@
-"""Write products as Zarr, format 3, for plain xarray to open.
+"""Write products as Zarr in format 3, which plain xarray can open.
 
-Each dask chunk covers whole shards, so blocks are written without locks; inside a shard, chunks of
-about a megabyte let a reader fetch a slit or the light curves of some rows alone. Every chunk carries a
-checksum, which readers verify. Metadata are consolidated once, at the end. zarr is imported where it is needed:
-who writes FITS does not wait for it.
+Each dask chunk covers whole shards, so blocks are written without locks. Inside a shard there are chunks of about a
+megabyte, so that a reader can fetch a slit, or the light curves of some rows, alone. Every chunk has a checksum, which
+readers verify. Metadata are consolidated once, at the end. zarr is slow to import, and is imported only where it is
+needed.
 """
 
 import math
@@ -18,7 +18,9 @@ import xarray as xr
 
 from nsxr.model.dq import PixelFlag
 from nsxr.model.variables import TABLES
-from nsxr.storage.stores import NO_OPTIONS, StorageOptions, is_remote, remote_errors
+from nsxr.storage.options import NO_OPTIONS, StorageOptions
+from nsxr.storage.remote_errors import remote_errors
+from nsxr.storage.urls import is_remote
 
 __all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding", "trim_tables"]
 
@@ -32,16 +34,16 @@ _UNWRITTEN = float(np.float32(9.969209968386869e36))
 """Fill value of floats, netCDF's own. Zarr leaves out chunks that equal the fill value; were that NaN
 or 0, chunks of other NaNs or of -0 would come back changed."""
 
-# xarray decodes these to timedelta64 when it opens a file; the symbols of CF it leaves alone
+# xarray decodes these words to timedelta64 when it opens a file, but not the symbols of CF
 _SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms", "microseconds": "us"}
 
 
 @dataclass(frozen=True)
 class ZarrTarget:
-    """One array in a Zarr store, on disk or behind a URL; assignment writes a block.
+    """One array in a Zarr store, on disk or behind a URL. Assignment writes a block.
 
-    The array is opened anew for each block: the object pickles, and once a failed store has been
-    removed no late block can revive it.
+    The array is opened again for each block. The object can therefore be pickled, and a late block cannot create again
+    a store that failed and has been removed.
     """
 
     path: str
@@ -55,7 +57,7 @@ class ZarrTarget:
             array[index] = np.asarray(block)
 
     def trim(self) -> None:
-        """Cut off the rows of a table beyond the last one that there is; its first column is read back for that."""
+        """Cut off the unused rows at the end of a table. Its first column is read back to find them."""
         import zarr
 
         with remote_errors(self.path):
@@ -83,7 +85,7 @@ def _given(path: str, options: StorageOptions) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute as JSON can hold it: NumPy scalars and arrays become Python's."""
+    """Return an attribute in a form that JSON can hold: NumPy scalars and arrays become numbers and lists."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -93,8 +95,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes as Zarr's JSON can hold them; units in words as their symbols."""
+def attributes(attrs: Mapping[str, object]) -> dict[str, Any]:
+    """Return attributes in a form that JSON can hold. Units of time in words become symbols."""
     plain = {str(key): _plain(value) for key, value in attrs.items()}
     if plain.get("units") in _SYMBOLS:
         plain["units"] = _SYMBOLS[plain["units"]]
@@ -104,10 +106,9 @@ def attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 def encoding(array: xr.DataArray) -> dict[str, Any]:
     """Return the Zarr encoding of one variable.
 
-    Shards are the largest regular tiles that no boundary between dask chunks cuts; inner chunks are
-    whole columns, groups and integrations, and as many rows as make :data:`CHUNK_BYTES`, dividing the shard.
-    Without ``_FillValue`` every bit pattern, NaN payloads included, comes back as it was, and none means that a
-    pixel is missing.
+    Shards are the largest regular tiles that no boundary between dask chunks cuts. Inner chunks have all columns,
+    groups and integrations of the shard, and as many rows as fit into :data:`CHUNK_BYTES` and divide the shard.
+    Without ``_FillValue``, every bit pattern is restored, also those of NaN, and no value means a missing pixel.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
     if array.dtype.kind == "f":
         result["fill_value"] = _UNWRITTEN
     elif array.name in ("dq", "pixeldq", "groupdq"):
-        result["fill_value"] = int(PixelFlag.DO_NOT_USE)  # pixels of a chunk that got lost are not good ones
+        result["fill_value"] = int(PixelFlag.DO_NOT_USE)  # pixels of a chunk that is lost are not good pixels
     if not array.ndim:
         return result
     lengths = array.chunks or tuple((n,) for n in array.shape)
@@ -141,12 +142,12 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
 def _codecs(array: xr.DataArray) -> dict[str, Any]:
     """Return the codecs of a variable, chosen from the table that ``ci/benchmarks/codecs.py`` prints.
 
-    Sizes are parts of the uncompressed one, speeds those of one core writing. Noise hardly gets smaller: lz4 after a
-    bit shuffle packs rates to 0.86 at 430 MB/s, zstd 3 to 0.84 at 230 MB/s. Raw ramps are worth zstd, with all groups
-    of a pixel side by side: 0.49, 0.57 by lz4 without that. Differences between groups would give 0.36, but Zarr's
-    format has no such codec yet, and other readers could not open the ramps. Variances that come again in every
-    integration come again farther off than the blocks of blosc are long: zstd alone sees them, 0.29 at 510 MB/s,
-    against 0.37 at 440 MB/s by lz4. Of flags any codec leaves next to nothing.
+    Sizes below are relative to the uncompressed size, speeds are those of one core while writing. Noise is hard to
+    compress: lz4 after a bit shuffle reduces rates to 0.86 at 430 MB/s, zstd 3 to 0.84 at 230 MB/s. For raw ramps zstd
+    is better: 0.49 with all groups of a pixel next to each other, against 0.57 by lz4 without this order. Differences
+    between groups would give 0.36, but the Zarr format has no such codec yet, and other readers could not open the
+    ramps. Variances repeat in every integration, at distances larger than the blocks of blosc. Only zstd finds these
+    repetitions: 0.29 at 510 MB/s, against 0.37 at 440 MB/s by lz4. Flags become tiny with any codec.
     """
     from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
@@ -163,7 +164,7 @@ def _codecs(array: xr.DataArray) -> dict[str, Any]:
 
 
 def _without_padding(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose tables in memory have the rows that there are; see :func:`trim_tables` for lazy ones."""
+    """Return a Dataset whose tables in memory have no unused rows. For lazy tables see :func:`trim_tables`."""
     for name, _, _ in TABLES.values():
         if name in dataset and dataset[name].chunks is None and dataset[name].ndim == 2:
             first = dataset[name].to_numpy()[:, 0]
@@ -174,7 +175,7 @@ def _without_padding(dataset: xr.Dataset) -> xr.Dataset:
 def create_zarr(
     path: Path | str, nodes: Mapping[str, xr.Dataset], options: StorageOptions = NO_OPTIONS
 ) -> list[tuple[xr.DataArray, ZarrTarget]]:
-    """Create a Zarr store with all metadata and coordinates, and say where the lazy pixels go.
+    """Create a Zarr store with all metadata and coordinates, and return where lazy arrays are to be stored.
 
     Parameters
     ----------
@@ -201,7 +202,7 @@ def create_zarr(
         dataset.attrs = attributes(node.attrs)
         for variable in dataset.variables.values():
             variable.attrs = attributes(variable.attrs)
-        # the delayed write is not used: FITS and Zarr are stored by one graph, which reads raw pixels once
+        # xarray's delayed write is not used: one graph stores FITS and Zarr, and reads raw pixels once
         dataset.to_zarr(
             root,
             group=None if name == "/" else name,
@@ -219,10 +220,10 @@ def create_zarr(
 
 
 def consolidate(path: Path) -> None:
-    """Consolidate the metadata of a finished store, so that opening it reads one file."""
+    """Consolidate the metadata of a finished store, so that it is opened by reading one file."""
     import zarr
 
     with warnings.catch_warnings():
-        # zarr warns that other readers may not know it; they read the groups' own metadata instead
+        # zarr warns that other readers may not know consolidated metadata; these read the metadata of each group
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
         zarr.consolidate_metadata(str(path), zarr_format=3)

@@ -1,7 +1,8 @@
-"""Metadata of Zarr arrays and groups that others may have written, or damaged: what nsxr reads, and what it does not.
+"""Check the metadata of Zarr arrays and groups before they are used: other software may have written or damaged them.
 
-Who writes a store chooses what is run to read it: codecs are found by name, and in format 2 one of them unpickles. He
-also chooses how much memory is asked for. So only format 3 is read, only codecs of a list, only sizes within bounds.
+The metadata decide which code reads a store: codecs are found by their names, and one codec of format 2 unpickles. They
+also decide how much memory is needed. Therefore nsxr reads only format 3, only codecs of a list, and only sizes below
+limits.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nsxr.errors import InputFileError
-from nsxr.storage.stores import without_secrets
+from nsxr.storage.urls import without_secrets
 
 __all__ = ["DEPTH", "METADATA", "NODES", "first_line", "require_plain"]
 
@@ -17,7 +18,7 @@ METADATA = "zarr.json"
 """Name of the metadata of a group or an array."""
 
 _CODECS = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-utf8", "zstd")
-_INDEX_CODECS = ("bytes", "crc32c")  # whose results are as long as they must be
+_INDEX_CODECS = ("bytes", "crc32c")  # codecs whose result has a known length
 _ITEMSIZE: Mapping[str, int] = {
     "bool": 1,
     **{f"{sign}int{8 * n}": n for sign in ("", "u") for n in (1, 2, 4, 8)},
@@ -30,16 +31,16 @@ _ITEMSIZE: Mapping[str, int] = {
     "null_terminated_bytes": 1,
 }
 
-_CHUNK = 2**31  # bytes: blosc holds no more
-_INNER_CHUNKS = 2**20  # of a shard: its index has 16 bytes for each
-_CHUNKS = 2**28  # of an array
-_LABELS = 2**24  # of a dimension: indexes are read when a store is opened
+_CHUNK = 2**31  # bytes: the limit of blosc
+_INNER_CHUNKS = 2**20  # chunks of a shard: the index has 16 bytes for each
+_CHUNKS = 2**28  # shards of an array
+_LABELS = 2**24  # length of a dim: indexes are read when a store is opened
 NODES = 10**6
 DEPTH = 16
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception of somebody else says, in one line without secrets."""
+    """Return the message of an exception of another library in one line without secrets."""
     return without_secrets((str(error) or type(error).__name__).strip().partition("\n")[0])
 
 
@@ -75,7 +76,7 @@ def _consolidated(document: Any, where: str, depth: int = 0) -> Iterator[tuple[s
 
 
 def _problem(document: Any) -> str:
-    """Return what is wrong with the metadata of one node, nothing if all is well."""
+    """Return what is wrong with the metadata of one node; empty if nothing is."""
     if not isinstance(document, dict):
         return "no JSON object"
     if document.get("zarr_format") != 3:

@@ -1,4 +1,4 @@
-"""Open Zarr stores, whose metadata are looked through before zarr sees them."""
+"""Open Zarr stores, after a check of their metadata."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,8 @@ from nsxr.errors import InputFileError, NsxrError
 from nsxr.formats.manifest import MANIFEST, lost_objects, stored_manifest
 from nsxr.formats.zarr_metadata import DEPTH, METADATA, NODES, first_line, require_plain
 from nsxr.storage.folder import Folder, parsed_json
-from nsxr.storage.stores import remote_errors, shown
+from nsxr.storage.remote_errors import remote_errors
+from nsxr.storage.urls import shown
 
 __all__ = ["open_store"]
 
@@ -21,7 +22,7 @@ _FORMAT_2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
 def open_store(folder: Folder, root: Any = None) -> xr.DataTree:
-    """Open a Zarr store lazily, after a look through all its metadata.
+    """Open a Zarr store lazily, after a check of all its metadata.
 
     Parameters
     ----------
@@ -66,14 +67,14 @@ def open_store(folder: Folder, root: Any = None) -> xr.DataTree:
             )
     except NsxrError:
         raise
-    except Exception as error:  # of zarr, of xarray, of what they call: whatever the metadata made of them
+    except Exception as error:  # damaged metadata may raise any error of zarr, xarray and what they call
         raise InputFileError(f"{folder}: not a Zarr store that xarray can open ({first_line(error)})") from None
-    tree.attrs.pop(MANIFEST, None)  # about the store, not about what is in it
+    tree.attrs.pop(MANIFEST, None)  # an attribute of the store, not of the data in it
     return tree
 
 
 class _Guarded(ZarrBackendEntrypoint):
-    """The engine of xarray for Zarr, whose pixels say in one line what is wrong with them."""
+    """The engine of xarray for Zarr, with errors about damaged pixels in one line."""
 
     def open_groups_as_dict(self, filename_or_obj: Any, **settings: Any) -> dict[str, xr.Dataset]:
         """Open all groups of a store."""
@@ -81,7 +82,7 @@ class _Guarded(ZarrBackendEntrypoint):
         guarded = {}
         for name, dataset in found.items():
             where = f"{shown(str(filename_or_obj))}{name.rstrip('/')}"
-            # labels of dims are read when the store is opened, and their errors met there
+            # labels of dims are read when the store is opened, and raise their errors there
             late = {str(key): v for key, v in dataset.variables.items() if v.dims != (key,)}
             guarded[name] = dataset.assign({key: _guarded(v, f"{where}/{key}") for key, v in late.items()})
             guarded[name].set_close(dataset.close)
@@ -94,7 +95,7 @@ def _guarded(variable: xr.Variable, where: str) -> xr.Variable:
 
 
 class _GuardedArray(BackendArray):
-    """An array of a store, decoded; exceptions of zarr and its codecs become errors of nsxr."""
+    """An array of a store. Exceptions of zarr and its codecs become errors of nsxr."""
 
     def __init__(self, inner: Any, where: str) -> None:
         self.inner, self.where = inner, where
@@ -109,7 +110,7 @@ class _GuardedArray(BackendArray):
                 return np.asarray(indexing.apply_indexer(self.inner, indexing.OuterIndexer(key)).get_duck_array())
         except (NsxrError, OSError):
             raise
-        except Exception as error:  # a checksum, a codec, a length: whatever damaged chunks make of them
+        except Exception as error:  # a damaged chunk may raise any error: of its checksum, its codec, its length
             raise InputFileError(f"{self.where}: a chunk cannot be read ({first_line(error)})") from None
 
 

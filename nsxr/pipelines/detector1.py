@@ -6,6 +6,7 @@ from typing import Any, overload
 
 import xarray as xr
 
+from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.model.history import steps
 from nsxr.model.keywords import about
@@ -21,12 +22,7 @@ from nsxr.ramps.dq_init import initialize_dq
 from nsxr.ramps.gain_scale import scale_gain
 from nsxr.ramps.group_scale import scale_groups
 from nsxr.ramps.linearity import correct_linearity
-from nsxr.ramps.persistence import (
-    earlier_exposures,
-    flag_persistence,
-    last_saturation,
-    latest_saturation,
-)
+from nsxr.ramps.persistence import flag_persistence, last_saturation, latest_saturation
 from nsxr.ramps.picture_frame import subtract_picture_frame
 from nsxr.ramps.reference_pixels.refpix import subtract_reference_pixels
 from nsxr.ramps.saturation import flag_saturation

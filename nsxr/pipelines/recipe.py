@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.model.parameters import closest, said
 from nsxr.pipelines.detector1 import (
@@ -25,9 +26,9 @@ from nsxr.pipelines.detector1 import (
 )
 from nsxr.pipelines.settings import Settings
 from nsxr.products.exposure import open_exposure
-from nsxr.ramps.persistence import earlier_exposures, latest_saturation
+from nsxr.ramps.persistence import latest_saturation
 from nsxr.references import open_references
-from nsxr.storage.stores import is_remote, shown
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["Calibrated", "Recipe"]
 

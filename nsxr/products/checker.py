@@ -12,7 +12,8 @@ from nsxr.formats.manifest import digest, expected_objects, lost_objects, split_
 from nsxr.formats.zarr_metadata import METADATA, require_plain
 from nsxr.products.checksums import damaged_chunks
 from nsxr.storage.folder import Folder
-from nsxr.storage.stores import StorageOptions, is_remote, shown
+from nsxr.storage.options import StorageOptions
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["check_product"]
 
@@ -36,8 +37,8 @@ _BESIDE_SCI = dict.fromkeys(("ImageModel", "IFUImageModel", "CubeModel"), _RATES
 _BESIDE_SCI |= dict.fromkeys(("SlitModel", "MultiSlitModel", "MultiExposureModel"), _RATES)
 
 
-def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Read a product through and tell what is wrong with it.
+def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, object] | None = None) -> Iterator[str]:
+    """Read a whole product, and return what is wrong with it.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, An
 
 
 def _lost_extensions(file: FitsFile) -> Iterator[str]:
-    """Yield a line for each extension that a product should have and has not; of references nothing is known."""
+    """Yield a line for each extension that a product lacks. For references it is unknown what they should have."""
     kind = str(file.primary.get("DATAMODL") or "").strip()
     if not kind or file.primary.get("REFTYPE"):
         return
@@ -79,7 +80,7 @@ def _lost_extensions(file: FitsFile) -> Iterator[str]:
             yield f"{name} is missing, which each {kind} has"
     for version in sorted(version for name, version in file.versions if name == "SCI"):
         for name in _BESIDE_SCI.get(kind, ()):
-            is_resampled = ("WHT", version) in file.versions  # flags went into the weights
+            is_resampled = ("WHT", version) in file.versions  # the flags are part of the weights
             if (name, version) not in file.versions and not (name == "DQ" and is_resampled):
                 yield f"{name} {version} is missing beside SCI {version}, which each {kind} has"
     if "ASDF" not in file.extensions:
@@ -115,8 +116,8 @@ def _check_zarr(folder: Folder) -> Iterator[str]:
     yield from _check_consolidated(root, documents)
 
 
-def _check_consolidated(root: Any, documents: Mapping[str, Any]) -> Iterator[str]:
-    """Compare what the root says with what the groups and arrays say themselves."""
+def _check_consolidated(root: Any, documents: Mapping[str, object]) -> Iterator[str]:
+    """Compare the consolidated metadata with those of each group and array."""
     outer = root.get("consolidated_metadata") if isinstance(root, dict) else None
     if not isinstance(outer, dict) or not isinstance(outer.get("metadata"), dict):
         return
@@ -127,7 +128,7 @@ def _check_consolidated(root: Any, documents: Mapping[str, Any]) -> Iterator[str
 
 
 def _without_empty(document: Any) -> Any:
-    """Return metadata without the empty consolidated ones that zarr gives to each group."""
+    """Return metadata without the empty consolidated metadata that zarr gives to each group."""
     if isinstance(document, dict) and document.get("node_type") == "group":
         return {key: value for key, value in document.items() if key != "consolidated_metadata"}
     return document

@@ -1,4 +1,4 @@
-"""Checksums of stored objects: made when a store has been written, compared when it is checked, one object a task."""
+"""Checksums of stored objects: computed after a store is written, compared when it is checked."""
 
 import json
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ __all__ = ["add_manifest", "damaged_chunks", "make_manifest"]
 def each_object(
     kernel: Any, folder: Folder, node: str, names: list[str], digests: list[str] | None = None
 ) -> list[Any]:
-    """Call a function for each object of an exposure, through dask, one object a task; return the results.
+    """Call a function for each object of an exposure, each in a task of dask, and return the results.
 
-    ``kernel(folder, node, name, digest)`` returns text.
+    ``kernel(folder, node, name, digest)`` returns a text.
     """
     if not names:
         return []
@@ -52,9 +52,9 @@ def _summed(folder: Folder, node: str, name: str, _: str) -> str:
 
 
 def make_manifest(folder: Folder, node: str, is_here: bool = False) -> dict[str, Any]:
-    """Read back what has been written of an exposure and say what it consists of.
+    """Read back the stored objects of an exposure, and return their manifest.
 
-    Local files are brought to the disk first. That is done through dask unless ``is_here``.
+    Local files are flushed to the disk first. Tasks of dask do it unless ``is_here``.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def make_manifest(folder: Folder, node: str, is_here: bool = False) -> dict[str,
 
 
 def add_manifest(folder: Folder) -> None:
-    """Read back a store that has been written and put its manifest into the attributes of its root."""
+    """Read back a store that has been written, and add its manifest to the attributes of its root."""
     document = folder.read_json(METADATA)
     text = json.dumps(make_manifest(folder, "", is_here=True), separators=(",", ":"))
     document["attributes"] = {**document.get("attributes", {}), MANIFEST: text}
@@ -123,7 +123,7 @@ def _examined(folder: Folder, node: str, name: str, known: str) -> str:
 
 
 def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
-    """Decode the chunks that an object holds; tell which of them cannot be."""
+    """Decode the chunks of an object, and return which of them cannot be decoded."""
     import zarr
     from zarr.core.buffer.cpu import Buffer
     from zarr.storage import MemoryStore

@@ -18,7 +18,8 @@ from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
 from nsxr.model.steps import STATUS
 from nsxr.storage.folder import Folder
-from nsxr.storage.stores import StorageOptions, is_remote, shown
+from nsxr.storage.options import StorageOptions
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["counted", "describe"]
 

@@ -13,7 +13,8 @@ from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.products.fits_read import read_dataset
-from nsxr.storage.stores import StorageOptions, is_remote, shown
+from nsxr.storage.options import StorageOptions
+from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["open_exposure"]
 
@@ -35,9 +36,9 @@ _SAME += ("GROUPGAP", "FRMDIVSR", "TFRAME", "TGROUP", "EXSEGTOT")
 def open_exposure(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     chunks: Literal["raw"] | Mapping[str, int] | None = "raw",
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Open a raw exposure lazily; no pixel is read.
+    """Open a raw exposure lazily. No pixels are read.
 
     Parameters
     ----------
@@ -97,7 +98,8 @@ def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, opti
     if chunks is None:
         return plain
     sizes = {str(dim): size for dim, size in plain.sizes.items()}
-    sizes["integration"] = max(sizes["integration"], Readout.from_header(plain.attrs).n_integrations)  # of all segments
+    of_all_segments = Readout.from_header(plain.attrs).n_integrations
+    sizes["integration"] = max(sizes["integration"], of_all_segments)
     lengths = raw_chunks(sizes, in_pieces=not (is_remote(name) or name.endswith(".gz")))
     lengths |= {} if chunks == "raw" else chunks
     return in_chunks(plain, lengths, "raw")

@@ -18,7 +18,7 @@ from nsxr.formats.pixels import FitsArray, PixelSource
 from nsxr.model.keywords import read
 from nsxr.model.readout import IRS2_ROWS, Readout
 from nsxr.model.variables import TABLES, variable_attributes
-from nsxr.storage.stores import StorageOptions
+from nsxr.storage.options import StorageOptions
 
 __all__ = ["NirspecBackend", "read_dataset"]
 
@@ -42,21 +42,21 @@ class NirspecBackend(BackendEntrypoint):
         filename_or_obj: str | os.PathLike[str],
         *,
         drop_variables: str | Iterable[str] | None = None,
-        storage_options: Mapping[str, Any] | None = None,
+        storage_options: Mapping[str, object] | None = None,
     ) -> xr.Dataset:
         """Open one file, see :func:`read_dataset`."""
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
         return read_dataset(filename_or_obj, storage_options).drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether this looks like a raw exposure."""
+        """Whether the name looks like that of a raw exposure."""
         return isinstance(filename_or_obj, str | os.PathLike) and os.fspath(filename_or_obj).endswith(
             ("_uncal.fits", "_uncal.fits.gz")
         )
 
 
 def read_dataset(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+    path: str | os.PathLike[str], storage_options: Mapping[str, object] | StorageOptions | None = None
 ) -> xr.Dataset:
     """Read headers and tables of a file, and make its pixels readable on demand.
 
@@ -65,7 +65,7 @@ def read_dataset(
     path : str or path
         ``_uncal``, ``_ramp`` or another intermediate, ``_rate`` or ``_rateints`` file; local, gzipped or a URL.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :class:`nsxr.storage.stores.StorageOptions`.
+        How the store behind a URL is reached, see :class:`nsxr.storage.options.StorageOptions`.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def read_dataset(
 
 
 def _preferred(sizes: dict[str, int]) -> dict[str, int]:
-    """Chunks of the raw layout, for arrays with fewer dims too."""
+    """Return the chunks of the raw layout, also for arrays with fewer dims."""
     lengths = raw_chunks({"integration": 1, "group": 1, **sizes})
     return {dim: lengths[dim] for dim in sizes}
 
@@ -156,12 +156,12 @@ def _require_nirspec(file: FitsFile) -> None:
         raise InputFileError(f"{file.path}: superstripe readout {name} is not supported")
 
 
-def _first_integration(path: str, header: Mapping[str, Any], readout: Readout, sizes: Mapping[str, int]) -> int:
+def _first_integration(path: str, header: Mapping[str, object], readout: Readout, sizes: Mapping[str, int]) -> int:
     """Return the number of the first integration, and compare INTSTART, INTEND and NINTS with the data."""
     if "integration" not in sizes:
         return 1
     n, total = sizes["integration"], read(header, "NINTS", matters=False)
-    is_whole = n == total  # then it does not matter what else is said
+    is_whole = n == total  # then the other keywords do not matter
     first = read(header, "INTSTART", matters=not is_whole, source=path)
     last = read(header, "INTEND", default=first + n - 1 if is_whole else total, matters=not is_whole, source=path)
     if last is not None and last - first + 1 != n:
@@ -182,7 +182,7 @@ def _first_integration(path: str, header: Mapping[str, Any], readout: Readout, s
 
 
 def _check_shape(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> None:
-    """Compare the shape of SCI with the header, all disagreements at once."""
+    """Compare the shape of SCI with the header, and report all differences at once."""
     problems = []
     rows = {readout.n_rows}
     if "group" in sizes and readout.is_irs2:

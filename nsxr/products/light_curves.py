@@ -14,7 +14,7 @@ from nsxr.errors import ModelError
 from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.model.provenance import KEY
 from nsxr.products.write import write_whole
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 
 __all__ = ["write_white_light_curve"]
 

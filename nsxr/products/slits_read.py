@@ -24,7 +24,8 @@ from nsxr.model.variables import variable_attributes
 from nsxr.products.fits_read import read_dataset
 from nsxr.slits.collection import as_slit, pad_slits
 from nsxr.storage.folder import Folder
-from nsxr.storage.stores import StorageOptions, shown
+from nsxr.storage.options import StorageOptions
+from nsxr.storage.urls import shown
 
 __all__ = ["SLIT_IMAGES", "open_slits"]
 

@@ -21,7 +21,7 @@ from nsxr.model.variables import check
 from nsxr.products.slits_read import SLIT_IMAGES
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 
 __all__ = ["write_slits"]
 

@@ -36,7 +36,7 @@ from nsxr.model.provenance import merged
 from nsxr.model.variables import check
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import SLIT_COORDINATES as COORDINATES_OF_SLITS
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 
 __all__ = ["SLIT_COORDINATES", "spectra_of", "write_spectra"]
 

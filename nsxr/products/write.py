@@ -1,4 +1,4 @@
-"""Name the products of an exposure and write them all in one compute, each appearing only when whole."""
+"""Write the products of an exposure: all of them in one compute, and all of them or none."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from nsxr.formats.zarr_metadata import METADATA
 from nsxr.products.checksums import add_manifest
 from nsxr.storage.folder import Folder
 from nsxr.storage.local import make_exclusively, sync
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 from nsxr.storage.whole import all_or_nothing, disk_errors, locked, refuse_existing, sweep
 
 __all__ = ["product_paths", "write_products", "write_whole"]
@@ -84,11 +84,11 @@ def write_products(
 ) -> list[Path]:
     """Write the products of one exposure in a single compute.
 
-    Raw pixels are read once however many products there are, and blocks go to their places as they
-    come, so memory does not grow with the size of the products. Files are written under temporary
-    names in the same directory and renamed when all of them are whole; if anything fails, none of
-    them appears, older ones stay, and nothing is left behind. What a killed process leaves is removed by
-    the next one that writes the same products. Meanwhile no other process can write those of this root.
+    Raw pixels are read once for all products. Each block is written as soon as it is computed, so memory does not grow
+    with the size of the products. Files are written under temporary names in the same directory, and renamed when all
+    of them are complete. If anything fails, none of them appears, older files stay, and temporary files are removed.
+    Temporary files of a process that was killed are removed by the next process that writes the same products. No two
+    processes can write products of the same root at the same time.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def write_products(
         Nodes ``rate`` and ``rateints``: ``sci`` float32 [DN/s], ``dq`` uint32, ``var_poisson`` and
         ``var_rnoise`` float32 [(DN/s)2], (row, column) or (integration, row, column).
     directory : path
-        Made if it does not exist.
+        Created if it does not exist.
     root : str
         Products are ``<root>_rate.fits``, ``<root>_rateints.fits`` and ``<root>.zarr``.
     formats : sequence of str, default ("fits",)
@@ -167,19 +167,19 @@ def write_whole(
     overwrite: bool,
     progress: bool | Literal["force"],
 ) -> None:
-    """Write outputs in a single compute, all or none, as :func:`write_products` says.
+    """Write files in a single compute, all of them or none, see :func:`write_products`.
 
     Parameters
     ----------
     finals : sequence of Path
         The outputs, all in ``folder``.
     create : callable
-        Makes outputs without pixels under the temporary names that it is given, one for each of ``finals``, and returns
-        arrays with the targets that they are to be stored in.
+        Called with temporary names, one for each of ``finals``. It creates files without pixels there, and returns
+        arrays with the targets in which they are to be stored.
     folder : Path
-        Made if it does not exist.
+        Created if it does not exist.
     root : str
-        What no other process may write to ``folder`` meanwhile.
+        Name of the lock: no other process can write files of this name to ``folder`` at the same time.
     overwrite : bool
         Whether existing outputs may be replaced.
     progress : bool or "force"
@@ -207,7 +207,7 @@ def write_whole(
 
 
 def _finish(partial: Path) -> None:
-    """Complete a Zarr store whose pixels are written: checksums of its objects, and all metadata in one place."""
+    """Complete a Zarr store whose pixels are written: add checksums of its objects, and consolidate its metadata."""
     if partial.is_dir():
         add_manifest(Folder.at(partial))
         consolidate(partial)

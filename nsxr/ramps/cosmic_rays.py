@@ -4,7 +4,7 @@ from typing import Any
 
 import xarray as xr
 
-from nsxr.compute.blocks import settle
+from nsxr.compute.passes import settle
 from nsxr.model.declarations import Needs, step, taken_by
 from nsxr.model.readout import Readout
 from nsxr.ramps.jump import flag_jumps, why_no_jumps

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, map_with_halo, settle
+from nsxr.compute.blocks import map_blocks, map_with_halo
 from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks, to_ramps
+from nsxr.compute.passes import settle
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.jump import JumpSizes, spread_jumps
 from nsxr.kernels.ramps.series_rate import TwoPointSearch
@@ -182,7 +183,7 @@ def flag_jumps(
     series : Dataset, optional
         The same exposure, opened and corrected a second time in the ``ramp`` layout. What is ordinary for a pixel is
         found in all of its integrations; if they come from a second copy, that is read and done with before the
-        first is needed (:func:`nsxr.compute.blocks.settle`), and no more than a few integrations are in memory at once.
+        first is needed (:func:`nsxr.compute.passes.settle`), and no more than a few integrations are in memory at once.
 
     Returns
     -------

@@ -1,15 +1,17 @@
 """Flag what may still glow: pixels that were saturated in an integration or exposure before."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, reduce_tree, settle, spread_blocks, take_rows, unlabelled
+from nsxr.compute.blocks import map_blocks, take_rows, unlabelled
 from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
-from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
+from nsxr.compute.passes import settle
+from nsxr.compute.reductions import reduce_tree, spread_blocks
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.ramps.persistence import flag_windows, last_end, latest_before
 from nsxr.model.declarations import step
 from nsxr.model.dq import GroupFlag
@@ -19,7 +21,7 @@ from nsxr.model.parameters import Times
 from nsxr.model.readout import Readout, irs2_layout
 from nsxr.model.variables import check
 
-__all__ = ["earlier_exposures", "exposure_span", "flag_persistence", "last_saturation", "latest_saturation"]
+__all__ = ["flag_persistence", "last_saturation", "latest_saturation"]
 
 _RAMP = ("integration", "group", "row", "column")
 _RATES = ("integration", "row", "column")
@@ -160,59 +162,6 @@ def latest_saturation(states: Sequence[xr.DataArray]) -> xr.DataArray:
     for state in aligned[1:]:
         latest = xr.ufuncs.maximum(latest, state)
     return latest.assign_attrs(states[0].attrs)
-
-
-def earlier_exposures(
-    header: Mapping[str, Any], others: Sequence[Mapping[str, Any]], persistence_time: float
-) -> list[int]:
-    """Return which of other exposures, in order of time, were taken by the same detector within the window before one.
-
-    Their positions, whatever the order in which they come.
-
-    Warns
-    -----
-    DegradedResultWarning
-        If an exposure does not say when it was taken: it then has no predecessors and is none.
-    """
-    spans = {i: span for i, o in enumerate(others) if (span := _span_beside(o, header)) is not None}
-    own = _span_beside(header, header)
-    if own is None:
-        return []
-    start = own[0]
-    chosen = [i for i, (first, end) in spans.items() if first < start and end + persistence_time / _SECONDS >= start]
-    return sorted(chosen, key=lambda i: spans[i])
-
-
-def exposure_span(header: Mapping[str, Any]) -> tuple[float, float]:
-    """Return start and end of an exposure, MJD in UTC [d].
-
-    Raises
-    ------
-    InputFileError
-        If EXPSTART or EXPEND is missing or no time, or they are in the wrong order.
-    """
-    found = require(header, "EXPSTART", "EXPEND", purpose="they say when it was taken")
-    if found["EXPEND"] < found["EXPSTART"]:
-        raise InputFileError(
-            about(
-                header,
-                f"keyword EXPEND is {found['EXPEND']:.10g}, expected a time after EXPSTART, {found['EXPSTART']:.10g}",
-            )
-        )
-    return found["EXPSTART"], found["EXPEND"]
-
-
-def _span_beside(header: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return start and end of an exposure of the same detector as another; warn where they are not known."""
-    if header.get("DETECTOR") != other.get("DETECTOR"):
-        return None
-    try:
-        return exposure_span(header)
-    except InputFileError as error:
-        warnings.warn(
-            f"{error}; persistence is not carried from or to this exposure", DegradedResultWarning, stacklevel=3
-        )
-        return None
 
 
 def _ends_of_blocks(flags: xr.DataArray, end: np.ndarray) -> xr.DataArray:

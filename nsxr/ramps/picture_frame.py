@@ -6,8 +6,9 @@ import numpy as np
 import scipy.ndimage
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, settle, unlabelled
+from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
+from nsxr.compute.passes import settle
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.picture_frame import (
     fit_amplitudes,

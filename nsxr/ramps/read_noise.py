@@ -3,8 +3,10 @@
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, reduce_tree, settle, unlabelled
+from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
+from nsxr.compute.passes import settle
+from nsxr.compute.reductions import reduce_tree
 from nsxr.kernels.ramps.read_noise import BINS, histograms, scale_of_integrations
 from nsxr.model.dq import PixelFlag
 from nsxr.model.readout import Readout

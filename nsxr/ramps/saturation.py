@@ -5,8 +5,9 @@ from typing import Annotated
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, map_with_halo, reduce_blocks, take_rows, unlabelled
+from nsxr.compute.blocks import map_blocks, map_with_halo, take_rows, unlabelled
 from nsxr.compute.layouts import chunk_like
+from nsxr.compute.reductions import reduce_blocks
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.saturation import box_minimum, compare_with_limits, find_saturated_frames
 from nsxr.kernels.reductions import first_flagged

@@ -1,4 +1,4 @@
-"""Apertures of box extraction, from the JSON references of the observatory (type extract1d) or given as a mapping."""
+"""Apertures of box extraction: from the JSON references of the observatory (type extract1d), or from a mapping."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from nsxr.storage.local import open_regular
 __all__ = ["Aperture", "read_aperture"]
 
 _ANY = "ANY"
-_LONGEST = 2**26  # bytes of a JSON reference
+_LONGEST = 2**26  # largest JSON reference, bytes
 _LARGEST_ORDER, _LARGEST_SMOOTHING, _MOST_COEFFICIENTS = 20, 10_001, 50
 _NOT_USED = ("id", "region_type", "dispaxis", "spectral_order")
 Coefficients = tuple[tuple[float, ...], ...]
@@ -25,7 +25,7 @@ Coefficients = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Aperture:
-    """Where a spectrum is in a cut-out, and where its background is; names and meanings as in the reference files.
+    """Where a spectrum and its background are in a cut-out, with the names and meanings of the reference files.
 
     Rows and columns count from 0 in the cut-out.
 

@@ -1,4 +1,4 @@
-"""Open one reference file as a lazy Dataset, flags translated, and check that it fits the exposure."""
+"""Open a reference file as a lazy Dataset, with standard flags, and check that it fits the exposure."""
 
 import logging
 import os
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -23,7 +22,8 @@ from nsxr.model.keywords import read, require, whole_number
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
 from nsxr.model.steps import REFERENCES
 from nsxr.references.limits import flag_unphysical
-from nsxr.storage.stores import StorageOptions, is_remote
+from nsxr.storage.options import StorageOptions
+from nsxr.storage.urls import is_remote
 
 __all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "sampling", "scan_reference"]
 
@@ -39,11 +39,11 @@ ANY = ("", "ANY", "N/A", "GENERIC")
 """Values by which a reference says that a keyword does not matter."""
 
 IMAGE = ("row", "column")
-_KNOWN_TO_NOBODY = ("BAD_LIN_CORR",)  # a flag of linearity references that was never made a standard one
+_KNOWN_TO_NOBODY = ("BAD_LIN_CORR",)  # a flag of linearity references that is not a standard one
 
 
 def scan_reference(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+    path: str | os.PathLike[str], storage_options: Mapping[str, object] | StorageOptions | None = None
 ) -> FitsFile:
     """Read the headers and small tables of a reference file."""
     return scan(path, ("DQ_DEF", "DQ"), storage_options)
@@ -52,7 +52,7 @@ def scan_reference(
 def region(file: FitsFile) -> tuple[int, int, int, int] | None:
     """Return zero-based row start, rows, column start, columns covered by a reference's images.
 
-    None for references without an image. Raw IRS2 images count as the 2048 rows that they hold.
+    None for references without an image. Images in raw IRS2 format count as the 2048 rows of the detector.
     """
     image = next((file.extensions[n] for n in ("SCI", "COEFFS", "DQ") if _is_image(file.extensions.get(n))), None)
     if image is None:
@@ -79,7 +79,7 @@ def _is_image(extension: Extension | None) -> bool:
 
 
 def _keywords_of(file: FitsFile, *keys: str, purpose: str) -> dict[str, Any]:
-    """Return keywords that a reference must have."""
+    """Return the values of keywords that a reference must have."""
     try:
         return require(keywords(file.primary), *keys, purpose=purpose, source=file.path)
     except InputFileError as error:
@@ -174,7 +174,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     with_dq = kind in ("mask", "saturation", "superbias", "linearity", "dark")
     if with_dq:
         contents["dq"] = (IMAGE, file.image("DQ", "uint32"))
-        file.require("DQ_DEF")  # what its bits mean; an empty table says that they are the standard ones
+        file.require("DQ_DEF")  # the meaning of the flags; an empty table means that they are the standard ones
 
     shapes = {source.shape[-2:] for _, source in contents.values()}
     if len(shapes) != 1 or any(len(dims) != len(source.shape) for dims, source in contents.values()):
@@ -187,7 +187,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     groups = dataset.sizes["group"] if kind == "dark" else exposure.sizes["group"]
     band = block_chunks({"integration": 1, "group": groups, "row": rows, "column": columns})["row"]
     lengths = dict.fromkeys(map(str, dataset.dims), -1) | {"row": band}
-    dataset = in_chunks(dataset, lengths, kind, tokenize(kind, contents, lengths, dataset.sizes))
+    dataset = in_chunks(dataset, lengths, kind, (kind, contents, lengths, dataset.sizes))
     if "dq" in dataset:
         place = _positions_of(exposure, rows, columns, file)
         dataset["dq"] = _standard_flags(dataset["dq"], file, contents["dq"][1], place)
@@ -197,7 +197,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
 
 
 def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
-    """Leading groups of the dark that the exposure needs; the others are never read."""
+    """Return the number of groups of the dark that the exposure needs. Later groups are not read."""
     readout = Readout.of(exposure)
     last_frame = float(readout.mean_frame(exposure.sizes["group"] - 1)) + (readout.n_frames - 1) / 2
     frames, gap = sampling(file)
@@ -208,7 +208,7 @@ def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
 
 def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) -> dict[str, Any]:
     place = region(file)
-    assert place is not None  # there is an image: it was just opened
+    assert place is not None  # there is an image, which has just been opened
     readout = Readout.from_header(exposure.attrs)
     if rows == IRS2_ROWS:
         labels = dict(readout.row_coordinates(IRS2_ROWS))
@@ -218,7 +218,7 @@ def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) 
 
 
 def _positions_of(exposure: xr.Dataset, rows: int, columns: int, file: FitsFile) -> tuple[slice, slice]:
-    """Return which rows and columns of a reference's images the exposure uses."""
+    """Return the rows and columns of a reference image that the exposure uses."""
     if rows == IRS2_ROWS:
         return slice(None), slice(None)
     place, readout = region(file), Readout.of(exposure)
@@ -228,9 +228,9 @@ def _positions_of(exposure: xr.Dataset, rows: int, columns: int, file: FitsFile)
 
 
 def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place: tuple[slice, slice]) -> xr.DataArray:
-    """Translate flags by name, block by block; without DQ_DEF they are standard already.
+    """Translate flags by their names in DQ_DEF, block by block. Without DQ_DEF they are standard flags.
 
-    Only where DQ_DEF has names that are not standard are flags read now, to say whether any get lost.
+    If DQ_DEF has names that are not standard, the flags are read now, to warn if some are lost.
     """
     table = file.extensions["DQ_DEF"].table if "DQ_DEF" in file.extensions else None
     if table is None or not table.size:
@@ -274,14 +274,14 @@ def _recoded(values: np.ndarray, definitions: list[dict[str, object]]) -> np.nda
 
 @dataclass(frozen=True)
 class _Weights:
-    """Where ``alpha`` and ``beta`` are: real and imaginary parts, alternating by row, in float32 columns of a table."""
+    """Where ``alpha`` and ``beta`` are in a table: float32 columns, in which real and imaginary parts alternate."""
 
     table: PixelSource
     positions: tuple[tuple[int, ...], ...]
 
 
 class _WeightsArray(BackendArray):
-    """(weight, output, frequency) complex64 of such columns; reads the whole table, once for all that is asked for."""
+    """Array (weight, output, frequency) complex64 of such columns. Each access reads the whole table once."""
 
     def __init__(self, source: _Weights) -> None:
         self.source = source
@@ -312,7 +312,7 @@ def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     if table.hdu.kind != "BINTABLE":
         raise ReferenceFileError(f"{file.path}: extension IRS2 is no table")
     n_rows = int(header["NAXIS2"])
-    # 2048 columns but for exposures simulated with fewer
+    # real exposures have 2048 columns, simulated ones may have fewer
     expected = 2 * 712 * exposure.sizes["column"]
     if n_rows != expected:
         raise ReferenceFileError(f"{file.path}: table IRS2 has {n_rows} rows, expected {expected}")
@@ -339,11 +339,11 @@ def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
         tuple(tuple(names.index(column) for column in columns) for columns in wanted),
     )
     weights = indexing.LazilyIndexedArray(_WeightsArray(source))
-    # the columns lie side by side, so each chunk reads the whole table: cheap from a disk, and the outputs then wait
-    # for nothing but their own weights; from a store it is fetched once
+    # the table is stored row by row, so each chunk reads all of it. From a disk this costs little, and each amplifier
+    # then waits for its own weights only. From a store, the table is fetched once
     lengths = {"weight": -1, "output": -1 if is_remote(file.location) else 1, "frequency": -1}
     stacked = xr.Dataset({"weights": (("weight", "output", "frequency"), weights)})
-    stacked = in_chunks(stacked, lengths, "refpix", tokenize(file.location, file.stamp, file.options, lengths))
+    stacked = in_chunks(stacked, lengths, "refpix", (file.location, file.stamp, file.options, lengths))
     dataset = xr.Dataset({name: stacked["weights"].isel(weight=i) for i, name in enumerate(("alpha", "beta"))})
     listed = file.extensions["DQ"].table if "DQ" in file.extensions else None
     if listed is not None:

@@ -23,15 +23,15 @@ _IMAGES: Mapping[str, tuple[str, ...]] = {
     "saturation": ("sci", "dq"),
     "superbias": ("sci", "dq"),
 }
-"""What corrections take from a reference, by its type."""
+"""Variables that corrections use, by type of the reference."""
 _OTHERS: Mapping[str, tuple[str, ...]] = {"refpix": ("alpha", "beta")}
 _ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"dark": ("n_frames", "group_gap")}
 
 
 def require_kind(reference: xr.Dataset, kind: str, *, pixels: bool = True) -> None:
-    """Raise ReferenceFileError unless a reference is of this type and has what corrections take from it.
+    """Raise ReferenceFileError unless a reference has this type and all variables and labels that corrections use.
 
-    Without ``pixels``, only its type is asked for. No pixel is read.
+    Without ``pixels``, only its type is checked. No pixels are read.
     """
     found, name = reference.attrs.get("reference_type"), reference.attrs.get("filename", "in memory")
     if found is None:
@@ -59,10 +59,10 @@ def require_kind(reference: xr.Dataset, kind: str, *, pixels: bool = True) -> No
 
 
 def match(reference: xr.Dataset, exposure: xr.Dataset, kind: str | None = None) -> xr.Dataset:
-    """Return a reference with exactly the rows and columns of an exposure, chunked alike.
+    """Return a reference with exactly the rows and columns of an exposure, and with its chunks.
 
-    A raw IRS2 exposure has interleaved rows that a 2048-row reference lacks; there floats are NaN
-    and flags 0. A reference in raw IRS2 format is stripped for an exposure that has lost them.
+    A raw IRS2 exposure has interleaved reference rows, which a reference of 2048 rows lacks. There, floats are NaN and
+    flags are 0. A reference in raw IRS2 format loses its interleaved rows if the exposure has none.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def match(reference: xr.Dataset, exposure: xr.Dataset, kind: str | None = None) 
     if expand:
         index = np.zeros(wanted_rows.size, dtype=np.int64)
         index[is_science] = rows
-        # repeat the row before: sorted indices keep lazy arrays in as many chunks as they had
+        # the row before is repeated: with sorted indices, the number of chunks stays the same
         index = np.maximum.accumulate(np.where(is_science, index, 0))
         mask = xr.DataArray(is_science, dims="row")
         cut = cut.isel(column=_slice(columns)).drop_vars([c for c in cut.coords if "row" in cut[c].dims])
@@ -138,7 +138,7 @@ def _detector(exposure: xr.Dataset) -> str:
 
 
 def _slice(positions: np.ndarray) -> slice | np.ndarray:
-    """Turn consecutive positions into a slice, which lazy arrays cut without a copy."""
+    """Return consecutive positions as a slice: dask cuts a slice without a copy."""
     if positions.size and (np.diff(positions) == 1).all():
         return slice(int(positions[0]), int(positions[-1]) + 1)
     return positions

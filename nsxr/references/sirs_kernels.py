@@ -1,4 +1,4 @@
-"""Open the filters of side reference pixels, which come in ASDF files."""
+"""Open the filters of side reference pixels (type SIRSKERNEL), which are ASDF files."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from nsxr.formats.zarr_metadata import first_line
 
 __all__ = ["open_sirs_kernel"]
 
-_MOST = 1e3  # what a coefficient can be; real ones are below 10
+_MOST = 1e3  # largest possible coefficient; real ones are below 10
 
 
 def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
@@ -59,7 +59,7 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
             filters = tree.get(name)
             filters = dict(filters) if isinstance(filters, Mapping) else {}
             arrays = {k: np.array(filters[k], np.complex128) for k in ("gamma", "zeta") if filters.get(k) is not None}
-    except Exception as error:  # of asdf, of yaml, of NumPy: whatever a damaged file makes of them
+    except Exception as error:  # a damaged file may raise any error of asdf, yaml or NumPy
         raise ReferenceFileError(f"{path}: no ASDF file that can be read ({first_line(error)})") from error
     if len(arrays) < 2:
         listed = ", ".join(sorted(str(key) for key in tree if key not in ("asdf_library", "history", "meta")))

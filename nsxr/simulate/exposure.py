@@ -19,7 +19,7 @@ from nsxr.simulate.headers import Segment, integration_times, primary_header, sc
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
 from nsxr.simulate.truth import truth_dataset, truth_path, write_truth
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 
 __all__ = ["SimulatedExposure", "SmallExposure", "simulate_exposure", "small_exposure", "write_references"]
 

@@ -3,8 +3,9 @@
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, settle
+from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
+from nsxr.compute.passes import settle
 from nsxr.kernels.medians import median_of_finite
 
 __all__ = ["mean_image"]

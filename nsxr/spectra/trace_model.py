@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from nsxr.associate.exposures import require_distinct
-from nsxr.compute.blocks import map_blocks, settle
+from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
+from nsxr.compute.passes import settle
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
 from nsxr.kernels.spectra.companions import Others

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, settle
+from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
+from nsxr.compute.passes import settle
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.medians import median_of_finite
 from nsxr.model.declarations import step

@@ -1,4 +1,4 @@
-"""Files below one directory, on disk or behind a URL: read, put whole, made once, listed and removed."""
+"""A directory on disk or behind a URL: read, write, list and remove the files below it."""
 
 import json
 import os
@@ -12,7 +12,10 @@ import fsspec
 
 from nsxr.errors import InputFileError
 from nsxr.storage.local import open_regular
-from nsxr.storage.stores import NO_OPTIONS, StorageOptions, filesystem, is_remote, remote_errors, shown
+from nsxr.storage.options import NO_OPTIONS, StorageOptions
+from nsxr.storage.remote_errors import remote_errors
+from nsxr.storage.stores import filesystem
+from nsxr.storage.urls import is_remote, shown
 from nsxr.storage.whole import make_file, put_file
 
 __all__ = ["Folder", "parsed_json"]
@@ -20,9 +23,9 @@ __all__ = ["Folder", "parsed_json"]
 
 @dataclass(frozen=True)
 class Folder:
-    """A directory, or what stands for one behind a URL. Small and picklable.
+    """A directory on disk, or a prefix behind a URL. Small and picklable.
 
-    Keys are paths below it, parts separated by ``/``.
+    Keys are paths below it, with parts separated by ``/``.
 
     Attributes
     ----------
@@ -37,9 +40,9 @@ class Folder:
 
     @classmethod
     def at(
-        cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | StorageOptions | None = None
+        cls, path: str | os.PathLike[str], storage_options: Mapping[str, object] | StorageOptions | None = None
     ) -> "Folder":
-        """Return the folder of a path, relative ones made absolute, or of a URL."""
+        """Return the folder of a URL or of a path. A relative path is made absolute."""
         name = os.fspath(path)
         root = name.rstrip("/") if is_remote(name) else os.path.abspath(name)
         return cls(root, StorageOptions(storage_options))
@@ -58,24 +61,24 @@ class Folder:
         Raises
         ------
         InputFileError
-            If the key leads out of the folder.
+            If the key is not a path below the folder.
         """
         if key and not all(part not in ("", ".", "..") and "\0" not in part for part in key.split("/")):
-            raise InputFileError(f"{self}: {key!r} is no path below it")
+            raise InputFileError(f"{self}: {key!r} is not a path below it")
         return f"{self.root}/{key}" if key else self.root
 
     @property
     def storage_options(self) -> Any:
-        """Return the options as functions of nsxr take them, for other URLs."""
+        """The storage options in the form that functions of nsxr take."""
         return self.options
 
     def given(self) -> dict[str, Any] | None:
-        """Return the storage options as xarray and zarr take them."""
+        """Return the storage options in the form that xarray and zarr take."""
         return self.options.of(self.root) if self.is_remote else None
 
     @contextmanager
     def _system(self, key: str) -> Iterator[tuple[Any, str]]:
-        """Yield the fsspec filesystem, without memory of earlier listings, and the path of a key there."""
+        """Yield the fsspec filesystem, whose cached listings are dropped, and the path of a key in it."""
         path = self.place(key)
         with remote_errors(path):
             if self.is_remote:
@@ -86,7 +89,7 @@ class Folder:
             yield system, inner
 
     def read(self, key: str) -> bytes | None:
-        """Return the content of a file, None if there is none."""
+        """Return the content of a file, None if there is no such file."""
         if not self.is_remote:
             try:
                 with open_regular(self.place(key)) as file:
@@ -100,11 +103,11 @@ class Folder:
                 return None
 
     def read_json(self, key: str) -> Any:
-        """Return the content of a JSON file, None if there is none or it is none."""
+        """Return the content of a JSON file, None if there is no such file or it is not JSON."""
         return parsed_json(self.read(key))
 
     def read_all_json(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the contents of JSON files as :meth:`read_json`; behind a URL all are fetched at the same time."""
+        """Return the contents of several JSON files, see :meth:`read_json`. Behind a URL they are fetched together."""
         if not self.is_remote or len(keys) < 2:
             return {key: self.read_json(key) for key in keys}
         with self._system("") as (system, inner):
@@ -117,7 +120,7 @@ class Folder:
         return {key: parsed_json(content if isinstance(content, bytes) else None) for key, content in found.items()}
 
     def put(self, key: str, content: bytes) -> None:
-        """Write a file that readers find either whole or not at all; an older one is replaced at once."""
+        """Write a file in one step, so that readers never find half of it. An older file is replaced."""
         if self.is_remote:
             with self._system(key) as (system, inner):
                 system.makedirs(inner.rpartition("/")[0], exist_ok=True)
@@ -125,24 +128,27 @@ class Folder:
             return
         put_file(Path(self.place(key)), content)
 
-    def put_json(self, key: str, content: Mapping[str, Any]) -> None:
+    def put_json(self, key: str, content: Mapping[str, object]) -> None:
         """Write a JSON file, see :meth:`put`."""
         self.put(key, json.dumps(content, indent=1).encode())
 
     def make(self, key: str, content: bytes) -> bool:
-        """Write a file, whole, unless there is one already; tell whether it was written. Of several one succeeds."""
+        """Write a file unless there is one already; tell whether it was written.
+
+        Of several processes that try at the same time, one succeeds.
+        """
         if self.is_remote:
             with self._system(key) as (system, inner):
                 system.makedirs(inner.rpartition("/")[0], exist_ok=True)
                 try:
                     system.pipe_file(inner, content, mode="create")
-                except FileExistsError:  # caught here, before it is made an error of nsxr
+                except FileExistsError:  # caught here, before remote_errors turns it into an error of nsxr
                     return False
             return True
         return make_file(Path(self.place(key)), content)
 
     def files(self, key: str) -> dict[str, int]:
-        """Return the sizes of all files below a key, by path below it; sorted."""
+        """Return the sizes of all files below a key, by their paths relative to the key, sorted."""
         with self._system(key) as (system, inner):
             try:
                 found = system.find(inner, detail=True)
@@ -170,10 +176,10 @@ class Folder:
         return sorted(found[True]), sorted(found[False])
 
     def remove(self, key: str) -> None:
-        """Remove a file or folder, if it is there; never the whole folder that this is."""
+        """Remove a file or folder, if there is one. The folder itself is never removed."""
         if not key:
-            raise InputFileError(f"{self}: only what is below it is removed")
-        for last in (False, False, True):  # blocks in flight in other threads may add files meanwhile
+            raise InputFileError(f"{self}: only files and folders below it can be removed, not the folder itself")
+        for last in (False, False, True):  # other threads may still write blocks into it
             with self._system(key) as (system, inner):
                 try:
                     system.rm(inner, recursive=True)
@@ -185,8 +191,8 @@ class Folder:
 
 
 def parsed_json(content: bytes | str | None) -> Any:
-    """Return what a JSON text says, None if there is none or it is none."""
+    """Return the content of a JSON text, None if there is no text or it is not JSON."""
     try:
         return None if content is None else json.loads(content)
-    except (ValueError, TypeError, RecursionError):  # of brackets in brackets, thousands deep
+    except (ValueError, TypeError, RecursionError):  # RecursionError: of thousands of nested brackets
         return None

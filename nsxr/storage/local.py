@@ -1,4 +1,4 @@
-"""Files of this machine: opened only if they are files, made only if they are new, brought to the disk."""
+"""Local files: open regular files only, create new files only, flush to the disk."""
 
 import os
 import stat
@@ -18,16 +18,16 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading, without a buffer; links are followed.
+    """Open a regular file for reading, without a buffer. Links are followed.
 
     Raises
     ------
     InputFileError
-        If it is a pipe, a device or a socket, which may never end and cannot be read twice.
+        If it is a pipe, a device or a socket: these may never end, and cannot be read twice.
     OSError
         If it cannot be opened.
     """
-    # a pipe without a writer would not even let itself be opened
+    # without O_NONBLOCK, the opening of a pipe without a writer would wait forever
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
@@ -40,19 +40,19 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def make_exclusively(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a new file for writing; what is there already, be it a link to nothing, is an error.
+    """Create a file and open it for writing. An existing file of this name is an error, also a broken link.
 
     Raises
     ------
     OSError
-        If there is something of that name, or the file cannot be made.
+        If the name exists, or the file cannot be created.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     return cast(BinaryIO, open(descriptor, "wb"))
 
 
 def sync(path: Path) -> None:
-    """Bring the bytes of a file, or the names in a directory, to the disk, where full disks show at the latest."""
+    """Flush a file, or the entries of a directory, to the disk. A full disk is noticed here at the latest."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,7 +19,7 @@ from nsxr.cli import main
 from nsxr.errors import ArchiveInUseError, InputFileError
 from nsxr.simulate import simulate_exposure
 from nsxr.storage.folder import Folder
-from nsxr.storage.stores import receivers, shown, without_secrets
+from nsxr.storage.urls import receivers, shown, without_secrets
 
 NODE, OTHER = "01234/001/001_03101_00001/nrs1", "01234/001/001_03101_00002/nrs1"
 
@@ -130,7 +130,7 @@ def test_nodes_are_what_headers_make(folder):
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/x", "a//b", "./a", "a/.", "a\0b"])
 def test_keys_do_not_leave_a_folder(folder, key):
     for act in (folder.read, folder.remove, folder.files, folder.names, lambda k: folder.put(k, b"")):
-        with pytest.raises(InputFileError, match="is no path below it"):
+        with pytest.raises(InputFileError, match="is not a path below it"):
             act(key)
 
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, map_with_halo, reduce_blocks, store, take_rows
+from nsxr.compute.blocks import map_blocks, map_with_halo, store, take_rows
+from nsxr.compute.reductions import reduce_blocks
 from nsxr.errors import ModelError
 from nsxr.kernels.reductions import first_flagged, sum_groups
 from nsxr.testing import count_computes, forbid_computes

@@ -10,7 +10,7 @@ import nsxr
 from nsxr.compute.cluster import connected
 from nsxr.errors import ParameterError
 from nsxr.simulate import simulate_exposure, simulate_trace, write_references
-from nsxr.storage.stores import local_path
+from nsxr.storage.urls import local_path
 
 IMAGE = xr.DataArray(np.zeros((2, 2), np.float32), dims=("row", "column"))
 TREE = xr.DataTree.from_dict({"rate": xr.Dataset({"sci": IMAGE})})

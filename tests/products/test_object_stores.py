@@ -29,8 +29,10 @@ from nsxr.errors import (
 from nsxr.formats.fits_headers import scan
 from nsxr.products.describe import describe
 from nsxr.simulate import simulate_exposure
-from nsxr.storage import stores
-from nsxr.storage.stores import StorageOptions, filesystem, list_files, read_ranges, shown
+from nsxr.storage import remote_errors, stores
+from nsxr.storage.options import CONNECT_TIMEOUT, READ_TIMEOUT, TRIES, StorageOptions
+from nsxr.storage.stores import filesystem, list_files, read_ranges
+from nsxr.storage.urls import shown
 from nsxr.testing import forbid_computes
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra 's3')")
@@ -89,7 +91,7 @@ def s3(environment, files):
 
 @pytest.fixture(autouse=True)
 def fresh(request, monkeypatch):
-    monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote_errors, "FIRST_WAIT", 0.01)
     if "s3" in request.fixturenames:
         request.getfixturevalue("s3").forget()
 
@@ -339,7 +341,7 @@ def test_s3_tries_again(s3, files):
     s3.forget()
     s3.failures += [503, "cut", 500, "cut"]
     np.testing.assert_array_equal(exposure["sci"], nsxr.open_exposure(files["small"].uncal[0])["sci"])
-    assert len(s3.gets()) == stores.TRIES
+    assert len(s3.gets()) == TRIES
     s3.forget()
     s3.failures += [503, 503, 503]
     nsxr.open_exposure(SMALL, storage_options=s3.options)
@@ -349,13 +351,13 @@ def test_s3_tries_again(s3, files):
 def test_s3_that_never_answers(s3):
     exposure = nsxr.open_exposure(SMALL, storage_options={**s3.options, "config_kwargs": {"read_timeout": 0.2}})
     s3.forget()
-    s3.failures += ["silence"] * (stores.TRIES + 1)
+    s3.failures += ["silence"] * (TRIES + 1)
     with pytest.raises(RemoteAccessError, match=r"cannot be reached, tried 5 times .*Timeout"):
         exposure["sci"].compute(scheduler="synchronous")
     assert len(s3.failures) == 1
     cached = f"simplecache::{SMALL}"
     options = {"s3": {**s3.options, "config_kwargs": {"read_timeout": 0.2}}}
-    s3.failures += ["silence"] * stores.TRIES
+    s3.failures += ["silence"] * TRIES
     with pytest.raises(RemoteAccessError, match=r"cannot be reached, tried 5 times .*Timeout"):
         nsxr.open_exposure(cached, storage_options=options)
     assert len(s3.failures) == 1
@@ -405,10 +407,10 @@ def test_http_tries_again(web, files, failure):
     web.failures += [503, 502]
     exposure = nsxr.open_exposure(url)
     web.forget()
-    web.failures += [failure] * (stores.TRIES - 1)
+    web.failures += [failure] * (TRIES - 1)
     np.testing.assert_array_equal(exposure["sci"], nsxr.open_exposure(files["small"].uncal[0])["sci"])
-    assert len(web.gets()) == stores.TRIES
-    web.failures += [failure] * stores.TRIES
+    assert len(web.gets()) == TRIES
+    web.failures += [failure] * TRIES
     with pytest.raises(RemoteAccessError, match=f"{url} cannot be reached, tried 5 times"):
         exposure["sci"].compute(scheduler="synchronous")
     assert not web.failures
@@ -440,7 +442,7 @@ def test_http_that_never_answers(web):
     url = f"{web.url}/small_uncal.fits"
     timeout = __import__("aiohttp").ClientTimeout(sock_read=0.1)
     exposure = nsxr.open_exposure(url, storage_options={"client_kwargs": {"timeout": timeout}})
-    web.failures += ["silence"] * stores.TRIES
+    web.failures += ["silence"] * TRIES
     with pytest.raises(RemoteAccessError, match=r"cannot be reached, tried 5 times \(.*[Tt]imeout"):
         exposure["sci"].compute(scheduler="synchronous")
 
@@ -464,10 +466,10 @@ def test_time_outs_and_retries_are_given_unless_chosen():
     chosen = StorageOptions({"config_kwargs": {"read_timeout": 1}}).of("s3://a/b")["s3"]["config_kwargs"]
     assert chosen == {
         "read_timeout": 1,
-        "connect_timeout": stores.CONNECT_TIMEOUT,
-        "retries": {"mode": "standard", "total_max_attempts": stores.TRIES},
+        "connect_timeout": CONNECT_TIMEOUT,
+        "retries": {"mode": "standard", "total_max_attempts": TRIES},
     }
-    assert StorageOptions().of("https://a/b")["https"]["client_kwargs"]["timeout"].sock_read == stores.READ_TIMEOUT
+    assert StorageOptions().of("https://a/b")["https"]["client_kwargs"]["timeout"].sock_read == READ_TIMEOUT
     both = StorageOptions({"s3": {"anon": True}, "cache_storage": "x"}).of("simplecache::s3://a/b")
     assert both["simplecache"] == {"cache_storage": "x"}
     assert both["s3"]["anon"] is True

@@ -20,7 +20,7 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.variables import variable_attributes
 from nsxr.simulate import simulate_exposure
 from nsxr.storage.folder import Folder
-from nsxr.storage.stores import StorageOptions
+from nsxr.storage.options import StorageOptions
 from nsxr.testing import forbid_computes
 
 

@@ -5,11 +5,12 @@ import pytest
 import xarray as xr
 
 import nsxr
+from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
-from nsxr.ramps.persistence import earlier_exposures, flag_persistence, last_saturation, latest_saturation
+from nsxr.ramps.persistence import flag_persistence, last_saturation, latest_saturation
 from nsxr.simulate import small_exposure
 from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
 

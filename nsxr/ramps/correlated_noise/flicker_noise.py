@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from nsxr.compute.blocks import map_blocks, settle, unlabelled
+from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like, in_groups, is_kept, one_chunk, to_whole_frames
+from nsxr.compute.passes import settle
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import settle, unlabelled
+from nsxr.compute.blocks import unlabelled
 from nsxr.compute.layouts import is_kept
+from nsxr.compute.passes import settle
 from nsxr.errors import MissingReferenceError, ParameterError
 from nsxr.model.declarations import IRS2, Needs, Takes, step
 from nsxr.model.history import record

@@ -3,8 +3,9 @@
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks, settle, unlabelled
+from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
+from nsxr.compute.passes import settle
 from nsxr.errors import ParameterError, ReferenceFileError
 from nsxr.kernels.ramps.reference_pixels import running_median
 from nsxr.kernels.ramps.side_filter import (
