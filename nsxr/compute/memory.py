@@ -1,4 +1,4 @@
-"""The layout in which an exposure goes through a pipeline, and whether a step has to read it a second time."""
+"""The layout that an exposure has in a pipeline, and whether its ramps are read a second time to save memory."""
 
 import xarray as xr
 
@@ -9,17 +9,17 @@ __all__ = ["arranged", "exceeds_memory", "out_of_frames"]
 
 
 def arranged(exposure: xr.Dataset, by_integration: bool) -> xr.Dataset:
-    """Return a raw exposure in the layout in which a pipeline corrects it; arrays that are not lazy stay as they are.
+    """Return a raw exposure in the layout for its corrections. Arrays that are not lazy stay as they are.
 
-    Raw IRS2 exposures stay in frames, for the transforms of their reference pixels.
+    Raw IRS2 exposures keep whole frames, because the Fourier transforms of their reference pixels need them.
 
     Parameters
     ----------
     exposure : Dataset
         Raw ramps.
     by_integration : bool
-        Whether a step needs whole integrations. If none does, all integrations of some rows come into one chunk, as
-        the fit of a time series needs them.
+        Whether a step needs whole integrations. If none does, a chunk has all integrations of some rows, as the fit of
+        a time series needs.
     """
     if Readout.of(exposure).is_irs2:
         return exposure
@@ -27,19 +27,19 @@ def arranged(exposure: xr.Dataset, by_integration: bool) -> xr.Dataset:
 
 
 def out_of_frames(dataset: xr.Dataset, raw: xr.Dataset) -> xr.Dataset:
-    """Return what was made of raw IRS2 frames in whole integrations; other exposures keep their layout."""
+    """Return a Dataset that was made from raw IRS2 frames in chunks of whole integrations; others stay as they are."""
     return to_blocks(dataset) if "science_row" in raw.coords else dataset
 
 
 def exceeds_memory(exposure: xr.Dataset, ramps: xr.Dataset) -> bool:
-    """Whether a time series is so long that it has to be read a second time, instead of being kept in memory.
+    """Whether a time series is too long to be in memory at once, so that its ramps are read a second time.
 
     Parameters
     ----------
     exposure : Dataset
-        As opened. IRS2 exposures are not read again: their corrections cost too much.
+        Raw exposure. IRS2 exposures are not read a second time, because their corrections cost too much.
     ramps : Dataset
-        The same, corrected.
+        The same exposure, corrected.
     """
     is_series = ramps["sci"].chunks is not None and ramps.sizes["integration"] > 1
     if not is_series or Readout.of(exposure).is_irs2:

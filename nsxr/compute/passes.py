@@ -13,21 +13,9 @@ import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from nsxr.compute.layouts import is_kept
-
-__all__ = ["needs_two_passes", "settle", "settle_flags", "settled"]
+__all__ = ["settle", "settle_flags", "settled"]
 
 _SETTLE = "settle-"
-
-
-def needs_two_passes(ramps: xr.Dataset) -> bool:
-    """Whether the ramps are lazy, have several integrations, and are too large to be in memory at once.
-
-    What is found in all integrations of a time series, such as the limits of ordinary differences, is then computed
-    in a first pass over the raw pixels. A second pass uses it.
-    """
-    sizes = {str(dim): size for dim, size in ramps["sci"].sizes.items()}
-    return ramps["sci"].chunks is not None and sizes["integration"] > 1 and not is_kept(sizes)
 
 
 def settle(array: xr.DataArray) -> xr.DataArray:

@@ -4,7 +4,7 @@ from typing import Any
 
 import xarray as xr
 
-from nsxr.compute.passes import settle
+from nsxr.compute.passes import settle_flags
 from nsxr.model.declarations import Needs, step, taken_by
 from nsxr.model.readout import Readout
 from nsxr.ramps.jump import flag_jumps, why_no_jumps
@@ -53,10 +53,5 @@ def flag_cosmic_rays(
     if not expand_large_events:
         return flagged
     found = flag_snowballs(flagged, readnoise, gain, **of_snowballs)
-    chunks = exposure["sci"].chunks
-    is_in_frames = chunks is None or len(chunks[exposure["sci"].get_axis_num("row")]) == 1
-    if is_in_frames or Readout.of(exposure).is_irs2:
-        return found
-    # snowballs are looked for in the flags of whole frames; meanwhile the signal need not be kept in memory
-    waiting = [name for name, array in found.data_vars.items() if name == "groupdq" or "row" not in array.dims]
-    return found.assign({name: settle(found[name]) for name in waiting})
+    # snowballs are found in the flags of whole frames; the signal need not stay in memory meanwhile
+    return found if Readout.of(exposure).is_irs2 else settle_flags(found)

@@ -11,9 +11,8 @@ import xarray as xr
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph
 
-from nsxr.compute import layouts
 from nsxr.compute.blocks import store
-from nsxr.compute.passes import needs_two_passes, settle, settle_flags, settled
+from nsxr.compute.passes import settle, settle_flags, settled
 
 RAMP = ("integration", "group", "row", "column")
 
@@ -104,15 +103,6 @@ def test_without_the_passes_a_settled_array_is_like_any_other(pixels):
     np.testing.assert_array_equal((pixels - settle(pixels.mean("row"))).compute(), 0)
     array = xr.DataArray(np.arange(3), dims="row")
     assert settle(array) is array
-
-
-def test_long_series_need_two_passes(monkeypatch):
-    ramps = xr.Dataset({"sci": (RAMP, np.zeros((3, 2, 4, 5), np.float32))})
-    assert not needs_two_passes(ramps.chunk(row=2))
-    monkeypatch.setattr(layouts, "KEPT_BYTES", 100)
-    assert needs_two_passes(ramps.chunk(row=2))
-    assert not needs_two_passes(ramps)
-    assert not needs_two_passes(ramps.isel(integration=[0]).chunk(row=2))
 
 
 def test_flags_are_settled_where_blocks_are_parts_of_frames():
