@@ -40,7 +40,7 @@ def make_header(
         Size of the exposure.
     **keywords
         Header keywords to add, or to use in place of the default: a NRSRAPID exposure of NRS1 in SUB512S with a
-        frame time of 2 s. ``TGROUP`` [s] follows from ``NFRAMES``, ``GROUPGAP`` and ``TFRAME`` unless it is given.
+        frame time of 2 s. ``TGROUP`` [s] and ``NOUTPUTS`` follow from the other keywords unless they are given.
 
     Returns
     -------
@@ -66,8 +66,8 @@ def make_header(
         "GROUPGAP": 0,
         "FRMDIVSR": 1,
         "TFRAME": 2.0,
-        "NOUTPUTS": 1,
     } | keywords
+    header.setdefault("NOUTPUTS", (5 if "IRS2" in header["READPATT"] else 4) if header["SUBARRAY"] == "FULL" else 1)
     header.setdefault("TGROUP", (header["NFRAMES"] + (header["GROUPGAP"] or 0)) * header["TFRAME"])
     return header
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from astropy.table import Table
 from click.testing import CliRunner
 
@@ -12,10 +11,9 @@ from nsxr.diagnostics.linearity_residual import linearity_table, measure_lineari
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.linearity_residual import KINDS, half_slopes
 from nsxr.model.dq import GroupFlag
-from nsxr.model.readout import Readout
 from nsxr.plot.linearity import plot_linearity
 from nsxr.simulate import simulate_exposure
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, make_exposure
 
 SATURATED, JUMP, DO_NOT_USE = (
     np.uint8(flag.value) for flag in (GroupFlag.SATURATED, GroupFlag.JUMP_DET, GroupFlag.DO_NOT_USE)
@@ -40,12 +38,7 @@ def make_ramps(seed=1, bend=0.0, migration=0.0, shape=(2, 11, 96, 120), row_star
         steps = steps - lost + sum(np.roll(lost, s, a) for a in (2, 3) for s in (1, -1)) / 4
     total = np.cumsum(steps, 1)
     sci = (total * (1 - bend * total / 4e4) + rng.normal(0, 8, shape)).astype(np.float32)
-    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": row_start + 1}
-    header |= {"SUBSIZE1": shape[3], "SUBSIZE2": shape[2], "NINTS": shape[0], "NGROUPS": shape[1], "NFRAMES": 1}
-    header |= {"TFRAME": 10.0, "TGROUP": 10.0}
-    places = {**Readout.from_header(header).row_coordinates(shape[2]), "column": np.arange(shape[3])}
-    variables = {"sci": (RAMP, sci, {"units": "DN"}), "groupdq": (RAMP, np.zeros(shape, np.uint8))}
-    return xr.Dataset(variables, places, header)
+    return make_exposure(sci, SUBARRAY="FULL", SUBSTRT1=1, SUBSTRT2=row_start + 1, TFRAME=10.0)[["sci", "groupdq"]]
 
 
 def test_halves_are_those_of_a_plain_version():

@@ -11,13 +11,13 @@ from nsxr.diagnostics.noise import noise_spectrum
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
-from nsxr.model.readout import Readout, irs2_layout
+from nsxr.model.readout import irs2_layout
 from nsxr.plot.images import plot_dq, plot_dq_map, plot_rate
 from nsxr.plot.noise import plot_noise_spectrum
 from nsxr.plot.quicklook import plot_quicklook
 from nsxr.plot.ramps import choose_pixel, plot_ramp
 from nsxr.plot.style import set_title
-from nsxr.testing import count_computes
+from nsxr.testing import count_computes, make_exposure
 
 SUBARRAY = {
     "DETECTOR": "NRS1",
@@ -46,12 +46,9 @@ DIMS = ("integration", "group", "row", "column")
 UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
 
-def exposure(values, header, rows=None):
-    """A ramp Dataset of the given sci values (group, row, column)."""
-    coords = Readout.from_header(header).row_coordinates(rows or values.shape[-2])
-    coords["column"] = np.arange(values.shape[-1])
-    sci = (DIMS, values[None].astype("f4"), {"units": "DN"})
-    return xr.Dataset({"sci": sci, "groupdq": (DIMS, np.zeros(values[None].shape, "u1"))}, coords, dict(header))
+def exposure(values, header):
+    """Return ramps of the given values (group, row, column)."""
+    return make_exposure(values[None], columns=np.arange(values.shape[-1]), **header)[["sci", "groupdq"]]
 
 
 def scene(seed=0):
@@ -224,7 +221,7 @@ def test_irs2_frames_are_taken_apart():
     raw[:, layout.science_rows_raw] = science
     after = exposure(science, IRS2)
     frequency, power = noise_spectrum(after, 3)
-    raw_frequency, raw_power = noise_spectrum(exposure(raw, IRS2, rows=3200), 3)
+    raw_frequency, raw_power = noise_spectrum(exposure(raw, IRS2), 3)
     np.testing.assert_array_equal(frequency, raw_frequency)
     np.testing.assert_array_equal(power, raw_power)
     fast = frequency > 1000

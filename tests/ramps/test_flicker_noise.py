@@ -24,20 +24,12 @@ from nsxr.ramps.read_noise import read_noise_after_cleaning
 from nsxr.simulate import Artifacts, simulate_exposure, small_exposure
 from nsxr.simulate.configuration import configure
 from nsxr.simulate.noise import FrameNoise, picture_frame
-from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes, make_exposure, make_noise_references
 
 RAMP, IMAGE = ("integration", "group", "row", "column"), ("row", "column")
 WHITE = 5.2
 GAIN = 1.0
 ONLY_PINK = {"picture_frame": 0.0}
-
-
-def header_of(configuration, integrations, groups):
-    header = {"DETECTOR": configuration.detector, "READPATT": configuration.readout, "NINTS": integrations}
-    header |= {"SUBARRAY": configuration.subarray, "SUBSTRT1": int(configuration.columns[0]) + 1, "NGROUPS": groups}
-    header |= {"SUBSTRT2": configuration.row_start + 1, "SUBSIZE1": configuration.columns.size}
-    header |= {"SUBSIZE2": configuration.rows.size, "NFRAMES": 1, "TFRAME": 10.0, "TGROUP": 10.0}
-    return header
 
 
 def make_ramps(groups=6, integrations=1, columns=64, seed=1, light=None, curve=None, subarray="FULL", **artifacts):
@@ -57,26 +49,9 @@ def make_ramps(groups=6, integrations=1, columns=64, seed=1, light=None, curve=N
     curve = np.ones(integrations) if curve is None else curve
     charge = random.poisson(np.broadcast_to(light * curve[:, None, None, None], correlated.shape)).cumsum(1)
     sci += charge
-    header = header_of(configuration, integrations, groups)
-    places = Readout.from_header(header).row_coordinates(shape[0])
-    places |= {"column": configuration.columns, "integration": np.arange(1, integrations + 1)}
-    places |= {"group": np.arange(1, groups + 1)}
-    variables = {
-        "sci": (RAMP, sci.astype(np.float32), {"units": "DN"}),
-        "groupdq": (RAMP, np.zeros(sci.shape, np.uint8)),
-        "pixeldq": (IMAGE, np.zeros(shape, np.uint32)),
-    }
-    return xr.Dataset(variables, places, header), correlated
-
-
-def references_for(ramps, noise=1.414 * WHITE):
-    return [
-        xr.Dataset(
-            {"sci": (IMAGE, np.full([ramps.sizes[d] for d in IMAGE], value, np.float32))},
-            {d: ramps[d] for d in IMAGE},
-        ).assign_attrs(reference_type=kind, filename=f"{kind}.fits")
-        for kind, value in (("readnoise", noise), ("gain", GAIN))
-    ]
+    place = {"SUBARRAY": configuration.subarray, "SUBSTRT1": int(configuration.columns[0]) + 1}
+    place |= {"SUBSTRT2": configuration.row_start + 1, "TFRAME": 10.0}
+    return make_exposure(sci, columns=configuration.columns, **place), correlated
 
 
 def traces(shape, peak=40.0, every=64):
@@ -156,7 +131,7 @@ def test_variances_of_rates_mean_what_they_say():
     for seed in range(3):
         ramps, _ = make_ramps(groups=8, columns=128, light=light, seed=seed)
         cleaned = clean_flicker_noise(ramps)
-        readnoise, gain = references_for(ramps, noise=10.0)  # of the noise that was there before
+        readnoise, gain = make_noise_references(ramps, 10.0, GAIN)  # of the noise that was there before
         adapted = read_noise_after_cleaning(cleaned, readnoise, gain)
         rate = nsxr.fit_ramps(cleaned, adapted, gain, algorithm="ols")["rate"]
         assert not {"flicker_variance", "white_variance", "is_dark", "dark_level"} & set(rate.data_vars)
@@ -180,7 +155,7 @@ def test_white_noise_is_left_as_it_is():
 def test_rates_are_cleaned_alike():
     light = traces((2048, 128))
     ramps, _ = make_ramps(groups=2, columns=128, light=light, common_pink=6.0)
-    readnoise, gain = references_for(ramps)
+    readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
     tree = nsxr.fit_ramps(ramps, readnoise, gain, algorithm="ols")
     for name in ("rate", "rateints"):
         rates = tree[name].to_dataset()
@@ -336,7 +311,7 @@ def test_nothing_dark_changes_nothing():
     ramps, _ = make_ramps(groups=4, columns=16)
     nothing = xr.DataArray(np.zeros((2048, 16), bool), dims=IMAGE)
     cleaned = clean_flicker_noise(ramps, nothing)
-    readnoise, gain = references_for(ramps)
+    readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
     np.testing.assert_array_equal(cleaned["sci"], ramps["sci"])
     np.testing.assert_array_equal(read_noise_after_cleaning(cleaned, readnoise, gain)["sci"], readnoise["sci"])
 

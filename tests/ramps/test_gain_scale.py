@@ -5,7 +5,7 @@ import xarray as xr
 from nsxr.errors import ModelError, ReferenceFileError
 from nsxr.model.history import steps
 from nsxr.ramps.gain_scale import scale_gain
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, make_rates
 
 
 @pytest.fixture(params=[("row", "column"), ("integration", "row", "column")])
@@ -13,18 +13,8 @@ def rates(request, rng):
     shape = {"integration": 2, "row": 16, "column": 40}
     size = [shape[d] for d in request.param]
 
-    def draw(units):
-        return (request.param, rng.uniform(1, 9, size).astype(np.float32), {"units": units})
-
-    return xr.Dataset(
-        {
-            "sci": draw("DN/s"),
-            "var_poisson": draw("(DN/s)2"),
-            "var_rnoise": draw("(DN/s)2"),
-            "dq": (request.param, rng.integers(0, 9, size).astype(np.uint32)),
-        },
-        attrs={"NGROUPS": 5},
-    )
+    sci, poisson, read = rng.uniform(1, 9, (3, *size))
+    return make_rates(sci, poisson, read, rng.integers(0, 9, size), NGROUPS=5)
 
 
 def gain(**attrs):

@@ -11,17 +11,15 @@ from nsxr.kernels.ramps.halos import fit_halo, smallest_charge
 from nsxr.kernels.ramps.rings import STEPS_PER_SIGMA, ring_histograms, scaled_differences
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
-from nsxr.model.readout import Readout
 from nsxr.model.variables import EVENT_PROPERTIES
 from nsxr.ramps.jump import flag_jumps
 from nsxr.ramps.ramp_fit import fit_ramps
 from nsxr.ramps.snowballs import flag_snowballs
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, make_exposure, make_noise_references
 
 JUMP, SATURATED, DO_NOT_USE = (
     np.uint8(flag.value) for flag in (GroupFlag.JUMP_DET, GroupFlag.SATURATED, GroupFlag.DO_NOT_USE)
 )
-RAMP, IMAGE = ("integration", "group", "row", "column"), ("row", "column")
 NOISE, FULL, FLUX, GROUP_TIME = 6.0, 6e4, 0.05, 14.6
 
 
@@ -44,24 +42,10 @@ def make_ramps(events, shape=(1, 12, 160, 180), seed=1, row_start=432, column_st
             hit = rng.random(shape[2:]) < 0.003
             total += hit * np.exp(rng.uniform(np.log(10), np.log(3000), shape[2:]))
             sci[i, g] = np.minimum(total, FULL) + rng.normal(0, NOISE, shape[2:])
-    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": column_start + 1}
-    header |= {"SUBSTRT2": row_start + 1, "SUBSIZE1": shape[3], "SUBSIZE2": shape[2], "NINTS": shape[0]}
-    header |= {"NGROUPS": shape[1], "NFRAMES": 1, "TFRAME": GROUP_TIME, "TGROUP": GROUP_TIME}
-    places = {**Readout.from_header(header).row_coordinates(shape[2]), "column": column_start + np.arange(shape[3])}
-    counts = {"integration": np.arange(1, shape[0] + 1), "group": np.arange(1, shape[1] + 1)}
     full = np.maximum.accumulate(sci > 0.9 * FULL, axis=1) * SATURATED
-    variables = {
-        "sci": (RAMP, sci, {"units": "DN"}),
-        "groupdq": (RAMP, full.astype(np.uint8)),
-        "pixeldq": (IMAGE, np.zeros(shape[2:], np.uint32)),
-    }
-    readnoise, gain = (
-        xr.Dataset({"sci": (IMAGE, np.full(shape[2:], value, np.float32))}, {k: places[k] for k in IMAGE}).assign_attrs(
-            reference_type=kind, filename=f"{kind}.fits"
-        )
-        for kind, value in (("readnoise", NOISE * np.sqrt(2)), ("gain", 1.0))
-    )
-    return xr.Dataset(variables, {**places, **counts}, header), readnoise, gain
+    place = {"SUBARRAY": "FULL", "SUBSTRT1": column_start + 1, "SUBSTRT2": row_start + 1, "TFRAME": GROUP_TIME}
+    exposure = make_exposure(sci, full, **place)
+    return exposure, *make_noise_references(exposure, NOISE * np.sqrt(2))
 
 
 def flagged(*arguments, parameters=None, **settings):
@@ -237,8 +221,8 @@ def test_a_source_that_saturates_is_no_event():
     y, x = np.mgrid[:160, :180]
     light = 9000 * np.exp(-0.5 * np.hypot(y - 80, x - 90) ** 2 / 16)
     sci = np.minimum(exposure["sci"].values + light * np.arange(1, 13)[:, None, None], FULL).astype(np.float32)
-    exposure["sci"] = (RAMP, sci, {"units": "DN"})
-    exposure["groupdq"] = (RAMP, (np.maximum.accumulate(sci > 0.9 * FULL, axis=1) * SATURATED).astype(np.uint8))
+    exposure["sci"][:] = sci
+    exposure["groupdq"][:] = (np.maximum.accumulate(sci > 0.9 * FULL, axis=1) * SATURATED).astype(np.uint8)
     jumps = flag_jumps(exposure, readnoise, gain)
     assert (jumps["groupdq"].values & SATURATED).any()
     result = flag_snowballs(jumps, readnoise, gain)

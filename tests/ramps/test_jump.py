@@ -13,11 +13,10 @@ from nsxr.compute import layouts as chunking
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
-from nsxr.model.readout import Readout
 from nsxr.ramps import jump
 from nsxr.ramps.jump import event_rate
 from nsxr.ramps.ramp_fit import fit_ramps
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, make_exposure, make_noise_references, make_reference
 
 flag_jumps = partial(jump.flag_jumps, algorithm="two-point")
 
@@ -28,37 +27,15 @@ RAMP = ("integration", "group", "row", "column")
 GROUP_TIME = 10.0
 
 
-def make_exposure(sci, groupdq=None, row_start=0, n_frames=1):
-    integrations, groups, rows, columns = sci.shape
-    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1}
-    header |= {"SUBSTRT2": row_start + 1, "SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations}
-    header |= {"NGROUPS": groups, "NFRAMES": n_frames, "TFRAME": GROUP_TIME / n_frames, "TGROUP": GROUP_TIME}
-    variables = {
-        "sci": (RAMP, sci.astype(np.float32), {"units": "DN"}),
-        "groupdq": (RAMP, np.zeros(sci.shape, np.uint8) if groupdq is None else groupdq.astype(np.uint8)),
-        "pixeldq": (("row", "column"), np.zeros((rows, columns), np.uint32)),
-    }
-    coordinates = {
-        **Readout.from_header(header).row_coordinates(rows),
-        "column": np.arange(columns),
-        "integration": np.arange(1, integrations + 1),
-        "group": np.arange(1, groups + 1),
-    }
-    return xr.Dataset(variables, coordinates, header)
-
-
-def make_reference(kind, value, exposure, margin=2):
-    """A reference somewhat larger than the exposure."""
-    row = np.arange(exposure["row"][0] - margin, exposure["row"][-1] + margin + 1)
-    column = np.arange(-margin, exposure.sizes["column"] + margin)
-    image = np.full((row.size, column.size), value, np.float32)
-    attrs = {"reference_type": kind, "filename": f"{kind}.fits"}
-    return xr.Dataset({"sci": (("row", "column"), image)}, {"row": row, "column": column}, attrs)
+def expose(sci, groupdq=None, row_start=0, n_frames=1):
+    """Return an exposure of full rows, from a row on."""
+    times = {"NFRAMES": n_frames, "TFRAME": GROUP_TIME / n_frames, "TGROUP": GROUP_TIME}
+    return make_exposure(sci, groupdq, SUBARRAY="FULL", SUBSTRT1=1, SUBSTRT2=row_start + 1, **times)
 
 
 def flag(sci, groupdq=None, readnoise=10.0, gain=1.0, n_frames=1, **parameters):
-    exposure = make_exposure(np.asarray(sci, float), groupdq, n_frames=n_frames)
-    references = make_reference("readnoise", readnoise, exposure), make_reference("gain", gain, exposure)
+    exposure = expose(np.asarray(sci, float), groupdq, n_frames=n_frames)
+    references = make_noise_references(exposure, readnoise, gain, margin=2)
     return flag_jumps(exposure, *references, **{"min_jump_to_flag_neighbors": 10.0} | parameters)
 
 
@@ -165,8 +142,8 @@ def test_hits_in_series_of_two_groups(integrations, rate):
 def test_a_hit_pair_has_no_rate_and_no_part_in_the_mean():
     sci, sigma = pairs(5, 50.0)
     sci[2, 1, :, 7] += 40 * sigma
-    exposure = make_exposure(sci)
-    references = make_reference("readnoise", 10.0, exposure), make_reference("gain", 1.0, exposure)
+    exposure = expose(sci)
+    references = make_noise_references(exposure, 10.0, 1.0, margin=2)
     flagged = jump.flag_jumps(exposure, *references, flag_4_neighbors=False)
     tree = fit_ramps(flagged, *references)
     hit, others = tree["rateints"].isel(integration=2, column=7), tree["rateints"].isel(integration=3, column=7)
@@ -204,8 +181,8 @@ def test_series_of_two_groups_are_lazy_and_chunk_invariant(algorithm):
     sci, groupdq = sci[:, :, :8, :20], np.zeros((6, 2, 8, 20), np.uint8)
     sci[4, 1, 5, 5] += 50 * sigma
     groupdq[1:, 1, 2, 2] = SATURATED
-    exposure = make_exposure(sci, groupdq)
-    references = make_reference("readnoise", 10.0, exposure), make_reference("gain", 1.0, exposure)
+    exposure = expose(sci, groupdq)
+    references = make_noise_references(exposure, 10.0, 1.0, margin=2)
     chunkings = {"row": 3}, {"integration": 2, "row": 4}
     result = assert_lazy_and_chunk_invariant(
         jump.flag_jumps, exposure, *references, chunkings=chunkings, algorithm=algorithm
@@ -246,10 +223,10 @@ def test_neighbours_that_cannot_be_used_are_not_flagged():
 
 
 def test_gain_that_is_not_positive_is_flagged_in_pixeldq():
-    exposure = make_exposure(steady((1, 12, 2, 4)))
-    gain = make_reference("gain", 1.0, exposure, margin=0)
+    exposure = expose(steady((1, 12, 2, 4)))
+    gain = make_reference("gain", exposure, sci=1.0)
     gain["sci"][0, :3] = [0.0, np.nan, -1.0]
-    result = flag_jumps(exposure, make_reference("readnoise", 5.0, exposure), gain)
+    result = flag_jumps(exposure, make_reference("readnoise", exposure, sci=5.0, margin=2), gain)
     expected = np.zeros((2, 4), np.uint32)
     expected[0, :3] = PixelFlag.NO_GAIN_VALUE | PixelFlag.DO_NOT_USE
     np.testing.assert_array_equal(result["pixeldq"], expected)
@@ -286,9 +263,9 @@ def test_events_cross_amplifier_borders(monkeypatch):
     monkeypatch.setattr(chunking, "CHUNK_BYTES", 4 * 12 * 4 * 5)
     sci = steady((1, 12, 8, 5))
     sci[0, 5:, 3, 2] += 300
-    exposure = make_exposure(sci, row_start=508)
+    exposure = expose(sci, row_start=508)
     assert exposure["amplifier"].values.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
-    references = make_reference("readnoise", 10.0, exposure), make_reference("gain", 1.0, exposure)
+    references = make_noise_references(exposure, 10.0, 1.0, margin=2)
     lazy = flag_jumps(exposure.chunk({"row": 4}), *references, min_jump_to_flag_neighbors=10.0)
     assert lazy["groupdq"].chunks[2] == (4, 4)
     assert found(lazy) == cross(0, 5, 3, 2)
@@ -301,7 +278,7 @@ def noisy(seed, shape, row_start=0):
     sci += np.cumsum(hits * rng.exponential(500, shape), axis=1)
     groupdq = np.where(rng.random(shape) < 0.02, DO_NOT_USE, 0) | np.where(sci > 1500, SATURATED, 0)
     groupdq[:, :3, :1] |= DO_NOT_USE
-    return make_exposure(sci, groupdq, row_start)
+    return expose(sci, groupdq, row_start)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +294,7 @@ def noisy(seed, shape, row_start=0):
 )
 def test_lazy_and_chunk_invariant(shape, parameters):
     exposure = noisy(1, shape)
-    references = make_reference("readnoise", 8.0, exposure), make_reference("gain", 1.2, exposure)
+    references = make_noise_references(exposure, 8.0, 1.2, margin=2)
     chunkings = {"row": 4}, {"row": 1, "group": 2, "column": 7}, {"row": 5, "integration": 1}
     result = assert_lazy_and_chunk_invariant(
         flag_jumps, exposure, *references, chunkings=chunkings, rtol=1e-12, **parameters
@@ -334,7 +311,7 @@ def test_lazy_and_chunk_invariant(shape, parameters):
 @given(st.integers(0, 2**31), st.sampled_from([(1, 12), (2, 6), (1, 3)]), st.integers(0, 3))
 def test_flags_are_kept_and_cutting_commutes(seed, lengths, cut):
     exposure = noisy(seed, (*lengths, 9, 6), row_start=100)
-    references = make_reference("readnoise", 8.0, exposure), make_reference("gain", 1.2, exposure)
+    references = make_noise_references(exposure, 8.0, 1.2, margin=2)
     whole = flag_jumps(exposure, *references, flag_4_neighbors=False)
     before, after = exposure["groupdq"].values, whole["groupdq"].values
     assert not (before & ~after).any()
@@ -378,8 +355,8 @@ def test_count_of_cosmic_rays():
 
 
 def test_errors_name_what_is_wrong():
-    exposure = make_exposure(steady((1, 5, 2, 2)))
-    references = make_reference("readnoise", 8.0, exposure), make_reference("gain", 1.2, exposure)
+    exposure = expose(steady((1, 5, 2, 2)))
+    references = make_noise_references(exposure, 8.0, 1.2, margin=2)
     with pytest.raises(ModelError, match="'groupdq' is missing"):
         flag_jumps(exposure.drop_vars("groupdq"), *references)
     with pytest.raises(ParameterError, match="rejection_threshold"):
@@ -391,8 +368,8 @@ def test_median_rate_is_what_integrations_share():
     sci = rng.poisson(40.0, (5, 12, 6, 40)).cumsum(axis=1) / 2 + rng.normal(0, 5, (5, 12, 6, 40))
     sci[2] += 60.0 * np.arange(12)[:, None, None]
     sci[3, 6:, :3] += 900
-    exposure = make_exposure(sci)
-    references = make_reference("readnoise", 7.07, exposure), make_reference("gain", 2.0, exposure)
+    exposure = expose(sci)
+    references = make_noise_references(exposure, 7.07, 2.0, margin=2)
     result = flag_jumps(exposure.chunk({"integration": 2}), *references, flag_4_neighbors=False)
     by_likelihood = jump.flag_jumps(exposure, *references)
     for rate in (result["median_rate"].compute(), by_likelihood["median_rate"]):

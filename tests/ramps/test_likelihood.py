@@ -10,15 +10,15 @@ from nsxr.model.history import steps
 from nsxr.ramps.jump import flag_jumps
 from nsxr.ramps.ramp_fit import fit_ramps
 from nsxr.simulate import small_exposure
-from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes, make_noise_references
 
 JUMP, SATURATED = 4, np.uint8(2)
 
 
 @pytest.fixture
-def references(make_reference):
+def references():
     def make(exposure, readnoise=10.0, gain=1.25):
-        return make_reference("readnoise", exposure, sci=readnoise), make_reference("gain", exposure, sci=gain)
+        return make_noise_references(exposure, readnoise, gain)
 
     return make
 

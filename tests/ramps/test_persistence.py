@@ -9,10 +9,9 @@ from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
-from nsxr.model.readout import Readout
 from nsxr.ramps.persistence import flag_persistence, last_saturation, latest_saturation
 from nsxr.simulate import small_exposure
-from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes, make_exposure, make_times
 
 SATURATED, PERSISTENCE, DO_NOT_USE, JUMP = (
     np.uint8(flag.value)
@@ -22,20 +21,15 @@ RAMP = ("integration", "group", "row", "column")
 GROUP, GAP, ZERO = 10.0, 2.5, 61000.5  # seconds, seconds, MJD
 
 
-def make_exposure(groupdq, zero=ZERO, with_times=True, row_start=500, column_start=900, detector="NRS1"):
-    integrations, groups, rows, columns = groupdq.shape
-    header = {"DETECTOR": detector, "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": column_start + 1}
-    header |= {"SUBSTRT2": row_start + 1, "SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations}
-    header |= {"NGROUPS": groups, "NFRAMES": 4, "TFRAME": GAP, "TGROUP": GROUP, "EXPSTART": zero}
-    length = groups * GROUP + GAP
-    header["EXPEND"] = zero + (integrations * length - GAP) / 86400
-    coordinates = {**Readout.from_header(header).row_coordinates(rows), "column": column_start + np.arange(columns)}
-    coordinates |= {"integration": np.arange(1, integrations + 1), "group": np.arange(1, groups + 1)}
-    if with_times:
-        start = zero + np.arange(integrations) * length / 86400
-        coordinates["int_start_MJD_UTC"] = ("integration", start)
-        coordinates["int_end_MJD_UTC"] = ("integration", start + groups * GROUP / 86400)
-    return xr.Dataset({"groupdq": (RAMP, groupdq)}, coordinates, header)
+def expose(groupdq, zero=ZERO, with_times=True, row_start=500, column_start=900, detector="NRS1"):
+    """Return flags of groups of four frames, in integrations that follow each other after a gap of one frame."""
+    integrations, groups = groupdq.shape[:2]
+    seconds = groups * GROUP
+    place = {"SUBARRAY": "FULL", "SUBSTRT1": column_start + 1, "SUBSTRT2": row_start + 1, "DETECTOR": detector}
+    times = {"NFRAMES": 4, "TFRAME": GAP, "EXPSTART": zero}
+    times["EXPEND"] = zero + (integrations * (seconds + GAP) - GAP) / 86400
+    exposure = make_exposure(np.zeros(groupdq.shape), groupdq, **place, **times)[["groupdq"]]
+    return exposure.assign_coords(make_times(zero, integrations, seconds, GAP)) if with_times else exposure
 
 
 def random_flags(seed=1, shape=(7, 4, 6, 8)):
@@ -66,7 +60,7 @@ def plainly(groupdq, window, before=None, extra=PERSISTENCE):
 @pytest.mark.parametrize("with_times", [True, False])
 def test_windows_are_those_of_a_plain_version(window, with_times):
     groupdq = random_flags()
-    exposure = make_exposure(groupdq, with_times=with_times)
+    exposure = expose(groupdq, with_times=with_times)
     after = flag_persistence(exposure, persistence_time=window)["groupdq"].values
     np.testing.assert_array_equal(after, plainly(groupdq, window))
     unusable = flag_persistence(exposure, persistence_time=window, persistence_dnu=True)["groupdq"].values
@@ -75,7 +69,7 @@ def test_windows_are_those_of_a_plain_version(window, with_times):
 
 
 def test_lazy_and_chunk_invariant():
-    exposure = make_exposure(random_flags(2, (9, 4, 6, 8)), with_times=False)
+    exposure = expose(random_flags(2, (9, 4, 6, 8)), with_times=False)
     before = xr.DataArray(
         np.where(np.random.default_rng(3).random((6, 8)) < 0.4, ZERO - 20 / 86400, -np.inf),
         coords={"row": exposure["row"].values, "column": exposure["column"].values},
@@ -103,11 +97,9 @@ def test_lazy_and_chunk_invariant():
 def test_exposures_one_after_the_other_are_as_one(pieces):
     """Integrations that are exposures of their own have the same flags, in any order in which they come."""
     groupdq = random_flags(4, (6, 4, 6, 8))
-    whole = flag_persistence(make_exposure(groupdq), persistence_time=70.0)["groupdq"].values
+    whole = flag_persistence(expose(groupdq), persistence_time=70.0)["groupdq"].values
     length = 4 * GROUP + GAP
-    parts = [
-        make_exposure(groupdq[i : i + pieces], ZERO + i * length / 86400, with_times=False) for i in range(0, 6, pieces)
-    ]
+    parts = [expose(groupdq[i : i + pieces], ZERO + i * length / 86400, with_times=False) for i in range(0, 6, pieces)]
     order = np.random.default_rng(5).permutation(len(parts))
     given = [parts[i] for i in order]
     for number, part in enumerate(parts):
@@ -121,12 +113,12 @@ def test_exposures_one_after_the_other_are_as_one(pieces):
 def test_pixels_of_other_subarrays_are_found_by_label():
     groupdq = np.zeros((1, 3, 4, 5), np.uint8)
     groupdq[0, 2, 1, 2] = SATURATED  # detector row 501, column 902
-    first = make_exposure(groupdq)
-    second = make_exposure(np.zeros((1, 3, 6, 6), np.uint8), ZERO + 50 / 86400, row_start=498, column_start=902)
+    first = expose(groupdq)
+    second = expose(np.zeros((1, 3, 6, 6), np.uint8), ZERO + 50 / 86400, row_start=498, column_start=902)
     flags = flag_persistence(second, last_saturation(first), persistence_time=500.0)["groupdq"].values
     assert (flags[0, :, 3, 0] == PERSISTENCE).all()
     assert (flags != 0).sum() == 3
-    elsewhere = make_exposure(np.zeros((1, 3, 6, 6), np.uint8), ZERO + 50 / 86400, row_start=100)
+    elsewhere = expose(np.zeros((1, 3, 6, 6), np.uint8), ZERO + 50 / 86400, row_start=100)
     assert not flag_persistence(elsewhere, last_saturation(first), persistence_time=500.0)["groupdq"].values.any()
     both = latest_saturation([last_saturation(elsewhere), last_saturation(first)])
     assert np.isfinite(both.values).sum() == 1
@@ -150,8 +142,8 @@ def test_which_exposures_matter():
 
 @pytest.mark.parametrize("damage", ["one", "all", "backwards"])
 def test_times_that_are_none_fall_back_on_the_start_of_the_exposure(damage):
-    exposure = make_exposure(random_flags())
-    expected = flag_persistence(make_exposure(random_flags(), with_times=False), persistence_time=24.0)["groupdq"]
+    exposure = expose(random_flags())
+    expected = flag_persistence(expose(random_flags(), with_times=False), persistence_time=24.0)["groupdq"]
     assert (expected.values & PERSISTENCE).any()
     start, end = (exposure[f"int_{name}_MJD_UTC"].values.copy() for name in ("start", "end"))
     if damage == "backwards":
@@ -165,7 +157,7 @@ def test_times_that_are_none_fall_back_on_the_start_of_the_exposure(damage):
 
 
 def test_off_is_recorded_and_errors_name_what_is_wrong():
-    exposure = make_exposure(random_flags())
+    exposure = expose(random_flags())
     for off in (None, 0):
         result = flag_persistence(exposure, persistence_time=off)
         assert result["groupdq"].identical(exposure["groupdq"])
@@ -174,7 +166,7 @@ def test_off_is_recorded_and_errors_name_what_is_wrong():
         flag_persistence(exposure, persistence_time=-3)
     with pytest.raises(ModelError, match="'groupdq' is missing"):
         flag_persistence(exposure.drop_vars("groupdq"), persistence_time=3)
-    bare = make_exposure(random_flags(), with_times=False)
+    bare = expose(random_flags(), with_times=False)
     del bare.attrs["EXPSTART"]
     with pytest.raises(InputFileError, match="EXPSTART"):
         flag_persistence(bare, persistence_time=3)
@@ -218,7 +210,7 @@ def test_a_programme_is_one_graph_in_any_order(readout):
         nsxr.detector1([first, second], [made.references])
 
 
-def test_integrations_out_of_order_are_refused(make_exposure):
+def test_integrations_out_of_order_are_refused():
     exposure = make_exposure(np.zeros((3, 4, 2, 3)), EXPSTART=60000.0, EXPEND=60000.01).isel(integration=[0, 2, 1])
     with pytest.raises(ModelError, match="not in order of time"):
         flag_persistence(exposure, persistence_time=100.0)

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.history import steps
 from nsxr.ramps import ramp_fit
-from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes
+from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes, make_noise_references
 
 fit_ramps = partial(ramp_fit.fit_ramps, algorithm="ols")
 
@@ -23,9 +23,9 @@ GAIN, READNOISE, TIME = 1.25, 10.0, 2.0
 
 
 @pytest.fixture
-def references(make_reference):
+def references():
     def make(exposure, gain=GAIN, readnoise=READNOISE):
-        return make_reference("readnoise", exposure, sci=readnoise), make_reference("gain", exposure, sci=gain)
+        return make_noise_references(exposure, readnoise, gain)
 
     return make
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +11,10 @@ from nsxr.compute import layouts as chunking
 from nsxr.kernels.ramps.read_noise import BIN_WIDTH, BINS, histograms, scale_from_histogram, scale_of_integrations
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
-from nsxr.model.readout import Readout
 from nsxr.products.write import write_products
 from nsxr.ramps.read_noise import rescale_read_noise
 from nsxr.simulate import Artifacts, small_exposure
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import FULL_FRAME, assert_lazy_and_chunk_invariant, make_exposure, make_noise_references
 
 JUMP, DO_NOT_USE = np.uint8(GroupFlag.JUMP_DET.value), np.uint8(GroupFlag.DO_NOT_USE.value)
 RAMP, IMAGE = ("integration", "group", "row", "column"), ("row", "column")
@@ -27,12 +25,7 @@ NOISE = 8.5  # DN, of a difference of single frames
 def make_ramps(groups=8, frames=1, seed=1, columns=24, gain=1.2, light=0.0):
     """Full rows of four outputs whose noise is not that of the reference; half of the pixels see light [electron]."""
     rng = np.random.default_rng(seed)
-    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
-    header |= {"SUBSIZE1": columns, "SUBSIZE2": 2048, "NINTS": 1, "NGROUPS": groups, "NFRAMES": frames}
-    header |= {"TFRAME": 10.0, "TGROUP": 10.0 * frames}
-    places = {**Readout.from_header(header).row_coordinates(2048), "column": np.arange(columns)}
-    amplifier = places["amplifier"][1]
-    sigma = NOISE / np.sqrt(2 * frames) * np.array([FACTORS[a] for a in amplifier])[:, None]
+    sigma = NOISE / np.sqrt(2 * frames) * np.repeat(list(FACTORS.values()), 512)[:, None]
     rate = np.where(np.arange(columns) % 2, rng.exponential(light, (2048, columns)) if light else 0.0, 0.5)
     shape = (1, groups, 2048, columns)
     sci = rng.poisson(rate, shape).cumsum(1) / gain + sigma * rng.normal(0, 1, shape)
@@ -42,18 +35,8 @@ def make_ramps(groups=8, frames=1, seed=1, columns=24, gain=1.2, light=0.0):
     flags |= hits * JUMP
     flags[0, groups // 2, 100:120] |= DO_NOT_USE
     sci[0, groups // 2, 100:120] = np.nan
-    variables = {
-        "sci": (RAMP, sci.astype(np.float32), {"units": "DN"}),
-        "groupdq": (RAMP, flags),
-        "pixeldq": (IMAGE, np.zeros(shape[2:], np.uint32)),
-    }
-    references = [
-        xr.Dataset({"sci": (IMAGE, np.full(shape[2:], value, np.float32))}, {k: places[k] for k in IMAGE}).assign_attrs(
-            reference_type=kind, filename=f"{kind}.fits"
-        )
-        for kind, value in (("readnoise", NOISE), ("gain", gain))
-    ]
-    return xr.Dataset(variables, places, header), *references
+    exposure = make_exposure(sci, flags, **FULL_FRAME, NFRAMES=frames, TFRAME=10.0)
+    return exposure, *make_noise_references(exposure, NOISE, gain)
 
 
 @pytest.mark.parametrize(("groups", "frames", "light"), [(8, 1, 0.0), (8, 1, 50.0), (20, 5, 10.0), (3, 1, 0.0)])

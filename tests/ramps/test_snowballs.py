@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -11,26 +10,21 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.snowballs import Ellipses, fill_ellipse, find_ellipses, find_regions, is_near_edge
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
-from nsxr.model.readout import Readout
 from nsxr.ramps.snowballs import flag_snowballs
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, make_exposure
 
 JUMP, SATURATED, DO_NOT_USE = (
     np.uint8(flag.value) for flag in (GroupFlag.JUMP_DET, GroupFlag.SATURATED, GroupFlag.DO_NOT_USE)
 )
-RAMP = ("integration", "group", "row", "column")
 ELLIPSE = {"snowball_algorithm": "ellipse"}
 NOTHING = np.uint8(0)
 EIGHT = np.ones((3, 3))
 
 
-def make_exposure(groupdq, row_start=0, group_time=10.0):
-    integrations, groups, rows, columns = groupdq.shape
-    header = {"DETECTOR": "NRS1", "READPATT": "NRSRAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1}
-    header |= {"SUBSTRT2": row_start + 1, "SUBSIZE1": columns, "SUBSIZE2": rows, "NINTS": integrations}
-    header |= {"NGROUPS": groups, "NFRAMES": 1, "TFRAME": group_time, "TGROUP": group_time}
-    coordinates = {**Readout.from_header(header).row_coordinates(rows), "column": np.arange(columns)}
-    return xr.Dataset({"groupdq": (RAMP, groupdq)}, coordinates, header)
+def expose(groupdq, row_start=0, group_time=10.0):
+    """Return flags of full rows, from a row on."""
+    place = {"SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": row_start + 1, "TFRAME": group_time}
+    return make_exposure(np.zeros(groupdq.shape), groupdq, **place)[["groupdq"]]
 
 
 def disc(shape, row, column, radius):
@@ -48,11 +42,11 @@ def snowball(shape=(1, 5, 120, 120), place=(60, 60), core=4.0, ring=9.0, at=(0, 
 
 
 def flag(groupdq, **parameters):
-    return flag_snowballs(make_exposure(groupdq), **ELLIPSE, **parameters)["groupdq"].values
+    return flag_snowballs(expose(groupdq), **ELLIPSE, **parameters)["groupdq"].values
 
 
 def count(groupdq, **parameters):
-    result = flag_snowballs(make_exposure(groupdq), **ELLIPSE, **parameters)["extended_emission_events"]
+    result = flag_snowballs(expose(groupdq), **ELLIPSE, **parameters)["extended_emission_events"]
     return round(float(result) * 10 * (groupdq[:, 1:].size) / 1e6)
 
 
@@ -211,7 +205,7 @@ def test_no_flag_is_lost_where_a_core_grows():
 @pytest.mark.parametrize(("time", "groups"), [(4000.0, 4), (35.0, 2), (19.0, 0), (25.0, 1)])
 def test_cores_are_flagged_in_the_next_integration(time, groups):
     groupdq = snowball((3, 5, 60, 60), (30, 30), at=(1, 3))
-    exposure = make_exposure(groupdq)
+    exposure = expose(groupdq)
     after = flag_snowballs(exposure, **ELLIPSE, snowball_time_masked_next_int=time)["groupdq"].values
     core = disc(groupdq.shape, 30, 30, 3)
     for group in range(5):
@@ -223,7 +217,7 @@ def test_cores_are_flagged_in_the_next_integration(time, groups):
 
 def test_events_cross_amplifier_borders():
     groupdq = snowball((1, 4, 80, 80), (40, 40))
-    exposure = make_exposure(groupdq, row_start=472)
+    exposure = expose(groupdq, row_start=472)
     assert set(exposure["amplifier"].values) == {1, 2}
     lazy = flag_snowballs(exposure.chunk({"row": 40}), **ELLIPSE)["groupdq"]
     assert lazy.chunks[2] == (40, 40)
@@ -247,7 +241,7 @@ def test_lazy_and_chunk_invariant(parameters):
     groupdq |= np.where(rng.random(shape) < 0.02, DO_NOT_USE, NOTHING)
     chunkings = {"row": 30}, {"row": 7, "integration": 1, "column": 50}, {"group": 2, "integration": 2}
     result = assert_lazy_and_chunk_invariant(
-        flag_snowballs, make_exposure(groupdq), chunkings=chunkings, rtol=1e-12, **ELLIPSE, **parameters
+        flag_snowballs, expose(groupdq), chunkings=chunkings, rtol=1e-12, **ELLIPSE, **parameters
     )
     after = result["groupdq"].values
     assert not (groupdq & ~after).any()
@@ -260,7 +254,7 @@ def test_lazy_and_chunk_invariant(parameters):
 
 
 def test_errors_name_what_is_wrong():
-    exposure = make_exposure(snowball())
+    exposure = expose(snowball())
     with pytest.raises(ModelError, match="'groupdq' is missing"):
         flag_snowballs(exposure.drop_vars("groupdq"), **ELLIPSE)
     with pytest.raises(ParameterError, match="expand_factor"):

@@ -6,6 +6,7 @@ import pytest
 from nsxr.compute import layouts as chunking
 from nsxr.ramps.jump import flag_jumps
 from nsxr.ramps.ramp_fit import fit_ramps
+from nsxr.testing import make_exposure, make_noise_references
 
 DNU, SAT, JUMP = 1, 2, 4
 NOISE, TIME, GROUPS = 6.0, 14.6, 20
@@ -21,7 +22,7 @@ CASES = {
 
 
 @pytest.fixture
-def ratio(make_exposure, make_reference, monkeypatch):
+def ratio(monkeypatch):
     """Return a function that gives the variance of rates over the mean of what the fit says, and their mean and flux.
 
     Ramps are in electrons, one for a DN; jumps are of 500 electrons.
@@ -44,8 +45,7 @@ def ratio(make_exposure, make_reference, monkeypatch):
         exposure = make_exposure(sci, NFRAMES=frames, TFRAME=TIME / frames, TGROUP=TIME)
         for group, flag in CASES[case].items():
             exposure["groupdq"][:, group] = flag
-        readnoise = make_reference("readnoise", exposure, sci=NOISE * np.sqrt(2))
-        gain = make_reference("gain", exposure, sci=1.0)
+        readnoise, gain = make_noise_references(exposure, NOISE * np.sqrt(2))
         if integrations > 1:  # for the photon noise of the series; the threshold is out of reach
             exposure = flag_jumps(exposure, readnoise, gain, rejection_threshold=1e4)
         rate = fit_ramps(exposure, readnoise, gain, algorithm=algorithm)["rate"].to_dataset()

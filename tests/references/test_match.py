@@ -4,10 +4,10 @@ import xarray as xr
 
 import nsxr
 from nsxr.errors import ReferenceFileError
-from nsxr.model.readout import DETECTOR_SIZE, Readout, irs2_layout
+from nsxr.model.readout import DETECTOR_SIZE, irs2_layout
 from nsxr.references.match import match
 from nsxr.simulate import small_exposure
-from nsxr.testing import forbid_computes
+from nsxr.testing import FULL_FRAME, forbid_computes, make_exposure
 
 IMAGE = ("row", "column")
 
@@ -23,13 +23,8 @@ def image(rows, columns, **extra):
 
 
 def raw(detector, rows=3200, columns=6, chunks=None, **changes):
-    keywords = {"DETECTOR": detector, "READPATT": "NRSIRS2RAPID", "SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
-    keywords |= {"SUBSIZE1": columns, "SUBSIZE2": min(rows, 2048), "NINTS": 1, "NGROUPS": 1, "NFRAMES": 1}
-    keywords |= {"TFRAME": 1.0, "TGROUP": 1.0, **changes}
-    readout = Readout.from_header(keywords)
-    dims = ("integration", "group", *IMAGE)
-    coordinates = {**readout.row_coordinates(rows), "column": readout.column_start + np.arange(columns)}
-    dataset = xr.Dataset({"sci": (dims, np.zeros((1, 1, rows, columns), np.float32))}, coordinates, keywords)
+    keywords = {"READPATT": "NRSIRS2RAPID", **FULL_FRAME, "TFRAME": 1.0, "DETECTOR": detector, **changes}
+    dataset = make_exposure(np.zeros((1, 1, rows, columns)), **keywords)[["sci"]]
     return dataset if chunks is None else dataset.chunk(chunks).assign_coords(dataset.coords)
 
 

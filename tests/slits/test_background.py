@@ -10,7 +10,7 @@ from astropy.stats import sigma_clip
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.slits.background import average_exposures, combine_backgrounds, nod_backgrounds, subtract_background
-from nsxr.testing import forbid_computes
+from nsxr.testing import forbid_computes, make_rates
 
 RATE, READ = 0.05, 4e-4  # DN/s, variance of read noise
 TIME = 900.0
@@ -22,19 +22,9 @@ def exposure(seed: int, shape: tuple[int, int] = (60, 400), light: float = 0.0, 
     random = np.random.default_rng(seed)
     true = (RATE + light) / time / GAIN
     sci = RATE + light + random.normal(size=shape) * np.sqrt(true + READ * TIME / time)
-    image = ("row", "column")
-    return xr.Dataset(
-        {
-            "sci": (image, sci.astype(np.float32), {"units": "DN/s"}),
-            "dq": (image, np.zeros(shape, dtype=np.uint32)),
-            "var_poisson": (image, (np.maximum(sci, 0) / time / GAIN).astype(np.float32), {"units": "(DN/s)2"}),
-            "var_rnoise": (image, np.full(shape, READ * TIME / time, dtype=np.float32), {"units": "(DN/s)2"}),
-        },
-        coords={"row": np.arange(shape[0]), "column": np.arange(shape[1])},
-        attrs={"DETECTOR": "NRS1", "FILTER": "CLEAR", "GRATING": "PRISM", "GWA_XTIL": 0.3, "GWA_YTIL": 0.03}
-        | {"EFFEXPTM": time, "filename": f"e{seed}_rate.fits"}
-        | attrs,
-    )
+    attrs = {"FILTER": "CLEAR", "GRATING": "PRISM", "GWA_XTIL": 0.3, "GWA_YTIL": 0.03, **attrs}
+    attrs = {"DETECTOR": "NRS1", "EFFEXPTM": time, "filename": f"e{seed}_rate.fits", **attrs}
+    return make_rates(sci, np.maximum(sci, 0) / time / GAIN, READ * TIME / time, **attrs)
 
 
 def pull(dataset: xr.Dataset, expected: float = 0.0) -> float:
