@@ -16,11 +16,15 @@ from click.testing import CliRunner
 
 import nsxr
 from nsxr import cli
+from nsxr.errors import ParameterError
 from nsxr.model.dq import GroupFlag
 from nsxr.model.readout import irs2_layout
+from nsxr.pipelines.detector1 import DETECTOR1
+from nsxr.pipelines.pipeline import Pipeline
 from nsxr.ramps.jump import flag_jumps
 from nsxr.ramps.reference_pixels.irs2 import subtract_interleaved_reference
 from nsxr.simulate import simulate_exposure
+from nsxr.testing import forbid_computes
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -53,6 +57,48 @@ def test_python_runs(page, demo, tmp_path, monkeypatch):
     matplotlib.pyplot.close("all")
     if "noise" in names:
         assert ((names["noise"] > 4) & (names["noise"] < 12)).all()  # of a difference [DN]; cosmic rays make hundreds
+
+
+@pytest.fixture(scope="module")
+def example():
+    """Return the names that the worked example of CONTRIBUTING.md defines: a correction and its test."""
+    names = {"__name__": "example"}
+    for block in blocks(REPOSITORY / "CONTRIBUTING.md", "python"):
+        exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+def test_the_test_of_the_worked_example_passes(example):
+    tests = [function for name, function in example.items() if name.startswith("test_")]
+    assert len(tests) == 1
+    tests[0]()
+
+
+def test_the_worked_example_becomes_a_step(example, demo):
+    """The pipeline is that of the change in the guide: a line more in the list of steps."""
+    (change,) = blocks(REPOSITORY / "CONTRIBUTING.md", "diff")
+    before = "".join(f"{line[1:]}\n" for line in change.splitlines() if line[0] == " ")
+    assert before in (REPOSITORY / "nsxr" / "pipelines" / "detector1.py").read_text("utf-8")
+    (added,) = (line[1:].strip(" ,") for line in change.splitlines() if line[0] == "+")
+    last = change.splitlines()[-1].strip(" ,")
+    functions = [one.function for one in DETECTOR1.steps.values()]
+    place = [function.__name__ for function in functions].index(last)
+    pipeline = Pipeline("detector1", [*functions[:place], example[added], *functions[place:]], products=("rate",))
+
+    settings = pipeline.settings({}, run=["ipc"])
+    assert pipeline.filled(settings)["ipc"] == {"coupling": 0.005}
+    with pytest.raises(ParameterError, match="coupling"):
+        pipeline.settings({"ipc": {"coupling": 0.2}})
+    exposure = nsxr.open_exposure(demo / "jw01234001001_03101_00001_nrs1_uncal.fits")
+    references = nsxr.open_references(demo / "references", exposure)
+    with forbid_computes():
+        stages = pipeline.correct(exposure, references, settings, until="jump")
+        skipped = pipeline.correct(exposure, references, pipeline.settings(), until="jump")
+    assert stages["ipc"].nsxr.steps[-1]["parameters"] == {"coupling": 0.005}
+    assert skipped["ipc"].nsxr.steps[-1]["status"] == "SKIPPED"
+    last = xr.Dataset({name: stages[name]["sci"].isel(group=-1) for name in ("linearity", "ipc")}).compute()
+    assert (last["ipc"] != last["linearity"]).any()
+    np.testing.assert_allclose(last["ipc"].sum(), last["linearity"].sum(), rtol=1e-4)  # charge moves between pixels
 
 
 COMMANDS = [
