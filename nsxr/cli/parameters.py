@@ -75,8 +75,9 @@ def steps() -> None:
 
 def _reference(reference: Reference) -> str:
     """Return a reference type, its keyword, and when it is used."""
-    notes = [REFERENCES[reference.kind].keyword] if REFERENCES[reference.kind].keyword else []
-    notes += [f"{reference.when.words} only"] if reference.when is not None else []
+    named = REFERENCES[reference.kind]
+    notes = [named.keyword] if named.keyword else []
+    notes += [f"{named.when.words} only"] if named.when is not None else []
     if isinstance(reference, Takes):
         notes += [f"if {reference.of} is on" if reference.of else "if given"]
     return f"{reference.kind} ({', '.join(notes)})" if notes else reference.kind

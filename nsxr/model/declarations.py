@@ -19,30 +19,13 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from nsxr.model.parameters import Parameter, parameters_of
-from nsxr.model.readout import Readout
 from nsxr.model.steps import REFERENCES, STEPS
 
-__all__ = ["IRS2", "Needs", "Reference", "Step", "Takes", "When", "declaration_of", "step", "taken_by"]
+__all__ = ["Needs", "Reference", "Step", "Takes", "declaration_of", "step", "taken_by"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ATTRIBUTE = "nsxr_step"
-
-
-@dataclass(frozen=True)
-class When:
-    """A condition on the readout, and words for it."""
-
-    words: str
-    holds: Callable[[Readout], bool]
-
-
-def _is_irs2(readout: Readout) -> bool:
-    return readout.is_irs2
-
-
-IRS2 = When("IRS2", _is_irs2)
-"""Interleaved reference pixels are in the frames."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +38,15 @@ class Reference:
         Reference type, as in :data:`nsxr.model.steps.REFERENCES`.
     argument : str
         Name of the argument of the function; default the reference type.
-    when : When, optional
-        Only for exposures of which this holds.
     """
 
     kind: str
     argument: str = ""
-    when: When | None = None
 
     @property
     def name(self) -> str:
         """Name of the argument of the function."""
         return self.argument or self.kind
-
-    def serves(self, readout: Readout) -> bool:
-        """Whether the step uses this reference for exposures that are read out like this."""
-        return self.when is None or self.when.holds(readout)
 
 
 @dataclass(frozen=True)
@@ -153,6 +129,11 @@ class Step:
     def defaults(self) -> dict[str, Any]:
         """Defaults of the parameters of the step, by name."""
         return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Types of the references that the step cannot do without."""
+        return tuple(one.kind for one in self.references if isinstance(one, Needs))
 
     @property
     def keyword(self) -> str:

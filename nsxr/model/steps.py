@@ -4,10 +4,10 @@ Names and keywords are those of the observatory's pipeline. The tables also name
 a step needs and which parameters it takes is declared beside its function, see :mod:`nsxr.model.declarations`.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
-__all__ = ["REFERENCES", "STATUS", "STEPS", "ReferenceName", "StepName"]
+__all__ = ["REFERENCES", "STATUS", "STEPS", "ReferenceName", "StepName", "When", "serves"]
 
 
 class StepName(NamedTuple):
@@ -15,6 +15,20 @@ class StepName(NamedTuple):
 
     keyword: str
     comment: str
+
+
+class _Readout(Protocol):
+    """What a condition looks at: :class:`nsxr.model.readout.Readout`, or what the simulator is asked for."""
+
+    @property
+    def is_irs2(self) -> bool: ...
+
+
+class When(NamedTuple):
+    """A condition on the readout, and words for it."""
+
+    words: str
+    holds: Callable[[_Readout], bool]
 
 
 class ReferenceName(NamedTuple):
@@ -31,12 +45,19 @@ class ReferenceName(NamedTuple):
     opened : {"always", "found", "given", ""}
         When :func:`nsxr.open_references` opens one: for every exposure; for full frames, if the directory has one; if
         its path is given; never, because nsxr cannot read it yet.
+    when : When or None
+        Only exposures of which this holds need a reference of this type.
     """
 
     keyword: str
     comment: str
     unit: str = ""
     opened: str = ""
+    when: When | None = None
+
+
+def _is_irs2(readout: _Readout) -> bool:
+    return readout.is_irs2
 
 
 STEPS: Mapping[str, StepName] = {
@@ -96,7 +117,9 @@ REFERENCES: Mapping[str, ReferenceName] = {
     "mask": ReferenceName("R_MASK", "Mask reference file name", opened="always"),
     "saturation": ReferenceName("R_SATURA", "Saturation reference file name", "DN", "always"),
     "superbias": ReferenceName("R_SUPERB", "Superbias reference file name", "DN", "always"),
-    "refpix": ReferenceName("R_REFPIX", "Reference pixels reference file name", opened="always"),
+    "refpix": ReferenceName(
+        "R_REFPIX", "Reference pixels reference file name", opened="always", when=When("IRS2", _is_irs2)
+    ),
     "linearity": ReferenceName("R_LINEAR", "Linearity reference file name", opened="always"),
     "dark": ReferenceName("R_DARK", "Dark reference file name", "DN", "always"),
     "gain": ReferenceName("R_GAIN", "Gain reference file name", "electron/DN", "always"),
@@ -136,3 +159,9 @@ REFERENCES: Mapping[str, ReferenceName] = {
     "wavecorr": ReferenceName("R_WAVCOR", "Wavelength correction reference file name"),
 }
 """Keyword of each reference type, by type."""
+
+
+def serves(kind: str, readout: _Readout) -> bool:
+    """Whether references of a type are of use to exposures that are read out like this."""
+    when = REFERENCES[kind].when
+    return when is None or when.holds(readout)

@@ -1,4 +1,4 @@
-"""A pipeline: steps in order, which of them are done for an exposure, and what they are given."""
+"""A pipeline: its steps in order, the steps that run for an exposure, their references and parameters."""
 
 import inspect
 import warnings
@@ -14,6 +14,7 @@ from nsxr.model.declarations import Reference, Step, Takes, declaration_of
 from nsxr.model.history import record_skip
 from nsxr.model.provenance import noted
 from nsxr.model.readout import Readout
+from nsxr.model.steps import serves
 from nsxr.pipelines.settings import Settings, checked
 from nsxr.references.choose import References
 from nsxr.references.match import require_kind
@@ -23,7 +24,7 @@ __all__ = ["Pipeline"]
 P = ParamSpec("P")
 R = TypeVar("R")
 Given = Mapping[str, Mapping[str, Any]]
-"""Arguments by step that are no parameters: the pipeline works them out."""
+"""More arguments of steps, by step: what is neither a reference nor a parameter."""
 
 
 class Pipeline:
@@ -121,7 +122,9 @@ class Pipeline:
         return settings.reason_off(step) is None and _cannot(step, exposure) is None
 
     def problems(self, records: Sequence[Mapping[str, Any]], attributes: Mapping[str, Any]) -> Iterator[str]:
-        """Tell which steps a product does not account for: not done, no reason why not, or references not named.
+        """Yield a line for each step of which the history of a product is incomplete.
+
+        A step must be recorded: as done, with all references that it needs, or as skipped, with a reason.
 
         Parameters
         ----------
@@ -139,8 +142,7 @@ class Pipeline:
                 yield f"provenance has no step {name}"
             elif any(record["status"] == "COMPLETE" for record in done[name]):
                 used = {k for record in done[name] for k, file in record["references"].items() if file != "unnamed"}
-                wanted = [one.kind for one in step.references if not isinstance(one, Takes) and one.serves(readout)]
-                missing = [kind for kind in wanted if kind not in used]
+                missing = [kind for kind in step.needs if serves(kind, readout) and kind not in used]
                 if missing:
                     yield f"provenance of step {name} names no {', '.join(missing)} reference"
             elif not all(record.get("reason") for record in done[name]):
@@ -270,7 +272,7 @@ class Pipeline:
     def _is_used(self, reference: Reference, readout: Readout, settings: Settings) -> bool:
         """Whether a step takes a reference, if it is there."""
         other = self.steps.get(reference.of) if isinstance(reference, Takes) else None
-        return reference.serves(readout) and (other is None or settings.reason_off(other) is None)
+        return serves(reference.kind, readout) and (other is None or settings.reason_off(other) is None)
 
     def _needed(self, steps: Iterable[Step], readout: Readout, settings: Settings) -> list[str]:
         """Return the reference types that those of the steps need that are on."""
@@ -305,8 +307,7 @@ class Pipeline:
 
     def _users(self, kind: str) -> list[str]:
         """Return the steps that need references of a type."""
-        needs = {n: [r.kind for r in s.references if not isinstance(r, Takes)] for n, s in self.steps.items()}
-        return [name for name, kinds in needs.items() if kind in kinds]
+        return [name for name, step in self.steps.items() if kind in step.needs]
 
     def shows_steps(self, function: Callable[P, R]) -> Callable[P, R]:
         """Show the steps in the signature of a function, for help and completion, instead of ``**parameters``."""

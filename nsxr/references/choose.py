@@ -19,6 +19,7 @@ from nsxr.errors import (
 from nsxr.formats.fits_headers import FitsFile, keywords
 from nsxr.model.keywords import start_of
 from nsxr.model.readout import Readout
+from nsxr.model.steps import REFERENCES, serves
 from nsxr.model.variables import RAMP, check
 from nsxr.references.crds import CRDS, best_references, crds_state, fetch_reference
 from nsxr.references.files import OPTIONAL, TYPES, open_reference, scan_reference
@@ -99,7 +100,7 @@ def open_references(
     """
     check(exposure, "sci", dims=RAMP)
     readout = Readout.of(exposure)
-    wanted = [t for t in (TYPES if types is None else tuple(types)) if t != "refpix" or readout.is_irs2]
+    wanted = [t for t in (TYPES if types is None else tuple(types)) if t not in REFERENCES or serves(t, readout)]
     is_crds = not isinstance(source, Mapping) and os.fspath(source).lower() == "crds"
     if types is None and not is_crds and readout.subarray == "FULL":
         wanted.append("pictureframe")

@@ -7,6 +7,7 @@ import xarray as xr
 
 from nsxr.model.dq import PixelFlag
 from nsxr.model.readout import IRS2_ROWS, Readout, irs2_layout
+from nsxr.model.steps import REFERENCES, serves
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import (
@@ -67,11 +68,11 @@ def reference_datasets(
     pixels = pixels or detector_pixels(configuration, artifacts)
     coordinates = _coordinates(configuration, configuration.rows.size)
     for kind, make in _MAKERS.items():
-        if (kind == "refpix" and not configuration.is_irs2) or (
-            kind == "pictureframe" and configuration.subarray != "FULL"
-        ):
+        if not serves(kind, configuration) or (kind == "pictureframe" and configuration.subarray != "FULL"):
             continue
         dataset = make(configuration, artifacts, pixels)
+        if unit := REFERENCES[kind].unit:
+            dataset["sci"].attrs["units"] = unit
         if "row" in dataset.dims:
             raw = dataset.sizes["row"] != configuration.rows.size
             dataset = dataset.assign_coords(_coordinates(configuration, IRS2_ROWS) if raw else coordinates)
@@ -122,14 +123,14 @@ def _saturation(configuration: Configuration, artifacts: Artifacts, pixels: Dete
     threshold = bias + np.float32(SATURATION_MARGIN) * full
     threshold = np.where(configuration.is_border, np.float32(65535), threshold)
     threshold = np.where((pixels.flags & unchecked) != 0, np.float32("nan"), threshold)
-    return xr.Dataset({"sci": (IMAGE, threshold, {"units": "DN"}), "dq": (IMAGE, dq)})
+    return xr.Dataset({"sci": (IMAGE, threshold), "dq": (IMAGE, dq)})
 
 
 def _superbias(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
     dq = _has(pixels, PixelFlag.DO_NOT_USE, PixelFlag.UNRELIABLE_BIAS)
     raw = expand_rows(configuration, dq)
     bias = np.where(raw, np.float32("nan"), pixels.bias)
-    return xr.Dataset({"sci": (IMAGE, bias, {"units": "DN"}), "dq": (IMAGE, raw)})
+    return xr.Dataset({"sci": (IMAGE, bias), "dq": (IMAGE, raw)})
 
 
 def _readnoise(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
@@ -140,13 +141,13 @@ def _readnoise(configuration: Configuration, artifacts: Artifacts, pixels: Detec
     correlated = remaining_correlated_variance(configuration, artifacts)
     variance = (white**2 + correlated) / pixels.nominal_gain**2 + rounding
     noise = np.sqrt(2 * variance).astype(np.float32)
-    return xr.Dataset({"sci": (IMAGE, noise, {"units": "DN"})})
+    return xr.Dataset({"sci": (IMAGE, noise)})
 
 
 def _gain(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
     unknown = (pixels.flags & np.uint32(PixelFlag.NO_GAIN_VALUE.value)) != 0
     gain = np.where(unknown, np.float32("nan"), pixels.gain)
-    return xr.Dataset({"sci": (IMAGE, gain, {"units": "electron/DN"})}, attrs={"gain_factor": pixels.gain_factor})
+    return xr.Dataset({"sci": (IMAGE, gain)}, attrs={"gain_factor": pixels.gain_factor})
 
 
 def _linearity(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
@@ -210,14 +211,14 @@ def _dark(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPi
         "average_dark_current": round(float(np.median(pixels.dark_current)), 6),
     }
     return xr.Dataset(
-        {"sci": (("group", *IMAGE), ramp, {"units": "DN"}), "dq": (IMAGE, flagged)},
+        {"sci": (("group", *IMAGE), ramp), "dq": (IMAGE, flagged)},
         attrs=attributes,
     )
 
 
 def _picture_frame(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:
     pattern = picture_frame(configuration)[configuration.raw_row_of_row]
-    return xr.Dataset({"sci": (IMAGE, pattern, {"units": "1"})})
+    return xr.Dataset({"sci": (IMAGE, pattern)})
 
 
 def _refpix(configuration: Configuration, artifacts: Artifacts, pixels: DetectorPixels) -> xr.Dataset:

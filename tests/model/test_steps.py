@@ -6,10 +6,12 @@ import pytest
 import xarray as xr
 
 import nsxr
-from nsxr.model.declarations import IRS2, Needs, Takes, declaration_of, step, taken_by
+from nsxr.formats.keywords import product_keywords
+from nsxr.model.declarations import Needs, Takes, declaration_of, step, taken_by
+from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Range, Unit
 from nsxr.model.readout import Readout
-from nsxr.model.steps import REFERENCES, STATUS, STEPS
+from nsxr.model.steps import REFERENCES, STATUS, STEPS, serves
 
 HEADER = {"DETECTOR": "NRS1", "SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1, "SUBSIZE1": 2048, "SUBSIZE2": 2048}
 
@@ -25,12 +27,21 @@ def test_keywords_fit_into_headers_and_have_comments(table, start):
     assert all(len(f"{one.keyword}: {one.comment}") < 60 for one in table.values())
 
 
+def test_a_kernel_of_side_reference_pixels_is_named_in_products():
+    known = {kind: xr.Dataset(attrs={"reference_type": kind, "filename": f"{kind}.asdf"}) for kind in REFERENCES}
+    done = record(xr.Dataset(), "refpix", list(known.values()))
+    keywords = product_keywords(done, "x_rate.fits", "ImageModel")
+    assert keywords["R_SIRSKL"] == ("sirskernel.asdf", "SIRS refpix reference file name")
+    assert keywords["S_REFPIX"][0] == "COMPLETE"
+    assert {key for key in keywords if key.startswith("R_")} == {one.keyword for one in REFERENCES.values()} - {""}
+
+
 def test_every_status_keyword_means_one_step():
     assert set(STATUS.values()) == set(STEPS) - {"master_background_mos"}
     assert STATUS["S_MSBSUB"] == "master_background"
 
 
-@step("ipc", references=[Needs("ipc"), Takes("gain", when=IRS2, of="gain_scale")], off="it is off")
+@step("ipc", references=[Needs("ipc"), Takes("gain", of="gain_scale")], off="it is off")
 def correct(
     exposure: xr.Dataset,
     ipc: xr.Dataset,
@@ -58,15 +69,15 @@ def test_a_function_declares_itself_and_is_not_wrapped():
     assert declared.defaults == {"strength": 1.0, "method": "a"}
     assert declared.parameters["strength"].meaning == "How much."
     assert declared.parameters["method"].limits == "a, b"
+
+
+def test_reference_pixels_are_of_use_to_irs2_alone():
     irs2, other = (
         Readout.from_header({**HEADER, "READPATT": pattern, "NOUTPUTS": outputs}, ramps=False)
         for pattern, outputs in (("NRSIRS2", 5), ("NRS", 4))
     )
-    needs, takes = declared.references
-    assert needs.serves(irs2)
-    assert needs.serves(other)
-    assert takes.serves(irs2)
-    assert not takes.serves(other)
+    assert [kind for kind in REFERENCES if not serves(kind, other)] == ["refpix"]
+    assert all(serves(kind, irs2) for kind in REFERENCES)
 
 
 def test_parts_and_options_are_parameters_of_the_step_and_what_is_given_is_not():

@@ -9,7 +9,7 @@ import xarray as xr
 
 from nsxr.compute import layouts
 from nsxr.errors import MissingReferenceError, ParameterError, ReferenceFileError
-from nsxr.model.declarations import IRS2, Needs, Takes, step
+from nsxr.model.declarations import Needs, Takes, step
 from nsxr.model.history import record, steps
 from nsxr.model.parameters import Range
 from nsxr.model.provenance import differences, provenance_of
@@ -28,7 +28,7 @@ def first(exposure, superbias):
     return record(exposure, "superbias", [superbias], sci=exposure["sci"] - superbias["sci"])
 
 
-@step("saturation", references=[Takes("superbias", of="superbias"), Needs("refpix", when=IRS2)])
+@step("saturation", references=[Takes("superbias", of="superbias"), Needs("refpix")])
 def second(exposure, superbias=None, refpix=None, *, factor: Annotated[float, Range(0, 9)] = 1.0):
     """Multiply."""
     used = [one for one in (superbias, refpix) if one is not None]

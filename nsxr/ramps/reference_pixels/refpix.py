@@ -14,7 +14,7 @@ from nsxr.compute.blocks import unlabelled
 from nsxr.compute.layouts import is_kept
 from nsxr.compute.passes import settle
 from nsxr.errors import MissingReferenceError, ParameterError
-from nsxr.model.declarations import IRS2, Needs, Takes, step
+from nsxr.model.declarations import Needs, Takes, step
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits, Range, Unit
 from nsxr.model.readout import Readout
@@ -60,7 +60,7 @@ class _Options:
             raise ParameterError(f"refpix_algorithm is {self.refpix_algorithm!r}, expected 'median' or 'sirs'")
 
 
-@step("refpix", references=[Needs("refpix", when=IRS2), Takes("sirskernel")], by_frame=True)
+@step("refpix", references=[Needs("refpix"), Takes("sirskernel")], by_frame=True)
 def subtract_reference_pixels(
     exposure: xr.Dataset,
     refpix: xr.Dataset | None = None,
