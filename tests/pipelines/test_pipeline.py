@@ -112,6 +112,23 @@ def test_products_carry_their_recipe(exposure, references):
     assert steps(rate)[-1]["reason"] == "on request"
 
 
+def test_incomplete_histories_are_told(exposure, references):
+    settings = PIPELINE.settings()
+    ramps = PIPELINE.correct(exposure, references, settings)["clean_flicker_noise"]
+    rate = PIPELINE.make_products(ramps, references, settings)["rate"].to_dataset()
+    records = steps(rate)
+    header = rate.attrs
+    assert list(PIPELINE.problems(records, header)) == []
+    assert list(PIPELINE.problems(records[1:], header)) == ["provenance has no step superbias"]
+    nameless = [{**records[0], "references": {}}, {**records[3], "reason": ""}, *records[1:3], *records[4:]]
+    assert list(PIPELINE.problems(nameless, header)) == [
+        "provenance of step superbias names no superbias reference",
+        "provenance does not say why step clean_flicker_noise was left out",
+    ]
+    older = [record for record in records if record["step"] != "clean_flicker_noise"]
+    assert list(PIPELINE.problems(older, header)) == []
+
+
 def test_references_are_those_of_steps_that_are_on(exposure, references):
     assert PIPELINE.reference_types(exposure) == ["superbias", "gain"]
     assert PIPELINE.reference_types(exposure, PIPELINE.settings(skip=["superbias"])) == ["gain"]
