@@ -27,7 +27,7 @@ def info(file: str, storage_options: Mapping[str, Any]) -> None:
 
 
 def about_text(path: str) -> str | None:
-    """Return one line on a text file as nsxr writes them: a recipe, a light curve; None if it is something else.
+    """Return a line about a text file that nsxr wrote: a recipe or a light curve; None for any other file.
 
     Raises
     ------
@@ -40,8 +40,9 @@ def about_text(path: str) -> str | None:
     if ending == ".toml":
         recipe = Recipe.read(path)
         skipped = f", skips {', '.join(recipe.skip)}" if recipe.skip else ""
+        asked = f", also runs {', '.join(recipe.run)}" if recipe.run else ""
         steps = counted(len(recipe.parameters), "step")
-        return f"{name}: recipe, parameters of {steps}{skipped}; nsxr detector1 FILES --recipe {name}"
+        return f"{name}: recipe, parameters of {steps}{skipped}{asked}; nsxr detector1 FILES --recipe {name}"
     if ending == ".ecsv":
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = [line for line in file if line.strip()]
