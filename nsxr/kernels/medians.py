@@ -1,4 +1,4 @@
-"""Medians of what is there."""
+"""Medians of finite values."""
 
 import numpy as np
 

@@ -121,23 +121,25 @@ def flag_jumps(
 ) -> xr.Dataset:
     """Flag groups at which the signal of a pixel jumps.
 
-    A cosmic ray deposits its charge at once, so the difference of two successive groups stands out
-    among the others of the pixel. What stands out is decided in one of three ways:
+    A cosmic ray deposits its charge at once. The difference of two successive groups is then much larger than the other
+    differences of the pixel.
 
-    1. With ``minimum_sigclip_groups`` or more integrations, sigma clipping (about the median, at most
-       five iterations) of each difference among the integrations.
-    2. Else, with ``min_diffs_single_pass`` or more usable differences per integration, one comparison of
-       each difference with the median of all.
-    3. Else a search that takes out the most deviant difference again and again, comparing with the
-       median of the others.
+    With ``algorithm="likelihood"``, the ramp is fitted as in :func:`fit_ramps` with the same algorithm. A jump is a
+    difference, or two in succession, without which chi square falls by more than the threshold allows. The search is
+    repeated as long as more than three differences are left. Ramps of fewer than five groups, and pixels with at most
+    three usable differences, are searched by two-point differences.
 
-    In a series of two groups, each integration has a single difference, which is compared with the median of the other
-    integrations.
+    With ``algorithm="two-point"``, each difference is compared with other differences of the pixel, in one of three
+    ways:
 
-    With ``algorithm="likelihood"``, a jump is instead what the fit of :func:`fit_ramps` with the same algorithm cannot
-    explain: a difference, or two in succession, without which chi square falls by more than a step of
-    ``rejection_threshold`` standard deviations would be worth; again and again while more than three are left. With
-    fewer than five groups, or where no more than three differences are usable, differences are compared all the same.
+    1. With ``minimum_sigclip_groups`` or more integrations, each difference is sigma-clipped among the integrations
+       (about the median, at most five iterations).
+    2. Otherwise, with ``min_diffs_single_pass`` or more usable differences per integration, each difference is compared
+       once with the median of all differences.
+    3. Otherwise the most deviant difference is taken out again and again. It is compared with the median of the others.
+
+    In a time series of two groups, each integration has a single difference. It is compared with the median of the
+    other integrations.
 
     Parameters
     ----------
@@ -181,9 +183,9 @@ def flag_jumps(
     after_jump_flag_time1, after_jump_flag_time2 : float
         How long the groups after jumps of ``after_jump_flag_dn1`` and ``after_jump_flag_dn2`` are flagged; 0 is off.
     series : Dataset, optional
-        The same exposure, opened and corrected a second time in the ``ramp`` layout. What is ordinary for a pixel is
-        found in all of its integrations; if they come from a second copy, that is read and done with before the
-        first is needed (:func:`nsxr.compute.passes.settle`), and no more than a few integrations are in memory at once.
+        The same exposure, opened and corrected a second time in the ``ramp`` layout. The limits of ordinary differences
+        are found from all integrations of a pixel. With a second copy, these integrations are read before those of the
+        first are needed (:func:`nsxr.compute.passes.settle`), and only a few integrations are in memory at once.
 
     Returns
     -------
@@ -213,14 +215,14 @@ def flag_jumps(
     absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
     sign of the differences, so that downward steps are found like upward ones.
 
-    In a series of two groups, a difference d is compared with the median m of the k others: it is a jump if it is
+    In a time series of two groups, a difference d is compared with the median m of the k others. It is a jump if it is
     larger by more than the threshold times ``sqrt((max(m, 0) + R^2 / n) (1 + v))``, with v the variance of the median
-    of k normal values. From 20 integrations on, the scatter of the pixel, by its median absolute deviation, takes the
-    place of the expected one if it is significantly more: sources vary, and transits are no jumps. An integration with
-    a jump then has no difference left, and no rate.
+    of k normal values. From 20 integrations on, the scatter of the pixel (from its median absolute deviation) replaces
+    the expected scatter if it is significantly larger, because sources vary and transits are no jumps. An integration
+    with a jump then has no difference left, and no rate.
 
-    A group that is DO_NOT_USE in a whole line of the detector does not count as usable there. Groups lost
-    in the whole frame are thus left out, without asking the frame: a line is always in one chunk.
+    A group that is DO_NOT_USE in a whole row of pixels does not count as usable in that row. Groups that are lost in
+    the whole frame are thus left out without a look at the whole frame, because a row is always in one chunk.
 
     References
     ----------
@@ -318,12 +320,12 @@ def why_no_jumps(exposure: xr.Dataset, minimum_groups: int = 2) -> str | None:
 
 
 def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:
-    """Return events per second and pixel.
+    """Return jumps, or snowballs, per second and pixel.
 
     Parameters
     ----------
     count : DataArray
-        Number of events in the whole exposure, a scalar.
+        Number of jumps or snowballs in the whole exposure, a scalar.
     groupdq : DataArray
         (integration, group, row, column) uint8. Groups that are DO_NOT_USE in the whole frame do not count as
         time, nor does the first group of an integration.

@@ -27,7 +27,7 @@ def likelihood_threshold(differences: int) -> float:
 
 
 def step_search(thresholds: Thresholds, readout: Readout) -> StepSearch:
-    """Return what a jump is: by how much chi square has to fall for these thresholds."""
+    """Return by how much chi square has to fall for a jump, from the thresholds in standard deviations."""
     shared = shared_part(readout.n_frames, readout.frame_time, readout.group_time)
     double = -2 * (np.log(2) + log_ndtr(-thresholds.four))  # as improbable with two degrees of freedom
     return StepSearch(readout.n_frames, shared, thresholds.four**2, float(double), thresholds.three, thresholds.two)
@@ -55,7 +55,7 @@ def flag_by_likelihood(
     median_gain : DataArray
         Scalar, which turns the sizes from DN to electrons.
     search : StepSearch
-        What a jump is.
+        Rules of the search.
     sizes : JumpSizes
         Of jumps that flag more than their own group, [DN].
     """

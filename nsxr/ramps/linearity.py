@@ -10,7 +10,7 @@ from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout
-from nsxr.model.variables import check
+from nsxr.model.variables import RAMP, check
 from nsxr.references.match import match
 
 __all__ = ["correct_linearity"]
@@ -49,14 +49,14 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
     coefficients, unusable = _usable(reference["coefficients"], "order", reference["dq"])
     read_level = "inverse_coefficients" in reference and readout.n_frames > 1 and exposure.sizes["group"] > 1
     sci = exposure["sci"]
-    output = [(("integration", "group", "row", "column"), np.float32)]
+    output = {"sci": (RAMP, np.float32)}
     if read_level:
         inverse, no_inverse = _usable(reference["inverse_coefficients"], "inverse_order", reference["dq"])
         unusable = unusable | no_inverse
-        (linear,) = map_blocks(
+        linear = map_blocks(
             linearize_reads,
             one_chunk(sci, "group"),
-            one_chunk(exposure["groupdq"], "group"),
+            exposure["groupdq"],
             coefficients,
             inverse,
             core=("group",),
@@ -64,11 +64,10 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
             n_frames=readout.n_frames,
             frames_per_group=readout.n_frames + readout.group_gap,
             saturated=_SATURATED,
-        )
+        )["sci"]
     else:
-        (linear,) = map_blocks(
-            linearize, sci, exposure["groupdq"], coefficients, core=(), outputs=output, saturated=_SATURATED
-        )
+        arrays = sci, exposure["groupdq"], coefficients
+        linear = map_blocks(linearize, *arrays, core=(), outputs=output, saturated=_SATURATED)["sci"]
     flags = reference["dq"] | unusable * _NO_CORRECTION
     return record(
         exposure, "linearity", [linearity], {"read_level": read_level}, sci=linear, pixeldq=exposure["pixeldq"] | flags

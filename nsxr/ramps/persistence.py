@@ -1,4 +1,4 @@
-"""Flag what may still glow: pixels that were saturated in an integration or exposure before."""
+"""Flag persistence: pixels that were saturated in an integration or exposure before and may still glow."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,12 +19,10 @@ from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, require
 from nsxr.model.parameters import Times
 from nsxr.model.readout import Readout, irs2_layout
-from nsxr.model.variables import check
+from nsxr.model.variables import RAMP, RATES, check
 
 __all__ = ["flag_persistence", "last_saturation", "latest_saturation"]
 
-_RAMP = ("integration", "group", "row", "column")
-_RATES = ("integration", "row", "column")
 _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 _SECONDS = 86400.0
 
@@ -41,7 +39,7 @@ def flag_persistence(
 
     Traps that were filled by a saturating signal give off their charge after the reset, in the next integration
     and in the next exposure. The window opens at the end of the integration in which a pixel saturates, which
-    empties it, and counts for all groups that end within it. Saturation by a large cosmic-ray event counts like any.
+    empties it, and counts for all groups that end within it. Saturation by a snowball counts like any other saturation.
 
     Parameters
     ----------
@@ -100,28 +98,28 @@ def flag_persistence(
         labels = {dim: exposure[dim].values for dim in ("row", "column")}
         earlier = (before.reindex(labels, fill_value=-np.inf) - zero) * _SECONDS
         earlier = chunk_like(unlabelled(earlier), flags.isel(integration=0, group=0))
-    (latest,) = map_blocks(
+    latest = map_blocks(
         latest_before,
         one_chunk(per_block, "integration"),
         earlier,
         core=("integration",),
-        outputs=[(_RATES, np.float64)],
-    )
+        outputs={"latest": (RATES, np.float64)},
+    )["latest"]
     if per_block.sizes["integration"] > 1:
         latest = settle(latest)  # blocks that wait for those before them need not be kept meanwhile
     added = GroupFlag.PERSISTENCE | (GroupFlag.DO_NOT_USE if persistence_dnu else GroupFlag(0))
-    (flagged,) = map_blocks(
+    flagged = map_blocks(
         flag_windows,
         flags,
         *times,
         spread_blocks(latest, flags, "integration"),
         core=("group",),
-        outputs=[(_RAMP, np.uint8)],
+        outputs={"flagged": (RAMP, np.uint8)},
         group_time=readout.group_time,
         duration=float(persistence_time),
         saturated=_SATURATED,
         flag=np.uint8(added.value),
-    )
+    )["flagged"]
     parameters: dict[str, Any] = {"persistence_time": float(persistence_time), "persistence_dnu": bool(persistence_dnu)}
     flagged = chunk_like(flagged, exposure["groupdq"])
     return record(exposure, "persistence", (), {**parameters, "before": before is not None}, groupdq=flagged)
@@ -167,15 +165,15 @@ def latest_saturation(states: Sequence[xr.DataArray]) -> xr.DataArray:
 def _ends_of_blocks(flags: xr.DataArray, end: np.ndarray) -> xr.DataArray:
     """Return, for each block of integrations, when the last one with saturation has ended, (block, row, column) [s]."""
     times = chunk_like(xr.DataArray(end, dims="integration"), flags)
-    (last,) = map_blocks(
+    last = map_blocks(
         last_end,
         flags,
         times,
         core=("group",),
-        outputs=[(_RATES, np.float64)],
-        reduced={0: "integration"},
+        outputs={"last": (RATES, np.float64)},
+        reduced={"last": "integration"},
         flag=_SATURATED,
-    )
+    )["last"]
     return last
 
 

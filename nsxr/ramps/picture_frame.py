@@ -17,11 +17,11 @@ from nsxr.kernels.ramps.picture_frame import (
     shrink_amplitudes,
 )
 from nsxr.model.declarations import Needs, step
-from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL, PixelFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.parameters import Choices
 from nsxr.model.readout import Readout
-from nsxr.model.variables import check
+from nsxr.model.variables import RATES, check
 from nsxr.references.match import match, require_kind
 
 __all__ = [
@@ -34,12 +34,9 @@ __all__ = [
     "subtract_picture_frame",
 ]
 
-_RAMP = ("integration", "group", "row", "column")
 _SEGMENTS = ("integration", "group", "row", "segment")
 _TIMES = ("integration", "group")
-_UNUSABLE = int((GroupFlag.DO_NOT_USE | GroupFlag.SATURATED).value)
-_JUMP = int(GroupFlag.JUMP_DET.value)
-_NO_LIGHT = np.uint32((PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL | PixelFlag.NON_SCIENCE).value)
+_NO_LIGHT = np.uint32(UNUSABLE_PIXEL | PixelFlag.NON_SCIENCE.value)
 SEGMENT = 16
 """Columns of a segment, and rows of a block; the pattern changes over some 80."""
 
@@ -68,7 +65,7 @@ def subtract_picture_frame(
     is_background : DataArray, optional
         (row, column) or (integration, row, column) bool, True in pixels without light; else :func:`find_background`.
     method : str
-        ``"fit"``: least squares with a free level for every 16 columns of every output, relative to the mean over an
+        ``"fit"``: least squares with a free level for every 16 columns of every amplifier, relative to the mean over an
         integration, and shrunk by its own uncertainty. ``"median"``: as the observatory's pipeline does it, from
         medians of centre and edges of each group less the first one, of which the level at the edges is
         subtracted too.
@@ -142,10 +139,11 @@ def estimate_picture_frame(
     Notes
     -----
     With :math:`D_g` the group :math:`g` less the first one, means of 16 columns of a row are fitted by
-    :math:`D_g = a_g T + l_{g,k}`, one level :math:`l` for every 16 columns :math:`k` of every output. So neither
-    steps between outputs nor 1/f noise slower than a line get into :math:`a_g`, and a row in one output is what counts.
-    The sum of squares of the :math:`a_g` about their mean is compared with that expected from noise, and below 2
-    sigma of it nothing is subtracted; above, they are shrunk by the share of noise in it (empirical Bayes).
+    :math:`D_g = a_g T + l_{g,k}`, one level :math:`l` for every 16 columns :math:`k` of every amplifier. So neither
+    steps between amplifiers nor 1/f noise slower than a line get into :math:`a_g`. The :math:`a_g` follow from
+    changes of the signal from row to row within an amplifier. The sum of squares of the :math:`a_g` about their mean is
+    compared with the sum that noise alone would give. Below 2 sigma of it nothing is subtracted. Above, the :math:`a_g`
+    are shrunk by the share of noise in the sum (empirical Bayes).
     """
     if is_background is None:
         is_background = find_background(ramps)
@@ -156,25 +154,24 @@ def estimate_picture_frame(
         return _by_medians(ramps, template, is_used)
     mean, pattern, count = segments(ramps, template, is_used)
     output = _outputs(ramps)
+    outputs = dict.fromkeys(("amplitude", "uncertainty"), (_TIMES, np.float32))
     amplitude, uncertainty = map_blocks(
         fit_amplitudes,
         *(one_chunk(part, "row") for part in (mean, pattern, count)),
         core=("group", "row", "segment"),
-        outputs=[(_TIMES, np.float32)] * 2,
+        outputs=outputs,
         output=output,
         limit=_CLIP,
-    )
-    amplitude, uncertainty = map_blocks(
-        shrink_amplitudes, amplitude, uncertainty, core=("group",), outputs=[(_TIMES, np.float32)] * 2
-    )
-    return xr.Dataset({"amplitude": amplitude, "uncertainty": uncertainty})
+    ).values()
+    found = map_blocks(shrink_amplitudes, amplitude, uncertainty, core=("group",), outputs=outputs)
+    return xr.Dataset(found)
 
 
 def find_background(ramps: xr.Dataset) -> xr.DataArray:
     """Find pixels without light from the ramps alone.
 
-    Light is what stands out from the median of the mean group differences by 4 scatters, pixel by pixel or in the mean
-    of 3 rows and 15 columns, and the neighbours of these pixels.
+    A pixel has light if its mean group difference deviates from the median of all pixels by more than 4 times their
+    scatter, by itself or in the mean of 3 rows and 15 columns. The neighbours of such pixels count as lit, too.
 
     Parameters
     ----------
@@ -187,20 +184,20 @@ def find_background(ramps: xr.Dataset) -> xr.DataArray:
         (integration, row, column) bool; False also in reference pixels and in those that are not to be used.
     """
     sci = unlabelled(ramps["sci"])
-    (slope,) = map_blocks(
+    slope = map_blocks(
         mean_slope,
         one_chunk(sci, "group"),
         chunk_like(unlabelled(ramps["groupdq"]), one_chunk(sci, "group")),
         core=("group",),
-        outputs=[(("integration", "row", "column"), np.float32)],
-        unusable=_UNUSABLE,
-        jump=_JUMP,
-    )
+        outputs={"slope": (RATES, np.float32)},
+        unusable=int(UNUSABLE_GROUP),
+        jump=int(JUMP),
+    )["slope"]
     dark = unlabelled((ramps["pixeldq"] & _NO_LIGHT) == 0)
     slope = one_chunk(slope.where(chunk_like(dark, slope)), "row")
-    (is_background,) = map_blocks(
-        _unlit, slope, core=("row", "column"), outputs=[(("integration", "row", "column"), np.bool_)]
-    )
+    is_background = map_blocks(_unlit, slope, core=("row", "column"), outputs={"is_background": (RATES, np.bool_)})[
+        "is_background"
+    ]
     return chunk_like(is_background, sci.isel(group=0))
 
 
@@ -259,20 +256,21 @@ def segments(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray) -
     sci = one_chunk(unlabelled(ramps["sci"]), "group", "column")
     edges = segment_edges(ramps.indexes["column"].to_numpy())
     dark = unlabelled((ramps["pixeldq"] & _NO_LIGHT) == 0)
-    return map_blocks(
+    found = map_blocks(
         segment_means,
         sci,
-        chunk_like(unlabelled(ramps["groupdq"]), sci),
-        chunk_like(is_used & dark, sci.isel(group=0)),
-        chunk_like(template, sci.isel(integration=0, group=0)),
+        ramps["groupdq"],
+        is_used & dark,
+        template,
         core=("group", "column"),
-        outputs=[(_SEGMENTS, np.float32)] * 3,
+        outputs=dict.fromkeys(("signal", "template", "count"), (_SEGMENTS, np.float32)),
         sizes={"segment": edges.size - 1},
         edges=edges,
-        unusable=_UNUSABLE,
-        jump=_JUMP,
+        unusable=int(UNUSABLE_GROUP),
+        jump=int(JUMP),
         limit=_CLIP,
     )
+    return tuple(found.values())
 
 
 def _by_medians(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray) -> xr.Dataset:
@@ -287,10 +285,10 @@ def _by_medians(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray
         one_chunk(is_used, "row"),
         one_chunk(template, "row"),
         core=("row", "column"),
-        outputs=[(_TIMES, np.float32)] * 2,
+        outputs=dict.fromkeys(("amplitude", "offset"), (_TIMES, np.float32)),
         is_edge=_region(row, column, is_edge=True),
         is_centre=_region(row, column, is_edge=False),
-    )
+    ).values()
     is_later = xr.DataArray(np.arange(sci.sizes["group"]) > 0, dims="group")
     amplitude, offset = (part.where(is_later, np.float32(0)) for part in (amplitude, offset))
     nothing = xr.full_like(amplitude, np.nan)

@@ -40,14 +40,16 @@ def fit_ramps(
 ) -> xr.DataTree:
     """Fit the count rate of every pixel, per integration and for the whole exposure.
 
-    A ramp is cut into segments of successive groups without flags. A segment may begin with a group that
-    is flagged JUMP_DET and nothing else, because the charge of a cosmic ray is in that group already. Each
-    segment of two or more groups gets a slope by weighted least squares, and slopes are averaged with
-    the inverse of their read-noise variances. PERSISTENCE does not stop a group from being used.
+    With ``algorithm="likelihood"``, all differences of successive usable groups are fitted together, with the noise of
+    each and the noise that it shares with its neighbours. A difference that leads to a JUMP_DET group is left out. With
+    ``reset_noise``, the first group is a measurement like the differences: of the charge since the reset.
 
-    With ``algorithm="likelihood"`` all differences of successive usable groups are fitted together, each with the
-    noise that it has and shares with its neighbours; a difference that leads to a JUMP_DET group is left out. With
-    ``reset_noise`` the first group is a measurement like the differences: of the charge since the reset.
+    With ``algorithm="ols"``, as in the observatory's pipeline, a ramp is cut into segments of successive groups without
+    flags. A segment may begin with a group that is flagged JUMP_DET and nothing else, because the charge of the cosmic
+    ray is in that group already. Each segment of two or more groups gets a slope by weighted least squares, and slopes
+    are averaged with the inverse of their read-noise variances.
+
+    PERSISTENCE does not stop a group from being used.
 
     Parameters
     ----------
@@ -229,7 +231,7 @@ def _product(
     lost: set[str],
     fitted: dict[str, Any],
 ) -> xr.Dataset:
-    """Return a product: the exposure without what has one of the lost dims, and with the fit."""
+    """Return a product: the exposure without the variables that have a lost dim, and with the fit."""
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
     base = exposure.drop_vars([*gone, "pixeldq", *_OF_RAMPS], errors="ignore")
     return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)

@@ -1,4 +1,4 @@
-"""Read noise as dark pixels show it."""
+"""Measure the read noise from dark pixels."""
 
 import numpy as np
 import xarray as xr
@@ -8,23 +8,21 @@ from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks
 from nsxr.compute.passes import settle
 from nsxr.compute.reductions import reduce_tree
 from nsxr.kernels.ramps.read_noise import BINS, histograms, scale_of_integrations
-from nsxr.model.dq import PixelFlag
+from nsxr.model.dq import UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 from nsxr.references.match import match
 
 __all__ = ["read_noise_after_cleaning", "rescale_read_noise"]
 
-_UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
-
 
 def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
-    """Scale a read noise reference, output by output, to what pixels with little light show.
+    """Scale a read noise reference, amplifier by amplifier, to the noise of pixels with little light.
 
-    Light, bias and dark current cancel in the second differences of groups; their median absolute value does not
-    care about outliers. All noise that is left in the ramps counts, correlated noise included. Pixels in which photons
-    would make up more than a tenth of the variance are left out, and what photons do in the others is subtracted.
-    An integration that is noisier or quieter than the others by a fifth does not count.
+    The noise is measured from second differences of groups, in which light, bias and dark current cancel. Their median
+    absolute value is robust against outliers. All noise that is left in the ramps counts, correlated noise included.
+    Pixels in which photon noise would be more than a tenth of the variance are left out. The photon noise of the other
+    pixels is subtracted. An integration that is noisier or quieter than the others by a fifth does not count.
 
     Parameters
     ----------
@@ -39,10 +37,10 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     Returns
     -------
     Dataset
-        ``readnoise`` cut to the exposure, ``sci`` multiplied by ``scale`` of the output of its row; ``scale`` and
+        ``readnoise`` cut to the exposure, ``sci`` multiplied by ``scale`` of the amplifier of its row; ``scale`` and
         ``scale_error`` (amplifier) float64, the factor and its standard error. 1 and 0 where fewer than 1000 second
         differences are usable, as in ramps of one and two groups; between 0.5 and 2. Lazy if the exposure is: one
-        number of each output waits for all pixels.
+        number of each amplifier waits for all pixels.
 
     Raises
     ------
@@ -57,26 +55,26 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     labels, output = np.unique(readout.amplifier_of(exposure["row"].values), return_inverse=True)
     image = sci.isel(integration=0, group=0)
     images = [blocks["pixeldq"], match(gain, exposure, "gain")["sci"], reference["sci"]]
-    (counts,) = map_blocks(
+    counts = map_blocks(
         _counts,
         sci,
         chunk_like(unlabelled(blocks["groupdq"]), sci),
         *(chunk_like(unlabelled(array), image) for array in images),
         chunk_like(xr.DataArray(output.astype(np.int64), dims="row"), image),
         core=("group", "column"),
-        outputs=[(("integration", "row", "amplifier", "size"), np.float64)],
+        outputs={"counts": (("integration", "row", "amplifier", "size"), np.float64)},
         sizes={"amplifier": labels.size, "size": BINS + 2},
-        reduced={0: "row"},
+        reduced={"counts": "row"},
         n_outputs=labels.size,
         n_frames=readout.n_frames,
-    )
+    )["counts"]
     rows = reduce_tree(_add_rows, counts, "row", np.float64)
     scale, error = map_blocks(
         scale_of_integrations,
         one_chunk(rows.isel(row=0, drop=True), "integration", "amplifier", "size"),
         core=("integration", "amplifier", "size"),
-        outputs=[(("amplifier",), np.float64)] * 2,
-    )
+        outputs=dict.fromkeys(("scale", "error"), (("amplifier",), np.float64)),
+    ).values()
     if not readout.is_irs2:  # whose ramps are cheap to correct a second time, so that they need not wait in memory
         scale, error = settle(scale), settle(error)
     scale = scale.assign_coords(amplifier=labels)
@@ -148,7 +146,7 @@ def _counts(
     n_frames: int,
 ) -> np.ndarray:
     references = gain.astype(np.float32, copy=False), readnoise.astype(np.float32, copy=False)
-    return histograms(sci, groupdq, pixeldq, *references, output, n_outputs, n_frames, _UNUSABLE)[:, None]
+    return histograms(sci, groupdq, pixeldq, *references, output, n_outputs, n_frames, UNUSABLE_PIXEL)[:, None]
 
 
 def _add_rows(block: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Pixels
 from nsxr.model.readout import Readout, irs2_layout, require_all_rows
-from nsxr.model.variables import check
+from nsxr.model.variables import RAMP, check
 from nsxr.references.match import match
 
 __all__ = ["flag_saturation"]
@@ -43,13 +43,14 @@ def flag_saturation(
 
     A pixel is saturated from the first group at or above its threshold onward, and so are its
     neighbours within ``n_pix_grow_sat``, to which charge spills. Values of 0 or less are AD_FLOOR
-    and not used. Where frames are averaged, the last group before saturation, or of the integration, may
-    hold saturated frames while its mean is still below the threshold. It is then DO_NOT_USE, neighbours included,
-    so that a rate comes from the groups before. What tells, of ``partial_saturation``:
+    and not used. Where frames are averaged, the last group before saturation, or the last group of the integration, may
+    hold saturated frames although its mean is still below the threshold. Such a group becomes DO_NOT_USE, and so do
+    its neighbours, so that the rate comes from the groups before. ``partial_saturation`` says how such groups are
+    found:
 
     * ``"predicted"``, in all readouts: the last frame of a steady signal from the bias to the mean of
-      this group would lie above the threshold, or the mean lies above that predicted from the group
-      before by as much as a hit leaves that saturates the last frame, or more;
+      this group would lie above the threshold; or the mean is higher than predicted from the group before, by at
+      least as much as a cosmic ray that saturates the last frame adds to it;
     * ``"scaled"``, the observatory's pipeline. Traditional readouts: the mean lies above the threshold
       scaled by (mean frame number / last frame number), bias included. All readouts: the second group
       is flagged if the third is saturated, the first would not have led there, and the step from first
@@ -109,7 +110,7 @@ def flag_saturation(
     is_predicted = averaged and partial_saturation == "predicted"
     detector = readout.detector if is_irs2 else None
 
-    # one look at the samples; what follows needs these flags alone, so the samples need not be kept
+    # one look at the samples; the rest needs only these flags, so the samples need not be kept
     limits = _look(sci, threshold, bias.fillna(np.float32(0)) if is_predicted else None, readout)
     groupdq = exposure["groupdq"] | (limits & _FLOOR)
     number = xr.DataArray(np.arange(sci.sizes["group"], dtype=np.int16), dims="group")
@@ -141,17 +142,17 @@ def _look(sci: xr.DataArray, threshold: xr.DataArray, bias: xr.DataArray | None,
     if bias is not None:
         mean_frame = xr.DataArray(readout.mean_frame(np.arange(sci.sizes["group"])), dims="group")
         arrays = [chunk_like(unlabelled(sci).shift(group=1), sci), bias, chunk_like(mean_frame, sci)]
-    (limits,) = map_blocks(
+    limits = map_blocks(
         _compare,
         sci,
         threshold,
         *arrays,
         core=(),
-        outputs=[(("integration", "group", "row", "column"), np.uint8)],
+        outputs={"limits": (RAMP, np.uint8)},
         groups=sci.sizes["group"],
         n_frames=readout.n_frames,
         frames_per_group=readout.n_frames + readout.group_gap,
-    )
+    )["limits"]
     return limits
 
 

@@ -123,21 +123,22 @@ def flag_snowballs(
     mask_snowball_core_next_int: bool = True,
     snowball_time_masked_next_int: Times = 4000.0,
 ) -> xr.Dataset:
-    """Flag the surroundings of large cosmic-ray events.
+    """Flag the surroundings of large cosmic-ray events, called snowballs.
 
-    A snowball is a round event of tens to hundreds of pixels: a core that saturates, a ring of pixels that
-    jump, and around it a halo too faint to be found pixel by pixel. Call it after
+    A snowball is round and covers tens to hundreds of pixels. It has a core that saturates, a ring of pixels that jump,
+    and around the ring a halo that is too faint to be found pixel by pixel. Call this function after
     :func:`nsxr.ramps.jump.flag_jumps`.
 
-    With ``snowball_algorithm="halo"``, differences of groups, less the ordinary one of each pixel and in units of its
-    noise, are averaged in rings around a core that has just saturated and around which pixels jump. The fall of charge
-    that is fitted to them says how far the event matters: to where its charge shifts the rate of a pixel by
-    ``halo_tolerance`` of its uncertainty. As long as charge arrives in following groups, from traps or because frames
-    are averaged, these are flagged as far as it reaches. A region of jumps at an edge of the detector may belong to
-    a core outside; it is taken for a segment of a circle, and counts if a halo is seen around it.
+    With ``snowball_algorithm="halo"``, a snowball is a core that has just saturated, with jumps around it. Differences
+    of groups are averaged in rings around the core, relative to the ordinary difference of each pixel and in units of
+    its noise. A fit to the rings tells how the charge falls with distance. Pixels are flagged as far as the charge
+    shifts the rate of a pixel by more than ``halo_tolerance`` of its uncertainty. Charge may go on to arrive in the
+    following groups, from traps or because frames are averaged. These groups are then flagged as well, as far as the
+    charge reaches. A region of jumps at an edge of the detector may belong to a core outside the detector. It is taken
+    for a segment of a circle, and counts if a halo is seen around it.
 
-    With ``"ellipse"``, the observatory's way, the ring is found among the flags, and an ellipse larger
-    than it is flagged.
+    With ``"ellipse"``, as in the observatory's pipeline, rings are found among the flags, and larger ellipses are
+    flagged.
 
     Parameters
     ----------
@@ -183,14 +184,14 @@ def flag_snowballs(
     Returns
     -------
     Dataset
-        ``groupdq`` with JUMP_DET added around each event, in its group, where it is not SATURATED; with
+        ``groupdq`` with JUMP_DET added around each snowball, in its group, where it is not SATURATED; with
         SATURATED added around each large core, from its group on; and with JUMP_DET in the same cores in
         the next integration. No flag is cleared. A lazy scalar ``extended_emission_events`` is added, and, for halos,
-        ``snowballs`` (snowball, property) float32: integration and group, counted from 1, in which an event
+        ``snowballs`` (snowball, property) float32: integration and group, counted from 1, in which a snowball
         arrives; row and column of its centre, detector pixels; radius of the core as saturated, neighbours included,
         and radius flagged [pixel]; amplitude of the halo at the edge of the core [standard deviations of a
         difference of groups], NaN where the halo is too steep to tell; number of samples flagged. NaN beyond the
-        last event.
+        last snowball.
 
     Raises
     ------

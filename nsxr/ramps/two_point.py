@@ -20,7 +20,7 @@ __all__ = ["find_ordinary", "flag_by_differences"]
 def find_ordinary(
     ramps: xr.Dataset, gain: xr.DataArray, readnoise: xr.DataArray, search: TwoPointSearch, with_limits: bool
 ) -> dict[str, xr.DataArray]:
-    """Find what all integrations say of each pixel: the limits of ordinary differences, and the rate that they share.
+    """Find the limits of ordinary differences of each pixel, and the rate that its integrations share.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def _of_all_integrations(
     run = partial(map_blocks, kernel, sci, *arrays, outputs=outputs, joined="integration", **parameters)
     if sci.chunks is None or len(sci.chunks[2]) > 1:
         return run(core=("integration", "group", "column"))
-    # blocks have all rows and wait for each other; some rows at a time are taken from all of them
+    # each block has all rows of a few integrations, so all blocks have to wait; take some rows at a time from all
     rows = ramp_chunks({str(dim): size for dim, size in sci.sizes.items()})["row"]
     tiles = [run(core=RAMP, within=("row", slice(start, start + rows))) for start in range(0, sci.sizes["row"], rows)]
     return {name: xr.concat([tile[name] for tile in tiles], "row").transpose(..., "row", "column") for name in tiles[0]}

@@ -1,6 +1,6 @@
 """Statistics by which bad pairs of interleaved reference pixels of IRS2 stand out, and the test on them.
 
-*Rows* are the 128 interleaved rows of one output, in image order; rows 2 k and 2 k + 1 are pair k, whose pixels are
+*Rows* are the 128 interleaved rows of one amplifier, in image order; rows 2 k and 2 k + 1 are pair k, whose pixels are
 read one after the other. Pairs of even and of odd number are read in slots of different parity.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ["MOMENTS", "REASONS", "judge", "pair_moments", "robust_scores"]
 
 REASONS = {"MEAN": 1, "DIFFERENCE": 2, "SCATTER": 4, "TELEGRAPH": 8, "LISTED": 16}
-"""What can be wrong with a pair, and its bit."""
+"""Reasons for which a pair is bad, and their bits."""
 
 MOMENTS = 5
 """Numbers of each pair and frame: means of its two rows, sums of squares of single samples and of two block means."""
@@ -23,13 +23,13 @@ _CLIPPED = 0.98658  # standard deviation of a normal variable within 3 sigma
 def pair_moments(sci: np.ndarray) -> np.ndarray:
     """Return numbers of each pair, frame by frame.
 
-    What all pairs of a parity share at the same time, as 1/f noise, is taken away first: the median over pairs, line
-    by line, of their difference from their mean over the frame.
+    Noise that all pairs of a parity share at the same time, as 1/f noise, is taken away first: the median over pairs,
+    line by line, of their difference from their mean over the frame.
 
     Parameters
     ----------
     sci : (integration, group, 2 pairs, column) float32
-        Interleaved rows of one output.
+        Interleaved rows of one amplifier.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def pair_moments(sci: np.ndarray) -> np.ndarray:
 
 
 def judge(moments: np.ndarray, listed: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Find the pairs that differ from the others of their output.
+    """Find the pairs that differ from the others of their amplifier.
 
     Parameters
     ----------

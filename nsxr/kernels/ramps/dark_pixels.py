@@ -9,7 +9,7 @@ _LENGTHS = (1, 9, 65)
 """Pixels along the dispersion that are averaged, to see bright, faint and very faint traces."""
 
 _ROUNDS = 3
-_FEWEST = 24  # dark pixels of an output in a column that tell its level
+_FEWEST = 24  # dark pixels of an amplifier in a column that tell its level
 
 
 def dark_level(values: np.ndarray) -> tuple[float, float]:
@@ -40,9 +40,10 @@ def find_dark(
 ) -> tuple[np.ndarray, float]:
     """Find the pixels that see no light.
 
-    Light is what stands out, in the pixel or in means along the dispersion, over the level of dark pixels of the same
-    output in the same column, which follows correlated noise. Found light grows along the dispersion by part of the
-    length that was averaged, and by two pixels across, where wings are too faint to be seen.
+    A pixel has light if it stands out, by itself or in means along the dispersion, from the level of the dark pixels of
+    the same amplifier in the same column. This level follows correlated noise. Regions with light are enlarged, along
+    the dispersion by part of the length that was averaged, and by two pixels across, where wings are too faint to be
+    seen.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def find_dark(
     usable : ndarray
         (row, column) bool, pixels whose value means something.
     bands : ndarray
-        (row,) int, the output that reads each row.
+        (row,) int, the amplifier that reads each row.
     n_sigma : float
         How far light stands out [standard deviations of the dark].
     mask : ndarray, optional
@@ -128,7 +129,7 @@ def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[
 
 
 def _column_levels(values: np.ndarray, is_dark: np.ndarray, bands: np.ndarray) -> np.ndarray:
-    """Return the median of the dark pixels of each output in each column, as an image."""
+    """Return the median of the dark pixels of each amplifier in each column, as an image."""
     levels = np.zeros_like(values)
     masked = np.where(is_dark, values, np.nan)
     overall = np.nanmedian(masked) if is_dark.any() else 0.0

@@ -1,21 +1,23 @@
-r"""The conditional mean of correlated noise, given the pixels that see nothing else.
+r"""The conditional mean of correlated noise, given the pixels without light.
 
-What an output reads is a series in time. The outputs of a frame together are a *series* (output, time)
-float32 of a length that Fourier transforms like, zero beyond the frame. The noise of output *k* is
+The pixels of an amplifier in the order of reading are a time series. The amplifiers of a frame together are a
+*series* (output, time) float32. Its length suits Fourier transforms, and it is zero beyond the frame. The noise of
+amplifier *k* is
 
 .. math:: y_k = c + p_k + w_k
 
-with *c* common to all outputs, :math:`p_k` its own, both stationary with spectral densities *C* and *P*, and *w* white
-with variance :math:`\sigma^2 / q`, where the *weight* *q* of a sample is 1 in the dark, smaller where light adds to the
-noise, and 0 where nothing is known. With *K* the covariance of :math:`m_k = c + p_k`, the mean of *m* given *y* is
+where *c* is common to all amplifiers and :math:`p_k` is the part of its own. Both are stationary, with the spectral
+densities *C* and *P*. *w* is white with variance :math:`\sigma^2 / q`. The *weight* *q* of a sample is 1 in the dark,
+smaller where light adds to the noise, and 0 where nothing is known. With *K* the covariance of :math:`m_k = c + p_k`,
+the mean of *m* given *y* is
 :math:`K^{1/2} \xi`, where
 
 .. math:: (1 + K^{1/2} \sigma^{-2} q K^{1/2})\, \xi = K^{1/2} \sigma^{-2} q\, y
 
-*K* is diagonal in frequency, and among outputs it knows their sum and nothing else. The equation is solved by conjugate
-gradients in the frequencies, with the solution for a constant weight as preconditioner, from coarse series, whose
-samples are means of several, to the whole one. A spectrum of a series is its real Fourier transform, (output,
-frequency) complex64.
+*K* is diagonal in frequency. Between amplifiers it depends on their sum alone. The equation is solved by conjugate
+gradients in the frequencies, with the solution for a constant weight as preconditioner. It is solved first for coarse
+series, whose samples are means of several samples, and last for the whole series. A spectrum of a series is its real
+Fourier transform, (output, frequency) complex64.
 
 References
 ----------
@@ -50,7 +52,7 @@ class Densities(NamedTuple):
     white : float
         Variance of white noise in a sample of weight 1.
     own, common : (length / 2 + 1,) float64
-        Correlated noise of each output, and of all.
+        Correlated noise of each amplifier, and of all.
     """
 
     white: float
@@ -83,7 +85,7 @@ def to_image(series: np.ndarray, order: TimeOrder) -> np.ndarray:
 
 @kernel
 def _colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
-    """Multiply a spectrum by a matrix with ``own`` for what differs among outputs, and ``mean`` for their sum."""
+    """Multiply a spectrum by a matrix: ``own`` for the differences between amplifiers, ``mean`` for their sum."""
     n_outputs = xi.shape[0]
     for f in range(xi.shape[1]):
         total = np.complex64(0)
@@ -192,7 +194,7 @@ class _Level:
         self.white = np.float32(densities.white)
         self.powers = own, own + n_outputs * densities.common[kept] / size
         self.root_own, self.root_mean = (np.sqrt(v).astype(np.float32) for v in self.powers)
-        # transforms go output by output into arrays that stay: new ones of 18 MB took a quarter of the time
+        # transforms go amplifier by amplifier into arrays that stay: new ones of 18 MB took a quarter of the time
         self.noise, self._spectrum, self._residual = (np.empty((n_outputs, own.size), np.complex64) for _ in range(3))
         self._time = np.empty((n_outputs, self.length), np.float32)
 

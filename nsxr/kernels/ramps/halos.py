@@ -38,7 +38,7 @@ class _Frames(NamedTuple):
 
 
 class Halo(NamedTuple):
-    """What was fitted to rings: amplitude at the edge of the core [sigma], NaN if too steep to tell; reach [pixel]."""
+    """The fit to rings: amplitude at the edge of the core [sigma], NaN if too steep to tell; reach [pixel]."""
 
     amplitude: float
     reach: float

@@ -1,9 +1,9 @@
 """Loops of the IRS2 correction: between image rows, readout time and its spectrum.
 
-A *sector* is what one output reads: 640 raw rows of an image in science orientation, all columns.
+A *sector* is the part that one amplifier reads: 640 raw rows of an image in science orientation, all columns.
 In time, its 640 rows follow each other within one detector line, an image column: 32 blocks of 22
 slots, of which two are gaps, and 8 slots between lines. A *series* is (slot, line) float32: with one
-row for each of the 712 slots of a line, what follows in time stands below each other, and an image
+row for each of the 712 slots of a line, successive samples stand below each other, and an image
 row is a row of the series. ``row_of_slot`` (712,) gives the row of the sector read in each slot, -1 in
 gaps; ``sources`` (640, 2) the two rows whose mean replaces a row, itself twice where it is good, negative
 where it is not used at all.

@@ -29,7 +29,7 @@ _LEAST = 3
 
 
 class StepSearch(NamedTuple):
-    """What a jump is.
+    """The rules of the search for jumps.
 
     Attributes
     ----------
@@ -331,7 +331,7 @@ def find_steps(
         Rate for the photon noise. If empty, it is the mean difference of the ramp at first, then the slope without the
         jumps found. A large jump makes the first one too large, but not by so much that the jump is missed.
     search : StepSearch
-        What a jump is.
+        Its rules.
     sizes : JumpSizes
         Of jumps that flag more than their own group.
 

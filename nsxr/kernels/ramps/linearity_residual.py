@@ -65,14 +65,14 @@ def sums_by_signal(
     differences: int,
     least_contrast: float,
 ) -> np.ndarray:
-    """Sum slopes by output, kind of pixel and signal at the end of the ramp.
+    """Sum slopes by amplifier, kind of pixel and signal at the end of the ramp.
 
     Parameters
     ----------
     early, late, contrast : (integration, row, column) float32
         From the functions above.
     output : (row,) int
-        Zero-based output of each row.
+        Zero-based amplifier of each row.
     n_outputs : int
     edges : (bin + 1,) float64
         Of the bins of signal [DN].

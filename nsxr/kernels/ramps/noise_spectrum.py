@@ -1,10 +1,10 @@
-r"""The spectrum of correlated noise, from series with gaps.
+r"""The spectrum of correlated noise, from time series with gaps.
 
-The power of a series times its weight is, on average, the spectrum of the noise folded with that of the weight:
-what a gap does to each band of the spectrum is computed, and bands are fitted to the power in bins of frequency, none
-of them negative. Bands are tents in the logarithm of frequency, one an octave, with the shape of 1/f inside, from zero
-up and from the highest frequency down: noise that changes sign from sample to sample, as of alternating columns, is at
-the upper end.
+The power of a series times its weight is, on average, the spectrum of the noise convolved with that of the weight. The
+effect of the gaps on each band of the spectrum is computed, and bands that are not negative are fitted to the power in
+bins of frequency. Bands are tents in the logarithm of frequency, one for each octave, with the shape of 1/f inside.
+They go from zero up and from the highest frequency down. Noise that changes sign from sample to sample, such as that of
+alternating columns, is at the upper end.
 """
 
 from functools import lru_cache
@@ -20,7 +20,7 @@ __all__ = ["alike_frames", "binned_power", "fit_densities", "power_bins"]
 _PER_OCTAVE = 4
 _ROUNDS = 6
 _HARDLY = 0.05
-"""How large noise of an output may be at high frequencies, relative to white noise."""
+"""How large noise of an amplifier may be at high frequencies, relative to white noise."""
 
 _ALIKE = 1.5
 _LEAST_WHITE = 0.05  # of the median power
@@ -41,9 +41,9 @@ def power_bins(length: int) -> np.ndarray:
 
 
 def binned_power(series: np.ndarray) -> np.ndarray:
-    """Return the mean power in bins of frequency, of outputs and of pairs of outputs, (2, bin) float64.
+    """Return the mean power in bins of frequency, of amplifiers and of pairs of amplifiers, (2, bin) float64.
 
-    ``series`` (output, time) float32, times its weight; it is used up. The second row is 0 for a single output.
+    ``series`` (output, time) float32, times its weight; it is used up. The second row is 0 for a single amplifier.
     """
     spectrum = scipy.fft.rfft(series, axis=1, overwrite_x=True)
     return _binned(*_powers(spectrum), series.shape[1])
@@ -125,7 +125,7 @@ def fit_densities(power: np.ndarray, n_frames: int, weight: np.ndarray) -> Densi
     Returns
     -------
     Densities
-        With the level of an output, the constant part, left as free as the largest that was seen.
+        With the level of an amplifier, the constant part, left as free as the largest that was seen.
     """
     n_outputs, length = weight.shape
     bands = _bands(length)
@@ -169,7 +169,7 @@ def fit_densities(power: np.ndarray, n_frames: int, weight: np.ndarray) -> Densi
 
 
 def _folded(weight: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the power that unit noise of each band has in a weighted series, of outputs and pairs: (band, bin)."""
+    """Return the power that unit noise of each band has in a weighted series, of amplifiers and pairs: (band, bin)."""
     length = weight.shape[1]
     own, pair = _powers(scipy.fft.rfft(weight, axis=1))
     lags = [scipy.fft.irfft(values, length) for values in (own, pair)]
@@ -183,7 +183,7 @@ def _folded(weight: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _modesty(n_all: int, n_bands: int, length: int, white: float) -> np.ndarray:
-    """Return equations that keep noise of outputs at high frequencies small, where it looks like white noise."""
+    """Return equations that keep noise of amplifiers at high frequencies small, where it looks like white noise."""
     n_low = int(np.log2(length / 2)) + 1
     bands = [k for k in (n_low - 2, n_low - 1, n_low, n_bands - 2, n_bands - 1) if 0 < k < n_bands]
     rows = np.zeros((len(bands), n_all))

@@ -78,7 +78,7 @@ def mean_slope(sci: np.ndarray, groupdq: np.ndarray, unusable: int, jump: int) -
 def fit_amplitudes(
     mean: np.ndarray, pattern: np.ndarray, count: np.ndarray, output: np.ndarray, limit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the amplitude of the pattern together with a level for every segment of every output.
+    """Fit the amplitude of the pattern together with a level for every segment of every amplifier.
 
     ``mean``, ``pattern``, ``count`` as from :func:`segment_means`; ``output`` (row,). Returns amplitude and its
     uncertainty, (integration, group) float32; NaN where the pattern cannot be told from levels.
@@ -102,7 +102,7 @@ def fit_amplitudes(
             residual = residual - found * inner
             used = weight > 0
             scatter = _MAD * np.median(np.abs(residual[used]) * np.sqrt(weight[used]))
-            # neighbouring lines share 1/f noise, so a line of all outputs counts as one independent measurement
+            # neighbouring lines share 1/f noise, so a line of all amplifiers counts as one independent measurement
             scores = np.bincount(line, weight * inner * residual, n_segments)
             n_lines = np.count_nonzero(np.bincount(line, weight, n_segments))
             variance = (scores**2).sum() / norm**2 * n_lines / max(n_lines - 1, 1)
@@ -149,11 +149,12 @@ def shrink_amplitudes(amplitude: np.ndarray, uncertainty: np.ndarray) -> tuple[n
 
 
 def leading_pattern(blocks: np.ndarray, output: np.ndarray, limit: float = 5.0) -> np.ndarray:
-    """Return the pattern that varies most in a series of block images, with rms 1; a (row, column) image.
+    """Return the pattern that varies most in a sequence of block images, with rms 1; a (row, column) image.
 
     ``blocks`` (frame, row, column), NaN where there is nothing, each block less its mean over the frames of an
-    integration; ``output`` (row,). The times are found in what is left after the level of every line in every output,
-    which no 1/f noise of lines reaches; levels of lines along these times are then shrunk by their uncertainty.
+    integration; ``output`` (row,). The times are found after the level of every line in every amplifier is
+    subtracted, which removes 1/f noise between lines; levels of lines along these times are then shrunk by their
+    uncertainty.
     """
     frames, rows, columns = blocks.shape
     _, band = np.unique(output, return_inverse=True)
@@ -164,10 +165,10 @@ def leading_pattern(blocks: np.ndarray, output: np.ndarray, limit: float = 5.0) 
         counts = np.maximum(is_there[band == k].sum(0), 1)
         levels[:, k] = values[:, band == k].sum(1) / counts
     inner = np.where(is_there, values - levels[:, band], 0)
-    levels -= levels.mean(-1, keepdims=True)  # outputs have pedestals
+    levels -= levels.mean(-1, keepdims=True)  # amplifiers have pedestals
     model = np.zeros_like(inner)
     for _ in range(4):
-        rest = inner - model  # what no pattern explains is clipped, not the pattern, which stands out at the edges
+        rest = inner - model  # residuals are clipped, not the pattern itself, which stands out at the edges
         scatter = _MAD * np.median(np.abs(rest[:, is_there])) if is_there.any() else 0.0
         clean = model + np.clip(rest, -limit * scatter, limit * scatter)
         # the two sides of the frame-by-frame products are frames, which are few

@@ -1,4 +1,4 @@
-"""Tiles of ramps, and what both fits of slopes do with them."""
+"""Tiles of ramps, and the steps that both fits of slopes share."""
 
 from typing import Any, NamedTuple
 

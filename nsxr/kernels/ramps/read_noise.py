@@ -29,7 +29,7 @@ def histograms(
     n_frames: int,
     unusable: np.uint32,
 ) -> np.ndarray:  # pragma: no cover
-    """Count the absolute second differences of pixels with little light, by output.
+    """Count the absolute second differences of pixels with little light, by amplifier.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def histograms(
     gain, readnoise : (row, column) float32
         [electron/DN]; noise of a difference of two single frames [DN].
     output : (row,) int64
-        Zero-based output of each row.
+        Zero-based amplifier of each row.
     n_outputs, n_frames : int
         Outputs, and frames per group.
 
@@ -87,7 +87,7 @@ def histograms(
 
 
 def scale_of_integrations(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scale and its error of each output from (integration, output, BINS + 2) histograms.
+    """Return the scale and its error of each amplifier from (integration, output, BINS + 2) histograms.
 
     An integration whose scale is not within 20 % of the median has no part in it; of an even number, the median is the
     lower one in the middle. One with too few samples to tell counts.
@@ -106,7 +106,7 @@ def scale_of_integrations(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def scale_from_histogram(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return by how much noise is larger than expected, and the standard error, for each output.
+    """Return by how much noise is larger than expected, and the standard error, for each amplifier.
 
     ``histogram`` (output, BINS + 2) from :func:`histograms`; 1 and 0 where there are fewer than 1000 samples.
     """

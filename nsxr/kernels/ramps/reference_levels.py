@@ -1,4 +1,4 @@
-"""Levels of reference pixels, of which no more is kept than what exceeds their uncertainty."""
+"""Levels of reference pixels, shrunk to the part that exceeds their uncertainty."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from nsxr.kernels.ramps.reference_pixels import clipped_means
 __all__ = ["EVIDENCE", "shrinkage", "shrunken_levels"]
 
 EVIDENCE = ("level_kept", "offset", "offset_scatter", "offset_kept")
-"""What is reported: the share of the variation of the common level that is subtracted; the constant part of the
+"""Reported numbers: the share of the variation of the common level that is subtracted; the constant part of the
 offset between the parities; the scatter of this offset from group to group beyond the uncertainty of an estimate; and
 the share of its variation that is subtracted."""
 
@@ -27,7 +27,7 @@ _NOISE_RATIO = 1.5
 
 
 def shrinkage(square: float, noise: float, freedom: int) -> float:
-    r"""Return the factor on estimates that keeps what they tell and drops their noise.
+    r"""Return the factor on estimates that keeps their signal and drops their noise.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def shrunken_levels(
     is_lit: bool,
     by_ends: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the levels of one output in all groups of an exposure.
+    """Return the levels of one amplifier in all groups of an exposure.
 
     Parameters
     ----------
@@ -84,9 +84,9 @@ def shrunken_levels(
     limit : float
         Clipping limit [standard deviations].
     is_lit : bool
-        Whether light falls on the pixels. Then rows that are noisier than dark ones are left out, and of the mean
-        slopes of pixels in the exposure only that of rows without more light than others counts as a drift of the
-        level, and that only if light, which is positive, cannot be why, or if levels that vary at random explain it.
+        Whether light falls on the pixels. Then rows that are noisier than dark ones are left out. The mean slope of
+        pixels counts as a drift of the level only in rows that have no more light than others, and only if light,
+        which is positive, cannot explain it, or if levels that vary at random do.
     by_ends : bool
         Whether the common level, too, has the uncertainty that the difference of both ends shows. The offset
         between parities always has.
@@ -108,8 +108,9 @@ def shrunken_levels(
     is more: noise that is slow enough to be common to the pixels of one end, but not to a frame, averages as two values
     do.
 
-    An integration whose noise or levels are unlike those of the others (saturated, noisy, without values) has no part
-    in what they share: which rows are dark, the mean, and all shares. Its own come from itself alone.
+    An integration whose noise or levels are unlike those of the others (saturated, noisy, without values) does not
+    count in the numbers that integrations share: which rows are dark, the mean, and all factors. Its own levels and
+    factors come from itself alone.
     """
     n_integrations, n_groups = pixels.shape[:2]
     base, deviation = _about_means(pixels)
@@ -179,7 +180,7 @@ def _together(alike: np.ndarray, freedom: int, freedom_alone: int = 1) -> list[t
 def _squares_of_levels(deviation: np.ndarray, label: np.ndarray, alike: np.ndarray) -> list[np.ndarray]:
     """Return, for each label, by how much medians of pixels differ from those of the other integrations: mean squares.
 
-    What light adds is the same in all of them.
+    Light adds the same to all integrations.
     """
     found = []
     for wanted in np.unique(label[label >= 0]):
@@ -192,7 +193,7 @@ def _squares_of_levels(deviation: np.ndarray, label: np.ndarray, alike: np.ndarr
 
 
 def _about_means(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of each pixel over the groups of an integration, and what groups deviate from it."""
+    """Return the mean of each pixel over the groups of an integration, and the deviations of groups from it."""
     known = np.isfinite(pixels)
     if known.all():
         base = pixels.mean(1, dtype=np.float64, keepdims=True).astype(np.float32)
@@ -204,7 +205,7 @@ def _about_means(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _noise_of_pixels(deviation: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return the mean square of what pixels do from group to group beside the others of their label, (integration,).
+    """Return the mean square of changes of pixels between groups, relative to others of their label, (integration,).
 
     Without outliers; NaN for integrations without values.
     """
@@ -226,7 +227,7 @@ def _noise_of_pixels(deviation: np.ndarray, label: np.ndarray) -> np.ndarray:
 def _are_alike(values: np.ndarray, most: float, both: bool = False) -> np.ndarray:
     """Return which integrations have a value of at most so many times the median, or also at least its part.
 
-    Of two in the middle the lower one is the median: what goes wrong adds noise.
+    The median of an even number is the lower of the two in the middle, because most disturbances add noise.
     """
     known = np.sort(values[np.isfinite(values)])
     if not known.size:

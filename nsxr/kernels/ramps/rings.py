@@ -1,4 +1,4 @@
-"""Differences of groups in units of their noise, and what rings around a place say of them."""
+"""Differences of groups in units of their noise, and their distribution in rings around a place."""
 
 import numpy as np
 

@@ -8,8 +8,8 @@ __all__ = ["box_minimum", "compare_with_limits", "find_saturated_frames"]
 
 _BENT = 0.97
 """Rise of a steady signal near saturation over its mean rise until there, for responses that bend by some 4 %. With 1,
-hits that fill the well in the last frames went unseen where they add little, at up to 15 uncertainties of the rate;
-with 0.96 twice as many groups that no hit reached were given up as with 0.97 (``ci/saturation.py``)."""
+cosmic rays that saturate the last frames are missed if they add little to the mean, and shift rates by up to 15
+uncertainties. With 0.96, twice as many groups without a cosmic ray are given up as with 0.97 (``ci/saturation.py``)."""
 
 
 @kernel
@@ -71,13 +71,13 @@ def find_saturated_frames(
     Notes
     -----
     All signals are above the bias. A steady signal whose last frame just saturates has the mean ``X m / l``, with X
-    the threshold, m the mean and l the last frame; frames cut off at X and above make no larger mean smaller. A hit
-    that saturates at least the last frame adds ``(X - last) / n`` or more to what the group before, p, predicts: at
-    b = p / (m - N) per frame, the mean ``s = p + 0.97 b N``, for a response that bends, and the last frame
-    ``s + b (n - 1) / 2``.
-    Nothing predicts the first group: a hit that saturates one frame leaves ``X / n`` or more, and is told from a
-    bright pixel as long as that, were it steady, would not saturate the next group. In the last group hits are left to
-    the search for jumps, since nothing tells whether they saturate.
+    the threshold, m the mean and l the last frame. Saturated frames do not make a larger mean smaller. A cosmic ray
+    that saturates at least the last frame adds ``(X - last) / n`` or more to the mean that follows from the group
+    before. That group, p, predicts b = p / (m - N) per frame, the mean ``s = p + 0.97 b N``, because the response
+    bends, and the last frame ``s + b (n - 1) / 2``.
+    Nothing predicts the first group. A cosmic ray that saturates one frame leaves ``X / n`` or more. It is told from a
+    bright pixel as long as a steady signal of that size would not saturate the next group. In the last group cosmic
+    rays are left to the search for jumps, because nothing tells whether they saturate.
     """
     out = np.zeros(sci.shape, dtype=np.uint8)
     n_integrations, n_groups, n_rows, n_columns = sci.shape
@@ -91,14 +91,14 @@ def find_saturated_frames(
                     level = bias[r, c]
                     value, limit = sci[i, g, r, c] - level, threshold[r, c] - level
                     if is_first:
-                        is_hit = (n_frames * value >= limit) & (value * (mean + frames_per_group) < limit * mean)
+                        is_jump = (n_frames * value >= limit) & (value * (mean + frames_per_group) < limit * mean)
                     else:
                         before = previous[i, g, r, c] - level
                         rate = before / (mean - frames_per_group)
                         expected = before + _BENT * rate * frames_per_group
-                        is_hit = n_frames * (value - expected) >= limit - expected - rate * half
+                        is_jump = n_frames * (value - expected) >= limit - expected - rate * half
                     is_steady = value * (mean + half) >= limit * mean
-                    out[i, g, r, c] = partial if is_steady | (is_hit & (not is_last)) else np.uint8(0)
+                    out[i, g, r, c] = partial if is_steady | (is_jump & (not is_last)) else np.uint8(0)
     return out
 
 

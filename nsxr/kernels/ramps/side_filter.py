@@ -1,4 +1,4 @@
-"""The filter from side reference pixels to the 1/f noise of each output: kernels, their estimate, their use."""
+"""The filter from side reference pixels to the 1/f noise of each amplifier: kernels, their estimate, their use."""
 
 import numpy as np
 from scipy.ndimage import convolve1d
@@ -16,7 +16,7 @@ _WILD = 9.0
 
 @kernel
 def line_medians(sci: np.ndarray, good: np.ndarray) -> np.ndarray:  # pragma: no cover
-    """Return the median over rows of what groups deviate from each pixel's straight ramp.
+    """Return the median over rows of the deviations of groups from each pixel's straight ramp.
 
     ``sci`` (integration, group, row, column) float32, ``good`` (row, column) bool. Returns (integration, group, column)
     float32; 0 where no pixel is good.
@@ -110,7 +110,7 @@ def kernels_from_reference(gamma: np.ndarray, zeta: np.ndarray, gaussmooth: floa
 
 
 def filter_sides(left: np.ndarray, right: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """Return what the side reference pixels say of the lines of each output.
+    """Return the signal of the side reference pixels, filtered for the lines of each amplifier.
 
     Parameters
     ----------
@@ -131,14 +131,14 @@ def filter_sides(left: np.ndarray, right: np.ndarray, kernels: np.ndarray) -> np
 
 
 def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, halfwidth: int) -> np.ndarray:
-    """Return the kernels that predict the lines of each output best.
+    """Return the kernels that predict the lines of each amplifier best.
 
     Parameters
     ----------
     left, right : (integration, group, column) float32
         Side reference pixels, in the order of reading.
     lines : (integration, group, output, column) float32
-        What the lines of each output deviate from straight ramps, as from :func:`line_medians`.
+        Deviations of the lines of each amplifier from straight ramps, as from :func:`line_medians`.
     halfwidth : int
         Lines to each side of the centre that a kernel may use.
 
@@ -150,9 +150,9 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
     Notes
     -----
     Kernels are symmetric, since both sides are read within a line, and constant in steps that get twice as wide: 14
-    numbers for two sides and 30 lines, found by least squares. They are then multiplied by the factor with which
-    each half of the lines of an output is predicted best from what was found in the other half, between 0 and 1; and
-    by 0 if that of all outputs together is less than 4 standard errors. So what is not there is not subtracted.
+    numbers for two sides and 30 lines, found by least squares. They are then multiplied by a factor between 0 and 1:
+    that with which kernels from one half of the lines of an amplifier predict the other half best. The factor is 0 if
+    that of all amplifiers together is less than 4 standard errors. So nothing is subtracted where there is no signal.
     """
     straight = [_straightened(side.astype(np.float64)) for side in (left, right)]
     ordinary = _ordinary_frames(straight[0], straight[1], lines)
@@ -194,7 +194,7 @@ def _ordinary_frames(left: np.ndarray, right: np.ndarray, lines: np.ndarray) -> 
 
 
 def _factors(products: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return the factor on the prediction of each output that is best, between 0 and 1; 0 if it might as well be none.
+    """Return the best factor on the prediction of each amplifier, between 0 and 1; 0 if it is not significant.
 
     ``products`` of prediction and lines and ``squares`` of the prediction, (output, segment, integration, group).
     """

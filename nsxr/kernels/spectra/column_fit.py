@@ -139,8 +139,9 @@ def box_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the factors of pixels for sums over the aperture, and of pixels in the background.
 
-    What is missing of the sum, or was taken away by subtracted nods, comes from the fit. A background is subtracted as
-    fitted; where the light is distributed otherwise than the profile, it is that of pixels beside the aperture.
+    The part of the sum that is missing, or that subtracted nods have taken away, comes from the fit. The fitted
+    background is subtracted. Where the light is not distributed as the profile, the background is that of pixels beside
+    the aperture.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def box_weights(
 def _solve(
     images: np.ndarray, precision: np.ndarray, parts: np.ndarray, out: np.ndarray, deviation: np.ndarray
 ) -> None:
-    """Fit all parts to each column at once; what the pixels do not tell is zero."""
+    """Fit all parts to each column at once; parts that the pixels do not determine are zero."""
     n_parts, n, n_rows, n_columns = parts.shape
     normal, inverse, right = np.empty((n_parts, n_parts)), np.empty((n_parts, n_parts)), np.empty(n_parts)
     for e in range(n):

@@ -18,7 +18,7 @@ _POINT, _WIDEST = 0.9, 2.5  # pixels, width of the image of a point to begin wit
 
 @dataclass(frozen=True)
 class Place:
-    """What is known of a source and its slit before the light is looked at.
+    """The properties of a source and its slit that are known before the fit.
 
     Attributes
     ----------

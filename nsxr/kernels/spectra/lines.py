@@ -47,7 +47,7 @@ class Lines:
     distances, strengths : (line,) ndarray
         Rows from the source, and light relative to it, of other sources; negative where only other nods show them.
     echo_distances, echo_strengths : (echo,) ndarray
-        Of subtracted nods; what they have of the light.
+        Of subtracted nods; their part of the light.
     """
 
     offset: float
@@ -220,7 +220,7 @@ def find_lines(
 def _patterns(curve: _Curve, nods: np.ndarray | None, extended: bool) -> Iterator[_Pattern]:
     """Yield distances of subtracted nods and the part of each: all choices of shutters where light is negative.
 
-    Others may be behind closed shutters: of an extended source, what is beside them is seen.
+    Others may be behind closed shutters. Of an extended source, the light beside these shutters is seen.
     """
     yield np.zeros(0), np.inf if nods is None else 1.0
     if nods is None:

@@ -18,9 +18,10 @@ def columns_off_profile(
 ) -> np.ndarray:
     """Return the columns with lines in which two pixels or more contradict the profile (exposure, x), bool.
 
-    One pixel can be hit: a column that agrees with the profile once one of its pixels is left out has an outlier,
-    unless the same row deviates in the next column, too. If none of them makes it agree, the profile is not the line's;
-    nor is it in columns next to such that contradict it, too.
+    A single pixel can have a cosmic ray. A column that agrees with the profile once one of its pixels is left out has
+    an outlier, unless the same row deviates in the next column, too. If the column does not agree whichever pixel is
+    left out, the line has another profile than the continuum. The same holds for columns next to it that contradict
+    the profile, too.
 
     Parameters
     ----------

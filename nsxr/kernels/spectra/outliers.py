@@ -1,4 +1,4 @@
-"""Pixels of a trace that disagree with what the other exposures of the source say, on the detector, without resampling.
+"""Pixels of a trace that disagree with the other exposures of the source, on the detector, without resampling.
 
 Arrays are (exposure, y, x) or (exposure, x), float64.
 """
@@ -18,7 +18,7 @@ DISAGREEING = 0.2
 def expected_fluxes(
     fluxes: np.ndarray, variances: np.ndarray, wavelengths: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the other exposures say about the flux of each column.
+    """Return the flux of each column that follows from the other exposures.
 
     Fluxes of the others are interpolated to the wavelengths of an exposure, and scaled by the ratio of both over 101
     columns, since slits lose different parts of the light. Of three and more the median counts, so that one of them

@@ -19,10 +19,11 @@ _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
 def wild_pixels(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
-    """Return which pixels differ from the level of their row as nothing around them does (exposure, y, x), bool.
+    """Return which pixels differ from the level of their row while no pixel around them does (exposure, y, x), bool.
 
-    Variances are not asked: a pixel that is hit claims the photon noise of the hit. Lines of emission, other sources,
-    steep flanks cover several pixels in both directions; streaks and hits of up to two by two pixels do not.
+    Variances are not used, because the variance of a pixel with a cosmic ray includes the photon noise of the cosmic
+    ray. Emission lines, other sources and steep flanks cover several pixels in both directions. Streaks and cosmic rays
+    of up to two by two pixels do not.
 
     Parameters
     ----------
@@ -64,8 +65,8 @@ def wild_variances(var_poisson: np.ndarray, var_rnoise: np.ndarray, is_used: np.
 def columns_with_lines(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
     """Return in which columns patches of pixels are brighter than their rows around (exposure, x), bool.
 
-    Patches are pixels with at least four brighter neighbours, as lines of emission make them, and hits do not. The two
-    columns to each side belong to them.
+    Patches are pixels with at least four bright neighbours. Emission lines make patches, cosmic rays do not. The two
+    columns to each side of a patch belong to it.
 
     Parameters
     ----------

@@ -1,34 +1,29 @@
-"""Remove correlated noise (1/f, levels of outputs, alternating columns) that pixels without light see."""
+"""Remove correlated noise (1/f, levels of amplifiers, alternating columns) that pixels without light see."""
 
 from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 import xarray as xr
-from scipy import ndimage
 
 from nsxr.compute.blocks import map_blocks, unlabelled
-from nsxr.compute.layouts import chunk_like, in_groups, is_kept, one_chunk, to_whole_frames
+from nsxr.compute.layouts import is_kept, one_chunk, to_whole_frames
 from nsxr.compute.passes import settle
 from nsxr.errors import ModelError, ParameterError
-from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
-from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.kernels.ramps.flicker import series_length
+from nsxr.kernels.ramps.noise_spectrum import power_bins
 from nsxr.model.declarations import step
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
-from nsxr.model.time_order import SAMPLE_TIME, TimeOrder
-from nsxr.model.variables import SPECTRUM_COLUMNS
+from nsxr.model.time_order import SAMPLE_TIME
+from nsxr.model.variables import IMAGE, RAMP, SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.frames import Frames, dark_of, frames_of
 from nsxr.ramps.correlated_noise.median import median_stripes
+from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_of, spectrum_of, variance_of, weight_of_series
 from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
 
-_IMAGE = ("row", "column")
-_FRAMES = ("integration", "group", "row", "column")
-_MODEL = ("component", "frequency")
-_OUTLIER = 4.0  # samples that deviate by more standard deviations do not count
-_DRAWS = 4
 _NUMBERS = {
     "dark_share": ("FLKDARK", "share of pixels that see no light"),
     "white_noise": ("FLKWHITE", "white noise of a frame, rms"),
@@ -36,7 +31,6 @@ _NUMBERS = {
     "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
     "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
 }
-_SMOOTHED = 65  # columns over which the variance of what is left is averaged
 
 
 def estimate_flicker_noise(
@@ -48,14 +42,14 @@ def estimate_flicker_noise(
 ) -> xr.Dataset:
     r"""Estimate the correlated noise of every frame from the pixels that see no light.
 
-    The noise of the outputs in the order of reading is a stationary process with a part common to all and a part of
-    each: its levels, its 1/f noise, its alternating columns. Their spectra come from the exposure itself, and the
-    estimate is the conditional mean of the noise of all pixels, given those in the dark: nothing that is linear has
-    smaller errors. Where little is known, it goes to zero.
+    In the order in which pixels are read, the noise of the amplifiers is a stationary process. One part is common to
+    all amplifiers, the other is independent in each: levels, 1/f noise and alternating columns. The spectra of both
+    parts are measured from the exposure itself. The estimate is the conditional mean of the noise of all pixels, given
+    the dark pixels. No linear estimate has smaller errors. Where little is known, the estimate goes to zero.
 
-    In series, of ten integrations or more, the mean over integrations shows the source. What deviates from it, but for
-    a factor of each frame, is noise in lit pixels, too, which count as much as photon noise allows. The mean
-    itself is cleaned by the dark pixels.
+    In a time series, of ten integrations or more, the mean over integrations shows the source. Deviations from the
+    mean, apart from a factor for each frame, are noise, so lit pixels count too, as far as photon noise allows. The
+    mean itself is cleaned with the dark pixels alone.
 
     Parameters
     ----------
@@ -74,17 +68,18 @@ def estimate_flicker_noise(
     Dataset
         ``noise`` (integration, group, row, column) float32, of differences of groups (one group less than the ramps) or
         of rates (one group), in their units;
-        ``variance`` (row, column) float32, of what is left of correlated noise in a frame, where a pixel has no part in
-        the estimate;
+        ``variance`` (row, column) float32, of the correlated noise that is left in a frame, for a pixel that has no
+        part in the estimate;
         ``weight`` (row, column) float32, 0 to 1, how much a pixel counts; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels, which is left in;
         ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
-        each frequency of the transform: ``own`` of outputs, ``common`` to them, ``white``; frequency in Hz. Lazy if the
-        exposure is.
+        each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``; frequency in Hz.
+        All are lazy if the exposure is.
 
     Notes
     -----
-    What is dark is decided twice, the second time after the noise of the mean was subtracted by means of the first.
+    Dark pixels are found twice. The second time, the noise of the mean has been subtracted, as estimated from the
+    dark pixels that were found first.
     See :mod:`nsxr.kernels.ramps.flicker` for the estimate, and :mod:`nsxr.kernels.ramps.noise_spectrum` for the
     spectra, which are found after the mean of all frames is subtracted, where there are four or more. The variance
     is that of simulated frames with these spectra, cleaned in the same way, averaged over 65 columns. The amount of
@@ -96,32 +91,32 @@ def estimate_flicker_noise(
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
     residual = frames.values - (level if frames.static is None else frames.static)
-    weight = (
-        wait(_weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
-    )
-    density = wait(_spectrum(residual, frames, weight))
+    weight = wait(weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
+    density = wait(spectrum_of(residual, frames, weight))
     mean = (frames.mean - level).expand_dims(("integration", "group"))
-    of_mean = _noise(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(integration=0, group=0)
+    of_mean = noise_of(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(
+        integration=0, group=0
+    )
     is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean))
     of_dark = is_dark.astype(np.float32)
     weight = weight if frames.is_series else of_dark
     pattern = None
     if picture_frame is not None:
-        pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *_IMAGE)
+        pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *IMAGE)
     if frames.is_series:
         assert frames.static is not None
         light = frames.static - level
         integrations = frames.values.sizes["integration"]
         steady = wait(
-            _noise(light.expand_dims("integration"), of_dark, density / integrations, frames.order, pattern).isel(
+            noise_of(light.expand_dims("integration"), of_dark, density / integrations, frames.order, pattern).isel(
                 integration=0
             )
         )
-        noise = _noise(residual, weight, density, frames.order, source=light.fillna(0)) + steady
-        noise = noise.transpose(*_FRAMES)
+        noise = noise_of(residual, weight, density, frames.order, source=light.fillna(0)) + steady
+        noise = noise.transpose(*RAMP)
     else:
-        noise = _noise(frames.values - level, of_dark, density, frames.order, pattern)
-    variance = wait(_variance(weight, density, frames))
+        noise = noise_of(frames.values - level, of_dark, density, frames.order, pattern)
+    variance = wait(variance_of(weight, density, frames))
     found = xr.Dataset(
         {
             "noise": noise,
@@ -135,7 +130,7 @@ def estimate_flicker_noise(
     length = series_length(frames.order)
     return found.assign_coords(
         {
-            **{d: exposure[d] for d in _IMAGE},
+            **{d: exposure[d] for d in IMAGE},
             "component": ["own", "common", "white"],
             "frequency": np.arange(length // 2 + 1) / (length * SAMPLE_TIME),
         }
@@ -146,196 +141,14 @@ def _given(mask: xr.DataArray | None, frames: Frames) -> xr.DataArray | None:
     """Return a mask as frames have it, or raise ModelError."""
     if mask is None:
         return None
-    expected = {dim: frames.values.sizes[dim] for dim in _IMAGE}
+    expected = {dim: frames.values.sizes[dim] for dim in IMAGE}
     if dict(mask.sizes) != expected:
         raise ModelError(f"mask has sizes {dict(mask.sizes)}, expected {expected}")
-    return one_chunk(unlabelled(mask.transpose(*_IMAGE)).astype(bool), *_IMAGE)
+    return one_chunk(unlabelled(mask.transpose(*IMAGE)).astype(bool), *IMAGE)
 
 
 def _same(array: xr.DataArray) -> xr.DataArray:
     return array
-
-
-def _weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
-    """Return the weight of every pixel from its scatter in time, 1 where it is dark, (row, column) float32."""
-    square = (residual.astype(np.float64) ** 2 * precision).sum(("integration", "group"))
-    count = (residual.notnull() * precision).sum(("integration", "group"))
-
-    def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
-        known = count > 0.3 * count.max()
-        variance = np.where(known, square / np.where(known, count, 1), np.inf)
-        dark = known & is_dark
-        typical = np.median(variance[dark]) if dark.any() else np.median(variance)
-        ratio = np.where(known, variance / max(typical, 1e-30), np.inf)
-        weight = np.where(is_dark & (ratio < 3), 1, 1 / np.maximum(ratio, 1))
-        return np.where(ratio < 0.25, 0, weight).astype(np.float32)  # such a pixel does not see the noise
-
-    images = (one_chunk(array, *_IMAGE) for array in (square, count))
-    (weight,) = map_blocks(weigh, *images, is_dark, core=_IMAGE, outputs=[(_IMAGE, np.float32)])
-    return weight
-
-
-def _noise(
-    values: xr.DataArray,
-    weight: xr.DataArray,
-    density: xr.DataArray,
-    order: TimeOrder,
-    pattern: xr.DataArray | None = None,
-    source: xr.DataArray | None = None,
-    limit: float = _OUTLIER,
-) -> xr.DataArray:
-    """Return the noise of frames of values, with some amount of a pattern, or of light that is no noise, in each."""
-    (noise,) = map_blocks(
-        _noise_of_frames,
-        values,
-        weight,
-        density,
-        core=(*_IMAGE, *_MODEL),
-        outputs=[(_FRAMES, np.float32)],
-        order=order,
-        limit=limit,
-    )
-    template = source if source is not None else pattern
-    if template is None:
-        return noise
-    alike = template if "group" in template.dims else template.expand_dims("group")
-    response = _noise(alike.expand_dims("integration"), weight, density, order, limit=np.inf).isel(integration=0)
-    response = response if "group" in template.dims else response.isel(group=0)
-    known = values.notnull() * weight
-    amount = (known * template * (values.fillna(0) - noise)).sum(_IMAGE, dtype=np.float64)
-    norm = (known * template * (template - response)).sum(_IMAGE, dtype=np.float64)
-    amount = (amount / norm.where(norm > 0)).fillna(0).astype(np.float32)
-    changed = noise - amount * response if source is not None else noise + amount * (template - response)
-    return changed.transpose(*_FRAMES)
-
-
-def _variance(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> xr.DataArray:
-    draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
-    (squares,) = map_blocks(
-        _squared_errors,
-        draws,
-        weight,
-        density,
-        core=(*_IMAGE, *_MODEL),
-        outputs=[(("draw", *_IMAGE), np.float32)],
-        order=frames.order,
-    )
-    (variance,) = map_blocks(
-        _smooth_variance,
-        one_chunk(squares, "draw"),
-        weight,
-        core=("draw", *_IMAGE),
-        outputs=[(_IMAGE, np.float32)],
-    )
-    return variance
-
-
-def _spectrum(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
-    """Return the spectral densities of one frame, (component, frequency) float64."""
-    length = series_length(frames.order)
-    power, count = map_blocks(
-        _power_of_frames,
-        residual,
-        weight,
-        core=_IMAGE,
-        outputs=[
-            (("integration", "group", "kind", "bin"), np.float64),
-            (("integration", "group"), np.float64),
-        ],
-        sizes={"kind": 2, "bin": power_bins(length).size},
-        order=frames.order,
-    )
-
-    def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        seen = alike_frames(power, count)
-        mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
-        densities = fit_densities(mean, int(seen.sum()), to_series(weight, frames.order, length))
-        return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])
-
-    (density,) = map_blocks(
-        fit,
-        one_chunk(power, *map(str, power.dims)),
-        one_chunk(count, *map(str, count.dims)),
-        weight,
-        core=(*map(str, power.dims), *_IMAGE),
-        outputs=[(_MODEL, np.float64)],
-        sizes={"component": 3, "frequency": length // 2 + 1},
-    )
-    return density
-
-
-def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> tuple[np.ndarray, np.ndarray]:
-    """Return the binned power of weighted frames, and the sum of the weights of each."""
-    length = series_length(order)
-    out = np.zeros((*values.shape[:2], 2, power_bins(length).size))
-    total = np.zeros(values.shape[:2])
-    whole = float(weight.sum(dtype=np.float64))
-    for i in range(values.shape[0]):
-        for g in range(values.shape[1]):
-            noise = values[i, g] * np.sqrt(weight)
-            used = (weight > 0) & np.isfinite(noise)
-            some = noise[used][:: max(1, noise.size // 200_000)]
-            if not some.size:
-                continue
-            middle = np.median(some)
-            far = 5 * 1.4826 * np.median(np.abs(some - middle))
-            used &= np.abs(noise) <= abs(middle) + far
-            total[i, g] = weight[used].sum(dtype=np.float64)
-            if total[i, g]:
-                series = to_series(np.where(used, values[i, g] * weight, np.float32(0)), order, length)
-                out[i, g] = binned_power(series) * (whole / total[i, g])
-    return out, total
-
-
-def _densities(density: np.ndarray) -> Densities:
-    return Densities(float(density[2, 0]), density[0], density[1])
-
-
-def _noise_of_frames(
-    values: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder, limit: float
-) -> np.ndarray:
-    """Return the noise of each frame, (integration, group, row, column) float32."""
-    length = series_length(order)
-    solver = Solver(_densities(density), len(order.rows))
-    weights = to_series(weight, order, length)
-    out = np.empty_like(values)
-    for i in range(values.shape[0]):
-        for g in range(values.shape[1]):
-            series = to_series(values[i, g], order, length)
-            unknown = ~np.isfinite(series)
-            series[unknown] = 0
-            of_frame = np.where(unknown, np.float32(0), weights)
-            out[i, g] = to_image(solver.noise(series, of_frame, limit), order)
-    return out
-
-
-def _squared_errors(draws: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder) -> np.ndarray:
-    """Return what cleaning leaves in simulated frames, squared, (draw, row, column) float32."""
-    length = series_length(order)
-    densities = _densities(density)
-    solver = Solver(densities, len(order.rows))
-    weights = to_series(weight, order, length)
-    scatter = np.sqrt(np.float32(densities.white) / np.where(weights > 0, weights, np.float32(1)))
-    out = np.empty((draws.size, *weight.shape), dtype=np.float32)
-    for square, number in zip(out, draws, strict=True):
-        random = np.random.default_rng([5, int(number)])
-        noise = draw_noise(densities, len(order.rows), length, random)
-        series = random.standard_normal(noise.shape, dtype=np.float32) * scatter + noise
-        noise -= solver.noise(series, weights)
-        square[:] = to_image(noise, order) ** 2
-    return out
-
-
-def _smooth_variance(squares: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the mean over draws and over nearby pixels of the same row that count, or not, alike."""
-    mean = squares.mean(0)
-    variance = np.zeros_like(mean)
-    for inside in (weight > 0, weight == 0):
-        share = ndimage.uniform_filter1d(inside.astype(np.float32), _SMOOTHED, axis=1, mode="constant")
-        total = ndimage.uniform_filter1d(np.where(inside, mean, np.float32(0)), _SMOOTHED, axis=1, mode="constant")
-        variance[inside] = total[inside] / share[inside]
-    found: np.ndarray = variance
-    return found
 
 
 def _why_not_cleaned(exposure: xr.Dataset) -> str | None:
@@ -353,7 +166,7 @@ def clean_flicker_noise(
     fit_by_channel: bool = False,
     n_sigma: Limits = 3.0,
 ) -> xr.Dataset:
-    """Subtract correlated noise that pixels without light see: levels of outputs, 1/f noise, alternating columns.
+    """Subtract correlated noise that pixels without light see: levels of amplifiers, 1/f noise, alternating columns.
 
     Parameters
     ----------
@@ -369,7 +182,7 @@ def clean_flicker_noise(
         The conditional mean of the noise, :func:`estimate_flicker_noise`; or, for comparison, the median of the dark
         pixels of each column, which adds nothing to variances and leaves them as they are.
     fit_by_channel : bool
-        ``"median"``: whether each output has its own median.
+        ``"median"``: whether each amplifier has its own median.
     n_sigma : float
         Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
 
@@ -377,8 +190,8 @@ def clean_flicker_noise(
     -------
     Dataset
         ``sci`` without the estimated noise. Ramps keep their first group, and have in addition ``flicker_variance``
-        (row, column) [DN2], what correlated noise adds to the variance of a group: what is left of it, but in dark
-        pixels less than nothing, because the estimate follows their own noise, too; ``white_variance`` () [DN2],
+        (row, column) [DN2], the variance that correlated noise adds to a group: that of the noise that is left. In
+        dark pixels it is negative, because the estimate follows their own noise, too; ``white_variance`` () [DN2],
         that of all other noise in a group where it is dark, ``dark_level`` () [DN], the signal of a group there, and
         ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`. In rates,
         ``var_rnoise`` becomes its uncorrelated part, as seen in the dark, plus what correlated noise adds. DQ does
@@ -479,14 +292,14 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
     table, numbers = map_blocks(
         summarize,
         *images,
-        core=(*_MODEL, *_IMAGE),
-        outputs=[(("band", "part"), np.float32), (("number",), np.float64)],
+        core=(*MODEL, *IMAGE),
+        outputs={"table": (("band", "part"), np.float32), "numbers": (("number",), np.float64)},
         sizes={
             "band": power_bins(2 * (found.sizes["frequency"] - 1)).size - 1,
             "part": len(SPECTRUM_COLUMNS),
             "number": len(_NUMBERS),
         },
-    )
+    ).values()
     named = {}
     for place, (name, (keyword, meaning)) in enumerate(_NUMBERS.items()):
         named[name] = numbers.isel(number=place).assign_attrs(long_name=meaning, keyword=keyword)

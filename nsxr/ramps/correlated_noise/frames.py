@@ -1,4 +1,4 @@
-"""What correlated noise is looked for in: frames without their sources, and the pixels that see no light."""
+"""Frames in which correlated noise is measured, without their sources, and the pixels that see no light."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,13 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk, to_whole_frames
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
-from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
-from nsxr.model.variables import check
+from nsxr.model.variables import IMAGE, RAMP, check
 
 __all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of"]
 
-_UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
-_LOST = np.uint8(GroupFlag.DO_NOT_USE | GroupFlag.SATURATED)
-_JUMP = np.uint8(GroupFlag.JUMP_DET.value)
-_IMAGE = ("row", "column")
-_FRAMES = ("integration", "group", "row", "column")
 _SERIES = 10  # integrations from which on their mean shows the source well enough
 _FEWEST = 4  # frames of which the mean can be taken away before the spectrum is found
 
@@ -39,7 +34,7 @@ class Frames:
         (row, column) float32, over all of them, with the inverse variance of the noise of a frame as weight, and
         differences with those of a fitted slope.
     static : DataArray or None
-        What is subtracted before the spectrum is found: ``mean`` or, of a series, (group, row, column) the mean over
+        Subtracted before the spectrum is found: ``mean`` or, in a time series, (group, row, column) the mean over
         integrations. None if there are too few frames.
     kept : float
         Share of the variance of noise that is left then.
@@ -50,7 +45,7 @@ class Frames:
     order : TimeOrder
         In which pixels are read.
     bands : ndarray
-        (row,) the output that reads each row.
+        (row,) the amplifier that reads each row.
     """
 
     values: xr.DataArray
@@ -76,11 +71,13 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     if "science_row" in exposure.coords:
         raise ModelError("IRS2 frames still have their interleaved rows, subtract reference pixels first")
     has_groups = "group" in exposure["sci"].dims
-    values = (_differences(exposure) if has_groups else _rates(exposure)).transpose(*_FRAMES)
+    values = (_differences(exposure) if has_groups else _rates(exposure)).transpose(*RAMP)
     integrations, groups = values.sizes["integration"], values.sizes["group"]
     weights = _slope_weights(groups)
-    (precision,) = map_blocks(_precision, values, core=_IMAGE, outputs=[(("integration", "group"), np.float32)])
-    mean = one_chunk(_mean(values, ("integration", "group"), weights, precision), *_IMAGE)
+    precision = map_blocks(
+        _precision, values, core=IMAGE, outputs={"precision": (("integration", "group"), np.float32)}
+    )["precision"]
+    mean = one_chunk(_mean(values, ("integration", "group"), weights, precision), *IMAGE)
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
     if is_series:
@@ -103,14 +100,14 @@ def _differences(exposure: xr.Dataset) -> xr.DataArray:
         raise ModelError("differences of groups need two groups or more, found one; clean the rates instead")
     sci, flags = (to_whole_frames(unlabelled(exposure[name])) for name in ("sci", "groupdq"))
     later, earlier = ({"group": part} for part in (slice(1, None), slice(None, -1)))
-    lost = ((flags.isel(later) | flags.isel(earlier)) & _LOST) | (flags.isel(later) & _JUMP)
-    usable = (lost == 0) & ((one_chunk(unlabelled(exposure["pixeldq"]), *_IMAGE) & _UNUSABLE) == 0)
+    lost = ((flags.isel(later) | flags.isel(earlier)) & UNUSABLE_GROUP) | (flags.isel(later) & JUMP)
+    usable = (lost == 0) & ((one_chunk(unlabelled(exposure["pixeldq"]), *IMAGE) & UNUSABLE_PIXEL) == 0)
     return (sci.isel(later) - sci.isel(earlier)).where(usable)
 
 
 def _rates(exposure: xr.Dataset) -> xr.DataArray:
     check(exposure, "sci", "dq", "var_rnoise", "var_poisson", units={"sci": "DN/s"})
-    usable = (to_whole_frames(unlabelled(exposure["dq"])) & _UNUSABLE) == 0
+    usable = (to_whole_frames(unlabelled(exposure["dq"])) & UNUSABLE_PIXEL) == 0
     values = to_whole_frames(unlabelled(exposure["sci"])).where(usable)
     return values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims])
 
@@ -132,7 +129,7 @@ def _precision(values: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray) -> xr.DataArray:
-    """Return the mean over some dims of what can be used, with weights of groups and of frames, float32."""
+    """Return the mean of usable values over some dims, with weights of groups and of frames, float32."""
     along = xr.DataArray(weights.astype(np.float32), dims="group") * precision
     total = (values * along).sum(dims, dtype=np.float64)
     count = (values.notnull() * along).sum(dims, dtype=np.float64)
@@ -184,7 +181,7 @@ def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataAr
         (row, column) bool with the labels of the exposure. Lazy if the exposure is.
     """
     is_dark, _ = dark_of(frames_of(exposure), n_sigma)
-    labels = {d: exposure[d] for d in _IMAGE}
+    labels = {d: exposure[d] for d in IMAGE}
     return is_dark.assign_coords(labels).assign_attrs(long_name="pixels that see no light")
 
 
@@ -202,7 +199,7 @@ def dark_of(
         return is_dark, np.full(mean.shape, level, dtype=np.float32)
 
     given = [] if mask is None else [mask]
-    outputs = [(_IMAGE, np.bool_), (_IMAGE, np.float32)]
+    outputs = {"is_dark": (IMAGE, np.bool_), "level": (IMAGE, np.float32)}
     mean = frames.mean if noise is None else frames.mean - noise
-    is_dark, level = map_blocks(find, mean, *given, core=_IMAGE, outputs=outputs)
+    is_dark, level = map_blocks(find, mean, *given, core=IMAGE, outputs=outputs).values()
     return is_dark, level

@@ -4,15 +4,13 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
+from nsxr.model.variables import IMAGE, RAMP
 
 __all__ = ["median_stripes"]
 
-_IMAGE = ("row", "column")
-_FRAMES = ("integration", "group", "row", "column")
-
 
 def median_stripes(values: xr.DataArray, is_dark: xr.DataArray, bands: np.ndarray | None = None) -> xr.DataArray:
-    """Return the median of the dark pixels of every column, of all rows or of those of each output.
+    """Return the median of the dark pixels of every column, of all rows or of those of each amplifier.
 
     Parameters
     ----------
@@ -21,7 +19,7 @@ def median_stripes(values: xr.DataArray, is_dark: xr.DataArray, bands: np.ndarra
     is_dark : DataArray
         (row, column) bool.
     bands : ndarray, optional
-        (row,) the output that reads each row, if each is to have its own.
+        (row,) the amplifier that reads each row, if each is to have its own.
 
     Returns
     -------
@@ -39,5 +37,5 @@ def median_stripes(values: xr.DataArray, is_dark: xr.DataArray, bands: np.ndarra
             noise[..., rows, :] = middle.filled(0)
         return noise
 
-    (noise,) = map_blocks(stripes, values, is_dark, core=_IMAGE, outputs=[(_FRAMES, np.float32)])
+    noise = map_blocks(stripes, values, is_dark, core=IMAGE, outputs={"noise": (RAMP, np.float32)})["noise"]
     return noise

@@ -35,7 +35,7 @@ def find_bad_interleaved(
     """Find bad pairs of interleaved reference pixels, each integration by itself.
 
     The two pixels of a pair are read one after the other. Six numbers of each pair are compared with those of the
-    other 63 of its output: its level and the difference of its two pixels (means over groups and columns), the
+    other 63 of its amplifier: its level and the difference of its two pixels (means over groups and columns), the
     variance of single samples, and the variances of means over 8 columns, over 64 columns and over a frame, relative to
     that of single samples, which are large in telegraph noise. Noise that pairs share is taken away first, line by line
     and frame by frame. The first three may deviate to both sides.
@@ -141,7 +141,7 @@ def count_bad_interleaved(bad: xr.DataArray) -> dict[str, xr.DataArray]:
 
 
 def rows_of_pairs(bad: xr.DataArray, output: int, detector: str) -> xr.DataArray:
-    """Return bad rows of one output, (integration, row=640) bool, from :func:`find_bad_interleaved`."""
+    """Return bad rows of one amplifier, (integration, row=640) bool, from :func:`find_bad_interleaved`."""
     start = (output if detector == "NRS1" else 4 - output) * _SECTOR
     pair = np.full(_SECTOR, -1)
     pair[_interleaved(detector, start)] = np.arange(128) // 2
@@ -161,7 +161,7 @@ def listed_interleaved(refpix: xr.Dataset, detector: str) -> xr.DataArray:
     def decode(outputs: np.ndarray, parities: np.ndarray, masks: np.ndarray) -> np.ndarray:
         bad = np.zeros(IRS2_ROWS, dtype=bool)
         for output, parity, mask in zip(outputs, parities, masks, strict=True):
-            second = (int(parity) == 2) != (int(output) % 2 == 0)  # even outputs read the other way
+            second = (int(parity) == 2) != (int(output) % 2 == 0)  # even amplifiers read the other way
             for bit in range(32):
                 if int(mask) >> bit & 1:
                     column = _SECTOR * int(output) + 8 + PERIOD * bit + 2 * second
@@ -169,5 +169,7 @@ def listed_interleaved(refpix: xr.Dataset, detector: str) -> xr.DataArray:
         return bad if detector == "NRS1" else bad[::-1]
 
     columns = [one_chunk(unlabelled(refpix[name]), "bad") for name in ("bad_output", "bad_parity", "bad_mask")]
-    (bad,) = map_blocks(decode, *columns, core=("bad",), outputs=[(("row",), np.bool_)], sizes={"row": IRS2_ROWS})
+    bad = map_blocks(decode, *columns, core=("bad",), outputs={"bad": (("row",), np.bool_)}, sizes={"row": IRS2_ROWS})[
+        "bad"
+    ]
     return bad

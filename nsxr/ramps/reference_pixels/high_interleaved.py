@@ -19,7 +19,7 @@ _BAD_REFERENCE = np.uint32(PixelFlag.BAD_REF_PIXEL.value)
 def find_high_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.DataArray:
     """Find bad interleaved reference pixels as the observatory's pipeline does.
 
-    For each output and integration, three numbers of each pair (mean absolute difference, mean, standard
+    For each amplifier and integration, three numbers of each pair (mean absolute difference, mean, standard
     deviation, over all groups and columns) are compared with those of the other pairs: a pair is bad if one lies more
     than ``n_sigma`` clipped standard deviations above their clipped mean. A pair that is bad in one integration, or has
     BAD_REF_PIXEL anywhere in ``pixeldq``, is bad in all.
@@ -41,7 +41,7 @@ def find_high_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.Data
 
 
 def _high_in_sector(exposure: xr.Dataset, rows: slice, n_sigma: float) -> xr.DataArray:
-    """Return :func:`find_high_interleaved` for the rows of one output, without coordinates."""
+    """Return :func:`find_high_interleaved` for the rows of one amplifier, without coordinates."""
     is_interleaved = irs2_layout(Readout.of(exposure).detector).is_interleaved[rows]
     inside = np.flatnonzero(is_interleaved)
     pixeldq = unlabelled(exposure["pixeldq"]).isel(row=rows)

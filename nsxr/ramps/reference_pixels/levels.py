@@ -44,7 +44,7 @@ def estimate_levels(
         (row, column) uint32.
     by_end : bool
         Whether the pixels at the two ends of the columns are averaged as two clipped means (four
-        outputs) or make one mean (subarrays, where only pixels flagged REFERENCE_PIXEL count).
+        amplifiers) or make one mean (subarrays, where only pixels flagged REFERENCE_PIXEL count).
     edgeless : bool
         Whether the first and last four columns stand in for reference pixels.
     odd_even_columns : bool
@@ -61,16 +61,16 @@ def estimate_levels(
     end = end if by_end else xr.zeros_like(end)
     parity = _parity(sci, odd_even_columns)
     n_parities, n_ends = 1 + odd_even_columns, 1 + by_end
-    (means,) = map_blocks(
+    means = map_blocks(
         _means,
         one_chunk(pixels, "row", "column"),
         one_chunk(_label(parity * n_ends + end, usable), "row", "column"),
         core=("row", "column"),
-        outputs=[(("integration", "group", "label"), np.float32)],
+        outputs={"means": (("integration", "group", "label"), np.float32)},
         sizes={"label": n_parities * n_ends},
         n_labels=n_parities * n_ends,
         limit=float(siglimit),
-    )
+    )["means"]
     levels = [
         means.isel(label=slice(p * n_ends, (p + 1) * n_ends)).mean("label", skipna=True) for p in range(n_parities)
     ]
@@ -88,11 +88,11 @@ def estimate_shrunken_levels(
     odd_even_columns: bool = True,
     siglimit: float = 3.0,
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the level of the reference pixels for each row of one amplifier, and why it is what it is.
+    """Return the level of the reference pixels for each row of one amplifier, and the evidence for it.
 
     The two parities have a common level and an offset from each other. Of both, the mean over the exposure, the
     deviations of integrations, and those of groups are multiplied by the share that exceeds their
-    uncertainty, so that an estimate that knows nothing subtracts nothing, see
+    uncertainty, so that nothing is subtracted where the estimate is pure noise, see
     :func:`nsxr.kernels.ramps.reference_levels.shrunken_levels`.
 
     Parameters
@@ -118,13 +118,16 @@ def estimate_shrunken_levels(
         one_chunk(pixels, "integration", "group", "row", "column"),
         one_chunk(_label(parity * 2 + end, usable), "row", "column"),
         core=("integration", "group", "row", "column"),
-        outputs=[(("integration", "group", "parity"), np.float32), (("evidence",), np.float64)],
+        outputs={
+            "levels": (("integration", "group", "parity"), np.float32),
+            "evidence": (("evidence",), np.float64),
+        },
         sizes={"parity": n_parities, "evidence": len(EVIDENCE)},
         n_parities=n_parities,
         limit=float(siglimit),
         is_lit=edgeless,
         by_ends=not by_end,
-    )
+    ).values()
     by_parity = [levels.isel(parity=p) for p in range(n_parities)]
     of_rows = by_parity[-1].where(parity == 1, by_parity[0]).transpose("integration", "group", "row")
     return of_rows, evidence.assign_coords(evidence=list(EVIDENCE))
@@ -138,7 +141,7 @@ def evidence_keywords(evidence: xr.DataArray, amplifier: int) -> dict[str, xr.Da
     evidence : DataArray
         As from :func:`estimate_shrunken_levels`.
     amplifier : int
-        Number of the output.
+        Its number.
     """
     numbers = {}
     for name, (meaning, units, keyword) in _KEYWORDS.items():

@@ -1,4 +1,4 @@
-"""Signal of the side reference rows of full frames: a running median, or a filter for each output."""
+"""Signal of the side reference rows of full frames: a running median, or a filter for each amplifier."""
 
 import numpy as np
 import xarray as xr
@@ -50,14 +50,14 @@ def estimate_side_signal(sci: xr.DataArray, pixeldq: xr.DataArray, length: int =
             continue
         side = slice(int(rows[0]), int(rows[-1]) + 1)
         good = (unlabelled(pixeldq.isel(row=side)) & _DO_NOT_USE) == 0
-        (median,) = map_blocks(
+        median = map_blocks(
             running_median,
             one_chunk(unlabelled(sci.isel(row=side)), "row", "column"),
             one_chunk(good, "row", "column"),
             core=("row", "column"),
-            outputs=[(("integration", "group", "column"), np.float32)],
+            outputs={"median": (("integration", "group", "column"), np.float32)},
             length=length,
-        )
+        )["median"]
         sides.append(median)
     if not sides:
         return unlabelled(xr.zeros_like(sci.isel(row=0, drop=True)))
@@ -73,7 +73,7 @@ def side_kernels(
     ----------
     sirskernel : Dataset
         ``gamma`` (left) and ``zeta`` (right), (output, frequency) complex: Fourier coefficients of the filters of the
-        four outputs, in memory. An attribute ``detector``, if there is one, must be that of the exposure.
+        four amplifiers, in memory. An attribute ``detector``, if there is one, must be that of the exposure.
     detector : str
         NRS1 or NRS2.
     gaussmooth : float
@@ -84,7 +84,7 @@ def side_kernels(
     Returns
     -------
     DataArray
-        (output, side, tap) float64; side 0 is read first in a line of output 1.
+        (output, side, tap) float64; side 0 is read first in a line of amplifier 1.
 
     Raises
     ------
@@ -113,16 +113,16 @@ def estimate_side_kernels(
     *,
     halfwidth: int = 30,
 ) -> xr.DataArray:
-    """Return the kernels that predict the 1/f noise of each output from the side reference pixels of this exposure.
+    """Return the kernels that predict the 1/f noise of each amplifier from the side reference pixels of this exposure.
 
-    The lines of an output are medians over its light-sensitive pixels, after a straight ramp was subtracted from
+    The lines of an amplifier are medians over its light-sensitive pixels, after a straight ramp was subtracted from
     each pixel, so constant light and dark current do not matter. See
     :func:`nsxr.kernels.ramps.side_filter.estimate_kernels`.
 
     Parameters
     ----------
     bands : list of DataArray
-        Rows of each of the four outputs, in the order of output, (integration, group, row, column) float32 [DN],
+        Rows of each of the four amplifiers, in the order of amplifiers, (integration, group, row, column) float32 [DN],
         levels already subtracted, with their coordinates.
     sides : DataArray
         (side, integration, group, column) float32 [DN], columns in image order.
@@ -134,7 +134,7 @@ def estimate_side_kernels(
     Returns
     -------
     DataArray
-        (output, side, tap) float64. Lazily, the frames of an integration and output are brought together.
+        (output, side, tap) float64. Lazily, the frames of an integration and amplifier are brought together.
 
     Raises
     ------
@@ -151,29 +151,29 @@ def estimate_side_kernels(
         row, column = (band.indexes[dim].to_numpy() for dim in ("row", "column"))
         inside = xr.DataArray(_is_inside(row), dims="row") & xr.DataArray(_is_inside(column), dims="column")
         good = (unlabelled(pixeldq.sel(row=slice(row[0], row[-1]))) & _DO_NOT_USE) == 0
-        (medians,) = map_blocks(
+        medians = map_blocks(
             line_medians,
             one_chunk(unlabelled(band), "group", "row", "column"),
             one_chunk((good & inside).transpose("row", "column"), "row", "column"),
             core=("group", "row", "column"),
-            outputs=[(_LINES, np.float32)],
-        )
+            outputs={"medians": (_LINES, np.float32)},
+        )["medians"]
         lines.append(one_chunk(medians, *_LINES))
     stacked = one_chunk(xr.concat(lines, "output").transpose("integration", "group", "output", "column"), "output")
-    (kernels,) = map_blocks(
+    kernels = map_blocks(
         estimate_kernels,
         *(one_chunk(sides.isel(side=k), *_LINES) for k in range(2)),
         stacked,
         core=("integration", "group", "output", "column"),
-        outputs=[(_KERNELS, np.float64)],
+        outputs={"kernels": (_KERNELS, np.float64)},
         sizes={"output": len(bands), "side": 2, "tap": 2 * halfwidth + 1},
         halfwidth=halfwidth,
-    )
+    )["kernels"]
     return settle(kernels)
 
 
 def filtered_sides(sides: xr.DataArray, kernels: xr.DataArray, detector: str) -> xr.DataArray:
-    """Return what the side reference rows say of the lines of each output.
+    """Return the signal of the side reference rows, filtered for the lines of each amplifier.
 
     Parameters
     ----------
@@ -190,14 +190,14 @@ def filtered_sides(sides: xr.DataArray, kernels: xr.DataArray, detector: str) ->
         (integration, group, output, column) float32 [DN].
     """
     kernels = kernels if detector == "NRS1" else kernels.isel(tap=slice(None, None, -1))
-    (filtered,) = map_blocks(
+    filtered = map_blocks(
         filter_sides,
         *(one_chunk(sides.isel(side=k), "column") for k in range(2)),
         one_chunk(kernels, *_KERNELS),
         core=("column", *_KERNELS),
-        outputs=[(("integration", "group", "output", "column"), np.float32)],
+        outputs={"filtered": (("integration", "group", "output", "column"), np.float32)},
         sizes={"output": kernels.sizes["output"]},
-    )
+    )["filtered"]
     return filtered
 
 
@@ -226,14 +226,14 @@ def read_sides(sci: xr.DataArray, pixeldq: xr.DataArray, detector: str, *, sigre
     for rows in (low, high) if detector == "NRS1" else (high, low):
         side = slice(int(rows[0]), int(rows[-1]) + 1)
         good = (unlabelled(pixeldq.isel(row=side)) & _DO_NOT_USE) == 0
-        (means,) = map_blocks(
+        means = map_blocks(
             side_lines,
             one_chunk(unlabelled(sci.isel(row=side)), "row", "column"),
             one_chunk(good, "row", "column"),
             core=("row", "column"),
-            outputs=[(_LINES, np.float32)],
+            outputs={"means": (_LINES, np.float32)},
             sigreject=float(sigreject),
-        )
+        )["means"]
         lines.append(means)
     return xr.concat(lines, "side")
 

@@ -1,0 +1,207 @@
+"""The noise of frames from pixels that see no light: its spectrum, its estimate, and the noise that is left.
+
+Arrays are lazy; the functions at the end work on NumPy blocks.
+"""
+
+import numpy as np
+import xarray as xr
+from scipy import ndimage
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
+from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
+from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.model.time_order import TimeOrder
+from nsxr.model.variables import IMAGE, RAMP
+from nsxr.ramps.correlated_noise.frames import Frames
+
+__all__ = ["MODEL", "noise_of", "spectrum_of", "variance_of", "weight_of_series"]
+
+MODEL = ("component", "frequency")
+"""Dims of the spectral densities."""
+_OUTLIER = 4.0  # samples that deviate by more standard deviations do not count
+_DRAWS = 4
+_SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
+
+
+def weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
+    """Return the weight of every pixel from its scatter in time, 1 where it is dark, (row, column) float32."""
+    square = (residual.astype(np.float64) ** 2 * precision).sum(("integration", "group"))
+    count = (residual.notnull() * precision).sum(("integration", "group"))
+
+    def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
+        known = count > 0.3 * count.max()
+        variance = np.where(known, square / np.where(known, count, 1), np.inf)
+        dark = known & is_dark
+        typical = np.median(variance[dark]) if dark.any() else np.median(variance)
+        ratio = np.where(known, variance / max(typical, 1e-30), np.inf)
+        weight = np.where(is_dark & (ratio < 3), 1, 1 / np.maximum(ratio, 1))
+        return np.where(ratio < 0.25, 0, weight).astype(np.float32)  # such a pixel does not see the noise
+
+    images = (one_chunk(array, *IMAGE) for array in (square, count))
+    weight = map_blocks(weigh, *images, is_dark, core=IMAGE, outputs={"weight": (IMAGE, np.float32)})["weight"]
+    return weight
+
+
+def noise_of(
+    values: xr.DataArray,
+    weight: xr.DataArray,
+    density: xr.DataArray,
+    order: TimeOrder,
+    pattern: xr.DataArray | None = None,
+    source: xr.DataArray | None = None,
+    limit: float = _OUTLIER,
+) -> xr.DataArray:
+    """Return the noise of frames of values, with some amount of a pattern, or of light that is no noise, in each."""
+    noise = map_blocks(
+        _noise_of_frames,
+        values,
+        weight,
+        density,
+        core=(*IMAGE, *MODEL),
+        outputs={"noise": (RAMP, np.float32)},
+        order=order,
+        limit=limit,
+    )["noise"]
+    template = source if source is not None else pattern
+    if template is None:
+        return noise
+    alike = template if "group" in template.dims else template.expand_dims("group")
+    response = noise_of(alike.expand_dims("integration"), weight, density, order, limit=np.inf).isel(integration=0)
+    response = response if "group" in template.dims else response.isel(group=0)
+    known = values.notnull() * weight
+    amount = (known * template * (values.fillna(0) - noise)).sum(IMAGE, dtype=np.float64)
+    norm = (known * template * (template - response)).sum(IMAGE, dtype=np.float64)
+    amount = (amount / norm.where(norm > 0)).fillna(0).astype(np.float32)
+    changed = noise - amount * response if source is not None else noise + amount * (template - response)
+    return changed.transpose(*RAMP)
+
+
+def variance_of(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> xr.DataArray:
+    """Return the variance of the noise that cleaning leaves in a frame, (row, column) float32, from simulations."""
+    draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
+    squares = map_blocks(
+        _squared_errors,
+        draws,
+        weight,
+        density,
+        core=(*IMAGE, *MODEL),
+        outputs={"squares": (("draw", *IMAGE), np.float32)},
+        order=frames.order,
+    )["squares"]
+    variance = map_blocks(
+        _smooth_variance,
+        one_chunk(squares, "draw"),
+        weight,
+        core=("draw", *IMAGE),
+        outputs={"variance": (IMAGE, np.float32)},
+    )["variance"]
+    return variance
+
+
+def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
+    """Return the spectral densities of one frame, (component, frequency) float64."""
+    length = series_length(frames.order)
+    power, count = map_blocks(
+        _power_of_frames,
+        residual,
+        weight,
+        core=IMAGE,
+        outputs={
+            "power": (("integration", "group", "kind", "bin"), np.float64),
+            "count": (("integration", "group"), np.float64),
+        },
+        sizes={"kind": 2, "bin": power_bins(length).size},
+        order=frames.order,
+    ).values()
+
+    def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        seen = alike_frames(power, count)
+        mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
+        densities = fit_densities(mean, int(seen.sum()), to_series(weight, frames.order, length))
+        return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])
+
+    density = map_blocks(
+        fit,
+        one_chunk(power, *map(str, power.dims)),
+        one_chunk(count, *map(str, count.dims)),
+        weight,
+        core=(*map(str, power.dims), *IMAGE),
+        outputs={"density": (MODEL, np.float64)},
+        sizes={"component": 3, "frequency": length // 2 + 1},
+    )["density"]
+    return density
+
+
+def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> tuple[np.ndarray, np.ndarray]:
+    """Return the binned power of weighted frames, and the sum of the weights of each."""
+    length = series_length(order)
+    out = np.zeros((*values.shape[:2], 2, power_bins(length).size))
+    total = np.zeros(values.shape[:2])
+    whole = float(weight.sum(dtype=np.float64))
+    for i in range(values.shape[0]):
+        for g in range(values.shape[1]):
+            noise = values[i, g] * np.sqrt(weight)
+            used = (weight > 0) & np.isfinite(noise)
+            some = noise[used][:: max(1, noise.size // 200_000)]
+            if not some.size:
+                continue
+            middle = np.median(some)
+            far = 5 * 1.4826 * np.median(np.abs(some - middle))
+            used &= np.abs(noise) <= abs(middle) + far
+            total[i, g] = weight[used].sum(dtype=np.float64)
+            if total[i, g]:
+                series = to_series(np.where(used, values[i, g] * weight, np.float32(0)), order, length)
+                out[i, g] = binned_power(series) * (whole / total[i, g])
+    return out, total
+
+
+def _densities(density: np.ndarray) -> Densities:
+    return Densities(float(density[2, 0]), density[0], density[1])
+
+
+def _noise_of_frames(
+    values: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder, limit: float
+) -> np.ndarray:
+    """Return the noise of each frame, (integration, group, row, column) float32."""
+    length = series_length(order)
+    solver = Solver(_densities(density), len(order.rows))
+    weights = to_series(weight, order, length)
+    out = np.empty_like(values)
+    for i in range(values.shape[0]):
+        for g in range(values.shape[1]):
+            series = to_series(values[i, g], order, length)
+            unknown = ~np.isfinite(series)
+            series[unknown] = 0
+            of_frame = np.where(unknown, np.float32(0), weights)
+            out[i, g] = to_image(solver.noise(series, of_frame, limit), order)
+    return out
+
+
+def _squared_errors(draws: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder) -> np.ndarray:
+    """Return the noise that cleaning leaves in simulated frames, squared, (draw, row, column) float32."""
+    length = series_length(order)
+    densities = _densities(density)
+    solver = Solver(densities, len(order.rows))
+    weights = to_series(weight, order, length)
+    scatter = np.sqrt(np.float32(densities.white) / np.where(weights > 0, weights, np.float32(1)))
+    out = np.empty((draws.size, *weight.shape), dtype=np.float32)
+    for square, number in zip(out, draws, strict=True):
+        random = np.random.default_rng([5, int(number)])
+        noise = draw_noise(densities, len(order.rows), length, random)
+        series = random.standard_normal(noise.shape, dtype=np.float32) * scatter + noise
+        noise -= solver.noise(series, weights)
+        square[:] = to_image(noise, order) ** 2
+    return out
+
+
+def _smooth_variance(squares: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the mean over draws and over nearby pixels of the same row that count, or not, alike."""
+    mean = squares.mean(0)
+    variance = np.zeros_like(mean)
+    for inside in (weight > 0, weight == 0):
+        share = ndimage.uniform_filter1d(inside.astype(np.float32), _SMOOTHED, axis=1, mode="constant")
+        total = ndimage.uniform_filter1d(np.where(inside, mean, np.float32(0)), _SMOOTHED, axis=1, mode="constant")
+        variance[inside] = total[inside] / share[inside]
+    found: np.ndarray = variance
+    return found
