@@ -240,5 +240,5 @@ def _grow(first: xr.DataArray, never: int, pixels: int, irs2_detector: str | Non
 def _grow_groups(flags: xr.DataArray, pixels: int) -> xr.DataArray:
     if pixels == 0:
         return flags
-    flags = flags.transpose("integration", "group", "row", "column")
+    flags = flags.transpose(*RAMP)
     return map_with_halo(_maximum, flags, {"row": pixels}, boundary=False, reach=pixels)

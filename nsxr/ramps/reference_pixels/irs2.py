@@ -217,7 +217,7 @@ def _without_reference_rows(exposure: xr.Dataset, science: xr.DataArray) -> xr.D
 
 
 def _folded(weights: xr.DataArray) -> xr.DataArray:
-    """Return the Hermitian part of weights in the order of :func:`nsxr.kernels.ramps.irs2.spectrum`."""
+    """Return the Hermitian part of weights in the order of :mod:`nsxr.kernels.ramps.irs2`."""
 
     def fold(values: np.ndarray) -> np.ndarray:
         mirrored = np.concatenate([values[:1], values[:0:-1]])

@@ -11,6 +11,7 @@ from nsxr.kernels.ramps.reference_levels import EVIDENCE, shrunken_levels
 from nsxr.kernels.ramps.reference_pixels import clipped_means
 from nsxr.model.dq import PixelFlag
 from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER
+from nsxr.model.variables import RAMP
 
 __all__ = ["estimate_levels", "estimate_shrunken_levels", "evidence_keywords"]
 
@@ -117,7 +118,7 @@ def estimate_shrunken_levels(
         shrunken_levels,
         one_chunk(pixels, "integration", "group", "row", "column"),
         one_chunk(_label(parity * 2 + end, usable), "row", "column"),
-        core=("integration", "group", "row", "column"),
+        core=RAMP,
         outputs={
             "levels": (("integration", "group", "parity"), np.float32),
             "evidence": (("evidence",), np.float64),
