@@ -36,7 +36,7 @@ def settle_flags(ramps: xr.Dataset) -> xr.Dataset:
 
     For flags that were found in whole frames: the signal of the frame need not stay in memory until they are known.
     """
-    chunks = ramps["sci"].chunksizes.get("row", ())
+    chunks = ramps["sci"].variable.chunksizes.get("row", ())  # coordinates may have other chunks
     if len(chunks) <= 1:
         return ramps
     waiting = [name for name, array in ramps.data_vars.items() if name == "groupdq" or "row" not in array.dims]
