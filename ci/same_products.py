@@ -41,7 +41,8 @@ PROVENANCE = "NSXR_PROVENANCE"
 def run(code: Path, *arguments: object) -> None:
     """Run the nsxr of a checkout."""
     program = "import sys; sys.argv[0] = 'nsxr'; from nsxr.cli import run; run()"
-    command = [sys.executable, "-c", program, *map(str, arguments)]
+    # without -P, Python would import the nsxr of the working directory, whatever PYTHONPATH says
+    command = [sys.executable, "-P", "-c", program, *map(str, arguments)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(code)}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,10 +27,13 @@ _SIGNS = {"uint16": np.uint16(0x8000), "uint32": np.uint32(0x80000000)}
 _BITPIX = {"float32": -32, "float64": -64, "uint8": 8, "uint32": 32, "int32": 32, "int16": 16}
 
 
+Index = slice | tuple[slice, ...] | EllipsisType
+
+
 class Target(Protocol):
     """Where an array goes when it is computed."""
 
-    def __setitem__(self, index: Any, block: Any) -> None: ...
+    def __setitem__(self, index: Index, block: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class BlockFile:
             run = run ^ _SIGNS[self.dtype]
         return run.astype(run.dtype.newbyteorder(">"), copy=False).tobytes()
 
-    def __setitem__(self, index: Any, block: Any) -> None:
+    def __setitem__(self, index: Index, block: object) -> None:
         values = np.asarray(block)
         if values.dtype != np.dtype(self.dtype):
             raise ModelError(f"a block of dtype {values.dtype} reached an image of {self.dtype} in {self.path}")
@@ -222,7 +226,7 @@ class CardFile:
     keyword: str
     comment: str
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index: object, value: Any) -> None:
         number = float(value)
         card = fits.Card(self.keyword, number if math.isfinite(number) else None, self.comment[:45])
         with open(self.path, "r+b") as file:

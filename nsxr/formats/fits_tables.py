@@ -68,7 +68,7 @@ _UNITS = {"core_radius": "pixel", "masked_radius": "pixel", "frequency": "Hz"} |
 )
 
 
-def _row_type(name: str) -> np.dtype[Any]:
+def _row_type(name: str) -> np.dtype:
     """Return the type of a row of a table in :data:`nsxr.model.variables.TABLES`."""
     return np.dtype([(label, ">i4" if label in _WHOLE else ">f4") for label in TABLES[name][2]])
 
@@ -99,7 +99,7 @@ def groups(dataset: xr.Dataset) -> np.ndarray | None:
     model = xr.DataArray(
         np.zeros((dataset.sizes["integration"], dataset.sizes["group"])), dims=("integration", "group")
     )
-    known: dict[str, Any] = {
+    known: dict[str, xr.DataArray] = {
         "integration_number": dataset["integration"],
         "group_number": dataset["group"],
         "number_of_columns": xr.DataArray(dataset.sizes["column"]),
@@ -207,7 +207,7 @@ class LateTable:
     header: str
     offset: int
 
-    def __setitem__(self, index: Any, block: Any) -> None:
+    def __setitem__(self, index: object, block: object) -> None:
         values, labels, kind = np.asarray(block), TABLES[self.name][2], _row_type(self.name)
         if values.ndim != 2 or values.shape[1] != len(labels):
             raise ModelError(f"a block of shape {values.shape} reached the table {self.name} in {self.path}")

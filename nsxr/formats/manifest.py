@@ -32,7 +32,7 @@ def split_object(path: str) -> tuple[str, str]:
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
-def stored_manifest(document: Any) -> dict[str, Any] | None:
+def stored_manifest(document: object) -> dict[str, Any] | None:
     """Return the manifest in the metadata of a group: None if there is none, empty if it cannot be read."""
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or MANIFEST not in attributes:

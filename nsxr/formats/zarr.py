@@ -49,7 +49,7 @@ class ZarrTarget:
     path: str
     options: StorageOptions = NO_OPTIONS
 
-    def __setitem__(self, index: Any, block: Any) -> None:
+    def __setitem__(self, index: object, block: object) -> None:
         import zarr
 
         with remote_errors(self.path):

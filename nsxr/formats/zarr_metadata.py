@@ -44,7 +44,7 @@ def first_line(error: BaseException) -> str:
     return without_secrets((str(error) or type(error).__name__).strip().partition("\n")[0])
 
 
-def require_plain(document: Any, where: str) -> None:
+def require_plain(document: object, where: str) -> None:
     """Raise InputFileError unless metadata of a node, and those consolidated in them, are such as nsxr reads.
 
     Parameters
@@ -63,7 +63,7 @@ def require_plain(document: Any, where: str) -> None:
             raise InputFileError(f"{path}: its Zarr metadata are {problem}")
 
 
-def _consolidated(document: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _consolidated(document: object, where: str, depth: int = 0) -> Iterator[tuple[str, object]]:
     yield where, document
     outer = document.get("consolidated_metadata") if isinstance(document, dict) else None
     if outer is None:
@@ -75,7 +75,7 @@ def _consolidated(document: Any, where: str, depth: int = 0) -> Iterator[tuple[s
         yield from _consolidated(found, f"{where}/{path}", depth + 1)
 
 
-def _problem(document: Any) -> str:
+def _problem(document: object) -> str:
     """Return what is wrong with the metadata of one node; empty if nothing is."""
     if not isinstance(document, dict):
         return "no JSON object"
@@ -108,7 +108,7 @@ def _problem(document: Any) -> str:
     return _wrong_codecs(document["codecs"], _CODECS, chunk, itemsize)
 
 
-def _natural(number: Any, most: int) -> int:
+def _natural(number: object, most: int) -> int:
     if type(number) is not int or not 0 <= number <= most:
         raise ValueError(f"{number!r} is no whole number from 0 to {most}")
     return number

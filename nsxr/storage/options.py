@@ -26,7 +26,7 @@ ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "a
 """Storage options for public data."""
 
 
-def token(value: Any) -> str:
+def token(value: object) -> str:
     """Return a hash of a value, which is the same in every process and does not reveal the value."""
     return str(tokenize(value))
 
@@ -62,7 +62,7 @@ class StorageOptions:
     def __repr__(self) -> str:
         return f"StorageOptions({', '.join(sorted(self._options))})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return StorageOptions, (self._options,)
 
     def __dask_tokenize__(self) -> str:
