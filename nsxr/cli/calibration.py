@@ -145,8 +145,8 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         wanted.directory,
         root,
         wanted.formats,
-        wanted.overwrite,
-        wanted.progress,
+        overwrite=wanted.overwrite,
+        progress=wanted.progress,
         steps=saved,
         texts={"recipe.toml": completed.as_toml()},
     )

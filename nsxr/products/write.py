@@ -77,6 +77,7 @@ def write_products(
     directory: str | os.PathLike[str],
     root: str,
     formats: Sequence[str] = ("fits",),
+    *,
     overwrite: bool = False,
     progress: bool | Literal["force"] = True,
     steps: Mapping[str, xr.Dataset] | None = None,
