@@ -2,6 +2,7 @@
 
 import shutil
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,10 +12,12 @@ from click.testing import CliRunner
 import nsxr
 from nsxr.archive import writer
 from nsxr.cli import main
+from nsxr.errors import ParameterError
 from nsxr.model.dq import PixelFlag
-from nsxr.simulate import simulate_exposure
+from nsxr.simulate import simulate_exposure, small_exposure
+from nsxr.testing import forbid_computes
 
-PERSISTENCE = np.uint32(PixelFlag.PERSISTENCE.value)
+PERSISTENCE, SATURATED = np.uint32(PixelFlag.PERSISTENCE.value), np.uint32(PixelFlag.SATURATED.value)
 NAMES = [f"jw01234001001_03101_0000{n}_nrs1" for n in (1, 2, 3)]
 NODES = [f"01234/001/001_03101_0000{n}/nrs1" for n in (1, 2, 3)]
 WINDOW = ("--set", "persistence.persistence_time=60")
@@ -98,3 +101,41 @@ def test_a_file_that_cannot_be_read_fails_alone(tmp_path, made):
     assert result.exit_code == 1
     assert "2 of 3 exposures done" in result.output
     assert glowing(xr.open_dataset(tmp_path / f"{NAMES[1]}_rate.fits", engine="nirspec")["dq"]) == SPOT
+
+
+def later(exposure, days):
+    """The same exposure at another time."""
+    moved = exposure.assign_coords({n: c + days for n, c in exposure.coords.items() if str(n).startswith("int_")})
+    times = {key: exposure.attrs[key] + days for key in ("EXPSTART", "EXPMID", "EXPEND")}
+    return moved.assign_attrs(exposure.attrs | times)
+
+
+@pytest.mark.parametrize("readout", ["NRSIRS2RAPID", "NRSRAPID"])
+def test_a_programme_is_one_graph_in_any_order(readout):
+    settings = {"readout": readout, "groups": 4, "columns": 16}
+    made = small_exposure(**settings, seed=1)
+    raw = made.exposure["sci"].values.copy()
+    raw[:, 2:, 1000:1010, 6] = 65535
+    first = made.exposure.assign(sci=made.exposure["sci"].copy(data=raw))
+    second = later(small_exposure(**settings, seed=2).exposure, 100 / 86400)
+    third = later(small_exposure(**settings, seed=3).exposure, 0.2)
+    window = {"persistence_time": 600.0}
+    alone = nsxr.detector1(second, made.references, persistence=window)
+    with forbid_computes():
+        rows = 640 if readout == "NRSIRS2RAPID" else 256
+        chunked = [e.chunk({"row": rows}).assign_coords(e.coords) for e in (second, third, first)]
+        results = nsxr.detector1(chunked, made.references, persistence=window)
+    dq = dask.compute(*(tree["rate"]["dq"] for tree in results), scheduler="synchronous")
+    flagged = [(image & PERSISTENCE) != 0 for image in dq]
+    saturated = (dq[2] & SATURATED) != 0
+    assert int(saturated.sum()) >= 10
+    xr.testing.assert_equal(flagged[0].drop_vars("amplifier"), (saturated | flagged[0] & False).drop_vars("amplifier"))
+    assert not flagged[1].any()
+    assert not flagged[2].any()
+    assert not ((alone["rate"]["dq"] & PERSISTENCE) != 0).any()
+    same = nsxr.detector1([first, second], [made.references] * 2, persistence=window)[1]
+    xr.testing.assert_equal(same["rate"].to_dataset().compute(), results[0]["rate"].to_dataset().compute())
+    off = nsxr.detector1([first, second], made.references)[1]
+    xr.testing.assert_identical(off["rate"]["dq"], nsxr.detector1(second, made.references)["rate"]["dq"])
+    with pytest.raises(ParameterError, match="2 exposures and 1 mappings"):
+        nsxr.detector1([first, second], [made.references])

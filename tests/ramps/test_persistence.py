@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import nsxr
 from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import steps
 from nsxr.ramps.persistence import flag_persistence, last_saturation, latest_saturation
-from nsxr.simulate import small_exposure
 from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes, make_exposure, make_times
 
 SATURATED, PERSISTENCE, DO_NOT_USE, JUMP = (
@@ -170,44 +168,6 @@ def test_off_is_recorded_and_errors_name_what_is_wrong():
     del bare.attrs["EXPSTART"]
     with pytest.raises(InputFileError, match="EXPSTART"):
         flag_persistence(bare, persistence_time=3)
-
-
-def later(exposure, days):
-    """The same exposure at another time."""
-    moved = exposure.assign_coords({n: c + days for n, c in exposure.coords.items() if str(n).startswith("int_")})
-    times = {key: exposure.attrs[key] + days for key in ("EXPSTART", "EXPMID", "EXPEND")}
-    return moved.assign_attrs(exposure.attrs | times)
-
-
-@pytest.mark.parametrize("readout", ["NRSIRS2RAPID", "NRSRAPID"])
-def test_a_programme_is_one_graph_in_any_order(readout):
-    settings = {"readout": readout, "groups": 4, "columns": 16}
-    made = small_exposure(**settings, seed=1)
-    raw = made.exposure["sci"].values.copy()
-    raw[:, 2:, 1000:1010, 6] = 65535
-    first = made.exposure.assign(sci=made.exposure["sci"].copy(data=raw))
-    second = later(small_exposure(**settings, seed=2).exposure, 100 / 86400)
-    third = later(small_exposure(**settings, seed=3).exposure, 0.2)
-    window = {"persistence_time": 600.0}
-    alone = nsxr.detector1(second, made.references, persistence=window)
-    with forbid_computes():
-        rows = 640 if readout == "NRSIRS2RAPID" else 256
-        chunked = [e.chunk({"row": rows}).assign_coords(e.coords) for e in (second, third, first)]
-        results = nsxr.detector1(chunked, made.references, persistence=window)
-    dq = [tree["rate"]["dq"].compute(scheduler="synchronous") for tree in results]
-    flagged = [(image & np.uint32(PERSISTENCE)) != 0 for image in dq]
-    saturated = (dq[2] & np.uint32(SATURATED)) != 0
-    assert int(saturated.sum()) >= 10
-    xr.testing.assert_equal(flagged[0].drop_vars("amplifier"), (saturated | flagged[0] & False).drop_vars("amplifier"))
-    assert not flagged[1].any()
-    assert not flagged[2].any()
-    assert not ((alone["rate"]["dq"] & np.uint32(PERSISTENCE)) != 0).any()
-    same = nsxr.detector1([first, second], [made.references] * 2, persistence=window)[1]
-    xr.testing.assert_equal(same["rate"].to_dataset().compute(), results[0]["rate"].to_dataset().compute())
-    off = nsxr.detector1([first, second], made.references)[1]
-    xr.testing.assert_identical(off["rate"]["dq"], nsxr.detector1(second, made.references)["rate"]["dq"])
-    with pytest.raises(ParameterError, match="2 exposures and 1 mappings"):
-        nsxr.detector1([first, second], [made.references])
 
 
 def test_integrations_out_of_order_are_refused():
