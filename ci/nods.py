@@ -75,7 +75,7 @@ def ways(slits: list[xr.Dataset]) -> dict[str, list[Sampled]]:
     by_box = nsxr.extract_source(slits, weighting="box")
     stored = []
     for slit, model in zip(slits, by_profile.models, strict=True):
-        middle = float(model["position_fitted"]) - float(slit["cross_dispersion"][0])
+        middle = float(model["position_fitted"]) - float(slit["row"][0])
         slit = slit.assign_attrs(SRCTYPE="POINT")
         stored.append(nsxr.extract_box(slit, {"ystart": middle - HALF, "ystop": middle + HALF}))
     named = {"stored variances, box": stored, "nsxr, box": by_box.spectra, "nsxr, profile": by_profile.spectra}

@@ -44,14 +44,14 @@ def extracted(keywords: dict[str, Any]) -> Found:
     slit, truth = simulate_trace(**keywords)
     model = nsxr.fit_trace_model(slit)
     spectrum = nsxr.extract_spectrum(slit, model)
-    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")).values
+    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values
     deviation = np.sqrt(sum(spectrum[f"flux_var_{part}"].values for part in PARTS))
     kept = (spectrum["dq"].values == 0) & np.isfinite(spectrum["flux"].values)
     flux = spectrum["flux"].values[kept].sum() / within[kept].sum() if kept.any() else np.nan
     noise = np.sqrt((deviation[kept] ** 2).sum()) / within[kept].sum()
     pull = np.where(kept, (spectrum["flux"].values - within) / deviation, np.nan)
     scatter = np.sqrt(np.nanmean(np.diff(pull) ** 2) / 2)
-    centroid = (truth["profile"] * truth["cross_dispersion"]).sum("cross_dispersion")
+    centroid = (truth["profile"] * truth["row"]).sum("row")
     wanted = truth["trace"] if keywords["source_type"] == "EXTENDED" else centroid  # shutters cut the light
     position = float((model["trace"] - wanted).mean())
     return Found(float(flux), float(noise), position, float(scatter), int(model["neighbours"]))

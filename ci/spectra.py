@@ -42,8 +42,8 @@ def box(slit: xr.Dataset, model: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the sum over the aperture of pixels that are there, and its deviation."""
     there = ((slit["dq"] & np.uint32(1)) == 0) & np.isfinite(slit["sci"])
     weight = model["aperture"].where(there, 0.0)
-    flux = (weight * slit["sci"].where(there, 0.0)).sum("cross_dispersion")
-    variance = (weight**2 * (slit["var_poisson"] + slit["var_rnoise"]).where(there, 0.0)).sum("cross_dispersion")
+    flux = (weight * slit["sci"].where(there, 0.0)).sum("row")
+    variance = (weight**2 * (slit["var_poisson"] + slit["var_rnoise"]).where(there, 0.0)).sum("row")
     return flux.values * 1e6, np.sqrt(variance.values) * 1e6
 
 
@@ -51,8 +51,8 @@ def oracle(slit: xr.Dataset, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarray]
     """Return the least-squares flux with the true profile and variances, and its deviation."""
     good = ~truth["is_bad"] & np.isfinite(slit["sci"])
     weight = (truth["profile"] / truth["variance"]).where(good, 0.0)
-    precision = (weight * truth["profile"]).sum("cross_dispersion")
-    flux = (weight * slit["sci"].where(good, 0.0)).sum("cross_dispersion") / precision
+    precision = (weight * truth["profile"]).sum("row")
+    flux = (weight * slit["sci"].where(good, 0.0)).sum("row") / precision
     return flux.values * 1e6, np.sqrt(1 / precision.values) * 1e6
 
 
@@ -71,7 +71,7 @@ def replaced_by_peer(python: Path, pairs: Sequence[Pair]) -> dict[str, tuple[lis
     holed = [without_values(slit, truth) for slit, truth in pairs]
     stacks = {name: np.stack([slit[name].values for slit in holed]) for name in IMAGES}
     stacks["inside"] = np.stack([np.isfinite(slit["wavelength"].values) for slit in holed])
-    first = holed[0]["cross_dispersion"].values[0]
+    first = holed[0]["row"].values[0]
     stacks["trace"] = np.stack([truth["trace"].values - first for _, truth in pairs])
     found = {}
     with TemporaryDirectory(prefix="spectra-") as folder:
@@ -95,7 +95,7 @@ def methods(
     model = nsxr.fit_trace_model(slit)
     fitted = time.process_time() - start
     kept = None
-    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")).values
+    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values
     for weighting in ("profile", "box"):
         start = time.process_time()
         spectrum = nsxr.extract_spectrum(slit, model, weighting=weighting)
@@ -125,8 +125,8 @@ def divots(python: Path, seed: int, seeds: int) -> None:
         found: dict[str, list[tuple[np.ndarray, ...]]] = {}
         flagged = total = 0
         for number, (slit, truth) in enumerate(pairs):
-            near = np.abs(truth["cross_dispersion"] - truth["trace"]) < 1.6
-            hit = (truth["is_bad"] & near).any("cross_dispersion").values
+            near = np.abs(truth["row"] - truth["trace"]) < 1.6
+            hit = (truth["is_bad"] & near).any("row").values
             others = {"nothing": (without_values(slit, truth), np.nan)}
             others |= {name: (slits[number], seconds) for name, (slits, seconds) in by_peer.items()}
             kept = hit
@@ -162,13 +162,13 @@ def limits(seed: int, seeds: int) -> None:
             model = nsxr.fit_trace_model(slit)
             spectrum = nsxr.extract_spectrum(slit, model)
             inside = model["aperture"] > 0
-            limit = 1 / (truth["profile"] ** 2 / truth["variance"]).where(inside, 0.0).sum("cross_dispersion")
-            within = truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")
+            limit = 1 / (truth["profile"] ** 2 / truth["variance"]).where(inside, 0.0).sum("row")
+            within = truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")
             scatter = np.std(
                 (spectrum["flux"].values - within.values) / (np.sqrt(limit.values) * 1e6 * within / truth["flux"])
             )
             gain.append(1 / scatter)
-            centroid = (truth["profile"] * truth["cross_dispersion"]).sum("cross_dispersion")
+            centroid = (truth["profile"] * truth["row"]).sum("row")
             error.append(float((model["trace"] - centroid).mean()))
             claimed.append(float(model["position_uncertainty"]))
             bias.append(float((spectrum["flux"] - within).sum() / within.sum()))
@@ -197,9 +197,9 @@ def nods(seed: int, seeds: int) -> None:
                 models = nsxr.fit_trace_model(slits) if together else [nsxr.fit_trace_model(slit) for slit in slits]
                 for (slit, truth), model in zip(each, models, strict=True):
                     spectrum = nsxr.extract_spectrum(slit, model)
-                    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")).values
-                    near = np.abs(truth["cross_dispersion"] - truth["trace"]) < 1.6
-                    hit = ((truth["is_bad"] & near).any("cross_dispersion") & (spectrum["dq"] == 0)).values
+                    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values
+                    near = np.abs(truth["row"] - truth["trace"]) < 1.6
+                    hit = ((truth["is_bad"] & near).any("row") & (spectrum["dq"] == 0)).values
                     error = spectrum["flux"].values - within
                     errors.append((error / within)[hit])
                     pulls.append((error / deviation(spectrum))[hit])
@@ -260,7 +260,7 @@ def outliers(seed: int, seeds: int) -> None:
                         one = seed + 10 * number + k
                         slit, truth = simulate_trace(signal_to_noise=ratio, lines=True, nod=k % 3 - 1, seed=one)
                         random = np.random.default_rng(one)
-                        near = (np.abs(truth["cross_dispersion"] - truth["trace"]) < 2.0).values
+                        near = (np.abs(truth["row"] - truth["trace"]) < 2.0).values
                         hit = (random.random(near.shape) < 0.01) & near & ~truth["is_bad"].values
                         # what has to be tolerated on undersampled flanks comes on top of the noise
                         light = (truth["flux"] * truth["profile"]).transpose(*slit["sci"].dims).values / 1e6

@@ -49,15 +49,13 @@ from .ramps.superbias import subtract_superbias as subtract_superbias
 from .references import open_references as open_references
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
-from .slits.background import average_exposures as average_exposures
 from .slits.background import combine_backgrounds as combine_backgrounds
 from .slits.background import nod_backgrounds as nod_backgrounds
 from .slits.background import subtract_background as subtract_background
 from .slits.collection import as_slit as as_slit
 from .slits.collection import iterate_slits as iterate_slits
 from .slits.collection import map_slits as map_slits
-from .slits.collection import pad_slits as pad_slits
-from .slits.collection import unpad as unpad
+from .slits.exposure_mean import average_exposures as average_exposures
 from .slits.nod_variance import restore_background_variance as restore_background_variance
 from .slits.pixel_replacement import replace_pixels as replace_pixels
 from .spectra.box_extraction import extract_box as extract_box

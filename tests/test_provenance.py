@@ -23,7 +23,8 @@ from nsxr.model.provenance import KEY, differences, merged, noted, provenance_of
 from nsxr.products.spectra_write import write_spectra
 from nsxr.products.write import write_products
 from nsxr.simulate import simulate_exposure, simulate_trace, small_exposure
-from nsxr.slits.background import average_exposures, combine_backgrounds
+from nsxr.slits.background import combine_backgrounds
+from nsxr.slits.exposure_mean import average_exposures
 from nsxr.testing import forbid_computes
 
 SUB32 = {"readout": "NRSRAPID", "subarray": "SUB32", "groups": 4, "integrations": 2}
@@ -215,7 +216,7 @@ def test_spectra_keep_it(tmp_path):
     slit.attrs |= noted(slit.attrs, inputs=[{"file": "x_cal.fits", "fingerprint": "ab"}])
     spectrum = nsxr.extract_spectrum(slit)
     for name in ("a_x1d.fits", "a.zarr"):
-        tree = nsxr.open_spectra(write_spectra(spectrum.drop_dims("cross_dispersion"), tmp_path / name))
+        tree = nsxr.open_spectra(write_spectra(spectrum.drop_dims("row"), tmp_path / name))
         (found,) = [node.to_dataset() for node in tree.subtree if "flux" in node]
         assert found.nsxr.provenance["software"] == [software()]
         assert found.nsxr.provenance["inputs"][0] == {"file": "x_cal.fits", "fingerprint": "ab"}
@@ -340,7 +341,7 @@ def test_errors_are_made_of_variances(loaded):
     np.testing.assert_array_equal(error, expected)
     assert (error.dims, error.attrs["units"], error.dtype) == (rate["sci"].dims, "DN/s", np.float32)
     slit, _ = simulate_trace(columns=60, seed=1)
-    slit["var_flat"] = slit["var_rnoise"].where(slit["cross_dispersion"] > slit["cross_dispersion"][2])
+    slit["var_flat"] = slit["var_rnoise"].where(slit["row"] > slit["row"][2])
     total = slit["var_poisson"] + slit["var_rnoise"] + slit["var_flat"].fillna(0)
     np.testing.assert_allclose(slit.nsxr.err, np.sqrt(total), rtol=1e-6)
     spectrum = nsxr.extract_spectrum(slit.drop_vars("var_flat"))

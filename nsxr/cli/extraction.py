@@ -24,6 +24,7 @@ from nsxr.cli.options import (
 )
 from nsxr.compute.cluster import worker_errors
 from nsxr.model.names import plain_name
+from nsxr.model.slit_header import SlitHeader
 from nsxr.pipelines.extract import Extraction, Parts, extract_source, group_by_source
 from nsxr.products.light_curves import write_white_light_curve
 from nsxr.products.slits_read import open_slits
@@ -31,7 +32,9 @@ from nsxr.products.spectra_read import open_spectra
 from nsxr.products.spectra_write import write_spectra
 from nsxr.slits.collection import iterate_slits
 from nsxr.spectra.combination import combine_spectra
+from nsxr.spectra.extraction import Weighting
 from nsxr.spectra.plausibility import Extracted, warn_of_suspicions
+from nsxr.spectra.trace_model import Background
 from nsxr.spectra.white_light import white_light_curve
 from nsxr.storage.urls import shown
 from nsxr.storage.whole import refuse_existing
@@ -48,6 +51,35 @@ class _Slit:
     root: str
     name: str
     dataset: xr.Dataset
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of the command that say how spectra are extracted, combined and written."""
+
+    output: str
+    form: str
+    weighting: Weighting
+    half_width: float | None
+    position: float | None
+    position_prior: float
+    background: Background
+    outliers: bool
+    nod_variance: bool
+    combine: bool
+    across: tuple[Parts, ...]
+    quicklook: bool
+    overwrite: bool
+    progress: bool
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file to be written."""
+        return Path(self.output) / name
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Endings of the products."""
+        return ("fits", "zarr") if self.form == "both" else (self.form,)
 
 
 @click.command()
@@ -90,24 +122,7 @@ class _Slit:
 @takes_storage_options
 @takes_cluster_options
 def extract(
-    files: tuple[str, ...],
-    output: str,
-    form: str,
-    sources: tuple[str, ...],
-    weighting: str,
-    half_width: float | None,
-    position: float | None,
-    position_prior: float,
-    background: str,
-    outliers: bool,
-    nod_variance: bool,
-    combine: bool,
-    across: tuple[Parts, ...],
-    quicklook: bool,
-    overwrite: bool,
-    progress: bool,
-    storage_options: dict[str, Any],
-    client: Any,
+    files: tuple[str, ...], sources: tuple[str, ...], storage_options: dict[str, Any], client: Any, **options: Any
 ) -> None:
     """Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a series.
 
@@ -115,100 +130,158 @@ def extract(
     ROOT_x1dints.fits and ROOT_whtlt.ecsv for each ROOT_calints.fits, and for a source in several files
     jwPPPPP-oOOO_SOURCE_nirspec_FILTER-GRATING_c1d.fits.
     """
-    slits = [
+    slits = _chosen(_read(files, storage_options), sources)
+    groups = group_by_source([one.dataset for one in slits])
+    for members in groups.values():  # before hours of work
+        require_distinct(slits[i].dataset for i in members)
+    session = _Session(slits, _Options(**options))
+    failed = _run_each_source(groups, session.extract, "source", session.options.progress)
+    failed = _run_each_source(session.combinations(), session.average, "mean", session.options.progress) or failed
+    session.require_no_pictures()
+    run_each(session.products, session.write, "exposure")
+    session.write_means()
+    session.draw()
+    if failed is not None:
+        raise failed
+
+
+def _read(files: Sequence[str], storage_options: Mapping[str, Any]) -> list[_Slit]:
+    """Open the slits of all files."""
+    return [
         _Slit(_root(file), name, slit)
         for file in files
         for name, slit in iterate_slits(open_slits(file, storage_options=storage_options))
     ]
-    if sources:
-        kept = [
-            one
-            for one in slits
-            if {one.name, str(one.dataset.attrs.get("SRCNAME")), str(one.dataset.attrs.get("SOURCEID"))} & set(sources)
-        ]
-        if not kept:
-            found = sorted({str(one.dataset.attrs.get("SRCNAME", one.name)) for one in slits})
-            raise click.UsageError(f"no source {', '.join(sources)}; found {', '.join(found[:20])}")
-        slits = kept
-    formats = ("fits", "zarr") if form == "both" else (form,)
-    folder = Path(output)
-    groups = group_by_source([one.dataset for one in slits])
-    for members in groups.values():  # before hours of work
-        require_distinct(slits[i].dataset for i in members)
-    products: dict[str, dict[str, xr.Dataset]] = {}
-    extracted: dict[int, xr.Dataset] = {}
-    combined: dict[str, xr.Dataset] = {}
-    pictures: dict[str, tuple[Extraction, int]] = {}
 
-    def run(source: str, members: Sequence[int]) -> None:
+
+def _chosen(slits: list[_Slit], sources: Sequence[str]) -> list[_Slit]:
+    """Return the slits of the sources that the user asked for, by name of the slit, name or number of the source."""
+    if not sources:
+        return slits
+    kept, found = [], set()
+    for one in slits:
+        attrs = one.dataset.attrs
+        found.add(str(attrs.get("SRCNAME", one.name)))
+        if {one.name, str(attrs.get("SRCNAME")), str(attrs.get("SOURCEID"))} & set(sources):
+            kept.append(one)
+    if not kept:
+        raise click.UsageError(f"no source {', '.join(sources)}; found {', '.join(sorted(found)[:20])}")
+    return kept
+
+
+class _Session:
+    """The slits of one command, and what was made of them so far.
+
+    Attributes
+    ----------
+    slits : sequence of _Slit
+        All slits of the files that are extracted.
+    options : _Options
+        What the user asked for.
+    products : dict
+        For each file, its spectra by name.
+    """
+
+    def __init__(self, slits: Sequence[_Slit], options: _Options) -> None:
+        self.slits, self.options = slits, options
+        self.products: dict[str, dict[str, xr.Dataset]] = {}
+        self._extracted: dict[int, xr.Dataset] = {}
+        self._means: dict[str, xr.Dataset] = {}
+        self._pictures: dict[str, tuple[Extraction, int]] = {}
+
+    def extract(self, source: str, members: Sequence[int]) -> None:
+        """Extract one source from all exposures of it."""
+        options, slits = self.options, self.slits
         found = extract_source(
             [slits[i].dataset for i in members],
-            restore_variance=nod_variance,
-            outliers=outliers,
-            weighting=weighting,
-            half_width=half_width,
-            position=position,
-            position_prior=position_prior,
-            background=background,
+            restore_variance=options.nod_variance,
+            outliers=options.outliers,
+            weighting=options.weighting,
+            half_width=options.half_width,
+            position=options.position,
+            position_prior=options.position_prior,
+            background=options.background,
         )
         if not any("integration" in spectrum.dims for spectrum in found.spectra):
             with worker_errors():
                 found = found.compute()
-        extracted.update(zip(members, found.spectra, strict=True))
+        self._extracted.update(zip(members, found.spectra, strict=True))
         for number, i in enumerate(members):
-            own = products.setdefault(slits[i].root, {})
-            own[slits[i].name if slits[i].name not in own else f"{slits[i].name}-{len(own)}"] = found.spectra[number]
-            picture = f"{slits[i].root}_{source}"
-            taken = picture in pictures
-            pictures[f"{picture}-{plain_name(slits[i].name, 'slit')}" if taken else picture] = found, number
+            root, name = slits[i].root, slits[i].name
+            own = self.products.setdefault(root, {})
+            own[name if name not in own else f"{name}-{len(own)}"] = found.spectra[number]
+            picture = f"{root}_{source}"
+            taken = picture in self._pictures
+            self._pictures[f"{picture}-{plain_name(name, 'slit')}" if taken else picture] = found, number
 
-    def average(source: str, members: Sequence[int]) -> None:
-        combined[_combined_root(extracted[members[0]], source)] = combine_spectra([extracted[i] for i in members])
+    def combinations(self) -> dict[str, list[int]]:
+        """Return the sources of which several single spectra were extracted, and their positions."""
+        groups = group_by_source([one.dataset for one in self.slits], across=self.options.across)
+        return {
+            source: members
+            for source, members in groups.items()
+            if self.options.combine
+            and len(members) > 1
+            and all(i in self._extracted for i in members)
+            and not any("integration" in self._extracted[i].dims for i in members)
+        }
 
-    failed = _run_each_source(groups, run, "source", progress)
-    several = {
-        source: members
-        for source, members in group_by_source([one.dataset for one in slits], across=across).items()
-        if combine
-        and len(members) > 1
-        and all(i in extracted for i in members)
-        and not any("integration" in extracted[i].dims for i in members)
-    }
-    failed = _run_each_source(several, average, "mean", progress) or failed
-    drawn = [folder / f"{name}_extract.png" for name in pictures] if quicklook else []
-    if not overwrite:
-        refuse_existing(drawn)
+    def average(self, source: str, members: Sequence[int]) -> None:
+        """Combine the spectra of one source."""
+        spectra = [self._extracted[i] for i in members]
+        self._means[_combined_root(spectra[0], source)] = combine_spectra(spectra)
 
-    def write(root: str, spectra: dict[str, xr.Dataset]) -> None:
+    def _drawn(self) -> dict[str, Path]:
+        names = self._pictures if self.options.quicklook else ()
+        return {name: self.options.path(f"{name}_extract.png") for name in names}
+
+    def require_no_pictures(self) -> None:
+        """Raise OutputExistsError if a picture is there already that may not be replaced."""
+        if not self.options.overwrite:
+            refuse_existing(list(self._drawn().values()))
+
+    def write(self, root: str, spectra: dict[str, xr.Dataset]) -> None:
+        """Write the spectra of one file, and the white light curves of time series."""
+        options = self.options
         is_series = any("integration" in spectrum.dims for spectrum in spectra.values())
         tree = xr.DataTree.from_dict({name: _plain(spectrum) for name, spectrum in spectra.items()})
-        paths = [folder / f"{root}_{'x1dints' if is_series else 'x1d'}.{ending}" for ending in formats]
-        for path in paths:
-            with worker_errors():
-                click.echo(write_spectra(tree, path, overwrite=overwrite, progress=progress))
-        if is_series:
-            written = dict(iterate_slits(open_spectra(paths[0])))  # sums of the file cost no second extraction
-            warn_of_suspicions([Extracted(spectrum) for spectrum in written.values()])
-            for name, spectrum in written.items():
-                own = f"_{plain_name(name, 'slit').lower()}" if len(written) > 1 else ""
-                path = folder / f"{root}{own}_whtlt.ecsv"
-                click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=overwrite))
+        names = [f"{root}_{'x1dints' if is_series else 'x1d'}.{ending}" for ending in options.formats]
+        for name in names:
+            self._write_spectra(tree, name)
+        if not is_series:
+            return
+        written = dict(
+            iterate_slits(open_spectra(options.path(names[0])))
+        )  # sums of the file need no second extraction
+        warn_of_suspicions([Extracted(spectrum) for spectrum in written.values()])
+        for slit, spectrum in written.items():
+            own = f"_{plain_name(slit, 'slit').lower()}" if len(written) > 1 else ""
+            path = options.path(f"{root}{own}_whtlt.ecsv")
+            click.echo(write_white_light_curve(white_light_curve(spectrum), path, overwrite=options.overwrite))
 
-    run_each(products, write, "exposure")
-    for root, spectrum in combined.items():
-        for ending in formats:
-            path = folder / f"{root}_c1d.{ending}"
-            with worker_errors():
-                click.echo(write_spectra(spectrum, path, overwrite=overwrite, progress=progress))
-    if quicklook:
+    def write_means(self) -> None:
+        """Write the combined spectra."""
+        for root, spectrum in self._means.items():
+            for ending in self.options.formats:
+                self._write_spectra(spectrum, f"{root}_c1d.{ending}")
+
+    def _write_spectra(self, spectra: xr.Dataset | xr.DataTree, name: str) -> None:
+        options = self.options
+        with worker_errors():
+            path = options.path(name)
+            click.echo(write_spectra(spectra, path, overwrite=options.overwrite, progress=options.progress))
+
+    def draw(self) -> None:
+        """Draw a picture of each slit, if the user asked for it."""
+        if not self.options.quicklook:
+            return
         from nsxr.plot.spectra import plot_extraction  # matplotlib takes 0.3 s to import
 
-        for path, (extraction, number) in zip(drawn, pictures.values(), strict=True):
+        for name, path in self._drawn().items():
+            extraction, number = self._pictures[name]
             figure = plot_extraction(extraction.slits[number], extraction.models[number], extraction.spectra[number])
             put(path, partial(figure.savefig, dpi=120, format="png"))
             click.echo(path)
-    if failed is not None:
-        raise failed
 
 
 def _run_each_source(
@@ -234,7 +307,7 @@ def _run_each_source(
 
 def _plain(spectrum: xr.Dataset) -> xr.Dataset:
     """Return a spectrum without what belongs to detector pixels."""
-    return spectrum.drop_dims("cross_dispersion", errors="ignore")
+    return spectrum.drop_dims(["row", "cross_dispersion"], errors="ignore")
 
 
 def _root(file: str) -> str:
@@ -247,8 +320,7 @@ def _root(file: str) -> str:
 
 def _combined_root(spectrum: xr.Dataset, source: str) -> str:
     """Return the name of what is made of several exposures of a source, as the observatory's pipeline has it."""
-    attrs = spectrum.attrs
-    defaults = {"PROGRAM": "00000", "OBSERVTN": "000", "FILTER": "filter", "GRATING": "grating"}
-    programme, observation, *optical = (plain_name(attrs.get(key, word), word) for key, word in defaults.items())
-    optics = "-".join(optical).lower()
+    header = SlitHeader.of(spectrum)
+    programme, observation = plain_name(header.program, "00000"), plain_name(header.observation, "000")
+    optics = f"{plain_name(header.filter, 'filter')}-{plain_name(header.grating, 'grating')}".lower()
     return f"jw{programme.zfill(5)}-o{observation.zfill(3)}_{source}_nirspec_{optics}"

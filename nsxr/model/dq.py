@@ -8,6 +8,8 @@ import numpy as np
 __all__ = [
     "JUMP",
     "NO_GAIN",
+    "OUTSIDE",
+    "UNUSABLE",
     "UNUSABLE_GROUP",
     "UNUSABLE_OR_JUMP",
     "UNUSABLE_PIXEL",
@@ -132,3 +134,10 @@ def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> t
         standard = np.uint32(PixelFlag[name].value)
         dq |= np.where(values.astype(np.uint32) & stored, standard, np.uint32(0))
     return dq, unknown
+
+
+UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE | PixelFlag.OUTLIER | PixelFlag.FLUX_ESTIMATED)
+"""Flags of pixels of a slit that are no measurements. FLUX_ESTIMATED marks values that somebody filled in."""
+
+OUTSIDE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
+"""Flags of pixels beyond the edges of a slit."""

@@ -8,6 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.model import units as _units
+from nsxr.model.dims import IMAGE, RAMP, RATES, RESAMPLED, SPECTRUM, image_dims
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
 __all__ = [
@@ -16,19 +17,20 @@ __all__ = [
     "SPECTRUM_COLUMNS",
     "TABLES",
     "VARIABLES",
+    "VARIANCES",
     "Variable",
     "check",
+    "check_slit",
     "variable_attributes",
+    "variances_of",
 ]
 
-RAMP = ("integration", "group", "row", "column")
-RATES = ("integration", "row", "column")
-IMAGE = ("row", "column")
-CUTOUT = ("cross_dispersion", "dispersion")
-CUTOUTS = (CUTOUT, ("integration", *CUTOUT), ("slit", *CUTOUT), ("slit", "integration", *CUTOUT))
-STATIC_CUTOUTS = (CUTOUT, ("slit", *CUTOUT))
-SPECTRUM = ("dispersion",)
-SPECTRA = (SPECTRUM, ("integration", *SPECTRUM), ("slit", *SPECTRUM), ("slit", "integration", *SPECTRUM))
+IMAGES = (RATES, IMAGE, RESAMPLED, ("integration", *RESAMPLED))
+"""Dims of rates and slits: of the detector, or resampled."""
+ONE_IMAGE = (IMAGE, RESAMPLED)
+SPECTRA = (SPECTRUM, ("integration", *SPECTRUM))
+VARIANCES = ("poisson", "rnoise", "flat")
+"""Kinds of variances: ``var_poisson``, ``var_rnoise``, ``var_flat`` of rates and slits, ``flux_var_*`` of spectra."""
 EVENT_PROPERTIES = (
     "integration",
     "group",
@@ -79,20 +81,18 @@ def _spectra() -> dict[str, Variable]:
 
 
 VARIABLES: Mapping[str, Variable] = {
-    "sci": Variable((RAMP, RATES, IMAGE, *CUTOUTS), np.float32, ("DN", "DN/s", "MJy", "MJy/sr"), "science signal"),
+    "sci": Variable((RAMP, *IMAGES), np.float32, ("DN", "DN/s", "MJy", "MJy/sr"), "science signal"),
     "pixeldq": Variable((IMAGE,), np.uint32, (), "flags of a pixel that hold for all groups and integrations"),
     "groupdq": Variable((RAMP,), np.uint8, (), "flags of a pixel in one group"),
-    "dq": Variable(
-        (RATES, IMAGE, *CUTOUTS, *SPECTRA), np.uint32, (), "flags of a rate, or of what was made from rates"
-    ),
-    "var_poisson": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from photon noise"),
+    "dq": Variable((*IMAGES, *SPECTRA), np.uint32, (), "flags of a rate, or of what was made from rates"),
+    "var_poisson": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from photon noise"),
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "rate that the integrations share"),
-    "var_rnoise": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from read noise"),
-    "var_flat": Variable((RATES, IMAGE, *CUTOUTS), np.float32, ("(DN/s)2",), "variance from the flat field"),
+    "var_rnoise": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from read noise"),
+    "var_flat": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from the flat field"),
     "var_background": Variable(
-        (IMAGE, CUTOUT), np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
+        ONE_IMAGE, np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
     ),
-    "n_contributing": Variable((IMAGE, CUTOUT), np.uint8, (), "exposures that a pixel of a background was made from"),
+    "n_contributing": Variable(ONE_IMAGE, np.uint8, (), "exposures that a pixel of a background was made from"),
     "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
     "picture_frame_amplitude": Variable(
         (("integration", "group"),), np.float32, ("DN",), "strength of the picture frame"
@@ -110,9 +110,9 @@ VARIABLES: Mapping[str, Variable] = {
         (("band", "part"),), np.float32, (), "spectral densities of the noise of a group, DN2/Hz"
     ),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
-    "wavelength": Variable(STATIC_CUTOUTS, np.float32, ("um",), "wavelength of the middle of a pixel"),
+    "wavelength": Variable(ONE_IMAGE, np.float32, ("um",), "wavelength of the middle of a pixel"),
     **{
-        name: Variable(STATIC_CUTOUTS, np.float32, (), meaning)
+        name: Variable(ONE_IMAGE, np.float32, (), meaning)
         for name, meaning in {
             "pathloss_point": "part of the light of a point source that reaches the detector",
             "pathloss_uniform": "part of the light of a uniform source that reaches the detector",
@@ -185,11 +185,32 @@ def check(
         raise ModelError("; ".join(problems))
 
 
+def check_slit(slit: xr.Dataset, *names: str, units: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """Check one slit like :func:`check`, and return its two dims, see :func:`nsxr.model.dims.image_dims`.
+
+    Columns of a slit have no gaps: neighbours in the array are neighbours on the detector, and a product says with one
+    number where a slit begins.
+    """
+    if "slit" in slit.dims and "sci" in slit:
+        image_dims(slit)  # says what to do with many slits
+    check(slit, *names, units=units)
+    dims = image_dims(slit)
+    problems = _label_problems(slit, [dims[1]], may_have_gaps=False)
+    if problems:
+        raise ModelError("; ".join(problems))
+    return dims
+
+
+def variances_of(dataset: xr.Dataset, prefix: str = "var") -> list[str]:
+    """Return the names of the variances that a Dataset has: ``var_poisson`` and so on, in the order of products."""
+    return [f"{prefix}_{kind}" for kind in VARIANCES if f"{prefix}_{kind}" in dataset]
+
+
 _CONSECUTIVE = ("row", "cross_dispersion", "dispersion")
-_NEVER_EMPTY = ("slit", "integration", "group", "column", *_CONSECUTIVE)
+_NEVER_EMPTY = ("integration", "group", "column", *_CONSECUTIVE)
 
 
-def _label_problems(dataset: xr.Dataset, dims: Sequence[str]) -> list[str]:
+def _label_problems(dataset: xr.Dataset, dims: Sequence[str], may_have_gaps: bool = True) -> list[str]:
     """Say which dims are empty, and where labels are not those of pixels beside each other.
 
     Corrections take the place in an array for the place on the detector. Columns of frames may have gaps, because a
@@ -208,10 +229,10 @@ def _label_problems(dataset: xr.Dataset, dims: Sequence[str]) -> list[str]:
             problems.append(f"labels of {dim!r} are {labels.dtype} {labels[0]}, expected whole numbers")
             continue
         step = np.diff(labels.astype(np.float64))
-        may_have_gaps = dim == "column" or (dim == "dispersion" and not is_image)
-        wrong = np.flatnonzero(step <= 0 if may_have_gaps else step != 1)
+        has_gaps = may_have_gaps and (dim == "column" or (dim == "dispersion" and not is_image))
+        wrong = np.flatnonzero(step <= 0 if has_gaps else step != 1)
         if wrong.size:
-            order = "increasing" if may_have_gaps else "increasing by 1"
+            order = "increasing" if has_gaps else "increasing by 1"
             problems.append(
                 f"labels of {dim!r} go from {labels[wrong[0]]} to {labels[wrong[0] + 1]}, expected labels {order}; "
                 f"choose pixels with a slice of step 1: .isel({dim}=slice(start, stop))"

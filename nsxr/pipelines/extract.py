@@ -1,7 +1,7 @@
 """From the slits of several exposures to spectra, source by source: the order of the steps, no maths."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,9 +9,9 @@ import xarray as xr
 
 from nsxr.associate.exposures import require_distinct
 from nsxr.errors import ParameterError
-from nsxr.model.keywords import read
+from nsxr.model.slit_header import SlitHeader
 from nsxr.slits.nod_variance import restore_background_variance
-from nsxr.spectra.extraction import extract_spectrum
+from nsxr.spectra.extraction import Weighting, extract_spectrum
 from nsxr.spectra.outlier_detection import flag_outliers
 from nsxr.spectra.plausibility import Extracted, warn_of_suspicions
 from nsxr.spectra.trace_model import fit_trace_model
@@ -86,11 +86,11 @@ def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()
     groups: dict[tuple[str, ...], list[int]] = {}
     names: dict[tuple[str, ...], str] = {}
     for number, slit in enumerate(slits):
-        source, name = _source_of(slit.attrs, "slits" in across)
-        order = abs(read(slit.attrs, "SPORDER", matters=False))
-        optics = [_text(slit.attrs.get(key)) for key in ("DETECTOR", "FILTER", "GRATING", "PROGRAM")]
+        header = SlitHeader.of(slit)
+        source, name = _source_of(header, "slits" in across)
+        optics = [_plain(text) for text in (header.detector, header.filter, header.grating, header.program)]
         optics[0] = "" if "detectors" in across else optics[0]
-        optics.append(f"order{order}" if order > 1 else "")
+        optics.append(f"order{header.order}" if header.order > 1 else "")
         key = (*source, *optics)
         groups.setdefault(key, []).append(number)
         names.setdefault(key, name)
@@ -106,27 +106,27 @@ def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()
     return found
 
 
-def _text(value: Any) -> str:
-    """Return a keyword as text that may be part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", "" if value is None else str(value).strip())
+def _plain(text: str) -> str:
+    """Return the text of a keyword as it may be part of the name of a file."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text)
 
 
-def _source_of(header: Mapping[Any, Any], any_slit: bool) -> tuple[tuple[str, ...], str]:
+def _source_of(header: SlitHeader, any_slit: bool) -> tuple[tuple[str, ...], str]:
     """Return what tells the source in a slit from others, and its name as the observatory has it."""
-    identity, slit = read(header, "SOURCEID", matters=False), _text(header.get("SLTNAME"))
-    source_name, shutters = _text(header.get("SRCNAME")), _text(header.get("SHUTSTA"))
-    if shutters and identity:
-        kind = "b" if "BKG" in source_name.upper() else "v" if identity < 0 else "s"
-        return (str(identity), source_name), f"{kind}{abs(identity):09d}"
-    if any_slit and not shutters and slit and slit == _text(header.get("FXD_SLIT", slit)):
-        target = _text(header.get("TARGNAME") or header.get("TARGPROP") or source_name)
+    source_name, slit = _plain(header.source_name), _plain(header.name)
+    if header.shutters and header.source_id:
+        kind = "b" if "BKG" in source_name.upper() else "v" if header.source_id < 0 else "s"
+        return (str(header.source_id), source_name), f"{kind}{abs(header.source_id):09d}"
+    is_target = header.fixed_slit is None or _plain(header.fixed_slit) == slit
+    if any_slit and not header.shutters and slit and is_target:
+        target = _plain(header.target) or source_name
         return ("target", target), target or "target"
     # fixed slits number their sources from one, in every slit; 0 is no source
-    place = [_text(header.get(key)) for key in ("SLITID", "SLTSTRT1", "SLTSTRT2")]
+    place = [_plain(text) for text in header.place]
     if not slit:
         slit = f"slit{place[0]}" if place[0] else "-".join(["slit", *filter(None, place[1:])])
         return ("", "", *place), slit
-    return (str(identity or ""), source_name, slit), slit
+    return (str(header.source_id or ""), source_name, slit), slit
 
 
 def extract_source(
@@ -134,7 +134,7 @@ def extract_source(
     *,
     restore_variance: bool = True,
     outliers: bool = True,
-    weighting: str = "auto",
+    weighting: Weighting = "auto",
     **fitting: Any,
 ) -> Extraction:
     """Extract the spectra of one source from all exposures of it.
@@ -173,21 +173,16 @@ def extract_source(
     models = [fit_trace_model(slit, **fitting) for slit in each] if is_series else fit_trace_model(each, **fitting)
     if outliers and not is_series and len(each) > 1:
         each = flag_outliers(each, models)
-    spectra = [
-        extract_spectrum(slit, model, weighting=weighting)  # type: ignore[arg-type]
-        for slit, model in zip(each, models, strict=True)
-    ]
+    pairs = zip(each, models, strict=True)
+    spectra = [extract_spectrum(slit, model, weighting=weighting) for slit, model in pairs]
     return Extraction(each, models, spectra)
 
 
 def _lacks_background_variance(slits: Sequence[xr.Dataset]) -> bool:
     """Whether these are nods of one slitlet, subtracted from each other, with their own variances alone."""
-    first: Mapping[Any, Any] = slits[0].attrs
-    same = all(
-        slit.attrs.get(key) == first.get(key)
-        for slit in slits
-        for key in ("SLTNAME", "DETECTOR", "PROGRAM", "OBSERVTN")
-    )
-    subtracted = all(slit.attrs.get("S_BKDSUB") == "COMPLETE" for slit in slits)
-    known = any("background_members" in slit.attrs or "var_background" in slit for slit in slits)
-    return len(slits) > 1 and same and subtracted and not known
+    headers = [SlitHeader.of(slit) for slit in slits]
+    places = {(header.name, header.detector, header.program, header.observation) for header in headers}
+    subtracted = all(header.has_nods_subtracted for header in headers)
+    known = any(header.background_members is not None for header in headers)
+    known |= any("var_background" in slit for slit in slits)
+    return len(slits) > 1 and len(places) == 1 and subtracted and not known

@@ -9,7 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsxr.compute.cluster import worker_errors
+from nsxr.model.dims import image_dims
 from nsxr.model.dq import PixelFlag
+from nsxr.model.slit_header import SlitHeader
+from nsxr.model.variables import VARIANCES
 from nsxr.plot.style import BLUE, GREEN, VERMILLION
 
 __all__ = ["plot_extraction"]
@@ -25,7 +28,7 @@ def plot_extraction(slit: xr.Dataset, model: xr.Dataset, spectrum: xr.Dataset) -
     Parameters
     ----------
     slit : Dataset
-        ``sci`` (cross_dispersion, dispersion), ``dq``; of series, with integration in front, the mean is drawn.
+        ``sci``, ``dq``. Of a time series the mean is drawn.
     model : Dataset
         From :func:`nsxr.fit_trace_model`.
     spectrum : Dataset
@@ -46,7 +49,7 @@ def plot_extraction(slit: xr.Dataset, model: xr.Dataset, spectrum: xr.Dataset) -
         image, flagged = mean.compute(), (flags > 0).compute()
         kept = ["profile", "aperture", "is_used", "trace", "flux", "noise_scale", "position_planned"]
         fitted = model[[*kept, "position_fitted", "position_uncertainty"]].compute()
-        found = spectrum.drop_dims("cross_dispersion", errors="ignore").compute()
+        found = spectrum.drop_dims(image_dims(slit)[0], errors="ignore").compute()
     figure = Figure(figsize=(12, 11 if series else 9), layout="constrained")
     heights = (1.4, 0.5, 1.2, 1.2) if series else (1.4, 0.5, 1.2)
     grid = figure.add_gridspec(len(heights), 2, width_ratios=(3, 1), height_ratios=heights)
@@ -79,7 +82,8 @@ def _draw_slit(figure: Figure, axes: Axes, image: xr.DataArray, flagged: xr.Data
     top = float(np.percentile(np.abs(known), 99)) if known.size else 1.0
     top = top if top > 0 else 1.0
     low = -top if known.size and np.percentile(known, 2) < -0.15 * top else -0.15 * top
-    extent = (*_edges(image, "dispersion"), *_edges(image, "cross_dispersion"))
+    across, along = image_dims(image)
+    extent = (*_edges(image, along), *_edges(image, across))
     options: dict[str, Any] = {"origin": "lower", "aspect": "auto", "extent": extent, "interpolation": "nearest"}
     drawn = axes.imshow(inside, vmin=low, vmax=top, cmap="RdBu_r" if low == -top else "viridis", **options)
     axes.set_facecolor("0.85")
@@ -88,10 +92,10 @@ def _draw_slit(figure: Figure, axes: Axes, image: xr.DataArray, flagged: xr.Data
     out = (~fitted["is_used"] & ~flagged & np.isfinite(image)).values
     near = (fitted["aperture"] > 0).values
     rows, columns = np.nonzero(out & near)
-    row, column = image["cross_dispersion"].values, image["dispersion"].values
+    row, column = image[across].values, image[along].values
     axes.plot(column[columns], row[rows], "s", ms=3, mfc="none", mec="red", label="left out", ls="none")
     trace = fitted["trace"]
-    half = 0.5 * fitted["aperture"].sum("cross_dispersion")
+    half = 0.5 * fitted["aperture"].sum(across)
     axes.plot(column, trace, "k-", lw=1, label="trace")
     axes.plot(column, trace - half, "k--", lw=0.8, label="aperture")
     axes.plot(column, trace + half, "k--", lw=0.8)
@@ -106,12 +110,13 @@ def _draw_slit(figure: Figure, axes: Axes, image: xr.DataArray, flagged: xr.Data
 
 
 def _draw_profile(axes: Axes, image: xr.DataArray, fitted: xr.Dataset) -> None:
-    n = image.sizes["dispersion"]
+    across, along = image_dims(image)
+    n = image.sizes[along]
     width = max(n // 40, 3)
-    distance = (image["cross_dispersion"] - fitted["trace"]).transpose(*image.dims)
+    distance = (image[across] - fitted["trace"]).transpose(*image.dims)
     flux = fitted["flux"].where(fitted["flux"] > 0)
     for place, colour in zip(_PLACES, _COLOURS, strict=True):
-        part = {"dispersion": slice(int(place * n) - width, int(place * n) + width + 1)}
+        part = {along: slice(int(place * n) - width, int(place * n) + width + 1)}
         use = fitted["is_used"].isel(part) & (np.abs(distance.isel(part)) < 5)
         bright = flux.isel(part) > 0.2 * flux.isel(part).median()
         u, light = distance.isel(part), image.isel(part) / flux.isel(part)
@@ -136,11 +141,11 @@ def _columns(one: xr.Dataset) -> np.ndarray:
 
 
 def _draw_text(axes: Axes, slit: xr.Dataset, fitted: xr.Dataset, one: xr.Dataset) -> None:
-    attrs = slit.attrs
+    header = SlitHeader.of(slit)
     planned = float(fitted["position_planned"])
     lines = [
-        f"{attrs.get('SRCNAME', 'source')}, slit {attrs.get('SLTNAME', '')}",
-        f"{attrs.get('FILTER', '')} {attrs.get('GRATING', '')} {attrs.get('DETECTOR', '')}",
+        f"{header.source_name or 'source'}, slit {header.name}",
+        f"{header.filter} {header.grating} {header.detector}",
         f"row {float(fitted['position_fitted']):.3f} ± {float(fitted['position_uncertainty']):.3f}",
         f"planned {planned:.3f}" if np.isfinite(planned) else "no planned position",
         f"noise variance times {float(fitted['noise_scale']):.2f}",
@@ -167,7 +172,7 @@ def _draw_spectrum(axes: Axes, one: xr.Dataset, series: bool) -> None:
     factor, unit = _scaled(one)
     wavelength = one["wavelength"].values if np.isfinite(one["wavelength"]).any() else _columns(one)
     flux = one["flux"].values * factor
-    deviation = np.sqrt(sum(one[f"flux_var_{part}"].values for part in ("poisson", "rnoise", "flat"))) * factor
+    deviation = np.sqrt(sum(one[f"flux_var_{part}"].values for part in VARIANCES)) * factor
     good = (one["dq"].values & _FLAGGED) == 0
     shown = np.where(good, flux, np.nan)
     axes.fill_between(wavelength, shown - deviation, shown + deviation, step="mid", alpha=0.35, label="1 sigma")

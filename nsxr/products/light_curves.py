@@ -13,12 +13,12 @@ from astropy.table import QTable
 from nsxr.errors import ModelError
 from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.model.provenance import KEY
+from nsxr.model.variables import variances_of
 from nsxr.products.write import write_whole
 from nsxr.storage.urls import local_path
 
 __all__ = ["write_white_light_curve"]
 
-_PARTS = ("poisson", "rnoise", "flat")
 _META = {
     "instrument": "INSTRUME",
     "exp_type": "EXP_TYPE",
@@ -90,7 +90,7 @@ def _table(curves: Sequence[xr.Dataset], detectors: Sequence[str]) -> QTable:
         loaded = curve.compute()
         ending = f"_{detector}" if detector else ""
         unit = u.Unit(loaded["flux"].attrs["units"])
-        variance = sum(loaded[f"flux_var_{part}"].to_numpy() for part in _PARTS if f"flux_var_{part}" in loaded)
+        variance = sum(loaded[name].to_numpy() for name in variances_of(loaded, "flux_var"))
         columns = {
             "MJD_UTC": loaded[TIME_COLUMNS[1]].to_numpy(),
             "BJD_TDB": loaded[TIME_COLUMNS[4]].to_numpy(),

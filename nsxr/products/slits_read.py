@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,20 +17,19 @@ from nsxr.formats.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
 from nsxr.formats.pixels import FitsArray
 from nsxr.formats.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
 from nsxr.formats.zarr_read import open_store
-from nsxr.model.dq import PixelFlag
+from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
+from nsxr.model.dq import OUTSIDE
 from nsxr.model.keywords import read, require
 from nsxr.model.names import plain_name
 from nsxr.model.variables import variable_attributes
 from nsxr.products.fits_read import read_dataset
-from nsxr.slits.collection import as_slit, pad_slits
+from nsxr.products.padding import is_resampled, on_detector, unpad_slits
+from nsxr.slits.collection import as_slit, as_tree
 from nsxr.storage.folder import Folder
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import shown
 
 __all__ = ["SLIT_IMAGES", "open_slits"]
-
-IMAGE = ("cross_dispersion", "dispersion")
-SERIES = ("integration", *IMAGE)
 
 _OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
 """Extensions that either all slits of a file have or none."""
@@ -57,10 +56,9 @@ SLIT_IMAGES: Mapping[str, str] = {
 def open_slits(
     path: str | os.PathLike[str],
     *,
-    layout: Literal["auto", "tree", "padded"] = "auto",
     chunks: Mapping[str, int] | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> xr.Dataset | xr.DataTree:
+) -> xr.DataTree:
     """Open the slits of a file lazily; no pixel is read.
 
     Parameters
@@ -69,9 +67,6 @@ def open_slits(
         ``_cal``, ``_calints``, ``_s2d`` (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count rates
         (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from
         :func:`nsxr.write_slits` or of count rates, of integrations if there are.
-    layout : {"auto", "tree", "padded"}
-        A DataTree with a node for each slit, or one Dataset with ``slit`` in front. ``auto``: padded for two and more
-        slitlets of the shutter array, else a tree.
     chunks : mapping of str to int, optional
         Lengths of chunks along ``integration``; by default as many as make 64 MB. Slits are whole.
     storage_options : mapping, optional
@@ -79,14 +74,15 @@ def open_slits(
 
     Returns
     -------
-    DataTree or Dataset
-        Each slit with ``sci`` float32 [as BUNIT says], ``dq`` uint32, ``var_poisson``, ``var_rnoise``, ``var_flat``,
-        ``wavelength`` [um], and ``pathloss_*``, ``barshadow``, ``flatfield_*``, ``photom_*``, ``weight`` as far as the
-        file has them, (cross_dispersion, dispersion), variances and signal with integration in front in series. Labels
-        are zero-based detector rows and columns, of resampled slits counts from 0. Keywords of the primary header and
-        of the slit are attributes; ``attrs["fits_header"]`` and ``attrs["slit_header"]`` the headers as text. Files
-        without DQ get one: DO_NOT_USE and NON_SCIENCE where the signal is NaN or the weight 0. Files without WAVELENGTH
-        get wavelengths from the gwcs that they carry, when these are asked for, if the extra ``gwcs`` is installed.
+    DataTree
+        One node for each slit, with ``sci`` float32 [as BUNIT says], ``dq`` uint32, ``var_poisson``, ``var_rnoise``,
+        ``var_flat``, ``wavelength`` [um], and ``pathloss_*``, ``barshadow``, ``flatfield_*``, ``photom_*``, ``weight``
+        as far as the file has them. Images are (row, column), labelled with zero-based detector rows and columns.
+        Resampled slits are (cross_dispersion, dispersion), labelled from 0. In time series, the signal and variances
+        have integration in front. Keywords of the primary header and of the slit are attributes.
+        ``attrs["fits_header"]`` and ``attrs["slit_header"]`` are the headers as text. A file without DQ gets flags:
+        DO_NOT_USE and NON_SCIENCE where the signal is NaN or the weight 0. A file without WAVELENGTH gets wavelengths
+        from the gwcs that it carries, if the extra ``gwcs`` is installed; they are computed when they are used.
 
     Warns
     -----
@@ -98,8 +94,6 @@ def open_slits(
     InputFileError
         If the file has no slits, or count rates of many, is cut off, or contradicts itself.
     """
-    if layout not in ("auto", "tree", "padded"):
-        raise ParameterError(f"layout is {layout!r}, expected auto, tree or padded")
     name = os.fspath(path)
     options = StorageOptions(storage_options)
     if name.rstrip("/").endswith(".zarr"):
@@ -117,18 +111,12 @@ def open_slits(
     else:
         slits = _with_wavelengths({str(version): _one_slit(file, version) for version in versions}, file)
     slits = {key: _in_chunks(slit, chunks) for key, slit in slits.items()}
-    kind = str(file.primary.get("EXP_TYPE", ""))
-    is_multiple = str(file.primary.get("DATAMODL")) == "MultiExposureModel"
-    named: dict[str, xr.Dataset] = {}
-    for number, slit in enumerate(slits.values(), start=1):
-        label = f"exposure{number}" if is_multiple else plain_name(slit.attrs.get("SLTNAME", number), str(number))
-        named[label if label not in named else f"{label}-{number}"] = slit
-    if layout == "padded" or (layout == "auto" and kind == "NRS_MSASPEC" and len(named) > 1 and not is_multiple):
-        return pad_slits(named)
-    tree = xr.DataTree.from_dict(named)
+    names = None
+    if str(file.primary.get("DATAMODL")) == "MultiExposureModel":
+        names = [f"exposure{number}" for number in range(1, len(slits) + 1)]
     primary = keywords(file.primary)
-    tree.attrs = {**primary, "filename": os.path.basename(file.path), "fits_header": _text(file.primary)}
-    return tree
+    attrs = {**primary, "filename": os.path.basename(file.path), "fits_header": _text(file.primary)}
+    return as_tree(list(slits.values()), attrs, names)
 
 
 def _require_partners(file: FitsFile, versions: set[int]) -> None:
@@ -153,39 +141,17 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     header = file.versions["SCI", version].header
     primary, slit = keywords(file.primary), keywords(header)
     shape = file.versions["SCI", version].shape
-    dims = {2: IMAGE, 3: SERIES}.get(len(shape))
-    if dims is None:
+    if len(shape) not in (2, 3):
         raise InputFileError(f"{file.path}: SCI {version} has {len(shape)} axes, expected 2 or 3 of a slit")
-    units = str(header.get("BUNIT", "DN/s")).strip() or "DN/s"
-    variables: dict[str, xr.Variable] = {}
-    for extension, name in SLIT_IMAGES.items():
-        if (extension, version) not in file.versions:
-            continue
-        source = file.image(extension, "uint32" if name == "dq" else "float32", version)
-        own = dims if len(source.shape) == len(shape) else IMAGE
-        if source.shape != tuple(shape[dims.index(dim)] for dim in own):
-            if not np.prod(source.shape):
-                continue
-            raise InputFileError(f"{file.path}: {extension} {version} has shape {source.shape}, SCI has {shape}")
-        attrs: dict[str, Any] = variable_attributes(name)
-        if name == "sci":
-            attrs["units"] = units
-        elif name.startswith("var_"):
-            attrs["units"] = f"({units})2"
-        elif name == "wavelength":
-            attrs["units"] = "um"
-        variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
-    sizes = dict(zip(dims, shape, strict=True))
-    resampled = (
-        ("WHT", version) in file.versions
-        or "s2d" in os.path.basename(file.path)
-        or str(file.primary.get("S_RESAMP", "")).strip() == "COMPLETE"
-    )
+    has_weights = {"weight"} if ("WHT", version) in file.versions else set()
+    resampled = is_resampled(has_weights, file.primary, os.path.basename(file.path))
     if not resampled and ("DQ", version) not in file.versions:
         raise InputFileError(f"{file.path}: extension DQ {version} is missing, which all but resampled slits have")
-    starts = {"cross_dispersion": "2", "dispersion": "1"}
+    image = RESAMPLED if resampled else IMAGE
+    dims = image if len(shape) == 2 else ("integration", *image)
+    sizes = dict(zip(dims, shape, strict=True))
     coordinates: dict[str, Any] = {}
-    for dim, axis in starts.items():
+    for dim, axis in zip(image, ("2", "1"), strict=True):
         start = 0
         if not resampled:
             found = require(slit, f"SLTSTRT{axis}", purpose="they give the place of the slit", source=file.path)
@@ -203,7 +169,32 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
     if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
         attrs["nsxr_steps"] = steps_from_table(table, file.path)
     attrs |= origin_of(file)
-    return xr.Dataset(variables, coords=coordinates, attrs=attrs)
+    return xr.Dataset(_images(file, version, dims), coords=coordinates, attrs=attrs)
+
+
+def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr.Variable]:
+    """Return the images of a slit by variable, not read yet."""
+    header, shape = file.versions["SCI", version].header, file.versions["SCI", version].shape
+    units = str(header.get("BUNIT", "DN/s")).strip() or "DN/s"
+    variables: dict[str, xr.Variable] = {}
+    for extension, name in SLIT_IMAGES.items():
+        if (extension, version) not in file.versions:
+            continue
+        source = file.image(extension, "uint32" if name == "dq" else "float32", version)
+        own = dims if len(source.shape) == len(shape) else dims[-2:]
+        if source.shape != tuple(shape[dims.index(dim)] for dim in own):
+            if not np.prod(source.shape):
+                continue
+            raise InputFileError(f"{file.path}: {extension} {version} has shape {source.shape}, SCI has {shape}")
+        attrs: dict[str, Any] = variable_attributes(name)
+        if name == "sci":
+            attrs["units"] = units
+        elif name.startswith("var_"):
+            attrs["units"] = f"({units})2"
+        elif name == "wavelength":
+            attrs["units"] = "um"
+        variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
+    return variables
 
 
 def _combined(headers: np.ndarray) -> str:
@@ -231,9 +222,10 @@ def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str,
         return slits
     attrs = variable_attributes("wavelength") | {"units": "um"}
     for key in lacking:
-        shape = tuple(slits[key].sizes[dim] for dim in IMAGE)
+        dims = image_dims(slits[key])
+        shape = tuple(slits[key].sizes[dim] for dim in dims)
         array = indexing.LazilyIndexedArray(WcsArray(WcsWavelength(tree, int(key), shape)))
-        slits = {**slits, key: slits[key].assign(wavelength=xr.Variable(IMAGE, array, attrs))}
+        slits = {**slits, key: slits[key].assign(wavelength=xr.Variable(dims, array, attrs))}
     return slits
 
 
@@ -275,9 +267,10 @@ def _as_slit(rates: xr.Dataset, name: str) -> xr.Dataset:
 
 def _in_chunks(slit: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
     """Return a slit as dask arrays, and with flags if the file had none."""
-    lengths: dict[str, int] = dict.fromkeys(IMAGE, -1)
+    dims = image_dims(slit)
+    lengths: dict[str, int] = dict.fromkeys(dims, -1)
     if "integration" in slit.dims:
-        size = slit.sizes["cross_dispersion"] * slit.sizes["dispersion"] * 4
+        size = slit.sizes[dims[0]] * slit.sizes[dims[1]] * 4
         lengths["integration"] = max(1, min(slit.sizes["integration"], 64 * 2**20 // size))
     unknown = sorted(set(chunks or {}) - {"integration"})
     if unknown:
@@ -288,22 +281,25 @@ def _in_chunks(slit: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset
         empty = slit["sci"].isnull()
         if "weight" in slit:
             empty = empty | (slit["weight"] == 0)
-        flags = empty.astype(np.uint32) * np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
+        flags = empty.astype(np.uint32) * OUTSIDE
         slit = slit.assign(dq=flags.assign_attrs(variable_attributes("dq")))
     return slit
 
 
-def _open_zarr(name: str, options: StorageOptions) -> xr.Dataset | xr.DataTree:
+def _open_zarr(name: str, options: StorageOptions) -> xr.DataTree:
     tree = open_store(Folder.at(name, options))
     rates = [kind for kind in ("rateints", "rate") if kind in tree.children]
     if rates:
-        slit = _as_slit(tree[rates[0]].to_dataset(), shown(name))
-        return xr.DataTree.from_dict({str(slit.attrs["SLTNAME"]): slit})
-    if tree.children:
-        return tree
-    dataset = tree.to_dataset()
-    if "sci" not in dataset:
+        return as_tree([_as_slit(tree[rates[0]].to_dataset(), shown(name))], tree.attrs)
+    root = tree.to_dataset()
+    if not tree.children and "sci" not in root:
         raise InputFileError(
-            f"{shown(name)}: has no slits; variables are {', '.join(map(str, dataset.data_vars)) or 'none'}"
+            f"{shown(name)}: has no slits; variables are {', '.join(map(str, root.data_vars)) or 'none'}"
         )
-    return dataset
+    if "slit" in root.dims:
+        named = unpad_slits(root)
+    elif "sci" in root:
+        named = {plain_name(root.attrs.get("SLTNAME", "slit"), "slit"): on_detector(root)}
+    else:
+        named = {key: on_detector(node.to_dataset()) for key, node in tree.children.items()}
+    return as_tree(list(named.values()), tree.attrs, list(named))

@@ -15,9 +15,11 @@ from nsxr.formats.fits_tables import asdf_marker, integration_times, origin, pro
 from nsxr.formats.keywords import as_product, primary_header, set_keyword
 from nsxr.formats.spectra_tables import SLIT_KEYWORDS
 from nsxr.formats.zarr import create_zarr
+from nsxr.model.dims import image_dims
 from nsxr.model.keywords import read
 from nsxr.model.provenance import merged
-from nsxr.model.variables import check
+from nsxr.model.variables import check_slit, variances_of
+from nsxr.products.padding import is_resampled, pad_slits
 from nsxr.products.slits_read import SLIT_IMAGES
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
@@ -25,7 +27,6 @@ from nsxr.storage.urls import local_path
 
 __all__ = ["write_slits"]
 
-_PARTS = ("var_poisson", "var_rnoise", "var_flat")
 
 
 def write_slits(
@@ -40,7 +41,7 @@ def write_slits(
     Parameters
     ----------
     slits : Dataset or DataTree
-        As from :func:`nsxr.open_slits`.
+        One slit, or a DataTree of slits as from :func:`nsxr.open_slits`.
     path : path
         Of the file to write; its directory is made if need be.
     overwrite : bool, default False
@@ -64,24 +65,35 @@ def write_slits(
 
     Notes
     -----
-    FITS gets SCI DQ ERR WAVELENGTH and what else a slit has, for each slit with its number as EXTVER and without
-    padding. ERR is the root of the sum of the variances. Zarr keeps the layout; :func:`nsxr.open_slits` reads both.
+    FITS gets SCI DQ ERR WAVELENGTH and what else a slit has, for each slit with its number as EXTVER. ERR is the root
+    of the sum of the variances. Zarr gets a group for each slit. Two and more slitlets of the shutter array share one
+    group if they have the same variables and the same history. In that group they are padded, see
+    :mod:`nsxr.products.padding`.
+    :func:`nsxr.open_slits` reads all of these.
     """
     final = local_path(path)
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":
-            if isinstance(slits, xr.Dataset):
-                nodes = {"/": slits}
-            else:
-                nodes = {name: child.to_dataset() for name, child in slits.children.items()}
-                nodes = {"/": slits.to_dataset(), **nodes}
+            nodes = _zarr_nodes(slits)
             model = _model([slit for _, slit in iterate_slits(slits)])
             return list(create_zarr(partials[0], {k: as_product(node, final.name, model) for k, node in nodes.items()}))
         return _create(partials[0], slits, final.name)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)
     return final
+
+
+def _zarr_nodes(slits: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return what each group of a Zarr store holds."""
+    if isinstance(slits, xr.Dataset):
+        return {"/": slits}
+    each = [slit for _, slit in iterate_slits(slits)]
+    is_shutters = all(slit.attrs.get("EXP_TYPE") == "NRS_MSASPEC" for slit in each)
+    is_alike = len({(frozenset(slit.data_vars), str(slit.attrs.get("nsxr_steps"))) for slit in each}) == 1
+    if len(each) > 1 and is_shutters and is_alike and _model(each) != "MultiExposureModel":
+        return {"/": pad_slits(slits)}
+    return {"/": slits.to_dataset(), **{name: child.to_dataset() for name, child in slits.children.items()}}
 
 
 def _model(slits: Sequence[xr.Dataset]) -> str:
@@ -94,7 +106,7 @@ def _model(slits: Sequence[xr.Dataset]) -> str:
 
 def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
     """Return the images of a slit by extension, in the order of the observatory's files."""
-    variances = [slit[part] for part in _PARTS if part in slit]
+    variances = [slit[name] for name in variances_of(slit)]
     found: dict[str, xr.DataArray] = {}
     for extension, name in SLIT_IMAGES.items():
         if name not in slit:
@@ -112,7 +124,7 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
     if not each:
         raise ModelError("there are no slits to write")
     for slit in each:
-        check(slit, "sci", "dq")
+        check_slit(slit, "sci", "dq")
     first = each[0]
     primary = slit_primary_header({**first.attrs, **slits.attrs}, filename, _model(each))
     parts = [Part(primary)]
@@ -136,8 +148,8 @@ def _slit_header(slit: xr.Dataset) -> str:
     for keyword, meaning in SLIT_KEYWORDS.items():
         if keyword in slit.attrs and keyword not in header:
             set_keyword(header, keyword, slit.attrs[keyword], meaning)
-    if "weight" not in slit and slit.attrs.get("S_RESAMP") != "COMPLETE":  # resampled pixels are nowhere
-        for axis, dim in (("1", "dispersion"), ("2", "cross_dispersion")):
+    if not is_resampled(slit, slit.attrs):  # resampled pixels have no place on the detector
+        for axis, dim in zip(("2", "1"), image_dims(slit), strict=True):
             if dim in slit.coords:
                 start = int(slit[dim].to_numpy()[0]) + 2 - read(slit.attrs, f"SUBSTRT{axis}", default=1)
                 set_keyword(header, f"SLTSTRT{axis}", start, SLIT_KEYWORDS[f"SLTSTRT{axis}"])

@@ -15,11 +15,11 @@ from nsxr.formats.fits_headers import keywords, scan
 from nsxr.formats.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
 from nsxr.formats.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_spectrum
 from nsxr.formats.zarr_read import open_store
-from nsxr.model.dq import PixelFlag
-from nsxr.model.keywords import read, value_of
+from nsxr.model.keywords import read
 from nsxr.model.names import plain_name
 from nsxr.model.variables import VARIABLES, variable_attributes
-from nsxr.products.spectra_write import SLIT_COORDINATES
+from nsxr.products.padding import unpad_slits
+from nsxr.slits.collection import as_tree
 from nsxr.storage.folder import Folder
 
 __all__ = ["open_spectra"]
@@ -36,10 +36,9 @@ _COMBINED: Mapping[str, tuple[str, str]] = {
     "SB_VAR": ("sb_var", "variance of surf_bright"),
 }
 """Variables of combined spectra, which the model does not declare, and what they mean."""
-_PADDED: Mapping[str, Any] = {"dq": PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE, "npixels": 0, "coverage": 0}
 
 
-def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
+def open_spectra(path: str | os.PathLike[str]) -> xr.DataTree:
     """Open a product of spectra.
 
     Parameters
@@ -51,12 +50,11 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
 
     Returns
     -------
-    DataTree or Dataset
-        Several MOS slitlets: one Dataset, padded, with ``slit`` in front. Else a DataTree with a node for each slit,
-        named by SLTNAME. Spectra have ``flux`` and the like (dispersion) or (integration, dispersion) float64 [Jy or
-        DN/s], variances, ``dq`` uint32, coordinate ``wavelength`` float64 [um]. Errors are left out: they are roots of
-        sums of variances. A combined spectrum that has only errors gets ``flux_var`` and ``sb_var``. FITS tables are
-        read into memory, Zarr is lazy.
+    DataTree
+        A node for each spectrum, named like its slit (SLTNAME). Spectra have ``flux`` and the like (dispersion) or
+        (integration, dispersion) float64 [Jy or DN/s], variances, ``dq`` uint32, coordinate ``wavelength`` float64
+        [um]. Errors are left out: they are roots of sums of variances. A combined spectrum that has only errors gets
+        ``flux_var`` and ``sb_var``. FITS tables are read into memory, Zarr is lazy.
 
     Raises
     ------
@@ -78,10 +76,7 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataTree:
     steps = {hdu.ver: steps_from_table(hdu.data, file.path) for hdu in file.tables("NSXR_STEPS")}
     spectra = [_spectrum(hdu, primary, steps.get(hdu.ver, steps.get(1)), file.path) for hdu in file.tables(name)]
     times = file.extensions["INT_TIMES"].table if "INT_TIMES" in file.extensions else None
-    spectra = _with_times(_joined(spectra, file.path), times)
-    if str(primary.get("EXP_TYPE")) == "NRS_MSASPEC" and len(spectra) > 1:
-        return _padded(spectra, primary)
-    return _tree(spectra, primary)
+    return _tree(_with_times(_joined(spectra, file.path), times), primary)
 
 
 def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | None, path: str) -> xr.Dataset:
@@ -204,52 +199,21 @@ def _with_times(spectra: Sequence[xr.Dataset], times: np.ndarray | None) -> list
 
 
 def _tree(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
-    """Return a tree with a node for each spectrum; names that come twice are numbered."""
-    nodes: dict[str, xr.Dataset] = {}
+    """Return a tree with a node for each spectrum. Names that come twice are numbered from 2."""
+    names: list[str] = []
     for spectrum in spectra:
         name = plain_name(spectrum.attrs.get("SLTNAME", ""), "spectrum")
-        number = 2
-        while (key := name if number == 2 and name not in nodes else f"{name}_{number}") in nodes:
-            number += 1
-        nodes[key] = spectrum
-    tree = xr.DataTree.from_dict(nodes)
-    tree.attrs = dict(attrs)
-    return tree
+        choices = [name, *(f"{name}_{number}" for number in range(2, len(spectra) + 2))]
+        names.append(next(choice for choice in choices if choice not in names))
+    return as_tree(spectra, attrs, names)
 
 
-def _padded(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Return spectra of many slitlets as one Dataset, padded at the end to a common length."""
-    lengths = [spectrum.sizes["dispersion"] for spectrum in spectra]
-    longest = max(lengths)
-    coords: dict[str, Any] = {"n_columns": ("slit", np.array(lengths, np.int32))}
-    columns = []
-    for spectrum in spectra:
-        labels = spectrum["dispersion"].to_numpy()
-        columns.append(np.concatenate([labels, labels[-1] + 1 + np.arange(longest - labels.size)]))
-    coords["column"] = (("slit", "dispersion"), np.array(columns, np.int32))
-    for name, keyword in SLIT_COORDINATES.items():
-        found = [value_of(spectrum.attrs, keyword) for spectrum in spectra]
-        if any(value is not None for value in found):
-            absent = "" if any(isinstance(value, str) for value in found) else np.nan
-            coords[name] = ("slit", np.array([absent if value is None else value for value in found]))
-    headers = [{k: v for k, v in s.attrs.items() if attrs.get(k) != v and k != "nsxr_steps"} for s in spectra]
-    coords["slit_header"] = ("slit", np.array([fits.Header(h).tostring(sep="\n", padding=False) for h in headers]))
-    for name in (*POSITIONS, "extraction_start", "extraction_stop"):
-        if any(name in spectrum.coords for spectrum in spectra):
-            found = [float(spectrum[name]) if name in spectrum.coords else np.nan for spectrum in spectra]
-            coords[name] = ("slit", np.array(found))
-    names = [str(name) for name in spectra[0].data_vars if all(name in spectrum for spectrum in spectra)]
-    variables: dict[str, Any] = {}
-    for name in [*names, "wavelength"]:
-        fill = _PADDED.get(name, np.nan)
-        parts = [np.pad(s[name].values, (0, longest - s.sizes["dispersion"]), constant_values=fill) for s in spectra]
-        variables[name] = (("slit", "dispersion"), np.array(parts), spectra[0][name].attrs)
-    coords["wavelength"] = variables.pop("wavelength")
-    steps = {"nsxr_steps": spectra[0].attrs["nsxr_steps"]} if "nsxr_steps" in spectra[0].attrs else {}
-    return xr.Dataset(variables, coords, {**attrs, **steps})
+def _each(spectrum: xr.Dataset) -> list[xr.Dataset]:
+    """Return the spectra of a group: one, or those of older stores, padded."""
+    return list(unpad_slits(spectrum).values()) if "slit" in spectrum.dims else [spectrum]
 
 
-def _open_zarr(path: Path) -> xr.Dataset | xr.DataTree:
+def _open_zarr(path: Path) -> xr.DataTree:
     if not path.is_dir():
         raise InputFileError(f"{path}: no such Zarr directory")
     tree = open_store(Folder.at(path))
@@ -257,8 +221,7 @@ def _open_zarr(path: Path) -> xr.Dataset | xr.DataTree:
     if not nodes:
         raise InputFileError(f"{path}: no spectra in it; expected a variable 'flux'")
     spectra = [_by_column(node.to_dataset()) for node in nodes]
-    if "slit" in spectra[0].dims and len(spectra) == 1:
-        return spectra[0]
+    spectra = [one for spectrum in spectra for one in _each(spectrum)]
     return _tree(spectra, {str(key): value for key, value in tree.attrs.items()})
 
 

@@ -13,7 +13,6 @@ from astropy.io import fits
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
-from nsxr.formats.fits_headers import keywords
 from nsxr.formats.fits_layout import BlockFile, Part, Place, Target, lay_out
 from nsxr.formats.fits_tables import TIME_COLUMNS, asdf_marker, integration_times, origin, provenance, table
 from nsxr.formats.keywords import as_product, is_of_product, primary_header, printable, set_keyword
@@ -35,63 +34,23 @@ from nsxr.formats.zarr import create_zarr
 from nsxr.model.provenance import merged
 from nsxr.model.variables import check
 from nsxr.products.write import write_whole
-from nsxr.slits.collection import SLIT_COORDINATES as COORDINATES_OF_SLITS
+from nsxr.slits.collection import iterate_slits
 from nsxr.storage.urls import local_path
 
-__all__ = ["SLIT_COORDINATES", "spectra_of", "write_spectra"]
-
-SLIT_COORDINATES: Mapping[str, str] = {
-    "slit": "SLTNAME",
-    **{name: keyword for name, (keyword, _) in COORDINATES_OF_SLITS.items()},
-}
-"""Coordinates along ``slit`` and their keywords."""
+__all__ = ["write_spectra"]
 
 _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 
 
-def spectra_of(spectra: xr.Dataset | xr.DataTree) -> list[xr.Dataset]:
-    """Return spectra one by one: the nodes of a tree, or the slits of a padded Dataset without their padding.
-
-    Parameters
-    ----------
-    spectra : Dataset or DataTree
-        Along ``dispersion``, with ``integration`` and ``slit`` in front or not.
-
-    Returns
-    -------
-    list of Dataset
-        Without ``slit``; ``dispersion`` is labelled with detector columns, and keywords of the slit are in ``attrs``.
-    """
-    if isinstance(spectra, xr.DataTree):
-        nodes = [node.to_dataset() for node in spectra.subtree if node.has_data]
-        return [part.assign_attrs({**spectra.attrs, **part.attrs}) for node in nodes for part in spectra_of(node)]
-    spectra = _with_labels(spectra)
-    if "slit" not in spectra.dims:
-        return [spectra]
-    found = []
-    for number in range(spectra.sizes["slit"]):
-        one = spectra.isel(slit=number)
-        length = int(one["n_columns"]) if "n_columns" in one.coords else one.sizes["dispersion"]
-        one = one.isel(dispersion=slice(length))
-        attrs = dict(spectra.attrs)
-        if "slit_header" in one.coords:
-            attrs |= keywords(fits.Header.fromstring(str(one["slit_header"].values), sep="\n"))
-        for name, keyword in SLIT_COORDINATES.items():
-            if name in one.coords:
-                attrs[keyword] = one[name].values.item()
-        if "column" in one.coords:
-            one = one.assign_coords(dispersion=one["column"].to_numpy())
-        gone = {"slit", "slit_header", "column", "n_columns", "n_rows", *SLIT_COORDINATES} & set(one.coords)
-        one = one.drop_vars(list(gone))
-        one.attrs = attrs
-        found.append(one)
-    return found
+def _spectra_of(spectra: xr.Dataset | xr.DataTree) -> list[xr.Dataset]:
+    """Return spectra one by one, with the keywords of all of them in each."""
+    each = [spectrum for _, spectrum in iterate_slits(spectra)]
+    return [_with_labels(one.assign_attrs({**spectra.attrs, **one.attrs})) for one in each]
 
 
 def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset with its labels in memory, where ``Dataset.chunk`` may have made them lazy."""
-    names = ("slit_header", "n_columns", "n_rows", "column", "row", *SLIT_COORDINATES, *TIME_COLUMNS)
-    late = [name for name in names if name in dataset.coords and dataset[name].chunks is not None]
+    """Return a Dataset with its times in memory, where ``Dataset.chunk`` may have made them lazy."""
+    late = [name for name in TIME_COLUMNS if name in dataset.coords and dataset[name].chunks is not None]
     return dataset.assign_coords({name: dataset[name].compute() for name in late}) if late else dataset
 
 
@@ -287,8 +246,8 @@ def write_spectra(
     ----------
     spectra : Dataset or DataTree
         One spectrum, ``flux`` (dispersion) float64 [Jy or DN/s] with its variances, ``dq`` uint32, coordinate
-        ``wavelength`` float64 [um] and what else belongs to a spectrum; a series with ``integration`` in front; several
-        with ``slit`` in front; a DataTree of them; or what :func:`nsxr.spectra.combination.combine_spectra` returns.
+        ``wavelength`` float64 [um] and what else belongs to a spectrum; a time series with ``integration`` in front; a
+        DataTree of them; or what :func:`nsxr.combine_spectra` returns.
     path : path
         Of the file to write; its directory is made if need be.
     overwrite : bool, default False
@@ -317,14 +276,14 @@ def write_spectra(
     that, its wavelengths are computed first if they are lazy. All else in Zarr keeps its dims.
     """
     final = local_path(path)
-    _kind(spectra_of(spectra))
+    _kind(_spectra_of(spectra))
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":
-            model = _kind(spectra_of(spectra))[1]
+            model = _kind(_spectra_of(spectra))[1]
             nodes = {name: as_product(node, final.name, model) for name, node in _nodes(spectra).items()}
             return list(create_zarr(partials[0], nodes))
-        return _create(partials[0], spectra_of(spectra), spectra.attrs, final.name)
+        return _create(partials[0], _spectra_of(spectra), spectra.attrs, final.name)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)
     return final

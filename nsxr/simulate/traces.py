@@ -8,6 +8,7 @@ from scipy.special import erf
 
 from nsxr.errors import ParameterError
 from nsxr.kernels.spectra.slit_geometry import SHUTTER_PITCH
+from nsxr.model.dims import IMAGE
 from nsxr.model.dq import PixelFlag
 from nsxr.model.parameters import Range, Seed
 from nsxr.model.variables import variable_attributes
@@ -15,7 +16,6 @@ from nsxr.simulate.configuration import check_seed
 
 __all__ = ["simulate_trace"]
 
-IMAGE = ("cross_dispersion", "dispersion")
 READ_NOISE = 8.0  # electrons of a rate, in the time of the exposure
 ELECTRON = 1e-15  # MJy of one electron in a pixel
 _ROWS_A_UNIT = 4.4  # detector rows for the open height of a shutter
@@ -99,7 +99,7 @@ def simulate_trace(
     slit : Dataset
         ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength`` [um]; attributes as of a slit.
     truth : Dataset
-        ``flux`` [Jy] along dispersion (and integration), ``profile`` and ``variance`` [MJy2] of each pixel, ``trace``
+        ``flux`` [Jy] of each column (and integration), ``profile`` and ``variance`` [MJy2] of each pixel, ``trace``
         [detector row], ``is_bad``. The flux is what shutters let through.
     """
     if bad_pixels not in ("none", "isolated", "clusters"):
@@ -189,7 +189,7 @@ def simulate_trace(
             "var_rnoise": variable("var_rnoise", read * ELECTRON**2, "(MJy)2"),
             "wavelength": (IMAGE, wavelength.astype(np.float32), {**variable_attributes("wavelength"), "units": "um"}),
         },
-        coords={"cross_dispersion": 200 + np.arange(rows), "dispersion": 600 + x},
+        coords={"row": 200 + np.arange(rows), "column": 600 + x},
         attrs={
             "TELESCOP": "JWST",
             "INSTRUME": "NIRSPEC",
@@ -221,13 +221,13 @@ def simulate_trace(
     truth = xr.Dataset(
         {
             "flux": (
-                ("integration", "dispersion") if integrations else ("dispersion",),
+                ("integration", "column") if integrations else ("column",),
                 (light[:, None] * electrons * kept)[shape] * ELECTRON * 1e6,
                 {"units": "Jy"},
             ),
             "profile": (IMAGE, profile / kept),
             "variance": (IMAGE, variance[0] * ELECTRON**2),
-            "trace": ("dispersion", trace + 200),
+            "trace": ("column", trace + 200),
             "is_bad": (IMAGE, is_bad),
         },
         coords=slit[list(IMAGE)].coords,

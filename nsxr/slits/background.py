@@ -13,26 +13,22 @@ from nsxr.compute.layouts import chunk_like, one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.slits.background import clipped_mean
 from nsxr.model.declarations import step
+from nsxr.model.dims import image_dims
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.keywords import read
 from nsxr.model.provenance import merged
-from nsxr.model.variables import check, variable_attributes
+from nsxr.model.variables import check, variable_attributes, variances_of
 
-__all__ = ["average_exposures", "combine_backgrounds", "nod_backgrounds", "subtract_background"]
+__all__ = ["combine_backgrounds", "nod_backgrounds", "subtract_background"]
 
-_PARTS = ("var_poisson", "var_rnoise", "var_flat")
+Method = Literal["optimal", "jwst", "peer"]
+_LEVELS = {"optimal": 4.0, "jwst": 3.0}
+"""Standard deviations at which each method clips by default."""
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 _SAME = ("DETECTOR", "FILTER", "GRATING")
 _TILTS = ("GWA_XTIL", "GWA_YTIL")
 _TILT_TOLERANCE = 1e-8
-
-
-def _image_dims(dataset: xr.Dataset) -> tuple[str, str]:
-    dims = tuple(map(str, dataset["sci"].dims))[-2:]
-    if dims not in (("row", "column"), ("cross_dispersion", "dispersion")) or "slit" in dataset.dims:
-        raise ModelError(f"sci has dims {dataset['sci'].dims}, expected images of rows and columns, or of one slit")
-    return dims[0], dims[1]
 
 
 def _name(dataset: xr.Dataset, number: int) -> str:
@@ -42,11 +38,11 @@ def _name(dataset: xr.Dataset, number: int) -> str:
 def _require_matching(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) -> None:
     """Raise ModelError if a background cannot be one of this exposure; all disagreements at once."""
     problems = []
-    dims = _image_dims(science)
+    dims = image_dims(science)
     for number, background in enumerate(backgrounds):
         name = _name(background, number)
         check(background, "sci", "dq", "var_poisson", "var_rnoise")
-        if _image_dims(background) != dims:
+        if image_dims(background) != dims:
             problems.append(f"{name} has dims {background['sci'].dims}, the science {science['sci'].dims}")
             continue
         for key in _SAME:
@@ -74,7 +70,7 @@ def _mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
         return exposure
     usable = ((exposure["dq"] & _DO_NOT_USE) == 0) & exposure["sci"].notnull()
     count = usable.sum("integration")
-    parts = {name: exposure[name].where(usable).sum("integration") for name in ("sci", *_PARTS) if name in exposure}
+    parts = {name: exposure[name].where(usable).sum("integration") for name in ("sci", *variances_of(exposure))}
     known = count.where(count > 0)
     mean = {name: (part / (known if name == "sci" else known**2)).astype(np.float32) for name, part in parts.items()}
     flags = (count == 0).astype(np.uint32) * _DO_NOT_USE
@@ -84,7 +80,7 @@ def _mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
 
 
 def combine_backgrounds(
-    backgrounds: Sequence[xr.Dataset], *, method: Literal["optimal", "peer"] = "optimal", sigma: float | None = None
+    backgrounds: Sequence[xr.Dataset], *, method: Method = "optimal", sigma: float | None = None
 ) -> xr.Dataset:
     """Return the mean of background exposures with its variances.
 
@@ -92,14 +88,14 @@ def combine_backgrounds(
     ----------
     backgrounds : sequence of Dataset
         ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``; count rates (row, column) or
-        slits (cross_dispersion, dispersion); integrations are averaged first.
-    method : {"optimal", "peer"}
-        ``optimal``: weighted by exposure time (EFFEXPTM), without pixels that are flagged DO_NOT_USE, and without those
-        that the other exposures contradict by more than ``sigma`` standard deviations of what is known of their noise.
-        Weights made of the noisy variances themselves would prefer low values. ``peer``: clipped at ``sigma`` times the
-        scatter of the values, plain mean.
+        slits, see :mod:`nsxr.slits.collection`. Integrations are averaged first.
+    method : {"optimal", "jwst"}
+        ``optimal``: the mean is weighted by exposure time (EFFEXPTM). Pixels with DO_NOT_USE are left out, and pixels
+        that the other exposures contradict by more than ``sigma`` standard deviations of their known noise. Weights
+        from the noisy variances themselves would prefer low values. ``jwst``: the plain mean, clipped at ``sigma``
+        times the scatter of the values, as in the observatory's pipeline. ``peer`` is an older name of ``jwst``.
     sigma : float, optional
-        4, or 3 for ``peer``; 0 for no clipping. For ``peer``, fewer than 11 exposures never lose a value at 3.
+        Limit of clipping, 0 for none. By default 4, or 3 for ``jwst``; at 3, fewer than 11 values never lose one.
 
     Returns
     -------
@@ -117,17 +113,16 @@ def combine_backgrounds(
     """
     if not backgrounds:
         raise ParameterError("no background given")
-    if method not in ("optimal", "peer"):
-        raise ParameterError(f"method is {method!r}, expected optimal or peer")
-    threshold = {"optimal": 4.0, "peer": 3.0}[method] if sigma is None else float(sigma)
+    method = _method(method)
+    threshold = _LEVELS[method] if sigma is None else float(sigma)
     if threshold < 0:
         raise ParameterError(f"sigma is {sigma}, expected a positive number, or 0 for no clipping")
     first = backgrounds[0]
     _require_matching(first, backgrounds)
     require_distinct(backgrounds)
-    dims = _image_dims(first)
+    dims = image_dims(first)
     each = [_mean_over_integrations(background).sel({d: first[d].values for d in dims}) for background in backgrounds]
-    parts = [part for part in _PARTS if all(part in background for background in each)]
+    parts = [part for part in variances_of(each[0]) if all(part in background for background in each)]
     times = np.array([read(background.attrs, "EFFEXPTM", matters=False) for background in backgrounds])
     weights = times if method == "optimal" and (times > 0).all() else np.ones(len(each))
 
@@ -136,20 +131,19 @@ def combine_backgrounds(
         return one_chunk(xr.concat(arrays, "exposure"), "exposure")
 
     arrays = [stack(name) for name in ("sci", "dq", *parts)]
+    own: dict[str, type[np.generic]] = {"sci": np.float32, "dq": np.uint32, "n_contributing": np.uint8}
     found = map_blocks(
         _combine_block,
         *arrays,
         core=("exposure",),
-        outputs=[(dims, np.float32), (dims, np.uint32), (dims, np.uint8), *((dims, np.float32) for _ in parts)],
+        outputs={name: (dims, dtype) for name, dtype in (own | dict.fromkeys(parts, np.float32)).items()},
         weights=weights,
         threshold=threshold,
-        like_peer=method == "peer",
+        clips_by_scatter=method == "jwst",
     )
-    labels = first[list(dims)].coords
-    mean, flags, count = (array.assign_coords(labels) for array in found[:3])
     result = xr.Dataset(
-        {"sci": mean, "dq": flags, "n_contributing": count}
-        | {part: array.assign_coords(labels) for part, array in zip(parts, found[3:], strict=True)},
+        found,
+        coords=first[list(dims)].coords,
         attrs={
             **combined_attributes(backgrounds),
             "background_members": json.dumps([_name(b, i) for i, b in enumerate(backgrounds)]),
@@ -162,19 +156,28 @@ def combine_backgrounds(
     return record(result, "combine_backgrounds", parameters=given)
 
 
+def _method(method: str) -> Literal["optimal", "jwst"]:
+    """Return a method by its present name."""
+    if method == "optimal":
+        return "optimal"
+    if method in ("jwst", "peer"):
+        return "jwst"
+    raise ParameterError(f"method is {method!r}, expected optimal or jwst")
+
+
 def _combine_block(
     sci: np.ndarray,
     dq: np.ndarray,
     *variances: np.ndarray,
     weights: np.ndarray,
     threshold: float,
-    like_peer: bool,
+    clips_by_scatter: bool,
 ) -> tuple[np.ndarray, ...]:
     n, shape = sci.shape[0], sci.shape[1:]
     values = sci.reshape(n, -1).astype(np.float64)
     kinds = [part.reshape(n, -1).astype(np.float64) for part in variances]
     finite = np.isfinite(values)
-    if like_peer:
+    if clips_by_scatter:
         good = finite.copy()
         while threshold > 0:
             count = np.maximum(good.sum(0), 1)
@@ -223,7 +226,7 @@ def subtract_background(
     science: xr.Dataset,
     backgrounds: Sequence[xr.Dataset] | xr.Dataset,
     *,
-    method: Literal["optimal", "peer"] = "optimal",
+    method: Method = "optimal",
     sigma: float | None = None,
 ) -> xr.Dataset:
     """Subtract the mean of background exposures, and add its variance.
@@ -231,13 +234,13 @@ def subtract_background(
     Parameters
     ----------
     science : Dataset
-        ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``: count rates (row, column) or a
-        slit (cross_dispersion, dispersion), with or without integration in front.
+        ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``: count rates or one slit, with or
+        without integration in front.
     backgrounds : sequence of Dataset, or Dataset
         Exposures, as for :func:`combine_backgrounds`, or what it returned. They cover the science; what is beyond is
         cut off by label.
     method, sigma
-        See :func:`combine_backgrounds`. ``peer`` also leaves the variances of the science as they are, and gives it the
+        See :func:`combine_backgrounds`. ``jwst`` also leaves the variances of the science as they are, and gives it the
         flags of all backgrounds, as the observatory's pipeline does (known issue NS-G09).
 
     Returns
@@ -261,7 +264,8 @@ def subtract_background(
     ``var += sum(weight**2 * var of a background)`` for each kind, the weights of a pixel adding up to one.
     """
     check(science, "sci", "dq", "var_poisson", "var_rnoise")
-    dims = _image_dims(science)
+    method = _method(method)
+    dims = image_dims(science)
     if isinstance(backgrounds, xr.Dataset):
         backgrounds = [backgrounds]
     _require_matching(science, backgrounds)
@@ -273,7 +277,7 @@ def subtract_background(
     members = mean.attrs["background_members"]
     parameters = {"method": method, "sigma": sigma, "backgrounds": json.loads(members)}
     attrs = {"S_BKDSUB": "COMPLETE", "background_members": members, **merged([science.attrs, mean.attrs])}
-    if method == "peer":
+    if method == "jwst":
         return record(
             science,
             "bkg_subtract",
@@ -283,7 +287,7 @@ def subtract_background(
             dq=science["dq"] | own["dq"],
         )
     none = (own["n_contributing"] == 0).astype(np.uint32) * _DO_NOT_USE
-    added = {part: own[part] for part in _PARTS if part in own and part in science}
+    added = {part: own[part] for part in variances_of(science) if part in own}
     lost = [part for part in ("var_poisson", "var_rnoise") if part not in added]
     if lost:
         raise ModelError(f"the combined background has no {', '.join(lost)}")
@@ -305,76 +309,6 @@ def subtract_background(
         flat = (science["var_flat"] + added["var_flat"]).assign_attrs(science["var_flat"].attrs)
         result = result.assign(var_flat=flat)
     return result.assign(var_background=total.assign_coords(science[list(dims)].coords))
-
-
-def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Return the mean of exposures on the same pixels; a background that they share counts once.
-
-    Parameters
-    ----------
-    exposures : sequence of Dataset
-        Background-subtracted by :func:`subtract_background`, of the same shape and labels, without integrations.
-
-    Returns
-    -------
-    Dataset
-        ``sci`` weighted by exposure time (EFFEXPTM), pixels flagged DO_NOT_USE left out; ``var_poisson``,
-        ``var_rnoise``, ``dq`` of what contributed. With weights w, own variances v and backgrounds b, each common to
-        a group of exposures: ``sum(w**2 * v) + sum over groups of (sum of w)**2 * b``.
-
-    Raises
-    ------
-    ModelError
-        If labels or units differ.
-    """
-    each = list(exposures)
-    if not each:
-        raise ParameterError("no exposure given")
-    require_distinct(each)
-    dims = _image_dims(each[0])
-    for exposure in each:
-        check(exposure, "sci", "dq", "var_poisson", "var_rnoise")
-        if any(not exposure[dim].equals(each[0][dim]) for dim in dims) or "integration" in exposure.dims:
-            raise ModelError("exposures are not on the same pixels; average spectra instead")
-        if exposure["sci"].attrs.get("units") != each[0]["sci"].attrs.get("units"):
-            raise ModelError("exposures have different units")
-    times = [read(exposure.attrs, "EFFEXPTM", matters=False) for exposure in each]
-    times = times if min(times) > 0 else [1.0] * len(each)
-    used = [((e["dq"] & _DO_NOT_USE) == 0) & e["sci"].notnull() for e in each]
-    weights = [use * time for use, time in zip(used, times, strict=True)]
-    total = sum(weights[1:], weights[0])
-    share = [weight / total.where(total > 0) for weight in weights]
-    zero = xr.zeros_like(share[0])
-    mean = sum((s * e["sci"].fillna(0.0) for s, e in zip(share, each, strict=True)), zero)
-    parts = [part for part in ("var_poisson", "var_rnoise") if all(part in e for e in each)]
-    plain = {p: sum((s**2 * e[p].fillna(0.0) for s, e in zip(share, each, strict=True)), zero) for p in parts}
-    sums = sum(plain.values(), zero)
-    groups: dict[str, list[int]] = {}
-    for number, exposure in enumerate(each):
-        if "var_background" in exposure:
-            groups.setdefault(str(exposure.attrs["background_members"]), []).append(number)
-    extra = zero
-    for members in groups.values():
-        common = each[members[0]]["var_background"]
-        joint = sum((share[i] for i in members), zero) ** 2
-        extra = extra + (joint - sum((share[i] ** 2 for i in members), zero)) * common
-    factor = (sums + extra) / sums.where(sums > 0)
-    flags = [e["dq"].where(use, np.uint32(0)).astype(np.uint32) for e, use in zip(each, used, strict=True)]
-    combined = flags[0]
-    for other in flags[1:]:
-        combined = combined | other
-    combined = combined | ((total == 0).astype(np.uint32) * _DO_NOT_USE)
-    kept = each[0].drop_vars([name for name in each[0].data_vars if name not in ("sci", "dq", *parts)])
-    kept.attrs = combined_attributes(each)
-    return record(
-        kept,
-        "average_exposures",
-        (),
-        {"exposures": len(each), "members": members_of(each)},
-        sci=mean.where(total > 0),
-        dq=combined,
-        **{part: (plain[part] * factor).where(total > 0) for part in parts},
-    )
 
 
 def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:

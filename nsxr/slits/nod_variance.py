@@ -9,7 +9,8 @@ import xarray as xr
 from nsxr.associate.exposures import require_distinct
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.history import record
-from nsxr.model.variables import check
+from nsxr.model.slit_header import SlitHeader
+from nsxr.model.variables import check_slit
 
 __all__ = ["restore_background_variance"]
 
@@ -26,8 +27,8 @@ def restore_background_variance(slits: Sequence[xr.Dataset]) -> list[xr.Dataset]
     Parameters
     ----------
     slits : sequence of Dataset
-        All nods of one slit, as from :func:`nsxr.open_slits`: ``var_poisson``, ``var_rnoise`` (cross_dispersion,
-        dispersion), same units.
+        All nods of one slit, as from :func:`nsxr.open_slits`: ``sci``, ``var_poisson``, ``var_rnoise`` of an image,
+        all in the same units.
 
     Returns
     -------
@@ -47,22 +48,23 @@ def restore_background_variance(slits: Sequence[xr.Dataset]) -> list[xr.Dataset]
     if len(each) < 2:
         raise ParameterError(f"{len(each)} nods given; the variance of a background needs at least one other nod")
     require_distinct(each)
+    headers = [SlitHeader.of(slit) for slit in each]
+    names = [header.called(f"slit {number}") for number, header in enumerate(headers, start=1)]
     problems = []
-    for number, slit in enumerate(each):
-        check(slit, "sci", *_PARTS)
-        name = str(slit.attrs.get("filename", f"slit {number + 1}"))
-        if "var_background" in slit or "background_members" in slit.attrs:
+    for slit, header, name in zip(each, headers, names, strict=True):
+        check_slit(slit, "sci", *_PARTS)
+        if "var_background" in slit or header.background_members is not None:
             problems.append(f"{name} has variances of its background already")
-        if slit.attrs.get("S_BKDSUB") != "COMPLETE":
+        if not header.has_nods_subtracted:
             problems.append(f"{name} has S_BKDSUB {slit.attrs.get('S_BKDSUB')!r}, expected 'COMPLETE'")
-        for key in ("SLTNAME", "DETECTOR"):
-            if slit.attrs.get(key) != each[0].attrs.get(key):
-                problems.append(f"{name} has {key} {slit.attrs.get(key)!r}, the first has {each[0].attrs.get(key)!r}")
+        if header.name != headers[0].name:
+            problems.append(f"{name} has SLTNAME {header.name!r}, the first has {headers[0].name!r}")
+        if header.detector != headers[0].detector:
+            problems.append(f"{name} has DETECTOR {header.detector!r}, the first has {headers[0].detector!r}")
         if slit["sci"].attrs.get("units") != each[0]["sci"].attrs.get("units"):
             problems.append(f"{name} is in {slit['sci'].attrs.get('units')!r}, the first is in another unit")
     if problems:
         raise ModelError("; ".join(problems))
-    names = [str(slit.attrs.get("filename", f"slit {number + 1}")) for number, slit in enumerate(each)]
     results = []
     for number, slit in enumerate(each):
         added = {}

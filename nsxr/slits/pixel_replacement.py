@@ -13,12 +13,11 @@ from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.units import require
-from nsxr.model.variables import check
+from nsxr.model.variables import check_slit, variances_of
 
 __all__ = ["Algorithm", "replace_pixels"]
 
 Algorithm = Literal["mingrad", "fit_profile", "trace_model"]
-_CORE = ("cross_dispersion", "dispersion")
 _DO_NOT_USE, _NON_SCIENCE, _ESTIMATED = (
     np.uint32(flag) for flag in (PixelFlag.DO_NOT_USE, PixelFlag.NON_SCIENCE, PixelFlag.FLUX_ESTIMATED)
 )
@@ -41,8 +40,8 @@ def replace_pixels(
     Parameters
     ----------
     slit : Dataset
-        ``sci`` float32 (cross_dispersion, dispersion), with ``integration`` or ``slit`` in front or not; ``dq``;
-        ``wavelength`` [um], NaN outside the slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are there.
+        ``sci`` float32, an image with or without ``integration`` in front; ``dq``; ``wavelength`` [um], NaN outside the
+        slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are there.
         Pixels are missing that are NaN in ``sci`` or have DO_NOT_USE.
     algorithm : str
         ``mingrad``: the mean of left and right or of up and down neighbours, whichever differ less; variances are the
@@ -52,8 +51,8 @@ def replace_pixels(
     n_adjacent_cols : int
         Columns on each side for ``fit_profile``.
     model : Dataset, optional
-        For ``trace_model``: ``model`` [units of ``sci``] and ``model_variance`` [their square] (cross_dispersion,
-        dispersion), with the dims in front of ``sci`` or some of them. Pixels where it is NaN stay as they are.
+        For ``trace_model``: ``model`` [units of ``sci``] and ``model_variance`` [their square], with the dims of
+        ``sci`` or without integration. Pixels where it is NaN stay as they are.
 
     Returns
     -------
@@ -89,9 +88,9 @@ def replace_pixels(
     if (model is None) == (algorithm == "trace_model"):
         found = "no model was given" if model is None else "a model was given"
         raise ParameterError(f"algorithm is {algorithm!r} and {found}: trace_model needs one, the others take none")
-    check(slit, "sci", "dq", "wavelength", *(["var_rnoise"] if model is not None else []))
-    parts = [name for name in ("var_poisson", "var_rnoise", "var_flat") if name in slit]
-    check(slit, *parts)
+    parts = variances_of(slit)
+    needed = ["var_rnoise"] if model is not None and "var_rnoise" not in parts else []
+    image = check_slit(slit, "sci", "dq", "wavelength", *parts, *needed)
     sci, dq, wavelength = (unlabelled(slit[name]) for name in ("sci", "dq", "wavelength"))
     missing = ~(abs(sci) < np.inf) | (dq & _DO_NOT_USE > 0)
     inside = wavelength.notnull() & (dq & _NON_SCIENCE == 0)
@@ -104,14 +103,13 @@ def replace_pixels(
         arrays: list[xr.DataArray] = [sci, missing, *(unlabelled(slit[name]) for name in parts)]
         options: dict[str, Any] = {"n_adjacent_cols": n_adjacent_cols} if algorithm == "fit_profile" else {}
         dims = [str(dim) for dim in sci.dims]
-        results = map_blocks(
+        estimates = map_blocks(
             fit_profile if algorithm == "fit_profile" else smallest_gradient,
-            *(one_chunk(array, *_CORE) for array in arrays),
-            core=_CORE,
-            outputs=[(dims, np.float32)] * (1 + len(parts)),
+            *(one_chunk(array, *image) for array in arrays),
+            core=image,
+            outputs=dict.fromkeys(("sci", *parts), (dims, np.float32)),
             **options,
         )
-        estimates = dict(zip(("sci", *parts), results, strict=True))
 
     replaced = missing & inside & (abs(estimates["sci"]) < np.inf)
     changed: dict[str, Any] = {

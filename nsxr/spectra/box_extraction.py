@@ -13,15 +13,14 @@ from nsxr.compute.layouts import one_chunk
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.spectra.box_extraction import box_weights, sum_box
 from nsxr.model.declarations import Takes, step
+from nsxr.model.dims import image_dims
 from nsxr.model.history import record
-from nsxr.model.keywords import read
-from nsxr.model.variables import check
+from nsxr.model.slit_header import SlitHeader
+from nsxr.model.variables import VARIANCES, check_slit, variances_of
 from nsxr.references.apertures import Aperture, read_aperture
 
 __all__ = ["extract_box"]
 
-_CORE = ("cross_dispersion", "dispersion")
-_PARTS = ("poisson", "rnoise", "flat")
 _WHOLE = Aperture(name="whole cut-out", use_source_posn=False)
 _IN_SLITS = ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ")
 _BRIGHTNESS = {"MJy": "MJy/sr", "MJy/sr": "MJy/sr", "DN/s": "DN/s"}
@@ -49,8 +48,8 @@ def extract_box(
     Parameters
     ----------
     slit : Dataset
-        ``sci`` (cross_dispersion, dispersion) [MJy, MJy/sr or DN/s], with ``integration`` or ``slit`` in front or not;
-        ``wavelength`` [um]; ``var_poisson``, ``var_rnoise``, ``var_flat`` [units of ``sci`` squared] and ``dq``, where
+        ``sci`` [MJy, MJy/sr or DN/s], an image with or without ``integration`` in front; ``wavelength`` [um];
+        ``var_poisson``, ``var_rnoise``, ``var_flat`` [units of ``sci`` squared] and ``dq``, where
         they are there. Pixels are missing that are NaN in ``sci`` or in all variances or have DO_NOT_USE. Pixels with
         FLUX_ESTIMATED are summed, as the pipeline does, but do not count in ``coverage``: nobody measured them.
     aperture : Aperture or mapping, optional
@@ -58,9 +57,9 @@ def extract_box(
         from ``extract_width`` around ``center``; else from ``extract_width`` around the middle of ``ystart`` and
         ``ystop``; else from ``ystart`` and ``ystop``. Default the whole cut-out, without background.
     center : float or array, optional
-        Centre of the source [row of the cut-out, from 0]: one number, or one for each of dispersion, slit, or both;
-        NaN for not known. With ``extract_width`` the box follows it; else all limits are moved by what the centre
-        is off the middle of the box, in the middle column.
+        Centre of the source [row of the cut-out, from 0]: one number, or one for each column; NaN for not known. With
+        ``extract_width`` the box follows it; else all limits are moved by what the centre is off the middle of the
+        box, in the middle column.
     use_source_posn : bool, optional
         Whether ``center`` is used. Default: not for other than point sources (SRCTYPE), else as the aperture says,
         else yes in slits.
@@ -74,7 +73,7 @@ def extract_box(
     Returns
     -------
     Dataset
-        A spectrum, lazy if the slit is: all float64 (dispersion), with the dims in front that ``sci`` has. ``flux``
+        A spectrum, lazy if the slit is: all float64 (dispersion), with integration in front if ``sci`` has it. ``flux``
         [Jy, or DN/s]; ``surf_bright`` [MJy/sr, or DN/s] is the mean over the box, 0 for ``sci`` in MJy;
         ``background`` [MJy/sr, or DN/s] is the mean over the box of what was taken off; ``npixels`` counts pixels in
         the sum, with fractions; ``coverage`` is the part of the box inside the slit that was measured. Variances
@@ -112,9 +111,7 @@ def extract_box(
     --------
     >>> spectrum = extract_box(slit, {"extract_width": 6}, center=16.2)  # doctest: +SKIP
     """
-    check(slit, "sci", "wavelength", *(["dq"] if "dq" in slit else []))
-    parts = [part for part in _PARTS if f"var_{part}" in slit]
-    check(slit, *(f"var_{part}" for part in parts))
+    dims = check_slit(slit, "sci", "wavelength", *(["dq"] if "dq" in slit else []), *variances_of(slit))
     units = slit["sci"].attrs.get("units")
     if units not in _BRIGHTNESS:
         raise ModelError(f"variable 'sci' has units {units!r}, expected one of {', '.join(_BRIGHTNESS)}")
@@ -123,168 +120,174 @@ def extract_box(
     changes = {"bkg_fit": bkg_fit, "bkg_order": bkg_order, "smoothing_length": smoothing_length}
     aperture = dataclasses.replace(aperture, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
     with_background = aperture.bkg_coeff is not None and subtract_background is not False
-    area = _pixel_area(slit) if units == "MJy/sr" or (units == "MJy" and with_background) else 1.0
-
-    weights, around, wavelength, start, stop = map_blocks(
-        box_weights,
-        one_chunk(unlabelled(slit["wavelength"]), *_CORE),
-        _limits(slit, aperture),
-        _centers(slit, aperture, center, use_source_posn),
-        core=(*_CORE, "limit"),
-        outputs=_placed(slit["wavelength"]),
-        extract_width=aperture.extract_width,
-        src_coeff=aperture.src_coeff,
-        bkg_coeff=aperture.bkg_coeff if with_background else None,
-        by_wavelength=aperture.independent_var == "wavelength",
-        position_offset=position_offset,
-        whole_background=aperture.bkg_fit == "median",
-    )
-    sci = slit["sci"]
-    dq = slit["dq"] if "dq" in slit else xr.zeros_like(sci, dtype=np.uint32)
-    images = [one_chunk(unlabelled(array), *_CORE) for array in (sci, dq, *(slit[f"var_{part}"] for part in parts))]
-    kept = [str(dim) for dim in sci.dims if dim != "cross_dispersion"]
-    outputs: list[tuple[list[str], type[np.generic]]] = [(kept, np.float64)] * (4 + 2 * len(parts))
-    outputs.append((kept, np.uint32))
-    summed, background, npixels, coverage, *variances, dq_of_sums = map_blocks(
-        sum_box,
-        *images[:2],
-        weights,
-        around,
-        *images[2:],
-        core=_CORE,
-        outputs=outputs,
-        fit=("median" if aperture.bkg_fit == "median" else "poly") if with_background else None,
-        order=aperture.bkg_order if aperture.bkg_fit == "poly" else 0,
-        smoothing_length=aperture.smoothing_length,
-    )
-
-    found, new_units = _in_units(str(units), area, parts, summed, background, npixels, *variances)
-    first_row = _first_row(slit)
-    lost = [name for name, array in slit.variables.items() if "cross_dispersion" in array.dims and name != "dq"]
+    if not with_background:
+        aperture = dataclasses.replace(aperture, bkg_coeff=None)
+    header = SlitHeader.of(slit)
+    needs_area = units == "MJy/sr" or (units == "MJy" and with_background)
+    area = _pixel_area(header) if needs_area else 1.0
+    centers = _centers(slit, aperture, header, center, use_source_posn)
+    box = _box(slit, aperture, centers, position_offset)
+    values = _sums(slit, aperture, box, str(units), area)
+    first_row = float(slit[dims[0]][0]) if dims[0] in slit.coords else 0.0
+    described = {k: v for k, v in dataclasses.asdict(aperture).items() if v is not None and k != "filename"}
+    files = [xr.Dataset(attrs={"reference_type": "extract1d", "filename": aperture.filename})]
+    base = slit.drop_dims(dims[0])
     spectrum = record(
-        slit,
+        base.rename({dim: "dispersion" for dim in base.dims if dim == dims[1]}),
         "extract_1d",
-        [xr.Dataset(attrs={"reference_type": "extract1d", "filename": aperture.filename})] if aperture.filename else [],
+        files if aperture.filename else [],
         parameters={
             "extraction_type": "box",
-            **{k: v for k, v in dataclasses.asdict(aperture).items() if v is not None and k != "filename"},
+            **described,
             "center": float(center) if isinstance(center, int | float) else None if center is None else "array",
             "use_source_posn": use_source_posn,
             "position_offset": position_offset,
             "subtract_background": with_background,
         },
-        units=new_units,
-        drop=[str(name) for name in lost],
-        **found,
-        npixels=npixels,
-        coverage=coverage,
-        dq=dq_of_sums,
-        extraction_start=start + first_row,
-        extraction_stop=stop + first_row,
+        units=_units_of_spectrum(str(units)),
+        drop=(),
+        attrs=None,
+        **values,
+        extraction_start=box["start"] + first_row,
+        extraction_stop=box["stop"] + first_row,
     )
-    wavelength.attrs = {"units": "um", "long_name": "mean wavelength of the pixels in the box"}
-    return spectrum.assign_coords(wavelength=wavelength)
+    attrs = {"units": "um", "long_name": "mean wavelength of the pixels in the box"}
+    return spectrum.assign_coords(wavelength=box["wavelength"].assign_attrs(attrs))
 
 
-def _in_units(
-    units: str,
-    area: xr.DataArray | float,
-    parts: list[str],
-    summed: xr.DataArray,
-    background: xr.DataArray,
-    npixels: xr.DataArray,
-    *variances: xr.DataArray,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the variables of a spectrum made from sums over the box, and their units."""
-    # MJy is a flux already, MJy/sr a brightness: the area of a pixel leads from one to the other
-    to_flux = {"MJy": 1e6, "MJy/sr": 1e6 * area, "DN/s": 1.0}[units]
-    to_brightness = 1 / area if units == "MJy" else 1.0
-    share = 1 / npixels.where(npixels > 0, 1.0)
-    nothing = xr.zeros_like(summed)
-    found: dict[str, Any] = {
-        "flux": summed * to_flux,
-        "surf_bright": nothing if units == "MJy" else summed * share,
-        "background": background * share * to_brightness,
-    }
-    flux_units = "DN/s" if units == "DN/s" else "Jy"
-    new_units = {"flux": flux_units, "surf_bright": _BRIGHTNESS[units], "background": _BRIGHTNESS[units]}
-    for part, variance, of_background in zip(parts, variances[: len(parts)], variances[len(parts) :], strict=True):
-        found[f"flux_var_{part}"] = variance * to_flux**2
-        found[f"sb_var_{part}"] = nothing if units == "MJy" else variance * share**2
-        found[f"bkgd_var_{part}"] = of_background * share**2 * to_brightness**2
-        new_units[f"flux_var_{part}"] = f"({flux_units})2"
-        new_units[f"sb_var_{part}"] = new_units[f"bkgd_var_{part}"] = f"({_BRIGHTNESS[units]})2"
-    return found, new_units
-
-
-def _along_slits(slit: xr.Dataset, coordinate: str, otherwise: Any) -> xr.DataArray:
-    """Return what the headers of slits say: a coordinate of a padded set, or one value."""
-    return unlabelled(slit[coordinate]) if coordinate in slit.coords else xr.DataArray(otherwise)
-
-
-def _pixel_area(slit: xr.Dataset) -> xr.DataArray:
-    of_header = read(slit.attrs, "PIXAR_SR", default=np.nan, matters=False)
-    area = _along_slits(slit, "pixel_area", of_header).astype(np.float64)
-    if area.chunks is None and not bool((area > 0).all()):
-        raise ModelError(
-            f"the area of a pixel is {area.to_numpy()}, expected positive sr: set attrs['PIXAR_SR'] or 'pixel_area'"
-        )
-    return area.where(area > 0)
-
-
-def _limits(slit: xr.Dataset, aperture: Aperture) -> xr.DataArray:
-    """Return first and last row, first and last column and middle column (slit, limit)."""
-    last_row = _along_slits(slit, "n_rows", slit.sizes["cross_dispersion"]) - 1.0
-    last_column = _along_slits(slit, "n_columns", slit.sizes["dispersion"]) - 1.0
+def _box(
+    slit: xr.Dataset, aperture: Aperture, centers: xr.DataArray, position_offset: float
+) -> dict[str, xr.DataArray]:
+    """Return the part of each pixel in the box and in its background, and where the box is."""
+    dims = image_dims(slit)
+    last_row, last_column = (slit.sizes[dim] - 1.0 for dim in dims)
     limits = [
         aperture.ystart or 0.0,
         last_row if aperture.ystop is None else aperture.ystop,
         aperture.xstart or 0.0,
         last_column if aperture.xstop is None else aperture.xstop,
-        (last_column / 2).round(),
+        np.round(last_column / 2),
     ]
-    arrays = [xr.zeros_like(last_row) + limit for limit in limits]
-    return one_chunk(xr.concat(arrays, "limit").transpose(..., "limit"), "limit")
+    return map_blocks(
+        box_weights,
+        one_chunk(slit["wavelength"], *dims),
+        xr.DataArray(np.array(limits), dims="limit"),
+        centers,
+        core=(*dims, "limit"),
+        outputs={
+            "weights": (dims, np.float64),
+            "background": (dims, np.float64),
+            "wavelength": (("dispersion",), np.float64),
+            "start": ((), np.float64),
+            "stop": ((), np.float64),
+        },
+        sizes={"dispersion": slit.sizes[dims[1]]},
+        extract_width=aperture.extract_width,
+        src_coeff=aperture.src_coeff,
+        bkg_coeff=aperture.bkg_coeff,
+        by_wavelength=aperture.independent_var == "wavelength",
+        position_offset=position_offset,
+        whole_background=aperture.bkg_fit == "median",
+    )
+
+
+def _sums(
+    slit: xr.Dataset, aperture: Aperture, box: Mapping[str, xr.DataArray], units: str, area: float
+) -> dict[str, xr.DataArray]:
+    """Return the values of a spectrum: sums over the box in the units of a spectrum."""
+    dims = image_dims(slit)
+    parts = [name.removeprefix("var_") for name in variances_of(slit)]
+    sci = slit["sci"]
+    dq = slit["dq"] if "dq" in slit else xr.zeros_like(sci, dtype=np.uint32)
+    along = ("integration", "dispersion") if "integration" in slit.dims else ("dispersion",)
+    names = ["flux", "surf_bright", "background", "npixels", "coverage"]
+    names += [f"{prefix}_var_{part}" for part in parts for prefix in ("flux", "sb", "bkgd")]
+    fit = "median" if aperture.bkg_fit == "median" else "poly"
+    return map_blocks(
+        _sum_block,
+        *(one_chunk(array, *dims) for array in (sci, dq)),
+        box["weights"],
+        box["background"],
+        *(slit[f"var_{part}"] for part in parts),
+        core=dims,
+        outputs={**dict.fromkeys(names, (along, np.float64)), "dq": (along, np.uint32)},
+        sizes={"dispersion": slit.sizes[dims[1]]},
+        fit=fit if aperture.bkg_coeff is not None else None,
+        order=aperture.bkg_order if aperture.bkg_fit == "poly" else 0,
+        smoothing_length=aperture.smoothing_length,
+        units=units,
+        area=area,
+    )
+
+
+def _sum_block(*blocks: np.ndarray, units: str, area: float, **options: Any) -> tuple[np.ndarray, ...]:
+    """Sum over the box, and return quantities and variances in the units of a spectrum."""
+    n = len(blocks) - 4
+    summed, background, npixels, coverage, *variances, flags = sum_box(*blocks, **options)
+    # MJy is a flux already, MJy/sr a brightness: the area of a pixel leads from one to the other
+    to_flux = {"MJy": 1e6, "MJy/sr": 1e6 * area, "DN/s": 1.0}[units]
+    to_brightness = 1 / area if units == "MJy" else 1.0
+    share = 1 / np.where(npixels > 0, npixels, 1.0)
+    nothing = np.zeros_like(summed)
+    found = [
+        summed * to_flux,
+        nothing if units == "MJy" else summed * share,
+        background * share * to_brightness,
+        npixels,
+        coverage,
+    ]
+    for variance, of_background in zip(variances[:n], variances[n:], strict=True):
+        found.append(variance * (to_flux * to_flux))
+        found.append(nothing if units == "MJy" else variance * share**2)
+        found.append(of_background * share**2 * (to_brightness * to_brightness))
+    return (*found, flags)
+
+
+def _units_of_spectrum(units: str) -> dict[str, str]:
+    """Return the units of the quantities of a spectrum and of their variances."""
+    brightness = _BRIGHTNESS[units]
+    quantities = {"flux": "DN/s" if units == "DN/s" else "Jy", "surf_bright": brightness, "background": brightness}
+    prefixes = {"flux": "flux", "surf_bright": "sb", "background": "bkgd"}
+    variances = {
+        f"{prefixes[name]}_var_{kind}": f"({unit})2" for name, unit in quantities.items() for kind in VARIANCES
+    }
+    return quantities | variances
+
+
+def _pixel_area(header: SlitHeader) -> float:
+    """Return the area of a pixel [sr]."""
+    area = header.pixel_area
+    if area is None or not area > 0:
+        raise ModelError(f"the area of a pixel is {area}, expected positive sr: set attrs['PIXAR_SR']")
+    return area
 
 
 def _centers(
-    slit: xr.Dataset, aperture: Aperture, center: float | np.ndarray | xr.DataArray | None, use: bool | None
+    slit: xr.Dataset,
+    aperture: Aperture,
+    header: SlitHeader,
+    center: float | np.ndarray | xr.DataArray | None,
+    use: bool | None,
 ) -> xr.DataArray:
-    """Return the centre of the source (slit, dispersion), NaN where the box does not follow it."""
-    default = aperture.use_source_posn
-    if default is None:
-        default = slit.attrs.get("EXP_TYPE") in _IN_SLITS
-    is_point = _along_slits(slit, "source_type", slit.attrs.get("SRCTYPE", "UNKNOWN")) == "POINT"
-    wanted = is_point & default if use is None else xr.full_like(is_point, use)
+    """Return the centre of the source in each column, NaN where the box does not follow it."""
+    default = header.exposure_type in _IN_SLITS if aperture.use_source_posn is None else aperture.use_source_posn
+    wanted = (header.source_type == "POINT" and default) if use is None else use
     if center is None:
         if use:
             raise ParameterError("use_source_posn is True, but there is no center: give the row of the source")
-        if wanted.chunks is None and bool(wanted.any()):
+        if wanted:
             message = "no center was given: the box stays where the aperture has it; say so with use_source_posn=False"
             warnings.warn(message, DegradedResultWarning, stacklevel=3)
         center = np.nan
-    dims = [str(dim) for dim in slit["wavelength"].dims if dim != "cross_dispersion"]
+    column = image_dims(slit)[1]
+    n_columns = slit.sizes[column]
     if not isinstance(center, xr.DataArray):
         values = np.asarray(center, dtype=np.float64)
-        center = xr.DataArray(values, dims=dims[len(dims) - values.ndim :] if values.ndim <= len(dims) else None)
-    sizes = {dim: slit.sizes[dim] for dim in dims}
-    if any(sizes.get(str(dim)) != n for dim, n in center.sizes.items()):
-        raise ParameterError(f"center has sizes {dict(center.sizes)}, expected a number, or some of {sizes}")
-    center = unlabelled(center).astype(np.float64).where(wanted)
-    missing = {dim: n for dim, n in sizes.items() if dim not in center.dims}
-    return one_chunk(center.expand_dims(missing).transpose(*dims), "dispersion")
-
-
-def _placed(wavelength: xr.DataArray) -> list[tuple[tuple[str, ...], type[np.generic]]]:
-    """Return dims and dtypes of what box_weights returns."""
-    whole = tuple(str(dim) for dim in wavelength.dims)
-    loop = whole[:-2]
-    return [(dims, np.float64) for dims in (whole, whole, (*loop, "dispersion"), loop, loop)]
-
-
-def _first_row(slit: xr.Dataset) -> xr.DataArray:
-    """Return the detector row of the first row of each cut-out."""
-    for name in ("row", "cross_dispersion"):
-        if name in slit.coords:
-            return unlabelled(slit[name].isel(cross_dispersion=0)).astype(np.float64)
-    return xr.DataArray(0.0)
+        center = xr.DataArray(values, dims=(column,) if values.ndim == 1 else None)
+    center = unlabelled(center)
+    if center.dims == ("dispersion",):
+        center = center.rename(dispersion=column)
+    if any(sizes != (column, n_columns) for sizes in center.sizes.items()):
+        raise ParameterError(f"center has sizes {dict(center.sizes)}, expected a number, or {n_columns} of {column}")
+    center = center.astype(np.float64).where(wanted)
+    return center if column in center.dims else center.expand_dims({column: n_columns})

@@ -9,19 +9,18 @@ import numpy as np
 import xarray as xr
 
 from nsxr.associate.exposures import COMBINED, exposures_of, require_distinct
-from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.spectra.combination import LEAST_LIGHT, combined_spectrum, grid_by_column, union_of_grids
 from nsxr.model.declarations import step
 from nsxr.model.history import combined_attributes, members_of, record
-from nsxr.model.keywords import read
-from nsxr.model.variables import VARIABLES, check, variable_attributes
+from nsxr.model.slit_header import SlitHeader
+from nsxr.model.variables import VARIABLES, VARIANCES, check, variable_attributes
 
 __all__ = ["combine_spectra"]
 
-_PARTS = ("poisson", "rnoise", "flat")
-_INPUTS = ("flux", "surf_bright", *(f"{kind}_var_{part}" for kind in ("flux", "sb") for part in _PARTS), "dq")
+_INPUTS = ("flux", "surf_bright", *(f"{kind}_var_{part}" for kind in ("flux", "sb") for part in VARIANCES), "dq")
 _OUTPUTS = (*_INPUTS, "flux_var_shared", "sb_var_shared", "flux_covariance", "combination_weight", "n_input")
 _MEANINGS: Mapping[str, str] = {
     "flux_var_shared": "covariance of the backgrounds that spectra share",
@@ -59,8 +58,8 @@ def combine_spectra(
     spectra : sequence of Dataset
         ``flux`` (dispersion) float64 [Jy or DN/s], ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um],
         ``dispersion`` labelled with detector columns; variances and ``surf_bright`` as far as there are, in all of them
-        alike. For the covariance: ``weight`` (cross_dispersion, dispersion), by which detector pixels entered the
-        flux, ``var_background`` (cross_dispersion, dispersion), variance of the background that was subtracted, and
+        alike. For the covariance: ``weight`` (row, dispersion), by which detector pixels entered the flux,
+        ``var_background`` (row, dispersion), variance of the background that was subtracted, and
         ``attrs["background_members"]``, a JSON list of the names of its exposures.
     weighting : {"optimal", "exposure_time"}, default "optimal"
         By the inverse of the variance, a running median of it; or by keyword EFFEXPTM.
@@ -116,52 +115,69 @@ def combine_spectra(
     require_distinct(parts)
     names = [name for name in _INPUTS if all(name in part for part in parts)]
     grid, columns = _common_grid(parts) if wavelength is None else (_given_grid(wavelength), None)
-    arrays = [one_chunk(unlabelled(grid), "dispersion").astype(np.float64)]
-    keys = []
-    for number, part in enumerate(parts):
-        renamed = {dim: f"{dim}_{number}" for dim in ("dispersion", "cross_dispersion")}
-        maps = [name for name in ("weight", "var_background") if _has_background(part)]
-        for name in ("wavelength", *names, *maps):
-            array = unlabelled(part[name])
-            array = array.rename({dim: renamed[str(dim)] for dim in array.dims})
-            arrays.append(one_chunk(array, *map(str, array.dims)))
-            keys.append((name, number))
+    grid = one_chunk(unlabelled(grid), "dispersion").astype(np.float64)
     outputs = [name for name in _OUTPUTS if name not in _INPUTS or name in names]
     outputs = [name for name in outputs if name != "sb_var_shared" or "surf_bright" in names]
-    kinds: list[tuple[Sequence[str], type[np.generic]]] = [
-        (("dispersion",), np.uint32 if name == "dq" else np.float64) for name in outputs
-    ]
-    *results, included, useful = map_blocks(
-        combined_spectrum,
-        *arrays,
-        core=sorted({str(dim) for array in arrays for dim in array.dims}),
-        outputs=[*kinds, (("spectrum",), np.bool_), (("spectrum",), np.bool_)],
-        sizes={"spectrum": len(parts)},
-        keys=keys,
-        wanted=[*outputs, "included", "useful"],
-        labels=[_labels(part) for part in parts],
-        exposures=[_exposure(part) for part in parts],
-        times=[read(part.attrs, "EFFEXPTM", matters=False) for part in parts] if weighting == "exposure_time" else None,
-        clip_threshold=clip_threshold,
-        smoothing=smoothing,
-    )
+    found, included, useful = _combined(parts, names, outputs, grid, weighting, clip_threshold, smoothing)
     units = {name: parts[0][name].attrs["units"] for name in names if "units" in parts[0][name].attrs}
     units |= {"flux_var_shared": f"({units['flux']})2", "flux_covariance": f"({units['flux']})2"}
     if "surf_bright" in units:
         units["sb_var_shared"] = f"({units['surf_bright']})2"
-    found: dict[str, Any] = {}
-    for name, array in zip(outputs, results, strict=True):
-        meaning = {"long_name": _MEANINGS[name]} if name in _MEANINGS else {}
-        found[name] = array.assign_attrs(meaning)
-    coordinates: dict[str, Any] = {"wavelength": ("dispersion", arrays[0].data, _wavelength_attributes())}
+    for name in found:
+        found[name].attrs = {"long_name": _MEANINGS[name]} if name in _MEANINGS else {}
+    coordinates: dict[str, Any] = {"wavelength": ("dispersion", grid.data, _wavelength_attributes())}
     if columns is not None and all("dispersion" in part.coords for part in parts):
         coordinates["dispersion"] = columns
     base = xr.Dataset(coords=coordinates, attrs=_common(parts))
     parameters: dict[str, Any] = {"weighting": weighting, "clip_threshold": clip_threshold, "smoothing": smoothing}
     parameters["members"] = members_of(parts)
-    result = record(base, "combine_1d", parameters=parameters, **found)
+    result = record(base, "combine_1d", (), parameters, units=None, drop=(), attrs=None, **found)
     for name in found:
         result[name].attrs |= found[name].attrs | ({"units": units[name]} if name in units else {})
+    _warn_of_left_out([member["name"] for member in parameters["members"]], included, useful)
+    return result
+
+
+def _combined(
+    parts: Sequence[xr.Dataset],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    grid: xr.DataArray,
+    weighting: str,
+    clip_threshold: float | None,
+    smoothing: int,
+) -> tuple[dict[str, xr.DataArray], xr.DataArray, xr.DataArray]:
+    """Return the combined quantities, which spectra are included, and which have any light on the grid."""
+    headers = [SlitHeader.of(part) for part in parts]
+    arrays, keys = [grid], []
+    for number, (part, header) in enumerate(zip(parts, headers, strict=True)):
+        maps = ["weight", "var_background"] if _has_background(part, header) else []
+        for name in ("wavelength", *names, *maps):
+            array = unlabelled(part[name])
+            array = array.rename({dim: f"{dim}_{number}" for dim in array.dims})
+            arrays.append(one_chunk(array, *map(str, array.dims)))
+            keys.append((name, number))
+    kinds: dict[str, Output] = {name: (("dispersion",), np.uint32 if name == "dq" else np.float64) for name in outputs}
+    by_time = weighting == "exposure_time"
+    found = map_blocks(
+        combined_spectrum,
+        *arrays,
+        core=sorted({str(dim) for array in arrays for dim in array.dims}),
+        outputs=kinds | dict.fromkeys(("included", "useful"), (("spectrum",), np.bool_)),
+        sizes={"spectrum": len(parts)},
+        keys=keys,
+        wanted=[*outputs, "included", "useful"],
+        labels=[_labels(part) for part in parts],
+        exposures=[_exposure(part, header) for part, header in zip(parts, headers, strict=True)],
+        times=[header.exposure_time for header in headers] if by_time else None,
+        clip_threshold=clip_threshold,
+        smoothing=smoothing,
+    )
+    return {name: found[name] for name in outputs}, found["included"], found["useful"]
+
+
+def _warn_of_left_out(names: Sequence[str], included: xr.DataArray, useful: xr.DataArray) -> None:
+    """Warn of spectra that are not in the mean, if that is known already."""
     reasons = {
         "no flux with a known error at any wavelength of the mean": ~useful,
         f"less than {LEAST_LIGHT} of the light of the brightest spectrum, or light or errors that are far from those "
@@ -169,14 +185,12 @@ def combine_spectra(
     }
     for reason, left_out in reasons.items():
         if left_out.chunks is None and left_out.any():
-            which = np.flatnonzero(left_out.to_numpy())
-            names = [parameters["members"][i]["name"] or f"spectrum {i + 1}" for i in which]
+            which = [names[i] or f"spectrum {i + 1}" for i in np.flatnonzero(left_out.to_numpy()).tolist()]
             warnings.warn(
-                f"{', '.join(names)}: {reason}; left out of the mean",
+                f"{', '.join(which)}: {reason}; left out of the mean",
                 DegradedResultWarning,
-                stacklevel=3,  # past the check of arguments at the door of the package
+                stacklevel=4,  # past the check of arguments at the door of the package
             )
-    return result
 
 
 def _wavelength_attributes() -> dict[str, object]:
@@ -210,7 +224,7 @@ def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | 
         raise ModelError("flux has no units, expected 'Jy' or 'DN/s'; set attrs['units']")
     if weighting not in ("optimal", "exposure_time"):
         raise ParameterError(f"weighting is {weighting!r}, expected 'optimal' or 'exposure_time'")
-    if weighting == "exposure_time" and not all(read(part.attrs, "EFFEXPTM", matters=False) > 0 for part in parts):
+    if weighting == "exposure_time" and not all(SlitHeader.of(part).exposure_time > 0 for part in parts):
         raise ParameterError("weighting 'exposure_time' needs keyword EFFEXPTM in all spectra; use 'optimal'")
     if clip_threshold is not None and not clip_threshold > 0:
         raise ParameterError(f"clip_threshold is {clip_threshold}, expected more than 0")
@@ -227,9 +241,10 @@ def _given_grid(wavelength: np.ndarray) -> xr.DataArray:
 
 def _common_grid(parts: Sequence[xr.Dataset]) -> tuple[xr.DataArray, np.ndarray | None]:
     """Return wavelengths that cover all spectra, and their detector columns if all are of one detector and slit."""
-    places: dict[tuple[Any, ...], list[xr.Dataset]] = {}
+    places: dict[tuple[str, str], list[xr.Dataset]] = {}
     for part in parts:
-        places.setdefault((part.attrs.get("DETECTOR"), part.attrs.get("SLTNAME")), []).append(part)
+        header = SlitHeader.of(part)
+        places.setdefault((header.detector, header.name), []).append(part)
     if len(places) > 1 and any(part["wavelength"].chunks is not None for part in parts):
         raise ParameterError(
             f"spectra are of {len(places)} detectors or slits, and the length of a grid for all depends on wavelengths "
@@ -247,34 +262,34 @@ def _grid_by_column(parts: Sequence[xr.Dataset]) -> tuple[xr.DataArray, np.ndarr
     columns = np.unique(np.concatenate(labels))
     arrays = [unlabelled(part["wavelength"]).rename(dispersion=f"dispersion_{n}") for n, part in enumerate(parts)]
     arrays = [one_chunk(array, *map(str, array.dims)) for array in arrays]
-    (grid,) = map_blocks(
+    found = map_blocks(
         grid_by_column,
         *arrays,
         core=[str(array.dims[0]) for array in arrays],
-        outputs=[(("dispersion",), np.float64)],
+        outputs={"wavelength": (("dispersion",), np.float64)},
         sizes={"dispersion": columns.size},
         labels=labels,
         columns=columns,
     )
-    return grid, columns
+    return found["wavelength"], columns
 
 
-def _has_background(part: xr.Dataset) -> bool:
-    return "weight" in part and "var_background" in part and "background_members" in part.attrs
+def _has_background(part: xr.Dataset, header: SlitHeader) -> bool:
+    return "weight" in part and "var_background" in part and header.background_members is not None
 
 
 def _labels(part: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return detector columns and rows of a spectrum."""
+    """Return the labels of the columns and rows of a spectrum; without weights of pixels, there are no rows."""
     columns = part["dispersion"].to_numpy() if "dispersion" in part.coords else np.arange(part.sizes["dispersion"])
-    rows = part["cross_dispersion"].to_numpy() if "cross_dispersion" in part.coords else np.array([], np.int64)
+    across = str(part["weight"].dims[0]) if "weight" in part else ""
+    rows = part[across].to_numpy() if across in part.coords else np.array([], np.int64)
     return columns, rows
 
 
-def _exposure(part: xr.Dataset) -> tuple[str, tuple[str, ...]]:
+def _exposure(part: xr.Dataset, header: SlitHeader) -> tuple[str, tuple[str, ...]]:
     """Return the name of the exposure of a spectrum, and of those in its background, without product kinds."""
-    members = json.loads(part.attrs["background_members"]) if _has_background(part) else []
-    own = str(part.attrs.get("filename", part.attrs.get("FILENAME", "")))
-    return _without_kind(own), tuple(sorted(_without_kind(str(name)) for name in members))
+    members = (header.background_members or ()) if _has_background(part, header) else ()
+    return _without_kind(header.exposure), tuple(sorted(_without_kind(name) for name in members))
 
 
 def _without_kind(name: str) -> str:

@@ -1,6 +1,6 @@
 """Outliers on the detector: pixels that disagree with the other exposures of the same source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,21 @@ from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ParameterError
 from nsxr.kernels.spectra.outliers import disagreeing_pixels
 from nsxr.model.declarations import step
+from nsxr.model.dims import image_dims
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.spectra.trace_model import fit_trace_model, usable_pixels
 
 __all__ = ["flag_outliers"]
 
-IMAGE = ("cross_dispersion", "dispersion")
+_MODEL: Mapping[str, Any] = {
+    **dict.fromkeys(("response", "profile_uncertainty", "aperture"), 0.0),
+    **dict.fromkeys(("is_used", "off_profile"), False),
+    **dict.fromkeys(("background_variance", "variance_of_signal"), 0.0),
+    "noise_scale": 1.0,
+    "background_terms": 0.0,
+}
+"""What is needed of trace models, in the order of the block's arguments, and what fills up pixels beyond a slit."""
 _OUTLIER = np.uint32(PixelFlag.OUTLIER | PixelFlag.DO_NOT_USE)
 
 
@@ -41,8 +49,8 @@ def flag_outliers(
     Parameters
     ----------
     slits : sequence of Dataset
-        Exposures or nods of one source: ``sci`` (cross_dispersion, dispersion), ``dq``, ``var_poisson``,
-        ``var_rnoise``, ``wavelength``. A single one is compared with itself.
+        Exposures or nods of one source: ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength``. A single one
+        is compared with itself.
     models : sequence of Dataset, optional
         From :func:`nsxr.fit_trace_model` of all slits; by default made here, with the parameters in ``fitting``.
     snr : float, default 5
@@ -79,9 +87,24 @@ def flag_outliers(
         raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; models were given already")
     if len(models) != len(each):
         raise ParameterError(f"{len(each)} slits and {len(models)} models; give one for each")
-    rows = np.unique(np.concatenate([slit["cross_dispersion"].values for slit in each]))
-    columns = np.unique(np.concatenate([slit["dispersion"].values for slit in each]))
-    labels = {"cross_dispersion": rows, "dispersion": columns}
+    found = _compare(each, models, snr, scale)
+    dims = image_dims(each[0])
+    results = []
+    for number, slit in enumerate(each):
+        own = found.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in dims})
+        flags = own["is_outlier"].reset_coords(drop=True).astype(np.uint32) * _OUTLIER
+        parameters = {"snr": snr, "scale": scale, "exposures": len(each)}
+        flagged = record(slit, "outlier_detection", parameters=parameters, dq=slit["dq"] | flags)
+        if len(each) > 1:
+            flagged["disagreement"] = own["disagreement"].reset_coords(drop=True)
+        results.append(flagged)
+    return results
+
+
+def _compare(each: Sequence[xr.Dataset], models: Sequence[xr.Dataset], snr: float, scale: float) -> xr.Dataset:
+    """Return the outliers of all exposures on the pixels of all of them, and how far each exposure disagrees."""
+    dims = image_dims(each[0])
+    labels = {dim: np.unique(np.concatenate([slit[dim].values for slit in each])) for dim in dims}
 
     def stack(arrays: Sequence[xr.DataArray], fill: Any) -> xr.DataArray:
         parts = [
@@ -91,38 +114,30 @@ def flag_outliers(
         joined = xr.concat(parts, "exposure")
         return one_chunk(joined, *map(str, joined.dims))
 
-    wavelengths = []
-    for slit, model in zip(each, models, strict=True):
-        weight = (model["profile"] * model["aperture"]).where(np.isfinite(slit["wavelength"]), 0.0)
-        total = weight.sum("cross_dispersion")
-        mean = (weight * slit["wavelength"].fillna(0.0)).sum("cross_dispersion") / total.where(total > 0)
-        wavelengths.append(mean)
-    found, disagreement = map_blocks(
+    of_slits = {
+        "sci": stack([slit["sci"] - model["beside"] for slit, model in zip(each, models, strict=True)], np.nan),
+        "usable": stack([usable_pixels(slit) for slit in each], False),
+        "var_rnoise": stack([slit["var_rnoise"] for slit in each], np.nan),
+        "wavelength": stack([_mean_wavelength(*pair) for pair in zip(each, models, strict=True)], np.nan),
+    }
+    of_models = {name: stack([model[name] for model in models], fill) for name, fill in _MODEL.items()}
+    found = map_blocks(
         _flag_block,
-        stack([slit["sci"] - model["beside"] for slit, model in zip(each, models, strict=True)], np.nan),
-        stack([usable_pixels(slit) for slit in each], False),
-        stack([slit["var_rnoise"] for slit in each], np.nan),
-        stack(wavelengths, np.nan),
-        *(stack([model[name] for model in models], 0.0) for name in ("response", "profile_uncertainty", "aperture")),
-        *(stack([model[name] for model in models], False) for name in ("is_used", "off_profile")),
-        *(stack([model[name] for model in models], 0.0) for name in ("background_variance", "variance_of_signal")),
-        stack([model["noise_scale"] for model in models], 1.0),
-        stack([model["background_terms"] for model in models], 0.0),
-        core=("exposure", *IMAGE),
-        outputs=[(("exposure", *IMAGE), np.bool_), (("exposure",), np.float64)],
+        *(of_slits | of_models).values(),
+        core=("exposure", *dims),
+        outputs={"is_outlier": (("exposure", *dims), np.bool_), "disagreement": (("exposure",), np.float64)},
         threshold=snr,
         tolerance=scale,
     )
-    results = []
-    for number, slit in enumerate(each):
-        own = found.isel(exposure=number, drop=True).sel({dim: slit[dim].values for dim in IMAGE})
-        flags = own.reset_coords(drop=True).astype(np.uint32) * _OUTLIER
-        parameters = {"snr": snr, "scale": scale, "exposures": len(each)}
-        flagged = record(slit, "outlier_detection", parameters=parameters, dq=slit["dq"] | flags)
-        if len(each) > 1:
-            flagged["disagreement"] = disagreement.isel(exposure=number, drop=True).reset_coords(drop=True)
-        results.append(flagged)
-    return results
+    return xr.Dataset(found, coords=labels)
+
+
+def _mean_wavelength(slit: xr.Dataset, model: xr.Dataset) -> xr.DataArray:
+    """Return the wavelength of each column of a slit, the mean over the profile."""
+    across = image_dims(slit)[0]
+    weight = (model["profile"] * model["aperture"]).where(np.isfinite(slit["wavelength"]), 0.0)
+    total = weight.sum(across)
+    return (weight * slit["wavelength"].fillna(0.0)).sum(across) / total.where(total > 0)
 
 
 def _flag_block(

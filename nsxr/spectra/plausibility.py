@@ -12,9 +12,8 @@ from nsxr.errors import DegradedResultWarning
 from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.kernels.spectra.outliers import DISAGREEING
 from nsxr.model.dq import PixelFlag
-from nsxr.model.history import steps
-from nsxr.model.keywords import read
-from nsxr.slits.collection import is_extended
+from nsxr.model.slit_header import SlitHeader
+from nsxr.model.variables import variances_of
 
 __all__ = ["CHECKS", "Extracted", "suspicions", "warn_of_suspicions"]
 
@@ -26,7 +25,6 @@ _BRIGHT = 5.0  # of one column, as of a line
 _MOST_FLAGGED = 0.5
 _FAINTEST = 0.05  # of the light of other sources in the slit
 _USUAL_PRIOR = 0.3
-_PARTS = ("poisson", "rnoise", "flat")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Extracted:
     @property
     def signal(self) -> tuple[float, int]:
         """Signal to noise of all the light together, and number of columns that are bright alone."""
-        kinds = [self.spectrum[f"flux_var_{part}"].values for part in _PARTS if f"flux_var_{part}" in self.spectrum]
+        kinds = [self.spectrum[name].values for name in variances_of(self.spectrum, "flux_var")]
         variance = np.sum([np.nan_to_num(kind) for kind in kinds], axis=0) if kinds else np.zeros(self.good.shape)
         used = self.good & (variance > 0)
         flux, variance = np.where(used, self.spectrum["flux"].values, 0.0), np.where(used, variance, 0.0)
@@ -67,14 +65,24 @@ class Extracted:
         return own / others if others > 0 else math.inf
 
     @property
+    def header(self) -> SlitHeader:
+        """What the header of the slit says."""
+        return SlitHeader.of(self.spectrum)
+
+    @property
     def should_have_light(self) -> bool:
-        """Whether a source is planned here: not in background slits, and fixed slits other than the target's."""
-        attrs = self.spectrum.attrs
-        chosen = str(attrs.get("FXD_SLIT") or "").strip().upper()
-        is_fixed = not str(attrs.get("SHUTSTA") or "").strip()
-        if is_fixed and chosen not in ("", "NONE", "N/A", str(attrs.get("SLTNAME", "")).strip().upper()):
-            return False
-        return "BKG" not in str(attrs.get("SRCNAME", "")).upper() and (read(attrs, "SOURCEID", matters=False) or 0) >= 0
+        """Whether a source is planned here: not in background slits, nor in fixed slits beside the target's."""
+        return self.header.has_planned_source
+
+    @property
+    def position_prior(self) -> float:
+        """Uncertainty of the planned position that the fit assumed [pixel]."""
+        return _USUAL_PRIOR if self.model is None else float(self.model.attrs.get("position_prior", _USUAL_PRIOR))
+
+    @property
+    def is_position_given(self) -> bool:
+        """Whether the user gave the planned position."""
+        return self.model is not None and bool(self.model.attrs.get("is_position_given", False))
 
     @property
     def has_light(self) -> bool:
@@ -136,11 +144,9 @@ def _light(found: Extracted) -> Iterator[str]:
 
 def _plan(found: Extracted) -> Iterator[str]:
     planned = found.spectrum.variables.get("position_planned")
-    if is_extended(found.spectrum) or not found.should_have_light or planned is None or not np.isfinite(planned.values):
+    if found.header.is_extended or not found.should_have_light or planned is None or not np.isfinite(planned.values):
         return
-    made = [] if found.model is None else [step for step in steps(found.model) if step["step"] == "fit_trace_model"]
-    is_given = bool(made) and made[-1]["parameters"].get("position") is not None
-    if not is_given and read(found.spectrum.attrs, "SRCYPOS", matters=False) is None:
+    if not found.is_position_given and found.header.source_y is None:
         value = found.spectrum.attrs.get("SRCYPOS")
         yield (
             f"there is no planned position (SRCYPOS is {value!r}): the middle of the shutter counts, row "
@@ -155,9 +161,7 @@ def _position(found: Extracted) -> Iterator[str]:
     planned, fitted, error = (
         float(found.spectrum[name]) if name in found.spectrum.variables else math.nan for name in names
     )
-    made = [] if found.model is None else [step for step in steps(found.model) if step["step"] == "fit_trace_model"]
-    prior = float(made[-1]["parameters"].get("position_prior", _USUAL_PRIOR)) if made else _USUAL_PRIOR
-    sigma = math.hypot(prior, error if math.isfinite(error) else 0.0)
+    sigma = math.hypot(found.position_prior, error if math.isfinite(error) else 0.0)
     if abs(fitted - planned) > _MOST_SIGMA * sigma:
         yield (
             f"the source is {fitted - planned:+.1f} rows ({abs(fitted - planned) / sigma:.0f} sigma) from its planned "
@@ -169,7 +173,7 @@ def _width(found: Extracted) -> Iterator[str]:
     if found.model is None or not (found.should_have_light and found.has_light):
         return
     width = float(np.nanmedian(found.model["width"].values))
-    most = found.model.sizes["cross_dispersion"] if is_extended(found.spectrum) else _WIDEST
+    most = found.model["profile"].shape[0] if found.header.is_extended else _WIDEST
     if not width <= most:
         yield f"the trace is {width:.1f} pixels wide (sigma), expected less than {most:g}"
 
@@ -216,8 +220,7 @@ def warn_of_suspicions(extracted: Sequence[Extracted], stacklevel: int = 2) -> N
         As of :func:`warnings.warn`.
     """
     for number, found in enumerate(extracted, start=1):
-        attrs = found.spectrum.attrs
-        name = str(attrs.get("filename") or attrs.get("FILENAME") or f"spectrum {number}")
-        slit = f", slit {attrs['SLTNAME']}" if attrs.get("SLTNAME") else ""
+        name = found.header.called(f"spectrum {number}")
+        slit = f", slit {found.header.name}" if found.header.name else ""
         for line in suspicions(found):
             warnings.warn(f"{name}{slit}: {line}", DegradedResultWarning, stacklevel=stacklevel + 1)

@@ -1,4 +1,4 @@
-"""The mean image of a series, into which a bad integration does not reach."""
+"""The mean image of a time series, from which bad integrations are left out."""
 
 import numpy as np
 import xarray as xr
@@ -7,6 +7,7 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.compute.passes import settle
 from nsxr.kernels.medians import median_of_finite
+from nsxr.model.dims import image_dims
 
 __all__ = ["mean_image"]
 
@@ -17,52 +18,52 @@ _VARIABILITY = 0.2  # of the light of a pixel, on top: stars flare and are eclip
 _BRIGHT = 4.0  # standard deviations from which on a pixel has light
 _ELSEWHERE = 0.15  # of the pixels with light that are off in an integration of something else
 _RATIO = 100.0  # of a variance to the typical one
-_IMAGE = ("cross_dispersion", "dispersion")
 
 
-def mean_image(slit: xr.Dataset, usable: xr.DataArray) -> tuple[xr.Dataset, xr.DataArray | float]:
-    """Return the mean over integrations of usable pixels with its variances, and how many integrations it is of.
+def mean_image(slit: xr.Dataset, usable: xr.DataArray) -> xr.Dataset:
+    """Return the mean over integrations of usable pixels with its variances.
 
-    Pixels of an integration that are off the typical image are left out: hits, and whole integrations that are
-    saturated, empty, noisy, or somewhere else. So are pixels that are usable in less than half of the integrations.
+    Pixels of an integration that are off the typical image are left out: jumps, and whole integrations that are
+    saturated, empty, noisy, or pointed somewhere else. Pixels that are usable in less than half of the integrations are
+    left out too.
 
     Parameters
     ----------
     slit : Dataset
-        ``sci``, ``var_poisson``, ``var_rnoise`` (cross_dispersion, dispersion), with or without integration in front.
+        ``sci``, ``var_poisson``, ``var_rnoise`` of an image, with or without integration in front.
     usable : DataArray of bool
         Pixels that are measurements.
 
     Returns
     -------
-    mean : Dataset
-        The same variables, NaN where nothing can be used, and ``usable`` (cross_dispersion, dispersion).
-    number : scalar
-        Integrations of a pixel, on average.
+    Dataset
+        The same variables without integration, NaN where nothing can be used; ``usable``, the pixels that have a mean;
+        and the scalar ``n_averaged``, the integrations that are averaged in a pixel, on average over pixels.
     """
+    dims = image_dims(slit)
     names = [name for name in ("sci", "var_poisson", "var_rnoise") if name in slit]
     if "integration" not in slit.dims:
         found = xr.Dataset({name: slit[name].where(usable) for name in names})
-        return found.assign(usable=usable), 1.0
+        return found.assign(usable=usable, n_averaged=1.0)
     every = slit.sizes["integration"]
     if every > 2:
         variance = slit["var_poisson"] + slit["var_rnoise"]
         few = slice(None, None, -(-every // _TYPICAL))
         whole = [one_chunk(array.isel(integration=few), "integration") for array in (slit["sci"], variance, usable)]
-        outputs = [(_IMAGE, np.float64)] * 3
+        outputs = dict.fromkeys(("value", "limit", "variance"), (dims, np.float64))
         typical = map_blocks(_typical, *whole, core=("integration",), outputs=outputs)
-        value, limit, usual = (settle(array.reset_coords(drop=True)) for array in typical)
+        value, limit, usual = (settle(typical[name]) for name in outputs)
         is_bright = abs(value) > _BRIGHT * np.sqrt(usual)
         is_off = abs(slit["sci"] - value) > limit
         judged = usable & is_bright
-        is_elsewhere = (judged & is_off).sum(_IMAGE) > _ELSEWHERE * judged.sum(_IMAGE)
+        is_elsewhere = (judged & is_off).sum(dims) > _ELSEWHERE * judged.sum(dims)
         usable = usable & ~is_off & ~is_elsewhere & (variance <= _RATIO * usual) & (variance * _RATIO >= usual)
     found = xr.Dataset({name: slit[name].where(usable) for name in names})
     count = usable.sum("integration")
     often = count >= 0.5 * every
     total, count = found.sum("integration", dtype=np.float64), count.where(often)
     mean = xr.Dataset({name: total[name] / (count if name == "sci" else count**2) for name in names})
-    return mean.assign(usable=often), count.mean().fillna(1.0)
+    return mean.assign(usable=often, n_averaged=count.mean().fillna(1.0))
 
 
 def _typical(sci: np.ndarray, variance: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

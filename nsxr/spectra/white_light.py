@@ -13,11 +13,10 @@ from nsxr.kernels.medians import median_of_finite
 from nsxr.model.declarations import step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
-from nsxr.model.variables import check
+from nsxr.model.variables import check, variances_of
 
 __all__ = ["white_light_curve"]
 
-_PARTS = ("poisson", "rnoise", "flat")
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 
 
@@ -82,23 +81,21 @@ def white_light_curve(
         wanted = wanted & (wavelength >= min_wavelength)
     if max_wavelength is not None:
         wanted = wanted & (wavelength <= max_wavelength)
-    names = [name for name in ("flux", *(f"flux_var_{part}" for part in _PARTS)) if name in series]
+    names = ["flux", *variances_of(series, "flux_var")]
     if "flux_var_flat" in names:  # a flat field whose variance nobody knows counts as one without
         base = base.assign(flux_var_flat=base["flux_var_flat"].fillna(0.0))
     bad = (base["dq"] & _DO_NOT_USE) != 0
     for name in names:
         bad = bad | ~np.isfinite(base[name])
     core = ("integration", "dispersion")
-    scale, used = map_blocks(
+    found = map_blocks(
         _made_up,
-        one_chunk(base["flux"].reset_coords(drop=True), *core),
-        one_chunk(bad.reset_coords(drop=True), *core),
-        one_chunk(wanted.reset_coords(drop=True), "dispersion"),
+        *(one_chunk(array, *map(str, array.dims)) for array in (base["flux"], bad, wanted)),
         core=core,
-        outputs=[(("integration",), np.float64), (("dispersion",), np.bool_)],
+        outputs={"scale": (("integration",), np.float64), "used": (("dispersion",), np.bool_)},
         max_flagged=max_flagged,
     )
-    scale, used = settle(scale), settle(used) & ~bad
+    scale, used = settle(found["scale"]), settle(found["used"]) & ~bad
     sums: dict[str, Any] = {}
     for name in names:
         factor = scale if name == "flux" else scale**2

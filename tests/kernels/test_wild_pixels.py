@@ -46,7 +46,7 @@ def test_only_columns_that_were_hit_lose(amplitude: float, places: list[tuple[in
     np.testing.assert_allclose(deviation(found)[others], deviation(clean)[others], rtol=0.02)
     np.testing.assert_array_equal(found["dq"][others], clean["dq"][others])
     kept = [column for column in columns if found["dq"][column] == 0]
-    wanted = (truth["flux"] * (truth["profile"] * fit_trace_model(slit)["aperture"]).sum("cross_dispersion")).values
+    wanted = (truth["flux"] * (truth["profile"] * fit_trace_model(slit)["aperture"]).sum("row")).values
     assert np.abs((found["flux"].values - wanted)[kept] / deviation(found)[kept]).max(initial=0.0) < 4
 
 

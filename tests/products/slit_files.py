@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
+from nsxr.formats.zarr import create_zarr
+from nsxr.products.write import write_whole
 from nsxr.simulate import simulate_trace
 
 EXTENSIONS = {
@@ -22,15 +24,21 @@ def simulated_slits(number: int = 3, **parameters: object) -> list[xr.Dataset]:
     found = []
     for n in range(number):
         slit, _ = simulate_trace(columns=60 + 5 * (n % 4), seed=n, **parameters)  # type: ignore[arg-type]
-        slit = slit.isel(cross_dispersion=slice(n % 3, None))
+        slit = slit.isel(row=slice(n % 3, None))
         slit.attrs |= {"SLTNAME": str(n + 1), "SOURCEID": 100 + n, "SRCNAME": f"1234_{100 + n}", "SLITID": n + 1}
         slit.attrs |= {"SLTSTRT1": 11 + n, "SLTSTRT2": 21 + 40 * n}
         slit = slit.assign_coords(
-            dispersion=10 + n + np.arange(slit.sizes["dispersion"]),
-            cross_dispersion=20 + 40 * n + np.arange(slit.sizes["cross_dispersion"]),
+            column=10 + n + np.arange(slit.sizes["column"]),
+            row=20 + 40 * n + np.arange(slit.sizes["row"]),
         )
         found.append(slit)
     return found
+
+
+def write_groups(path: Path, groups: dict[str, xr.Dataset]) -> Path:
+    """Write Datasets as groups of a Zarr store, as they are: what older versions wrote."""
+    write_whole([path], lambda partials: list(create_zarr(partials[0], groups)), path.parent, path.name, False, False)
+    return path
 
 
 def write_cal(path: Path, slits: list[xr.Dataset], model: str = "MultiSlitModel", **primary: object) -> Path:

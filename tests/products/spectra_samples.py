@@ -7,6 +7,8 @@ from astropy.io import fits
 from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.model.history import record
 from nsxr.model.variables import variable_attributes
+from nsxr.products.padding import unpad_slits
+from nsxr.slits.collection import as_tree
 
 COLUMNS = 12
 PRIMARY = {
@@ -66,7 +68,12 @@ def wavelength_attributes():
 
 
 def slitlets(rng):
-    """Three slitlets in one padded Dataset."""
+    """Return the spectra of three slitlets."""
+    return as_tree(list(unpad_slits(padded_slitlets(rng)).values()), {})
+
+
+def padded_slitlets(rng):
+    """Return the spectra of three slitlets in one padded Dataset, as in older stores."""
     dataset = spectrum(rng, ("slit", "dispersion"), EXP_TYPE="NRS_MSASPEC").drop_vars("dispersion")
     lengths = np.array([12, 7, 10])
     inside = xr.DataArray(np.arange(COLUMNS) < lengths[:, None], dims=("slit", "dispersion"))

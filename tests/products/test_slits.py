@@ -17,8 +17,9 @@ from nsxr.products.slits_write import write_slits
 from nsxr.simulate import simulate_trace
 from nsxr.slits.background import combine_backgrounds, subtract_background
 from nsxr.slits.collection import iterate_slits
+from nsxr.slits.pixel_replacement import replace_pixels
 from nsxr.testing import forbid_computes
-from tests.products.slit_files import simulated_slits, write_cal
+from tests.products.slit_files import simulated_slits, write_cal, write_groups
 
 REAL = os.environ.get("NSXR_REAL_DATA")
 needs_real_data = pytest.mark.skipif(REAL is None, reason="NSXR_REAL_DATA is not set: no real products to read")
@@ -29,18 +30,17 @@ REAL_FILES = (
 )
 
 
-def test_shutter_slitlets_are_padded(tmp_path: Path) -> None:
+def test_shutter_slitlets_are_nodes_of_a_tree(tmp_path: Path) -> None:
     each = simulated_slits()
     path = write_cal(tmp_path / "x_cal.fits", each)
     with forbid_computes():
         slits = open_slits(path)
-    assert isinstance(slits, xr.Dataset)
-    assert slits["slit"].values.tolist() == ["1", "2", "3"]
-    assert slits["source_id"].values.tolist() == [100, 101, 102]
-    assert slits["shutter_state"].values.tolist() == ["1x1"] * 3
+    assert list(slits.children) == ["1", "2", "3"]
+    assert slits.attrs["filename"] == "x_cal.fits"
     for (name, slit), made in zip(iterate_slits(slits), each, strict=True):
         assert name == made.attrs["SLTNAME"]
         xr.testing.assert_equal(slit.compute(), made)
+        assert slit["sci"].dims == ("row", "column")
         assert slit["sci"].attrs["units"] == "MJy"
         assert slit["var_rnoise"].attrs["units"] == "(MJy)2"
         assert slit["wavelength"].attrs["units"] == "um"
@@ -49,26 +49,13 @@ def test_shutter_slitlets_are_padded(tmp_path: Path) -> None:
         assert slit.attrs["S_BKDSUB"] == "COMPLETE"
 
 
-def test_fixed_slits_are_a_tree(tmp_path: Path) -> None:
-    each = simulated_slits(2)
-    for slit, name in zip(each, ("S200A1", "S200A2"), strict=True):
-        slit.attrs |= {"SLTNAME": name, "SHUTSTA": "", "EXP_TYPE": "NRS_FIXEDSLIT"}
-    path = write_cal(tmp_path / "x_cal.fits", each)
-    tree = open_slits(path)
-    assert isinstance(tree, xr.DataTree)
-    assert list(tree.children) == ["S200A1", "S200A2"]
-    xr.testing.assert_equal(tree["S200A2"].to_dataset().compute(), each[1])
-    assert tree.attrs["filename"] == "x_cal.fits"
-    assert isinstance(open_slits(path, layout="padded"), xr.Dataset)
-
-
 def test_series(tmp_path: Path) -> None:
     made = simulated_slits(1, integrations=6)[0]
     path = write_cal(tmp_path / "x_calints.fits", [made], "SlitModel")
     ((_, slit),) = iterate_slits(open_slits(path, chunks={"integration": 4}))
     assert slit["sci"].chunksizes["integration"] == (4, 2)
     np.testing.assert_array_equal(slit["sci"], made["sci"])
-    assert slit["wavelength"].dims == ("cross_dispersion", "dispersion")
+    assert slit["wavelength"].dims == ("row", "column")
     np.testing.assert_allclose(slit["int_mid_MJD_UTC"], 60001 + np.arange(6) / 100)
     with pytest.raises(ParameterError, match="chunks along dispersion"):
         open_slits(path, chunks={"dispersion": 4})
@@ -84,15 +71,20 @@ def test_gzipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["fits", "zarr"])
-@pytest.mark.parametrize("kind", ["padded", "tree", "series"])
+@pytest.mark.parametrize("kind", ["shutters", "fixed slits", "series", "resampled"])
 def test_round_trip(tmp_path: Path, ending: str, kind: str) -> None:
     each = simulated_slits(1, integrations=3) if kind == "series" else simulated_slits(3)
-    before = open_slits(write_cal(tmp_path / "x_cal.fits", each), layout="padded" if kind == "padded" else "tree")
+    extra = {"EXP_TYPE": "NRS_FIXEDSLIT"} if kind == "fixed slits" else {}
+    extra |= {"S_RESAMP": "COMPLETE"} if kind == "resampled" else {}
+    before = open_slits(write_cal(tmp_path / "x_cal.fits", each, **extra))
     path = write_slits(before, tmp_path / f"y_cal.{ending}", progress=False)
-    after = open_slits(path, layout="padded" if kind == "padded" else "tree")
-    assert type(after) is type(before)
+    after = open_slits(path)
+    if ending == "zarr":
+        groups = xr.open_datatree(path, engine="zarr").children
+        assert len(groups) == {"fixed slits": 3, "series": 1}.get(kind, 0)
     for (name, one), (other_name, other) in zip(iterate_slits(before), iterate_slits(after), strict=True):
         assert name == other_name
+        assert one["sci"].dims == other["sci"].dims
         xr.testing.assert_equal(one, other)
         assert one["sci"].attrs["units"] == other["sci"].attrs["units"]
         assert {k: other.attrs.get(k) for k in one.attrs if k.isupper() and len(k) < 9} == {
@@ -103,15 +95,35 @@ def test_round_trip(tmp_path: Path, ending: str, kind: str) -> None:
     write_slits(before, path, overwrite=True, progress=False)
 
 
+def test_slits_with_other_histories_are_not_padded_together(tmp_path: Path) -> None:
+    slits = {str(n): slit for n, slit in enumerate(simulated_slits(2))}
+    slits["1"] = replace_pixels(slits["1"])
+    path = write_slits(xr.DataTree.from_dict(slits), tmp_path / "y_cal.zarr", progress=False)
+    again = open_slits(path)
+    assert "nsxr_steps" not in again["0"].attrs
+    assert again["1"].attrs["nsxr_steps"] == slits["1"].attrs["nsxr_steps"]
+
+
+def test_older_stores_have_other_dims(tmp_path: Path) -> None:
+    each = simulated_slits(2)
+    stored = {slit.attrs["SLTNAME"]: slit.rename(row="cross_dispersion", column="dispersion") for slit in each}
+    slits = open_slits(write_groups(tmp_path / "x_cal.zarr", {"/": xr.Dataset(), **stored}))
+    for slit in each:
+        xr.testing.assert_equal(slits[slit.attrs["SLTNAME"]].to_dataset(), slit)
+    resampled = stored["1"].assign(weight=xr.ones_like(stored["1"]["sci"]))
+    slits = open_slits(write_groups(tmp_path / "x_s2d.zarr", {"/": resampled}))
+    xr.testing.assert_equal(slits["1"].to_dataset(), resampled)
+
+
 @pytest.mark.parametrize("has_header", [True, False])
 def test_labels_of_a_cut_survive(tmp_path: Path, has_header: bool) -> None:
     slit = simulate_trace(background=50.0, seed=1)[0]
     if has_header:
         ((_, slit),) = iterate_slits(open_slits(write_cal(tmp_path / "x_cal.fits", [slit])))
-    cut = slit.isel(dispersion=slice(30, 200), cross_dispersion=slice(4, None))
+    cut = slit.isel(column=slice(30, 200), row=slice(4, None))
     ((_, again),) = iterate_slits(open_slits(write_slits(cut, tmp_path / "y_cal.fits", progress=False)))
     xr.testing.assert_equal(again.drop_vars("var_flat", errors="ignore"), cut.drop_vars("var_flat", errors="ignore"))
-    assert again.attrs["SLTSTRT1"] == cut["dispersion"][0] + 1
+    assert again.attrs["SLTSTRT1"] == cut["column"][0] + 1
     for keyword in ("SRCNAME", "SHUTSTA", "PIXAR_SR", "SLTNAME"):
         assert again.attrs[keyword] == slit.attrs[keyword]
 
@@ -171,8 +183,6 @@ def test_refused(tmp_path: Path) -> None:
         open_slits(tmp_path / "none_cal.fits")
     with pytest.raises(InputFileError, match="no such Zarr"):
         open_slits(tmp_path / "none.zarr")
-    with pytest.raises(ParameterError, match="layout is 'flat'"):
-        open_slits(path, layout="flat")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="'dq' is missing"):
         write_slits(simulated_slits(1)[0].drop_vars("dq"), tmp_path / "y_cal.fits", progress=False)
     assert not list(tmp_path.glob(".y*"))

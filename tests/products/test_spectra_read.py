@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
-from spectra_samples import PARTS, slitlets, spectrum
+from slit_files import write_groups
+from spectra_samples import PARTS, padded_slitlets, slitlets, spectrum
 
 from nsxr.errors import InputFileError
 from nsxr.formats.fits_tables import TIME_COLUMNS
@@ -90,15 +91,24 @@ def test_round_trip_bit_for_bit(rng, tmp_path, dims, name):
     assert again["wavelength"].attrs["units"] == "um"
 
 
-def test_slitlets_come_back_padded(rng, tmp_path):
-    dataset = slitlets(rng)
-    again = open_spectra(write_spectra(dataset, tmp_path / "a_x1d.fits"))
-    assert isinstance(again, xr.Dataset)
-    xr.testing.assert_equal(again.drop_vars("slit_header"), dataset.drop_vars("slit_header"))
-    header = fits.Header.fromstring(str(again["slit_header"].values[1]), sep="\n")
-    assert (header["SLTNAME"], header["SLTSTRT1"]) == ("30", 502)
+def test_slitlets_come_back(rng, tmp_path):
+    tree = slitlets(rng)
+    again = open_spectra(write_spectra(tree, tmp_path / "a_x1d.fits"))
+    assert list(again.children) == ["5", "30", "31"]
+    for name, node in tree.children.items():
+        xr.testing.assert_equal(again[name].to_dataset(), node.to_dataset())
+    assert (again["30"].attrs["SLTNAME"], again["30"].attrs["SLTSTRT1"]) == ("30", 502)
     twice = open_spectra(write_spectra(again, tmp_path / "b_x1d.fits"))
     xr.testing.assert_equal(twice, again)
+
+
+def test_older_stores_with_padded_slitlets(rng, tmp_path):
+    tree, padded = slitlets(np.random.default_rng(1)), padded_slitlets(np.random.default_rng(1))
+    write_groups(tmp_path / "a.zarr", {"/": padded})
+    again = open_spectra(tmp_path / "a.zarr")
+    assert list(again.children) == ["5", "30", "31"]
+    for name, node in tree.children.items():
+        xr.testing.assert_equal(again[name].to_dataset().compute(), node.to_dataset())
 
 
 def test_names_that_come_twice_are_numbered(rng, tmp_path):

@@ -15,7 +15,7 @@ from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.formats.keywords import is_of_product
 from nsxr.products.spectra_read import open_spectra
 from nsxr.products.spectra_write import write_spectra
-from nsxr.slits.collection import iterate_slits
+from nsxr.slits.collection import iterate_slits, map_slits
 from nsxr.spectra.combination import combine_spectra
 from nsxr.testing import count_computes, forbid_computes
 
@@ -193,8 +193,8 @@ def test_a_table_for_each_node(rng, tmp_path):
 
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_a_table_for_each_slitlet_without_padding(rng, tmp_path, is_lazy):
-    dataset = slitlets(rng)
-    path = write_spectra(lazy(dataset, slit=2) if is_lazy else dataset, tmp_path / "a_x1d.fits")
+    tree = slitlets(rng)
+    path = write_spectra(map_slits(lazy, tree) if is_lazy else tree, tmp_path / "a_x1d.fits")
     with fits.open(path) as hdus:
         tables = [hdu for hdu in hdus if hdu.name == "EXTRACT1D"]
         assert [len(table.data) for table in tables] == [12, 7, 10]
@@ -203,10 +203,9 @@ def test_a_table_for_each_slitlet_without_padding(rng, tmp_path, is_lazy):
         assert [table.header["POSFIT"] for table in tables] == [1040.5, 1050.25, 1061.125]
         # 0-based row 1038 of the detector in a cut-out that begins at row 1024 + 8
         assert tables[0].header["EXTRYSTR"] == 1038 - 1032 + 1
-        for number, table in enumerate(tables):
-            one = dataset.isel(slit=number, dispersion=slice(len(table.data)))
-            same_columns(table.data, one)
-            np.testing.assert_array_equal(table.data["COLUMN"], one["column"])
+        for table, one in zip(tables, tree.children.values(), strict=True):
+            same_columns(table.data, one.to_dataset())
+            np.testing.assert_array_equal(table.data["COLUMN"], one["dispersion"])
 
 
 def test_steps_that_differ_are_kept_for_each_slit(rng, tmp_path):
@@ -236,9 +235,7 @@ def test_what_is_missing_is_zero_variance_or_nan(rng, tmp_path):
 
 
 def test_weights_of_pixels_stay_out_of_tables(rng, tmp_path):
-    maps = {
-        name: (("cross_dispersion", "dispersion"), np.ones((5, COLUMNS), "f4")) for name in ("weight", "var_background")
-    }
+    maps = {name: (("row", "dispersion"), np.ones((5, COLUMNS), "f4")) for name in ("weight", "var_background")}
     dataset = spectrum(rng, background_members="[]").assign(maps)
     with fits.open(write_spectra(dataset, tmp_path / "a_x1d.fits")) as hdus:
         assert hdus["EXTRACT1D"].columns.names == [*X1D, "COVERAGE", "COLUMN"]
@@ -292,13 +289,15 @@ def test_series_in_zarr_has_wavelength_as_its_index(rng, tmp_path):
     xr.testing.assert_equal(again.compute(), kept)
 
 
-def test_slitlets_in_zarr_stay_padded(rng, tmp_path):
-    dataset = slitlets(rng)
-    again = open_spectra(write_spectra(lazy(dataset, slit=1), tmp_path / "a.zarr"))
-    xr.testing.assert_equal(again.compute(), dataset)
-    said = {key: again.attrs[key] for key in again.attrs if not is_of_product(key)}
-    assert said == dataset.attrs
-    assert (again.attrs["FILENAME"], again.attrs["DATAMODL"]) == ("a.zarr", "MultiSpecModel")
+def test_slitlets_in_zarr(rng, tmp_path):
+    tree = slitlets(rng)
+    again = open_spectra(write_spectra(map_slits(lazy, tree), tmp_path / "a.zarr"))
+    assert sorted(again.children) == sorted(tree.children) == ["30", "31", "5"]
+    for name, node in tree.children.items():
+        found = again[name].to_dataset()
+        xr.testing.assert_equal(found.compute(), node.to_dataset())
+        assert {key: found.attrs[key] for key in found.attrs if not is_of_product(key)} == node.attrs
+        assert (found.attrs["FILENAME"], found.attrs["DATAMODL"]) == ("a.zarr", "MultiSpecModel")
 
 
 def test_nothing_appears_when_a_block_fails(rng, tmp_path):

@@ -116,7 +116,7 @@ def test_a_small_made_gwcs(tmp_path: Path) -> None:
     asdf.AsdfFile({"slits": [{"meta": {"wcs": one}} for one in wcs]}).write_to(content)
     path = without_wavelength(write_cal(tmp_path / "x_cal.fits", slits), tmp_path / "y_cal.fits", content.getvalue())
     with forbid_computes():
-        opened = open_slits(path, layout="tree")
+        opened = open_slits(path)
     for (_, slit), expected in zip(iterate_slits(opened), truth, strict=True):
         found = pickle.loads(pickle.dumps(slit["wavelength"]))
         assert found.attrs["units"] == "um"

@@ -9,7 +9,8 @@ from astropy.stats import sigma_clip
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
-from nsxr.slits.background import average_exposures, combine_backgrounds, nod_backgrounds, subtract_background
+from nsxr.slits.background import combine_backgrounds, nod_backgrounds, subtract_background
+from nsxr.slits.exposure_mean import average_exposures
 from nsxr.testing import forbid_computes, make_rates
 
 RATE, READ = 0.05, 4e-4  # DN/s, variance of read noise

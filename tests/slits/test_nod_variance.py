@@ -52,7 +52,7 @@ def test_what_is_added() -> None:
     for slit, copy in zip(slits, copies, strict=True):
         xr.testing.assert_identical(slit, copy)
     with forbid_computes():
-        lazy = restore_background_variance([slit.chunk({"dispersion": 99}) for slit in slits])
+        lazy = restore_background_variance([slit.chunk({"column": 99}) for slit in slits])
     xr.testing.assert_identical(lazy[2].compute(), result[2])
 
 

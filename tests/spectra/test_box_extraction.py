@@ -13,6 +13,7 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.variables import check
 from nsxr.references.apertures import Aperture, read_aperture
+from nsxr.slits.collection import map_slits
 from nsxr.spectra.box_extraction import extract_box
 from nsxr.testing import assert_lazy_and_chunk_invariant
 
@@ -350,58 +351,12 @@ def test_boxes_below_a_row_and_columns_outside():
     np.testing.assert_allclose(two["npixels"], 2.5)
 
 
-def padded(slits):
-    """Return a padded set, two rows and three columns longer than the longest slit."""
-    rows, columns = (max(s.sizes[d] for s in slits) + more for d, more in zip(CUTOUT, (2, 3), strict=True))
-    fill = {"dq": np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)}
-    together = {}
-    for name in slits[0].data_vars:
-        dims, attrs = slits[0][name].dims, slits[0][name].attrs
-        shape = (len(slits), *slits[0][name].shape[:-2], rows, columns)
-        values = np.full(shape, fill.get(name, np.nan), slits[0][name].dtype)
-        for number, one in enumerate(slits):
-            values[number][..., : one.sizes[CUTOUT[0]], : one.sizes[CUTOUT[1]]] = one[name]
-        together[name] = (("slit", *dims), values, attrs)
-    number = np.arange(len(slits))
-    coordinates = {
-        "slit": [f"{n + 7}" for n in number],
-        "n_rows": ("slit", [s.sizes["cross_dispersion"] for s in slits]),
-        "n_columns": ("slit", [s.sizes["dispersion"] for s in slits]),
-        "source_type": ("slit", [s.attrs["SRCTYPE"] for s in slits]),
-        "pixel_area": ("slit", [s.attrs["PIXAR_SR"] for s in slits]),
-        "row": (("slit", "cross_dispersion"), (1200 + np.zeros((len(slits), 1)) + np.arange(rows)).astype(np.int32)),
-        "column": (("slit", "dispersion"), (300 + np.zeros((len(slits), 1)) + np.arange(columns)).astype(np.int32)),
-    }
-    return xr.Dataset(together, coordinates, {"EXP_TYPE": "NRS_MSASPEC"})
-
-
-@pytest.mark.parametrize("first", [(), ("integration",)])
-def test_padded_slits_are_the_slits(noisy, first):
-    shapes = [(10, 14), (12, 11), (9, 15)]
-    front = (2,) * len(first)
-    slits = [noisy(*front, *shape, units="MJy/sr", first=first) for shape in shapes]
-    slits[1].attrs |= {"SRCTYPE": "EXTENDED", "PIXAR_SR": 2 * AREA}
+def test_rows_of_the_detector_and_a_resampled_grid_give_the_same(noisy):
+    resampled = noisy(10, 14, units="MJy/sr")
     aperture = {"extract_width": 3.5, "bkg_coeff": [[-0.5], [1.5]]}
-    center = xr.DataArray([4.0, 5.0, 3.5], dims="slit")
-    together = assert_lazy_and_chunk_invariant(
-        extract_box,
-        padded(slits),
-        chunkings=({"slit": 1}, {"slit": 2, "dispersion": 5}),
-        aperture=aperture,
-        center=center,
-    )
-    assert together["flux"].dims == ("slit", *first, "dispersion")
-    assert together["wavelength"].dims == ("slit", "dispersion")
-    assert together["extraction_start"].dims == ("slit",)
-    assert "row" not in together.coords
-    assert "column" in together.coords
-    for number, one in enumerate(slits):
-        alone = extract_box(one, aperture, center=float(center[number]))
-        n = one.sizes["dispersion"]
-        for name in (*alone.data_vars, "wavelength"):
-            part = together[name].isel(slit=number).values
-            np.testing.assert_array_equal(part[..., :n] if part.ndim else part, alone[name].values, err_msg=name)
-        assert np.isnan(together["flux"].isel(slit=number)[..., n:]).all()
+    slits = xr.DataTree.from_dict({"a": resampled, "b": resampled.rename(cross_dispersion="row", dispersion="column")})
+    spectra = map_slits(lambda slit: extract_box(slit, aperture, center=4.0), slits)
+    xr.testing.assert_identical(spectra["a"].to_dataset(), spectra["b"].to_dataset())
 
 
 @pytest.mark.parametrize("fit", ["poly", "median"])

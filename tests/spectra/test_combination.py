@@ -210,8 +210,8 @@ def dithers(rng, swapped=False):
         members = [f"jw1_{1 - i}_nrs1_rate.fits"] if swapped else ["jw1_9_nrs1_rate.fits"]
         part = spectrum(flux, variance, wave, filename=f"jw1_{i}_nrs1_cal.fits", background_members=json.dumps(members))
         maps = {"weight": weight, "var_background": np.full(weight.shape, spread**2)}
-        part = part.assign({k: (("cross_dispersion", "dispersion"), v.astype("f4")) for k, v in maps.items()})
-        parts.append(part.assign_coords(cross_dispersion=200 + row))
+        part = part.assign({k: (("row", "dispersion"), v.astype("f4")) for k, v in maps.items()})
+        parts.append(part.assign_coords(row=200 + row))
     return parts
 
 
@@ -240,7 +240,7 @@ def test_different_backgrounds_and_rows_apart_share_nothing(rng):
     parts = dithers(rng)[:2]
     shared = combine_spectra(parts)["flux_var_shared"]
     assert (shared > 0).sum() == COLUMNS - 1
-    apart = [parts[0], parts[1].assign_coords(cross_dispersion=300 + np.arange(ROWS))]
+    apart = [parts[0], parts[1].assign_coords(row=300 + np.arange(ROWS))]
     np.testing.assert_array_equal(combine_spectra(apart)["flux_var_shared"], 0)
     other = [parts[0], parts[1].assign_attrs(background_members=json.dumps(["jw1_8_nrs1_rate.fits"]))]
     np.testing.assert_array_equal(combine_spectra(other)["flux_var_shared"], 0)
@@ -252,7 +252,7 @@ def test_three_nods_share_as_their_differences_do(rng):
     """A - (B + C)/2 and B - (A + C)/2 at the same pixel have covariance -3/4 of the variance of one exposure."""
     parts = dithers(rng)[:2]
     names = ["jw1_0_nrs1_rate.fits", "jw1_1_nrs1_rate.fits", "jw1_2_nrs1_rate.fits"]
-    one = xr.ones_like(parts[0]["weight"]).isel(cross_dispersion=slice(1))
+    one = xr.ones_like(parts[0]["weight"]).isel(row=slice(1))
     nods = []
     for i, part in enumerate(parts):
         members = json.dumps([name for j, name in enumerate(names) if j != i])
@@ -267,7 +267,7 @@ def test_lazy_and_pure(rng):
     parts = dithers(rng)
     before = [part.copy(deep=True) for part in parts]
     expected = combine_spectra(parts, clip_threshold=4.0)
-    for chunks in ({"dispersion": 7}, {"dispersion": -1}, {"dispersion": 20, "cross_dispersion": 3}):
+    for chunks in ({"dispersion": 7}, {"dispersion": -1}, {"dispersion": 20, "row": 3}):
         with forbid_computes():
             lazy = [part.assign_coords(wavelength=part["wavelength"].chunk()).chunk(chunks) for part in parts]
             combined = combine_spectra(lazy, clip_threshold=4.0)

@@ -28,7 +28,7 @@ NEBULAE = {
 def nebula(kind: str, strength: float, **simulated: float) -> tuple[xr.Dataset, xr.Dataset, xr.DataArray]:
     """Return a point source with lines of a nebula, so many times the peak of its continuum; truth; true image."""
     slit, truth = simulate_trace(bad_pixels="none", **simulated)  # type: ignore[arg-type]
-    column, distance = np.arange(420), (truth["cross_dispersion"] - truth["trace"]).values
+    column, distance = np.arange(420), (truth["row"] - truth["trace"]).values
     light = (truth["flux"] * truth["profile"]).transpose(*slit["sci"].dims) / 1e6
     line = sum(np.exp(-0.5 * (column - at) ** 2) * NEBULAE[kind](distance, column - at) for at in LINES)
     added = np.where(np.isfinite(slit["sci"]), strength * float(light.max()) * line, 0.0)
@@ -48,7 +48,7 @@ def test_lines_keep_their_light(kind: str, source: str, signal_to_noise: float, 
     slit.attrs["SRCTYPE"] = source
     model = fit_trace_model(slit, background="none")
     spectrum = extract_spectrum(slit, model)
-    wanted = (image * model["aperture"]).sum("cross_dispersion").values * 1e6
+    wanted = (image * model["aperture"]).sum("row").values * 1e6
     deviation = np.sqrt(sum(spectrum[f"flux_var_{part}"] for part in ("poisson", "rnoise", "flat"))).values
     pull = (spectrum["flux"].values - wanted) / deviation
     away = np.ones(420, dtype=bool)

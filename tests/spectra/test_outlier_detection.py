@@ -23,7 +23,7 @@ def exposures(number: int, signal_to_noise: float, strength: float, seed: int = 
             signal_to_noise=signal_to_noise, lines=True, nod=nod, bad_pixels="isolated", seed=seed + k, offset=0.2
         )
         random = np.random.default_rng(900 + seed + k)
-        near = np.abs(truth["cross_dispersion"] - truth["trace"]) < 2.0
+        near = np.abs(truth["row"] - truth["trace"]) < 2.0
         hit = (random.random(near.shape) < 0.01) & near.values & ~truth["is_bad"].values
         light = truth["flux"].values * truth["profile"].values / 1e6
         light = np.maximum(np.maximum(np.roll(light, 1, 0), np.roll(light, -1, 0)), light)
@@ -102,7 +102,7 @@ def test_flags_stay_and_inputs_too() -> None:
     before = [slit.copy(deep=True) for slit in slits]
     plain = flag_outliers(slits)
     with forbid_computes():
-        lazy = flag_outliers([slit.chunk({"dispersion": 100}) for slit in slits])
+        lazy = flag_outliers([slit.chunk({"column": 100}) for slit in slits])
     for slit, old, one, other in zip(slits, before, plain, lazy, strict=True):
         xr.testing.assert_identical(slit, old)
         xr.testing.assert_identical(one, other.compute())

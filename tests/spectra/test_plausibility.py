@@ -95,7 +95,7 @@ def test_a_source_far_below_its_plan_is_missed_and_that_is_said(offset: float, s
     assert abs(float((spectrum["flux"] / truth["flux"]).median())) < 0.05
     # the noise of a flux is that of one pixel at least, were all light in it
     error = np.sqrt(spectrum["flux_var_poisson"] + spectrum["flux_var_rnoise"]).values
-    of_a_pixel = np.sqrt(slit["var_rnoise"].where(model["aperture"] > 0).min("cross_dispersion")).values * 1e6
+    of_a_pixel = np.sqrt(slit["var_rnoise"].where(model["aperture"] > 0).min("row")).values * 1e6
     assert good.sum() > 0.3 * good.size
     assert (error[good] > 0.8 * of_a_pixel[good]).all()
 
@@ -132,7 +132,7 @@ def test_a_missing_plan_is_said_where_it_matters(value: object) -> None:
     assert told([slit], position=row) == []
     assert told([slit.assign_attrs(SRCTYPE="EXTENDED")]) == []
     # edges of the slit are cut off, and the plan is the light
-    assert told([slit.isel(cross_dispersion=slice(8, 22))]) == []
+    assert told([slit.isel(row=slice(8, 22))]) == []
 
 
 def test_an_absurd_width_is_said() -> None:

@@ -9,7 +9,7 @@ from nsxr.simulate import simulate_trace
 from nsxr.spectra.trace_model import fit_trace_model
 from nsxr.testing import forbid_computes
 
-IMAGE = ("cross_dispersion", "dispersion")
+IMAGE = ("row", "column")
 
 
 @pytest.mark.parametrize(("signal_to_noise", "tolerance"), [(20.0, 0.02), (150.0, 0.012)])
@@ -17,7 +17,7 @@ def test_finds_position(signal_to_noise: float, tolerance: float) -> None:
     for seed, offset in enumerate((-0.43, 0.0, 0.61)):
         slit, truth = simulate_trace(signal_to_noise=signal_to_noise, offset=offset, seed=seed)
         model = fit_trace_model(slit)
-        centroid = (truth["profile"] * truth["cross_dispersion"]).sum("cross_dispersion")
+        centroid = (truth["profile"] * truth["row"]).sum("row")
         assert abs(float((model["trace"] - centroid).mean())) < tolerance
         assert abs(float(model["position_planned"] + offset - truth["trace"][210])) < 0.05
         assert float(model["position_uncertainty"]) < tolerance
@@ -26,7 +26,7 @@ def test_finds_position(signal_to_noise: float, tolerance: float) -> None:
 def test_finds_profile() -> None:
     slit, truth = simulate_trace(signal_to_noise=150.0, seed=3)
     model = fit_trace_model(slit)
-    wanted = truth["profile"] / (truth["profile"] * model["aperture"]).sum("cross_dispersion")
+    wanted = truth["profile"] / (truth["profile"] * model["aperture"]).sum("row")
     deviation = ((model["profile"] - wanted) * (model["aperture"] > 0)).values
     assert np.abs(deviation).max() < 0.006
     claimed = model["profile_uncertainty"].where(model["aperture"] > 0.9).values
@@ -69,7 +69,7 @@ def test_nods_share_a_profile() -> None:
     def error(models: list[xr.Dataset]) -> float:
         total = 0.0
         for model, truth in zip(models, truths, strict=True):
-            wanted = truth["profile"] / (truth["profile"] * model["aperture"]).sum("cross_dispersion")
+            wanted = truth["profile"] / (truth["profile"] * model["aperture"]).sum("row")
             total += float((((model["profile"] - wanted) * (model["aperture"] > 0)) ** 2).sum())
         return total
 
@@ -81,7 +81,7 @@ def test_nods_share_a_profile() -> None:
 def test_negative_traces_are_left_out() -> None:
     slit, truth = simulate_trace(signal_to_noise=60.0, negative_nods=True, bad_pixels="none")
     model = fit_trace_model(slit)
-    distance = truth["cross_dispersion"] - truth["trace"]
+    distance = truth["row"] - truth["trace"]
     for nod in (-1, 1):
         core = np.abs(distance - nod * 1.15 * 4.4) < 0.6
         assert float(model["is_used"].where(core).mean()) < 0.05
@@ -92,13 +92,13 @@ def test_negative_traces_are_left_out() -> None:
 def test_negative_traces_are_no_background(background: str) -> None:
     each = [simulate_trace(signal_to_noise=300.0, bad_pixels="none", lines=True, seed=n) for n in range(3)]
     (slit, truth), others = each[0], [other["sci"].fillna(0.0) for other, _ in each[1:]]
-    beside = sum(0.7 * other.roll(cross_dispersion=shift) for other, shift in zip(others, (7, -7), strict=True))
+    beside = sum(0.7 * other.roll(row=shift) for other, shift in zip(others, (7, -7), strict=True))
     nodded = slit.assign(sci=(slit["sci"] - beside).assign_attrs(slit["sci"].attrs)).drop_vars("wavelength")
-    cut = nodded.isel(cross_dispersion=slice(4, 25)).assign_attrs(S_BKDSUB="COMPLETE")
+    cut = nodded.isel(row=slice(4, 25)).assign_attrs(S_BKDSUB="COMPLETE")
     model = fit_trace_model(cut, background=background)
-    error = model["trace"] - (truth["profile"] * truth["cross_dispersion"]).sum("cross_dispersion")
+    error = model["trace"] - (truth["profile"] * truth["row"]).sum("row")
     assert np.abs(error).max() < 0.1
-    flux = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("cross_dispersion")).values / 1e6
+    flux = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values / 1e6
     assert np.nanmedian(model["flux"] / flux) == pytest.approx(1.0, abs=0.03)  # skirts beyond what is left out
 
 
@@ -112,7 +112,7 @@ def test_outliers_are_left_out_and_lines_are_not() -> None:
     sci.values[rows, columns] += 0.15 * truth["flux"].values[columns] / 1e6
     model = fit_trace_model(slit.assign(sci=sci))
     assert (~model["is_used"].values[rows, columns]).sum() >= 58
-    kept = model["is_used"].where(np.abs(truth["cross_dispersion"] - truth["trace"]) < 2).values
+    kept = model["is_used"].where(np.abs(truth["row"] - truth["trace"]) < 2).values
     kept[rows, columns] = np.nan
     assert np.nanmean(kept) > 0.999
 
@@ -129,7 +129,7 @@ def test_lazy_and_the_same_for_any_chunks() -> None:
     slit, _ = simulate_trace(columns=128)
     plain = fit_trace_model(slit)
     before = slit.copy(deep=True)
-    for chunks in ({"dispersion": 50}, {"cross_dispersion": 7, "dispersion": 128}, {}):
+    for chunks in ({"column": 50}, {"row": 7, "column": 128}, {}):
         with forbid_computes():
             lazy = fit_trace_model(slit.chunk(chunks))
         assert lazy["profile"].chunks is not None

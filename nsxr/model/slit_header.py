@@ -1,0 +1,153 @@
+"""What the header of a slit means, read once."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from nsxr.errors import ModelError
+from nsxr.model.keywords import read
+
+__all__ = ["SlitHeader"]
+
+_COMPLETE = "COMPLETE"
+
+
+@dataclass(frozen=True)
+class SlitHeader:
+    """A slit, its source, and what was subtracted from it, from the attributes of a slit or of its spectrum.
+
+    Texts are stripped, and empty where the header says nothing. Numbers are None where it says nothing.
+
+    Attributes
+    ----------
+    name : str
+        Name of the slit (SLTNAME): ``S200A1``, or the number of a slitlet.
+    place : tuple of str
+        Number and first column and row of the slit (SLITID, SLTSTRT1, SLTSTRT2), which tell slits without names apart.
+    shutters : str
+        State of the shutters of a slitlet, lowest first (SHUTSTA): ``11x11``. Empty for fixed slits.
+    fixed_slit : str or None
+        The fixed slit that the target was put into (FXD_SLIT); None if the header does not have the keyword.
+    source_id : int or None
+        Number of the source (SOURCEID); negative for virtual sources.
+    source_name, target : str
+        Name of the source (SRCNAME), and of the target of the observation (TARGNAME, else TARGPROP).
+    source_type : str
+        ``POINT``, ``EXTENDED``, or any other word of the header in upper case (SRCTYPE).
+    source_y : float or None
+        Planned position of the source along the slit, in slit heights (SRCYPOS).
+    order : int
+        Spectral order without its sign (SPORDER).
+    program, observation, detector, filter, grating, exposure_type : str
+        Of the exposure.
+    exposure_time : float
+        Effective time of the exposure in s (EFFEXPTM), 0 if the header does not say.
+    pixel_area : float or None
+        Area of a pixel in sr (PIXAR_SR).
+    exposure : str
+        Name of the file that the slit is from.
+    has_nods_subtracted : bool
+        Whether other exposures were subtracted, nods or dedicated backgrounds (S_BKDSUB).
+    is_sky_subtracted : bool
+        Whether any background was subtracted: of other exposures, or of background slitlets (S_MSBSUB).
+    background_members : tuple of str or None
+        Names of the exposures whose mean was subtracted, with its variance known; None if nobody wrote them down.
+    """
+
+    name: str
+    place: tuple[str, str, str]
+    shutters: str
+    fixed_slit: str | None
+    source_id: int | None
+    source_name: str
+    target: str
+    source_type: str
+    source_y: float | None
+    order: int
+    program: str
+    observation: str
+    detector: str
+    filter: str
+    grating: str
+    exposure_type: str
+    exposure_time: float
+    pixel_area: float | None
+    exposure: str
+    has_nods_subtracted: bool
+    is_sky_subtracted: bool
+    background_members: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, slit: xr.Dataset) -> "SlitHeader":
+        """Return what the attributes of a slit, or of its spectrum, mean."""
+        return cls.from_attributes(slit.attrs)
+
+    @classmethod
+    def from_attributes(cls, attrs: Mapping[Any, Any]) -> "SlitHeader":
+        """Return what attributes mean.
+
+        Raises
+        ------
+        ModelError
+            If ``background_members`` is no list of names.
+        """
+        members = _names(attrs["background_members"]) if "background_members" in attrs else None
+        subtracted = attrs.get("S_BKDSUB") == _COMPLETE
+        return cls(
+            name=_text(attrs, "SLTNAME"),
+            place=(_text(attrs, "SLITID"), _text(attrs, "SLTSTRT1"), _text(attrs, "SLTSTRT2")),
+            shutters=_text(attrs, "SHUTSTA"),
+            fixed_slit=_text(attrs, "FXD_SLIT") if "FXD_SLIT" in attrs else None,
+            source_id=read(attrs, "SOURCEID", matters=False),
+            source_name=_text(attrs, "SRCNAME"),
+            target=_text(attrs, "TARGNAME") or _text(attrs, "TARGPROP"),
+            source_type=_text(attrs, "SRCTYPE").upper(),
+            source_y=read(attrs, "SRCYPOS", matters=False),
+            order=abs(read(attrs, "SPORDER", matters=False)),
+            program=_text(attrs, "PROGRAM"),
+            observation=_text(attrs, "OBSERVTN"),
+            detector=_text(attrs, "DETECTOR"),
+            filter=_text(attrs, "FILTER"),
+            grating=_text(attrs, "GRATING"),
+            exposure_type=_text(attrs, "EXP_TYPE"),
+            exposure_time=read(attrs, "EFFEXPTM", matters=False),
+            pixel_area=read(attrs, "PIXAR_SR", matters=False),
+            exposure=_text(attrs, "filename") or _text(attrs, "FILENAME"),
+            has_nods_subtracted=subtracted,
+            is_sky_subtracted=subtracted or attrs.get("S_MSBSUB") == _COMPLETE or members is not None,
+            background_members=members,
+        )
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether the source is said to be extended. All other sources are treated as points."""
+        return self.source_type == "EXTENDED"
+
+    @property
+    def has_planned_source(self) -> bool:
+        """Whether a source is planned in this slit: not in background slits, nor in fixed slits beside the target's."""
+        if not self.shutters and (self.fixed_slit or "").upper() not in ("", "NONE", "N/A", self.name.upper()):
+            return False
+        return "BKG" not in self.source_name.upper() and (self.source_id or 0) >= 0
+
+    def called(self, otherwise: str) -> str:
+        """Return the name of the exposure for messages, or another name where the header has none."""
+        return self.exposure or otherwise
+
+
+def _text(attrs: Mapping[Any, Any], key: str) -> str:
+    value = attrs.get(key)
+    return "" if value is None else str(value).strip()
+
+
+def _names(text: Any) -> tuple[str, ...]:
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise ModelError(f"attribute background_members is {text!r:.60}, expected a JSON list of names of exposures")
+    return tuple(map(str, found))

@@ -1,0 +1,198 @@
+"""Slits of different sizes in the arrays of one Zarr group: padded when they are stored, cut when they are read.
+
+Hundreds of slitlets with ten variables each would be thousands of small arrays. A padded Dataset has ``slit`` in front,
+and ``cross_dispersion`` and ``dispersion`` as long as those of the largest slit. Pixels beyond the end of a slit are
+NaN, with the flags DO_NOT_USE and NON_SCIENCE. The labels ``row`` (slit, cross_dispersion) and ``column`` (slit,
+dispersion) and the keywords of a slit are coordinates along ``slit``. In memory, slits are never padded.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError
+from nsxr.formats.fits_headers import keywords
+from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
+from nsxr.model.dq import OUTSIDE
+from nsxr.model.keywords import value_of
+from nsxr.slits.collection import iterate_slits
+
+__all__ = ["SLIT_COORDINATES", "is_resampled", "pad_slits", "unpad", "unpad_slits"]
+
+SLIT_COORDINATES: Mapping[str, tuple[str, Any]] = {
+    "slit_id": ("SLITID", 0),
+    "source_id": ("SOURCEID", 0),
+    "source_name": ("SRCNAME", ""),
+    "source_type": ("SRCTYPE", ""),
+    "stellarity": ("STLARITY", np.nan),
+    "source_x": ("SRCXPOS", np.nan),
+    "source_y": ("SRCYPOS", np.nan),
+    "source_ra": ("SRCRA", np.nan),
+    "source_dec": ("SRCDEC", np.nan),
+    "shutter_state": ("SHUTSTA", ""),
+    "pixel_area": ("PIXAR_SR", np.nan),
+}
+"""Coordinates along ``slit``, their keywords, and what stands for a keyword that is not there."""
+
+_LABELS = {"cross_dispersion": ("row", "n_rows"), "dispersion": ("column", "n_columns")}
+
+
+def is_resampled(variables: Any, attrs: Mapping[Any, Any], name: str = "") -> bool:
+    """Whether a slit is resampled: by its weights, the keyword S_RESAMP, or the name of its file.
+
+    Parameters
+    ----------
+    variables : container of str
+        Names of its variables.
+    attrs : mapping
+        Its keywords.
+    name : str
+        Name of the file.
+    """
+    return "weight" in variables or "s2d" in name or str(attrs.get("S_RESAMP", "")).strip() == "COMPLETE"
+
+
+def pad_slits(slits: xr.DataTree) -> xr.Dataset:
+    """Put the slits of a DataTree into one Dataset, to be stored.
+
+    Parameters
+    ----------
+    slits : DataTree
+        As from :func:`nsxr.open_slits`. All slits have the same variables and units.
+
+    Returns
+    -------
+    Dataset
+        Padded, see :mod:`nsxr.products.padding`. Lazy where a slit is; one task for each slit and variable.
+
+    Raises
+    ------
+    ModelError
+        If there is no slit, or slits do not have the same variables.
+    """
+    named = {name: _in_storage(slit) for name, slit in iterate_slits(slits)}
+    if not named:
+        raise ModelError("there are no slits")
+    each = list(named.values())
+    first = each[0]
+    differing = sorted({str(name) for slit in each for name in set(slit.data_vars) ^ set(first.data_vars)})
+    if differing:
+        raise ModelError(f"slits do not all have {', '.join(differing)}")
+    lengths = {dim: max(slit.sizes[dim] for slit in each) for dim in _LABELS}
+    variables = {}
+    for name, model in first.data_vars.items():
+        arrays = [_padded(slit[name], lengths) for slit in each]
+        variables[name] = xr.concat(arrays, "slit").assign_attrs(
+            {key: value for key, value in model.attrs.items() if key != "fits_header"}
+        )
+    coordinates: dict[str, Any] = {"slit": ("slit", np.array(list(named), dtype=object))}
+    for dim, (label, count) in _LABELS.items():
+        starts = np.array([int(slit[dim][0]) if dim in slit.coords else 0 for slit in each], dtype=np.int32)
+        coordinates[label] = (("slit", dim), starts[:, None] + np.arange(lengths[dim], dtype=np.int32))
+        coordinates[count] = ("slit", np.array([slit.sizes[dim] for slit in each], dtype=np.int32))
+    for name, (keyword, missing) in SLIT_COORDINATES.items():
+        values = [value_of(slit.attrs, keyword, missing) for slit in each]
+        coordinates[name] = ("slit", np.array(values, dtype=object if isinstance(missing, str) else None))
+    headers = [str(slit.attrs.get("slit_header", "")) for slit in each]
+    coordinates["slit_header"] = ("slit", np.array(headers, dtype=object))
+    shared = {name: c.variable for name, c in first.coords.items() if set(c.dims) <= {"integration"}}
+    result = xr.Dataset(variables).assign_coords(shared | coordinates)
+    common = [slit.attrs for slit in each]
+    result.attrs = {key: value for key, value in common[0].items() if all(_same(a.get(key), value) for a in common)}
+    for key in ("slit_header", "SLTNAME", *(keyword for keyword, _ in SLIT_COORDINATES.values())):
+        result.attrs.pop(key, None)
+    return result
+
+
+def _in_storage(slit: xr.Dataset) -> xr.Dataset:
+    """Return a slit with the dims of stores, whatever its own are."""
+    return slit.rename(dict(zip(image_dims(slit), RESAMPLED, strict=True)))
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other or (one != one and other != other))
+
+
+def _padded(array: xr.DataArray, lengths: Mapping[str, int]) -> xr.DataArray:
+    """Return an array without labels, filled up at its ends."""
+    array = unlabelled(array)
+    short = [str(dim) for dim in array.dims if dim in lengths and array.sizes[dim] < lengths[str(dim)]]
+    if not short:
+        return array
+    whole = [str(dim) for dim in array.dims if dim in lengths]
+    array = one_chunk(array, *whole).rename({dim: f"short_{dim}" for dim in whole})
+    fill: Any = np.nan if array.dtype.kind == "f" else int(OUTSIDE) if array.dtype == np.uint32 else 0
+    dims = [str(dim).removeprefix("short_") for dim in array.dims]
+    widths = [(0, lengths[dim] - array.shape[axis] if dim in lengths else 0) for axis, dim in enumerate(dims)]
+    found = map_blocks(
+        np.pad,
+        array,
+        core=tuple(f"short_{dim}" for dim in whole),
+        outputs={"padded": (dims, array.dtype.type)},
+        sizes={dim: lengths[dim] for dim in whole},
+        pad_width=widths,
+        constant_values=fill,
+    )
+    return found["padded"].assign_attrs(array.attrs)
+
+
+def unpad_slits(padded: xr.Dataset) -> dict[str, xr.Dataset]:
+    """Return the slits, or spectra, of a padded Dataset by name, each with its own size, labels and header."""
+    padded = _with_labels(padded)
+    return {str(name): unpad(padded, number) for number, name in enumerate(padded["slit"].values)}
+
+
+def _with_labels(padded: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset with the labels of its slits in memory, where ``Dataset.chunk`` made them lazy."""
+    late = {name: c.compute() for name, c in padded.coords.items() if c.dims[:1] == ("slit",) and c.chunks is not None}
+    labels = {name: c for name, c in late.items() if name != "wavelength"}
+    return padded.assign_coords(labels) if labels else padded
+
+
+def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
+    """Return one slit, or spectrum, of a padded Dataset.
+
+    Parameters
+    ----------
+    padded : Dataset
+        From :func:`pad_slits`, or read from a store.
+    number : int
+        Position of the slit.
+    """
+    one = padded.isel(slit=number)
+    attrs = dict(padded.attrs)
+    if "slit_header" in one.coords and str(one["slit_header"].values):
+        header = str(one["slit_header"].values)
+        attrs |= keywords(fits.Header.fromstring(header, sep="\n"))
+        if "sci" in one:
+            attrs["slit_header"] = header
+    attrs.setdefault("SLTNAME", str(one["slit"].values))
+    for coordinate, (keyword, missing) in SLIT_COORDINATES.items():
+        if coordinate in one.coords and keyword not in attrs:
+            value = one[coordinate].values.item()
+            if not _same(value, missing) and value != missing:
+                attrs[keyword] = value
+    for dim, (label, count) in _LABELS.items():
+        if dim in one.dims and count in one.coords:
+            one = one.isel({dim: slice(int(one[count]))})
+        if dim in one.dims and label in one.coords:
+            one = one.assign_coords({dim: one[label].to_numpy().astype(np.int64)})
+    gone = {"slit", "slit_header", "row", "column", "n_rows", "n_columns", *SLIT_COORDINATES} & set(one.coords)
+    one = one.drop_vars(list(gone))
+    one.attrs = attrs
+    return on_detector(one)
+
+
+def on_detector(slit: xr.Dataset) -> xr.Dataset:
+    """Return a slit from a store with the dims that it has in memory: rows and columns, unless it is resampled.
+
+    Stores of older versions have ``cross_dispersion`` and ``dispersion`` for all slits.
+    """
+    if "sci" not in slit or image_dims(slit) == IMAGE or is_resampled(slit, slit.attrs):
+        return slit
+    return slit.rename(dict(zip(RESAMPLED, IMAGE, strict=True)))

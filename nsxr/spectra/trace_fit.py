@@ -1,0 +1,305 @@
+"""Fit the trace of a source to the images of its exposures: what happens in one block, on NumPy arrays.
+
+Images are (exposure, y, x). See :func:`nsxr.fit_trace_model` for the meaning of the results.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from nsxr.kernels.spectra.column_fit import box_weights, column_weights
+from nsxr.kernels.spectra.companions import Others
+from nsxr.kernels.spectra.extraction import Place, Source, fit_source, steady_flux
+from nsxr.kernels.spectra.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
+from nsxr.kernels.spectra.wild_pixels import wild_pixels, wild_variances
+from nsxr.model.dq import UNUSABLE
+
+__all__ = ["OUTPUTS", "FitSettings", "fit_exposures", "fit_one_exposure"]
+
+HALF_WIDTH = 3.0
+"""Half width of the aperture of point sources [pixel]; the observatory's is as wide."""
+_LEAST_ROWS = 3  # that tell where a trace is
+_UNPLANNED = 2.0  # pixels by which a position taken from the light itself may be wrong
+
+OUTPUTS: Mapping[str, tuple[Literal["pixel", "column", "exposure"], type[np.generic]]] = {
+    **dict.fromkeys(("profile", "profile_uncertainty", "response", "aperture", "weight"), ("pixel", np.float64)),
+    "is_used": ("pixel", np.bool_),
+    **dict.fromkeys(("beside", "beside_variance", "sky"), ("pixel", np.float64)),
+    **dict.fromkeys(("trace", "width", "flux", "steady_flux", "background_variance"), ("column", np.float64)),
+    **dict.fromkeys(("variance_of_signal", "profile_variance"), ("column", np.float64)),
+    "off_profile": ("column", np.bool_),
+    **dict.fromkeys(("noise_scale", "background_terms", "neighbours"), ("exposure", np.float64)),
+    **dict.fromkeys(("position_planned", "position_fitted", "position_uncertainty"), ("exposure", np.float64)),
+}
+"""What a fit returns, in this order: a value for each pixel, column or exposure, and its dtype."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a fit needs beside the images.
+
+    Attributes
+    ----------
+    first_row : float
+        Detector row of the first row of the images.
+    shutters : tuple of str
+        State of the shutters in each exposure, empty for fixed slits.
+    places : tuple of float
+        Planned position of the source in each exposure [slit heights].
+    position, half_width, position_prior, rejection_threshold, rescale_noise
+        See :func:`nsxr.fit_trace_model`.
+    background_terms : int
+        Terms of the local background: 0, 1 or 2; -1 for one if there is light beside the trace.
+    is_extended : bool
+        Whether the source is extended.
+    """
+
+    first_row: float
+    shutters: tuple[str, ...]
+    places: tuple[float, ...]
+    position: float | None
+    half_width: float | None
+    position_prior: float
+    rejection_threshold: float
+    rescale_noise: bool
+    background_terms: int
+    is_extended: bool
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Signal and variances in units of the typical signal, and which pixels can be used."""
+
+    signal: np.ndarray
+    var_poisson: np.ndarray
+    var_rnoise: np.ndarray
+    finite: np.ndarray
+    good: np.ndarray
+    scale: float
+
+
+def fit_one_exposure(
+    sci: np.ndarray,
+    var_poisson: np.ndarray,
+    var_rnoise: np.ndarray,
+    dq: np.ndarray,
+    wavelength: np.ndarray,
+    *,
+    settings: FitSettings,
+) -> tuple[np.ndarray, ...]:
+    """Fit one exposure, images (y, x), see :func:`fit_exposures`; the results are without ``exposure`` too."""
+    usable = ((dq & UNUSABLE) == 0) & np.isfinite(sci)
+    signal, poisson, read = (np.where(usable, each, np.float32(np.nan)) for each in (sci, var_poisson, var_rnoise))
+    found = fit_exposures(signal[None], poisson[None], read[None], usable[None], wavelength[None], settings=settings)
+    return tuple(np.asarray(array[0]) for array in found)
+
+
+def fit_exposures(
+    sci: np.ndarray,
+    var_poisson: np.ndarray,
+    var_rnoise: np.ndarray,
+    usable: np.ndarray,
+    wavelength: np.ndarray,
+    *,
+    settings: FitSettings,
+) -> tuple[np.ndarray, ...]:
+    """Fit the trace of a source to all its exposures together.
+
+    Parameters
+    ----------
+    sci, var_poisson, var_rnoise : (exposure, y, x) ndarray
+        Signal and variances.
+    usable : (exposure, y, x) ndarray of bool
+        Pixels that are measurements.
+    wavelength : (exposure, y, x) ndarray
+        Wavelengths [um], NaN outside the slit.
+    settings : FitSettings
+        All else.
+
+    Returns
+    -------
+    tuple of ndarray
+        :data:`OUTPUTS`, in their order.
+    """
+    images = _scaled(sci, var_poisson, var_rnoise, usable)
+    plan, planned = _plan(images, wavelength, settings)
+    place = _place(images, wavelength, plan, bool(np.isfinite(planned).all()), settings)
+    source, order = _fit(images, place, settings)
+    found = {"position_planned": planned} | _described(source, order, images, place, settings)
+    return tuple(np.asarray(found[name]) for name in OUTPUTS)
+
+
+def _scaled(sci: np.ndarray, var_poisson: np.ndarray, var_rnoise: np.ndarray, usable: np.ndarray) -> _Images:
+    images = [array.astype(np.float64) for array in (sci, var_poisson, var_rnoise)]
+    # the light of a column is compared with others, so units do not matter but powers of ten under 1e-30 would
+    finite = usable & np.isfinite(images[0])
+    scale = float(np.median(np.abs(images[0][finite]))) if finite.any() else 1.0
+    scale = scale if scale > 0 else 1.0
+    signal, poisson, noise = images[0] / scale, images[1] / scale**2, images[2] / scale**2
+    variance = poisson + noise
+    good = finite & np.isfinite(variance) & (variance > 0)
+    good &= sci.shape[1] >= _LEAST_ROWS
+    good &= ~wild_variances(poisson, noise, good)
+    good &= ~wild_pixels(signal, good)
+    return _Images(signal, poisson, noise, finite, good, scale)
+
+
+def _place(images: _Images, wavelength: np.ndarray, plan: np.ndarray, is_planned: bool, settings: FitSettings) -> Place:
+    """Return what is known of the source and of its slit before the light is looked at."""
+    _, n_rows, n_columns = images.signal.shape
+    sky = [open_part(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)]
+    slit = np.stack([_slit_of(each, there) for each, there in zip(wavelength, images.finite, strict=True)])
+    widest = settings.half_width or (n_rows if settings.is_extended else HALF_WIDTH)
+    return Place(
+        plan,
+        is_planned,
+        settings.position_prior if is_planned else _UNPLANNED,
+        min(widest, float(n_rows)),  # no wider than the cut-out
+        np.stack([np.ones((n_rows, n_columns)) if each is None else each for each in sky]),
+        slit if settings.is_extended else None,
+        [nod_distances(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)],
+    )
+
+
+def _plan(images: _Images, wavelength: np.ndarray, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Return the planned row of each column in the cut-out, and the planned detector row in the middle column."""
+    n, _, n_columns = images.signal.shape
+    variance = images.var_poisson + images.var_rnoise
+    plan, planned = np.empty((n, n_columns)), np.full(n, np.nan)
+    for e in range(n):
+        path = planned_trace(wavelength[e], settings.shutters[e], settings.places[e])
+        if path is None:
+            good = images.good[e]
+            precision = np.where(good, 1 / np.where(good, variance[e], 1.0), 0.0)
+            path = trace_of_light(np.where(good, images.signal[e], 0.0), precision)
+        else:
+            planned[e] = path[n_columns // 2] + settings.first_row
+        if settings.position is not None:
+            path = path + (settings.position - settings.first_row - path[n_columns // 2])
+            planned[e] = settings.position
+        plan[e] = path
+    return plan, planned
+
+
+def _fit(images: _Images, place: Place, settings: FitSettings) -> tuple[Source, int]:
+    """Return the fitted source, and the number of terms of the local background."""
+    fit = partial(
+        fit_source,
+        images.signal,
+        images.var_poisson,
+        images.var_rnoise,
+        images.good,
+        place,
+        rejection=settings.rejection_threshold,
+        rescale_noise=settings.rescale_noise,
+    )
+    order = settings.background_terms
+    order = 0 if settings.is_extended and order < 0 else order
+    source = fit(order=max(order, 0))
+    if order < 0:
+        order = int(_has_light_beside(source, images.signal, images.var_rnoise, place.sky))
+        source = fit(order=1) if order else source
+    return source, order
+
+
+def _described(
+    source: Source, order: int, images: _Images, place: Place, settings: FitSettings
+) -> dict[str, np.ndarray]:
+    """Return what the fit says about pixels, columns and exposures, in the units of the signal."""
+    n, n_rows, n_columns = images.signal.shape
+    profile, aperture = source.profile.evaluate(n_rows)
+    response, _ = source.profile.response(n_rows)
+    own = np.where(source.is_used, images.signal - source.beside, 0.0)
+
+    def weights_for(precision: np.ndarray) -> np.ndarray:
+        fitted, level, _ = column_weights(response, aperture, precision, order, place.sky)
+        summed, _ = box_weights(
+            fitted, level, profile, response, aperture, precision, place.sky, order, source.off_profile
+        )
+        return np.where(source.off_profile[:, None, :], summed, fitted)
+
+    weights, steady = _settled(source, images, own, profile, weights_for)
+    trace = source.profile.trace()
+    of_flux = _summed(source, profile, response, aperture, weights) if settings.is_extended else weights
+    scale = images.scale
+    return {
+        "profile": profile,
+        "profile_uncertainty": source.profile.uncertainty(n_rows),
+        "response": response,
+        "aperture": aperture,
+        "weight": weights,
+        "is_used": source.is_used,
+        "beside": source.beside * scale,
+        "beside_variance": source.beside_variance * scale**2,
+        "sky": place.sky,
+        "trace": trace + settings.first_row,
+        "width": np.broadcast_to(source.profile.width(), (n, n_columns)).copy(),
+        "flux": (weights * own).sum(1) * scale,
+        "steady_flux": steady * scale,
+        "background_variance": source.background_variance * scale**2,
+        "variance_of_signal": source.variance_of_signal * scale,
+        "profile_variance": source.profile.flux_variance(of_flux),
+        "off_profile": source.off_profile,
+        "noise_scale": source.noise_scale,
+        "background_terms": np.full(n, float(order)),
+        "neighbours": (source.others.strengths > 0).sum(1).astype(float),
+        "position_fitted": trace[:, n_columns // 2] + settings.first_row,
+        "position_uncertainty": np.sqrt(np.diag(source.profile.covariance))[:n],
+    }
+
+
+def _settled(
+    source: Source, images: _Images, own: np.ndarray, profile: np.ndarray, weights_for: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights and steady fluxes. Both depend on each other through the variance, so they are found in turn."""
+    dark = source.dark_variance(np.where(images.good, images.var_rnoise, 1.0)) + source.beside_variance
+    steady, precision = source.flux, np.where(source.is_used, 1 / dark, 0.0)
+    for _ in range(2):
+        weights = weights_for(precision)
+        light = np.maximum(source.flux[:, None, :] * profile, 0.0)
+        variance = dark + source.variance_of_signal[:, None, :] * light
+        steady = steady_flux((weights * own).sum(1), 1 / np.maximum((weights**2 * variance).sum(1), 1e-300))
+        total = dark + source.variance_of_signal[:, None, :] * np.maximum(steady[:, None, :] * profile, 0.0)
+        precision = np.where(source.is_used, 1 / total, 0.0)
+    return weights_for(precision), steady
+
+
+def _summed(
+    source: Source, profile: np.ndarray, response: np.ndarray, aperture: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the factors of pixels in the sum over the aperture, where the fit tells what is missing."""
+    summed = np.where(source.is_used & (2 * response > profile), aperture, 0.0)
+    return np.asarray(summed + (1 - (summed * response).sum(1, keepdims=True)) * weights)
+
+
+def _slit_of(wavelength: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Return the part of each pixel in the slit; without edges, between the first and the last pixel of a column."""
+    found = slit_aperture(wavelength)
+    if found is not None:
+        return found
+    there = np.isfinite(wavelength) if np.isfinite(wavelength).any() else finite
+    above, below = np.maximum.accumulate(there, axis=0), np.maximum.accumulate(there[::-1], axis=0)[::-1]
+    return (above & below).astype(float)
+
+
+def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray, sky: np.ndarray) -> bool:
+    """Whether pixels beside the trace have a level that matters to the flux, in any of the exposures."""
+    n_rows = images.shape[1]
+    _, aperture = source.profile.evaluate(n_rows)
+    distance = source.profile.distance(n_rows)
+    beside = source.is_used & (np.abs(distance) > source.profile.half_width + 1.0)
+    for line in (source.others, Others(source.profile.distances, source.profile.strengths)):
+        for k in range(line.strengths.shape[1]):  # skirts of others would be taken for a background
+            apart = np.abs(distance - line.distances[:, k, None, None]) > source.profile.half_width + 1.0
+            beside &= apart | (line.strengths[:, k, None, None] == 0)
+    precision = np.where(beside, 1 / source.dark_variance(np.where(beside, var_rnoise, 1.0)), 0.0)
+    response, _ = source.profile.response(n_rows)
+    total = (precision * sky**2).sum((1, 2))
+    residual = np.where(beside, images - source.beside - source.flux[:, None, :] * response, 0.0)
+    level = (precision * sky * residual).sum((1, 2)) / np.where(total > 0, total, np.inf)
+    in_flux = np.abs(level) * aperture.sum(1).mean(1)
+    matters = in_flux > 0.005 * np.abs(np.median(source.flux, axis=1))
+    return bool((matters & (np.abs(level) * np.sqrt(total) > 5.0)).any())
