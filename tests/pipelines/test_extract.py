@@ -68,7 +68,7 @@ def test_nods_of_a_source() -> None:
     pulls = []
     for spectrum, other, (_, truth), model in zip(found.spectra, lazy.spectra, nods(), found.models, strict=True):
         xr.testing.assert_allclose(spectrum.drop_vars("weight"), other.compute().drop_vars("weight"), rtol=1e-10)
-        within = truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")
+        within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).rename(column="dispersion")
         variance = spectrum["flux_var_poisson"] + spectrum["flux_var_rnoise"]
         pulls.append(((spectrum["flux"] - within) / np.sqrt(variance)).where(spectrum["dq"] == 0))
         assert "var_background" in spectrum
