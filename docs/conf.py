@@ -30,7 +30,7 @@ napoleon_use_rtype = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "nsxr"
-html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = False
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "show_prev_next": True}
 
 _LINKS = (  # pages link to each other as in the repository; the site has notebooks and CONTRIBUTING.md elsewhere

@@ -36,6 +36,10 @@ def blocks(page, language):
     return [text for kind, text in _BLOCK.findall(page.read_text("utf-8")) if kind == language]
 
 
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text("utf-8").splitlines()) <= 150
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """Return a folder like that of `nsxr demo`: a raw exposure, small, and its references."""
