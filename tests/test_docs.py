@@ -164,6 +164,11 @@ def test_what_is_said_to_be_there_is_there():
             assert f"`{parameter}`" not in missing
 
 
+def test_every_step_of_stage_1_is_explained_in_order():
+    text = (REPOSITORY / "docs" / "stage1.md").read_text("utf-8")
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(DETECTOR1.steps)
+
+
 def test_the_page_of_parameters_is_that_of_the_declarations():
     made = CliRunner().invoke(cli.main, ["parameters", "--markdown"])
     page = (REPOSITORY / "docs" / "parameters.md").read_text("utf-8")
