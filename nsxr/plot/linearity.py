@@ -42,17 +42,17 @@ def plot_linearity_residual(axes: Axes, residual: xr.Dataset, amplifier: int) ->
     axes.set_xscale("log")
     axes.set_xlabel("signal at the end of the ramp [DN]")
     axes.set_ylabel("late over early slope, less one [%]")
-    axes.set_title(f"output {amplifier}")
+    axes.set_title(f"amplifier {amplifier}")
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def plot_linearity(residual: xr.Dataset) -> Figure:
     """Return a figure of all amplifiers. The parameter is that of :func:`plot_linearity_residual`."""
     residual = residual.compute()
-    outputs = residual["amplifier"].values
-    figure = Figure(figsize=(4.6 * outputs.size + 1, 4.2), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, outputs.size, sharey=True))
-    for axes, amplifier in zip(panels, outputs, strict=True):
+    amplifiers = residual["amplifier"].values
+    figure = Figure(figsize=(4.6 * amplifiers.size + 1, 4.2), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, amplifiers.size, sharey=True))
+    for axes, amplifier in zip(panels, amplifiers, strict=True):
         plot_linearity_residual(axes, residual, int(amplifier))
         axes.label_outer()
     panels[0].legend(frameon=False, fontsize="small")

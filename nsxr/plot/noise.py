@@ -61,7 +61,7 @@ def plot_noise_spectrum(
     axes.set_yscale("log")
     axes.set_xlabel("frequency [Hz]")
     axes.set_ylabel("noise power [DN²/Hz]")
-    axes.set_title(f"noise along readout, output {amplifier}")
+    axes.set_title(f"noise along readout, amplifier {amplifier}")
     axes.legend(frameon=False, fontsize="small")
     axes.grid(True, which="major", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -108,16 +108,16 @@ def plot_noise(before: xr.Dataset, after: xr.Dataset, integration: int = 0) -> F
     integration : int, default 0
         Position of the integration.
     """
-    outputs = sorted({*after["amplifier"].to_numpy().tolist()} - {0})
-    n_outputs = len(outputs)
+    amplifiers = sorted({*after["amplifier"].to_numpy().tolist()} - {0})
+    n_outputs = len(amplifiers)
     readout = Readout.from_header(after.attrs)
     wide = max(n_outputs, 2)
-    layout: list[Any] = [[f"output {outputs[k % n_outputs]}" for k in range(wide)]]
+    layout: list[Any] = [[f"amplifier {amplifiers[k % n_outputs]}" for k in range(wide)]]
     layout.append(["before"] * (wide // 2) + ["after"] * (wide - wide // 2))
     figure = Figure(figsize=(4.4 * wide, 9), layout="constrained")
     panels = figure.subplot_mosaic(layout)
-    for number in outputs:
-        plot_noise_spectrum(panels[f"output {number}"], before, after, number, integration)
+    for number in amplifiers:
+        plot_noise_spectrum(panels[f"amplifier {number}"], before, after, number, integration)
     (sample,) = compute_together(before["sci"].isel(integration=integration, group=slice(0, 2)))
     limit = 3 * float(np.nanpercentile(np.abs(np.diff(sample.to_numpy(), axis=0)), 50))
     for name, exposure in (("before", before), ("after", after)):

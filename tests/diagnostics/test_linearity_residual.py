@@ -126,6 +126,6 @@ def test_table_picture_and_command(tmp_path):
     assert "linearity.ecsv" in refused.output
     residual = measure_linearity_residual(make_ramps(shape=(1, 7, 96, 120)))
     figure = plot_linearity(residual)
-    assert [axes.get_title() for axes in figure.axes] == ["output 1", "output 2"]
+    assert [axes.get_title() for axes in figure.axes] == ["amplifier 1", "amplifier 2"]
     assert len(linearity_table(residual)) == int((residual["pixels"] > 0).sum())
     assert nsxr.linearity_table.__wrapped__ is linearity_table
