@@ -28,7 +28,6 @@ from nsxr.storage.urls import local_path
 __all__ = ["write_slits"]
 
 
-
 def write_slits(
     slits: xr.Dataset | xr.DataTree,
     path: str | os.PathLike[str],
