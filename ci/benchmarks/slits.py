@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from measure import measure
-from nsxr.products.padding import pad_slits
 
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.kernels.spectra.box_extraction import box_weights, sum_box
 from nsxr.model.history import record
+from nsxr.products.padding import pad_slits
 from nsxr.slits.collection import map_slits
 from nsxr.spectra.box_extraction import extract_box
 from nsxr.spectra.extraction import extract_spectrum

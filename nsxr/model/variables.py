@@ -13,7 +13,9 @@ from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
 __all__ = [
     "EVENT_PROPERTIES",
+    "IMAGE",
     "RAMP",
+    "RATES",
     "SPECTRUM_COLUMNS",
     "TABLES",
     "VARIABLES",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -17,12 +17,13 @@ from nsxr.model.dims import image_dims
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.keywords import read
+from nsxr.model.parameters import Choices
 from nsxr.model.provenance import merged
 from nsxr.model.variables import check, variable_attributes, variances_of
 
 __all__ = ["combine_backgrounds", "nod_backgrounds", "subtract_background"]
 
-Method = Literal["optimal", "jwst", "peer"]
+Method = Annotated[str, Choices("optimal", "jwst", peer="jwst")]
 _LEVELS = {"optimal": 4.0, "jwst": 3.0}
 """Standard deviations at which each method clips by default."""
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
