@@ -8,10 +8,11 @@ import xarray as xr
 
 from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
+from nsxr.model.dims import RAMP
 from nsxr.model.history import steps
 from nsxr.model.keywords import about
 from nsxr.model.parameters import said
-from nsxr.model.variables import RAMP, check
+from nsxr.model.variables import check
 from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.settings import Settings
 from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise

@@ -13,11 +13,12 @@ from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.jump import JumpSizes, spread_jumps
 from nsxr.kernels.ramps.series_rate import TwoPointSearch
 from nsxr.kernels.sorting import Thresholds
+from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.dq import JUMP, NO_GAIN, GroupFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.parameters import Choices, Range, Sigmas, Times, Unit
 from nsxr.model.readout import Readout
-from nsxr.model.variables import IMAGE, RAMP, check, variable_attributes
+from nsxr.model.variables import check, variable_attributes
 from nsxr.ramps.likelihood_jumps import FEWEST_GROUPS, flag_by_likelihood, likelihood_threshold, step_search
 from nsxr.ramps.two_point import find_ordinary, flag_by_differences
 from nsxr.references.match import match

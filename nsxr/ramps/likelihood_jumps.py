@@ -9,8 +9,8 @@ from nsxr.kernels.ramps.covariance import shared_part
 from nsxr.kernels.ramps.jump import JumpSizes
 from nsxr.kernels.ramps.likelihood_search import StepSearch, find_steps
 from nsxr.kernels.sorting import Thresholds
+from nsxr.model.dims import RAMP
 from nsxr.model.readout import Readout
-from nsxr.model.variables import RAMP
 
 __all__ = ["FEWEST_GROUPS", "flag_by_likelihood", "likelihood_threshold", "step_search"]
 

@@ -7,10 +7,11 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.kernels.ramps.linearity import linearize, linearize_reads
 from nsxr.model.declarations import Needs, step
+from nsxr.model.dims import RAMP
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.readout import Readout
-from nsxr.model.variables import RAMP, check
+from nsxr.model.variables import check
 from nsxr.references.match import match
 
 __all__ = ["correct_linearity"]

@@ -14,12 +14,13 @@ from nsxr.compute.reductions import reduce_tree, spread_blocks
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.ramps.persistence import flag_windows, last_end, latest_before
 from nsxr.model.declarations import step
+from nsxr.model.dims import RAMP, RATES
 from nsxr.model.dq import GroupFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, require
 from nsxr.model.parameters import Times
 from nsxr.model.readout import Readout, irs2_layout
-from nsxr.model.variables import RAMP, RATES, check
+from nsxr.model.variables import check
 
 __all__ = ["flag_persistence", "last_saturation", "latest_saturation"]
 

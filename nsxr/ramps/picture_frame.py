@@ -17,11 +17,12 @@ from nsxr.kernels.ramps.picture_frame import (
     shrink_amplitudes,
 )
 from nsxr.model.declarations import Needs, step
+from nsxr.model.dims import RATES
 from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL, PixelFlag
 from nsxr.model.history import record, record_skip
 from nsxr.model.parameters import Choices
 from nsxr.model.readout import Readout
-from nsxr.model.variables import RATES, check
+from nsxr.model.variables import check
 from nsxr.references.match import match, require_kind
 
 __all__ = [

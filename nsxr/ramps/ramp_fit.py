@@ -10,10 +10,11 @@ from nsxr.compute.blocks import unlabelled
 from nsxr.compute.layouts import to_blocks, to_ramps
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.ramp_tile import SelectedGroups
+from nsxr.model.dims import IMAGE
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Range, Unit
 from nsxr.model.readout import Readout
-from nsxr.model.variables import IMAGE, check
+from nsxr.model.variables import check
 from nsxr.ramps.slopes import fit_least_squares, fit_likelihood
 from nsxr.references.match import match
 

@@ -12,11 +12,12 @@ from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.saturation import box_minimum, compare_with_limits, find_saturated_frames
 from nsxr.kernels.reductions import first_flagged
 from nsxr.model.declarations import Needs, Takes, step
+from nsxr.model.dims import RAMP
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Pixels
 from nsxr.model.readout import Readout, irs2_layout, require_all_rows
-from nsxr.model.variables import RAMP, check
+from nsxr.model.variables import check
 from nsxr.references.match import match
 
 __all__ = ["flag_saturation"]

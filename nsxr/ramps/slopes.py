@@ -13,8 +13,9 @@ from nsxr.kernels.ramps.likelihood import WEIGHTED_SUMS, combine_weighted, finis
 from nsxr.kernels.ramps.ramp_fit import SUMS, combine_sums, finish_slopes, fit_slopes
 from nsxr.kernels.ramps.ramp_tile import PixelImages, SelectedGroups
 from nsxr.kernels.ramps.ramp_weights import weight_tables
+from nsxr.model.dims import IMAGE, RATES
 from nsxr.model.dq import PixelFlag
-from nsxr.model.variables import IMAGE, RATES, VARIABLES
+from nsxr.model.variables import VARIABLES
 
 __all__ = ["fit_least_squares", "fit_likelihood"]
 

@@ -5,7 +5,7 @@ import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
 from nsxr.kernels.ramps.snowballs import SnowballLimits, flag_large_events
-from nsxr.model.variables import RAMP, RATES
+from nsxr.model.dims import RAMP, RATES
 
 __all__ = ["flag_by_ellipses"]
 

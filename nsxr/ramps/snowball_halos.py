@@ -11,8 +11,9 @@ from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.halos import flag_halos
 from nsxr.kernels.ramps.rings import scaled_differences
 from nsxr.kernels.ramps.snowballs import SnowballLimits
+from nsxr.model.dims import RAMP, RATES
 from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER, Readout
-from nsxr.model.variables import EVENT_PROPERTIES, RAMP, RATES, check, variable_attributes
+from nsxr.model.variables import EVENT_PROPERTIES, check, variable_attributes
 from nsxr.references.match import match
 
 __all__ = ["flag_by_halos", "scaled_frames"]

@@ -11,11 +11,12 @@ from nsxr.compute.layouts import chunk_like, to_frames
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.showers import flag_excess
 from nsxr.kernels.ramps.snowballs import SnowballLimits
+from nsxr.model.dims import RAMP
 from nsxr.model.dq import JUMP
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Pixels, Range, Sigmas, Times, Unit
 from nsxr.model.readout import Readout
-from nsxr.model.variables import RAMP, check
+from nsxr.model.variables import check
 from nsxr.ramps.jump import event_rate
 from nsxr.ramps.snowball_ellipses import flag_by_ellipses
 from nsxr.ramps.snowball_halos import flag_by_halos, scaled_frames

@@ -12,7 +12,7 @@ from nsxr.compute.layouts import ramp_chunks
 from nsxr.kernels.ramps.jump import JumpSizes, flag_outside
 from nsxr.kernels.ramps.jump_limits import find_limits
 from nsxr.kernels.ramps.series_rate import TwoPointSearch, find_series_rates
-from nsxr.model.variables import IMAGE, RAMP
+from nsxr.model.dims import IMAGE, RAMP
 
 __all__ = ["find_ordinary", "flag_by_differences"]
 

@@ -17,10 +17,11 @@ from nsxr.errors import (
     ReferenceFileError,
 )
 from nsxr.formats.fits_headers import FitsFile, keywords
+from nsxr.model.dims import RAMP
 from nsxr.model.keywords import start_of
 from nsxr.model.readout import Readout
 from nsxr.model.steps import REFERENCES, serves
-from nsxr.model.variables import RAMP, check
+from nsxr.model.variables import check
 from nsxr.references.crds import CRDS, best_references, crds_state, fetch_reference
 from nsxr.references.files import OPTIONAL, TYPES, open_reference, scan_reference
 from nsxr.references.sirs_kernels import open_sirs_kernel

@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from nsxr.model.dims import IMAGE, RAMP, RATES
 from nsxr.model.readout import DETECTOR_SIZE, Readout
-from nsxr.model.variables import IMAGE, RAMP, RATES
 
 __all__ = [
     "FULL_FRAME",

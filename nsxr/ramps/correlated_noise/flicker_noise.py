@@ -13,10 +13,11 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.kernels.ramps.flicker import series_length
 from nsxr.kernels.ramps.noise_spectrum import power_bins
 from nsxr.model.declarations import step
+from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
-from nsxr.model.variables import IMAGE, RAMP, SPECTRUM_COLUMNS
+from nsxr.model.variables import SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.frames import Frames, dark_of, frames_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_of, spectrum_of, variance_of, weight_of_series

@@ -9,10 +9,11 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk, to_whole_frames
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
+from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
-from nsxr.model.variables import IMAGE, RAMP, check
+from nsxr.model.variables import check
 
 __all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
-from nsxr.model.variables import IMAGE, RAMP
+from nsxr.model.dims import IMAGE, RAMP
 
 __all__ = ["median_stripes"]
 

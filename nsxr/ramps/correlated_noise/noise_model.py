@@ -11,8 +11,8 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
-from nsxr.model.variables import IMAGE, RAMP
 from nsxr.ramps.correlated_noise.frames import Frames
 
 __all__ = ["MODEL", "noise_of", "spectrum_of", "variance_of", "weight_of_series"]

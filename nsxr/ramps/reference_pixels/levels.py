@@ -9,9 +9,9 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.kernels.ramps.reference_levels import EVIDENCE, shrunken_levels
 from nsxr.kernels.ramps.reference_pixels import clipped_means
+from nsxr.model.dims import RAMP
 from nsxr.model.dq import PixelFlag
 from nsxr.model.readout import DETECTOR_SIZE, REFERENCE_BORDER
-from nsxr.model.variables import RAMP
 
 __all__ = ["estimate_levels", "estimate_shrunken_levels", "evidence_keywords"]
 
