@@ -160,8 +160,16 @@ def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | 
             wanted = {dim: lengths.get(str(dim), -1) for dim in array.dims}
         else:  # the chunks of lazy arrays stay, where no block has to be whole
             wanted = {dim: -1 for dim in array.dims if dim in core and dim != joined}
-        aligned.append(array if first.chunks is None and array.chunks is None else array.chunk(wanted))
+        aligned.append(array if _has_chunks(array, wanted, first.chunks is None) else array.chunk(wanted))
     return aligned
+
+
+def _has_chunks(array: xr.DataArray, wanted: Mapping[Any, Any], may_be_whole: bool) -> bool:
+    """Whether an array has the chunks that are wanted: another call of ``chunk`` takes half a millisecond."""
+    if array.chunks is None:
+        return may_be_whole
+    found = dict(zip(array.dims, array.chunks, strict=True))
+    return all(len(found[dim]) == 1 if lengths == -1 else found[dim] == lengths for dim, lengths in wanted.items())
 
 
 def _apply(
