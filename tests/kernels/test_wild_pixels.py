@@ -34,34 +34,41 @@ STREAK = [(0, 100), (0, 101), (1, 102), (-1, 103), (0, 104)]
 BLOCK = [(0, 200), (0, 201), (1, 200), (1, 201)]
 
 
+@pytest.fixture(scope="module")
+def clean() -> tuple[xr.Dataset, xr.Dataset, xr.Dataset, np.ndarray]:
+    """Return a slit without bad pixels, its truth, its spectrum, and the true flux in the aperture."""
+    slit, truth = simulate_trace(signal_to_noise=45.0, lines=True, bad_pixels="none", seed=1)
+    model = fit_trace_model(slit)
+    within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values
+    return slit, truth, extract_spectrum(slit, model), within
+
+
 @pytest.mark.parametrize("amplitude", [3.0, 30.0, 1e9, 1e30, -3.0, -1e6])
 @pytest.mark.parametrize("places", [[(0, 100)], [(2, 200)], STREAK, BLOCK])
-def test_only_columns_that_were_hit_lose(amplitude: float, places: list[tuple[int, int]]) -> None:
-    slit, truth = simulate_trace(signal_to_noise=45.0, lines=True, bad_pixels="none", seed=1)
-    clean, found = extract_spectrum(slit), extract_spectrum(hit(slit, truth, amplitude, places))
+def test_only_columns_that_were_hit_lose(clean: tuple, amplitude: float, places: list[tuple[int, int]]) -> None:
+    slit, truth, before, wanted = clean
+    found = extract_spectrum(hit(slit, truth, amplitude, places))
     columns = sorted({column for _, column in places})
     others = np.setdiff1d(np.arange(420), columns)
-    change = (found["flux"] - clean["flux"]).values / deviation(clean)
+    change = (found["flux"] - before["flux"]).values / deviation(before)
     assert np.abs(change[others]).max() < 0.1
-    np.testing.assert_allclose(deviation(found)[others], deviation(clean)[others], rtol=0.02)
-    np.testing.assert_array_equal(found["dq"][others], clean["dq"][others])
+    np.testing.assert_allclose(deviation(found)[others], deviation(before)[others], rtol=0.02)
+    np.testing.assert_array_equal(found["dq"][others], before["dq"][others])
     kept = [column for column in columns if found["dq"][column] == 0]
-    wanted = (truth["flux"] * (truth["profile"] * fit_trace_model(slit)["aperture"]).sum("row")).values
     assert np.abs((found["flux"].values - wanted)[kept] / deviation(found)[kept]).max(initial=0.0) < 4
 
 
 @pytest.mark.parametrize("variance", [0.0, 1e30, -1.0, np.nan])
 @pytest.mark.parametrize("name", ["var_poisson", "var_rnoise"])
-def test_wild_variances_cost_their_column_only(name: str, variance: float) -> None:
-    slit, _ = simulate_trace(signal_to_noise=45.0, bad_pixels="none", seed=1)
-    clean = extract_spectrum(slit)
+def test_wild_variances_cost_their_column_only(clean: tuple, name: str, variance: float) -> None:
+    slit, _, before, _ = clean
     wild = slit[name].copy(deep=True)
     wild.values[14, 200] = variance
     found = extract_spectrum(slit.assign({name: wild}))
-    change = np.abs((found["flux"] - clean["flux"]).values / deviation(clean))
+    change = np.abs((found["flux"] - before["flux"]).values / deviation(before))
     assert np.delete(change, 200).max() < 0.1
     assert change[200] < 4
-    np.testing.assert_allclose(deviation(found), deviation(clean), rtol=0.5)
+    np.testing.assert_allclose(deviation(found), deviation(before), rtol=0.5)
 
 
 def test_a_nod_does_not_reach_the_others() -> None:

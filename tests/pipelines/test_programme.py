@@ -20,7 +20,10 @@ from nsxr.testing import forbid_computes
 PERSISTENCE, SATURATED = np.uint32(PixelFlag.PERSISTENCE.value), np.uint32(PixelFlag.SATURATED.value)
 NAMES = [f"jw01234001001_03101_0000{n}_nrs1" for n in (1, 2, 3)]
 NODES = [f"01234/001/001_03101_0000{n}/nrs1" for n in (1, 2, 3)]
-WINDOW = ("--set", "persistence.persistence_time=60")
+LEFT_OUT = ("superbias", "refpix", "linearity", "dark_current", "jump")
+QUICKLY = [word for step in LEFT_OUT for word in ("--skip", step)]
+WINDOW = ("--set", "persistence.persistence_time=60", *QUICKLY)
+"""Saturation is remembered for a minute. Steps that do not matter for this are left out."""
 
 
 @pytest.fixture(scope="module")

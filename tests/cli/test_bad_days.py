@@ -24,6 +24,9 @@ BAD = "jw01234001001_03101_00002_nrs1"
 RECIPE = f"{ROOT}_recipe.toml"
 PRODUCTS = {"fits": [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits", RECIPE], "zarr": [f"{ROOT}.zarr", RECIPE]}
 PRODUCTS["both"] = sorted({*PRODUCTS["fits"], *PRODUCTS["zarr"]})
+LEFT_OUT = ("saturation", "superbias", "refpix", "linearity", "dark_current")
+BRIEF = [word for step in LEFT_OUT for word in ("--skip", step)]
+"""Options that make a run short, for tests of what is written rather than of what is computed."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,12 @@ def run(folder):
         return result
 
     return invoke
+
+
+@pytest.fixture
+def briefly(run):
+    """Return the same function, with most steps left out."""
+    return lambda *words, **checks: run(*words, *BRIEF, **checks)
 
 
 def contents(directory):
@@ -257,39 +266,39 @@ def small_disk(disk):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
 @pytest.mark.parametrize("form", ["fits", "zarr", "both"])
-def test_a_full_disk_leaves_older_products_as_they_were(run, raw, disk, form, share):
+def test_a_full_disk_leaves_older_products_as_they_were(briefly, raw, disk, form, share):
     """The disk fills up at several moments: some fraction of what the products need is free."""
     out = small_disk(disk) / "out"
     free = shutil.disk_usage(out.parent).free
-    run(raw, "-o", out, "--format", form, status=0)
+    briefly(raw, "-o", out, "--format", form, status=0)
     needed = free - shutil.disk_usage(out.parent).free
     older = contents(out)
     filler = out.parent / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(out.parent).free - int(share * needed)))
-    result = run(raw, "-o", out, "--format", form, "--overwrite", status=1)
+    result = briefly(raw, "-o", out, "--format", form, "--overwrite", status=1)
     assert result.stderr == f"Error: [Errno 28] products cannot be written to {out}: No space left on device\n"
     assert contents(out) == older
     filler.unlink()
-    run(raw, "-o", out, "--format", form, "--overwrite", status=0)
+    briefly(raw, "-o", out, "--format", form, "--overwrite", status=0)
     assert names(out) == PRODUCTS[form]
 
 
-def test_a_read_only_disk_is_named(run, raw, disk):
+def test_a_read_only_disk_is_named(briefly, raw, disk):
     out = small_disk(disk) / "out"
-    run(raw, "-o", out, status=0)
+    briefly(raw, "-o", out, status=0)
     older = contents(out)
     disk("-o", "remount,ro")
     for words in (["-o", out, "--overwrite"], ["-o", out.parent / "new"]):
-        error = run(raw, *words, status=1).stderr
+        error = briefly(raw, *words, status=1).stderr
         assert error == f"Error: [Errno 30] products cannot be written to {words[1]}: Read-only file system\n"
     assert contents(out) == older
     assert names(out.parent) == ["out"]
 
 
-def test_an_output_directory_that_cannot_be_made_is_named(run, raw, tmp_path):
+def test_an_output_directory_that_cannot_be_made_is_named(briefly, raw, tmp_path):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        error = run(raw, "-o", out, status=1).stderr
+        error = briefly(raw, "-o", out, status=1).stderr
         assert error.startswith("Error: ")
         assert f"products cannot be written to {out}: " in error
         assert error.count("\n") == 1
@@ -304,7 +313,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 from nsxr import cli
 cli.main()
 """
-    words = ["detector1", raw, "--references", folder, "-o", tmp_path / "out"]
+    words = ["detector1", raw, "--references", folder, "-o", tmp_path / "out", *BRIEF]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"Error: [Errno 27] products cannot be written to {tmp_path / 'out'}: File too large\n"
@@ -341,9 +350,10 @@ def slow_run(raw, folder, tmp_path):
     """Return a function that starts nsxr in a process that stops in the middle of its work, until a file appears."""
     started = []
 
-    def start(*words):
+    def start(*more):
         mark, go = tmp_path / "mark", tmp_path / "go"
-        words = ["detector1", raw, "--references", folder, "-o", tmp_path / "out", "--format", "both", *words, go, mark]
+        words = ["detector1", raw, "--references", folder, "-o", tmp_path / "out", "--format", "both", *BRIEF]
+        words = [*words, *more, go, mark]
         command = [sys.executable, "-c", SLOW, *map(str, words)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
@@ -367,9 +377,9 @@ def slow_run(raw, folder, tmp_path):
     ],
 )
 def test_a_run_that_is_stopped_leaves_older_products_and_nothing_else(
-    run, raw, slow_run, tmp_path, number, status, said
+    briefly, raw, slow_run, tmp_path, number, status, said
 ):
-    run(raw, "-o", tmp_path / "out", "--format", "both", status=0)
+    briefly(raw, "-o", tmp_path / "out", "--format", "both", status=0)
     older = contents(tmp_path / "out")
     process, _ = slow_run("--overwrite")
     assert len(names(tmp_path / "out")) > len(PRODUCTS["both"])
@@ -392,7 +402,7 @@ def test_a_closed_terminal_does_not_end_what_nohup_keeps(slow_run, tmp_path, mon
     assert names(tmp_path / "out") == PRODUCTS["both"]
 
 
-def test_what_a_killed_run_leaves_is_removed_by_the_next(run, raw, slow_run, tmp_path):
+def test_what_a_killed_run_leaves_is_removed_by_the_next(briefly, raw, slow_run, tmp_path):
     process, _ = slow_run()
     process.kill()
     process.wait()
@@ -400,15 +410,15 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next(run, raw, slow_run, tmp
     assert len(left) == 4  # rate, rateints, Zarr, recipe
     (tmp_path / "out" / f".{BAD}_rate.fits.01234567.partial").touch()  # of another exposure, perhaps at work
     (tmp_path / "mark").unlink()
-    run(raw, "-o", tmp_path / "out", "--format", "both", status=0)
+    briefly(raw, "-o", tmp_path / "out", "--format", "both", status=0)
     assert names(tmp_path / "out") == [f".{BAD}_rate.fits.01234567.partial", *PRODUCTS["both"]]
 
 
-def test_of_two_runs_into_one_output_the_second_is_refused_at_once(run, raw, slow_run, tmp_path):
-    run(raw, "-o", tmp_path / "expected", "--format", "both", "--set", "jump.rejection_threshold=5", status=0)
+def test_of_two_runs_into_one_output_the_second_is_refused_at_once(briefly, raw, slow_run, tmp_path):
+    briefly(raw, "-o", tmp_path / "expected", "--format", "both", "--set", "jump.rejection_threshold=5", status=0)
     process, go = slow_run("--set", "jump.rejection_threshold=5")
     for words in ([], ["--overwrite"], ["--format", "zarr"]):
-        result = run(raw, "-o", tmp_path / "out", *words, status=1)
+        result = briefly(raw, "-o", tmp_path / "out", *words, status=1)
         expected = f"another run is writing {ROOT} to {tmp_path / 'out'} now; wait for it, or choose another directory"
         assert result.stderr == f"Error: {expected}\n"
     go.touch()
@@ -420,7 +430,7 @@ def test_of_two_runs_into_one_output_the_second_is_refused_at_once(run, raw, slo
             for hdu, other in zip(mine, straight, strict=True):
                 if hdu.is_image and hdu.data is not None:
                     np.testing.assert_array_equal(hdu.data, other.data)
-    run(raw, "-o", tmp_path / "out", "--overwrite", status=0)  # the lock is gone
+    briefly(raw, "-o", tmp_path / "out", "--overwrite", status=0)  # the lock is gone
 
 
 @pytest.mark.parametrize("kind", ["superbias", "raw", "gzip"])
