@@ -171,7 +171,7 @@ def limits(seed: int, seeds: int) -> None:
             centroid = (truth["profile"] * truth["row"]).sum("row")
             error.append(float((model["trace"] - centroid).mean()))
             claimed.append(float(model["position_uncertainty"]))
-            bias.append(float((spectrum["flux"] - within).sum() / within.sum()))
+            bias.append(float((spectrum["flux"].values - within.values).sum() / within.sum()))
         write_row(
             f"{ratio:.0f}",
             f"{np.mean(gain):.3f}",
@@ -199,7 +199,7 @@ def nods(seed: int, seeds: int) -> None:
                     spectrum = nsxr.extract_spectrum(slit, model)
                     within = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values
                     near = np.abs(truth["row"] - truth["trace"]) < 1.6
-                    hit = ((truth["is_bad"] & near).any("row") & (spectrum["dq"] == 0)).values
+                    hit = (truth["is_bad"] & near).any("row").values & (spectrum["dq"].values == 0)
                     error = spectrum["flux"].values - within
                     errors.append((error / within)[hit])
                     pulls.append((error / deviation(spectrum))[hit])
