@@ -98,13 +98,19 @@ def extract_padded(slits: xr.Dataset) -> xr.Dataset:
     dims, lead = ("slit", "cross_dispersion", "dispersion"), ("slit", "dispersion")
     rows, columns = (slits[name] - 1.0 for name in ("n_rows", "n_columns"))
     limits = [xr.zeros_like(rows), rows, xr.zeros_like(rows), columns, (columns / 2).round()]
-    weights, around, *_ = map_blocks(
+    of_limits = dict.fromkeys(("start", "stop"), (("slit",), np.float64))
+    boxes = map_blocks(
         box_weights,
         one_chunk(unlabelled(slits["wavelength"]), *dims[1:]),
         unlabelled(xr.concat(limits, "limit").transpose(..., "limit")).chunk({"slit": 1}),
         xr.DataArray(np.full((slits.sizes["slit"], slits.sizes["dispersion"]), CENTER), dims=lead).chunk({"slit": 1}),
         core=(*dims[1:], "limit"),
-        outputs=[(dims, np.float64)] * 2 + [(lead, np.float64)] + [(("slit",), np.float64)] * 2,
+        outputs={
+            "weights": (dims, np.float64),
+            "around": (dims, np.float64),
+            "wavelength": (lead, np.float64),
+            **of_limits,
+        },
         extract_width=WIDTH,
         src_coeff=None,
         bkg_coeff=None,
@@ -113,19 +119,21 @@ def extract_padded(slits: xr.Dataset) -> xr.Dataset:
         whole_background=False,
     )
     names = ("var_poisson", "var_rnoise", "var_flat")
+    others = [f"{part}_of_background" for part in names]
+    names_of_sums = ["flux", "background", "npixels", "coverage", *names, *others]
     sums = map_blocks(
         sum_box,
         *(unlabelled(slits[name]) for name in ("sci", "dq")),
-        weights,
-        around,
+        boxes["weights"],
+        boxes["around"],
         *(unlabelled(slits[name]) for name in names),
         core=dims[1:],
-        outputs=[*[(lead, np.float64)] * 10, (lead, np.uint32)],
+        outputs={**dict.fromkeys(names_of_sums, (lead, np.float64)), "dq": (lead, np.uint32)},
         fit=None,
         order=0,
         smoothing_length=0,
     )
-    return xr.Dataset({"flux": sums[0], **dict(zip(names, sums[4:7], strict=True)), "dq": sums[-1]})
+    return xr.Dataset({name: sums[name] for name in ("flux", *names, "dq")})
 
 
 def run(way: str, number: int, grating: str, kind: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ A kernel is a function of NumPy arrays: it knows neither xarray nor dask. Nothin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import dask
 import dask.array as da
@@ -46,7 +46,6 @@ def unlabelled(array: xr.DataArray) -> xr.DataArray:
     return array.drop_vars(list(array.coords))
 
 
-@overload
 def map_blocks(
     kernel: Kernel,
     *arrays: xr.DataArray,
@@ -57,34 +56,7 @@ def map_blocks(
     joined: str | None = None,
     within: tuple[str, slice] | None = None,
     **parameters: object,
-) -> dict[str, xr.DataArray]: ...
-
-
-@overload
-def map_blocks(
-    kernel: Kernel,
-    *arrays: xr.DataArray,
-    core: Sequence[str],
-    outputs: Sequence[Output],
-    sizes: Mapping[str, int] | None = None,
-    reduced: Mapping[int, str] | None = None,
-    joined: str | None = None,
-    within: tuple[str, slice] | None = None,
-    **parameters: object,
-) -> tuple[xr.DataArray, ...]: ...
-
-
-def map_blocks(
-    kernel: Kernel,
-    *arrays: xr.DataArray,
-    core: Sequence[str],
-    outputs: Mapping[str, Output] | Sequence[Output],
-    sizes: Mapping[str, int] | None = None,
-    reduced: Mapping[Any, str] | None = None,
-    joined: str | None = None,
-    within: tuple[str, slice] | None = None,
-    **parameters: object,
-) -> dict[str, xr.DataArray] | tuple[xr.DataArray, ...]:
+) -> dict[str, xr.DataArray]:
     """Apply a kernel to blocks that hold the ``core`` dims whole.
 
     A block has its dims in the order of the array that it is cut from, and is C-ordered. A kernel for
@@ -129,24 +101,11 @@ def map_blocks(
     ModelError
         If the first array is split along a core dim, or an output lacks a dim along which blocks may be split.
     """
-    if isinstance(outputs, Mapping):
-        numbers = {name: number for number, name in enumerate(outputs)}
-        by_number = {numbers[name]: dim for name, dim in (reduced or {}).items()}
-        plain = _aligned([unlabelled(array) for array in arrays], core, joined)
-        data = _apply(kernel, plain, core, list(outputs.values()), sizes or {}, by_number, joined, within, parameters)
-        return {
-            name: xr.DataArray(values, dims=dims)
-            for (name, (dims, _)), values in zip(outputs.items(), data, strict=True)
-        }
-    data = _apply(kernel, arrays, core, outputs, sizes or {}, reduced or {}, joined, within, parameters)
-    found: list[xr.DataArray] = []
-    for number, ((dims, _), values) in enumerate(zip(outputs, data, strict=True)):
-        labelled = {d for d in dims if not (reduced and reduced.get(number) == d) and not (within and within[0] == d)}
-        coordinates = {
-            name: c for array in reversed(arrays) for name, c in array.coords.items() if labelled.issuperset(c.dims)
-        }
-        found.append(xr.DataArray(values, dims=dims, coords=coordinates))
-    return tuple(found)
+    plain = _aligned([unlabelled(array) for array in arrays], core, joined)
+    data = _apply(kernel, plain, core, outputs, sizes or {}, reduced or {}, joined, within, parameters)
+    return {
+        name: xr.DataArray(values, dims=dims) for (name, (dims, _)), values in zip(outputs.items(), data, strict=True)
+    }
 
 
 def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | None) -> list[xr.DataArray]:
@@ -176,9 +135,9 @@ def _apply(
     kernel: Kernel,
     arrays: Sequence[xr.DataArray],
     core: Sequence[str],
-    outputs: Sequence[Output],
+    outputs: Mapping[str, Output],
     sizes: Mapping[str, int],
-    reduced: Mapping[int, str],
+    reduced: Mapping[str, str],
     joined: str | None,
     within: tuple[str, slice] | None,
     parameters: Mapping[str, object],
@@ -205,20 +164,20 @@ def _apply(
     for array in arrays:
         pairs += [array.data, tuple(map(str, array.dims))]
     if len(outputs) == 1:
-        dims, dtype = outputs[0]
+        ((name, (dims, dtype)),) = outputs.items()
         new = {d: lengths[d] for d in dims if d in sizes}
-        return [_blockwise(run, dims, pairs, new, dtype, {reduced[0]: 1} if reduced else None)]
+        return [_blockwise(run, dims, pairs, new, dtype, {reduced[name]: 1} if reduced else None)]
     together = _blockwise(run, loop, pairs, {}, np.object_)
     data = []
-    for number, (dims, dtype) in enumerate(outputs):
+    for number, (name, (dims, dtype)) in enumerate(outputs.items()):
         new = {d: lengths[d] for d in dims if d not in loop}
-        adjust = {reduced[number]: 1} if number in reduced else None
+        adjust = {reduced[name]: 1} if name in reduced else None
         data.append(_blockwise(_pick, dims, [together, loop], new, dtype, adjust, number=number))
     return data
 
 
 def _check(
-    arrays: Sequence[xr.DataArray], whole: Sequence[str], outputs: Sequence[Output], loop: Sequence[str]
+    arrays: Sequence[xr.DataArray], whole: Sequence[str], outputs: Mapping[str, Output], loop: Sequence[str]
 ) -> None:
     for array in arrays:
         for dim, chunks in zip(array.dims, array.chunks or (), strict=False):
@@ -226,10 +185,10 @@ def _check(
                 raise ModelError(
                     f"an array is split along {dim!r} into chunks {chunks}, expected one chunk; call one_chunk"
                 )
-    for dims, _ in outputs:
+    for name, (dims, _) in outputs.items():
         lost = [d for d in loop if d not in dims]
         if lost:
-            raise ModelError(f"an output has dims {tuple(dims)} without {lost}, along which blocks may be split")
+            raise ModelError(f"output {name!r} has dims {tuple(dims)} without {lost}, along which blocks may be split")
 
 
 def _blockwise(

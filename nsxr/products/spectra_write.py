@@ -156,15 +156,15 @@ def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]
     arrays = {name: a.transpose(*(d for d in flux.dims if d in a.dims)) for name, a in arrays.items()}
     first = "integration" if "integration" in flux.dims else "dispersion"
     size = row_type(columns, flux.sizes["dispersion"]).itemsize
-    (rows,) = map_blocks(
+    rows = map_blocks(
         spectrum_rows,
         *arrays.values(),
         core=("dispersion",),
-        outputs=[((first, "byte"), np.uint8)],
+        outputs={"rows": ((first, "byte"), np.uint8)},
         sizes={"byte": size},
         names=list(arrays),
         columns=columns,
-    )
+    )["rows"]
     return rows, columns
 
 
