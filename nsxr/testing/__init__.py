@@ -1,6 +1,7 @@
 """Help for tests of corrections, public so that you can test your own corrections with it too.
 
-- Builders make small exposures, references, rates and slits in memory: :func:`make_exposure`, :func:`make_reference`.
+- Builders make small exposures, references, rates and slits in memory: :func:`make_exposure`, :func:`make_reference`,
+  :func:`make_slit`.
 - Assertions check what every correction promises: :func:`assert_lazy_and_chunk_invariant`, :func:`forbid_computes`.
 - Strategies for hypothesis are in :mod:`nsxr.testing.strategies`, which alone needs that library.
 
@@ -17,6 +18,7 @@ from nsxr.testing.exposures import (
     make_reference,
     make_times,
 )
+from nsxr.testing.slits import make_slit, make_spectrum
 
 __all__ = [
     "FULL_FRAME",
@@ -28,5 +30,7 @@ __all__ = [
     "make_noise_references",
     "make_rates",
     "make_reference",
+    "make_slit",
+    "make_spectrum",
     "make_times",
 ]

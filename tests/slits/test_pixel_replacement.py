@@ -6,7 +6,7 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
 from nsxr.slits.pixel_replacement import replace_pixels
-from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import assert_lazy_and_chunk_invariant, make_slit
 
 CUTOUT = ("cross_dispersion", "dispersion")
 VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
@@ -14,7 +14,7 @@ DO_NOT_USE, ESTIMATED = int(PixelFlag.DO_NOT_USE), int(PixelFlag.FLUX_ESTIMATED)
 OUTSIDE = int(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
 
 
-def make_slit(sci, missing, variances=(1.0, 2.0, 3.0), first=(), edge=0):
+def slit_with_holes(sci, missing, variances=(1.0, 2.0, 3.0), edge=0):
     """Return a slit with NaN and flags where pixels are missing, and ``edge`` rows outside at both ends."""
     sci = np.array(sci, np.float32)
     missing = np.broadcast_to(missing, sci.shape)
@@ -25,13 +25,9 @@ def make_slit(sci, missing, variances=(1.0, 2.0, 3.0), first=(), edge=0):
         for rows in (slice(None, edge), slice(-edge, None)):
             sci[..., rows, :] = wavelength[rows] = np.nan
             dq[..., rows, :] = OUTSIDE
-    contents = {"sci": ((*first, *CUTOUT), sci, {"units": "MJy"}), "dq": ((*first, *CUTOUT), dq)}
-    for name, variance in zip(VARIANCES, variances, strict=True):
-        values = np.where(np.isnan(sci), np.nan, variance).astype(np.float32)
-        contents[name] = ((*first, *CUTOUT), values, {"units": "(MJy)2"})
-    contents["wavelength"] = (CUTOUT, wavelength, {"units": "um"})
-    labels = {"cross_dispersion": np.arange(sci.shape[-2]), "dispersion": np.arange(sci.shape[-1])}
-    return xr.Dataset(contents, coords=labels)
+    values = [np.where(np.isnan(sci), np.nan, variance) for variance in variances]
+    place = {"dims": CUTOUT, "row_start": 0, "column_start": 0}
+    return make_slit(sci, values, dq, wavelength=wavelength, units="MJy", **place)
 
 
 def make_model(slit, value=7.0, variance=0.25, **attrs):
@@ -94,7 +90,7 @@ def slow_profile(images, row, column, n):
 @pytest.mark.parametrize("algorithm", ["mingrad", "fit_profile"])
 def test_loops_find_the_same(trace, algorithm, faint):
     sci, missing, variances = trace
-    slit = make_slit(sci / 1000 if faint else sci, missing, variances, edge=2)
+    slit = slit_with_holes(sci / 1000 if faint else sci, missing, variances, edge=2)
     result = replace_pixels(slit, algorithm=algorithm, n_adjacent_cols=2)
     images = [slit[name].values.astype(float) for name in ("sci", *VARIANCES)]
     replaced = 0
@@ -124,7 +120,7 @@ def test_mingrad_takes_the_direction_along_which_little_changes():
     row, column = np.mgrid[:8, :9]
     missing = (row == 4) & (column == 4)
     for sci in (10.0 * row**2 + column, row + 10.0 * column**2):
-        result = replace_pixels(make_slit(sci, missing))
+        result = replace_pixels(slit_with_holes(sci, missing))
         assert float(result["sci"][4, 4]) == sci[4, 4]
 
 
@@ -135,7 +131,7 @@ def test_mingrad_leaves_edges_and_pixels_without_a_pair():
     missing[4, 11] = True
     missing[4:6, 6:8] = True
     missing[3:6, 6] = missing[4, 5:8] = True  # a cross: no pair around its middle
-    result = replace_pixels(make_slit(sci, missing))
+    result = replace_pixels(slit_with_holes(sci, missing))
     left = np.isnan(result["sci"].values)
     assert left[[0, 1, 8, 4, 4, 4, 4], [5, 5, 5, 0, 1, 11, 6]].all()
     assert (result["dq"].values[left] & DO_NOT_USE > 0).all()
@@ -147,7 +143,7 @@ def test_fit_profile_finds_what_is_a_profile_times_a_spectrum():
     truth = np.exp(-0.5 * ((row - 6.3) / 1.1) ** 2) * (100 + 30 * np.sin(column))
     missing = np.zeros(truth.shape, bool)
     missing[6, 4] = missing[5:8, 12:14] = missing[7, 29] = missing[3, 0] = True
-    result = replace_pixels(make_slit(truth, missing), algorithm="fit_profile")
+    result = replace_pixels(slit_with_holes(truth, missing), algorithm="fit_profile")
     np.testing.assert_allclose(result["sci"], truth, rtol=1e-5)
 
 
@@ -165,14 +161,14 @@ def test_values_of_the_pipeline(algorithm, rtol, expected):
     variances = [0.1 * sci, 0.5 + 0.1 * ((row + 2 * column) % 3), 1e-4 * sci**2]
     missing = np.zeros(sci.shape, bool)
     missing[3, 4] = missing[2, 6] = True
-    result = replace_pixels(make_slit(sci, missing, variances), algorithm=algorithm)
+    result = replace_pixels(slit_with_holes(sci, missing, variances), algorithm=algorithm)
     np.testing.assert_allclose([float(result[name][3, 4]) for name in ("sci", *VARIANCES)], expected, rtol=rtol)
 
 
 def test_trace_model_gives_value_and_variance():
     missing = np.zeros((6, 7), bool)
     missing[0, 2] = missing[3, 4] = missing[5, 5] = True
-    slit = make_slit(np.ones((6, 7)), missing, edge=1)
+    slit = slit_with_holes(np.ones((6, 7)), missing, edge=1)
     value = np.full((6, 7), 7.0)
     value[3, 5] = np.nan
     slit["dq"][3, 5] |= np.uint32(DO_NOT_USE)
@@ -191,7 +187,7 @@ def test_trace_model_gives_value_and_variance():
 
 def test_flagged_pixels_with_a_value_are_replaced_and_their_value_is_not_used():
     row, column = np.mgrid[:8, :9]
-    slit = make_slit(row + 10.0 * column, np.zeros((8, 9), bool))
+    slit = slit_with_holes(row + 10.0 * column, np.zeros((8, 9), bool))
     slit["dq"][4, 4] |= np.uint32(DO_NOT_USE)
     slit["sci"][4, 4] = 1e6
     slit["dq"][4, 5] |= np.uint32(DO_NOT_USE)
@@ -206,7 +202,7 @@ def test_lazy_in_every_chunking(trace, algorithm):
     sci, missing, variances = trace
     several = np.stack([sci, np.roll(sci, 3, axis=1), 2 * sci])
     holes = np.stack([missing, np.roll(missing, 2, axis=0), missing])
-    slit = make_slit(several, holes, variances, first=(first,), edge=1)
+    slit = slit_with_holes(several, holes, variances, edge=1)
     chunkings = ({first: 1}, {first: 2, "dispersion": 11}, {"cross_dispersion": 5})
     if algorithm == "trace_model":
         result = assert_lazy_and_chunk_invariant(
@@ -235,19 +231,19 @@ def test_lazy_in_every_chunking(trace, algorithm):
 
 @pytest.mark.parametrize("algorithm", ["mingrad", "fit_profile"])
 def test_slits_without_pixels_or_variances(algorithm):
-    empty = make_slit(np.ones((5, 6)), True)
+    empty = slit_with_holes(np.ones((5, 6)), True)
     xr.testing.assert_equal(replace_pixels(empty, algorithm=algorithm), empty)
-    tiny = make_slit(np.ones((2, 2)), np.eye(2, dtype=bool))
+    tiny = slit_with_holes(np.ones((2, 2)), np.eye(2, dtype=bool))
     assert replace_pixels(tiny, algorithm=algorithm).sizes == tiny.sizes
     row, column = np.mgrid[:8, :9]
-    bare = make_slit(10.0 + 0 * row, (row == 4) & (column == 4)).drop_vars(VARIANCES)
+    bare = slit_with_holes(10.0 + 0 * row, (row == 4) & (column == 4)).drop_vars(VARIANCES)
     assert float(replace_pixels(bare, algorithm=algorithm)["sci"][4, 4]) == pytest.approx(10)
-    zeros = make_slit(0.0 * row, (row == 4) & (column == 4), (0.0, 0.0, 0.0))
+    zeros = slit_with_holes(0.0 * row, (row == 4) & (column == 4), (0.0, 0.0, 0.0))
     replace_pixels(zeros, algorithm=algorithm)
 
 
 def test_wrong_input_is_refused():
-    slit = make_slit(np.ones((6, 7)), np.eye(6, 7, dtype=bool))
+    slit = slit_with_holes(np.ones((6, 7)), np.eye(6, 7, dtype=bool))
     with pytest.raises(ParameterError, match="algorithm"):
         replace_pixels(slit, algorithm="median")
     with pytest.raises(ParameterError, match="n_adjacent_cols"):

@@ -1,5 +1,6 @@
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
@@ -16,41 +17,26 @@ from nsxr.references.apertures import Aperture, read_aperture
 from nsxr.slits.collection import map_slits
 from nsxr.spectra.box_extraction import extract_box
 from nsxr.testing import assert_lazy_and_chunk_invariant
+from nsxr.testing import make_slit as make_cut_out
 
 CUTOUT = ("cross_dispersion", "dispersion")
 PARTS = ("poisson", "rnoise", "flat")
+make_slit = partial(make_cut_out, dims=CUTOUT)
 AREA = 4.8e-13
 REGIONS = ((-0.5,), (1.9,), (7.2,), (9.5,))
-
-
-def make_slit(sci, variances=(1.0, 1.0, 1.0), units="DN/s", dq=None, wavelength=None, first=(), **attrs):
-    """Return a slit at detector row 1200, column 300, with a wavelength everywhere."""
-    sci = np.asarray(sci, np.float32)
-    dims = (*first, *CUTOUT)
-    if wavelength is None:
-        wavelength = np.broadcast_to(np.linspace(1, 2, sci.shape[-1]), sci.shape[-2:])
-    contents = {"sci": (dims, sci, {"units": units}), "wavelength": (CUTOUT, np.array(wavelength, np.float32))}
-    for part, variance in zip(PARTS, variances, strict=True):
-        values = np.array(np.broadcast_to(variance, sci.shape), np.float32)
-        contents[f"var_{part}"] = (dims, values, {"units": f"({units})2"})
-    contents["dq"] = (dims, np.zeros(sci.shape, np.uint32) if dq is None else np.asarray(dq, np.uint32))
-    labels = {"cross_dispersion": 1200 + np.arange(sci.shape[-2]), "dispersion": 300 + np.arange(sci.shape[-1])}
-    if "integration" in first:
-        labels |= {"integration": np.arange(1, len(sci) + 1), "mid_time": ("integration", np.arange(len(sci)) / 24)}
-    return xr.Dataset(contents, coords=labels, attrs={"SRCTYPE": "POINT", "EXP_TYPE": "NRS_MSASPEC"} | attrs)
 
 
 @pytest.fixture
 def noisy(rng):
     """Return a slit with noise, holes, and corners without wavelength."""
 
-    def make(*shape, units="DN/s", first=()):
+    def make(*shape, units="DN/s"):
         dq = np.where(rng.random(shape) < 0.05, PixelFlag.DO_NOT_USE, 0)
         sci = np.where(rng.random(shape) < 0.05, np.nan, rng.normal(3, 2, shape))
         wavelength = np.linspace(0.6, 5.2, shape[-1]) + 0.002 * np.arange(shape[-2])[:, None]
         wavelength[0, : shape[-1] // 2] = wavelength[-1, shape[-1] // 3 :] = np.nan
         variances = [rng.uniform(0.1, 2, shape) for _ in PARTS]
-        return make_slit(sci, variances, units, dq, wavelength, first, PIXAR_SR=AREA)
+        return make_slit(sci, variances, dq, wavelength=wavelength, units=units, PIXAR_SR=AREA)
 
     return make
 
@@ -361,7 +347,7 @@ def test_rows_of_the_detector_and_a_resampled_grid_give_the_same(noisy):
 
 @pytest.mark.parametrize("fit", ["poly", "median"])
 def test_series_are_lazy_and_keep_their_times(noisy, fit):
-    slit = noisy(5, 12, 20, units="MJy/sr", first=("integration",))
+    slit = noisy(5, 12, 20, units="MJy/sr")
     aperture = Aperture(ystart=3.2, ystop=7.1, bkg_coeff=((-0.5,), (1.5,), (9.5,), (11.5,)), bkg_fit=fit)
     spectrum = assert_lazy_and_chunk_invariant(
         extract_box,

@@ -4,8 +4,10 @@ import doctest
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import nsxr
+from nsxr.model.dq import GroupFlag
 from nsxr.model.readout import Readout
 from nsxr.testing import (
     FULL_FRAME,
@@ -14,12 +16,19 @@ from nsxr.testing import (
     make_noise_references,
     make_rates,
     make_reference,
+    make_slit,
+    make_spectrum,
     make_times,
+    slits,
+    strategies,
 )
 
 
-def test_examples_of_the_builders():
-    assert doctest.testmod(exposures, extraglobs={"np": np}).failed == 0
+@pytest.mark.parametrize("module", [exposures, slits])
+def test_examples_of_the_builders(module):
+    result = doctest.testmod(module, extraglobs={"np": np})
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize("keywords", [{}, FULL_FRAME, {"NFRAMES": 4, "DETECTOR": "NRS2"}])
@@ -58,3 +67,20 @@ def test_rates_have_units_and_variances(shape):
     assert rates["var_poisson"].attrs["units"] == "(DN/s)2"
     assert rates["var_rnoise"].dtype == np.float32
     assert rates["dq"].dtype == np.uint32
+
+
+def test_slits_are_extracted_and_spectra_combined():
+    slit = make_slit(np.ones((2, 12, 20)), units="MJy")
+    spectrum = nsxr.extract_box(slit, {"ystart": 2, "ystop": 5}, use_source_posn=False)
+    assert spectrum["flux"].dims == ("integration", "dispersion")
+    combined = nsxr.combine_spectra([make_spectrum(np.full(30, 2.0), 1.0), make_spectrum(np.full(30, 4.0), 1.0)])
+    np.testing.assert_allclose(combined["flux"], 3.0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(exposure=strategies.exposures())
+def test_flags_that_were_set_are_never_cleared(exposure):
+    flagged = nsxr.flag_jumps(exposure, *make_noise_references(exposure, 14.0))
+    assert not (exposure["groupdq"].values & ~flagged["groupdq"].values).any()
+    saturated = (exposure["groupdq"].values & np.uint8(GroupFlag.SATURATED.value)) != 0
+    assert (np.diff(saturated.astype(int), axis=1) >= 0).all()
