@@ -370,6 +370,7 @@ def die_once(flag):
     ZarrTarget.__setitem__ = write
 
 
+@pytest.mark.slow  # workers are processes that import nsxr, and one more is started for the one that died
 def test_a_worker_dies(tmp_path, made, straight):
     flag = tmp_path / "died"
     with connected(workers=2, memory_limit="1GB") as client:
@@ -460,6 +461,7 @@ def test_two_runs_at_once(tmp_path, made, run, monkeypatch):
     assert run("check", path).stdout == ""
 
 
+@pytest.mark.slow  # three processes that import nsxr
 def test_two_processes_at_once(tmp_path, made, run):
     path = tmp_path / "a.zarr"
     command = [sys.executable, "-c", "from nsxr.cli import main; main()", "archive", "add", path]

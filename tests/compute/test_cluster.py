@@ -186,6 +186,7 @@ def take_too_much_once(mark):
         take_too_much()
 
 
+@pytest.mark.slow  # workers are processes that import nsxr, and one more is started for the one that died
 @pytest.mark.parametrize("happens", [kill_once, take_too_much_once], ids=["killed", "out of memory"])
 def test_a_worker_that_dies_costs_time_only(made, expected, passes, client, trouble, tmp_path, happens):
     client.wait_for_workers(2, timeout=60)
