@@ -81,7 +81,7 @@ def straight(tmp_path_factory, made):
     """An archive of all three exposures, made without interruption by other means than the command line."""
     path = tmp_path_factory.mktemp("straight") / "a.zarr"
     for file in [*made["files"], made["other"]]:
-        archives.add_exposure(path, file, made["references"], raw=True, skip=LEFT_OUT)
+        archives.add_exposure(path, file, made["references"], raw=True, skip=["jump"])
     return path
 
 
@@ -290,7 +290,7 @@ def killed(moment, number, *words):
 def test_killed_while_adding(tmp_path, made, straight, run, moment, number, complete):
     path, files = tmp_path / "a.zarr", [*made["files"], made["other"]]
     words = [path, *files, "--references", made["references"], "--raw"]
-    killed(moment, number, "add", *words, *QUICKLY)
+    killed(moment, number, "add", *words, "--skip", "jump")
     assert visible(path) == complete
     with archives.open_archive(path) as tree:
         assert not tree.children  # it was consolidated before anything was complete
@@ -375,7 +375,7 @@ def test_a_worker_dies(tmp_path, made, straight):
     flag = tmp_path / "died"
     with connected(workers=2, memory_limit="1GB") as client:
         client.run(die_once, str(flag))
-        archives.add_exposure(tmp_path / "a.zarr", made["files"][0], made["references"], raw=True, skip=LEFT_OUT)
+        archives.add_exposure(tmp_path / "a.zarr", made["files"][0], made["references"], raw=True, skip=["jump"])
         assert flag.exists()
         assert list(archives.check_archive(tmp_path / "a.zarr")) == []
     found, expected = archives.open_archive(tmp_path / "a.zarr"), archives.open_archive(straight)
@@ -388,12 +388,12 @@ def test_a_worker_dies(tmp_path, made, straight):
 
 def test_what_is_there_is_skipped_or_replaced(copied, made, run):
     before = stamps(copied)
-    words = ("add", copied, made["files"][0], "--references", made["references"], *QUICKLY)
+    words = ("add", copied, made["files"][0], "--references", made["references"])
     assert run(*words).stdout == f"{NAMES[0]}: already there\n"
     assert stamps(copied) == before
     with pytest.raises(OutputExistsError, match="already"):
         archives.add_exposure(copied, made["files"][0], made["references"])
-    assert run(*words, "--overwrite").stdout == f"{FIRST}\n"
+    assert run(*words, *QUICKLY, "--overwrite").stdout == f"{FIRST}\n"
     tree = archives.open_archive(copied)
     assert list(tree[FIRST].children) == ["rate", "rateints"]  # without --raw this time
     assert run("check", copied).stdout == ""

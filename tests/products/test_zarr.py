@@ -226,6 +226,7 @@ def test_store_on_s3(s3):
     same_behind_a_url("s3://zarr-bucket/x.zarr", s3)
 
 
+@pytest.mark.slow  # hundreds of objects, each asked for from a server written in Python
 def test_archive_on_s3(s3, tmp_path):
     """Added, resumed, listed, opened and checked as on a disk."""
     made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB32", groups=3, integrations=2)
