@@ -1,7 +1,6 @@
 """``dataset.nsxr``, and ``tree["rate"].nsxr``: the corrections as methods, for notebooks."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import xarray as xr
 
@@ -10,6 +9,7 @@ from nsxr.model.arguments import checks_arguments
 from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
+from nsxr.model.types import Entries, Named
 
 __all__ = ["NodeAccessor", "NsxrAccessor"]
 
@@ -27,12 +27,12 @@ class NsxrAccessor:
         return Readout.from_header(self._dataset.attrs)
 
     @property
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[Entries]:
         """Corrections that the data have had, with parameters and references."""
         return steps(self._dataset)
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Entries:
         """Software, inputs, references and recipe, see :mod:`nsxr.model.provenance`."""
         return provenance_of(self._dataset.attrs)
 
@@ -69,7 +69,7 @@ class NsxrAccessor:
         *,
         skip: Collection[str] = (),
         run: Collection[str] = (),
-        **parameters: Mapping[str, Any],
+        **parameters: Named,
     ) -> xr.DataTree:
         """Calibrate to count rates, see :func:`nsxr.detector1`."""
         from nsxr.pipelines.detector1 import detector1  # takes a second, which other shortcuts need not wait for
@@ -110,12 +110,12 @@ class NodeAccessor:
         return NsxrAccessor(self._node.to_dataset())
 
     @property
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[Entries]:
         """Corrections that the data have had, with parameters and references."""
         return self._own().steps
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Entries:
         """Software, inputs, references and recipe, see :mod:`nsxr.model.provenance`."""
         return self._own().provenance
 

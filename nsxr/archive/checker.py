@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from nsxr.archive.journal import Plan, claims, is_at_work, is_readable, plans
 from nsxr.archive.layout import (
@@ -18,6 +17,7 @@ from nsxr.archive.nodes import JOURNAL, plan_key
 from nsxr.errors import InputFileError
 from nsxr.formats.manifest import MANIFEST, expected_objects, lost_objects, split_object
 from nsxr.formats.zarr_metadata import METADATA
+from nsxr.model.types import Named
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.products.checksums import damaged_chunks
 from nsxr.storage.folder import Folder, parsed_json
@@ -25,7 +25,7 @@ from nsxr.storage.folder import Folder, parsed_json
 __all__ = ["check_archive"]
 
 
-def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[str]:
+def check_archive(path: str | os.PathLike[str], storage_options: Named | None = None) -> Iterator[str]:
     """Read a whole archive and report every problem.
 
     Every chunk is decoded through the active dask scheduler, one task for each stored object. Exposures that another
@@ -80,7 +80,7 @@ def check_archive(path: str | os.PathLike[str], storage_options: Mapping[str, An
     yield from _check_consolidated(root, consolidated(folder), busy)
 
 
-def _check_exposure(folder: Folder, node: str, header: Mapping[str, Any]) -> Iterator[str]:
+def _check_exposure(folder: Folder, node: str, header: Named) -> Iterator[str]:
     manifest, plan = parsed_json(header.get(MANIFEST)), parsed_json(header.get(PLAN))
     try:
         expected = expected_objects(manifest)
@@ -126,7 +126,7 @@ def _leftovers(folder: Folder) -> Iterator[str]:
                 yield f"{key}/{name}: does not belong to the archive; remove it".lstrip("/")
 
 
-def _check_consolidated(root: Mapping[str, Any], found: Mapping[str, Any], busy: Collection[str]) -> Iterator[str]:
+def _check_consolidated(root: Named, found: Named, busy: Collection[str]) -> Iterator[str]:
     """Compare the consolidated metadata of the root with those of groups and arrays; yield a line for each exposure."""
     known = known_metadata(root)
     if not known and found:

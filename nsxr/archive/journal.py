@@ -4,7 +4,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,13 +13,14 @@ from uuid import uuid4
 
 from nsxr.archive.nodes import JOURNAL, is_node, plan_key
 from nsxr.errors import ArchiveInUseError, InputFileError
+from nsxr.model.types import Entries, Named
 from nsxr.pipelines.recipe import Recipe
 from nsxr.storage.folder import Folder, parsed_json
 
 __all__ = ["Claim", "Plan", "claim", "claims", "is_at_work", "is_readable", "now", "plans"]
 
 _CLAIM = re.compile(r"(?P<node>[^.].*)\.claim(?P<number>[0-9]{1,9})")
-_UNREADABLE: Mapping[str, Any] = {"host": "an unknown host"}
+_UNREADABLE: Named = {"host": "an unknown host"}
 """Content that stands for a claim that cannot be read: a process may be at work, but it is unknown which one."""
 
 
@@ -53,7 +53,7 @@ class Plan:
 
     node: str
     sources: tuple[str, ...]
-    recipe: Mapping[str, Any]
+    recipe: Named
     raw: bool = False
     planned: str = field(default_factory=now)
     version: str = field(default_factory=lambda: version("nsxr"))
@@ -125,7 +125,7 @@ class Plan:
         """Whether this plan is the one in the attribute of an exposure in the archive."""
         return isinstance(other, dict) and all(other.get(key, "") == getattr(self, key) for key in ("planned", "token"))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Entries:
         """Return the plan in a form that JSON can hold."""
         return asdict(self)
 
@@ -154,26 +154,26 @@ def _process(pid: int) -> str | None:
     return None if state in ("Z", "X") else fields[19]  # its start, in clock ticks
 
 
-def is_at_work(content: Mapping[str, Any] | None) -> bool:
+def is_at_work(content: Named | None) -> bool:
     """Whether the process that made a claim may still be at work. Processes on other hosts may always be."""
     if content is None or content.get("host") != socket.gethostname():
         return True
     return _process(content["pid"]) == content.get("started")
 
 
-def is_readable(content: Mapping[str, Any] | None) -> bool:
+def is_readable(content: Named | None) -> bool:
     """Whether the content of a claim could be read."""
     return content is not _UNREADABLE
 
 
-def claims(folder: Folder, node: str | None = None) -> dict[str, Mapping[str, Any] | None]:
+def claims(folder: Folder, node: str | None = None) -> dict[str, Named | None]:
     """Return the claims on one exposure, or on all: content by key, None if the claim has just been removed."""
     found = {name: match for name in folder.names(JOURNAL)[1] if (match := _CLAIM.fullmatch(name))}
     names = [name for name, match in found.items() if node is None or match["node"] == _identifier(node)]
     return {f"{JOURNAL}/{name}": _content(folder, f"{JOURNAL}/{name}") for name in names}
 
 
-def _content(folder: Folder, key: str) -> Mapping[str, Any] | None:
+def _content(folder: Folder, key: str) -> Named | None:
     text = folder.read(key)
     if text is None:
         return None
@@ -237,11 +237,11 @@ def claim(folder: Folder, node: str, force: bool = False) -> Claim:
     return Claim(folder, (*before, own))
 
 
-def _may_be_forced(content: Mapping[str, Any] | None, force: bool) -> bool:
+def _may_be_forced(content: Named | None, force: bool) -> bool:
     return force and (content is None or content.get("host") != socket.gethostname())
 
 
-def _in_use(folder: Folder, node: str, content: Mapping[str, Any] | None) -> str:
+def _in_use(folder: Folder, node: str, content: Named | None) -> str:
     if content is None:
         return f"{folder}: {node} is being written by another run"
     if not is_readable(content):

@@ -18,6 +18,7 @@ from nsxr.errors import InputFileError, ModelError
 from nsxr.formats.manifest import MANIFEST
 from nsxr.formats.zarr import attributes
 from nsxr.formats.zarr_metadata import METADATA
+from nsxr.model.types import Entries
 from nsxr.storage.folder import Folder
 
 __all__ = [
@@ -91,21 +92,21 @@ def from_raw(raw: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"sci": sci}, coords=coordinates, attrs=raw.attrs).drop_encoding()
 
 
-def group_document(given: Mapping[str, object] | None = None) -> dict[str, Any]:
+def group_document(given: Mapping[str, object] | None = None) -> Entries:
     """Return the Zarr metadata of a group with these attributes."""
     return {"attributes": dict(given or {}), "zarr_format": 3, "node_type": "group"}
 
 
 def exposure_document(
     header: Mapping[str, object], plan: Mapping[str, object], manifest: Mapping[str, object]
-) -> dict[str, Any]:
+) -> Entries:
     """Return the metadata of the group of a complete exposure, with its header keywords as attributes."""
     kept = {key: value for key, value in attributes(header).items() if key not in _KEPT_ELSEWHERE}
     own = {STATE: "complete", PLAN: json.dumps(plan), MANIFEST: json.dumps(manifest, separators=(",", ":"))}
     return group_document({**kept, **own})
 
 
-def own_attributes(document: Any) -> dict[str, Any]:
+def own_attributes(document: Any) -> Entries:
     """Return the attributes in the metadata of a group; empty if the metadata are damaged."""
     found = document.get("attributes") if isinstance(document, dict) else None
     return found if isinstance(found, dict) else {}
@@ -121,7 +122,7 @@ def is_archive(folder: Folder) -> bool:
     return FORMAT in own_attributes(folder.read_json(METADATA))
 
 
-def known_metadata(root: Mapping[str, object]) -> dict[str, Any]:
+def known_metadata(root: Mapping[str, object]) -> Entries:
     """Return the consolidated metadata of the root, by path; empty if there are none, or they are damaged."""
     outer = root.get("consolidated_metadata")
     inner = outer.get("metadata") if isinstance(outer, dict) else None
@@ -145,7 +146,7 @@ def make_archive(folder: Folder) -> None:
     require_archive(folder)
 
 
-def require_archive(folder: Folder) -> dict[str, Any]:
+def require_archive(folder: Folder) -> Entries:
     """Return the metadata of the root of an archive.
 
     Raises
@@ -188,12 +189,12 @@ def _encoded(document: Mapping[str, object]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _root(metadata: Mapping[str, object]) -> dict[str, Any]:
+def _root(metadata: Mapping[str, object]) -> Entries:
     inline = {"kind": "inline", "must_understand": False, "metadata": dict(metadata)}
     return {**group_document({FORMAT: _VERSION}), "consolidated_metadata": inline}
 
 
-def consolidated(folder: Folder, known: Mapping[str, object] | None = None) -> dict[str, Any]:
+def consolidated(folder: Folder, known: Mapping[str, object] | None = None) -> Entries:
     """Return the metadata of all complete exposures and the groups above them, by path.
 
     Parameters
@@ -204,11 +205,11 @@ def consolidated(folder: Folder, known: Mapping[str, object] | None = None) -> d
         Earlier result. If the metadata of an exposure have not changed, all below it is taken from this result.
     """
     earlier = dict(known or {})
-    below: dict[str, dict[str, Any]] = {}
+    below: dict[str, Entries] = {}
     for path, document in earlier.items():
         if path.count("/") > 3:
             below.setdefault("/".join(path.split("/")[:4]), {})[path] = document
-    found: dict[str, Any] = {}
+    found: Entries = {}
     nodes = list(all_nodes(folder))
     documents = folder.read_all_json([f"{node}/{METADATA}" for node in nodes])
     for node, document in zip(nodes, documents.values(), strict=True):

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from nsxr.formats.zarr_metadata import METADATA
 from nsxr.formats.zarr_read import open_store
 from nsxr.model.keywords import read
 from nsxr.model.parameters import closest
+from nsxr.model.types import Named
 from nsxr.storage.folder import Folder
 
 __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "select_exposures"]
@@ -45,7 +45,7 @@ class ArchivedExposure:
     date: str = ""
 
 
-def open_archive(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xr.DataTree:
+def open_archive(path: str | os.PathLike[str], storage_options: Named | None = None) -> xr.DataTree:
     """Open an archive lazily. All exposures that are complete appear.
 
     Parameters
@@ -134,9 +134,7 @@ def open_raw(tree: xr.DataTree) -> xr.Dataset:
     return from_raw(found[0].to_dataset(inherit=False))
 
 
-def list_exposures(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
-) -> list[ArchivedExposure]:
+def list_exposures(path: str | os.PathLike[str], storage_options: Named | None = None) -> list[ArchivedExposure]:
     """List the exposures of an archive, also those that are not complete.
 
     Parameters and errors as of :func:`open_archive`.
@@ -170,7 +168,7 @@ def list_exposures(
     return found
 
 
-def _described(node: str, header: Mapping[str, Any]) -> ArchivedExposure:
+def _described(node: str, header: Named) -> ArchivedExposure:
     manifest = json.loads(header[MANIFEST])
     first, last = (read(header, key, default=0, matters=False) for key in ("INTSTART", "INTEND"))
     return ArchivedExposure(

@@ -28,6 +28,7 @@ from nsxr.formats.zarr import create_zarr, trim_tables
 from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of
+from nsxr.model.types import Entries
 from nsxr.pipelines.older_spellings import without_switches
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.checksums import make_manifest
@@ -189,7 +190,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return name if is_remote(name) else os.path.abspath(name)
 
 
-def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, Entries]:
     """Return the recipe with the paths of the references that this exposure uses, and the provenance of its products.
 
     References that the reference data system chooses keep no path.
@@ -272,7 +273,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
     logger.debug("%s: %s complete", folder, plan.node)
 
 
-def _without_secrets(plan: Plan) -> dict[str, Any]:
+def _without_secrets(plan: Plan) -> Entries:
     """Return a plan that everybody may read: its URLs lose passwords and signatures."""
 
     def public(value: Any) -> Any:
@@ -282,7 +283,7 @@ def _without_secrets(plan: Plan) -> dict[str, Any]:
             return [public(item) for item in value]
         return shown(value) if isinstance(value, str) else value
 
-    found: dict[str, Any] = public(plan.as_dict())
+    found: Entries = public(plan.as_dict())
     return found
 
 

@@ -25,6 +25,7 @@ from nsxr.cli.options import (
 from nsxr.cli.recipes import takes_recipe
 from nsxr.compute.cluster import require_reachable
 from nsxr.errors import ArchivedOtherwiseError, NsxrError, OutputExistsError
+from nsxr.model.types import Named
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.describe import counted
@@ -111,7 +112,7 @@ def resume(
     force: bool,
     hosts: tuple[str, ...],
     progress: bool,
-    storage_options: Mapping[str, Any],
+    storage_options: Named,
     client: Any,
 ) -> None:
     """Finish what was planned but interrupted; complete exposures are not touched."""
@@ -134,7 +135,7 @@ def replay(
     exposures: tuple[str, ...],
     hosts: tuple[str, ...],
     progress: bool,
-    storage_options: Mapping[str, Any],
+    storage_options: Named,
     client: Any,
 ) -> None:
     """Calibrate exposures again from what the archive says of them, and compare; a line for each.
@@ -154,7 +155,7 @@ def replay(
 @click.argument("path", metavar="ARCHIVE", type=click.Path())
 @reports_errors
 @takes_storage_options
-def check(path: str, storage_options: Mapping[str, Any]) -> None:
+def check(path: str, storage_options: Named) -> None:
     """Read every chunk, compare checksums, provenance and metadata; a line for each problem."""
     n_problems = 0
     for problem in check_archive(path, storage_options):
@@ -170,7 +171,7 @@ def check(path: str, storage_options: Mapping[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list; sizes in bytes.")
 @reports_errors
 @takes_storage_options
-def ls(path: str, as_json: bool, storage_options: Mapping[str, Any]) -> None:
+def ls(path: str, as_json: bool, storage_options: Named) -> None:
     """List the exposures of an archive."""
     found = list_exposures(path, storage_options)
     if as_json:
@@ -183,13 +184,13 @@ def ls(path: str, as_json: bool, storage_options: Mapping[str, Any]) -> None:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def holds_archive(path: str, storage_options: Mapping[str, Any]) -> bool:
+def holds_archive(path: str, storage_options: Named) -> bool:
     """Whether there is an archive at a path or URL."""
     is_folder = shown(path).rstrip("/").endswith(".zarr") if is_remote(path) else os.path.isdir(path)
     return is_folder and is_archive(Folder.at(path, storage_options))
 
 
-def summary(path: str, storage_options: Mapping[str, Any]) -> str:
+def summary(path: str, storage_options: Named) -> str:
     """Return one line on an archive: how many exposures it has, and how many of them are not complete."""
     states = [exposure.state for exposure in list_exposures(path, storage_options)]
     others = "".join(f", {states.count(state)} {state}" for state in dict.fromkeys(states) if state != "complete")

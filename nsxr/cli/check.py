@@ -1,14 +1,12 @@
 """nsxr check: whether products and archives are as they were written."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from nsxr.archive import check_archive
 from nsxr.cli.archives import holds_archive
 from nsxr.cli.description import about_text
 from nsxr.cli.options import reports_errors, run_each, takes_storage_options
+from nsxr.model.types import Named
 from nsxr.products.checker import check_product
 from nsxr.products.describe import counted
 from nsxr.storage.urls import shown
@@ -20,7 +18,7 @@ __all__ = ["check"]
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @reports_errors
 @takes_storage_options
-def check(paths: tuple[str, ...], storage_options: Mapping[str, Any]) -> None:
+def check(paths: tuple[str, ...], storage_options: Named) -> None:
     """Read FITS or Zarr products, or archives, through; a line for each problem."""
     n_bad = 0
 

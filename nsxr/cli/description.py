@@ -1,13 +1,12 @@
 """nsxr info: what a file is."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
 from nsxr.cli.archives import holds_archive, summary
 from nsxr.cli.options import reports_errors, takes_storage_options
+from nsxr.model.types import Named
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.describe import counted, describe
 
@@ -18,7 +17,7 @@ __all__ = ["about_text", "info"]
 @click.argument("file", type=click.Path())
 @reports_errors
 @takes_storage_options
-def info(file: str, storage_options: Mapping[str, Any]) -> None:
+def info(file: str, storage_options: Named) -> None:
     """Say what a file is, how it was read out, and what has been done to it."""
     if holds_archive(file, storage_options):
         click.echo(summary(file, storage_options))

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import wraps
@@ -19,6 +19,7 @@ import click
 
 from nsxr.compute.cluster import connected
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
+from nsxr.model.types import Entries, Function, Named
 from nsxr.products.describe import counted
 from nsxr.products.exposure import open_exposure
 from nsxr.storage.options import ANONYMOUS
@@ -128,7 +129,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def takes_output(default: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes_output(default: str, words: str) -> Callable[[Function], Function]:
     """Add the option for the directory of the output, which must be local."""
 
     def local(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -172,7 +173,7 @@ def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
     return wrapped
 
 
-def run_each(exposures: Mapping[str, Any], run: Callable[[str, Any], None], noun: str = "exposure") -> None:
+def run_each(exposures: Named, run: Callable[[str, Any], None], noun: str = "exposure") -> None:
     """Run a function for each exposure. An exposure that fails does not stop the others; the last lines name it.
 
     Warnings are shown with the name of the exposure. Errors that nsxr does not raise itself are logged with their
@@ -235,7 +236,7 @@ def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--anonymous", is_flag=True, help="Read public data from stores without credentials.")
     @wraps(command)
     def wrapped(*args: Any, storage: Sequence[str], anonymous: bool, **kwargs: Any) -> R:
-        options: dict[str, Any] = deepcopy(ANONYMOUS) if anonymous else {}
+        options: Entries = deepcopy(ANONYMOUS) if anonymous else {}
         for text in storage:
             name, value = split_pair(text, "KEY=VALUE")
             *groups, key = name.split(".")
@@ -258,7 +259,7 @@ def exposure_root(path: str | Path) -> str:
     return _SEGMENT.sub("", match["root"])
 
 
-def group_exposures(files: Sequence[str], storage_options: Mapping[str, Any] | None = None) -> dict[str, list[str]]:
+def group_exposures(files: Sequence[str], storage_options: Named | None = None) -> dict[str, list[str]]:
     """Group files by exposure: the segments of an exposure go together, every other file is an exposure.
 
     Returns
@@ -276,7 +277,7 @@ def group_exposures(files: Sequence[str], storage_options: Mapping[str, Any] | N
     return {_of_segments(root, paths, storage_options): paths for root, paths in found.items()}
 
 
-def _of_segments(root: str, paths: Sequence[str], storage_options: Mapping[str, Any] | None) -> str:
+def _of_segments(root: str, paths: Sequence[str], storage_options: Named | None) -> str:
     """Return the name of an exposure, with the numbers of its segments if some are missing."""
     numbers = sorted(number[0] for path in paths if (number := _SEGMENT.search(Path(shown(path)).name)))
     if not numbers:

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from nsxr.cli.options import literal, shortened, split_pair, takes_storage_options
 from nsxr.errors import ParameterError
+from nsxr.model.types import ByStep, Entries, Function, Named
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.references.files import OPTIONAL, TYPES
@@ -43,7 +44,7 @@ def _complete_types(context: click.Context, parameter: click.Parameter, incomple
     return [CompletionItem(f"{name}=") for name in (*TYPES, *OPTIONAL) if name.startswith(incomplete)]
 
 
-def _calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _calibration_options(command: Function) -> Function:
     """Add the options that say how exposures are calibrated: references, parameters, steps that run or not."""
     for option in (
         click.option(
@@ -100,7 +101,7 @@ def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
         settings: Sequence[str],
         skip: Sequence[str],
         asked: Sequence[str],
-        storage_options: Mapping[str, Any],
+        storage_options: Named,
         **kwargs: Any,
     ) -> R:
         references = dict(split_pair(text, "TYPE=PATH") for text in named)
@@ -121,7 +122,7 @@ def _over(
     base: Recipe,
     source: str | None,
     named: Mapping[str, str],
-    parameters: Mapping[str, Mapping[str, Any]],
+    parameters: ByStep,
     skip: Sequence[str],
     run: Sequence[str],
 ) -> Recipe:
@@ -137,9 +138,9 @@ def _over(
     )
 
 
-def step_parameters(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+def step_parameters(settings: Sequence[str]) -> dict[str, Entries]:
     """Turn STEP.PARAMETER=VALUE into nested dictionaries; values are Python literals or strings."""
-    parameters: dict[str, dict[str, Any]] = {}
+    parameters: dict[str, Entries] = {}
     for text in settings:
         name, value = split_pair(text, "STEP.PARAMETER=VALUE")
         step, dot, parameter = name.partition(".")

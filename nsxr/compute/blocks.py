@@ -13,6 +13,7 @@ import xarray as xr
 
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
+from nsxr.model.types import Attributes
 
 __all__ = [
     "Output",
@@ -123,7 +124,7 @@ def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | 
     return aligned
 
 
-def _has_chunks(array: xr.DataArray, wanted: Mapping[Any, Any], may_be_whole: bool) -> bool:
+def _has_chunks(array: xr.DataArray, wanted: Attributes, may_be_whole: bool) -> bool:
     """Whether an array has the chunks that are wanted: another call of ``chunk`` takes half a millisecond."""
     if array.chunks is None:
         return may_be_whole

@@ -26,6 +26,7 @@ from dask.utils import format_bytes, parse_bytes
 from numba.core.registry import CPUDispatcher
 
 from nsxr.errors import ClusterError, NsxrError, ParameterError, install
+from nsxr.model.types import Entries
 from nsxr.storage.urls import is_remote, local_path
 
 if TYPE_CHECKING:
@@ -217,10 +218,10 @@ def _report(path: Path) -> Iterator[None]:
             logger.warning("no performance report in %s: %s", path, error)
 
 
-def _run(client: "Client", function: Callable[..., object], *words: object, **settings: object) -> dict[str, Any]:
+def _run(client: "Client", function: Callable[..., object], *words: object, **settings: object) -> Entries:
     """Run a function on all workers, and return the results by the addresses of the workers."""
     try:
-        answers: dict[str, Any] = client.run(function, *words, **settings)
+        answers: Entries = client.run(function, *words, **settings)
     except OSError as error:  # an error of the connection: errors of the function itself are returned
         raise _lost(client, error) from error
     return answers

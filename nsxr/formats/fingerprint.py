@@ -3,8 +3,8 @@
 import hashlib
 import os
 from functools import lru_cache
-from typing import Any
 
+from nsxr.model.types import Entries
 from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["describe_file", "fingerprint"]
@@ -39,7 +39,7 @@ def _fingerprint(path: str, changed: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def describe_file(location: str, stamp: tuple[int | str, ...] = ()) -> dict[str, Any]:
+def describe_file(location: str, stamp: tuple[int | str, ...] = ()) -> Entries:
     """Return name, size and fingerprint of a file that has been scanned, as provenance keeps them.
 
     Parameters

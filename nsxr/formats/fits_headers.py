@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -19,6 +19,7 @@ from nsxr.formats.fits_blocks import BLOCK, Hdu, find_hdus
 from nsxr.formats.pixels import PixelSource, file_length, file_stamp, open_binary
 from nsxr.formats.zarr_metadata import first_line
 from nsxr.model.keywords import KEYWORDS, tidy
+from nsxr.model.types import Entries
 from nsxr.storage.options import NO_OPTIONS, StorageOptions
 from nsxr.storage.remote_errors import remote_errors, retried
 from nsxr.storage.urls import is_remote, shown
@@ -288,14 +289,14 @@ def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
     return rows
 
 
-def keywords(header: fits.Header) -> dict[str, Any]:
+def keywords(header: fits.Header) -> Entries:
     """Return the keywords of a header as plain str, int and float. T and F become 1 and 0, as netCDF has no booleans.
 
     Comments, keywords without a value, and keywords that describe the file (BITPIX, NAXIS, ...) are left out. If a
     keyword occurs twice, its first value is taken. Numbers written as text become numbers, if
     :data:`nsxr.model.keywords.KEYWORDS` declares them as numbers.
     """
-    found: dict[str, Any] = {}
+    found: Entries = {}
     for card in header.cards:
         try:
             key, value = card.keyword, card.value

@@ -16,6 +16,7 @@ from nsxr.formats.fits_headers import FitsFile
 from nsxr.formats.keywords import printable
 from nsxr.model.history import parsed_steps, steps
 from nsxr.model.provenance import KEY, noted, provenance_of
+from nsxr.model.types import Attributes
 from nsxr.model.variables import TABLES, VARIABLES, variable_attributes
 
 __all__ = [
@@ -123,7 +124,7 @@ def provenance(dataset: xr.Dataset) -> np.ndarray | None:
     return np.array(cells, dtype=dtype)
 
 
-def origin(attrs: Mapping[Any, Any]) -> np.ndarray | None:
+def origin(attrs: Attributes) -> np.ndarray | None:
     """Return NSXR_PROVENANCE, one row per key of :mod:`nsxr.model.provenance`, or None if nothing is known."""
     found = provenance_of(attrs)
     if not found:

@@ -3,7 +3,6 @@
 import os
 import re
 import textwrap
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -15,6 +14,7 @@ from astropy.io import fits
 from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of, software
 from nsxr.model.steps import REFERENCES, STEPS
+from nsxr.model.types import Attributes, Named
 
 __all__ = [
     "as_product",
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
     return text.replace("\n", " ").encode("ascii", "backslashreplace").decode()
 
 
-def _describe(entry: Mapping[str, Any]) -> str:
+def _describe(entry: Named) -> str:
     """Return one provenance record as a sentence for HISTORY."""
     if entry["status"] != "COMPLETE":
         reason = entry.get("reason")
@@ -61,7 +61,7 @@ def _model_type(dataset: xr.Dataset) -> str:
     return "IFUImageModel" if is_ifu else "ImageModel"
 
 
-def carried_header(attrs: Mapping[Any, Any]) -> fits.Header:
+def carried_header(attrs: Attributes) -> fits.Header:
     """Return the header in ``attrs["fits_header"]`` without its structural keywords."""
     carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
     cards = [card for card in carried.cards if not _STRUCTURE.fullmatch(card.keyword)]

@@ -1,10 +1,9 @@
 """Manifests: the number, sizes and checksums of the stored objects of an exposure or a Zarr store."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 from nsxr.errors import InputFileError
+from nsxr.model.types import Entries, Named
 from nsxr.storage.folder import Folder, parsed_json
 
 __all__ = [
@@ -32,7 +31,7 @@ def split_object(path: str) -> tuple[str, str]:
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
-def stored_manifest(document: object) -> dict[str, Any] | None:
+def stored_manifest(document: object) -> Entries | None:
     """Return the manifest in the metadata of a group: None if there is none, empty if it cannot be read."""
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or MANIFEST not in attributes:
@@ -41,7 +40,7 @@ def stored_manifest(document: object) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def expected_objects(manifest: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+def expected_objects(manifest: Named) -> dict[str, tuple[int, str]]:
     """Return size and checksum of each object in a manifest, by path relative to its group.
 
     Raises
@@ -58,7 +57,7 @@ def expected_objects(manifest: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
     return found
 
 
-def lost_objects(folder: Folder, node: str, manifest: Mapping[str, Any]) -> list[str]:
+def lost_objects(folder: Folder, node: str, manifest: Named) -> list[str]:
     """Compare names and sizes of stored objects with a manifest, without reading the objects.
 
     Returns

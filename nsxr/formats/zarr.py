@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.model.dq import PixelFlag
+from nsxr.model.types import Entries
 from nsxr.model.variables import TABLES
 from nsxr.storage.options import NO_OPTIONS, StorageOptions
 from nsxr.storage.remote_errors import remote_errors
@@ -80,7 +81,7 @@ def trim_tables(pairs: Sequence[tuple[xr.DataArray, Any]]) -> None:
             target.trim()
 
 
-def _given(path: str, options: StorageOptions) -> dict[str, Any] | None:
+def _given(path: str, options: StorageOptions) -> Entries | None:
     return options.of(path) if is_remote(path) else None
 
 
@@ -95,7 +96,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def attributes(attrs: Mapping[str, object]) -> dict[str, Any]:
+def attributes(attrs: Mapping[str, object]) -> Entries:
     """Return attributes in a form that JSON can hold. Units of time in words become symbols."""
     plain = {str(key): _plain(value) for key, value in attrs.items()}
     if plain.get("units") in _SYMBOLS:
@@ -103,7 +104,7 @@ def attributes(attrs: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
-def encoding(array: xr.DataArray) -> dict[str, Any]:
+def encoding(array: xr.DataArray) -> Entries:
     """Return the Zarr encoding of one variable.
 
     Shards are the largest regular tiles that no boundary between dask chunks cuts. Inner chunks have all columns,
@@ -115,7 +116,7 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
     array : DataArray
         The variable; only its name, dims, shape, dtype and chunks are looked at.
     """
-    result: dict[str, Any] = {"_FillValue": None, **_codecs(array)}
+    result: Entries = {"_FillValue": None, **_codecs(array)}
     if array.dtype.kind == "f":
         result["fill_value"] = _UNWRITTEN
     elif array.name in ("dq", "pixeldq", "groupdq"):
@@ -139,7 +140,7 @@ def encoding(array: xr.DataArray) -> dict[str, Any]:
     return result
 
 
-def _codecs(array: xr.DataArray) -> dict[str, Any]:
+def _codecs(array: xr.DataArray) -> Entries:
     """Return the codecs of a variable, chosen from the table that ``ci/benchmarks/codecs.py`` prints.
 
     Sizes below are relative to the uncompressed size, speeds are those of one core while writing. Noise is hard to

@@ -14,6 +14,7 @@ import xarray as xr
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Parameter, declared, said
 from nsxr.model.steps import REFERENCES
+from nsxr.model.types import Entries, Function
 
 __all__ = ["checks_all", "checks_arguments", "exported"]
 
@@ -74,7 +75,7 @@ def exported(function: Any, package: str) -> Any:
     return checked
 
 
-def checks_all(module: dict[str, Any]) -> None:
+def checks_all(module: Entries) -> None:
     """Check the arguments of all functions that a package exports.
 
     Parameters
@@ -87,7 +88,7 @@ def checks_all(module: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def _signature(function: Function) -> inspect.Signature:
     return inspect.signature(function)
 
 

@@ -11,19 +11,20 @@ parameters and the checks of archives read all of it from there.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import xarray as xr
 
 from nsxr.model.parameters import Parameter, parameters_of
 from nsxr.model.steps import REFERENCES, STEPS
+from nsxr.model.types import Entries, Function, Named
 
 __all__ = ["Needs", "Reference", "Step", "Takes", "declaration_of", "step", "taken_by"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Function)
 
 _ATTRIBUTE = "nsxr_step"
 
@@ -104,9 +105,9 @@ class Step:
     """
 
     name: str
-    function: Callable[..., Any]
+    function: Function
     references: tuple[Reference, ...] = ()
-    parts: tuple[Callable[..., Any], ...] = ()
+    parts: tuple[Function, ...] = ()
     options: tuple[Parameter, ...] = ()
     given: tuple[str, ...] = ()
     unless: Callable[[xr.Dataset], str | None] | None = None
@@ -126,7 +127,7 @@ class Step:
         return found | {option.name: option for option in self.options}
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> Entries:
         """Defaults of the parameters of the step, by name."""
         return {name: parameter.default for name, parameter in self.parameters.items()}
 
@@ -145,7 +146,7 @@ class Step:
         """What the step does: the first line of the docstring of its function."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
-    def arguments(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, parameters: Named) -> Entries:
         """Return those of the parameters that the function takes."""
         elsewhere = {option.name for option in self.options}
         return {name: value for name, value in parameters.items() if name not in elsewhere}
@@ -155,7 +156,7 @@ def step(
     name: str,
     *,
     references: Sequence[Reference] = (),
-    parts: Sequence[Callable[..., Any]] = (),
+    parts: Sequence[Function] = (),
     options: Sequence[Parameter] = (),
     given: Sequence[str] = (),
     unless: Callable[[xr.Dataset], str | None] | None = None,
@@ -205,7 +206,7 @@ def step(
     return attach
 
 
-def declaration_of(function: Callable[..., Any]) -> Step:
+def declaration_of(function: Function) -> Step:
     """Return what a function declares with :func:`step`.
 
     Raises
@@ -221,7 +222,7 @@ def declaration_of(function: Callable[..., Any]) -> Step:
     return found
 
 
-def taken_by(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def taken_by(function: Function, parameters: Named) -> Entries:
     """Return those of some parameters that a function takes."""
     known = parameters_of(function)
     return {name: value for name, value in parameters.items() if name in known}

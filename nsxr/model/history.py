@@ -14,6 +14,7 @@ import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.model.provenance import merged, noted
+from nsxr.model.types import Attributes, Entries, Named
 from nsxr.model.variables import VARIABLES, variable_attributes
 
 __all__ = ["combined_attributes", "members_of", "parsed_steps", "record", "record_skip", "steps"]
@@ -21,7 +22,7 @@ __all__ = ["combined_attributes", "members_of", "parsed_steps", "record", "recor
 _KEY = "nsxr_steps"
 
 
-def steps(dataset: xr.Dataset) -> list[dict[str, Any]]:
+def steps(dataset: xr.Dataset) -> list[Entries]:
     """Return the provenance records of a Dataset, oldest first.
 
     Raises
@@ -32,7 +33,7 @@ def steps(dataset: xr.Dataset) -> list[dict[str, Any]]:
     return parsed_steps(dataset.attrs.get(_KEY, "[]"))
 
 
-def parsed_steps(text: Any) -> list[dict[str, Any]]:
+def parsed_steps(text: Any) -> list[Entries]:
     """Return provenance records from their JSON text; errors as of :func:`steps`."""
     try:
         records = json.loads(text)
@@ -48,7 +49,7 @@ def parsed_steps(text: Any) -> list[dict[str, Any]]:
     return records
 
 
-def _append(attrs: Mapping[Any, Any], entry: Mapping[str, Any]) -> dict[Any, Any]:
+def _append(attrs: Attributes, entry: Named) -> dict[Any, Any]:
     entries = [*parsed_steps(attrs.get(_KEY, "[]")), entry]
     return {**attrs, _KEY: json.dumps(entries)}
 
@@ -56,10 +57,10 @@ def _append(attrs: Mapping[Any, Any], entry: Mapping[str, Any]) -> dict[Any, Any
 _OF_FILES = ("size", "fingerprint")
 
 
-def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, Entries], Entries]:
     """Return the entries of provenance for references, by type, and for the reference data system that chose them."""
-    found: dict[str, dict[str, Any]] = {}
-    crds: dict[str, Any] = {}
+    found: dict[str, Entries] = {}
+    crds: Entries = {}
     for reference in references:
         attrs = reference.attrs
         known = {key: attrs[key] for key in _OF_FILES if key in attrs}
@@ -80,12 +81,12 @@ def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
     return {**attrs, _KEY: json.dumps(shared)} if any(each) else attrs
 
 
-def members_of(datasets: Sequence[xr.Dataset]) -> list[dict[str, Any]]:
+def members_of(datasets: Sequence[xr.Dataset]) -> list[Entries]:
     """Return the name of each Dataset and its steps that not all share, for the record of what combines them."""
     each = [steps(one) for one in datasets]
     found = []
     for one, own in zip(datasets, each, strict=True):
-        entry: dict[str, Any] = {"name": str(one.attrs.get("filename", one.attrs.get("FILENAME", "")))}
+        entry: Entries = {"name": str(one.attrs.get("filename", one.attrs.get("FILENAME", "")))}
         different = [step for step in own if not all(step in other for other in each)]
         found.append(entry | ({"steps": different} if different else {}))
     return found
@@ -95,10 +96,10 @@ def record(
     dataset: xr.Dataset,
     step: str,
     references: Sequence[xr.Dataset] = (),
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Named | None = None,
     units: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
-    attrs: Mapping[str, Any] | None = None,
+    attrs: Named | None = None,
     **variables: xr.DataArray,
 ) -> xr.Dataset:
     """Return a copy of a Dataset with new variables and one more provenance record.

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.io import fits
 
 from nsxr.errors import InputFileError
+from nsxr.model.types import Attributes, Entries, Named
 
 __all__ = [
     "KEYWORDS",
@@ -270,7 +271,7 @@ def _strptime(text: str, form: str) -> datetime | None:
         return None
 
 
-def start_of(header: Mapping[str, Any]) -> datetime | None:
+def start_of(header: Named) -> datetime | None:
     """Return when an exposure started, from DATE-OBS and TIME-OBS; None if it cannot be told."""
     day = read(header, "DATE-OBS", matters=False)
     if day is None:
@@ -281,9 +282,7 @@ def start_of(header: Mapping[str, Any]) -> datetime | None:
     return day + since_midnight if is_bare and isinstance(day, datetime) else day
 
 
-def read(
-    header: Mapping[str, Any], key: str, *, default: Any = None, matters: bool = True, source: str | None = None
-) -> Any:
+def read(header: Named, key: str, *, default: Any = None, matters: bool = True, source: str | None = None) -> Any:
     """Return the value of one keyword.
 
     Parameters
@@ -315,7 +314,7 @@ def read(
     return default if value is None else value
 
 
-def value_of(header: Mapping[str, Any], key: str, missing: Any = None) -> Any:
+def value_of(header: Named, key: str, missing: Any = None) -> Any:
     """Return the value of any keyword, for a label: as the table has it if it is there, else as text."""
     if key in KEYWORDS:
         return read(header, key, default=missing, matters=False)
@@ -323,7 +322,7 @@ def value_of(header: Mapping[str, Any], key: str, missing: Any = None) -> Any:
     return missing if value is None else str(value).strip()
 
 
-def require(header: Mapping[str, Any], *keys: str, purpose: str, source: str | None = None) -> dict[str, Any]:
+def require(header: Named, *keys: str, purpose: str, source: str | None = None) -> Entries:
     """Return the values of keywords that something cannot do without.
 
     Parameters
@@ -342,7 +341,7 @@ def require(header: Mapping[str, Any], *keys: str, purpose: str, source: str | N
     InputFileError
         Naming all that are missing, say nothing, or cannot be used.
     """
-    found: dict[str, Any] = {}
+    found: Entries = {}
     missing, problems = [], []
     for key in keys:
         try:
@@ -360,7 +359,7 @@ def require(header: Mapping[str, Any], *keys: str, purpose: str, source: str | N
     return found
 
 
-def about(header: Mapping[Any, Any], message: str, source: str | None = None) -> str:
+def about(header: Attributes, message: str, source: str | None = None) -> str:
     """Return a message with the file in front that it is about: ``source``, else the attribute ``filename``."""
     name = source or header.get("filename")
     return f"{name}: {message}" if name else message

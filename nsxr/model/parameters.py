@@ -10,7 +10,7 @@ Checks of values, the tables of ``nsxr parameters`` and those of the documentati
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ParameterError
+from nsxr.model.types import Function
 
 __all__ = [
     "Choices",
@@ -220,7 +221,7 @@ def closest(given: Any, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def parameters_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -> dict[str, Parameter]:
+def parameters_of(function: Function, leave_out: Sequence[str] = ()) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a function by name, from its hints and its docstring."""
     words = meanings(function)
     found = {}
@@ -248,7 +249,7 @@ def declared(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 @lru_cache(maxsize=256)
-def meanings(function: Callable[..., Any]) -> dict[str, str]:
+def meanings(function: Function) -> dict[str, str]:
     """Return the meaning of each parameter, by name, from the section Parameters of a numpydoc docstring."""
     text = inspect.getdoc(function) or ""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n---|\Z)", text, re.MULTILINE | re.DOTALL)

@@ -21,13 +21,14 @@ Being a string it survives Zarr, netCDF and FITS alike. No date is in it: the sa
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from nsxr.model.commit import BUILT, checked_out
+from nsxr.model.types import Attributes, ByStep, Entries, Named
 
 __all__ = ["KEY", "LIBRARIES", "differences", "merged", "noted", "other_versions", "provenance_of", "software"]
 
@@ -71,7 +72,7 @@ def _commit() -> str | None:
     return None if commit is None else str(commit)
 
 
-def provenance_of(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+def provenance_of(attrs: Attributes) -> Entries:
     """Return what is known of a Dataset with these attributes; empty if nothing is."""
     try:
         found = json.loads(attrs.get(KEY, "{}"))
@@ -81,12 +82,12 @@ def provenance_of(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def noted(
-    attrs: Mapping[Any, Any],
+    attrs: Attributes,
     *,
-    inputs: Sequence[Mapping[str, Any]] = (),
-    references: Mapping[str, Mapping[str, Any]] | None = None,
-    crds: Mapping[str, Any] | None = None,
-    recipe: Mapping[str, Any] | None = None,
+    inputs: Sequence[Named] = (),
+    references: ByStep | None = None,
+    crds: Named | None = None,
+    recipe: Named | None = None,
 ) -> dict[Any, Any]:
     """Return attributes in which more is said about where a Dataset comes from, and that this software made it.
 
@@ -124,7 +125,7 @@ def _in_words(value: Any) -> Any:
     return f"{type(value).__name__} of shape {value.shape}" if hasattr(value, "shape") else repr(value)
 
 
-def merged(members: Sequence[Mapping[Any, Any]]) -> dict[str, str]:
+def merged(members: Sequence[Attributes]) -> dict[str, str]:
     """Return the attribute of what is made of several Datasets with these attributes: inputs and software of all.
 
     References and recipe are kept if all members share them. Empty if nothing is known of any.
@@ -132,7 +133,7 @@ def merged(members: Sequence[Mapping[Any, Any]]) -> dict[str, str]:
     each = [provenance_of(attrs) for attrs in members]
     if not any(each):
         return {}
-    found: dict[str, Any] = {}
+    found: Entries = {}
     for key in ("software", "inputs"):
         listed: list[Any] = []
         for one in each:
@@ -145,7 +146,7 @@ def merged(members: Sequence[Mapping[Any, Any]]) -> dict[str, str]:
     return {KEY: json.dumps(found)}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Named, new: Named) -> list[str]:
     """Tell in which inputs, references and settings two results differ; versions of software are not looked at.
 
     Parameters
@@ -177,7 +178,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _files_differ(word: str, old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _files_differ(word: str, old: ByStep, new: ByStep) -> list[str]:
     lines = []
     for key in {**old, **new}:
         one, other = old.get(key), new.get(key)
@@ -193,7 +194,7 @@ def _files_differ(word: str, old: Mapping[str, Mapping[str, Any]], new: Mapping[
     return lines
 
 
-def other_versions(old: Mapping[str, Any]) -> list[str]:
+def other_versions(old: Named) -> list[str]:
     """Tell which software made a result in other versions than are here now: ``numpy 2.1.0 -> 2.2.1``."""
     before, after = (old.get("software") or [{}])[-1], software()
     return [

@@ -6,16 +6,15 @@ rows. "Detector" orientation is the one in which the detector is read out: the f
 along detector columns, which are science rows.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from nsxr.errors import InputFileError, ModelError
 from nsxr.model.keywords import about, read, require
+from nsxr.model.types import Named
 
 __all__ = [
     "AMPLIFIER_ROWS",
@@ -200,7 +199,7 @@ class Readout:
         )
 
     @classmethod
-    def from_header(cls, header: Mapping[str, Any], *, ramps: bool = True, source: str | None = None) -> "Readout":
+    def from_header(cls, header: Named, *, ramps: bool = True, source: str | None = None) -> "Readout":
         """Read the geometry from header keywords, see :mod:`nsxr.model.keywords`.
 
         Parameters
@@ -248,7 +247,7 @@ class Readout:
             raise InputFileError(about(header, "; ".join(problems), source))
         return readout
 
-    def _contradictions(self, header: Mapping[str, Any], ramps: bool) -> list[str]:
+    def _contradictions(self, header: Named, ramps: bool) -> list[str]:
         """Return what cannot be true together."""
         problems = []
         for axis, start, size in ((1, self.column_start, self.n_columns), (2, self.row_start, self.n_rows)):
@@ -334,7 +333,7 @@ def _listed(labels: np.ndarray) -> str:
     return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-3:]])
 
 
-def _group_gap(header: Mapping[str, Any], found: Mapping[str, Any], ramps: bool, source: str | None) -> int:
+def _group_gap(header: Named, found: Named, ramps: bool, source: str | None) -> int:
     """Return GROUPGAP, or where the header does not have it what follows from the times."""
     matters = ramps and found["NGROUPS"] > 1
     gap: int | None = read(header, "GROUPGAP", matters=matters, source=source)

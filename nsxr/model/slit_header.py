@@ -1,7 +1,6 @@
 """What the header of a slit means, read once."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.model.keywords import read
+from nsxr.model.types import Attributes
 
 __all__ = ["SlitHeader"]
 
@@ -86,7 +86,7 @@ class SlitHeader:
         return cls.from_attributes(slit.attrs)
 
     @classmethod
-    def from_attributes(cls, attrs: Mapping[Any, Any]) -> "SlitHeader":
+    def from_attributes(cls, attrs: Attributes) -> "SlitHeader":
         """Return what attributes mean.
 
         Raises
@@ -138,7 +138,7 @@ class SlitHeader:
         return self.exposure or otherwise
 
 
-def _text(attrs: Mapping[Any, Any], key: str) -> str:
+def _text(attrs: Attributes, key: str) -> str:
     value = attrs.get(key)
     return "" if value is None else str(value).strip()
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, overload
+from typing import overload
 
 import xarray as xr
 
@@ -12,6 +12,7 @@ from nsxr.model.dims import RAMP
 from nsxr.model.history import steps
 from nsxr.model.keywords import about
 from nsxr.model.parameters import said
+from nsxr.model.types import Entries, Named
 from nsxr.model.variables import check
 from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.settings import Settings
@@ -32,7 +33,7 @@ from nsxr.ramps.superbias import subtract_superbias
 __all__ = ["AFTER_SATURATION", "DETECTOR1", "correct_ramps", "detector1", "fit_rates", "saturation_of"]
 
 
-def _find_as_fitted(parameters: dict[str, dict[str, Any]]) -> None:
+def _find_as_fitted(parameters: dict[str, Entries]) -> None:
     """Look for jumps in the way of the fit, unless they have an algorithm of their own."""
     if parameters["ramp_fit"].get("algorithm") == "ols":
         parameters["jump"] = {"algorithm": "two-point", **parameters["jump"]}
@@ -71,7 +72,7 @@ def detector1(
     *,
     skip: Collection[str] = ...,
     run: Collection[str] = ...,
-    **parameters: Mapping[str, Any],
+    **parameters: Named,
 ) -> xr.DataTree: ...
 
 
@@ -82,7 +83,7 @@ def detector1(
     *,
     skip: Collection[str] = ...,
     run: Collection[str] = ...,
-    **parameters: Mapping[str, Any],
+    **parameters: Named,
 ) -> list[xr.DataTree]: ...
 
 
@@ -93,7 +94,7 @@ def detector1(
     *,
     skip: Collection[str] = (),
     run: Collection[str] = (),
-    **parameters: Mapping[str, Any],
+    **parameters: Named,
 ) -> xr.DataTree | list[xr.DataTree]:
     """Calibrate a raw exposure, or the exposures of a programme, to count rates.
 
@@ -174,7 +175,7 @@ def saturation_of(
     *,
     skip: Collection[str] = (),
     run: Collection[str] = (),
-    **parameters: Mapping[str, Any],
+    **parameters: Named,
 ) -> xr.DataArray:
     """Return when pixels of a raw exposure were last saturated, for the exposures after it.
 
@@ -200,7 +201,7 @@ def correct_ramps(
     before: xr.DataArray | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
-    **parameters: Mapping[str, Any],
+    **parameters: Named,
 ) -> dict[str, xr.Dataset]:
     """Run the corrections of the ramps: all steps before the fit.
 
@@ -247,7 +248,7 @@ def fit_rates(
     *,
     skip: Collection[str] = (),
     run: Collection[str] = (),
-    **parameters: Mapping[str, Any],
+    **parameters: Named,
 ) -> xr.DataTree:
     """Fit corrected ramps, and scale the rates by the gain setting.
 

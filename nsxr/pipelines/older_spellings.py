@@ -5,19 +5,17 @@ A step that is off by default used to have a switch among its parameters: ``pict
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from nsxr.errors import ParameterError
 from nsxr.model.parameters import Parameter
+from nsxr.model.types import ByStep, Entries, Named
 
 __all__ = ["translated", "without_switches"]
 
 _CORRECT = Parameter("correct", bool, False)
 
 
-def translated(
-    parameters: Mapping[str, Mapping[str, Any]], run: tuple[str, ...] = ()
-) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...], list[str]]:
+def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> tuple[dict[str, Named], tuple[str, ...], list[str]]:
     """Return parameters by step and the steps to run, without older switches, and what is wrong with a switch."""
     found, asked, problems = dict(parameters), list(run), []
     frame, flicker = found.get("picture_frame"), found.get("clean_flicker_noise")
@@ -35,7 +33,7 @@ def translated(
     return found, tuple(asked), problems
 
 
-def without_switches(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def without_switches(provenance: Named) -> Entries:
     """Return the provenance of a product, :func:`nsxr.model.provenance.provenance_of`, with its recipe as of today."""
     recipe = provenance.get("recipe")
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("parameters"), Mapping):

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import xarray as xr
 
@@ -15,6 +15,7 @@ from nsxr.model.history import record_skip
 from nsxr.model.provenance import noted
 from nsxr.model.readout import Readout
 from nsxr.model.steps import serves
+from nsxr.model.types import ByStep, Entries, Function, Named
 from nsxr.pipelines.settings import Settings, checked
 from nsxr.references.choose import References
 from nsxr.references.match import require_kind
@@ -23,7 +24,7 @@ __all__ = ["Pipeline"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Given = Mapping[str, Mapping[str, Any]]
+Given = ByStep
 """More arguments of steps, by step: what is neither a reference nor a parameter."""
 
 
@@ -47,11 +48,11 @@ class Pipeline:
     def __init__(
         self,
         name: str,
-        functions: Sequence[Callable[..., Any]],
+        functions: Sequence[Function],
         *,
         products: Sequence[str],
-        modes: Mapping[str, Sequence[Callable[..., Any]]] | None = None,
-        agree: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+        modes: Mapping[str, Sequence[Function]] | None = None,
+        agree: Callable[[dict[str, Entries]], None] | None = None,
     ) -> None:
         self.name = name
         self.products = tuple(products)
@@ -70,7 +71,7 @@ class Pipeline:
 
     def settings(
         self,
-        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        parameters: ByStep | None = None,
         skip: Collection[str] = (),
         run: Collection[str] = (),
     ) -> Settings:
@@ -92,7 +93,7 @@ class Pipeline:
         """
         return checked(self.steps, parameters or {}, tuple(skip), tuple(run), self._agree)
 
-    def filled(self, settings: Settings) -> dict[str, dict[str, Any]]:
+    def filled(self, settings: Settings) -> dict[str, Entries]:
         """Return the parameters of every step that is not off by default, defaults filled in.
 
         Parameters that are left open, and steps without any parameter, are left out.
@@ -102,7 +103,7 @@ class Pipeline:
         known = {name: {k: v for k, v in values.items() if v is not None} for name, values in filled.items()}
         return {name: values for name, values in known.items() if values}
 
-    def recipe(self, settings: Settings) -> dict[str, Any]:
+    def recipe(self, settings: Settings) -> Entries:
         """Return what products keep of the settings: with it the pipeline does the same again."""
         return {"parameters": self.filled(settings), "skip": list(settings.skip), "run": list(settings.run)}
 
@@ -121,7 +122,7 @@ class Pipeline:
         step = self.steps[name]
         return settings.reason_off(step) is None and _cannot(step, exposure) is None
 
-    def problems(self, records: Sequence[Mapping[str, Any]], attributes: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, records: Sequence[Named], attributes: Named) -> Iterator[str]:
         """Yield a line for each step of which the history of a product is incomplete.
 
         A step must be recorded: as done, with all references that it needs, or as skipped, with a reason.
@@ -134,7 +135,7 @@ class Pipeline:
             Header keywords of the product.
         """
         readout = Readout.from_header(attributes)
-        done: dict[str, list[Mapping[str, Any]]] = {}
+        done: dict[str, list[Named]] = {}
         for record in records:
             done.setdefault(record["step"], []).append(record)
         for name, step in self.of(str(attributes.get("EXP_TYPE", ""))).items():
@@ -263,7 +264,7 @@ class Pipeline:
 
     def _arguments(
         self, step: Step, exposure: xr.Dataset, references: Mapping[str, xr.Dataset], settings: Settings
-    ) -> dict[str, Any]:
+    ) -> Entries:
         """Return the references and the parameters that a step is given."""
         readout = Readout.of(exposure)
         wanted = [one for one in step.references if one.kind in references and self._is_used(one, readout, settings)]
@@ -319,7 +320,7 @@ class Pipeline:
         return function
 
 
-def _named(functions: Sequence[Callable[..., Any]]) -> dict[str, Step]:
+def _named(functions: Sequence[Function]) -> dict[str, Step]:
     declared = [declaration_of(function) for function in functions]
     return {step.name: step for step in declared}
 

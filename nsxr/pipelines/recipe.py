@@ -16,6 +16,7 @@ import xarray as xr
 from nsxr.associate.predecessors import earlier_exposures
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
 from nsxr.model.parameters import closest, said
+from nsxr.model.types import ByStep, Entries, Named
 from nsxr.pipelines.detector1 import (
     AFTER_SATURATION,
     DETECTOR1,
@@ -71,10 +72,10 @@ class Recipe:
 
     references: str | None = None
     named: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parameters: ByStep = field(default_factory=dict)
     skip: tuple[str, ...] = ()
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    earlier: tuple[Mapping[str, Any], ...] = ()
+    storage_options: Named = field(default_factory=dict, repr=False)
+    earlier: tuple[Named, ...] = ()
     run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,12 +94,12 @@ class Recipe:
         """What the pipeline is asked for."""
         return DETECTOR1.settings(self.parameters, self.skip, self.run)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Entries:
         """Return what :meth:`Recipe.from_json` reads: the recipe without storage options."""
         return {key: value for key, value in asdict(self).items() if key != "storage_options"}
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+    def from_json(cls, entries: Named, storage_options: Named | None = None) -> "Recipe":
         """Return the recipe that :meth:`Recipe.as_json` wrote."""
         tuples = {key: tuple(entries.get(key, ())) for key in ("skip", "run", "earlier")}
         return cls(**{**entries, **tuples}, storage_options=storage_options or {})
@@ -130,7 +131,7 @@ class Recipe:
         return "\n".join(lines) + "\n"
 
     @classmethod
-    def from_toml(cls, text: str, storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+    def from_toml(cls, text: str, storage_options: Named | None = None) -> "Recipe":
         """Return the recipe that :meth:`Recipe.as_toml` or a user wrote.
 
         Parameters
@@ -175,7 +176,7 @@ class Recipe:
         )
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> "Recipe":
+    def read(cls, path: str | os.PathLike[str], storage_options: Named | None = None) -> "Recipe":
         """Return the recipe in a file.
 
         Raises
@@ -301,7 +302,7 @@ def _absolute(path: str) -> str:
     return path if is_remote(path) or path == "crds" else os.path.abspath(path)
 
 
-def _table(name: str, values: Mapping[str, Any]) -> list[str]:
+def _table(name: str, values: Named) -> list[str]:
     """Return the lines of a TOML table; no lines if the table is empty."""
     if not values:
         return []

@@ -9,6 +9,7 @@ import xarray as xr
 from nsxr.errors import ParameterError
 from nsxr.model.declarations import Step
 from nsxr.model.parameters import closest, said
+from nsxr.model.types import ByStep, Entries
 from nsxr.pipelines.older_spellings import translated
 
 __all__ = ["Settings", "checked"]
@@ -28,7 +29,7 @@ class Settings:
         Steps that are off by default and were asked for, in their order.
     """
 
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parameters: ByStep = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
 
@@ -41,10 +42,10 @@ class Settings:
 
 def checked(
     steps: Mapping[str, Step],
-    parameters: Mapping[str, Mapping[str, Any]],
+    parameters: ByStep,
     skip: tuple[str, ...],
     run: tuple[str, ...],
-    agree: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+    agree: Callable[[dict[str, Entries]], None] | None = None,
 ) -> Settings:
     """Return what was asked for after checking names and values; see :meth:`nsxr.pipelines.pipeline.Pipeline.settings`.
 
@@ -67,7 +68,7 @@ def checked(
         if name not in steps:
             problems.append(f"there is no step {name!r}{_hint(name, steps)}")
     problems += [f"step {name!r} cannot be skipped" for name in skip if name in steps and steps[name].is_essential]
-    found: dict[str, dict[str, Any]] = {name: {} for name in steps}
+    found: dict[str, Entries] = {name: {} for name in steps}
     for name, values in given.items():
         if name not in steps or values is None:
             continue

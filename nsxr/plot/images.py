@@ -1,7 +1,6 @@
 """Pictures of count rates: the image, the map of flags, and the fraction of pixels with each flag."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,6 +11,7 @@ from matplotlib.patches import Patch
 
 from nsxr.compute.blocks import compute_together
 from nsxr.model.dq import PixelFlag
+from nsxr.model.types import Entries
 from nsxr.plot.style import INK, ORANGE, PAPER, PINK, QUIET, SKY, edges, is_strip, label_image, one_image
 
 __all__ = ["plot_dq", "plot_dq_map", "plot_rate"]
@@ -114,7 +114,7 @@ def plot_dq_map(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
         if part > 0
     ]
     columns, depth = (len(keys), -0.24) if is_strip(dq) else (2, -0.16)
-    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, depth), "ncols": columns}
+    place: Entries = {"loc": "upper center", "bbox_to_anchor": (0.5, depth), "ncols": columns}
     axes.legend(handles=keys, frameon=False, fontsize="small", **place)
 
 

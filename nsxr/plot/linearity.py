@@ -1,12 +1,11 @@
 """Draw residual non-linearity: the slopes of late groups relative to early groups."""
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nsxr.model.types import Entries
 from nsxr.plot.style import set_title
 
 __all__ = ["plot_linearity", "plot_linearity_residual"]
@@ -30,7 +29,7 @@ def plot_linearity_residual(axes: Axes, residual: xr.Dataset, amplifier: int) ->
     for number, (kind, (marker, colour)) in enumerate(_STYLES.items()):
         part = one.sel(kind=kind)
         signal = part["signal"].values * 1.04 ** (number - 1)  # so that symbols do not overlap
-        style: dict[str, Any] = {
+        style: Entries = {
             "fmt": marker,
             "color": colour,
             "markersize": 4,

@@ -11,6 +11,7 @@ from nsxr.compute.blocks import compute_together
 from nsxr.diagnostics.noise import noise_spectrum
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
+from nsxr.model.types import Entries
 from nsxr.plot.style import BLUE, VERMILLION, set_title
 
 __all__ = ["plot_noise", "plot_noise_spectrum", "plot_residual"]
@@ -89,7 +90,7 @@ def plot_residual(axes: Axes, exposure: xr.Dataset, title: str, limit: float, in
     (frames,) = compute_together(exposure["sci"].isel(integration=integration, group=slice(0, order + 1)))
     noise = np.diff(frames.to_numpy(), n=order, axis=0)[0] / np.sqrt(6.0 if order == 2 else 2.0)
     row, column = (exposure[dim].to_numpy() for dim in ("row", "column"))
-    style: dict[str, Any] = {"origin": "lower", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "aspect": "auto"}
+    style: Entries = {"origin": "lower", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "aspect": "auto"}
     image = axes.imshow(noise, extent=(column[0], column[-1], row[0], row[-1]), interpolation="nearest", **style)
     axes.set_title(title)
     axes.set_xlabel("column")

@@ -1,7 +1,6 @@
 """Draw the ramp of one pixel, with its fit."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +12,7 @@ from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.keywords import read
 from nsxr.model.readout import Readout
+from nsxr.model.types import Entries
 from nsxr.plot.style import BLUE, INK, ORANGE, PINK, VERMILLION, one_image
 
 __all__ = ["choose_pixel", "plot_ramp"]
@@ -106,7 +106,7 @@ def plot_ramp(axes: Axes, ramp: xr.Dataset, rate: xr.Dataset, pixel: tuple[int, 
     for name, (mask, marker, colour) in _GROUP_STYLES.items():
         which = (flags & np.uint8(mask)) != 0
         if which.any():
-            style: dict[str, Any] = {"markersize": 7, "markeredgewidth": 1.5, "zorder": 4, "label": name}
+            style: Entries = {"markersize": 7, "markeredgewidth": 1.5, "zorder": 4, "label": name}
             axes.plot(times[which], values[which], marker, color=colour, fillstyle="none", linestyle="none", **style)
     other = ~plain & ~bad & ~jumped
     if other.any():

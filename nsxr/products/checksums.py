@@ -12,6 +12,7 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import in_chunks
 from nsxr.formats.manifest import MANIFEST, digest, split_object
 from nsxr.formats.zarr_metadata import METADATA, first_line, require_plain
+from nsxr.model.types import Entries
 from nsxr.storage.folder import Folder, parsed_json
 from nsxr.storage.local import sync
 
@@ -51,7 +52,7 @@ def _summed(folder: Folder, node: str, name: str, _: str) -> str:
     return digest(content)
 
 
-def make_manifest(folder: Folder, node: str, is_here: bool = False) -> dict[str, Any]:
+def make_manifest(folder: Folder, node: str, is_here: bool = False) -> Entries:
     """Read back the stored objects of an exposure, and return their manifest.
 
     Local files are flushed to the disk first. Tasks of dask do it unless ``is_here``.
@@ -71,7 +72,7 @@ def make_manifest(folder: Folder, node: str, is_here: bool = False) -> dict[str,
     if not folder.is_remote:
         for parent in sorted({Path(folder.place(f"{prefix}{name}")).parent for name in sizes}):
             sync(parent)
-    manifest: dict[str, Any] = {}
+    manifest: Entries = {}
     for (name, size), checksum in zip(sizes.items(), sums, strict=True):
         array, chunk = split_object(name)
         entry = manifest.setdefault(array, {"objects": 0, "bytes": 0, "stored": {}})

@@ -1,9 +1,8 @@
 """Describe a file in words: its kind, its readout, the corrections that it has had, its contents."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 from astropy.io import fits
@@ -17,6 +16,7 @@ from nsxr.model.keywords import read
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
 from nsxr.model.steps import STATUS
+from nsxr.model.types import Attributes, Named
 from nsxr.storage.folder import Folder
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote, shown
@@ -24,7 +24,7 @@ from nsxr.storage.urls import is_remote, shown
 __all__ = ["counted", "describe"]
 
 
-def describe(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> str:
+def describe(path: str | Path, storage_options: Named | None = None) -> str:
     """Describe an exposure, a product or a reference without reading its pixels.
 
     Parameters
@@ -77,7 +77,7 @@ def _extent(header: fits.Header) -> str:
     return f"({', '.join(shape)}) {header['BITPIX']} bit" if shape else ""
 
 
-def _describe_header(header: Mapping[str, Any]) -> list[str]:
+def _describe_header(header: Named) -> list[str]:
     def value(*names: str) -> str:
         return " ".join(str(header[n]) for n in names if header.get(n) not in (None, "", "N/A"))
 
@@ -111,7 +111,7 @@ def _describe_header(header: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _done(status: Named, version: str | None, records: Sequence[Named]) -> list[str]:
     """Return a line for each step: its record with parameters if nsxr wrote one, else its status keyword."""
     if not status and not records:
         return ["corrections: none"]
@@ -125,7 +125,7 @@ def _done(status: Mapping[str, Any], version: str | None, records: Sequence[Mapp
     return lines
 
 
-def _made(attrs: Mapping[Any, Any]) -> list[str]:
+def _made(attrs: Attributes) -> list[str]:
     """Return lines about software and input files."""
     found = provenance_of(attrs)
     lines = []

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -12,6 +12,7 @@ from nsxr.compute.layouts import in_chunks, raw_chunks
 from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
+from nsxr.model.types import Entries
 from nsxr.products.fits_read import read_dataset
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote, shown
@@ -130,7 +131,7 @@ def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:
     joined = xr.concat(
         segments, "integration", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
     )
-    covered: dict[str, Any] = {"INTSTART": int(joined["integration"][0]), "INTEND": int(joined["integration"][-1])}
+    covered: Entries = {"INTSTART": int(joined["integration"][0]), "INTEND": int(joined["integration"][-1])}
     total = Readout.from_header(first).n_integrations
     if joined.sizes["integration"] == total:
         covered |= {"EXSEGNUM": 1, "EXSEGTOT": 1}

@@ -17,6 +17,7 @@ from nsxr.formats.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, or
 from nsxr.formats.pixels import FitsArray, PixelSource
 from nsxr.model.keywords import read
 from nsxr.model.readout import IRS2_ROWS, Readout
+from nsxr.model.types import Entries
 from nsxr.model.variables import TABLES, variable_attributes
 from nsxr.storage.options import StorageOptions
 
@@ -115,7 +116,7 @@ def read_dataset(
         own = IMAGE if name == "pixeldq" else dims
         if source.shape != tuple(shape[dims.index(d)] for d in own):
             raise InputFileError(f"{file.path}: {name} has shape {source.shape}, SCI has {shape}")
-        attrs: dict[str, Any] = variable_attributes(name)
+        attrs: Entries = variable_attributes(name)
         if name == "sci":
             attrs["units"] = units
         elif name.startswith("var_"):
@@ -211,8 +212,8 @@ def _check_coding(file: FitsFile, source: PixelSource) -> None:
         )
 
 
-def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int], first: int) -> dict[str, Any]:
-    found: dict[str, Any] = dict(readout.row_coordinates(sizes["row"]))
+def _coordinates(file: FitsFile, readout: Readout, sizes: dict[str, int], first: int) -> Entries:
+    found: Entries = dict(readout.row_coordinates(sizes["row"]))
     found["column"] = ("column", readout.column_start + np.arange(sizes["column"]))
     if "integration" not in sizes:
         return found

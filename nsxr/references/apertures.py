@@ -12,6 +12,7 @@ import xarray as xr
 
 from nsxr.errors import InputFileError, ParameterError, ReferenceFileError
 from nsxr.model.keywords import read
+from nsxr.model.types import Named
 from nsxr.storage.local import open_regular
 
 __all__ = ["Aperture", "read_aperture"]
@@ -112,7 +113,7 @@ def _is_whole(number: Any) -> bool:
 _KNOWN = tuple(field.name for field in fields(Aperture) if field.name not in ("name", "filename"))
 
 
-def read_aperture(reference: str | os.PathLike[str] | Mapping[str, Any], slit: xr.Dataset) -> Aperture:
+def read_aperture(reference: str | os.PathLike[str] | Named, slit: xr.Dataset) -> Aperture:
     """Return the aperture of a slit.
 
     Parameters
@@ -176,7 +177,7 @@ def read_aperture(reference: str | os.PathLike[str] | Mapping[str, Any], slit: x
     return _aperture(next(iter(found.values())), filename)
 
 
-def _pick(entries: Iterable[Mapping[str, Any]], name: str, order: int, filename: str) -> Mapping[str, Any]:
+def _pick(entries: Iterable[Named], name: str, order: int, filename: str) -> Named:
     entries = [e for e in entries if e.get("id", "dummy") != "dummy" and e.get("region_type", "target") == "target"]
     for entry in entries:
         fits = _ANY in (name, entry["id"]) or name == str(entry["id"])
@@ -186,7 +187,7 @@ def _pick(entries: Iterable[Mapping[str, Any]], name: str, order: int, filename:
     raise ReferenceFileError(f"extract1d {filename}: no aperture for slit {name!r}, order {order}; found {listed}")
 
 
-def _aperture(entry: Mapping[str, Any], filename: str) -> Aperture:
+def _aperture(entry: Named, filename: str) -> Aperture:
     name = str(entry.get("id", _ANY))
     if entry.get("dispaxis", 1) != 1:
         raise ReferenceFileError(f"aperture {name!r} has dispaxis {entry['dispaxis']}, expected 1: along rows")

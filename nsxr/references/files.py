@@ -21,6 +21,7 @@ from nsxr.model.dq import PixelFlag, flag_name, recode
 from nsxr.model.keywords import read, require, whole_number
 from nsxr.model.readout import DETECTOR_SIZE, IRS2_ROWS, Readout
 from nsxr.model.steps import REFERENCES
+from nsxr.model.types import Entries
 from nsxr.references.limits import flag_unphysical
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote
@@ -78,7 +79,7 @@ def _is_image(extension: Extension | None) -> bool:
     return extension is not None and extension.hdu.kind == "IMAGE" and len(extension.shape) > 1
 
 
-def _keywords_of(file: FitsFile, *keys: str, purpose: str) -> dict[str, Any]:
+def _keywords_of(file: FitsFile, *keys: str, purpose: str) -> Entries:
     """Return the values of keywords that a reference must have."""
     try:
         return require(keywords(file.primary), *keys, purpose=purpose, source=file.path)
@@ -141,7 +142,7 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
     return dataset
 
 
-def _extra_attributes(kind: str, file: FitsFile) -> dict[str, Any]:
+def _extra_attributes(kind: str, file: FitsFile) -> Entries:
     header, extra = keywords(file.primary), {}
     if kind == "gain" and (factor := read(header, "GAINFACT", matters=False, source=file.path)) is not None:
         extra["gain_factor"] = factor
@@ -206,7 +207,7 @@ def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
     return begun if (frames, gap) == (readout.n_frames, readout.group_gap) else begun + 1
 
 
-def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) -> dict[str, Any]:
+def _coordinates(file: FitsFile, rows: int, columns: int, exposure: xr.Dataset) -> Entries:
     place = region(file)
     assert place is not None  # there is an image, which has just been opened
     readout = Readout.from_header(exposure.attrs)
@@ -239,7 +240,7 @@ def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place
     missing = [column for column in ("NAME", "VALUE") if column not in names]
     if missing:
         raise ReferenceFileError(f"{file.path}: table DQ_DEF lacks columns {', '.join(missing)}")
-    definitions: list[dict[str, Any]] = []
+    definitions: list[Entries] = []
     for name, value in zip(table[names["NAME"]], table[names["VALUE"]], strict=True):
         if not flag_name(name):
             continue

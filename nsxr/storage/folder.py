@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 
 from nsxr.errors import InputFileError
+from nsxr.model.types import Entries
 from nsxr.storage.local import open_regular
 from nsxr.storage.options import NO_OPTIONS, StorageOptions
 from nsxr.storage.remote_errors import remote_errors
@@ -72,7 +73,7 @@ class Folder:
         """The storage options in the form that functions of nsxr take."""
         return self.options
 
-    def given(self) -> dict[str, Any] | None:
+    def given(self) -> Entries | None:
         """Return the storage options in the form that xarray and zarr take."""
         return self.options.of(self.root) if self.is_remote else None
 
@@ -106,7 +107,7 @@ class Folder:
         """Return the content of a JSON file, None if there is no such file or it is not JSON."""
         return parsed_json(self.read(key))
 
-    def read_all_json(self, keys: Sequence[str]) -> dict[str, Any]:
+    def read_all_json(self, keys: Sequence[str]) -> Entries:
         """Return the contents of several JSON files, see :meth:`read_json`. Behind a URL they are fetched together."""
         if not self.is_remote or len(keys) < 2:
             return {key: self.read_json(key) for key in keys}

@@ -6,12 +6,12 @@ They travel with each path. Nothing is kept globally.
 import copy
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 import fsspec
 from dask.base import tokenize
 
 from nsxr.errors import ParameterError
+from nsxr.model.types import Entries, Named
 from nsxr.storage.urls import protocols
 
 __all__ = ["ANONYMOUS", "NO_OPTIONS", "StorageOptions", "token"]
@@ -22,7 +22,7 @@ TRIES = 5
 CONNECT_TIMEOUT, READ_TIMEOUT = 20, 30
 """Seconds without an answer, and without a further byte, after which a try counts as failed."""
 
-ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "anon"}, "gcs": {"token": "anon"}}
+ANONYMOUS: dict[str, Entries] = {"s3": {"anon": True}, "gs": {"token": "anon"}, "gcs": {"token": "anon"}}
 """Storage options for public data."""
 
 
@@ -42,10 +42,10 @@ class StorageOptions:
         other options go to the first protocol of the URL.
     """
 
-    _options: dict[str, Any]
+    _options: Entries
     _token: str
 
-    def __init__(self, options: "Mapping[str, Any] | StorageOptions | None" = None) -> None:
+    def __init__(self, options: "Named | StorageOptions | None" = None) -> None:
         if isinstance(options, StorageOptions):
             options = options._options
         if options is not None and not isinstance(options, Mapping):
@@ -68,7 +68,7 @@ class StorageOptions:
     def __dask_tokenize__(self) -> str:
         return self._token
 
-    def of(self, path: str, tries: int = TRIES) -> dict[str, dict[str, Any]]:
+    def of(self, path: str, tries: int = TRIES) -> dict[str, Entries]:
         """Return the options of each protocol of a URL, with time-outs and numbers of tries filled in."""
         known = fsspec.available_protocols()
         named = {k: v for k, v in self._options.items() if isinstance(v, Mapping) and k in known}
@@ -89,7 +89,7 @@ class StorageOptions:
 NO_OPTIONS = StorageOptions()
 
 
-def _complete(protocol: str, options: Mapping[str, Any], tries: int) -> dict[str, Any]:
+def _complete(protocol: str, options: Named, tries: int) -> Entries:
     """Add time-outs and retries that the caller did not choose."""
     if protocol in ("s3", "s3a"):
         config = {

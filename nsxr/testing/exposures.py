@@ -1,6 +1,5 @@
 """Builders of small exposures, references and rates in memory, for tests."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from nsxr.model.dims import IMAGE, RAMP, RATES
 from nsxr.model.readout import DETECTOR_SIZE, Readout
+from nsxr.model.types import Entries, Named
 
 __all__ = [
     "FULL_FRAME",
@@ -20,7 +20,7 @@ __all__ = [
     "make_times",
 ]
 
-FULL_FRAME: Mapping[str, Any] = {"SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
+FULL_FRAME: Named = {"SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
 """Header keywords of a full frame. Rows and columns that an exposure lacks are those of higher numbers."""
 
 FIRST_DIMS = {"coefficients": "order", "inverse_coefficients": "inverse_order"}
@@ -29,9 +29,7 @@ FIRST_DIMS = {"coefficients": "order", "inverse_coefficients": "inverse_order"}
 SECONDS_A_DAY = 86400.0
 
 
-def make_header(
-    rows: int = 16, columns: int = 40, integrations: int = 3, groups: int = 6, **keywords: Any
-) -> dict[str, Any]:
+def make_header(rows: int = 16, columns: int = 40, integrations: int = 3, groups: int = 6, **keywords: Any) -> Entries:
     """Make the header keywords that describe a readout.
 
     Parameters
@@ -52,7 +50,7 @@ def make_header(
     >>> make_header(groups=3, NFRAMES=4)["TGROUP"]
     8.0
     """
-    header: dict[str, Any] = {
+    header: Entries = {
         "DETECTOR": "NRS1",
         "READPATT": "NRSRAPID",
         "SUBARRAY": "SUB512S",
@@ -157,7 +155,7 @@ def make_reference(
     dq: ArrayLike | None = None,
     *,
     margin: int = 0,
-    attrs: Mapping[str, Any] | None = None,
+    attrs: Named | None = None,
     **variables: ArrayLike,
 ) -> xr.Dataset:
     """Make a reference for the pixels of an exposure.
@@ -190,7 +188,7 @@ def make_reference(
     (4, 8)
     """
     names = (*IMAGE, "science_row", "amplifier")
-    coordinates: dict[str, Any] = {name: exposure[name] for name in names if name in exposure.coords}
+    coordinates: Entries = {name: exposure[name] for name in names if name in exposure.coords}
     if margin:
         ends = {name: (int(exposure[name][0]) - margin, int(exposure[name][-1]) + margin + 1) for name in IMAGE}
         coordinates = {name: (name, np.arange(*end)) for name, end in ends.items()}
@@ -264,7 +262,7 @@ def make_rates(
     """
     rates = np.array(sci, dtype=np.float32)
     dims = IMAGE if rates.ndim == 2 else RATES
-    variables: dict[str, Any] = {
+    variables: Entries = {
         "sci": (dims, rates, {"units": units}),
         "dq": (dims, np.zeros(rates.shape, np.uint32) if dq is None else np.array(dq, np.uint32)),
     }
