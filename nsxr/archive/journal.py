@@ -88,7 +88,7 @@ class Plan:
             raise InputFileError(f"{node}: it does not say how it was made ({error}); add it again") from error
 
     @classmethod
-    def _of(cls, content: Any, key: str) -> "Plan":
+    def _of(cls, content: object, key: str) -> "Plan":
         if not isinstance(content, dict):
             raise TypeError("no JSON object" if content is not None else "no JSON")
         if not isinstance(content["sources"], list):

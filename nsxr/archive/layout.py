@@ -112,7 +112,7 @@ def own_attributes(document: Any) -> Entries:
     return found if isinstance(found, dict) else {}
 
 
-def is_complete(document: Any) -> bool:
+def is_complete(document: object) -> bool:
     """Whether these are the metadata of a complete exposure."""
     return own_attributes(document).get(STATE) == "complete"
 

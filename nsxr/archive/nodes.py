@@ -21,7 +21,7 @@ _NODE = re.compile(
 )
 
 
-def is_node(path: Any) -> bool:
+def is_node(path: object) -> bool:
     """Whether this is a path that :func:`node_path` can make. No other paths are written or removed."""
     return isinstance(path, str) and _NODE.fullmatch(path) is not None
 

@@ -33,7 +33,7 @@ def identity(header: Mapping[str, object]) -> list[str] | None:
     return [*(_text(header.get(key)) for key in _NAME), f"{start:.9f}" if start else "", str(first)]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a keyword as text, in which ``001`` and 1 are the same."""
     text = "" if value is None else str(value).strip().upper()
     return "" if text in ("", "N/A", "NONE", "UNKNOWN") else text.lstrip("0") or "0"

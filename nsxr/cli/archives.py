@@ -113,7 +113,7 @@ def resume(
     hosts: tuple[str, ...],
     progress: bool,
     storage_options: Named,
-    client: Any,
+    client: object,
 ) -> None:
     """Finish what was planned but interrupted; complete exposures are not touched."""
     with resuming(Folder.at(path, storage_options), force, hosts) as planned:
