@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from nsxr.errors import InputFileError
 from nsxr.model.keywords import read
