@@ -1,6 +1,7 @@
 """Cut-outs of spectra on the detector with known truth: undersampled, tilted traces, bad pixels, nods, series."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,13 +15,43 @@ from nsxr.model.parameters import Range, Seed
 from nsxr.model.variables import variable_attributes
 from nsxr.simulate.configuration import check_seed
 
-__all__ = ["simulate_trace"]
+__all__ = ["SimulatedSlit", "simulate_trace"]
 
 READ_NOISE = 8.0  # electrons of a rate, in the time of the exposure
 ELECTRON = 1e-15  # MJy of one electron in a pixel
 _ROWS_A_UNIT = 4.4  # detector rows for the open height of a shutter
 _COLUMNS_A_ROW = 0.05  # by which lines of one wavelength are tilted
 _MARGIN = 1.05
+_FIRST_ROW, _FIRST_COLUMN = 200, 600
+_LINES = ((0.14, 4, 1.2), (0.36, 8, 0.9), (0.3636, 3, 0.9), (0.71, 15, 1.1), (0.88, 2, 3.0))
+"""Emission lines: place as part of the columns, height over the continuum, standard deviation [pixel]."""
+_HEADER = {
+    "TELESCOP": "JWST",
+    "INSTRUME": "NIRSPEC",
+    "DETECTOR": "NRS1",
+    "EXP_TYPE": "NRS_MSASPEC",
+    "FILTER": "CLEAR",
+    "GRATING": "PRISM",
+    "SLTNAME": "12",
+    "SRCTYPE": "POINT",
+    "SRCNAME": "simulated",
+    "SOURCEID": 1,
+    "SRCXPOS": 0.0,
+    "SRCYPOS": 0.0,
+    "SHUTSTA": "1x1",
+    "PIXAR_SR": 4.8e-13,
+    "SLTSTRT1": _FIRST_COLUMN + 1,
+    "SLTSTRT2": _FIRST_ROW + 1,
+    "DISPAXIS": 1,
+    "SPORDER": 0,
+}
+
+
+class SimulatedSlit(NamedTuple):
+    """A simulated slit and what is behind it, see :func:`simulate_trace`."""
+
+    slit: xr.Dataset
+    truth: xr.Dataset
 
 
 def simulate_trace(
@@ -45,7 +76,7 @@ def simulate_trace(
     integrations: Annotated[int, Range(0, 65535)] = 0,
     depth: float = 0.0,
     seed: Seed = 0,
-) -> tuple[xr.Dataset, xr.Dataset]:
+) -> SimulatedSlit:
     """Simulate the cut-out of a slitlet of three shutters, as the observatory's pipeline would give it.
 
     The profile is no Gaussian: a core, and a skirt that is broader and off centre; its width grows along the
@@ -96,143 +127,198 @@ def simulate_trace(
 
     Returns
     -------
-    slit : Dataset
-        ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength`` [um]; attributes as of a slit.
-    truth : Dataset
-        ``flux`` [Jy] of each column (and integration), ``profile`` and ``variance`` [MJy2] of each pixel, ``trace``
-        [detector row], ``is_bad``. The flux is what shutters let through.
+    SimulatedSlit
+        A named tuple. ``slit``: Dataset with ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength``
+        [um] and the attributes of a slit. ``truth``: Dataset with ``flux`` [Jy] of each column (and integration),
+        ``profile`` and ``variance`` [MJy2] of each pixel, ``trace`` [detector row], ``is_bad``. The flux is what
+        shutters let through.
     """
     if bad_pixels not in ("none", "isolated", "clusters"):
         raise ParameterError(f"bad_pixels is {bad_pixels!r}, expected none, isolated or clusters")
     check_seed(seed)
     random = np.random.default_rng(seed)
-    x, y = np.arange(columns), np.arange(rows)[:, None]
-    along = 2 * x / max(columns - 1, 1) - 1
-    middle = rows / 2 - 0.3 + tilt * (x - columns / 2) + 0.4 * (along**2 - 1 / 3)
-    place = nod * SHUTTER_PITCH  # in the slit; rows count the other way
-    trace = middle - place * _ROWS_A_UNIT + offset
-    width = fwhm / 2.3548 * (1 + 0.25 * along)
-    passed = _open_part(y - middle, shutters)
     is_extended = source_type == "EXTENDED"
-    is_cut = is_extended or "0" in shutters
-
-    def light_at(centre: np.ndarray) -> np.ndarray:
-        return _profile(y - centre, width) * (passed if is_cut else 1.0)
-
-    profile = light_at(trace)
-    at_trace = x + _COLUMNS_A_ROW * (trace - middle)  # wavelength, in columns of the middle of the slit
-    continuum = 0.7 + 0.3 * np.cos(6 * at_trace / max(columns - 1, 1) - 2.5)
-    if lines:
-        for at, height, size in ((0.14, 4, 1.2), (0.36, 8, 0.9), (0.3636, 3, 0.9), (0.71, 15, 1.1), (0.88, 2, 3.0)):
-            continuum = continuum + height * np.exp(-0.5 * ((at_trace - at * columns) / size) ** 2)
+    place = _place(rows, columns, fwhm, tilt, shutters, is_cut=is_extended or "0" in shutters)
+    trace = place.trace(nod) + offset
+    profile = place.light_at(trace)
+    relative = _relative_spectrum(place.x + _COLUMNS_A_ROW * (trace - place.middle), columns, lines)
     noisy = (READ_NOISE**2 + background + sky) / np.mean((profile**2).sum(0))
-    electrons = (signal_to_noise**2 + np.sqrt(signal_to_noise**4 + 4 * signal_to_noise**2 * noisy)) / 2 * continuum
+    electrons = (signal_to_noise**2 + np.sqrt(signal_to_noise**4 + 4 * signal_to_noise**2 * noisy)) / 2 * relative
     light = np.ones(max(integrations, 1))
     light[integrations // 3 : 2 * integrations // 3] -= depth
-    beside = neighbour * (0.9 - 0.4 * along) * np.mean(electrons)
-    point_width = 1.8 / fwhm * width if is_extended else width
+    beside = neighbour * (0.9 - 0.4 * place.along) * np.mean(electrons)
+    width = 1.8 / fwhm * place.width if is_extended else place.width
 
     def others_at(centre: np.ndarray) -> np.ndarray:
-        return np.asarray(passed * (beside * _profile(y - centre - neighbour_distance, point_width) + sky))
+        """Return the electrons of the neighbour and of the sky, for a source at these rows."""
+        distance = place.y - centre - neighbour_distance
+        return np.asarray(place.passed * (beside * _profile(distance, width) + sky))
 
-    others = others_at(trace) if neighbour or sky else 0.0
-    mean = light[:, None, None] * electrons * profile + others + background
-    photons = random.poisson(mean).astype(float)
-    images = photons + READ_NOISE * random.normal(size=mean.shape)
-    poisson = np.maximum(images, 0.0)
-    read = np.full(mean.shape, READ_NOISE**2)
-    variance = mean + read
+    has_others = bool(neighbour or sky)
+    mean = light[:, None, None] * electrons * profile + (others_at(trace) if has_others else 0.0) + background
+    images = _observe(random, mean)
     if negative_nods:
         for other in list({-1, 0, 1} - {nod})[:other_nods]:
-            centre = middle - other * SHUTTER_PITCH * _ROWS_A_UNIT + offset
-            light_there = electrons * light_at(centre)
-            if neighbour or sky:
-                light_there = light_there + others_at(centre)
-            there = random.poisson(light_there + background) + READ_NOISE * random.normal(size=images.shape)
-            images = images - there / other_nods
-            poisson = poisson + np.maximum(there, 0) / other_nods**2
-            read = read + READ_NOISE**2 / other_nods**2
-            variance = variance + (light_there + background + READ_NOISE**2) / other_nods**2
-    is_bad = np.zeros((rows, columns), dtype=bool)
-    if bad_pixels == "isolated":
-        is_bad = random.random(is_bad.shape) < 0.012
-    elif bad_pixels == "clusters":
-        for _ in range(columns // 8):
-            height = int(random.integers(2, 4))
-            row, column = int(random.integers(0, rows - height)), int(random.integers(0, columns - 2))
-            is_bad[row : row + height, column : column + 2] = True
-    unit_range = (-_MARGIN - SHUTTER_PITCH, _MARGIN + SHUTTER_PITCH)
-    inside = np.abs(y - middle) < (unit_range[1] - unit_range[0]) / 2 * _ROWS_A_UNIT
-    wavelength = np.where(inside, 0.6 + 4.6 * (x + _COLUMNS_A_ROW * (y - middle)) / columns, np.nan)
-    flags = np.where(is_bad, PixelFlag.DO_NOT_USE | PixelFlag.OTHER_BAD_PIXEL, 0)
-    flags = np.where(inside, flags, PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
-    dims = ("integration", *IMAGE) if integrations else IMAGE
-    shape = slice(None) if integrations else 0
-    hidden = (flags > 0) & ~is_bad
-
-    def variable(name: str, values: np.ndarray, units: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, object]]:
-        return (
-            dims,
-            np.where(hidden, np.nan, values)[shape].astype(np.float32),
-            {
-                **variable_attributes(name),
-                "units": units,
-            },
-        )
-
-    images = np.where(is_bad, images + random.normal(size=is_bad.shape) * 300 * np.sqrt(variance[0]), images)
-    slit = xr.Dataset(
-        {
-            "sci": variable("sci", images * ELECTRON, "MJy"),
-            "dq": (dims, np.broadcast_to(flags, images.shape)[shape].astype(np.uint32), variable_attributes("dq")),
-            "var_poisson": variable("var_poisson", poisson * ELECTRON**2, "(MJy)2"),
-            "var_rnoise": variable("var_rnoise", read * ELECTRON**2, "(MJy)2"),
-            "wavelength": (IMAGE, wavelength.astype(np.float32), {**variable_attributes("wavelength"), "units": "um"}),
-        },
-        coords={"row": 200 + np.arange(rows), "column": 600 + x},
-        attrs={
-            "TELESCOP": "JWST",
-            "INSTRUME": "NIRSPEC",
-            "DETECTOR": "NRS1",
-            "EXP_TYPE": "NRS_BRIGHTOBJ" if integrations else "NRS_MSASPEC",
-            "FILTER": "CLEAR",
-            "GRATING": "PRISM",
-            "SLTNAME": "12",
-            "SRCTYPE": source_type,
-            "SRCNAME": "simulated",
-            "SOURCEID": 1,
-            "SRCXPOS": 0.0,
-            "SRCYPOS": 0.0,
-            "SHUTSTA": shutters[: nod + 1] + "x" + shutters[nod + 2 :],
-            "PIXAR_SR": 4.8e-13,
-            "SLTSTRT1": 601,
-            "SLTSTRT2": 201,
-            "DISPAXIS": 1,
-            "SPORDER": 0,
-        },
-    )
-    if integrations:
-        slit = slit.assign_coords(integration=1 + np.arange(integrations))
-        days = 60000.0 + np.arange(integrations) * 0.001
-        slit = slit.assign_coords(int_mid_MJD_UTC=("integration", days, {"units": "d"}))
+            centre = place.trace(other) + offset
+            there = electrons * place.light_at(centre)
+            there = there + others_at(centre) if has_others else there
+            images = _subtract(random, images, there + background, other_nods)
+    is_bad = _choose_bad_pixels(random, bad_pixels, rows, columns)
+    wild = images.signal + random.normal(size=is_bad.shape) * 300 * np.sqrt(images.variance[0])
+    images = images._replace(signal=np.where(is_bad, wild, images.signal))
+    attributes = {
+        "EXP_TYPE": "NRS_BRIGHTOBJ" if integrations else "NRS_MSASPEC",
+        "SRCTYPE": source_type,
+        "SHUTSTA": shutters[: nod + 1] + "x" + shutters[nod + 2 :],
+    }
     if negative_nods or not (background or sky):
-        slit.attrs["S_BKDSUB"] = "COMPLETE"
-    kept = profile.sum(0) if is_cut else np.ones(columns)
+        attributes["S_BKDSUB"] = "COMPLETE"
+    slit = _slit(images, place, is_bad, integrations, attributes)
+    kept = profile.sum(0) if place.is_cut else np.ones(columns)
+    flux = light[:, None] * electrons * kept * ELECTRON * 1e6
     truth = xr.Dataset(
         {
-            "flux": (
-                ("integration", "column") if integrations else ("column",),
-                (light[:, None] * electrons * kept)[shape] * ELECTRON * 1e6,
-                {"units": "Jy"},
-            ),
+            "flux": (("integration", "column"), flux, {"units": "Jy"})
+            if integrations
+            else ("column", flux[0], {"units": "Jy"}),
             "profile": (IMAGE, profile / kept),
-            "variance": (IMAGE, variance[0] * ELECTRON**2),
-            "trace": ("column", trace + 200),
+            "variance": (IMAGE, images.variance[0] * ELECTRON**2),
+            "trace": ("column", trace + _FIRST_ROW),
             "is_bad": (IMAGE, is_bad),
         },
         coords=slit[list(IMAGE)].coords,
     )
-    return slit, truth
+    return SimulatedSlit(slit, truth)
+
+
+class _Images(NamedTuple):
+    """Electrons of each pixel, all (integration, row, column): what was seen, its variances, the true variance."""
+
+    signal: np.ndarray
+    poisson: np.ndarray
+    read: np.ndarray
+    variance: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the light of a source falls.
+
+    Attributes
+    ----------
+    x, y : ndarray
+        Columns, and rows (row, 1), of the cut-out.
+    along : ndarray
+        Columns from -1 to 1.
+    middle : ndarray
+        Row of the middle of the slit in each column.
+    width : ndarray
+        Standard deviation of the trace in each column [pixel].
+    passed : ndarray
+        Part of an even sky that the shutters let through (row, column).
+    is_cut : bool
+        Whether the shutters also cut the light of the source.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    along: np.ndarray
+    middle: np.ndarray
+    width: np.ndarray
+    passed: np.ndarray
+    is_cut: bool
+
+    def trace(self, nod: int) -> np.ndarray:
+        """Return the planned row of a source in one of the shutters -1, 0 and 1; rows count against the shutters."""
+        return self.middle - nod * SHUTTER_PITCH * _ROWS_A_UNIT
+
+    def light_at(self, centre: np.ndarray) -> np.ndarray:
+        """Return the part of the light of a source at these rows in each pixel."""
+        return _profile(self.y - centre, self.width) * (self.passed if self.is_cut else 1.0)
+
+
+def _place(rows: int, columns: int, fwhm: float, tilt: float, shutters: str, is_cut: bool) -> _Place:
+    x, y = np.arange(columns), np.arange(rows)[:, None]
+    along = 2 * x / max(columns - 1, 1) - 1
+    middle = rows / 2 - 0.3 + tilt * (x - columns / 2) + 0.4 * (along**2 - 1 / 3)
+    width = fwhm / 2.3548 * (1 + 0.25 * along)
+    return _Place(x, y, along, middle, width, _open_part(y - middle, shutters), is_cut)
+
+
+def _relative_spectrum(at_trace: np.ndarray, columns: int, lines: bool) -> np.ndarray:
+    """Return the spectrum of the source, about 1, at wavelengths in columns of the middle of the slit."""
+    spectrum = 0.7 + 0.3 * np.cos(6 * at_trace / max(columns - 1, 1) - 2.5)
+    for at, height, size in _LINES if lines else ():
+        spectrum = spectrum + height * np.exp(-0.5 * ((at_trace - at * columns) / size) ** 2)
+    return np.asarray(spectrum)
+
+
+def _observe(random: np.random.Generator, mean: np.ndarray) -> _Images:
+    """Return images with the noise of photons and of the readout."""
+    photons = random.poisson(mean).astype(float)
+    signal = photons + READ_NOISE * random.normal(size=mean.shape)
+    read = np.full(mean.shape, READ_NOISE**2)
+    return _Images(signal, np.maximum(signal, 0.0), read, mean + read)
+
+
+def _subtract(random: np.random.Generator, images: _Images, mean: np.ndarray, count: int) -> _Images:
+    """Subtract what was seen in one of ``count`` other nods, divided by their number."""
+    there = random.poisson(mean) + READ_NOISE * random.normal(size=images.signal.shape)
+    return _Images(
+        images.signal - there / count,
+        images.poisson + np.maximum(there, 0) / count**2,
+        images.read + READ_NOISE**2 / count**2,
+        images.variance + (mean + READ_NOISE**2) / count**2,
+    )
+
+
+def _choose_bad_pixels(random: np.random.Generator, kind: str, rows: int, columns: int) -> np.ndarray:
+    """Return which pixels are bad (row, column)."""
+    is_bad = np.zeros((rows, columns), dtype=bool)
+    if kind == "isolated":
+        is_bad = random.random(is_bad.shape) < 0.012
+    elif kind == "clusters":
+        for _ in range(columns // 8):
+            height = int(random.integers(2, 4))
+            row, column = int(random.integers(0, rows - height)), int(random.integers(0, columns - 2))
+            is_bad[row : row + height, column : column + 2] = True
+    return is_bad
+
+
+def _slit(
+    images: _Images, place: _Place, is_bad: np.ndarray, integrations: int, attributes: dict[str, str]
+) -> xr.Dataset:
+    """Return the cut-out as the observatory's pipeline gives it."""
+    from_middle = place.y - place.middle
+    inside = np.abs(from_middle) < (_MARGIN + SHUTTER_PITCH) * _ROWS_A_UNIT
+    wavelength = np.where(inside, 0.6 + 4.6 * (place.x + _COLUMNS_A_ROW * from_middle) / place.x.size, np.nan)
+    flags = np.where(is_bad, PixelFlag.DO_NOT_USE | PixelFlag.OTHER_BAD_PIXEL, 0)
+    flags = np.where(inside, flags, PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
+    is_hidden = (flags > 0) & ~is_bad
+    dims = ("integration", *IMAGE) if integrations else IMAGE
+    part = slice(None) if integrations else 0
+
+    def variable(name: str, values: np.ndarray, units: str) -> xr.Variable:
+        shown = np.where(is_hidden, np.nan, values)[part].astype(np.float32)
+        return xr.Variable(dims, shown, {**variable_attributes(name), "units": units})
+
+    all_flags = np.broadcast_to(flags, images.signal.shape)[part].astype(np.uint32)
+    slit = xr.Dataset(
+        {
+            "sci": variable("sci", images.signal * ELECTRON, "MJy"),
+            "dq": (dims, all_flags, variable_attributes("dq")),
+            "var_poisson": variable("var_poisson", images.poisson * ELECTRON**2, "(MJy)2"),
+            "var_rnoise": variable("var_rnoise", images.read * ELECTRON**2, "(MJy)2"),
+            "wavelength": (IMAGE, wavelength.astype(np.float32), {**variable_attributes("wavelength"), "units": "um"}),
+        },
+        coords={"row": _FIRST_ROW + place.y[:, 0], "column": _FIRST_COLUMN + place.x},
+        attrs={**_HEADER, **attributes},
+    )
+    if integrations:
+        days = 60000.0 + np.arange(integrations) * 0.001
+        slit = slit.assign_coords(integration=1 + np.arange(integrations))
+        slit = slit.assign_coords(int_mid_MJD_UTC=("integration", days, {"units": "d"}))
+    return slit
 
 
 def _profile(distance: np.ndarray, width: np.ndarray) -> np.ndarray:
