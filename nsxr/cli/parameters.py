@@ -20,8 +20,6 @@ __all__ = ["parameters", "steps"]
 
 _INTRODUCTION = """# Parameters
 
-<!-- made by: nsxr parameters --markdown > docs/parameters.md -->
-
 The steps of stage 1 in their order, with all of their parameters. `nsxr parameters` prints the same in a terminal, and
 `nsxr parameters jump` one step of it. `nsxr steps` lists the steps with their references and keywords. Wrong names and
 values are refused before anything is computed.
