@@ -17,6 +17,8 @@ def __getattr__(name: str) -> object:
         from nsxr.model.provenance import software
 
         return software()["nsxr"]
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from nsxr.model.arguments import exported
 
     _register()

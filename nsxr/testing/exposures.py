@@ -66,7 +66,8 @@ def make_header(rows: int = 16, columns: int = 40, integrations: int = 3, groups
         "TFRAME": 2.0,
     } | keywords
     header.setdefault("NOUTPUTS", (5 if "IRS2" in header["READPATT"] else 4) if header["SUBARRAY"] == "FULL" else 1)
-    header.setdefault("TGROUP", (header["NFRAMES"] + (header["GROUPGAP"] or 0)) * header["TFRAME"])
+    if "TGROUP" not in header:
+        header["TGROUP"] = (header["NFRAMES"] + (header["GROUPGAP"] or 0)) * header["TFRAME"]
     return header
 
 

@@ -100,7 +100,7 @@ def test_an_installed_package_knows_the_commit_it_was_built_from(tmp_path):
     )
     model = tmp_path / "nsxr" / "model"
     model.mkdir(parents=True)
-    for name in ("commit.py", "provenance.py"):
+    for name in ("commit.py", "provenance.py", "types.py"):
         shutil.copy(repository / "nsxr" / "model" / name, model)
     for folder in (model, model.parent):
         (folder / "__init__.py").touch()

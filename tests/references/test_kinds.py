@@ -79,7 +79,7 @@ def test_stage_1_refuses_what_was_corrected_before(made, ramps):
 
 
 def test_fit_without_references_and_noise_of_no_integration(made, ramps):
-    with pytest.raises(MissingReferenceError, match=r"references missing: dark .*readnoise.*gain"):
+    with pytest.raises(MissingReferenceError, match=r"references missing: readnoise .*gain .*dark "):
         nsxr.fit_rates(ramps, {})
     with pytest.raises(ParameterError, match="integration is 3, expected 0 to 0"):
         noise_spectrum(made.exposure, 1, integration=3)
