@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 from measure import measure
 
-from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.kernels.spectra.box_extraction import box_weights, sum_box
 from nsxr.model.history import record
@@ -73,17 +73,19 @@ def cut_slits(rates: xr.Dataset, number: int, grating: str) -> xr.DataTree:
 
 def divide_by_flat(slit: xr.Dataset) -> xr.Dataset:
     """Divide by a flat field that depends on wavelength and has a variance."""
-    flat = 1 + 0.01 * slit["wavelength"]
-    sci = slit["sci"] / flat
-    return record(
-        slit,
-        "flat_field",
-        units={"var_flat": "(DN/s)2"},
-        sci=sci,
-        var_poisson=slit["var_poisson"] / flat**2,
-        var_rnoise=slit["var_rnoise"] / flat**2,
-        var_flat=sci**2 * np.float32(1e-4),
-    )
+    names = ("sci", "wavelength", "var_poisson", "var_rnoise")
+    changed = ("sci", "var_poisson", "var_rnoise", "var_flat")
+    dims = tuple(map(str, slit["sci"].dims))
+    outputs: dict[str, Output] = dict.fromkeys(changed, (dims, np.float32))
+    found = map_blocks(divided, *(slit[name] for name in names), core=(), outputs=outputs)
+    return record(slit, "flat_field", units={"var_flat": "(DN/s)2"}, **found)
+
+
+def divided(sci: np.ndarray, wavelength: np.ndarray, *variances: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Divide pixels and their variances by a flat field; also return the variance of the flat field."""
+    flat = 1 + np.float32(0.01) * wavelength
+    sci = sci / flat
+    return (sci, *(variance / flat**2 for variance in variances), sci**2 * np.float32(1e-4))
 
 
 def extract(slit: xr.Dataset, kind: str) -> xr.Dataset:

@@ -173,7 +173,9 @@ def _apply(
     for number, (name, (dims, dtype)) in enumerate(outputs.items()):
         new = {d: lengths[d] for d in dims if d not in loop}
         adjust = {reduced[name]: 1} if name in reduced else None
-        data.append(_blockwise(_pick, dims, [together, loop], new, dtype, adjust, number=number))
+        # named after what it is picked from: to find a name from the arguments takes longer than all the rest
+        picked = f"pick-{together.name.rpartition('-')[2]}-{number}"
+        data.append(_blockwise(_pick, dims, [together, loop], new, dtype, adjust, name=picked, number=number))
     return data
 
 
@@ -199,12 +201,14 @@ def _blockwise(
     new: dict[str, int],
     dtype: type[np.generic],
     adjust: dict[str, int] | None = None,
+    name: str | None = None,
     **parameters: object,
 ) -> da.Array:
     return da.blockwise(
         function,
         tuple(dims),
         *pairs,
+        name=name,
         new_axes=new or None,
         adjust_chunks=adjust,
         dtype=dtype,

@@ -128,20 +128,25 @@ def record(
     """
     used = {r.attrs["reference_type"]: r.attrs.get("filename", "unnamed") for r in references}
     entry = {"step": step, "status": "COMPLETE", "parameters": dict(parameters or {}), "references": used}
-    finished = {}
+    finished: dict[str, xr.Variable | xr.DataArray] = {}
     for name, array in variables.items():
-        old = dict(dataset[name].attrs) if name in dataset.variables else {}
+        variable = array.variable.copy(deep=False)
+        if name in VARIABLES and variable.dtype != VARIABLES[name].dtype:
+            variable = variable.astype(VARIABLES[name].dtype)
+        old = dataset.variables[name].attrs if name in dataset.variables else {}
         constant = variable_attributes(name) if name in VARIABLES else {}
         new_units = {"units": units[name]} if units and name in units else {}
-        if name in VARIABLES:
-            array = array.astype(VARIABLES[name].dtype, copy=False)
-        array = array.drop_vars([c for c in array.coords if c not in dataset.coords], errors="ignore")
-        finished[name] = array.assign_attrs()
-        finished[name].attrs = {**old, **constant, **new_units}
-    result = dataset.drop_vars(list(drop)).assign(finished)
+        variable.attrs = {**old, **constant, **new_units}
+        finished[name] = variable if _fits(array, dataset) else xr.DataArray(variable, array.coords)
+    result = dataset.drop_vars(list(drop)).assign(finished) if drop else dataset.assign(finished)
     files, crds = _origins(references)
     result.attrs = _append(noted({**dataset.attrs, **(attrs or {})}, references=files, crds=crds), entry)
     return result
+
+
+def _fits(array: xr.DataArray, dataset: xr.Dataset) -> bool:
+    """Whether an array has the labels that a Dataset has, so that it can be assigned without aligning it."""
+    return all(dim not in dataset.indexes or index.equals(dataset.indexes[dim]) for dim, index in array.indexes.items())
 
 
 def record_skip(dataset: xr.Dataset, step: str, reason: str) -> xr.Dataset:

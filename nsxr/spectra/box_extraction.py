@@ -128,7 +128,6 @@ def extract_box(
     centers = _centers(slit, aperture, header, center, use_source_posn)
     box = _box(slit, aperture, centers, position_offset)
     values = _sums(slit, aperture, box, str(units), area)
-    first_row = float(slit[dims[0]][0]) if dims[0] in slit.coords else 0.0
     described = {k: v for k, v in dataclasses.asdict(aperture).items() if v is not None and k != "filename"}
     files = [xr.Dataset(attrs={"reference_type": "extract1d", "filename": aperture.filename})]
     base = slit.drop_dims(dims[0])
@@ -148,8 +147,8 @@ def extract_box(
         drop=(),
         attrs=None,
         **values,
-        extraction_start=box["start"] + first_row,
-        extraction_stop=box["stop"] + first_row,
+        extraction_start=box["start"],
+        extraction_stop=box["stop"],
     )
     attrs = {"units": "um", "long_name": "mean wavelength of the pixels in the box"}
     return spectrum.assign_coords(wavelength=box["wavelength"].assign_attrs(attrs))
@@ -169,7 +168,7 @@ def _box(
         np.round(last_column / 2),
     ]
     return map_blocks(
-        box_weights,
+        _box_block,
         one_chunk(slit["wavelength"], *dims),
         xr.DataArray(np.array(limits), dims="limit"),
         centers,
@@ -188,7 +187,14 @@ def _box(
         by_wavelength=aperture.independent_var == "wavelength",
         position_offset=position_offset,
         whole_background=aperture.bkg_fit == "median",
+        first_row=float(slit[dims[0]][0]) if dims[0] in slit.coords else 0.0,
     )
+
+
+def _box_block(*blocks: np.ndarray, first_row: float, **options: Any) -> tuple[np.ndarray, ...]:
+    """Return what :func:`box_weights` returns, with the lowest and the highest row as detector rows."""
+    weights, background, wavelength, start, stop = box_weights(*blocks, **options)
+    return weights, background, wavelength, start + first_row, stop + first_row
 
 
 def _sums(
