@@ -1,4 +1,4 @@
-"""``dataset.nsxr``, and ``tree["rate"].nsxr``: the corrections as methods, for notebooks."""
+"""Add ``dataset.nsxr`` and ``tree["rate"].nsxr``: shortcuts to the corrections, for notebooks."""
 
 from collections.abc import Collection, Mapping
 
@@ -28,7 +28,7 @@ class NsxrAccessor:
 
     @property
     def steps(self) -> list[Entries]:
-        """Corrections that the data have had, with parameters and references."""
+        """Corrections that were applied to the data, with their parameters and references."""
         return steps(self._dataset)
 
     @property
@@ -38,22 +38,23 @@ class NsxrAccessor:
 
     @property
     def err(self) -> xr.DataArray:
-        """Standard deviation of the signal: the root of the sum of its variances; lazy where they are.
+        """Standard deviation of the signal: the square root of the sum of its variances. Lazy variances stay lazy.
 
-        Of count rates and slits that of ``sci``, from ``var_poisson``, ``var_rnoise`` and, if there, ``var_flat``; of
-        spectra that of ``flux``. Products keep variances alone, which add up; ERR in FITS files is made of them.
+        For count rates and slits, the signal is ``sci`` and the variances are ``var_poisson``, ``var_rnoise`` and, if
+        present, ``var_flat``. For spectra, the signal is ``flux``. A Dataset holds variances only, because these can be
+        added. The ERR extension of FITS files is computed from them.
 
         Raises
         ------
         ModelError
-            If there are no variances.
+            If the Dataset has no variances.
         """
         name, prefix = ("sci", "var") if "sci" in self._dataset else ("flux", "flux_var")
         parts = [f"{prefix}_{part}" for part in ("poisson", "rnoise", "flat") if f"{prefix}_{part}" in self._dataset]
         if name not in self._dataset or not parts:
             found = ", ".join(map(str, self._dataset.data_vars)) or "none"
             raise ModelError(f"there are no variances to make an error of: variables are {found}")
-        # pixels that a flat field says nothing about have no variance from it
+        # var_flat is NaN where the flat field has no value
         total = sum((self._dataset[part].fillna(0.0) for part in parts[1:]), self._dataset[parts[0]])
         attributes = {"long_name": f"standard deviation of {name}"}
         if "units" in self._dataset[name].attrs:
@@ -72,14 +73,14 @@ class NsxrAccessor:
         **parameters: Named,
     ) -> xr.DataTree:
         """Calibrate to count rates, see :func:`nsxr.detector1`."""
-        from nsxr.pipelines.detector1 import detector1  # takes a second, which other shortcuts need not wait for
+        from nsxr.pipelines.detector1 import detector1  # imported late: it takes a second
 
         return detector1(self._dataset, references, skip=skip, run=run, **parameters)
 
     def by_amplifier(self) -> xr.Dataset:
-        """Return a full frame with dims ``amplifier`` (by output number) and ``row`` of an amplifier.
+        """Return a full frame with dims ``amplifier`` (numbered by output) and ``row`` within the amplifier.
 
-        A view: nothing is copied or computed. Rows are numbered from 0 within each amplifier.
+        The result is a view: nothing is copied or computed. Rows are numbered from 0 within each amplifier.
 
         Raises
         ------
@@ -97,7 +98,7 @@ class NsxrAccessor:
 
 @xr.register_datatree_accessor("nsxr")  # type: ignore[no-untyped-call]
 class NodeAccessor:
-    """Shortcuts on a node of a tree: what :func:`nsxr.detector1` returns, spectra, archives."""
+    """Shortcuts on a node of a DataTree: a product of :func:`nsxr.detector1`, spectra, or a node of an archive."""
 
     def __init__(self, node: xr.DataTree) -> None:
         self._node = node

@@ -1,1 +1,1 @@
-"""What an nsxr Dataset is: variables, flags, units, provenance, geometry, chunk layouts."""
+"""Describe what an nsxr Dataset holds: variables, flags, units, provenance, readout, steps."""

@@ -1,4 +1,4 @@
-"""Check the arguments of functions of nsxr against their hints, so that a wrong argument is an error of one line."""
+"""Check the arguments of nsxr functions against their type hints. A wrong argument gives an error of one line."""
 
 import inspect
 import math
@@ -30,15 +30,15 @@ _OPENERS |= {"spectr": "nsxr.open_spectra", "ramps": "nsxr.open_exposure"}
 
 
 class _Refused(Exception):
-    """A value does not fit its hint; the message, if there is one, says why."""
+    """Raised when a value does not fit its type hint. The message may say why."""
 
 
 def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Check the arguments of a function against its hints before it is called.
+    """Check the arguments of a function against its type hints before it is called.
 
     Whole numbers and NumPy scalars become plain numbers. A text becomes a list of one text where a list is expected.
-    These raise ParameterError: the name of a file instead of a Dataset, True instead of a number, "no" instead of
-    False, and numbers that are not finite or not in their range.
+    ParameterError is raised for the name of a file instead of a Dataset, for True instead of a number, for "no" instead
+    of False, and for numbers that are not finite or not in their range.
     """
 
     @wraps(function)
@@ -47,7 +47,7 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # Python says what is missing
+            return function(*args, **kwargs)  # Python names the missing argument
         for name, value in bound.arguments.items():
             one = signature.parameters[name]
             is_hinted = one.annotation is not one.empty and not isinstance(one.annotation, str)
@@ -59,7 +59,7 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def exported(function: Any, package: str) -> Any:
-    """Return a function as a package exports it: its arguments are checked when it is called. Classes stay as they are.
+    """Return a function whose arguments are checked when it is called. Anything else is returned unchanged.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def checks_all(module: Entries) -> None:
     Parameters
     ----------
     module : dict
-        The names of the package, ``globals()`` at its end.
+        The names of the package: ``globals()`` at the end of its ``__init__.py``.
     """
     for name in module["__all__"]:
         module[name] = exported(module[name], module["__name__"])
@@ -104,7 +104,7 @@ def _checked(one: inspect.Parameter, value: Any) -> Any:
 
 
 def _hint(one: inspect.Parameter, value: Any) -> str:
-    """Return how to open a file, if its name was given instead of a Dataset."""
+    """Return advice how to open a file, if its name was given instead of a Dataset."""
     given = next(iter(value), None) if isinstance(value, list | tuple) else value
     if not isinstance(given, str | os.PathLike) or "Dataset" not in _wanted(one.annotation):
         return ""
@@ -114,7 +114,7 @@ def _hint(one: inspect.Parameter, value: Any) -> str:
 
 
 def _fitting(hint: Any, value: Any, one: inspect.Parameter) -> Any:
-    """Return a value as a hint wants it, or raise _Refused."""
+    """Return a value converted to the type of a hint, or raise _Refused."""
     kind = get_origin(hint)
     if kind in (Union, UnionType):
         return _fitting_one(get_args(hint), value, one)
@@ -123,7 +123,7 @@ def _fitting(hint: Any, value: Any, one: inspect.Parameter) -> Any:
     if hint in (None, NoneType):
         fits = value is None
     elif kind is Literal:
-        fits = any(type(value) is type(word) for word in get_args(hint))  # which words, the function says itself
+        fits = any(type(value) is type(word) for word in get_args(hint))  # the function itself checks the word
     elif hint is os.PathLike or kind is os.PathLike:
         fits = isinstance(value, os.PathLike)
     elif hint is np.ndarray or kind is np.ndarray:
@@ -149,7 +149,7 @@ def _fitting(hint: Any, value: Any, one: inspect.Parameter) -> Any:
 
 
 def _fitting_one(hints: Sequence[Any], value: Any, one: inspect.Parameter) -> Any:
-    """Return a value as the first of some hints that takes it; of several, words are compared too."""
+    """Return a value converted to the first hint that accepts it. A Literal hint accepts only its own words."""
     reason: _Refused | None = None
     for hint in hints:
         if get_origin(hint) is Literal and value not in get_args(hint):
@@ -162,7 +162,7 @@ def _fitting_one(hints: Sequence[Any], value: Any, one: inspect.Parameter) -> An
 
 
 def _number(hint: Any, value: Any, one: inspect.Parameter) -> Any:
-    """Return a number, a switch or a word in its range; NumPy scalars as plain ones."""
+    """Return a number, a boolean or a word after checking its range. NumPy scalars become Python scalars."""
     kind, notes = declared(hint)
     if notes:
         default = one.default if one.default is not one.empty else ...
@@ -199,7 +199,7 @@ def _several(hint: Any, value: Any, one: inspect.Parameter) -> Any:
 
 
 def _wanted(hint: Any) -> str:
-    """Return a hint in words."""
+    """Describe a type hint in words."""
     kind = get_origin(hint)
     if kind in (Union, UnionType):
         words = list(dict.fromkeys(map(_wanted, get_args(hint))))

@@ -1,6 +1,6 @@
-"""Which commit nsxr runs from, by the files that git keeps: git itself is not needed.
+"""Find the commit that nsxr runs from, by reading the files in ``.git``. The git program is not needed.
 
-Only the standard library is imported here: ``setup.py`` runs this file before anything is installed.
+This module imports only the standard library, because ``setup.py`` runs it before anything is installed.
 """
 
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 __all__ = ["BUILT", "checked_out", "head"]
 
 BUILT = "commit.txt"
-"""File in an installed package, beside ``nsxr/__init__.py``: the commit that it was built from."""
+"""File beside ``nsxr/__init__.py`` in an installed package. It holds the commit that the package was built from."""
 
 
 def checked_out(root: Path) -> str | None:
-    """Return the commit that is checked out in a clone of nsxr; None if it is no clone, or cannot be told.
+    """Return the commit that is checked out in a clone of nsxr. None if there is no clone or no readable commit.
 
-    Changes of the files since the commit are not seen.
+    Uncommitted changes are not detected.
 
     Parameters
     ----------
@@ -26,13 +26,13 @@ def checked_out(root: Path) -> str | None:
         return None
     try:
         return head(root / ".git")
-    except (OSError, ValueError):  # the rest works without
+    except (OSError, ValueError):  # nsxr works without knowing the commit
         return None
 
 
 def head(git: Path) -> str | None:
-    """Return the commit that ``.git``, a folder or the file of a worktree, names as checked out; None without any."""
-    if git.is_file():  # a worktree: where its own files are
+    """Return the commit that is checked out according to ``.git`` (a folder, or the file of a worktree), or None."""
+    if git.is_file():  # in a worktree, .git is a file that names the folder
         git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
     head = (git / "HEAD").read_text().strip()
     if not head.startswith("ref:"):

@@ -1,13 +1,13 @@
-"""What a correction declares about itself, beside its function: name, references, parameters.
+"""Declare the step that a function implements: its name, references and parameters.
 
 .. code-block:: python
 
     @step("saturation", references=[Needs("saturation"), Takes("superbias", of="superbias")])
     def flag_saturation(exposure, saturation, superbias=None, *, n_pix_grow_sat: Pixels = 1) -> xr.Dataset: ...
 
-The decorator attaches a :class:`Step` to the function, and returns the function itself. Parameters follow from hints
-and the docstring of the function, see :mod:`nsxr.model.parameters`. Pipelines, the command line, the tables of
-parameters and the checks of archives read all of it from there.
+The decorator attaches a :class:`Step` to the function and returns the function itself. The parameters of the step are
+read from the type hints and the docstring of the function, see :mod:`nsxr.model.parameters`. Pipelines, the command
+line, the tables of parameters and the checks of archives all use this declaration.
 """
 
 import inspect
@@ -31,14 +31,14 @@ _ATTRIBUTE = "nsxr_step"
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference that a step is given.
+    """A reference that is passed to a step.
 
     Attributes
     ----------
     kind : str
         Reference type, as in :data:`nsxr.model.steps.REFERENCES`.
     argument : str
-        Name of the argument of the function; default the reference type.
+        Name of the function's argument. Default: the reference type.
     """
 
     kind: str
@@ -46,24 +46,24 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Name of the argument of the function."""
+        """Name of the function's argument."""
         return self.argument or self.kind
 
 
 @dataclass(frozen=True)
 class Needs(Reference):
-    """A reference that a step cannot do without."""
+    """A reference that a step requires."""
 
 
 @dataclass(frozen=True)
 class Takes(Reference):
-    """A reference that a step uses if it is there.
+    """A reference that a step uses if it is available.
 
     Attributes
     ----------
     of : str
-        Name of the step that this reference is for, if it is another one. The reference is then needed if that step is
-        on, and not used if that step is off.
+        Name of another step, if the reference serves that step. The reference is then required if that step is on, and
+        not used if that step is off.
     """
 
     of: str = ""
@@ -80,28 +80,28 @@ class Step:
     function : callable
         Takes a Dataset, references and parameters; returns a Dataset, or the DataTree of products.
     references : tuple of Reference
-        In the order in which they are shown.
+        References, in the order in which they are shown.
     parts : tuple of callable
-        Functions that ``function`` calls with some of its ``**parameters``: these are parameters of the step too.
+        Functions to which ``function`` passes some of its ``**parameters``. Their parameters belong to the step too.
     options : tuple of Parameter
-        Parameters of the step that ``function`` does not take: other steps use them.
+        Parameters of the step that other steps use. ``function`` does not take them.
     given : tuple of str
-        Keyword arguments of ``function`` and ``parts`` that are no parameters, because the pipeline works them out.
+        Keyword arguments of ``function`` and ``parts`` that the pipeline computes. They are not parameters of the step.
     unless : callable, optional
-        Takes the exposure; returns the reason why the step cannot be done, or None.
+        Function that takes the exposure and returns the reason why the step cannot run, or None.
     off : str
-        Reason that products record if the step was not asked for; empty for steps that are on by default.
+        Reason that products record if the step was not requested. Empty for steps that are on by default.
     is_essential : bool
-        Whether the pipeline cannot do without the step.
+        Whether the step must not be skipped.
     makes_products : bool
-        Whether the step makes the products of the pipeline from its input: the result is a DataTree.
+        Whether the step makes the products of the pipeline from its input. Its result is a DataTree.
     by_frame : bool
-        Whether the step works on single frames of raw IRS2 exposures, in which these stay until then.
+        Whether the step works on single frames of raw IRS2 exposures. Chunks hold single frames until then.
     by_integration : bool
         Whether the step needs whole integrations in a chunk, as far as memory allows.
     series : str
-        Keyword argument by which the step gets the same exposure once more, all integrations of some rows in a chunk,
-        if a time series is longer than memory. Empty if one pass will do.
+        Keyword argument for a second copy of the exposure, in which a chunk holds all integrations of some rows. The
+        pipeline passes it if a time series does not fit into memory. Empty if the step needs one pass only.
     """
 
     name: str
@@ -133,12 +133,12 @@ class Step:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Types of the references that the step cannot do without."""
+        """Types of the references that the step requires."""
         return tuple(one.kind for one in self.references if isinstance(one, Needs))
 
     @property
     def keyword(self) -> str:
-        """Keyword of products that says whether the step was done."""
+        """Keyword of products that says whether the step ran."""
         return STEPS[self.name].keyword
 
     @property
@@ -167,7 +167,7 @@ def step(
     by_integration: bool = False,
     series: str = "",
 ) -> Callable[[F], F]:
-    """Declare that a function is a step; what is declared is described at :class:`Step`.
+    """Declare that a function is a step. The arguments are the attributes of :class:`Step`.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def declaration_of(function: Function) -> Step:
     Raises
     ------
     TypeError
-        If it declares nothing.
+        If the function is not declared as a step.
     """
     found = getattr(function, _ATTRIBUTE, None)
     if not isinstance(found, Step):

@@ -1,9 +1,9 @@
-"""Names of dims in their order, and the two dims of the image of a slit.
+"""Name the dims of Datasets in their order, and find the two dims of the image of a slit.
 
-Ramps, count rates and slits that were cut out of count rates have ``row`` and ``column``, labelled with zero-based
-detector rows and columns. References and masks match them by label. Resampled slits (s2d) are on a grid of their own,
-``cross_dispersion`` and ``dispersion``, labelled from 0. Spectra have ``dispersion``, labelled like the columns of the
-slit that they are from.
+Ramps, count rates and slits that were cut out of count rates have dims ``row`` and ``column``. Their labels are
+zero-based detector rows and columns, and references and masks are matched to them by label. Resampled slits (s2d) have
+a grid of their own, ``cross_dispersion`` and ``dispersion``, with labels from 0. Spectra have ``dispersion``, with the
+labels of the columns of their slit.
 """
 
 import xarray as xr
@@ -25,12 +25,12 @@ def image_dims(data: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     Parameters
     ----------
     data : Dataset or DataArray
-        Count rates, or one slit with ``sci``; or an array of pixels. ``integration`` may be in front.
+        Count rates or one slit, with ``sci``; or an array of pixels. Dim ``integration`` may come first.
 
     Raises
     ------
     ModelError
-        If there are no such dims, or other dims than ``integration`` in front of them.
+        If the two dims are missing, or if a dim other than ``integration`` precedes them.
     """
     array = data["sci"] if isinstance(data, xr.Dataset) else data
     dims = tuple(map(str, array.dims))
@@ -41,6 +41,6 @@ def image_dims(data: xr.Dataset | xr.DataArray) -> tuple[str, str]:
 
 
 def on_pixels(spectrum: xr.DataArray, slit: xr.Dataset) -> xr.DataArray:
-    """Return values along ``dispersion`` along the columns of a slit, without labels."""
+    """Return a spectrum's values along the dispersion dim of a slit's image, without labels."""
     along = image_dims(slit)[1]
     return spectrum.reset_coords(drop=True).drop_vars("dispersion", errors="ignore").rename(dispersion=along)

@@ -1,4 +1,4 @@
-"""Data-quality bits of JWST, by name, and the attributes that let a file explain them."""
+"""Name the data-quality bits of JWST, and make the attributes that describe them in a file."""
 
 from collections.abc import Mapping, Sequence
 from enum import IntFlag
@@ -74,16 +74,16 @@ JUMP = np.uint8(GroupFlag.JUMP_DET.value)
 """The bit of ``groupdq`` for a group at which the signal jumps."""
 
 UNUSABLE_GROUP = np.uint8((GroupFlag.DO_NOT_USE | GroupFlag.SATURATED).value)
-"""Bits of ``groupdq`` with which a group has no usable signal."""
+"""Bits of ``groupdq`` that mark a group without usable signal."""
 
 UNUSABLE_OR_JUMP = np.uint8(UNUSABLE_GROUP | JUMP)
-"""Bits of ``groupdq`` with which the difference that leads to a group is not used."""
+"""Bits of ``groupdq`` that exclude the difference between a group and the one before it."""
 
 UNUSABLE_PIXEL = np.uint32((PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL).value)
-"""Bits of ``pixeldq`` with which a pixel does not measure light."""
+"""Bits of ``pixeldq`` that mark a pixel that does not measure light."""
 
 NO_GAIN = np.uint32((PixelFlag.DO_NOT_USE | PixelFlag.NO_GAIN_VALUE).value)
-"""Bits of ``pixeldq`` that a pixel gets whose gain is not a positive number."""
+"""Bits of ``pixeldq`` that are set where the gain is not a positive number."""
 
 
 def flag_attributes(flags: type[IntFlag], dtype: type[np.unsignedinteger]) -> dict[str, object]:
@@ -95,7 +95,7 @@ def flag_attributes(flags: type[IntFlag], dtype: type[np.unsignedinteger]) -> di
 
 
 def flag_name(text: object) -> str:
-    """Return the name of a flag as the standard writes it: upper case, words joined by ``_``."""
+    """Return the standard spelling of a flag's name: upper case, words joined by ``_``."""
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
     return "_".join(text.strip("\0 \t\n").upper().replace("-", " ").split())
 
@@ -103,9 +103,9 @@ def flag_name(text: object) -> str:
 def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> tuple[np.ndarray, list[str]]:
     """Translate DQ values of a reference file to the standard bits, by name.
 
-    Reference files number their bits as they like and say in a DQ_DEF table which bit carries
-    which name. Values must never be combined with pixel DQ before this translation. Names count in upper and lower
-    case, with blanks around them or between words; values may be written as signed numbers of 32 bits.
+    Each reference file has its own numbering of bits. Its DQ_DEF table gives the name of each bit. Values must never be
+    combined with pixel DQ before this translation. Names may be in upper or lower case, with blanks around them or
+    between words. Values may be written as signed numbers of 32 bits.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> t
     dq : ndarray of uint32
         The same flags on the standard bits.
     unknown : list of str
-        Names that the standard does not know; their bits are dropped.
+        Names that are not in the standard. Their bits are dropped.
     """
     dq = np.zeros(values.shape, dtype=np.uint32)
     unknown = []
@@ -137,7 +137,7 @@ def recode(values: np.ndarray, definitions: Sequence[Mapping[str, object]]) -> t
 
 
 UNUSABLE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE | PixelFlag.OUTLIER | PixelFlag.FLUX_ESTIMATED)
-"""Flags of pixels of a slit that are no measurements. FLUX_ESTIMATED marks values that somebody filled in."""
+"""Flags of pixels of a slit that are not measurements. FLUX_ESTIMATED marks values that were filled in."""
 
 OUTSIDE = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NON_SCIENCE)
 """Flags of pixels beyond the edges of a slit."""

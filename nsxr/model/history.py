@@ -1,8 +1,8 @@
-"""History: which correction ran, with which parameters and references.
+"""Record which corrections ran, with which parameters and references.
 
-A Dataset carries its history as ``attrs["nsxr_steps"]``, a JSON list of records with keys
-``step``, ``status`` (``COMPLETE`` or ``SKIPPED``), ``parameters``, ``references`` (type to file name)
-and ``reason``. It is a string, so that Zarr, netCDF and FITS can all hold it. Software and input files are in
+A Dataset carries its history as ``attrs["nsxr_steps"]``, a JSON list of records with keys ``step``, ``status``
+(``COMPLETE`` or ``SKIPPED``), ``parameters``, ``references`` (type to file name) and ``reason``. The attribute is a
+string, because Zarr, netCDF and FITS can all store strings. For software and input files, see
 :mod:`nsxr.model.provenance`.
 """
 
@@ -28,13 +28,13 @@ def steps(dataset: xr.Dataset) -> list[Entries]:
     Raises
     ------
     ModelError
-        If they are not records as nsxr writes them.
+        If the attribute does not hold records in the format of nsxr.
     """
     return parsed_steps(dataset.attrs.get(_KEY, "[]"))
 
 
 def parsed_steps(text: Any) -> list[Entries]:
-    """Return provenance records from their JSON text; errors as of :func:`steps`."""
+    """Return provenance records from their JSON text. Raise ModelError like :func:`steps`."""
     try:
         records = json.loads(text)
         if not isinstance(records, list):
@@ -58,7 +58,7 @@ _OF_FILES = ("size", "fingerprint")
 
 
 def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, Entries], Entries]:
-    """Return the entries of provenance for references, by type, and for the reference data system that chose them."""
+    """Return the provenance of references by type, and that of the reference data system that selected them."""
     found: dict[str, Entries] = {}
     crds: Entries = {}
     for reference in references:
@@ -72,8 +72,8 @@ def _origins(references: Sequence[xr.Dataset]) -> tuple[dict[str, Entries], Entr
 def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
     """Return the attributes of a combination of Datasets: those of the first one, with the history that all share.
 
-    Steps that all members have had with the same parameters stay. The other steps of a member belong into the record of
-    the step that combines them, see :func:`members_of`.
+    The history keeps the steps that all members had with the same parameters. The other steps of a member belong in the
+    record of the step that combines the members, see :func:`members_of`.
     """
     each = [steps(member) for member in members]
     shared = [entry for entry in each[0] if all(entry in one for one in each[1:])]
@@ -82,7 +82,7 @@ def combined_attributes(members: Sequence[xr.Dataset]) -> dict[Any, Any]:
 
 
 def members_of(datasets: Sequence[xr.Dataset]) -> list[Entries]:
-    """Return the name of each Dataset and its steps that not all share, for the record of what combines them."""
+    """Return the name of each Dataset and the steps it does not share with all, for the record of a combination."""
     each = [steps(one) for one in datasets]
     found = []
     for one, own in zip(datasets, each, strict=True):
@@ -104,8 +104,8 @@ def record(
 ) -> xr.Dataset:
     """Return a copy of a Dataset with new variables and one more provenance record.
 
-    The Dataset and the replaced variables keep their attributes, which arithmetic may have lost. Declared variables get
-    their constant attributes and their dtypes.
+    The Dataset and the replaced variables keep their attributes, even if arithmetic dropped them. Declared variables
+    get their constant attributes and their dtypes.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def record(
     step : str
         Name of the correction, as in the pipeline (``"superbias"``).
     references : sequence of Dataset
-        References used; their ``reference_type`` and ``filename`` attributes are recorded.
+        References used. Their ``reference_type`` and ``filename`` attributes are recorded.
     parameters : mapping, optional
         Parameters, JSON-compatible.
     units : mapping, optional
@@ -122,7 +122,7 @@ def record(
     drop : sequence of str
         Variables to leave out of the result.
     attrs : mapping, optional
-        Dataset attributes to add (a header keyword that the correction computes).
+        Dataset attributes to add, such as a header keyword that the correction computes.
     **variables : DataArray
         New or replaced variables.
     """

@@ -1,7 +1,7 @@
-"""Header keywords whose values nsxr uses: type, range, default and meaning of each, in one table.
+"""Read the header keywords that nsxr uses. One table gives the type, range, default and meaning of each.
 
-Whoever needs a value asks :func:`read`, or :func:`require` where there is no going on without it. A keyword is looked
-at when something depends on it, so a bad one stops nobody who does not need it.
+Use :func:`read` for a keyword that may be missing, and :func:`require` for one that must be there. A keyword is checked
+only when its value is needed. A bad value does not stop steps that do not use it.
 """
 
 import logging
@@ -65,9 +65,9 @@ class Keyword:
     least, most : float
         Range of a number, ends included.
     default : object
-        What counts if the keyword is missing or says nothing; None for none.
+        Value to use if the keyword is missing or empty. None if there is no default.
     choices : tuple
-        All that a word or number may be.
+        All allowed values.
     """
 
     kind: Literal["whole", "number", "word", "date"]
@@ -79,7 +79,7 @@ class Keyword:
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words."""
+        """Description of the allowed values, in words."""
         if self.choices:
             return " or ".join(repr(choice) for choice in self.choices)
         if self.kind == "date":
@@ -179,22 +179,22 @@ def _says_nothing(value: Any) -> bool:
 
 
 def parse(key: str, value: Any) -> Any:
-    """Return the value of a keyword as the table wants it, None if it says nothing.
+    """Return the value of a keyword with the type that the table gives. None if the value is empty.
 
     Parameters
     ----------
     key : str
         One of :data:`KEYWORDS`.
     value : object
-        As a header or an attribute holds it: number, text, boolean, nothing.
+        Value from a header or an attribute: number, text, boolean or None.
 
     Raises
     ------
     ValueError
-        If it is of another type, or out of range; the message says what is expected.
+        If the value has another type or is out of range. The message says what is expected.
     """
     keyword = KEYWORDS[key]
-    value = bool(value) if isinstance(value, np.int8) else value  # what T and F of a header are read as
+    value = bool(value) if isinstance(value, np.int8) else value  # T and F in a header are read as int8
     value = value.item() if isinstance(value, np.generic) else value
     if _says_nothing(value):
         return None
@@ -212,7 +212,7 @@ def parse(key: str, value: Any) -> Any:
 
 
 def _number_of(value: Any, is_whole: bool) -> float | int | None:
-    """Return a finite number from a number or text, None if it is none."""
+    """Return a finite number from a number or text. None if the value is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, str):
@@ -228,7 +228,7 @@ def _number_of(value: Any, is_whole: bool) -> float | int | None:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return the whole number that a value is, or that a text says; None if it is none."""
+    """Return a whole number from a number or text. None if the value is not a whole number."""
     found = _number_of(value.item() if isinstance(value, np.generic) else value, is_whole=True)
     return None if found is None else int(found)
 
@@ -239,10 +239,10 @@ def _shown(value: Any) -> str:
 
 
 def parse_date(text: str) -> datetime | None:
-    """Return date and time in UTC from any common spelling; None if it is no date.
+    """Return date and time in UTC from any common spelling. None if the text is not a date.
 
-    ``2022-01-01T00:00:00``, ``2022-01-01 00:00``, ``2022/1/1``, ``Jan 01 2022 00:00:00``, ``1 Jan 2022``, ``20220101``.
-    Of a time zone, offsets count and ``Z`` or ``UTC`` is understood.
+    Examples of spellings: ``2022-01-01T00:00:00``, ``2022-01-01 00:00``, ``2022/1/1``, ``Jan 01 2022 00:00:00``,
+    ``1 Jan 2022``, ``20220101``. A time zone may be an offset, ``Z`` or ``UTC``.
     """
     rest = re.sub(r"\s+", " ", text.strip().replace(",", " ")).strip()
     try:
@@ -272,7 +272,7 @@ def _strptime(text: str, form: str) -> datetime | None:
 
 
 def start_of(header: Named) -> datetime | None:
-    """Return when an exposure started, from DATE-OBS and TIME-OBS; None if it cannot be told."""
+    """Return when an exposure started, from DATE-OBS and TIME-OBS. None if these keywords do not tell."""
     day = read(header, "DATE-OBS", matters=False)
     if day is None:
         return None
@@ -292,16 +292,16 @@ def read(header: Named, key: str, *, default: Any = None, matters: bool = True, 
     key : str
         One of :data:`KEYWORDS`.
     default : object, optional
-        What counts if the keyword is missing or says nothing; that of the table if not given.
+        Value to use if the keyword is missing or empty. The default of the table if not given.
     matters : bool
-        Whether the result hangs on it. If not, a value that cannot be used counts as missing.
+        Whether the result depends on the value. If not, a value that cannot be used counts as missing.
     source : str, optional
-        File, for the message; the attribute ``filename`` if not given.
+        Name of the file, for the message. The attribute ``filename`` if not given.
 
     Raises
     ------
     InputFileError
-        If the value matters and is of another type or out of range.
+        If the value matters and has another type or is out of range.
     """
     default = KEYWORDS[key].default if default is None else default
     try:
@@ -315,7 +315,7 @@ def read(header: Named, key: str, *, default: Any = None, matters: bool = True, 
 
 
 def value_of(header: Named, key: str, missing: Any = None) -> Any:
-    """Return the value of any keyword, for a label: as the table has it if it is there, else as text."""
+    """Return the value of any keyword, for a label: with its type if the table has the keyword, else as text."""
     if key in KEYWORDS:
         return read(header, key, default=missing, matters=False)
     value = header.get(key)
@@ -323,7 +323,7 @@ def value_of(header: Named, key: str, missing: Any = None) -> Any:
 
 
 def require(header: Named, *keys: str, purpose: str, source: str | None = None) -> Entries:
-    """Return the values of keywords that something cannot do without.
+    """Return the values of keywords that are required for a purpose.
 
     Parameters
     ----------
@@ -332,14 +332,14 @@ def require(header: Named, *keys: str, purpose: str, source: str | None = None) 
     *keys : str
         From :data:`KEYWORDS`.
     purpose : str
-        What they are for: ``they describe the readout``.
+        What the keywords are for, such as ``they describe the readout``.
     source : str, optional
-        File, for the message; the attribute ``filename`` if not given.
+        Name of the file, for the message. The attribute ``filename`` if not given.
 
     Raises
     ------
     InputFileError
-        Naming all that are missing, say nothing, or cannot be used.
+        If keywords are missing, empty, or cannot be used. The message names all of them.
     """
     found: Entries = {}
     missing, problems = [], []
@@ -360,15 +360,15 @@ def require(header: Named, *keys: str, purpose: str, source: str | None = None) 
 
 
 def about(header: Attributes, message: str, source: str | None = None) -> str:
-    """Return a message with the file in front that it is about: ``source``, else the attribute ``filename``."""
+    """Return a message that begins with the name of its file: ``source``, else the attribute ``filename``."""
     name = source or header.get("filename")
     return f"{name}: {message}" if name else message
 
 
 def tidy(key: str, value: Any) -> Any:
-    """Return numbers that are written as text as numbers, and words of which there are few as they are spelled there.
+    """Convert a number that is written as text, and give a word that has few choices its standard spelling.
 
-    Everything else is returned as it is.
+    Any other value is returned unchanged.
     """
     if not isinstance(value, str) or key not in KEYWORDS:
         return value

@@ -1,4 +1,4 @@
-"""Parameters of functions: hints give type, unit, range and choices, docstrings give the meaning.
+"""Describe the parameters of functions. Type hints give type, unit, range and choices; docstrings give the meaning.
 
 .. code-block:: python
 
@@ -63,7 +63,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Range:
-    """Least and largest value of a parameter; ``is_open`` leaves the least one out."""
+    """Smallest and largest value of a parameter. If ``is_open``, the smallest value itself is not allowed."""
 
     low: float
     high: float
@@ -81,7 +81,7 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class Choices:
-    """Words that a parameter may have as value; ``others`` are other names of these words, in upper or lower case."""
+    """Words that a parameter may have as value. ``others`` are aliases of these words, in upper or lower case."""
 
     names: tuple[str, ...]
     others: tuple[tuple[str, str], ...]
@@ -112,15 +112,15 @@ class Parameter:
     kind : type
         ``bool``, ``int``, ``float``, ``str`` or ``DataArray``.
     default : object
-        None if the parameter may be left open.
+        None if the parameter may be unset.
     meaning : str
         One line or two, from the docstring.
     unit : str
         Empty if there is none.
     range : Range or None
-        Of numbers.
+        Allowed range of a number.
     choices : Choices or None
-        Of words.
+        Allowed words.
     """
 
     name: str
@@ -133,26 +133,26 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        """The kind of value, in words without article."""
+        """The kind of value, in words without an article."""
         name = _KINDS.get(self.kind, "object").removeprefix("a ").removeprefix("an ")
         return f"{name} or none" if self.default is None else name
 
     @property
     def limits(self) -> str:
-        """Range or choices in words; empty if every value is allowed."""
+        """Range or choices in words. Empty if every value is allowed."""
         if self.choices is not None:
             return ", ".join(self.choices.names)
         return "" if self.range is None else str(self.range)
 
     def check(self, value: Any, owner: str = "") -> Any:
-        """Return a value as a plain Python number, text, True or False.
+        """Check a value, and return it as a plain Python number, text, True or False.
 
         Parameters
         ----------
         value : object
-            NumPy scalars are numbers. Where a float is expected, whole numbers are allowed too.
+            Value to check. NumPy scalars count as numbers. Where a float is expected, whole numbers are allowed too.
         owner : str
-            Words before the name of the parameter in errors.
+            Words to put before the name of the parameter in an error message.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class Parameter:
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """Return a value as one of a kind, or raise TypeError, ValueError or OverflowError."""
+    """Convert a value to a kind, or raise TypeError, ValueError or OverflowError."""
     if isinstance(value, bool) != (kind is bool):
         raise TypeError
     if kind is float and isinstance(value, int | float):
@@ -197,7 +197,7 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def said(value: Any) -> str:
-    """Return a value for a message of one line: numbers and texts, shortened, everything else by its type."""
+    """Describe a value for a message of one line: numbers and texts shortened, any other value by its type."""
     if value is None or isinstance(value, bool | str | np.generic | int | float):
         if isinstance(value, int) and abs(value) >= 10**_LONGEST:
             return "a number of very many digits"
@@ -210,7 +210,7 @@ def said(value: Any) -> str:
 def closest(given: Any, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant: the first that begins or ends with the given one, or the closest.
 
-    ``threshold`` means ``rejection_threshold``, although ``shower_threshold`` has more letters in common.
+    ``threshold`` gives ``rejection_threshold``, although ``shower_threshold`` shares more letters with it.
     """
     word, names = str(given).strip().lower(), list(known)
     if len(word) >= _SHORTEST:
@@ -236,7 +236,7 @@ def parameters_of(function: Function, leave_out: Sequence[str] = ()) -> dict[str
 
 
 def declared(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return the type in ``Annotated[type, ...] | None``, and the notes beside it."""
+    """Return the type and the annotations of a hint ``Annotated[type, ...] | None``."""
     if get_origin(hint) is Annotated:
         inner, *notes = get_args(hint)
         kind, others = declared(inner)

@@ -1,21 +1,22 @@
-"""What a result was made with: software, inputs, references and recipe, in one attribute of a Dataset.
+"""Record what a result was made with: software, inputs, references and recipe, in one attribute of a Dataset.
 
-``attrs["nsxr_provenance"]`` is a JSON object with these keys, each only if it is known:
+``attrs["nsxr_provenance"]`` is a JSON object with these keys. A key is left out if its value is not known.
 
 ``software``
-    A list: versions of nsxr (with the commit that it was checked out from, or null), Python, NumPy and the other
-    libraries that the values hang on. A new entry is added where a product is worked on by other versions.
+    A list of versions: nsxr (with its commit, or null), Python, NumPy and the other libraries that affect the values.
+    A new entry is added when other versions work on a product.
 ``inputs``
-    A list: name, size [bytes] and fingerprint of each file that was opened, see
+    A list with the name, size [bytes] and fingerprint of each file that was opened, see
     :func:`nsxr.formats.fingerprint.fingerprint`.
 ``references``
-    The same by type of reference.
+    The same, by type of reference.
 ``crds``
-    Context and version of the reference data system, if it chose references.
+    Context and version of the reference data system, if it selected references.
 ``recipe``
-    Parameters of all steps of stage 1, defaults included, and the steps left out.
+    Parameters of all steps of stage 1, defaults included, and the steps that were skipped.
 
-Being a string it survives Zarr, netCDF and FITS alike. No date is in it: the same recipe gives the same text.
+The attribute is a string, because Zarr, netCDF and FITS can all store strings. It has no date: the same recipe gives
+the same text.
 """
 
 import json
@@ -41,13 +42,13 @@ LIBRARIES = ("numpy", "numba", "scipy", "dask", "xarray", "astropy", "zarr")
 
 @cache
 def software() -> dict[str, str | None]:
-    """Return the versions of nsxr, Python and :data:`LIBRARIES`; None for what is not installed. Read once."""
+    """Return the versions of nsxr, Python and :data:`LIBRARIES`. The version is None if a library is not installed."""
     found: dict[str, str | None] = {"nsxr": version("nsxr"), "commit": _commit(), "python": platform.python_version()}
     return found | {name: _version(name) for name in LIBRARIES}
 
 
 def _version(name: str) -> str | None:
-    """Return the version of a library: of what is imported, else of what is installed, which takes 4 ms to find."""
+    """Return the version of a library: the imported one, else the installed one, which takes 4 ms to find."""
     imported = getattr(sys.modules.get(name), "__version__", None)
     if imported is not None:
         return str(imported)
@@ -58,7 +59,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit that nsxr runs from: of its checkout, or that it was built from; None if there is none."""
+    """Return the commit that nsxr is checked out at or was built from, or None."""
     package = Path(__file__).resolve().parents[1]
     commit = checked_out(package.parent)
     try:
@@ -67,16 +68,16 @@ def _commit() -> str | None:
         if commit is None:
             origin = json.loads(distribution("nsxr").read_text("direct_url.json") or "{}")
             commit = origin.get("vcs_info", {}).get("commit_id")
-    except (OSError, ValueError, PackageNotFoundError):  # a provenance with less in it
+    except (OSError, ValueError, PackageNotFoundError):  # the provenance then has no commit
         return None
     return None if commit is None else str(commit)
 
 
 def provenance_of(attrs: Attributes) -> Entries:
-    """Return what is known of a Dataset with these attributes; empty if nothing is."""
+    """Return the provenance in the attributes of a Dataset. Empty if there is none."""
     try:
         found = json.loads(attrs.get(KEY, "{}"))
-    except (TypeError, ValueError):  # somebody else's attribute
+    except (TypeError, ValueError):  # not written by nsxr
         return {}
     return dict(found) if isinstance(found, dict) else {}
 
@@ -89,18 +90,18 @@ def noted(
     crds: Named | None = None,
     recipe: Named | None = None,
 ) -> dict[Any, Any]:
-    """Return attributes in which more is said about where a Dataset comes from, and that this software made it.
+    """Return attributes of a Dataset with inputs, references, recipe and this software added to its provenance.
 
     Parameters
     ----------
     attrs : mapping
         Attributes of a Dataset.
     inputs : sequence of mapping
-        Files opened: ``file``, ``size``, ``fingerprint``.
+        Files that were opened: ``file``, ``size``, ``fingerprint``.
     references : mapping of str to mapping, optional
         The same by type.
     crds, recipe : mapping, optional
-        See the module.
+        As described in the docstring of this module.
     """
     found = provenance_of(attrs)
     made = found.setdefault("software", [])
@@ -119,16 +120,16 @@ def noted(
 
 
 def _in_words(value: Any) -> Any:
-    """Return what JSON can hold of a parameter: numbers of NumPy as Python's, of arrays no more than their shape."""
+    """Return a parameter in a form that JSON can store: NumPy scalars as numbers, arrays as a text with their shape."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     return f"{type(value).__name__} of shape {value.shape}" if hasattr(value, "shape") else repr(value)
 
 
 def merged(members: Sequence[Attributes]) -> dict[str, str]:
-    """Return the attribute of what is made of several Datasets with these attributes: inputs and software of all.
+    """Return the provenance attribute for a combination of Datasets: inputs and software of all of them.
 
-    References and recipe are kept if all members share them. Empty if nothing is known of any.
+    References and recipe are kept if all members share them. Empty if no member has a provenance.
     """
     each = [provenance_of(attrs) for attrs in members]
     if not any(each):
@@ -147,7 +148,7 @@ def merged(members: Sequence[Attributes]) -> dict[str, str]:
 
 
 def differences(old: Named, new: Named) -> list[str]:
-    """Tell in which inputs, references and settings two results differ; versions of software are not looked at.
+    """List the inputs, references and settings in which two results differ. Versions of software are not compared.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def differences(old: Named, new: Named) -> list[str]:
     Returns
     -------
     list of str
-        ``jump.rejection_threshold: 4.0 -> 5.0``; empty if they were made alike.
+        Lines such as ``jump.rejection_threshold: 4.0 -> 5.0``. Empty if nothing differs.
     """
     lines = _files_differ(
         "input", {e["file"]: e for e in old.get("inputs", ())}, {e["file"]: e for e in new.get("inputs", ())}
@@ -195,7 +196,7 @@ def _files_differ(word: str, old: ByStep, new: ByStep) -> list[str]:
 
 
 def other_versions(old: Named) -> list[str]:
-    """Tell which software made a result in other versions than are here now: ``numpy 2.1.0 -> 2.2.1``."""
+    """List the software whose version was different when a result was made, such as ``numpy 2.1.0 -> 2.2.1``."""
     before, after = (old.get("software") or [{}])[-1], software()
     return [
         f"{name} {before.get(name)} -> {after.get(name)}"

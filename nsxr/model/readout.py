@@ -1,9 +1,8 @@
-"""Readout geometry: orientation, amplifiers, IRS2 interleaving, subarrays and times.
+"""Describe the readout: orientation, amplifiers, IRS2 interleaving, subarrays and times.
 
-Everything here follows from header keywords alone. "Science" orientation is the one in which
-products are stored, ``(row, column)``: dispersion runs along columns and amplifiers are bands of
-rows. "Detector" orientation is the one in which the detector is read out: the fast direction runs
-along detector columns, which are science rows.
+Everything here follows from header keywords alone. Products are stored in "science" orientation, ``(row, column)``:
+dispersion runs along columns, and amplifiers are bands of rows. The detector is read out in "detector" orientation: the
+fast direction runs along detector columns, which are science rows.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ DETECTOR_SIZE = 2048
 """Pixels along each side of a detector."""
 
 AMPLIFIER_ROWS = 512
-"""Detector columns, that is science rows, read by one output in full-frame readout."""
+"""Detector columns, that is science rows, that one amplifier reads in a full frame."""
 
 IRS2_ROWS = 3200
 """Rows of a raw IRS2 frame: five outputs of 512 science and 128 interleaved reference rows."""
@@ -41,10 +40,10 @@ IRS2_ROWS = 3200
 REFERENCE_BORDER = 4
 """Width in pixels of the frame of reference pixels around each detector."""
 
-_SECTOR = 640  # raw lines of one IRS2 output
+_SECTOR = 640  # raw rows of one IRS2 output
 _SCIENCE_RUN = 16  # science pixels between reference pixels (keyword NRS_NORM)
 _REFERENCE_RUN = 4  # interleaved reference pixels (keyword NRS_REF)
-_TIME_TOLERANCE = 0.01  # of TGROUP: real headers agree within 1e-6, and a frame more or less is further off
+_TIME_TOLERANCE = 0.01  # fraction of TGROUP: real headers agree within 1e-6; one frame more or less differs by more
 _PLACE = ("DETECTOR", "READPATT", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")
 _RAMPS = ("NINTS", "NGROUPS", "NFRAMES", "TFRAME", "TGROUP")
 
@@ -65,7 +64,7 @@ def from_detector(frames: np.ndarray, detector: str) -> np.ndarray:
 
 
 def require_all_rows(exposure: xr.Dataset) -> None:
-    """Raise ModelError if a raw IRS2 exposure lacks rows. Corrections that look at other rows ask for it."""
+    """Raise ModelError if a raw IRS2 exposure lacks rows. Corrections that use other rows of the frame call this."""
     if "science_row" in exposure.coords and exposure.sizes["row"] != IRS2_ROWS:
         raise ModelError(
             f"the raw IRS2 exposure has {exposure.sizes['row']} rows, expected all {IRS2_ROWS}: "
@@ -75,7 +74,7 @@ def require_all_rows(exposure: xr.Dataset) -> None:
 
 @dataclass(frozen=True)
 class Irs2Layout:
-    """What each of the 3200 rows of a raw IRS2 frame in science orientation holds.
+    """Content of each of the 3200 rows of a raw IRS2 frame in science orientation.
 
     Attributes
     ----------
@@ -84,9 +83,9 @@ class Irs2Layout:
     is_science : (3200,) bool
         True for science pixels of the amplifiers; the reference output has none.
     is_interleaved : (3200,) bool
-        True for the interleaved reference pixels, those of the reference output included.
+        True for the interleaved reference pixels, including those of the reference output.
     science_row : (3200,) int16
-        Row of the 2048-row detector image, -1 where the raw row is no science row.
+        Row of the 2048-row detector image, -1 where the raw row is not a science row.
     """
 
     output: np.ndarray
@@ -119,12 +118,12 @@ def irs2_layout(detector: str) -> Irs2Layout:
 
 @dataclass(frozen=True)
 class Readout:
-    """How an exposure was read out, from its primary header.
+    """Readout of an exposure, from its primary header.
 
     Times are in seconds. ``rows`` is the number of rows of the stored raw image: 3200 for full-frame
     IRS2, else ``SUBSIZE2``. ``row_start`` and ``column_start`` are zero-based. ``frames_before`` counts the frames
-    between the reset and the first group: those that were dropped (DRPFRMS1), and those of groups that were left out,
-    see :meth:`Readout.of`. ``frame_divisor`` is None where the header does not tell.
+    between the reset and the first group: the dropped frames (DRPFRMS1), and the frames of groups that were left out,
+    see :meth:`Readout.of`. ``frame_divisor`` is None if the header does not give it.
     """
 
     detector: str
@@ -146,11 +145,11 @@ class Readout:
 
     @classmethod
     def of(cls, exposure: xr.Dataset) -> "Readout":
-        """Return how the groups of a Dataset were read out: those that it still has, by their labels.
+        """Return the readout of the groups that a Dataset still has.
 
         A user may keep every second group of an exposure, or leave out the first ones. The header still describes all
-        groups. The labels of ``group``, which count the groups of the exposure from 1, tell which ones are left: the
-        time between them, the frames left out between them, and the frames before the first one follow.
+        groups. The labels of ``group`` tell which groups are left: they count the groups of the exposure from 1. They
+        give the time between groups, the frames between groups, and the frames before the first group.
 
         Parameters
         ----------
@@ -200,21 +199,21 @@ class Readout:
 
     @classmethod
     def from_header(cls, header: Named, *, ramps: bool = True, source: str | None = None) -> "Readout":
-        """Read the geometry from header keywords, see :mod:`nsxr.model.keywords`.
+        """Return the readout that header keywords describe, see :mod:`nsxr.model.keywords`.
 
         Parameters
         ----------
         header : mapping
             Keywords of a file, or attributes of a Dataset.
         ramps : bool
-            Whether groups and their times matter; else they get a default where the header does not tell.
+            Whether groups and their times are required. If not, they get a default where the header does not give them.
         source : str, optional
-            File, for messages; the attribute ``filename`` if not given.
+            Name of the file, for messages. The attribute ``filename`` if not given.
 
         Raises
         ------
         InputFileError
-            If keywords are missing or cannot be used, all named at once, or if they contradict each other.
+            If keywords are missing, cannot be used, or contradict each other. The message names all of them.
         """
         found = require(header, *_PLACE, *(_RAMPS if ramps else ()), purpose="they describe the readout", source=source)
         if not ramps:
@@ -235,7 +234,7 @@ class Readout:
             n_groups=found["NGROUPS"],
             n_frames=found["NFRAMES"],
             group_gap=_group_gap(header, found, ramps, source),
-            # the step that needs it says what is wrong with it
+            # the step that needs this keyword raises the error
             frame_divisor=read(header, "FRMDIVSR", matters=False),
             frame_time=found["TFRAME"],
             group_time=found["TGROUP"],
@@ -248,7 +247,7 @@ class Readout:
         return readout
 
     def _contradictions(self, header: Named, ramps: bool) -> list[str]:
-        """Return what cannot be true together."""
+        """Return a message for each contradiction between keywords."""
         problems = []
         for axis, start, size in ((1, self.column_start, self.n_columns), (2, self.row_start, self.n_rows)):
             if start + size > DETECTOR_SIZE:
@@ -276,7 +275,7 @@ class Readout:
 
     @property
     def first_group_time(self) -> float:
-        """Mean exposure of the first group of an integration [s]."""
+        """Mean exposure time of the first group of an integration [s]."""
         return float(self.mean_frame(0)) * self.frame_time
 
     @property
@@ -286,7 +285,7 @@ class Readout:
 
     @property
     def is_full_frame(self) -> bool:
-        """Whether all pixels of the detector are read, through four outputs."""
+        """Whether all pixels of the detector are read, through four amplifiers."""
         return self.n_rows == DETECTOR_SIZE and self.n_columns == DETECTOR_SIZE
 
     @property
@@ -297,9 +296,9 @@ class Readout:
     def row_coordinates(self, rows: int) -> dict[str, tuple[str, np.ndarray]]:
         """Return the coordinates along ``row`` for an image of ``rows`` rows.
 
-        ``row`` holds zero-based detector rows (raw line numbers in a raw IRS2 frame, with
-        ``science_row`` beside it), ``amplifier`` the output that read the row: 1 to 4, and 0 for
-        the IRS2 reference output.
+        ``row`` holds zero-based detector rows. For a raw IRS2 frame, ``row`` holds raw row numbers, and ``science_row``
+        holds the detector rows. ``amplifier`` holds the amplifier that read the row: 1 to 4, and 0 for the IRS2
+        reference output.
         """
         if rows == IRS2_ROWS:
             layout = irs2_layout(self.detector)
@@ -312,7 +311,7 @@ class Readout:
         return {"row": ("row", row), "amplifier": ("row", self.amplifier_of(row))}
 
     def amplifier_of(self, row: np.ndarray) -> np.ndarray:
-        """Return the output, 1 to 4, that reads each detector row; int8."""
+        """Return the amplifier, 1 to 4, that reads each detector row, as int8."""
         if self.n_outputs == 1:
             return np.ones(row.size, dtype=np.int8)
         amplifier = row // AMPLIFIER_ROWS + 1
@@ -334,7 +333,7 @@ def _listed(labels: np.ndarray) -> str:
 
 
 def _group_gap(header: Named, found: Named, ramps: bool, source: str | None) -> int:
-    """Return GROUPGAP, or where the header does not have it what follows from the times."""
+    """Return GROUPGAP. If the header does not have it, compute it from the times."""
     matters = ramps and found["NGROUPS"] > 1
     gap: int | None = read(header, "GROUPGAP", matters=matters, source=source)
     if gap is not None:

@@ -1,4 +1,4 @@
-"""What the header of a slit means, read once."""
+"""Read the header of a slit once, and give its values names."""
 
 import json
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ _COMPLETE = "COMPLETE"
 
 @dataclass(frozen=True)
 class SlitHeader:
-    """A slit, its source, and what was subtracted from it, from the attributes of a slit or of its spectrum.
+    """A slit, its source and its subtracted background, from the attributes of a slit or of its spectrum.
 
-    Texts are stripped, and empty where the header says nothing. Numbers are None where it says nothing.
+    Texts are stripped. If the header does not have a value, a text is empty and a number is None.
 
     Attributes
     ----------
     name : str
         Name of the slit (SLTNAME): ``S200A1``, or the number of a slitlet.
     place : tuple of str
-        Number and first column and row of the slit (SLITID, SLTSTRT1, SLTSTRT2), which tell slits without names apart.
+        Number, first column and first row of the slit (SLITID, SLTSTRT1, SLTSTRT2). They identify slits without names.
     shutters : str
         State of the shutters of a slitlet, lowest first (SHUTSTA): ``11x11``. Empty for fixed slits.
     fixed_slit : str or None
-        The fixed slit that the target was put into (FXD_SLIT); None if the header does not have the keyword.
+        The fixed slit that the target was placed in (FXD_SLIT). None if the header does not have the keyword.
     source_id : int or None
-        Number of the source (SOURCEID); negative for virtual sources.
+        Number of the source (SOURCEID). It is negative for virtual sources.
     source_name, target : str
-        Name of the source (SRCNAME), and of the target of the observation (TARGNAME, else TARGPROP).
+        Name of the source (SRCNAME), and name of the target of the observation (TARGNAME, else TARGPROP).
     source_type : str
         ``POINT``, ``EXTENDED``, or any other word of the header in upper case (SRCTYPE).
     source_y : float or None
@@ -42,19 +42,20 @@ class SlitHeader:
     order : int
         Spectral order without its sign (SPORDER).
     program, observation, detector, filter, grating, exposure_type : str
-        Of the exposure.
+        Keywords of the exposure.
     exposure_time : float
-        Effective time of the exposure in s (EFFEXPTM), 0 if the header does not say.
+        Effective exposure time in s (EFFEXPTM), 0 if the header does not have it.
     pixel_area : float or None
         Area of a pixel in sr (PIXAR_SR).
     exposure : str
         Name of the file that the slit is from.
     has_nods_subtracted : bool
-        Whether other exposures were subtracted, nods or dedicated backgrounds (S_BKDSUB).
+        Whether other exposures were subtracted: nods or dedicated backgrounds (S_BKDSUB).
     is_sky_subtracted : bool
-        Whether any background was subtracted: of other exposures, or of background slitlets (S_MSBSUB).
+        Whether any background was subtracted: from other exposures, or from background slitlets (S_MSBSUB).
     background_members : tuple of str or None
-        Names of the exposures whose mean was subtracted, with its variance known; None if nobody wrote them down.
+        Names of the exposures whose mean was subtracted, if the variance of that mean is known. None if the names were
+        not recorded.
     """
 
     name: str
@@ -82,17 +83,17 @@ class SlitHeader:
 
     @classmethod
     def of(cls, slit: xr.Dataset) -> "SlitHeader":
-        """Return what the attributes of a slit, or of its spectrum, mean."""
+        """Return the SlitHeader of a slit or of its spectrum."""
         return cls.from_attributes(slit.attrs)
 
     @classmethod
     def from_attributes(cls, attrs: Attributes) -> "SlitHeader":
-        """Return what attributes mean.
+        """Return the SlitHeader that attributes describe.
 
         Raises
         ------
         ModelError
-            If ``background_members`` is no list of names.
+            If ``background_members`` is not a list of names.
         """
         members = _names(attrs["background_members"]) if "background_members" in attrs else None
         subtracted = attrs.get("S_BKDSUB") == _COMPLETE
@@ -123,18 +124,18 @@ class SlitHeader:
 
     @property
     def is_extended(self) -> bool:
-        """Whether the source is said to be extended. All other sources are treated as points."""
+        """Whether the header says that the source is extended. All other sources are treated as point sources."""
         return self.source_type == "EXTENDED"
 
     @property
     def has_planned_source(self) -> bool:
-        """Whether a source is planned in this slit: not in background slits, nor in fixed slits beside the target's."""
+        """Whether a source is planned in this slit. False for background slits, and fixed slits without the target."""
         if not self.shutters and (self.fixed_slit or "").upper() not in ("", "NONE", "N/A", self.name.upper()):
             return False
         return "BKG" not in self.source_name.upper() and (self.source_id or 0) >= 0
 
     def called(self, otherwise: str) -> str:
-        """Return the name of the exposure for messages, or another name where the header has none."""
+        """Return the name of the exposure for messages, or ``otherwise`` if the header has none."""
         return self.exposure or otherwise
 
 

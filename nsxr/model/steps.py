@@ -1,7 +1,7 @@
-"""Names of the steps and of the reference types of all three stages, with their keywords in products.
+"""List the steps and the reference types of all three stages, with their keywords in products.
 
-Names and keywords are those of the observatory's pipeline. The tables also name steps that nsxr does not have yet. What
-a step needs and which parameters it takes is declared beside its function, see :mod:`nsxr.model.declarations`.
+Names and keywords are those of the observatory's pipeline. The tables also name steps that nsxr does not have yet. The
+function of a step declares its references and parameters, see :mod:`nsxr.model.declarations`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ class StepName(NamedTuple):
 
 
 class _Readout(Protocol):
-    """What a condition looks at: :class:`nsxr.model.readout.Readout`, or what the simulator is asked for."""
+    """Readout that a condition checks: :class:`nsxr.model.readout.Readout`, or that of a simulation."""
 
     @property
     def is_irs2(self) -> bool: ...
 
 
 class When(NamedTuple):
-    """A condition on the readout, and words for it."""
+    """A condition on the readout, and its name in words."""
 
     words: str
     holds: Callable[[_Readout], bool]
@@ -39,14 +39,15 @@ class ReferenceName(NamedTuple):
     keyword : str
         Empty if the observatory has none for this type.
     comment : str
-        Of the keyword.
+        Comment of the keyword.
     unit : str
-        Of ``sci`` in the reference; empty if there is no such image, or it has several.
+        Unit of ``sci`` in the reference. Empty if the reference has no such image, or if the image has several units.
     opened : {"always", "found", "given", ""}
-        When :func:`nsxr.open_references` opens one: for every exposure; for full frames, if the directory has one; if
-        its path is given; never, because nsxr cannot read it yet.
+        When :func:`nsxr.open_references` opens a reference of this type. ``always``: for every exposure. ``found``: for
+        full frames, if the directory has one. ``given``: if its path is given. Empty: never, because nsxr cannot read
+        it yet.
     when : When or None
-        Only exposures of which this holds need a reference of this type.
+        Condition on the readout. Only exposures that fulfil it need a reference of this type.
     """
 
     keyword: str
@@ -85,7 +86,7 @@ STEPS: Mapping[str, StepName] = {
     "bkg_subtract": StepName("S_BKDSUB", "Background subtraction"),
     "extract_2d": StepName("S_EXTR2D", "2-D spectral extraction"),
     "srctype": StepName("S_SRCTYP", "Source type determination"),
-    "master_background": StepName("S_MSBSUB", "Master background subtraction"),  # of stage 3, and of MOS in stage 2
+    "master_background": StepName("S_MSBSUB", "Master background subtraction"),  # stage 3, and stage 2 of MOS
     "master_background_mos": StepName("S_MSBSUB", "Master background subtraction"),
     "wavecorr": StepName("S_WAVCOR", "Wavelength correction"),
     "flat_field": StepName("S_FLAT", "Flat field correction"),
@@ -108,9 +109,9 @@ STEPS: Mapping[str, StepName] = {
 STATUS: Mapping[str, str] = {
     one.keyword: name
     for name, one in STEPS.items()
-    if name != "master_background_mos"  # has that of another step
+    if name != "master_background_mos"  # shares the keyword of master_background
 }
-"""Name of the step of each status keyword."""
+"""Name of the step, by status keyword."""
 
 REFERENCES: Mapping[str, ReferenceName] = {
     # stage 1
@@ -162,6 +163,6 @@ REFERENCES: Mapping[str, ReferenceName] = {
 
 
 def serves(kind: str, readout: _Readout) -> bool:
-    """Whether references of a type are of use to exposures that are read out like this."""
+    """Return whether exposures with this readout use references of a type."""
     when = REFERENCES[kind].when
     return when is None or when.holds(readout)

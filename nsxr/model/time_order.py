@@ -1,4 +1,4 @@
-"""When each pixel is read: slots of 10 us in lines, for every readout."""
+"""Compute when each pixel is read, in slots of 10 us, for every kind of readout."""
 
 from dataclasses import dataclass
 
@@ -21,18 +21,18 @@ _SECTOR = IRS2_ROWS // _IRS2_OUTPUTS
 class TimeOrder:
     """Order in which the raw rows and columns of a frame are read.
 
-    A line of the detector is an image column. All outputs read at the same time.
+    A line of the detector is an image column. All outputs are read at the same time.
 
     Attributes
     ----------
     slots : int
-        Slots of 10 us in a line, the gaps in it and after it included.
+        Slots of 10 us in a line, including the gaps in it and after it.
     lines : int
         Lines in a frame.
     is_reversed : bool
         Whether columns are read from the last to the first.
     rows : tuple of ndarray
-        For each output, the raw rows that it reads, in image order; IRS2 starts with the reference output.
+        For each output, the raw rows that it reads, in image order. In IRS2 the reference output is first.
     slot : tuple of ndarray
         For each output, the slot in which each of those rows is read.
     """
@@ -55,24 +55,23 @@ class TimeOrder:
 def time_order(detector: str, n_rows: int, n_columns: int, n_outputs: int) -> TimeOrder:
     """Return the time order of the pixels of raw frames.
 
-    Detector columns follow each other in time along a line, in detector direction for the first
-    output and alternating from one to the next; subarrays have one output. In science orientation
-    detector columns are rows, upside down for NRS2, whose lines also run from the last column to the
-    first.
+    Detector columns are read one after the other along a line. The first output reads in detector direction, and the
+    direction alternates from one output to the next. Subarrays have one output. In science orientation, detector
+    columns are rows. The rows of NRS2 are upside down, and its lines are read from the last column to the first.
 
     IRS2 reads 8 science pixels, waits a slot, reads 4 reference pixels, waits a slot, reads 16 science
     pixels and so on, and waits 8 slots at the end of a line. The second and the third reference pixel
-    of a block are sampled in each other's slot, so that the pixels of a pair share the parity that
-    alternating-column noise gives to a slot; this shifts them by 10 us.
+    of a block are sampled in each other's slot. The pixels of a pair then share the parity that
+    alternating-column noise gives to a slot. This shifts them by 10 us.
 
     Parameters
     ----------
     detector : str
         ``NRS1`` or ``NRS2``.
     n_rows, n_columns : int
-        Size of a frame; 3200 rows are IRS2.
+        Size of a frame. A frame of 3200 rows is IRS2.
     n_outputs : int
-        1 or 4, the IRS2 reference output not counted.
+        1 or 4, not counting the IRS2 reference output.
     """
     is_second = detector == "NRS2"
     if n_rows == IRS2_ROWS:
@@ -104,7 +103,7 @@ def science_time_order(readout: Readout, n_rows: int, n_columns: int) -> TimeOrd
     Parameters
     ----------
     readout : Readout
-        How the frames were read out. Frames of IRS2 keep the slots in which their pixels were read.
+        Readout of the frames. Pixels of IRS2 keep the slots in which they were read.
     n_rows, n_columns : int
         Size of a frame, at most 2048 x 2048.
     """

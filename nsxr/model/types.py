@@ -1,7 +1,7 @@
-"""Names of types that many signatures share.
+"""Name the types that many signatures share.
 
-The values behind them are of any type: they come from headers, from files of others and from users, and are checked
-where they are used.
+The values may have any type, because they come from headers, from files and from users. Code that uses a value checks
+it.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Named = Mapping[str, Any]
 """Values by name: parameters of a step, options of a store, a JSON object that was read."""
 
 Entries = dict[str, Any]
-"""The same, to be filled in."""
+"""Values by name, in a mapping that can be changed."""
 
 ByStep = Mapping[str, Mapping[str, Any]]
 """Parameters by step and name."""

@@ -10,7 +10,7 @@ _SPELLINGS = {"DN": u.DN, "DN/s": u.DN / u.s, "electron/DN": u.electron / u.DN, 
 
 
 def parse(units: str) -> u.UnitBase:
-    """Return the astropy unit of a ``units`` string as spelled in JWST files."""
+    """Return the astropy unit of a ``units`` string in the spelling of JWST files."""
     if units in _SPELLINGS:
         return _SPELLINGS[units]
     try:
@@ -25,9 +25,9 @@ def require(name: str, found: str | None, expected: str) -> None:
     Parameters
     ----------
     name : str
-        Variable, for the message.
+        Name of the variable, for the message.
     found, expected : str
-        Units as spelled in attributes.
+        Units in the spelling of attributes.
     """
     if found is None:
         raise ModelError(f"variable {name!r} has no units, expected {expected!r}; set attrs['units']")

@@ -1,4 +1,4 @@
-"""Every variable of an nsxr Dataset: dims, dtype, units and meaning, and the check of them."""
+"""Declare every variable of an nsxr Dataset (dims, dtype, units, meaning), and check Datasets against this."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 IMAGES = (RATES, IMAGE, RESAMPLED, ("integration", *RESAMPLED))
-"""Dims of rates and slits: of the detector, or resampled."""
+"""Dims of rates and slits: those of the detector, or those of resampled data."""
 ONE_IMAGE = (IMAGE, RESAMPLED)
 SPECTRA = (SPECTRUM, ("integration", *SPECTRUM))
 VARIANCES = ("poisson", "rnoise", "flat")
@@ -50,12 +50,12 @@ TABLES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "SNOWBALLS": ("snowballs", "property", EVENT_PROPERTIES),
     "NOISE": ("noise_spectrum", "part", SPECTRUM_COLUMNS),
 }
-"""Variables that are tables: for each extension of a file the variable, its second dim, and the labels along it."""
+"""Variables that are tables, by extension of the file: the variable, its second dim, and the labels along that dim."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """Declaration of one variable. ``dims`` lists every allowed tuple, in the order of preference."""
+    """Declaration of one variable. ``dims`` lists every allowed tuple of dims, in the order of preference."""
 
     dims: tuple[tuple[str, ...], ...]
     dtype: type[np.generic]
@@ -64,7 +64,7 @@ class Variable:
 
 
 def _spectra() -> dict[str, Variable]:
-    """Declare what an extracted spectrum has; names are the columns of the observatory's products, in lower case."""
+    """Declare the variables of a spectrum. Names are the columns of the observatory's products, in lower case."""
     kinds = {
         "flux": ("Jy", "flux density of the source", "flux"),
         "surf_bright": ("MJy/sr", "surface brightness", "sb"),
@@ -143,9 +143,9 @@ def variable_attributes(name: str) -> dict[str, object]:
 def check(
     dataset: xr.Dataset, *names: str, units: Mapping[str, str] | None = None, dims: tuple[str, ...] | None = None
 ) -> None:
-    """Raise ModelError unless the named variables are present and as declared, with pixels beside each other.
+    """Raise ModelError unless the named variables are present and as declared, and their pixels are contiguous.
 
-    Only metadata and labels are looked at, never pixels.
+    Only metadata and labels are checked, never the values of pixels.
 
     Parameters
     ----------
@@ -154,14 +154,14 @@ def check(
     *names : str
         Variables that must be there.
     units : mapping of str to str, optional
-        The units each of these variables must have.
+        The units that each of these variables must have.
     dims : tuple of str, optional
-        The one choice of dims that will do, where several are declared: :data:`RAMP` for ramps.
+        The dims to require where several are declared, such as :data:`RAMP` for ramps.
 
     Raises
     ------
     ModelError
-        Naming all problems at once.
+        If there are problems. The message names all of them.
     """
     problems = []
     for name in names:
@@ -190,11 +190,11 @@ def check(
 def check_slit(slit: xr.Dataset, *names: str, units: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Check one slit like :func:`check`, and return its two dims, see :func:`nsxr.model.dims.image_dims`.
 
-    Columns of a slit have no gaps: neighbours in the array are neighbours on the detector, and a product says with one
-    number where a slit begins.
+    The columns of a slit must have no gaps. Neighbours in the array are then neighbours on the detector, and a product
+    can give the position of a slit by its first column.
     """
     if "slit" in slit.dims and "sci" in slit:
-        image_dims(slit)  # says what to do with many slits
+        image_dims(slit)  # raises an error for many slits
     check(slit, *names, units=units)
     dims = image_dims(slit)
     problems = _label_problems(slit, [dims[1]], may_have_gaps=False)
@@ -213,10 +213,11 @@ _NEVER_EMPTY = ("integration", "group", "column", *_CONSECUTIVE)
 
 
 def _label_problems(dataset: xr.Dataset, dims: Sequence[str], may_have_gaps: bool = True) -> list[str]:
-    """Say which dims are empty, and where labels are not those of pixels beside each other.
+    """List the dims that are empty, and the labels that are not those of contiguous pixels.
 
-    Corrections take the place in an array for the place on the detector. Columns of frames may have gaps, because a
-    frame can be cut to its two ends; so may those of spectra. Rows of frames, and cut-outs, may have none.
+    Corrections assume that neighbours in an array are neighbours on the detector. Columns of frames may have gaps,
+    because a frame can be cut to its two ends. Columns of spectra may have gaps too. Rows of frames and the pixels of
+    cut-outs may not.
     """
     problems = []
     is_image = "cross_dispersion" in dims
@@ -243,7 +244,7 @@ def _label_problems(dataset: xr.Dataset, dims: Sequence[str], may_have_gaps: boo
 
 
 def _hint(found: tuple[Hashable, ...], allowed: tuple[tuple[str, ...], ...]) -> str:
-    """Return what to do if a dim is gone because one place along it was chosen, or the order of dims is another."""
+    """Return advice for dims in another order, and for a dim that was lost by selecting one position along it."""
     for dims in allowed:
         if set(dims) == set(found):
             return f"; put them in order: .transpose{dims}"
