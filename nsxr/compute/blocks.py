@@ -1,6 +1,6 @@
 """Run NumPy kernels on the blocks of lazy arrays, with or without a halo.
 
-A kernel is a function of NumPy arrays: it knows neither xarray nor dask. Nothing is computed while a graph is built.
+A kernel is a function of NumPy arrays. It uses neither xarray nor dask. Nothing is computed while a graph is built.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ Output = tuple[Sequence[str], type[np.generic]]
 
 
 def compute_together(*collections: Any) -> tuple[Any, ...]:
-    """Compute lazy arrays and Datasets in one graph, so that what they share is computed once."""
+    """Compute lazy arrays and Datasets in one graph. Parts that they share are computed once."""
     return tuple(dask.compute(*collections))
 
 
@@ -88,14 +88,14 @@ def map_blocks(
         A core dim that may be split. Its blocks are joined just before the kernel runs, in the same task.
     within : (dim, slice), optional
         The part of a core dim that the kernel gets and that two or more outputs have. The task itself cuts this part
-        from the block, because dask would copy it.
+        out of the block, because dask would copy it.
     **parameters
         Passed to the kernel.
 
     Returns
     -------
     dict of DataArray
-        The outputs by name, without coordinates; lazy if an array is lazy.
+        The outputs by name, without coordinates. They are lazy if an array is lazy.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def map_blocks(
 
 
 def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | None) -> list[xr.DataArray]:
-    """Return the arrays, all but the first one with the chunks that :func:`map_blocks` promises."""
+    """Return the arrays. All but the first one get the chunks that :func:`map_blocks` describes."""
     first = arrays[0]
     lengths: dict[str, int | tuple[int, ...]] = dict(zip(map(str, first.dims), first.chunks or (), strict=False))
     lengths |= {dim: -1 for dim in core if dim != joined}
@@ -118,14 +118,14 @@ def _aligned(arrays: Sequence[xr.DataArray], core: Sequence[str], joined: str | 
     for array in arrays[1:]:
         if first.chunks is not None:
             wanted = {dim: lengths.get(str(dim), -1) for dim in array.dims}
-        else:  # the chunks of lazy arrays stay, where no block has to be whole
+        else:  # lazy arrays keep their chunks if no dim must be whole
             wanted = {dim: -1 for dim in array.dims if dim in core and dim != joined}
         aligned.append(array if _has_chunks(array, wanted, first.chunks is None) else array.chunk(wanted))
     return aligned
 
 
 def _has_chunks(array: xr.DataArray, wanted: Attributes, may_be_whole: bool) -> bool:
-    """Whether an array has the chunks that are wanted: another call of ``chunk`` takes half a millisecond."""
+    """Return whether an array has the wanted chunks. This saves a call of ``chunk``, which takes half a millisecond."""
     if array.chunks is None:
         return may_be_whole
     found = dict(zip(array.dims, array.chunks, strict=True))
@@ -143,7 +143,7 @@ def _apply(
     within: tuple[str, slice] | None,
     parameters: Mapping[str, object],
 ) -> list[np.ndarray | da.Array]:
-    """Return the data of each output, NumPy or dask arrays."""
+    """Return the data of each output, as NumPy or dask arrays."""
     loop = tuple(str(d) for d in arrays[0].dims if d not in core)
     _check(arrays, [d for d in core if d != joined], outputs, loop)
     axes = [list(array.dims).index(joined) if joined in array.dims else 0 for array in arrays]
@@ -159,8 +159,8 @@ def _apply(
     lengths = {str(d): n for array in arrays for d, n in array.sizes.items()} | dict(sizes)
     if within is not None:
         lengths[within[0]] = len(range(lengths[within[0]])[within[1]])
-    # dims keep their places, and a dim that the kernel sums over arrives as a list of its one block:
-    # apply_ufunc would move the core dims to the end, which copies every block, badly
+    # Dims keep their order. A dim that the kernel sums over arrives as a list with its one block.
+    # apply_ufunc would move the core dims to the end, which makes slow copies of every block.
     pairs: list[object] = []
     for array in arrays:
         pairs += [array.data, tuple(map(str, array.dims))]
@@ -219,7 +219,7 @@ def _blockwise(
 
 
 def _whole(block: _Block, cut: tuple[slice, ...], axis: int) -> np.ndarray:
-    """Return a block that came in nested lists, C-ordered and writeable, for which kernels are compiled."""
+    """Return a block from its nested lists. It is C-ordered and writeable, because kernels are compiled for that."""
     parts = [block]
     while isinstance(parts[0], list):
         parts = [part for inner in parts for part in inner]
@@ -239,20 +239,20 @@ def map_with_halo(
     dtype: type[np.generic] | None = None,
     **parameters: object,
 ) -> xr.DataArray:
-    """Apply a kernel that needs neighbours along some dims; the shape stays.
+    """Apply a kernel that needs neighbours along some dims. The shape does not change.
 
     Parameters
     ----------
     kernel : callable
-        ``kernel(block, **parameters)`` on a block that carries the halo, returning the same shape.
+        ``kernel(block, **parameters)`` on a block that includes the halo. It returns an array of the same shape.
     array : DataArray
-        Input; dims not in ``depth`` get no halo.
+        Input. Dims not in ``depth`` get no halo.
     depth : dict
-        Halo width per dim, pixels.
+        Width of the halo by dim, in pixels.
     boundary : scalar
         Value beyond the edges of the array.
     dtype : type, optional
-        Output dtype; default that of the input.
+        Dtype of the result. Default: that of the input.
     **parameters
         Passed to the kernel.
     """
@@ -281,24 +281,24 @@ def map_with_halo(
 
 
 def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArray:
-    """Return rows by position, in equal bands each of which needs few blocks of the input.
+    """Return rows by position, in equal bands. Each band depends on few blocks of the input.
 
-    Indexing a lazy array with all positions at once would tie every block of the result to every
-    block of the input; a band for each IRS2 output keeps outputs apart.
+    If a lazy array were indexed with all positions at once, every block of the result would depend on every block of
+    the input. With a band for each IRS2 output, a block of the result depends on one output only.
 
     Parameters
     ----------
     array : DataArray
-        With dim ``row``.
+        Array with dim ``row``.
     rows : (n,) int
-        Ascending positions, with repetitions if need be.
+        Positions in ascending order. Repetitions are allowed.
     n_bands : int
-        Number of bands in the result; must divide n.
+        Number of bands in the result. It must divide n.
 
     Returns
     -------
     DataArray
-        Without coordinates along ``row``.
+        The rows, without coordinates along ``row``.
     """
     axis = array.get_axis_num("row")
     array = array.drop_vars([name for name, c in array.coords.items() if "row" in c.dims])
@@ -323,9 +323,9 @@ def take_rows(array: xr.DataArray, rows: np.ndarray, n_bands: int) -> xr.DataArr
 
 
 def store(arrays: Sequence[xr.DataArray], targets: Sequence[object]) -> tuple[object, ...]:
-    """Return dask collections that, computed together, put lazy arrays into their targets.
+    """Return dask collections that write lazy arrays into their targets when they are computed together.
 
-    One graph for all: graphs that are optimised apart would each read the raw pixels.
+    All arrays share one graph. Graphs that are optimised separately would each read the raw pixels.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Connect to a dask cluster, or start one on this machine, and check that its workers can do the work.
 
-The default scheduler of dask, threads, needs nothing of this. :mod:`distributed` is imported only on demand.
+dask's default scheduler, threads, does not need this module. :mod:`distributed` is imported only when it is needed.
 """
 
 import copyreg
@@ -37,13 +37,13 @@ __all__ = ["connected", "require_reachable", "worker_errors"]
 logger = logging.getLogger(__name__)
 
 LEAST_MEMORY = 512 * 2**20
-"""Smallest memory limit of a worker [bytes]: with all kernels loaded and no pixels it has 300 to 400 MB."""
+"""Smallest memory limit of a worker [bytes]. With all kernels loaded and no pixels, a worker uses 300 to 400 MB."""
 
 _PATIENCE = 20  # seconds to reach a scheduler
-_IN_FLIGHT = 10  # seconds that tasks in flight may take to end after a failure: each takes a second or two
-_NO_WORKERS = "2 minutes"  # without any worker, before the work is given up
+_IN_FLIGHT = 10  # seconds to wait for running tasks after a failure: each takes a second or two
+_NO_WORKERS = "2 minutes"  # time without any worker after which the computation fails
 _MOST_WORKERS = 1024
-_TRIES = 10  # of a task whose worker dies, before the task itself is blamed
+_TRIES = 10  # number of times that a task may lose its worker before the task fails
 
 
 @contextmanager
@@ -53,9 +53,9 @@ def connected(
     memory_limit: str | None = None,
     performance_report: str | os.PathLike[str] | None = None,
 ) -> Iterator[Any]:
-    """Compute on a cluster inside the block: one that runs already, or workers of this machine.
+    """Compute on a cluster inside a ``with`` block: a cluster that runs already, or workers on this machine.
 
-    What was started here ends with the block, also after an error.
+    Workers that are started here are stopped at the end of the block, also after an error.
 
     Parameters
     ----------
@@ -64,22 +64,23 @@ def connected(
     workers : int, optional
         Number of worker processes to start on this machine, with one thread each.
     memory_limit : str, optional
-        Of each worker started here, such as ``"2GB"``; default an equal share of the memory of this machine. At
-        60 % results are moved to disk, at 95 % the worker is restarted and its work done again.
+        Memory limit of each worker that is started here, such as ``"2GB"``. Default: an equal share of the memory of
+        this machine. At 60 % results are moved to disk. At 95 % the worker is restarted and its work is done again.
     performance_report : path, optional
-        HTML file in which dask tells what its workers did.
+        HTML file for dask's report on what its workers did.
 
     Yields
     ------
     Client or None
-        None if neither scheduler nor workers are given: dask's threads, or the Client that is active already.
+        None if neither scheduler nor workers are given. dask's threads, or the Client that is already active, are then
+        used.
 
     Raises
     ------
     ParameterError
         If the parameters contradict each other, or a package is not installed.
     ClusterError
-        If the scheduler does not answer, has no workers, or workers have no nsxr, or another version of it.
+        If the scheduler does not answer or has no workers, or if a worker has no nsxr or another version of it.
     """
     limit = _checked(scheduler, workers, memory_limit, performance_report)
     if scheduler is None and workers is None:
@@ -91,7 +92,7 @@ def connected(
     except ImportError as error:
         raise ParameterError(f"clusters need another package: {install('distributed')}") from error
     with ExitStack() as stack:
-        # a Client that cannot connect has made itself the default scheduler all the same
+        # a Client becomes the default scheduler even if it cannot connect
         stack.enter_context(dask.config.set(scheduler=dask.config.get("scheduler", None)))
         stack.enter_context(_quiet())
         if workers is not None:
@@ -109,7 +110,7 @@ def connected(
 
 
 def _as_it_is() -> AbstractContextManager[object]:
-    """Compute with the scheduler that dask would choose, without the import of distributed that its choice needs."""
+    """Use the scheduler that dask would choose. dask's own choice would import distributed, which is slow."""
     if "distributed" in sys.modules or dask.config.get("scheduler", None) is not None:
         return nullcontext()
     threads: AbstractContextManager[object] = dask.config.set(scheduler=dask.threaded.get)
@@ -122,7 +123,7 @@ def _checked(
     memory_limit: str | None,
     performance_report: str | os.PathLike[str] | None,
 ) -> int | None:
-    """Refuse parameters that contradict each other, and return the memory limit [bytes]."""
+    """Raise an error if parameters contradict each other, and return the memory limit [bytes]."""
     if scheduler is not None and workers is not None:
         raise ParameterError("give either a scheduler to connect to or a number of workers to start, not both")
     if workers is None and memory_limit is not None:
@@ -176,10 +177,10 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
     temporary = tempfile.TemporaryDirectory(prefix="nsxr-workers-", dir=place, ignore_cleanup_errors=True)
     settings = {
         "distributed.scheduler.allowed-failures": _TRIES,
-        # a worker pauses at 80 % until memory becomes free; memory that is not of results, which can go to disk,
-        # may never become free
+        # By default a worker pauses at 80 % until memory becomes free. Results can be moved to disk, but other memory
+        # may never become free.
         "distributed.worker.memory.pause": False,
-        # how long a worker tries to fetch results from a worker that has died; dask's 30 s are for networks
+        # time that a worker tries to fetch results from a dead worker; dask's default of 30 s is for networks
         "distributed.comm.timeouts.connect": "10s",
         # on a busy machine the restart of a worker may take longer than the 15 s after which dask rejects it
         "distributed.deploy.lost-worker-timeout": "10 minutes",
@@ -193,7 +194,7 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
                 processes=True,
                 memory_limit=limit or MEMORY_LIMIT // workers,
                 dashboard_address="127.0.0.1:0",
-                preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is for this process
+                preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # only nsxr handles Ctrl-C
                 silence_logs=logging.CRITICAL,
             )
         except (OSError, RuntimeError) as error:
@@ -204,7 +205,7 @@ def _local_cluster(workers: int, limit: int | None) -> Iterator[Any]:
 
 @contextmanager
 def _report(path: Path) -> Iterator[None]:
-    """Write the performance report of dask about the block, also if the block fails. A failed report is a warning."""
+    """Write dask's performance report on a ``with`` block, also if the block fails. A failed report gives a warning."""
     from distributed import performance_report
 
     report = performance_report(filename=str(path))
@@ -222,7 +223,7 @@ def _run(client: "Client", function: Callable[..., object], *words: object, **se
     """Run a function on all workers, and return the results by the addresses of the workers."""
     try:
         answers: Entries = client.run(function, *words, **settings)
-    except OSError as error:  # an error of the connection: errors of the function itself are returned
+    except OSError as error:  # the connection failed; errors of the function itself are returned
         raise _lost(client, error) from error
     return answers
 
@@ -258,15 +259,14 @@ def require_reachable(
     client : Client
         Active client.
     inputs : sequence of path
-        Files, or directories of FITS files. URLs are left out: the store behind them answers for itself. So is what
-        does not exist here.
+        Files, or directories of FITS files. URLs are not checked, and neither are paths that do not exist here.
     output : path, optional
-        Directory in which workers will write; it is made if it does not exist.
+        Directory in which workers will write. It is made if it does not exist.
 
     Raises
     ------
     ClusterError
-        Naming the worker, the path and what to do.
+        If a worker cannot see a path. The message names the worker and the path, and says what to do.
     """
     sizes = _sizes([str(Path(path).absolute()) for path in inputs if not is_remote(str(path))])
     token: Path | None = None
@@ -302,7 +302,7 @@ def _sizes(paths: Sequence[str]) -> dict[str, int]:
 
 
 def _unseen(sizes: dict[str, int], token: str | None) -> list[str]:
-    """Say what this worker cannot see."""
+    """List the paths that this worker cannot see."""
     problems = []
     for path, size in sizes.items():
         if not os.path.exists(path):
@@ -320,13 +320,13 @@ def _unseen(sizes: dict[str, int], token: str | None) -> list[str]:
 def worker_errors() -> Iterator[None]:
     """Turn errors of dying workers into a clear ClusterError, and wait after any error until no worker writes.
 
-    Use it around code that computes. Without a cluster it does nothing. Without the wait, a worker could still write
-    a block after the incomplete output has been removed.
+    Put this context manager around code that computes. Without a cluster it does nothing. Without the wait, a worker
+    could still write a block after the incomplete output has been removed.
 
     Raises
     ------
     ClusterError
-        If the workers of a task died too often, or none came back, or the scheduler was lost meanwhile.
+        If the workers of a task died too often, if all workers died, or if the scheduler was lost.
     """
     client: Client | None = getattr(get_scheduler(), "__self__", None)
     if client is None or not hasattr(client, "scheduler_comm"):
@@ -336,7 +336,7 @@ def worker_errors() -> Iterator[None]:
     try:
         yield
         if client.status != "running" or client.scheduler_comm is not connection:
-            # when the connection breaks, dask gives up the results without an error, even if the connection comes back
+            # when the connection breaks, dask drops the results without an error, even if it connects again
             raise CancelledError("the connection broke")
     except BaseException as error:
         with suppress(Exception):
@@ -367,7 +367,7 @@ def _explained(error: BaseException, client: "Client") -> NsxrError | None:
 
 
 def _wait_until_idle(client: "Client") -> None:
-    """Wait for the running tasks. Tasks that have not started are cancelled already."""
+    """Wait for the running tasks. Tasks that have not started are already cancelled."""
     end = time.monotonic() + _IN_FLIGHT
     while client.status == "running" and time.monotonic() < end and any(client.run(_n_running).values()):
         time.sleep(0.1)
@@ -384,8 +384,8 @@ def _kernel(module: str, name: str) -> Any:
 def _by_name(function: CPUDispatcher) -> Any:
     """Pickle a kernel of nsxr by its name.
 
-    Numba would send the source, and each worker would compile it again, which takes eight seconds. A kernel that the
-    worker finds by its name in its own nsxr has its compiled code on disk.
+    By default, numba sends the source, and each worker compiles it again, which takes eight seconds. A worker that
+    finds the kernel by name in its own nsxr loads the compiled code from disk.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
     if module.startswith("nsxr.") and getattr(sys.modules.get(module), name, None) is function:

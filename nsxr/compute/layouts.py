@@ -1,18 +1,18 @@
-"""The chunk layouts: how exposures are split into blocks.
+"""Split exposures into chunks, in three layouts.
 
 No layout splits columns, because the bytes of a FITS image run along them. Chunks have about :data:`CHUNK_BYTES`.
 
 ``raw``
     The layout in which files are opened: all groups of a few integrations and a few rows. Both layouts below are built
-    from such chunks, and each of their chunks reads no pixels of others. Frames in IRS2 readout have chunks with
+    from such chunks, and no raw chunk is read for two of their chunks. Frames in IRS2 readout have chunks with
     the 640 rows of one amplifier and as many groups as fit, because the Fourier transforms need them. Files that are
     slow to read in pieces have such chunks too.
 ``block``
     Whole integrations: all groups and all rows of as many integrations as fit. Where one integration does not fit, a
-    chunk has some of its rows. For steps that need a whole frame or a whole ramp.
+    chunk has some of its rows. This layout is for steps that need a whole frame or a whole ramp.
 ``ramp``
-    Whole time series: all integrations and all groups of a few rows. For steps that compare the integrations of a
-    pixel. For a single integration it is the same as the block layout.
+    Whole time series: all integrations and all groups of a few rows. This layout is for steps that compare the
+    integrations of a pixel. For a single integration it is the same as the block layout.
 """
 
 import math
@@ -50,7 +50,7 @@ __all__ = [
 CHUNK_BYTES = 24 * 2**20
 """Largest float32 chunk [bytes]: four IRS2 groups of one amplifier, or 20 groups of 128 rows of a full frame.
 
-The C library asks the system for each block of more than 32 MiB and returns it after use. With chunks of 105 MB, a
+The C library requests each block of more than 32 MiB from the system and returns it after use. With chunks of 105 MB, a
 fifth of the CPU time of stage 1 went into page faults."""
 
 KEPT_BYTES = 640 * 2**20
@@ -58,7 +58,7 @@ KEPT_BYTES = 640 * 2**20
 524 MB. Longer time series are read several times instead."""
 
 FRAME_BYTES = 32 * 2**20
-"""Flags of whole frames in one chunk, bytes."""
+"""Size of a chunk with flags of whole frames [bytes]."""
 
 
 def raw_chunks(sizes: Mapping[str, int], in_pieces: bool = True, limit: int | None = None) -> dict[str, int]:
@@ -69,9 +69,9 @@ def raw_chunks(sizes: Mapping[str, int], in_pieces: bool = True, limit: int | No
     sizes : mapping
         Sizes of ``integration``, ``group``, ``row``, ``column``.
     in_pieces : bool
-        Whether rows can be read by themselves at little cost; not so over a network or from compressed files.
+        Whether rows can be read separately at little cost. False over a network and for compressed files.
     limit : int, optional
-        Largest chunk [bytes]; default :data:`CHUNK_BYTES`.
+        Largest chunk [bytes]. Default: :data:`CHUNK_BYTES`.
     """
     limit = limit or CHUNK_BYTES
     rows = sizes["row"]
@@ -102,7 +102,7 @@ def ramp_chunks(sizes: Mapping[str, int], limit: int | None = None) -> dict[str,
 
 
 def is_kept(sizes: Mapping[str, int]) -> bool:
-    """Whether a float32 array of these sizes may be in memory as a whole, see :data:`KEPT_BYTES`."""
+    """Return whether a float32 array of these sizes may be in memory as a whole, see :data:`KEPT_BYTES`."""
     return 4 * math.prod(sizes.values()) <= KEPT_BYTES
 
 
@@ -114,22 +114,22 @@ def _rows_within(most: int, rows: int) -> int:
 
 @contextmanager
 def rechunk_by_tasks() -> Iterator[None]:
-    """Make dask change chunks by plain tasks, also on a cluster, where its default is a shuffle through files.
+    """Make dask change chunks with plain tasks, also on a cluster, where its default is a shuffle through files.
 
-    If a worker is lost, a shuffle has to start again from the beginning. Besides, a graph has to be the same with and
-    without a cluster.
+    If a worker is lost, a shuffle has to start again from the beginning. A second reason is that graphs have to be the
+    same with and without a cluster.
     """
-    with dask.config.set({"array.rechunk.method": "tasks"}):  # without a choice, dask imports distributed
+    with dask.config.set({"array.rechunk.method": "tasks"}):  # if this is not set, dask imports distributed
         yield
 
 
 def to_blocks(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the Dataset in ``block`` layout; arrays that are not lazy stay as they are."""
+    """Return the Dataset in ``block`` layout. Arrays that are not lazy do not change."""
     return _in_layout(dataset, block_chunks)
 
 
 def to_ramps(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the Dataset in ``ramp`` layout; arrays that are not lazy stay as they are."""
+    """Return the Dataset in ``ramp`` layout. Arrays that are not lazy do not change."""
     return _in_layout(dataset, ramp_chunks)
 
 
@@ -137,10 +137,10 @@ def _in_layout(dataset: xr.Dataset, layout: Callable[[Mapping[str, int]], dict[s
     if dataset["sci"].chunks is None:
         return dataset
     lengths = layout({str(dim): size for dim, size in dataset["sci"].sizes.items()})
-    # in one step: dask would insert an intermediate layout, which has fewer tasks but stays in memory
+    # change chunks in one step: dask's intermediate layout has fewer tasks, but stays in memory
     with dask.config.set({"array.rechunk.threshold": 10**9}):
         turned = dataset.chunk({dim: n for dim, n in lengths.items() if dim in dataset.dims})
-    return turned.assign_coords(dataset.coords)  # stay in memory: a comparison of lazy coordinates would compute them
+    return turned.assign_coords(dataset.coords)  # keep coordinates in memory: comparing lazy ones computes them
 
 
 def to_frames(array: xr.DataArray, limit: int = FRAME_BYTES) -> xr.DataArray:
@@ -179,18 +179,18 @@ def in_chunks(
     Parameters
     ----------
     dataset : Dataset
-        Lazily indexed variables.
+        Dataset of lazily indexed variables.
     lengths : mapping
         Chunk length by dim, -1 for all.
     name : str
-        What tasks are called.
+        Name of the tasks.
     origin : tuple, optional
-        What tells these arrays from others, if the variables do not: dask names its tasks after it.
+        Values that identify these arrays, if the variables do not. dask makes the names of its tasks from them.
 
     Raises
     ------
     ParameterError
-        If a dim is unknown, or a length is none.
+        If a dim is unknown, or a length is not allowed.
     """
     for dim, length in lengths.items():
         if dim not in dataset.dims:

@@ -1,4 +1,4 @@
-"""The layout that an exposure has in a pipeline, and whether its ramps are read a second time to save memory."""
+"""Choose the layout of an exposure in a pipeline, and decide whether to read its ramps twice to save memory."""
 
 import xarray as xr
 
@@ -9,7 +9,7 @@ __all__ = ["arranged", "exceeds_memory", "out_of_frames"]
 
 
 def arranged(exposure: xr.Dataset, by_integration: bool) -> xr.Dataset:
-    """Return a raw exposure in the layout for its corrections. Arrays that are not lazy stay as they are.
+    """Return a raw exposure in the layout for its corrections. Arrays that are not lazy do not change.
 
     Raw IRS2 exposures keep whole frames, because the Fourier transforms of their reference pixels need them.
 
@@ -27,12 +27,12 @@ def arranged(exposure: xr.Dataset, by_integration: bool) -> xr.Dataset:
 
 
 def out_of_frames(dataset: xr.Dataset, raw: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset that was made from raw IRS2 frames in chunks of whole integrations; others stay as they are."""
+    """Return a Dataset in chunks of whole integrations if it was made from raw IRS2 frames. Others do not change."""
     return to_blocks(dataset) if "science_row" in raw.coords else dataset
 
 
 def exceeds_memory(exposure: xr.Dataset, ramps: xr.Dataset) -> bool:
-    """Whether a time series is too long to be in memory at once, so that its ramps are read a second time.
+    """Return whether a time series is too long to be in memory at once. Its ramps are then read a second time.
 
     Parameters
     ----------

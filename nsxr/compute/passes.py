@@ -1,8 +1,8 @@
 """Compute an exposure in several passes, so that little of it is in memory at once.
 
-This is the only module that rewrites graphs of dask. It relies on three facts about these graphs: they are kept as
-layers with names, a layer names the layers that it depends on, and a function that is mapped over blocks is one
-``Blockwise`` layer. ``tests/compute/test_passes.py`` fails with a version of dask for which one of them is not true.
+This is the only module that rewrites graphs of dask. It relies on three facts about these graphs. They are kept as
+layers with names. A layer names the layers that it depends on. A function that is mapped over blocks is one
+``Blockwise`` layer. ``tests/compute/test_passes.py`` fails for a version of dask that breaks one of these facts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ _SETTLE = "settle-"
 def settle(array: xr.DataArray) -> xr.DataArray:
     """Mark a small array to be computed first, in a pass of its own, when products are written.
 
-    Limits found in all integrations, and flags of whole frames, come from all pixels, and all pixels wait for them.
-    In a single pass all pixels would stay in memory meanwhile. With a pass of its own for the small array
-    (:func:`settled`), the pixels are dropped and read a second time, which is cheap.
+    Limits from all integrations and flags of whole frames depend on all pixels, and all pixels then need them. In a
+    single pass all pixels would stay in memory until then. With a separate pass for the small array (:func:`settled`),
+    the pixels are dropped and read a second time, which is cheap.
     """
     if array.chunks is None:
         return array
@@ -32,9 +32,10 @@ def settle(array: xr.DataArray) -> xr.DataArray:
 
 
 def settle_flags(ramps: xr.Dataset) -> xr.Dataset:
-    """Mark ``groupdq``, and all variables without rows, to be computed first, where chunks hold a part of the rows.
+    """Mark ``groupdq`` and all variables without rows to be computed first, if chunks hold a part of the rows.
 
-    For flags that were found in whole frames: the signal of the frame need not stay in memory until they are known.
+    Use this for flags that are found in whole frames. The signal of a frame then need not stay in memory until its
+    flags are known.
     """
     chunks = ramps["sci"].variable.chunksizes.get("row", ())  # coordinates may have other chunks
     if len(chunks) <= 1:
@@ -49,10 +50,10 @@ def settled(collections: Sequence[Any], persist: Callable[[list[da.Array]], Sequ
     Parameters
     ----------
     collections : sequence of dask collections
-        From :func:`nsxr.compute.blocks.store`, for instance.
+        Collections, for instance from :func:`nsxr.compute.blocks.store`.
     persist : callable
-        Computes arrays together and returns them with their results, as :func:`dask.persist` does. It is called once
-        for all marked arrays that do not wait for each other.
+        Function that computes arrays together and returns them with their results, like :func:`dask.persist`. It is
+        called once for all marked arrays that do not depend on each other.
     """
     while True:
         graph = HighLevelGraph.merge(*(collection.__dask_graph__() for collection in collections))
@@ -70,7 +71,7 @@ def _same(block: np.ndarray) -> np.ndarray:
 
 
 def _finished(graph: HighLevelGraph) -> set[str]:
-    """Return the layers that hold results."""
+    """Return the names of the layers that hold results."""
     return {name for name, layer in graph.layers.items() if isinstance(layer, MaterializedLayer)}
 
 
@@ -87,7 +88,7 @@ def _above(graph: HighLevelGraph, name: str) -> set[str]:
 
 
 def _array(graph: HighLevelGraph, name: str) -> da.Array:
-    """Return the array that a layer of a graph holds. The lengths of its chunks are unknown, and not needed."""
+    """Return the array of a layer of a graph. The lengths of its chunks are unknown and not needed."""
     layer = graph.layers[name]
     blocks = layer.numblocks[layer.indices[0][0]]
     meta = np.empty((0,) * len(blocks))

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Bar:
-    """A line that is rewritten in place: the part of the tasks that are done, elapsed and remaining time."""
+    """A line that is rewritten in place: the fraction of tasks that are done, elapsed and remaining time."""
 
     def __init__(self, label: str, stream: TextIO, width: int = 30, interval: float = 0.2) -> None:
         self.label, self.stream, self.width, self.interval = label, stream, width, interval
@@ -52,7 +52,7 @@ class _Bar:
 
 
 class _NotebookBar(_Bar):
-    """The same line as the output of a notebook cell. The last one stays there."""
+    """The same line as the output of a notebook cell. The final line stays there."""
 
     handle: Any = None
 
@@ -66,7 +66,7 @@ class _NotebookBar(_Bar):
 
 
 def _in_notebook() -> bool:
-    """Whether the code runs in a notebook: its output is not a terminal, but a line in it can be rewritten."""
+    """Return whether the code runs in a notebook. Its output is not a terminal, but a line can be rewritten."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return hasattr(shell, "kernel")
@@ -98,8 +98,8 @@ def _local(bar: _Bar) -> Iterator[None]:
 
 
 def _distributed(client: "Client", collections: Sequence[Any], bar: _Bar | None) -> Sequence[Any]:
-    """Compute on a cluster, and follow the task counts of its scheduler. Results stay on the cluster."""
-    # distributed is optional and slow to import; it has been imported already, because there is a client
+    """Compute on a cluster, and show the task counts of its scheduler. Results stay on the cluster."""
+    # distributed is optional and slow to import; here it is already imported, because there is a client
     from distributed import futures_of
     from distributed.diagnostics.progressbar import ProgressBar
 
@@ -132,23 +132,23 @@ def compute(
     """Compute dask collections together, showing progress.
 
     The active scheduler does the work: a distributed client, threads, processes or the calling thread. Arrays that
-    :func:`nsxr.compute.passes.settle` marked are computed first, in passes of their own.
+    :func:`nsxr.compute.passes.settle` marked are computed first, in separate passes.
 
     Parameters
     ----------
     *collections : dask collections
-        Computed in one graph, so that what they share is computed once.
+        Collections, which are computed in one graph. Parts that they share are computed once.
     progress : bool or "force", default True
-        True shows a bar if ``stream`` is a terminal, or in a notebook; "force" always, False never.
+        True shows a bar in a notebook, or if ``stream`` is a terminal. "force" always shows a bar, False never.
     label : str
         Words before the bar.
     stream : text file, optional
-        Where the bar goes; default standard error.
+        File in which the bar is shown. Default: standard error.
 
     Returns
     -------
     sequence
-        The collections with their results, which stay where they were computed. Stored arrays have no results.
+        The collections with their results. Results stay where they were computed. Stored arrays have no results.
     """
     scheduler = get_scheduler(collections=collections)
     client = getattr(scheduler, "__self__", None)

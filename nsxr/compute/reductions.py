@@ -1,4 +1,4 @@
-"""Reduce lazy arrays block by block, and spread what was found over the blocks again."""
+"""Reduce lazy arrays block by block, and spread the results over the blocks again."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ import xarray as xr
 from nsxr.compute.layouts import in_groups
 
 _Info = Mapping[int, Mapping[str, Sequence[int]]]
-_UNKNOWN: _Info = {}  # dask gives the position of each block by the keyword block_info
+_UNKNOWN: _Info = {}  # dask passes the position of each block as block_info
 
 __all__ = ["reduce_blocks", "reduce_tree", "spread_blocks"]
 
@@ -17,13 +17,13 @@ __all__ = ["reduce_blocks", "reduce_tree", "spread_blocks"]
 def reduce_blocks(
     kernel: Callable[..., np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic], **parameters: object
 ) -> xr.DataArray:
-    """Reduce each block along a dim, whatever its chunks; the caller combines the few that remain.
+    """Reduce each block along a dim to length 1. The caller combines the results of the blocks.
 
     Parameters
     ----------
     kernel : callable
-        ``kernel(block, start, **parameters)`` with ``start`` the position of the block along the dim;
-        returns the block with that dim of length 1.
+        ``kernel(block, start, **parameters)``, where ``start`` is the position of the block along the dim. It returns
+        the block with that dim of length 1.
     array : DataArray
         Input.
     dim : str
@@ -36,7 +36,7 @@ def reduce_blocks(
     Returns
     -------
     DataArray
-        Without coordinates along ``dim``, whose length is the number of chunks along it (1 for NumPy).
+        The results, without coordinates along ``dim``. The length of ``dim`` is its number of chunks (1 for NumPy).
     """
     axis = array.get_axis_num(dim)
     if array.chunks is None:
@@ -56,12 +56,12 @@ def reduce_blocks(
 def reduce_tree(
     kernel: Callable[[np.ndarray], np.ndarray], array: xr.DataArray, dim: str, dtype: type[np.generic]
 ) -> xr.DataArray:
-    """Reduce an array along a dim to length 1, a few blocks at a time, so that few have to be held at once.
+    """Reduce an array along a dim to length 1, a few blocks at a time, so that few blocks are in memory at once.
 
     Parameters
     ----------
     kernel : callable
-        ``kernel(block)`` returns the block with that dim of length 1. Associative.
+        ``kernel(block)`` returns the block with that dim of length 1. It must be associative.
     array : DataArray
         Input, without coordinates along ``dim``.
     dim : str
@@ -76,10 +76,10 @@ def reduce_tree(
 
 
 def spread_blocks(array: xr.DataArray, model: xr.DataArray, dim: str) -> xr.DataArray:
-    """Return an array with an entry along a dim for each block of ``model``, repeated to the length of the block.
+    """Repeat each entry of an array along a dim to the length of the corresponding block of ``model``.
 
-    The inverse of a reduction of blocks; other dims that both have are chunked as in ``model``. Without chunks it
-    stays as it is.
+    This is the inverse of :func:`reduce_blocks`: the array has one entry for each block. Other dims that both arrays
+    have are chunked as in ``model``. If ``model`` has no chunks, the array is returned unchanged.
     """
     if model.chunks is None:
         return array

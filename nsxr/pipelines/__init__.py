@@ -1,1 +1,1 @@
-"""The order of steps; no maths."""
+"""Run steps in order. The steps themselves are in other packages."""

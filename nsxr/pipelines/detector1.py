@@ -1,4 +1,4 @@
-"""Stage 1: the ordered corrections from raw ramps to count rates."""
+"""Run stage 1: the corrections from raw ramps to count rates, in order."""
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ __all__ = ["AFTER_SATURATION", "DETECTOR1", "correct_ramps", "detector1", "fit_r
 
 
 def _find_as_fitted(parameters: dict[str, Entries]) -> None:
-    """Look for jumps in the way of the fit, unless they have an algorithm of their own."""
+    """Use the jump algorithm that belongs to the algorithm of the fit, unless the user chose one."""
     if parameters["ramp_fit"].get("algorithm") == "ols":
         parameters["jump"] = {"algorithm": "two-point", **parameters["jump"]}
 
@@ -59,10 +59,10 @@ DETECTOR1 = Pipeline(
     products=("rate", "rateints"),
     agree=_find_as_fitted,
 )
-"""The steps of stage 1 in order; the same for every EXP_TYPE."""
+"""The steps of stage 1 in order. They are the same for every EXP_TYPE."""
 
 AFTER_SATURATION = "superbias"
-"""The step after those that :func:`saturation_of` runs."""
+"""The first step that :func:`saturation_of` does not run."""
 
 
 @overload
@@ -101,16 +101,16 @@ def detector1(
     Parameters
     ----------
     exposure : Dataset, or sequence of Dataset
-        Raw ramps, as from :func:`nsxr.open_exposure`: ``sci`` (integration, group, row, column) [DN]. Of several, in
-        any order, saturated pixels are carried from one to the next of the same detector, if
-        ``persistence={"persistence_time": ...}`` says for how long.
+        Raw ramps, as from :func:`nsxr.open_exposure`: ``sci`` (integration, group, row, column) [DN]. Several exposures
+        may be in any order. With ``persistence={"persistence_time": ...}``, pixels that saturate in an exposure are
+        flagged for that time in the later exposures of the same detector.
     references : mapping of str to Dataset, or sequence of mapping
-        References by type, as from :func:`nsxr.open_references`; the same for all exposures, or one mapping for each.
+        References by type, as from :func:`nsxr.open_references`. Give one mapping for all exposures, or one for each.
     skip : collection of str
-        Steps to leave out; this is recorded in the products.
+        Steps to skip. Products record which steps were skipped.
     run : collection of str
         Steps to run that are off by default: ``picture_frame``, ``clean_flicker_noise``. A step is also on if any of
-        its parameters is given. What ``skip`` names is off.
+        its parameters is given. A step in ``skip`` is always off.
     **parameters : mapping
         Parameters of a step under its name: ``jump={"rejection_threshold": 5.0}``. The command ``nsxr parameters`` and
         the page ``docs/parameters.md`` list all of them.
@@ -118,24 +118,24 @@ def detector1(
     Returns
     -------
     DataTree, or list of DataTree in the order of the exposures
-        ``rate`` (row, column), all integrations combined, and ``rateints`` (integration, row,
-        column). Each with ``sci`` [DN/s], ``dq``, ``var_poisson`` and ``var_rnoise`` [(DN/s)2]. Lazy
-        if the exposure is: building computes nothing.
+        ``rate`` (row, column), all integrations combined, and ``rateints`` (integration, row, column). Each has ``sci``
+        [DN/s], ``dq``, ``var_poisson`` and ``var_rnoise`` [(DN/s)2]. The result is lazy if the exposure is lazy.
 
     Raises
     ------
     MissingReferenceError
-        If a step lacks a reference; all missing ones are named at once.
+        If steps lack references. The message names all missing references.
     ModelError
-        If the exposure is not raw: a correction was applied before.
+        If the exposure is not raw, because a correction was already applied.
     ParameterError
-        If a step or parameter is unknown, or a value is not as declared.
+        If a step or parameter is unknown, or a value is not allowed.
 
     Notes
     -----
-    A part of a lazy result computes all that it depends on, and keeps none of it. Reference pixels, snowballs and jumps
-    need whole frames: one pixel of a full-frame rate costs two thirds of the time of the whole rate. Do not compute one
-    part after the other. Call ``result.compute()`` once, or write the result with :func:`nsxr.write_products`.
+    If you compute a part of a lazy result, everything that the part depends on is computed, and none of it is kept.
+    Reference pixels, snowballs and jumps need whole frames: one pixel of a full-frame rate costs two thirds of the time
+    of the whole rate. Do not compute one part after the other. Call ``result.compute()`` once, or write the result with
+    :func:`nsxr.write_products`.
     """
     settings = DETECTOR1.settings(parameters, skip, run)
     if isinstance(exposure, xr.Dataset):
@@ -162,7 +162,7 @@ def detector1(
 
 
 def persistence_time(settings: Settings) -> float | None:
-    """Return for how long saturated pixels are remembered [s]; None if they are not."""
+    """Return how long saturated pixels show persistence in later exposures [s]. None if the step is off."""
     is_on = "persistence" not in settings.skip
     duration = settings.parameters["persistence"].get("persistence_time") if is_on else None
     return float(duration) if duration else None
@@ -177,9 +177,10 @@ def saturation_of(
     run: Collection[str] = (),
     **parameters: Named,
 ) -> xr.DataArray:
-    """Return when pixels of a raw exposure were last saturated, for the exposures after it.
+    """Return when pixels of a raw exposure were last saturated. Later exposures use these times.
 
-    Parameters are those of :func:`detector1`. Only references of the steps before :data:`AFTER_SATURATION` are used.
+    The parameters are those of :func:`detector1`. Only references of the steps before :data:`AFTER_SATURATION` are
+    used.
 
     Returns
     -------
@@ -205,12 +206,13 @@ def correct_ramps(
 ) -> dict[str, xr.Dataset]:
     """Run the corrections of the ramps: all steps before the fit.
 
-    Parameters are those of :func:`detector1`; ``before`` is that of :func:`nsxr.flag_persistence`.
+    The parameters are those of :func:`detector1`. ``before`` is that of :func:`nsxr.flag_persistence`.
 
     Returns
     -------
     dict of str to Dataset
-        The exposure after each step, by name of the step, in order. All are lazy: those that are not used cost nothing.
+        The exposure after each step, by name of the step, in order. All are lazy. A Dataset that is not used costs no
+        time.
     """
     return _correct_ramps(exposure, references, DETECTOR1.settings(parameters, skip, run), before)
 
@@ -252,7 +254,7 @@ def fit_rates(
 ) -> xr.DataTree:
     """Fit corrected ramps, and scale the rates by the gain setting.
 
-    Parameters are those of :func:`detector1`; ``ramps`` is the last Dataset of :func:`correct_ramps`.
+    The parameters are those of :func:`detector1`. ``ramps`` is the last Dataset of :func:`correct_ramps`.
 
     Returns
     -------

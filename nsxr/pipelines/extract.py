@@ -1,4 +1,4 @@
-"""From the slits of several exposures to spectra, source by source: the order of the steps, no maths."""
+"""Extract spectra from the slits of several exposures, source by source: run the steps in order."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -23,16 +23,16 @@ Parts = Literal["detectors", "slits"]
 
 @dataclass(frozen=True)
 class Extraction:
-    """One source: its slits in each exposure, what was fitted to them, and the spectra.
+    """One source: its slits in each exposure, the models that were fitted to them, and its spectra.
 
     Attributes
     ----------
     slits : list of Dataset
-        As extracted, outliers flagged.
+        The slits that the spectra were extracted from, with outliers flagged.
     models : list of Dataset
-        From :func:`nsxr.fit_trace_model`.
+        Models of the trace, from :func:`nsxr.fit_trace_model`.
     spectra : list of Dataset
-        From :func:`nsxr.extract_spectrum`.
+        Spectra, from :func:`nsxr.extract_spectrum`.
     """
 
     slits: list[xr.Dataset] = field(default_factory=list)
@@ -40,12 +40,14 @@ class Extraction:
     spectra: list[xr.Dataset] = field(default_factory=list)
 
     def compute(self) -> "Extraction":
-        """Compute slits, models and spectra together, so that what they share is computed once; not for long series.
+        """Compute slits, models and spectra together. Parts that they share are computed once.
+
+        Do not use this for long time series: all results are in memory.
 
         Warns
         -----
         DegradedResultWarning
-            Of whatever is suspicious, see :mod:`nsxr.spectra.plausibility`: a position far from its plan, an absurd
+            If a result is suspicious, see :mod:`nsxr.spectra.plausibility`: a position far from its plan, an absurd
             width, no light, missing wavelengths or times.
         """
         parts = {"slits": self.slits, "models": self.models, "spectra": self.spectra}
@@ -59,26 +61,28 @@ class Extraction:
 
 
 def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()) -> dict[str, list[int]]:
-    """Tell which slits show the same source with the same detector, filter and grating.
+    """Group the slits that show the same source with the same detector, filter and grating.
 
     Parameters
     ----------
     slits : iterable of Dataset
-        With the attributes SOURCEID, SRCNAME, or without a source SLTNAME.
+        Slits with the attributes SOURCEID and SRCNAME, or SLTNAME if they have no source.
     across : sequence of {"detectors", "slits"}
-        What the slits of a group may differ in, for spectra to be combined: both detectors, or the fixed slits that a
-        target was moved through, those with FXD_SLIT as SLTNAME. Traces of such groups are not to be fitted together.
+        In what the slits of a group may differ, if their spectra are to be combined. ``detectors``: a group may have
+        slits of both detectors. ``slits``: a group may have several fixed slits that the target was moved through,
+        namely those with FXD_SLIT equal to SLTNAME. Do not fit the traces of such groups together.
 
     Returns
     -------
     dict of str to list of int
-        Names, of sources (``s000020115``, ``v`` for virtual ones, ``b`` for background slits) or slits (``s200a1``),
-        and positions in ``slits``. If a name comes twice, the later ones say in what they differ.
+        Positions in ``slits``, by name of the group: a source (``s000020115``, ``v`` for virtual sources, ``b`` for
+        background slits) or a slit (``s200a1``). If several groups would have the same name, the later names also say
+        in what they differ, such as the grating.
 
     Raises
     ------
     ParameterError
-        If ``across`` is anything else.
+        If ``across`` has any other word.
     """
     unknown = sorted({str(part) for part in across} - {"detectors", "slits"})
     if unknown or isinstance(across, str):
@@ -107,12 +111,12 @@ def group_by_source(slits: Iterable[xr.Dataset], *, across: Sequence[Parts] = ()
 
 
 def _plain(text: str) -> str:
-    """Return the text of a keyword as it may be part of the name of a file."""
+    """Return the text of a keyword in a form that may be part of a file name."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text)
 
 
 def _source_of(header: SlitHeader, any_slit: bool) -> tuple[tuple[str, ...], str]:
-    """Return what tells the source in a slit from others, and its name as the observatory has it."""
+    """Return values that identify the source in a slit, and its name in the style of the observatory's files."""
     source_name, slit = _plain(header.source_name), _plain(header.name)
     if header.shutters and header.source_id:
         kind = "b" if "BKG" in source_name.upper() else "v" if header.source_id < 0 else "s"
@@ -121,7 +125,7 @@ def _source_of(header: SlitHeader, any_slit: bool) -> tuple[tuple[str, ...], str
     if any_slit and not header.shutters and slit and is_target:
         target = _plain(header.target) or source_name
         return ("target", target), target or "target"
-    # fixed slits number their sources from one, in every slit; 0 is no source
+    # in fixed slits, sources are numbered from 1 in each slit; 0 means no source
     place = [_plain(text) for text in header.place]
     if not slit:
         slit = f"slit{place[0]}" if place[0] else "-".join(["slit", *filter(None, place[1:])])
@@ -137,31 +141,31 @@ def extract_source(
     weighting: Weighting = "auto",
     **fitting: Any,
 ) -> Extraction:
-    """Extract the spectra of one source from all exposures of it.
+    """Extract the spectra of one source from all its exposures.
 
     Parameters
     ----------
     slits : sequence of Dataset
-        Nods and exposures, or one series; see :func:`nsxr.fit_trace_model`.
+        Nods and exposures, or one time series, see :func:`nsxr.fit_trace_model`.
     restore_variance : bool, default True
-        Where the observatory's pipeline subtracted nods from each other, and all slits are nods of one slitlet, add the
-        variances that it left out, see :func:`nsxr.restore_background_variance`.
+        If the observatory's pipeline subtracted nods from each other, and all slits are nods of one slitlet, add the
+        variances that the pipeline left out, see :func:`nsxr.restore_background_variance`.
     outliers : bool, default True
         Flag outliers by comparing the exposures, see :func:`nsxr.flag_outliers`.
     weighting : {"auto", "profile", "box"}
-        See :func:`nsxr.extract_spectrum`.
+        Weights of the pixels, see :func:`nsxr.extract_spectrum`.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
 
     Returns
     -------
     Extraction
-        Lazy if the slits are.
+        The result is lazy if the slits are lazy.
 
     Raises
     ------
     ParameterError
-        If there is no slit, or one exposure comes twice, as when its cal and its s2d product are given.
+        If there is no slit, or if an exposure is given twice, for instance as its cal and its s2d product.
     """
     each = list(slits)
     if not each:
@@ -179,7 +183,7 @@ def extract_source(
 
 
 def _lacks_background_variance(slits: Sequence[xr.Dataset]) -> bool:
-    """Whether these are nods of one slitlet, subtracted from each other, with their own variances alone."""
+    """Return whether slits are nods of one slitlet, subtracted from each other, but with their own variances only."""
     headers = [SlitHeader.of(slit) for slit in slits]
     places = {(header.name, header.detector, header.program, header.observation) for header in headers}
     subtracted = all(header.has_nods_subtracted for header in headers)

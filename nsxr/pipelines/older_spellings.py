@@ -1,4 +1,4 @@
-"""Older ways to say which steps run, still found in recipes, in archives and in commands.
+"""Translate older ways to say which steps run. Recipes, archives and commands may still have them.
 
 A step that is off by default used to have a switch among its parameters: ``picture_frame.correct``, and ``off`` as a
 ``clean_flicker_noise.fit_method``. Now a step is on if it is named in ``run``, or if any of its parameters is given.
@@ -16,7 +16,7 @@ _CORRECT = Parameter("correct", bool, False)
 
 
 def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> tuple[dict[str, Named], tuple[str, ...], list[str]]:
-    """Return parameters by step and the steps to run, without older switches, and what is wrong with a switch."""
+    """Return parameters by step and the steps to run, without older switches, and messages about wrong switches."""
     found, asked, problems = dict(parameters), list(run), []
     frame, flicker = found.get("picture_frame"), found.get("clean_flicker_noise")
     if isinstance(frame, Mapping) and "correct" in frame:
@@ -34,7 +34,7 @@ def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> tuple[dict[str,
 
 
 def without_switches(provenance: Named) -> Entries:
-    """Return the provenance of a product, :func:`nsxr.model.provenance.provenance_of`, with its recipe as of today."""
+    """Return the provenance of a product with its recipe in today's form, without older switches."""
     recipe = provenance.get("recipe")
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("parameters"), Mapping):
         return dict(provenance)

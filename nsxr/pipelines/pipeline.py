@@ -1,4 +1,4 @@
-"""A pipeline: its steps in order, the steps that run for an exposure, their references and parameters."""
+"""Run the steps of a pipeline in order, and tell which references and parameters they have."""
 
 import inspect
 import warnings
@@ -25,7 +25,7 @@ __all__ = ["Pipeline"]
 P = ParamSpec("P")
 R = TypeVar("R")
 Given = ByStep
-"""More arguments of steps, by step: what is neither a reference nor a parameter."""
+"""Further arguments of steps, by step: arguments that are neither references nor parameters."""
 
 
 class Pipeline:
@@ -40,9 +40,9 @@ class Pipeline:
     products : sequence of str
         Kinds of the products.
     modes : mapping of str to sequence of callable, optional
-        For an EXP_TYPE with other steps: these, in order.
+        Functions in order, by EXP_TYPE, for each EXP_TYPE that has other steps.
     agree : callable, optional
-        Takes and returns parameters by step: defaults of a step that depend on parameters of another.
+        Function that sets defaults that depend on parameters of another step. It changes the parameters in place.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Pipeline:
 
     @property
     def saved(self) -> tuple[str, ...]:
-        """Steps whose result can be saved beside the products: those before the step that makes the products."""
+        """Steps whose result can be saved: those before the step that makes the products."""
         return tuple(_until(self.steps, _maker(self.steps)))
 
     def settings(
@@ -75,28 +75,28 @@ class Pipeline:
         skip: Collection[str] = (),
         run: Collection[str] = (),
     ) -> Settings:
-        """Return what was asked for after checking names and values; older spellings are translated.
+        """Check the names and values of parameters and steps, and return them. Older spellings are translated.
 
         Parameters
         ----------
         parameters : mapping
             Parameters by step.
         skip : collection of str
-            Steps to leave out, whatever ``run`` and the parameters say.
+            Steps to skip, even if ``run`` or the parameters turn them on.
         run : collection of str
             Steps to run that are off by default. A step is also on if any of its parameters is given.
 
         Raises
         ------
         ParameterError
-            If a step or a parameter is unknown, or a value is not as declared; all problems at once.
+            If a step or a parameter is unknown, or a value is not allowed. The message names all problems.
         """
         return checked(self.steps, parameters or {}, tuple(skip), tuple(run), self._agree)
 
     def filled(self, settings: Settings) -> dict[str, Entries]:
-        """Return the parameters of every step that is not off by default, defaults filled in.
+        """Return the parameters, defaults included, of every step that is on by default or was requested.
 
-        Parameters that are left open, and steps without any parameter, are left out.
+        Parameters that are unset, and steps without any parameter, are left out.
         """
         asked = [step for name, step in self.steps.items() if not step.off or name in settings.run]
         filled = {step.name: {**step.defaults, **settings.parameters.get(step.name, {})} for step in asked}
@@ -104,13 +104,13 @@ class Pipeline:
         return {name: values for name, values in known.items() if values}
 
     def recipe(self, settings: Settings) -> Entries:
-        """Return what products keep of the settings: with it the pipeline does the same again."""
+        """Return the part of the settings that products keep. With it the pipeline gives the same result again."""
         return {"parameters": self.filled(settings), "skip": list(settings.skip), "run": list(settings.run)}
 
     def reference_types(
         self, exposure: xr.Dataset, settings: Settings | None = None, until: str | None = None
     ) -> list[str]:
-        """Return the reference types that an exposure needs; of the steps before ``until``, if that is given."""
+        """Return the reference types that an exposure needs, for all steps or for the steps before ``until``."""
         steps = _until(self._steps_of(exposure), until)
         return self._needed(steps.values(), Readout.of(exposure), settings or self.settings())
 
@@ -118,14 +118,14 @@ class Pipeline:
         return self.of(str(exposure.attrs.get("EXP_TYPE", "")))
 
     def is_done(self, name: str, exposure: xr.Dataset, settings: Settings) -> bool:
-        """Whether a step is on and can be done for an exposure."""
+        """Return whether a step is on and can run for an exposure."""
         step = self.steps[name]
         return settings.reason_off(step) is None and _cannot(step, exposure) is None
 
     def problems(self, records: Sequence[Named], attributes: Named) -> Iterator[str]:
-        """Yield a line for each step of which the history of a product is incomplete.
+        """Yield a message for each step whose record in the history of a product is missing or incomplete.
 
-        A step must be recorded: as done, with all references that it needs, or as skipped, with a reason.
+        A step must be recorded as done, with all references that it needs, or as skipped, with a reason.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class Pipeline:
             done.setdefault(record["step"], []).append(record)
         for name, step in self.of(str(attributes.get("EXP_TYPE", ""))).items():
             if name not in done:
-                if not step.off:  # a step that is off by default may be younger than the product
+                if not step.off:  # the product may be older than a step that is off by default
                     yield f"provenance has no step {name}"
             elif any(record["status"] == "COMPLETE" for record in done[name]):
                 used = {k for record in done[name] for k, file in record["references"].items() if file != "unnamed"}
@@ -165,22 +165,22 @@ class Pipeline:
         Parameters
         ----------
         exposure : Dataset
-            What the first step takes.
+            Input of the first step.
         references : mapping of str to Dataset
-            By type.
+            References by type.
         settings : Settings
-            From :meth:`settings`.
+            Checked settings, from :meth:`settings`.
         given : mapping, optional
-            More arguments of a step, by its name.
+            Further arguments of a step, by its name.
         left_out : mapping of str to str
-            Steps that are left out though they are on, and why.
+            Reasons to skip steps that are on, by step.
         until : str, optional
             Only run the steps before this one.
 
         Returns
         -------
         dict of str to Dataset
-            The exposure after each step, by name of the step, in order. All lazy if the exposure is.
+            The exposure after each step, by name of the step, in order. All are lazy if the exposure is lazy.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class Pipeline:
         settings: Settings,
         given: Given,
     ) -> dict[str, xr.Dataset]:
-        """Run steps, each unless there is a reason not to; ``exposure`` is what ``start`` was before its layout."""
+        """Run the steps that have no reason to be skipped. ``start`` is ``exposure`` in the layout for these steps."""
         stages: dict[str, xr.Dataset] = {}
         current = start
         for number, (step, why_not) in enumerate(todo):
@@ -217,8 +217,8 @@ class Pipeline:
                 current = to_blocks(current) if step.by_integration else current
                 more = dict(given.get(step.name, {}))
                 if step.series and exceeds_memory(exposure, current):
-                    # what is ordinary for a pixel is found in all integrations, which memory need not hold at once
-                    with warnings.catch_warnings():  # what is degraded has just been said
+                    # the step compares all integrations of a pixel; reading the ramps a second time saves memory
+                    with warnings.catch_warnings():  # the first pass has already given these warnings
                         warnings.simplefilter("ignore", DegradedResultWarning)
                         again = self._run(todo[:number], to_ramps(exposure), exposure, references, settings, given)
                     more[step.series] = list(again.values())[-1]
@@ -236,12 +236,14 @@ class Pipeline:
         given: Given | None = None,
         left_out: Mapping[str, str] | None = None,
     ) -> xr.DataTree:
-        """Run the step that makes the products, and those after it on each product; parameters as of :meth:`correct`.
+        """Run the step that makes the products, and the later steps on each product.
+
+        The parameters are those of :meth:`correct`.
 
         Returns
         -------
         DataTree
-            The products, which carry their recipe.
+            The products. Their provenance holds the recipe.
         """
         steps = self._steps_of(corrected)
         before = _until(steps, _maker(steps))
@@ -265,19 +267,19 @@ class Pipeline:
     def _arguments(
         self, step: Step, exposure: xr.Dataset, references: Mapping[str, xr.Dataset], settings: Settings
     ) -> Entries:
-        """Return the references and the parameters that a step is given."""
+        """Return the references and the parameters to pass to a step."""
         readout = Readout.of(exposure)
         wanted = [one for one in step.references if one.kind in references and self._is_used(one, readout, settings)]
         found = {one.name: references[one.kind] for one in wanted}
         return {**found, **step.arguments(settings.parameters[step.name])}
 
     def _is_used(self, reference: Reference, readout: Readout, settings: Settings) -> bool:
-        """Whether a step takes a reference, if it is there."""
+        """Return whether a step uses a reference that is available."""
         other = self.steps.get(reference.of) if isinstance(reference, Takes) else None
         return serves(reference.kind, readout) and (other is None or settings.reason_off(other) is None)
 
     def _needed(self, steps: Iterable[Step], readout: Readout, settings: Settings) -> list[str]:
-        """Return the reference types that those of the steps need that are on."""
+        """Return the reference types that are needed by the steps that are on."""
         found: list[str] = []
         for step in steps:
             for one in step.references if settings.reason_off(step) is None else ():
@@ -293,7 +295,7 @@ class Pipeline:
         references: Mapping[str, xr.Dataset],
         settings: Settings,
     ) -> None:
-        """Raise unless there is a reference of each type that these steps need, under its name."""
+        """Raise MissingReferenceError unless each reference that these steps need is given under its type."""
         kinds = self._needed(steps.values(), Readout.of(exposure), settings)
         missing = [kind for kind in kinds if kind not in references]
         if missing:
@@ -312,7 +314,7 @@ class Pipeline:
         return [name for name, step in self.steps.items() if kind in step.needs]
 
     def shows_steps(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Show the steps in the signature of a function, for help and completion, instead of ``**parameters``."""
+        """Replace ``**parameters`` in the signature of a function by the steps, for help and completion."""
         shown = inspect.signature(function)
         kept = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
         steps = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in self.steps]
@@ -326,7 +328,7 @@ def _named(functions: Sequence[Function]) -> dict[str, Step]:
 
 
 def _until(steps: Mapping[str, Step], name: str | None) -> dict[str, Step]:
-    """Return the steps before one of them; all if there is no such step."""
+    """Return the steps before the named one. Return all steps if there is no step of this name."""
     names = list(steps)
     return {each: steps[each] for each in names[: names.index(name) if name in names else None]}
 
@@ -337,5 +339,5 @@ def _maker(steps: Mapping[str, Step]) -> str | None:
 
 
 def _cannot(step: Step, exposure: xr.Dataset) -> str | None:
-    """Return why a step cannot be done for an exposure, or None."""
+    """Return the reason why a step cannot run for an exposure, or None."""
     return None if step.unless is None else step.unless(exposure)

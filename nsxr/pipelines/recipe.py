@@ -1,4 +1,4 @@
-"""A recipe: how exposures are calibrated, in one object that can be written to a file and read again."""
+"""Describe how exposures are calibrated, in one object that can be written to a file and read again."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ __all__ = ["Calibrated", "Recipe"]
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 2**20  # characters of a recipe; a long one has a thousand
+_LARGEST = 2**20  # characters of a recipe; a long recipe has a thousand
 
 
 class Calibrated(NamedTuple):
@@ -56,15 +56,16 @@ class Recipe:
     references : str or None
         Directory or URL of references, or ``"crds"``.
     named : mapping of str to str
-        Paths by type. They take precedence over ``references``.
+        Paths of single references, by type. They take precedence over ``references``.
     parameters : mapping
         Parameters by step.
     skip : tuple of str
-        Steps to leave out.
+        Steps to skip.
     run : tuple of str
         Steps to run that are off by default.
     storage_options : mapping
-        How the stores behind URLs are reached. This is never written to a file, because it may hold secrets.
+        Options for access to URLs, as fsspec takes them. They are never written to a file, because they may hold
+        secrets.
     earlier : tuple of mapping
         Earlier exposures whose saturated pixels may show persistence: ``paths`` of their raw files, and ``references``
         and ``named`` as above. See :meth:`Recipe.in_turn`.
@@ -79,7 +80,7 @@ class Recipe:
     run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse unknown steps, unknown parameters and wrong values before any file is opened."""
+        """Raise an error for unknown steps, unknown parameters and wrong values, before any file is opened."""
         for name in ("skip", "run"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
@@ -91,11 +92,11 @@ class Recipe:
 
     @property
     def settings(self) -> Settings:
-        """What the pipeline is asked for."""
+        """Settings of the pipeline."""
         return DETECTOR1.settings(self.parameters, self.skip, self.run)
 
     def as_json(self) -> Entries:
-        """Return what :meth:`Recipe.from_json` reads: the recipe without storage options."""
+        """Return the recipe without storage options, in the form that :meth:`Recipe.from_json` reads."""
         return {key: value for key, value in asdict(self).items() if key != "storage_options"}
 
     @classmethod
@@ -105,9 +106,9 @@ class Recipe:
         return cls(**{**entries, **tuples}, storage_options=storage_options or {})
 
     def as_toml(self) -> str:
-        """Return what :meth:`Recipe.from_toml` reads: TOML without storage options and without the secrets of URLs.
+        """Return the recipe as TOML, without storage options and without secrets in URLs.
 
-        Parameters that are None are left out.
+        :meth:`Recipe.from_toml` reads this text. Parameters that are None are left out.
 
         Raises
         ------
@@ -140,12 +141,12 @@ class Recipe:
             TOML: ``references`` (a directory or ``"crds"``), ``skip`` and ``run`` (steps), tables ``reference`` (paths
             by type) and ``parameters.STEP``. Every entry is optional.
         storage_options : mapping, optional
-            How the stores behind URLs are reached.
+            Options for access to URLs, as fsspec takes them.
 
         Raises
         ------
         ParameterError
-            If the text is not a recipe; the message says which entry is wrong.
+            If the text is not a recipe. The message says which entry is wrong.
         """
         if len(text) > _LARGEST:
             raise ParameterError(f"a recipe has {len(text)} characters, expected at most {_LARGEST}")
@@ -202,7 +203,7 @@ class Recipe:
         Parameters
         ----------
         references : mapping of str to Dataset
-            As opened for the exposure, see :func:`nsxr.open_references`.
+            References of the exposure, as from :func:`nsxr.open_references`.
         """
         return replace(
             self,
@@ -221,7 +222,9 @@ class Recipe:
         )
 
     def in_turn(self, exposures: Mapping[str, Sequence[str]]) -> dict[str, "Recipe"]:
-        """Return the recipe of each exposure, with the earlier exposures that matter for persistence; reads headers.
+        """Return the recipe of each exposure, with the earlier exposures that matter for persistence.
+
+        Headers are read, but no pixels.
 
         Parameters
         ----------
@@ -232,7 +235,7 @@ class Recipe:
         Returns
         -------
         dict
-            By name. Exposures without earlier ones have this recipe itself.
+            Recipes by name of the exposure. An exposure without earlier exposures gets this recipe itself.
         """
         duration = persistence_time(self.settings)
         if not duration:
@@ -241,9 +244,9 @@ class Recipe:
         for name, paths in exposures.items():
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", NsxrWarning)  # shown when this exposure is calibrated
+                    warnings.simplefilter("ignore", NsxrWarning)  # these warnings come when this exposure is calibrated
                     headers[name] = open_exposure(list(paths), storage_options=self.storage_options).attrs
-            except (NsxrError, OSError):  # raised when this exposure is calibrated
+            except (NsxrError, OSError):  # this error comes when this exposure is calibrated
                 continue
         names, own = list(headers), {"references": self.references, "named": dict(self.named)}
         recipes = dict.fromkeys(exposures, self)
@@ -293,7 +296,7 @@ class Recipe:
 
 
 def _origin(reference: xr.Dataset) -> str:
-    """Return the place of a reference: ``crds://NAME``, which works on other machines too, or its path or URL."""
+    """Return the location of a reference: ``crds://NAME``, which also works on other machines, or its path or URL."""
     name = str(reference.attrs["filename"])
     return name if name.startswith("crds://") else str(reference.encoding["source"])
 

@@ -1,4 +1,4 @@
-"""What a pipeline is asked for: parameters of steps, steps to leave out, steps to run that are off by default."""
+"""Check the settings of a pipeline: parameters of steps, steps to skip, steps to run that are off by default."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ __all__ = ["Settings", "checked"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, checked.
+    """Settings of a pipeline, after their check.
 
     Attributes
     ----------
     parameters : dict
-        Parameters as given, by step; all steps are there.
+        Parameters that were given, by step. Every step has an entry.
     skip : tuple of str
-        Steps left out on request, in their order.
+        Steps to skip, in their order.
     run : tuple of str
-        Steps that are off by default and were asked for, in their order.
+        Steps to run that are off by default, in their order.
     """
 
     parameters: ByStep = field(default_factory=dict)
@@ -47,21 +47,21 @@ def checked(
     run: tuple[str, ...],
     agree: Callable[[dict[str, Entries]], None] | None = None,
 ) -> Settings:
-    """Return what was asked for after checking names and values; see :meth:`nsxr.pipelines.pipeline.Pipeline.settings`.
+    """Check names and values, and return the settings, see :meth:`nsxr.pipelines.pipeline.Pipeline.settings`.
 
     Parameters
     ----------
     steps : mapping of str to Step
         The steps of the pipeline, by name.
     parameters, skip, run
-        As given.
+        Values that the user gave.
     agree : callable, optional
-        Fills in defaults of a step that depend on parameters of another.
+        Function that sets defaults that depend on parameters of another step.
 
     Raises
     ------
     ParameterError
-        All problems at once.
+        If there are problems. The message names all of them.
     """
     given, run, problems = translated(parameters, run)
     for name in [*given, *skip, *run]:
