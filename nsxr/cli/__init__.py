@@ -1,4 +1,4 @@
-"""The command line. A command is imported when it is asked for, so that ``nsxr --help`` answers at once."""
+"""Run the command line. Only the command that runs is imported, so that ``nsxr --help`` is fast."""
 
 import ctypes
 import gc
@@ -15,27 +15,32 @@ import click
 __all__ = ["main", "run"]
 
 _MALLOC = {-8: 1, -3: 8 * 2**20, -1: 256 * 2**20}
-"""M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h. Threads of dask would each keep an arena of what they
-freed, and blocks of pixels leave holes in it that the next ones do not fit: these go back to the system at once. To
-ask for smaller ones again and again takes more time than it is worth."""
+"""M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h.
+
+By default, each thread of dask keeps its freed memory in an arena of its own. Freed blocks of pixels leave holes in the
+arena that new blocks do not fit into. With these values, large blocks return to the system at once. Smaller blocks are
+kept, because requesting them again and again takes too much time."""
 
 
 _COMMANDS = {
     "archive": ("archives", "Keep many exposures in one Zarr archive."),
-    "check": ("check", "Read FITS or Zarr products, or archives, through; a line for each problem."),
+    "check": ("check", "Read all of FITS or Zarr products, or archives, and print a line for each problem."),
     "demo": ("simulation", "Simulate a full-frame exposure, calibrate it, write products, draw a quick look."),
     "detector1": ("calibration", "Calibrate raw exposures to count rates."),
-    "extract": ("extraction", "Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a series."),
-    "info": ("description", "Say what a file is, how it was read out, and what has been done to it."),
+    "extract": (
+        "extraction",
+        "Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a time series.",
+    ),
+    "info": ("description", "Show the type of a file, its readout, and the steps that were applied."),
     "parameters": ("parameters", "List the parameters of the steps, or of one STEP, with types, units and defaults."),
-    "simulate": ("simulation", "Simulate a raw exposure with its references and the truth behind it."),
+    "simulate": ("simulation", "Simulate a raw exposure with its references and its true count rates."),
     "steps": ("parameters", "List the steps in their order, with keywords and references."),
 }
 """Module below :mod:`nsxr.cli` of each command, and the first sentence of its help."""
 
 
 class _Commands(click.Group):
-    """A group that imports a command when it is asked for."""
+    """A group of commands that imports a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -54,7 +59,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nsxr")
-@click.option("-v", "--verbose", count=True, help="Say what is done, with times; twice for everything.")
+@click.option("-v", "--verbose", count=True, help="Log each action with its time. Give it twice for more detail.")
 def main(verbose: int) -> None:
     """Calibrate JWST NIRSpec exposures as labelled, lazy arrays."""
     click.get_current_context().with_resource(_ends_in_order())
@@ -67,31 +72,31 @@ def main(verbose: int) -> None:
 
 
 class _Discreet(logging.Formatter):
-    """Log without what URLs may tell: users, passwords, signatures; tracebacks too."""
+    """Remove secrets of URLs from log messages and tracebacks: users, passwords, signatures."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from nsxr.storage.urls import without_secrets  # takes a third of a second, which --help need not wait
+        from nsxr.storage.urls import without_secrets  # imported late: it takes a third of a second
 
         return without_secrets(super().format(record))
 
 
 @contextmanager
 def _ends_in_order() -> Iterator[None]:
-    """End on SIGTERM, and when the terminal closes, as on Ctrl-C: workers are stopped, half-written files removed."""
+    """End on SIGTERM or when the terminal closes as on Ctrl-C: stop workers and remove half-written files."""
     ending = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants to go on
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup, continue when the terminal closes
         ending.append(signal.SIGHUP)
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in ending:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the tidying
-        with suppress(OSError):  # there may be no terminal any more
+            signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the cleaning up
+        with suppress(OSError):  # the terminal may be closed
             click.echo("Terminated!", err=True)
         raise SystemExit(128 + number)
 
     try:
         before = {each: signal.signal(each, end) for each in ending}
-    except ValueError:  # only main threads have handlers
+    except ValueError:  # only the main thread can set handlers
         yield
         return
     try:
@@ -102,14 +107,14 @@ def _ends_in_order() -> Iterator[None]:
 
 
 def run() -> None:
-    """Run the command line in a process of its own, which may be set up for that."""
+    """Run the command line in its own process: set up memory allocation and garbage collection, then call ``main``."""
     for word in sys.argv[1:]:
         if word in _COMMANDS:
             importlib.import_module(f"nsxr.cli.{_COMMANDS[word][0]}")
             break
-    gc.freeze()  # what has been imported stays until the end; looking through it for garbage took 0.3 s
+    gc.freeze()  # imported modules stay until the end; searching them for garbage took 0.3 s
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # another C library
+        with suppress(AttributeError, OSError):  # a C library without mallopt
             library = ctypes.CDLL(None)
             for option, value in _MALLOC.items():
                 library.mallopt(option, value)

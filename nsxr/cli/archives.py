@@ -1,4 +1,4 @@
-"""nsxr archive: many exposures in one Zarr hierarchy."""
+"""Define ``nsxr archive``: many exposures in one Zarr hierarchy."""
 
 import json
 import os
@@ -39,15 +39,16 @@ __all__ = ["archive", "holds_archive", "summary"]
 def archive() -> None:
     """Keep many exposures in one Zarr archive.
 
-    Programme / observation / exposure / detector, with rate, rateints and, on request, the raw ramps.
+    Groups are programme / observation / exposure / detector. Each detector has rate, rateints and, if you ask for
+    them, the raw ramps.
     """
 
 
 @archive.command(epilog=f"Steps: {', '.join(DETECTOR1.steps)}.")
 @click.argument("path", metavar="ARCHIVE", type=click.Path())
 @click.argument("files", nargs=-1, required=True, type=click.Path())
-@click.option("--raw", is_flag=True, help="Keep the raw ramps too, losslessly.")
-@click.option("--overwrite", is_flag=True, help="Replace exposures that are there.")
+@click.option("--raw", is_flag=True, help="Keep the raw ramps too, without loss.")
+@click.option("--overwrite", is_flag=True, help="Replace existing exposures.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
 @takes_recipe
@@ -63,8 +64,8 @@ def add(
 ) -> None:
     """Calibrate raw exposures into an archive.
 
-    Segments of one exposure go together. An exposure appears in the archive when it is complete; what is
-    interrupted is finished by nsxr archive resume. One that fails does not stop the others.
+    Segments of one exposure are calibrated together. An exposure appears in the archive when it is complete. nsxr
+    archive resume finishes interrupted exposures. An exposure that fails does not stop the others.
     """
     folder = Folder.at(path, recipe.storage_options)
     planned: dict[str, Job | Exception] = {}
@@ -86,7 +87,7 @@ def add(
 
 
 def _carry_out(planned: Mapping[str, Job | Exception], progress: bool, client: Any) -> None:
-    """Carry out jobs, on a cluster if a Client is given; fail with those that could not be planned."""
+    """Run jobs, on a cluster if a Client is given. Raise the errors of jobs that could not be planned."""
 
     def run(root: str, job: Job | Exception) -> None:
         if isinstance(job, Exception):
@@ -101,7 +102,7 @@ def _carry_out(planned: Mapping[str, Job | Exception], progress: bool, client: A
 
 @archive.command()
 @click.argument("path", metavar="ARCHIVE", type=click.Path())
-@click.option("--force", is_flag=True, help="Also take over from runs on other hosts, which must be dead.")
+@click.option("--force", is_flag=True, help="Also resume runs on other hosts. Make sure that they have ended.")
 @click.option("--host", "hosts", metavar="URL", multiple=True, help="Host of plans that may get the storage options.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
@@ -115,7 +116,7 @@ def resume(
     storage_options: Named,
     client: object,
 ) -> None:
-    """Finish what was planned but interrupted; complete exposures are not touched."""
+    """Finish exposures that were planned but interrupted. Complete exposures do not change."""
     with resuming(Folder.at(path, storage_options), force, hosts) as planned:
         if not planned:
             click.echo("nothing to resume", err=True)
@@ -138,10 +139,11 @@ def replay(
     storage_options: Named,
     client: Any,
 ) -> None:
-    """Calibrate exposures again from what the archive says of them, and compare; a line for each.
+    """Calibrate exposures again with the recipes of the archive, compare, and print a line for each.
 
-    Without EXPOSURE, all of them; else those below these paths, as nsxr archive ls lists them. Nothing is written.
-    Inputs and references must be where they were, unchanged. Exit code 1 if an exposure differs or cannot be replayed.
+    EXPOSURE is a path as nsxr archive ls lists it, and stands for all exposures below it. Default: all exposures.
+    Nothing is written. Inputs and references must be unchanged and in the same place. The exit code is 1 if an exposure
+    differs or cannot be replayed.
     """
     bad = 0
     for result in replay_archive(path, exposures, progress=progress, storage_options=storage_options, hosts=hosts):
@@ -156,7 +158,7 @@ def replay(
 @reports_errors
 @takes_storage_options
 def check(path: str, storage_options: Named) -> None:
-    """Read every chunk, compare checksums, provenance and metadata; a line for each problem."""
+    """Read every chunk, check checksums, provenance and metadata, and print a line for each problem."""
     n_problems = 0
     for problem in check_archive(path, storage_options):
         click.echo(problem)
@@ -168,7 +170,7 @@ def check(path: str, storage_options: Named) -> None:
 
 @archive.command()
 @click.argument("path", metavar="ARCHIVE", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list; sizes in bytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with sizes in bytes.")
 @reports_errors
 @takes_storage_options
 def ls(path: str, as_json: bool, storage_options: Named) -> None:
@@ -185,7 +187,7 @@ def ls(path: str, as_json: bool, storage_options: Named) -> None:
 
 
 def holds_archive(path: str, storage_options: Named) -> bool:
-    """Whether there is an archive at a path or URL."""
+    """Return whether there is an archive at a path or URL."""
     is_folder = shown(path).rstrip("/").endswith(".zarr") if is_remote(path) else os.path.isdir(path)
     return is_folder and is_archive(Folder.at(path, storage_options))
 

@@ -1,4 +1,4 @@
-"""nsxr detector1: raw exposures to count rates."""
+"""Define ``nsxr detector1``: raw exposures to count rates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ __all__ = ["Wanted", "calibrate", "detector1", "put"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command makes of each exposure.
+    """Files that the command writes for each exposure.
 
     Attributes
     ----------
@@ -43,15 +43,15 @@ class Wanted:
     saved : tuple of str
         Steps after which the ramps are saved.
     has_quicklook : bool
-        Whether a picture is drawn.
+        Whether to draw a quick look.
     has_linearity : bool
-        Whether a table and a picture compare late and early slopes.
+        Whether to compare late and early slopes in a table and a figure.
     has_noise : bool
-        Whether a table and a picture compare the noise before and after 1/f cleaning.
+        Whether to compare the noise before and after 1/f cleaning in a table and a figure.
     overwrite : bool
         Whether existing products may be replaced.
     progress : bool
-        Whether a bar is shown on a terminal.
+        Whether to show a progress bar on a terminal.
     """
 
     directory: str
@@ -73,11 +73,11 @@ class Wanted:
     metavar="STEP",
     multiple=True,
     shell_complete=complete_steps,
-    help="Also save the ramps after a step, as FITS; repeatable.",
+    help="Also save the ramps after this step, as FITS. Repeatable.",
 )
 @click.option("--quicklook", is_flag=True, help="Draw <root>_quicklook.png.")
 @click.option("--linearity", is_flag=True, help="Compare late and early slopes: <root>_linearity.ecsv and .png.")
-@click.option("--noise", is_flag=True, help="Noise before and after 1/f cleaning: <root>_noise.ecsv and .png.")
+@click.option("--noise", is_flag=True, help="Compare noise before and after 1/f cleaning: <root>_noise.ecsv and .png.")
 @click.option("--overwrite", is_flag=True, help="Replace existing products.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
@@ -100,8 +100,8 @@ def detector1(
 
     For each ROOT_uncal.fits, the command writes ROOT_rate.fits and ROOT_rateints.fits, or ROOT.zarr, and
     ROOT_recipe.toml with all references and parameters. Segments of one exposure (-seg001, -seg002, ...) are
-    calibrated together; if some are missing, ROOT keeps the numbers of the others. An exposure that fails does not
-    stop the others.
+    calibrated together. If some segments are missing, ROOT keeps the numbers of the others. An exposure that fails
+    does not stop the others.
     """
     unknown = [name for name in save if name not in DETECTOR1.saved]
     if unknown:
@@ -121,7 +121,7 @@ def detector1(
 
 
 def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, client: Any = None) -> list[Path]:
-    """Calibrate one exposure, write its products and return their paths; on a cluster, if a Client is given."""
+    """Calibrate one exposure, write its products and return their paths. Use a cluster if a Client is given."""
     extra = {
         name: Path(wanted.directory) / f"{root}_{name}"
         for name, is_wanted in {
@@ -135,7 +135,7 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     }
     if not wanted.overwrite:
         refuse_existing(list(extra.values()))
-    with phase(f"{root}: choosing references", wanted.progress and recipe.references == "crds"):  # may fetch them
+    with phase(f"{root}: choosing references", wanted.progress and recipe.references == "crds"):  # may download them
         _, stages, tree, completed = recipe.calibrate(paths)
     if client is not None:
         require_reachable(client, [*paths, *recipe.paths], wanted.directory)
@@ -175,7 +175,7 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         with phase(words, wanted.progress), worker_errors():
             before, after = compute_together(
                 _noise_sample(before), _noise_sample(after)
-            )  # once for the table and the figure
+            )  # compute once for the table and the figure
             table, figure = noise_table(before, after), plot_noise(before, after)
         put(extra["noise.ecsv"], lambda path: table.write(path, format="ascii.ecsv"))
         put(extra["noise.png"], lambda path: figure.savefig(path, dpi=120, format="png"))
@@ -183,18 +183,18 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
 
 
 def _noise_sample(exposure: xr.Dataset) -> xr.Dataset:
-    """Return the groups in which noise is measured: some of the first integration."""
+    """Return the groups in which noise is measured: the first groups of the first integration."""
     return exposure[["sci"]].isel(integration=slice(0, 1), group=slice(0, NOISE_GROUPS))
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a small file under another name first, so that it appears only when it is complete."""
+    """Write a small file under another name and rename it, so that it appears only when it is complete."""
     with replacing(path) as partial:
         write(partial)
 
 
 def _open_rate(products: Sequence[Path]) -> xr.Dataset:
-    """Open the rate image that was just written, so that its picture needs no second calibration."""
+    """Open the rate image that was just written. Its quick look then needs no second calibration."""
     for path in products:
         if path.suffix == ".zarr":
             return xr.open_dataset(path, group="rate", engine="zarr", chunks={})

@@ -1,4 +1,4 @@
-"""nsxr check: whether products and archives are as they were written."""
+"""Define ``nsxr check``: compare products and archives with their checksums."""
 
 import click
 
@@ -19,7 +19,7 @@ __all__ = ["check"]
 @reports_errors
 @takes_storage_options
 def check(paths: tuple[str, ...], storage_options: Named) -> None:
-    """Read FITS or Zarr products, or archives, through; a line for each problem."""
+    """Read all of FITS or Zarr products, or archives, and print a line for each problem."""
     n_bad = 0
 
     def run(name: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""nsxr info: what a file is."""
+"""Define ``nsxr info``: describe a file."""
 
 import os
 
@@ -18,7 +18,7 @@ __all__ = ["about_text", "info"]
 @reports_errors
 @takes_storage_options
 def info(file: str, storage_options: Named) -> None:
-    """Say what a file is, how it was read out, and what has been done to it."""
+    """Show the type of a file, its readout, and the steps that were applied."""
     if holds_archive(file, storage_options):
         click.echo(summary(file, storage_options))
     else:
@@ -26,7 +26,7 @@ def info(file: str, storage_options: Named) -> None:
 
 
 def about_text(path: str) -> str | None:
-    """Return a line about a text file that nsxr wrote: a recipe or a light curve; None for any other file.
+    """Return a line about a text file that nsxr wrote: a recipe or a light curve. None for any other file.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def about_text(path: str) -> str | None:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = [line for line in file if line.strip()]
         if lines and lines[0].startswith("# %ECSV"):
-            rows = max(sum(not line.startswith("#") for line in lines) - 1, 0)  # the first one has the names
+            rows = max(sum(not line.startswith("#") for line in lines) - 1, 0)  # the first line has names
             kind = "white light curve" if any("whitelight_flux" in line for line in lines) else "table"
             return f"{name}: {kind}, {counted(rows, 'row')}; astropy.table.QTable.read opens it"
     return None

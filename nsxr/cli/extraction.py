@@ -1,4 +1,4 @@
-"""nsxr extract: slits to spectra."""
+"""Define ``nsxr extract``: slits to spectra."""
 
 import re
 import sys
@@ -46,7 +46,7 @@ _ROOT = re.compile(r"(?P<root>.+?)(?:_(?:cal|calints|s2d|crf|crfints|rate|ratein
 
 @dataclass(frozen=True)
 class _Slit:
-    """A slit, the file that it is from, and its name there."""
+    """A slit, its file, and its name in the file."""
 
     root: str
     name: str
@@ -55,7 +55,7 @@ class _Slit:
 
 @dataclass(frozen=True)
 class _Options:
-    """The options of the command that say how spectra are extracted, combined and written."""
+    """Options of the command for the extraction, combination and writing of spectra."""
 
     output: str
     form: str
@@ -73,12 +73,12 @@ class _Options:
     progress: bool
 
     def path(self, name: str) -> Path:
-        """Return the path of a file to be written."""
+        """Return the path of an output file."""
         return Path(self.output) / name
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Endings of the products."""
+        """Endings of the products' names."""
         return ("fits", "zarr") if self.form == "both" else (self.form,)
 
 
@@ -94,9 +94,13 @@ class _Options:
     show_default=True,
     help="auto: box for extended sources, profile for others.",
 )
-@click.option("--half-width", type=finite, metavar="PIXELS", help="Half width of the aperture. Default: 3 for points.")
-@click.option("--position", type=finite, metavar="ROW", help="Planned detector row of the source, middle column.")
-@click.option("--position-prior", type=finite, default=0.3, show_default=True, help="Its uncertainty in pixels.")
+@click.option(
+    "--half-width", type=finite, metavar="PIXELS", help="Half width of the aperture. Default: 3 for point sources."
+)
+@click.option("--position", type=finite, metavar="ROW", help="Planned detector row of the source in the middle column.")
+@click.option(
+    "--position-prior", type=finite, default=0.3, show_default=True, help="Uncertainty of the position in pixels."
+)
 @click.option(
     "--background",
     type=click.Choice(["auto", "none", "constant", "linear"]),
@@ -106,14 +110,14 @@ class _Options:
 )
 @click.option("--outliers/--no-outliers", default=True, help="Compare exposures of a source to find outliers.")
 @click.option(
-    "--nod-variance/--no-nod-variance", default=True, help="Add variances of nods that were subtracted without them."
+    "--nod-variance/--no-nod-variance", default=True, help="Add the variance of subtracted nods where it was left out."
 )
 @click.option("--combine/--no-combine", default=True, help="Also write the mean of the spectra of a source, c1d.")
 @click.option(
     "--across",
     type=click.Choice(["detectors", "slits"]),
     multiple=True,
-    help="Combine both detectors, or fixed slits that the target was moved through; repeatable.",
+    help="Combine spectra of both detectors, or of the fixed slits that the target was moved through. Repeatable.",
 )
 @click.option("--quicklook", is_flag=True, help="Draw <root>_<source>_extract.png for each source.")
 @click.option("--overwrite", is_flag=True, help="Replace existing products.")
@@ -124,15 +128,15 @@ class _Options:
 def extract(
     files: tuple[str, ...], sources: tuple[str, ...], storage_options: dict[str, Any], client: Any, **options: Any
 ) -> None:
-    """Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a series.
+    """Extract spectra from slits: cal, calints, s2d, cut-outs, or count rates of a time series.
 
-    Nods and exposures of one source are fitted together. Writes ROOT_x1d.fits for each ROOT_cal.fits,
-    ROOT_x1dints.fits and ROOT_whtlt.ecsv for each ROOT_calints.fits, and for a source in several files
+    Nods and exposures of one source are fitted together. The command writes ROOT_x1d.fits for each ROOT_cal.fits, and
+    ROOT_x1dints.fits and ROOT_whtlt.ecsv for each ROOT_calints.fits. For a source in several files it also writes
     jwPPPPP-oOOO_SOURCE_nirspec_FILTER-GRATING_c1d.fits.
     """
     slits = _chosen(_read(files, storage_options), sources)
     groups = group_by_source([one.dataset for one in slits])
-    for members in groups.values():  # before hours of work
+    for members in groups.values():  # find conflicts before hours of work
         require_distinct(slits[i].dataset for i in members)
     session = _Session(slits, _Options(**options))
     failed = _run_each_source(groups, session.extract, "source", session.options.progress)
@@ -155,7 +159,7 @@ def _read(files: Sequence[str], storage_options: Mapping[str, Any]) -> list[_Sli
 
 
 def _chosen(slits: list[_Slit], sources: Sequence[str]) -> list[_Slit]:
-    """Return the slits of the sources that the user asked for, by name of the slit, name or number of the source."""
+    """Return the slits that match the user's names: names of slits, or names or numbers of sources."""
     if not sources:
         return slits
     kept, found = [], set()
@@ -170,16 +174,16 @@ def _chosen(slits: list[_Slit], sources: Sequence[str]) -> list[_Slit]:
 
 
 class _Session:
-    """The slits of one command, and what was made of them so far.
+    """The slits of one command, and the results for them so far.
 
     Attributes
     ----------
     slits : sequence of _Slit
-        All slits of the files that are extracted.
+        All slits to extract.
     options : _Options
-        What the user asked for.
+        Options that the user gave.
     products : dict
-        For each file, its spectra by name.
+        Spectra by name, for each file.
     """
 
     def __init__(self, slits: Sequence[_Slit], options: _Options) -> None:
@@ -190,7 +194,7 @@ class _Session:
         self._pictures: dict[str, tuple[Extraction, int]] = {}
 
     def extract(self, source: str, members: Sequence[int]) -> None:
-        """Extract one source from all exposures of it."""
+        """Extract one source from all its exposures."""
         options, slits = self.options, self.slits
         found = extract_source(
             [slits[i].dataset for i in members],
@@ -215,7 +219,7 @@ class _Session:
             self._pictures[f"{picture}-{plain_name(name, 'slit')}" if taken else picture] = found, number
 
     def combinations(self) -> dict[str, list[int]]:
-        """Return the sources of which several single spectra were extracted, and their positions."""
+        """Return the sources that have several spectra, and the positions of these spectra."""
         groups = group_by_source([one.dataset for one in self.slits], across=self.options.across)
         return {
             source: members
@@ -236,7 +240,7 @@ class _Session:
         return {name: self.options.path(f"{name}_extract.png") for name in names}
 
     def require_no_pictures(self) -> None:
-        """Raise OutputExistsError if a picture is there already that may not be replaced."""
+        """Raise OutputExistsError if a figure exists and may not be replaced."""
         if not self.options.overwrite:
             refuse_existing(list(self._drawn().values()))
 
@@ -252,7 +256,7 @@ class _Session:
             return
         written = dict(
             iterate_slits(open_spectra(options.path(names[0])))
-        )  # sums of the file need no second extraction
+        )  # white light curves from the file need no second extraction
         warn_of_suspicions([Extracted(spectrum) for spectrum in written.values()])
         for slit, spectrum in written.items():
             own = f"_{plain_name(slit, 'slit').lower()}" if len(written) > 1 else ""
@@ -272,7 +276,7 @@ class _Session:
             click.echo(write_spectra(spectra, path, overwrite=options.overwrite, progress=options.progress))
 
     def draw(self) -> None:
-        """Draw a picture of each slit, if the user asked for it."""
+        """Draw a figure of each slit, if the user asked for it."""
         if not self.options.quicklook:
             return
         from nsxr.plot.spectra import plot_extraction  # matplotlib takes 0.3 s to import
@@ -287,7 +291,7 @@ class _Session:
 def _run_each_source(
     groups: Mapping[str, Sequence[int]], run: Callable[[str, Sequence[int]], None], noun: str, progress: bool
 ) -> click.exceptions.Exit | None:
-    """Run something for each source, showing how many are done; return the exit, if some failed, for later."""
+    """Run a function for each source and show progress. If a source fails, return the Exit to be raised later."""
     shown = progress and len(groups) > 1 and sys.stderr.isatty()
     with click.progressbar(length=len(groups), label=f"{noun}s", file=sys.stderr) if shown else nullcontext() as bar:
 
@@ -306,12 +310,12 @@ def _run_each_source(
 
 
 def _plain(spectrum: xr.Dataset) -> xr.Dataset:
-    """Return a spectrum without what belongs to detector pixels."""
+    """Return a spectrum without variables that have a dim of detector pixels."""
     return spectrum.drop_dims(["row", "cross_dispersion"], errors="ignore")
 
 
 def _root(file: str) -> str:
-    """Return the name of a file without kind and ending."""
+    """Return the name of a file without its kind and ending."""
     match = _ROOT.match(Path(shown(file).rstrip("/")).name)
     if match is None:
         raise click.UsageError(f"{shown(file)} does not end in .fits, .fits.gz or .zarr")
@@ -319,7 +323,7 @@ def _root(file: str) -> str:
 
 
 def _combined_root(spectrum: xr.Dataset, source: str) -> str:
-    """Return the name of what is made of several exposures of a source, as the observatory's pipeline has it."""
+    """Return the name for the combined spectrum of a source, in the style of the observatory's pipeline."""
     header = SlitHeader.of(spectrum)
     programme, observation = plain_name(header.program, "00000"), plain_name(header.observation, "000")
     optics = f"{plain_name(header.filter, 'filter')}-{plain_name(header.grating, 'grating')}".lower()

@@ -1,4 +1,4 @@
-"""What the commands share: values read from text, errors and warnings as one line, clusters and stores."""
+"""Share code between commands: values read from text, errors and warnings as one line, clusters and stores."""
 
 import ast
 import logging
@@ -48,12 +48,12 @@ R = TypeVar("R")
 
 _ROOT = re.compile(r"(?P<root>.+?)(?:_uncal)?\.fits(?:\.gz)?$")
 _SEGMENT = re.compile(r"-seg\d{3}")
-_LONGEST = 200  # characters of a value that may be a number, a list or a dictionary; parsers give up on long ones
+_LONGEST = 200  # characters; a longer value is not parsed as a number, a list or a dictionary
 _WARNED = "nsxr.warned"
 
 
 def finite(text: str) -> float:
-    """Return the finite number that a text spells, as the type of an option."""
+    """Return the finite number in a text. This is used as the type of an option."""
     try:
         number = float(text)
     except ValueError:
@@ -64,13 +64,13 @@ def finite(text: str) -> float:
 
 
 class _Warned:
-    """Show each warning once for each exposure, as a line that begins with the name of the exposure, and count them."""
+    """Show each warning once for each exposure, in a line that begins with the exposure's name. Count warnings."""
 
     def __init__(self) -> None:
         self.subject = ""
         self.count = 0
         self._seen: set[tuple[str, str]] = set()
-        self._lock = threading.Lock()  # threads of dask warn, too
+        self._lock = threading.Lock()  # threads of dask also give warnings
 
     def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
         text = without_secrets(" ".join(str(message).split()))
@@ -80,12 +80,12 @@ class _Warned:
             self._seen.add((self.subject, text))
             self.count += 1
         start = f"Warning: {self.subject}: " if self.subject and self.subject not in text else "Warning: "
-        # over the progress bar, which is drawn again below
+        # write over the progress bar, which is drawn again in the next line
         click.echo(f"\r{start}{text}".ljust(79) if sys.stderr.isatty() else f"{start}{text}", err=True)
 
 
 def _warned() -> _Warned:
-    """Return the warnings of the command that is running."""
+    """Return the warnings of the running command."""
     context = click.get_current_context(silent=True)
     found = _Warned() if context is None else context.meta.setdefault(_WARNED, _Warned())
     assert isinstance(found, _Warned)
@@ -94,7 +94,7 @@ def _warned() -> _Warned:
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Show the warnings of a block with the name of the exposure or file that they are about."""
+    """Show the warnings of a ``with`` block with the name of their exposure or file."""
     warned = _warned()
     before, warned.subject = warned.subject, subject
     try:
@@ -105,7 +105,7 @@ def about(subject: str) -> Iterator[None]:
 
 @contextmanager
 def phase(words: str, progress: bool) -> Iterator[None]:
-    """Print on a terminal what a block does, and log how long it took."""
+    """Print on a terminal what a ``with`` block does, and log how long it took."""
     if progress and sys.stderr.isatty():
         click.echo(f"{words} ...", err=True)
     started = time.monotonic()
@@ -119,7 +119,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", NsxrWarning)  # the same one may be about several exposures
+            warnings.simplefilter("always", NsxrWarning)  # several exposures may give the same warning
             warnings.showwarning = _warned().show
             try:
                 return command(*args, **kwargs)
@@ -130,7 +130,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def takes_output(default: str, words: str) -> Callable[[Function], Function]:
-    """Add the option for the directory of the output, which must be local."""
+    """Add the option for the output directory, which must be local."""
 
     def local(context: click.Context, parameter: click.Parameter, value: str) -> str:
         try:
@@ -150,12 +150,12 @@ def _say(text: str) -> None:
 
 
 def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that say where dask computes. The command gets the active Client, or None, as ``client``."""
+    """Add the options that choose where dask computes. The command gets the active Client, or None, as ``client``."""
 
     @click.option("--scheduler", metavar="ADDRESS", help="Compute on a running dask cluster: tcp://host:8786.")
     @click.option("--workers", type=click.IntRange(1), help="Compute in this many processes. Default: threads.")
-    @click.option("--memory-limit", metavar="SIZE", help="Memory of each of these processes: 2GB.")
-    @click.option("--performance-report", metavar="FILE", help="HTML file on what the workers did.")
+    @click.option("--memory-limit", metavar="SIZE", help="Memory limit of each of these processes, such as 2GB.")
+    @click.option("--performance-report", metavar="FILE", help="HTML file for dask's report on the workers.")
     @wraps(command)
     def wrapped(
         *args: Any,
@@ -182,18 +182,18 @@ def run_each(exposures: Named, run: Callable[[str, Any], None], noun: str = "exp
     Parameters
     ----------
     exposures : mapping
-        The second argument of ``run``, by name.
+        Second argument of ``run``, by name of the exposure.
     run : callable
-        Takes a name and the value that belongs to it.
+        Function that takes the name and the value of an exposure.
     noun : str
-        What the summary calls them.
+        Word for an exposure in the summary.
 
     Raises
     ------
     Exception
         If there is only one exposure, and it fails.
     click.exceptions.Exit
-        With code 1, if one of several fails.
+        If one of several exposures fails. The exit code is 1.
     """
     failed: list[str] = []
     warned, total = _warned(), len(exposures)
@@ -219,21 +219,21 @@ def run_each(exposures: Named, run: Callable[[str, Any], None], noun: str = "exp
         words = f"{done} done" + (f", {counted(n_warnings, 'warning')}" if n_warnings else "")
         click.echo(f"{words}; failed:" if failed else words, err=True)
     for root in failed:
-        click.echo(f"  {root}", err=True)  # the reason was printed above
+        click.echo(f"  {root}", err=True)  # the error was printed above
     if failed:
         raise click.exceptions.Exit(1)
 
 
 def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options of stores behind URLs. The command gets them as ``storage_options``."""
+    """Add the options for access to URLs. The command gets them as ``storage_options``."""
 
     @click.option(
         "--storage",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Option of the store behind URLs, as for fsspec: client_kwargs.endpoint_url=https://host.",
+        help="Option of fsspec for access to URLs, such as client_kwargs.endpoint_url=https://host.",
     )
-    @click.option("--anonymous", is_flag=True, help="Read public data from stores without credentials.")
+    @click.option("--anonymous", is_flag=True, help="Read public data at URLs without credentials.")
     @wraps(command)
     def wrapped(*args: Any, storage: Sequence[str], anonymous: bool, **kwargs: Any) -> R:
         options: Entries = deepcopy(ANONYMOUS) if anonymous else {}
@@ -260,13 +260,13 @@ def exposure_root(path: str | Path) -> str:
 
 
 def group_exposures(files: Sequence[str], storage_options: Named | None = None) -> dict[str, list[str]]:
-    """Group files by exposure: the segments of an exposure go together, every other file is an exposure.
+    """Group files by exposure. The segments of an exposure form one group. Every other file is an exposure.
 
     Returns
     -------
     dict of str to list of str
-        Files by the name of their exposure. If segments are missing, the name keeps the numbers of those that are
-        there: ``jw01234001001_03101_00001-seg002_nrs1``. The headers of segments are read.
+        Files by the name of their exposure. If segments are missing, the name keeps the numbers of the segments that
+        were found: ``jw01234001001_03101_00001-seg002_nrs1``. The headers of segments are read.
     """
     found: dict[str, list[str]] = {}
     for file in files:
@@ -284,19 +284,19 @@ def _of_segments(root: str, paths: Sequence[str], storage_options: Named | None)
         return root
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NsxrWarning)  # shown when it is calibrated
+            warnings.simplefilter("ignore", NsxrWarning)  # these warnings come when the exposure is calibrated
             exposure = open_exposure(list(paths), storage_options=storage_options)
         if exposure.sizes["integration"] == int(exposure.attrs["NINTS"]):
             return root
-    except (NsxrError, OSError):  # raised when it is calibrated
+    except (NsxrError, OSError):  # this error comes when the exposure is calibrated
         return root
     match = _ROOT.match(Path(shown(paths[0])).name)
-    assert match is not None  # it has a root
+    assert match is not None  # exposure_root has matched this name before
     return _SEGMENT.sub("".join(dict.fromkeys((numbers[0], numbers[-1]))), match["root"], count=1)
 
 
 def split_pair(text: str, form: str) -> tuple[str, str]:
-    """Split KEY=VALUE; the error names ``form`` as what was expected."""
+    """Split KEY=VALUE. The error message says that ``form`` was expected."""
     key, found, value = text.partition("=")
     if not (key and found and value):
         raise ParameterError(f"{shortened(text)!r} is not of the form {form}")
@@ -309,7 +309,7 @@ def shortened(text: str) -> str:
 
 
 def literal(text: str) -> Any:
-    """Return the number, true or false, list or dictionary that a text spells, else the text itself."""
+    """Return the number, boolean, list or dictionary in a text, else the text itself."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

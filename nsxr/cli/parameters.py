@@ -1,4 +1,4 @@
-"""nsxr steps and nsxr parameters: the steps, and what can be set, as the functions declare it."""
+"""Define ``nsxr steps`` and ``nsxr parameters``: list the steps and their parameters, as the functions declare them."""
 
 import re
 import shutil
@@ -88,7 +88,7 @@ def _reference(reference: Reference) -> str:
 def parameters(step: str | None, markdown: bool) -> None:
     """List the parameters of the steps, or of one STEP, with types, units and defaults."""
     if step is not None:
-        DETECTOR1.settings({step: {}})  # says which one may have been meant
+        DETECTOR1.settings({step: {}})  # raises an error with the most similar name
     shown = [one for name, one in DETECTOR1.steps.items() if step in (None, name)]
     if not markdown:
         click.echo("\n\n".join(_in_terminal(one, shutil.get_terminal_size().columns) for one in shown))
@@ -98,7 +98,7 @@ def parameters(step: str | None, markdown: bool) -> None:
 
 
 def _in_terminal(step: Step, width: int) -> str:
-    """Return the parameters of a step as lines that fit."""
+    """Return the parameters of a step as lines of limited width."""
     width = max(width, 40)
 
     def wrapped(text: str, indent: str) -> str:
@@ -137,7 +137,7 @@ def _default(one: Parameter) -> str:
 
 
 def _plain(text: str, quote: str) -> str:
-    """Return text of a docstring without its markup; names between ``quote``."""
+    """Return text of a docstring without its markup, with names between ``quote``."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", rf"{quote}\1{quote}", text)
     return text.replace(":math:", "").replace("``", quote)
 

@@ -1,4 +1,4 @@
-"""Options that say how exposures are calibrated: a recipe, references, parameters, steps that run or not."""
+"""Define the options of calibration: a recipe, references, parameters, steps to run and to skip."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,14 +45,14 @@ def _complete_types(context: click.Context, parameter: click.Parameter, incomple
 
 
 def _calibration_options(command: Function) -> Function:
-    """Add the options that say how exposures are calibrated: references, parameters, steps that run or not."""
+    """Add the options of calibration: references, parameters, steps to run and to skip."""
     for option in (
         click.option(
             "--recipe",
             "recipe_file",
             metavar="FILE",
             type=click.Path(),
-            help="References, parameters and skipped steps from a file like ROOT_recipe.toml. Other options win.",
+            help="Read references, parameters and steps from a file like ROOT_recipe.toml. Other options override it.",
         ),
         click.option(
             "--run",
@@ -60,10 +60,10 @@ def _calibration_options(command: Function) -> Function:
             metavar="STEP",
             multiple=True,
             shell_complete=complete_steps,
-            help="Run a step that is off by default; repeatable. nsxr steps lists all of them.",
+            help="Run a step that is off by default. Repeatable. nsxr steps lists all steps.",
         ),
         click.option(
-            "--skip", metavar="STEP", multiple=True, shell_complete=complete_steps, help="Leave out a step; repeatable."
+            "--skip", metavar="STEP", multiple=True, shell_complete=complete_steps, help="Skip a step. Repeatable."
         ),
         click.option(
             "--set",
@@ -71,7 +71,7 @@ def _calibration_options(command: Function) -> Function:
             metavar="STEP.PARAMETER=VALUE",
             multiple=True,
             shell_complete=_complete_settings,
-            help="Parameter of a step, as jump.rejection_threshold=5; repeatable. nsxr parameters lists all of them.",
+            help="Set a parameter of a step: jump.rejection_threshold=5. Repeatable. nsxr parameters lists them.",
         ),
         click.option(
             "--reference",
@@ -79,7 +79,7 @@ def _calibration_options(command: Function) -> Function:
             metavar="TYPE=PATH",
             multiple=True,
             shell_complete=_complete_types,
-            help="One reference; wins over the directory.",
+            help="Path of one reference. It overrides the directory. Repeatable.",
         ),
         click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
     ):
@@ -88,7 +88,7 @@ def _calibration_options(command: Function) -> Function:
 
 
 def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that say how exposures are calibrated, given to the command as ``recipe``."""
+    """Add the options of calibration. The command gets them as ``recipe``."""
 
     @_calibration_options
     @takes_storage_options
@@ -126,7 +126,7 @@ def _over(
     skip: Sequence[str],
     run: Sequence[str],
 ) -> Recipe:
-    """Return a recipe with what was given beside it; a directory also wins over references that the recipe names."""
+    """Return a recipe with the other options applied. A directory also overrides references that the recipe names."""
     steps = dict.fromkeys((*base.parameters, *parameters))
     return replace(
         base,
@@ -139,7 +139,7 @@ def _over(
 
 
 def step_parameters(settings: Sequence[str]) -> dict[str, Entries]:
-    """Turn STEP.PARAMETER=VALUE into nested dictionaries; values are Python literals or strings."""
+    """Turn STEP.PARAMETER=VALUE into nested dictionaries. Values are Python literals or strings."""
     parameters: dict[str, Entries] = {}
     for text in settings:
         name, value = split_pair(text, "STEP.PARAMETER=VALUE")

@@ -1,4 +1,4 @@
-"""nsxr simulate and nsxr demo: exposures that come with their truth."""
+"""Define ``nsxr simulate`` and ``nsxr demo``: simulated exposures whose true count rates are known."""
 
 import time
 from typing import Any
@@ -24,17 +24,23 @@ __all__ = ["demo", "simulate"]
 @click.option("--subarray", type=click.Choice(list(SUBARRAYS)), default="FULL", show_default=True)
 @click.option("--groups", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--integrations", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--segments", type=click.IntRange(1), default=1, show_default=True, help="Files of the exposure.")
+@click.option(
+    "--segments", type=click.IntRange(1), default=1, show_default=True, help="Number of files of the exposure."
+)
 @click.option("--detector", type=click.Choice(["NRS1", "NRS2"]), default="NRS1", show_default=True)
-@click.option("--scene", type=click.Choice(list(SCENES)), help="Default: what the subarray is made for.")
+@click.option(
+    "--scene",
+    type=click.Choice(list(SCENES)),
+    help="Default: the scene that the subarray is made for.",
+)
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--programme", type=click.IntRange(1, 99999), default=1234, show_default=True, help="Its number.")
-@click.option("--observation", type=click.IntRange(1, 999), default=1, show_default=True, help="Its number.")
-@click.option("--exposure", type=click.IntRange(1, 99999), default=1, show_default=True, help="Its number.")
+@click.option("--programme", type=click.IntRange(1, 99999), default=1234, show_default=True, help="Programme number.")
+@click.option("--observation", type=click.IntRange(1, 999), default=1, show_default=True, help="Observation number.")
+@click.option("--exposure", type=click.IntRange(1, 99999), default=1, show_default=True, help="Exposure number.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @reports_errors
 def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -> None:
-    """Simulate a raw exposure with its references and the truth behind it."""
+    """Simulate a raw exposure with its references and its true count rates."""
     if readout is None:
         readout = "NRSIRS2RAPID" if subarray == "FULL" else "NRSRAPID"
     made = simulate_exposure(output, readout=readout, subarray=subarray, **settings)
@@ -49,7 +55,7 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
 def demo(output: str, seed: int) -> None:
     """Simulate a full-frame exposure, calibrate it, write products, draw a quick look.
 
-    The exposure is NRSIRS2RAPID, products are FITS and Zarr. Existing files in the directory are replaced.
+    The exposure is NRSIRS2RAPID. Products are FITS and Zarr. Existing files in the directory are replaced.
     """
     started = time.monotonic()
     click.echo("simulating a full-frame NRSIRS2RAPID exposure of 20 groups, with its references ...")

@@ -113,7 +113,7 @@ def detector1(
         its parameters is given. A step in ``skip`` is always off.
     **parameters : mapping
         Parameters of a step under its name: ``jump={"rejection_threshold": 5.0}``. The command ``nsxr parameters`` and
-        the page ``docs/parameters.md`` list all of them.
+        the page Parameters of the documentation list all of them.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""Help for tests of corrections, public so that you can test your own corrections with it too.
+"""Help with tests of corrections. This package is public, so that you can test your own corrections with it.
 
 - Builders make small exposures, references, rates and slits in memory: :func:`make_exposure`, :func:`make_reference`,
   :func:`make_slit`.
-- Assertions check what every correction promises: :func:`assert_lazy_and_chunk_invariant`, :func:`forbid_computes`.
-- Strategies for hypothesis are in :mod:`nsxr.testing.strategies`, which alone needs that library.
+- Assertions check rules for every correction: :func:`assert_lazy_and_chunk_invariant`, :func:`forbid_computes`.
+- Strategies for hypothesis are in :mod:`nsxr.testing.strategies`. Only that module needs hypothesis.
 
 Exposures with realistic noise, sky and matching references come from :mod:`nsxr.simulate`.
 """

@@ -1,4 +1,4 @@
-"""Assertions that every correction has to pass: it is lazy, it does not depend on chunks, it leaves its input alone."""
+"""Assert that a correction is lazy, does not depend on chunks, and does not change its input."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ __all__ = ["assert_lazy_and_chunk_invariant", "count_computes", "forbid_computes
 
 
 class ComputeCounter:
-    """Number of times that dask was asked to compute inside :func:`count_computes`."""
+    """Counts of computes and tasks of dask inside :func:`count_computes`."""
 
     def __init__(self) -> None:
         self.computes = 0
@@ -37,7 +37,7 @@ def count_computes() -> Iterator[ComputeCounter]:
 
 @contextmanager
 def forbid_computes() -> Iterator[None]:
-    """Fail if anything inside the block computes."""
+    """Fail if anything inside the ``with`` block computes."""
     with count_computes() as counter:
         yield
     assert counter.computes == 0, f"{counter.computes} computes while building the graph"
@@ -51,18 +51,18 @@ def assert_lazy_and_chunk_invariant(
     rtol: float = 0.0,
     **parameters: Any,
 ) -> xr.Dataset:
-    """Assert that a correction is lazy, pure and independent of chunks; return its NumPy result.
+    """Assert that a correction is lazy, pure and independent of chunks, and return its NumPy result.
 
     Parameters
     ----------
     correction : callable
         ``correction(exposure, *references, **parameters) -> Dataset``.
     exposure, *references : Dataset
-        Inputs in memory (NumPy).
+        Inputs in memory, as NumPy arrays.
     chunkings : tuple of mappings
         Chunk lengths to try on the exposure.
     rtol : float
-        Relative tolerance, where a sum must be reordered; 0 asks for identical values.
+        Relative tolerance for sums whose order depends on chunks. With 0, values must be identical.
     **parameters
         Passed to the correction.
     """
@@ -73,7 +73,7 @@ def assert_lazy_and_chunk_invariant(
         lazy_references = [r.chunk() for r in references]
         with forbid_computes():
             result = correction(lazy, *lazy_references, **parameters)
-        whole = result.compute(scheduler="synchronous")  # variables share their work
+        whole = result.compute(scheduler="synchronous")  # compute shared work of variables once
         for name in expected.data_vars:
             assert result[name].dims == expected[name].dims, f"{name}: {result[name].dims}"
             assert result[name].dtype == expected[name].dtype, f"{name}: {result[name].dtype}"

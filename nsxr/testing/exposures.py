@@ -1,4 +1,4 @@
-"""Builders of small exposures, references and rates in memory, for tests."""
+"""Build small exposures, references and rates in memory, for tests."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ FULL_FRAME: Named = {"SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
 """Header keywords of a full frame. Rows and columns that an exposure lacks are those of higher numbers."""
 
 FIRST_DIMS = {"coefficients": "order", "inverse_coefficients": "inverse_order"}
-"""First dim of reference variables with three dims; ``group`` for all others."""
+"""First dim of reference variables with three dims. It is ``group`` for variables that are not listed."""
 
 SECONDS_A_DAY = 86400.0
 

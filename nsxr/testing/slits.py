@@ -1,4 +1,4 @@
-"""Builders of small slits and spectra in memory, for tests."""
+"""Build small slits and spectra in memory, for tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,11 +37,11 @@ def make_slit(
     dq : array, optional
         Flags, of the shape of ``sci``. By default all pixels are good.
     wavelength : array of (row, column), optional
-        Wavelengths [um]; NaN outside of the slit. By default 1 to 2 um along columns.
+        Wavelengths [um], NaN outside of the slit. By default 1 to 2 um along columns.
     units : str
         Units of ``sci``.
     dims : pair of str
-        Names of the last two dims, ``("cross_dispersion", "dispersion")`` for a resampled slit.
+        Names of the last two dims. A resampled slit has ``("cross_dispersion", "dispersion")``.
     row_start, column_start : int
         Row and column of the detector where the slit starts.
     **attrs
@@ -96,7 +96,7 @@ def make_spectrum(
     variance : float or array of (dispersion)
         Variance of the flux [Jy2].
     wavelength : array of (dispersion), optional
-        Wavelengths [um]. By default they grow by 0.01 um from 1 um on.
+        Wavelengths [um]. By default they start at 1 um and increase by 0.01 um.
     dq : array of (dispersion), optional
         Flags. By default all values are good.
     column_start : int

@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: exposures with noise, jumps and flags. Only this file needs the library."""
+"""Draw exposures with noise, jumps and flags, for hypothesis. Only this module needs that library."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from nsxr.testing.exposures import FULL_FRAME, make_exposure
 __all__ = ["exposures"]
 
 NOISE, RATE, LOST, HIT = 10.0, 20.0, 0.02, 0.01
-"""Read noise and rate [DN in a group], and the parts of the samples that are lost or hit by a cosmic ray."""
+"""Read noise and rate [DN per group], and the fractions of samples that are lost or hit by a cosmic ray."""
 
 
 @st.composite
