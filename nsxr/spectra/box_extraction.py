@@ -41,71 +41,72 @@ def extract_box(
 ) -> xr.Dataset:
     """Sum a slit over a box in each column, with the parameters and priorities of the observatory's pipeline.
 
-    This is what stored spectra were made with, for comparison with them. Missing pixels are left out of the sum and not
-    made up for, so the flux drops where the box has holes: ``dq`` has OTHER_BAD_PIXEL there, which the pipeline does
-    not set, ``npixels`` counts the pixels that were summed, and ``coverage`` says how much of the box was measured.
+    The spectra in the archive were made in this way: use this function to compare with them. Missing pixels are left
+    out of the sum and are not replaced, so the flux is too low in columns where the box has missing pixels. ``dq`` has
+    OTHER_BAD_PIXEL in these columns; the pipeline does not set this flag. ``npixels`` counts the pixels that were
+    summed. ``coverage`` is the part of the box that was measured.
 
     Parameters
     ----------
     slit : Dataset
         ``sci`` [MJy, MJy/sr or DN/s], an image with or without ``integration`` in front; ``wavelength`` [um];
-        ``var_poisson``, ``var_rnoise``, ``var_flat`` [units of ``sci`` squared] and ``dq``, where
-        they are there. Pixels are missing that are NaN in ``sci`` or in all variances or have DO_NOT_USE. Pixels with
-        FLUX_ESTIMATED are summed, as the pipeline does, but do not count in ``coverage``: nobody measured them.
+        ``var_poisson``, ``var_rnoise``, ``var_flat`` [units of ``sci`` squared] and ``dq``, where present. A pixel is
+        missing if it is NaN in ``sci`` or in all variances, or if it has DO_NOT_USE. Pixels with FLUX_ESTIMATED are
+        summed, as in the pipeline. They do not count in ``coverage``, because they are not measurements.
     aperture : Aperture or mapping, optional
-        From :func:`nsxr.references.apertures.read_aperture`, or a mapping for it. Limits come from ``src_coeff``; else
-        from ``extract_width`` around ``center``; else from ``extract_width`` around the middle of ``ystart`` and
-        ``ystop``; else from ``ystart`` and ``ystop``. Default the whole cut-out, without background.
+        From :func:`nsxr.references.apertures.read_aperture`, or a mapping for it. The limits of the box come from the
+        first of these that is given: ``src_coeff``; ``extract_width`` around ``center``; ``extract_width`` around the
+        middle of ``ystart`` and ``ystop``; ``ystart`` and ``ystop``. By default the box is the whole cut-out and no
+        background is subtracted.
     center : float or array, optional
-        Centre of the source [row of the cut-out, from 0]: one number, or one for each column; NaN for not known. With
-        ``extract_width`` the box follows it; else all limits are moved by what the centre is off the middle of the
-        box, in the middle column.
+        Centre of the source [row of the cut-out, from 0]: one number, or one for each column. NaN means that it is not
+        known. With ``extract_width`` the box follows the centre. Otherwise all limits are moved by the distance of the
+        centre from the middle of the box, measured in the middle column.
     use_source_posn : bool, optional
-        Whether ``center`` is used. Default: not for other than point sources (SRCTYPE), else as the aperture says,
-        else yes in slits.
+        Whether ``center`` is used. By default it is used for point sources only (SRCTYPE). For these the aperture
+        decides; if the aperture does not say, ``center`` is used in slits.
     position_offset : float
-        Moves the box and the regions of the background by so many rows.
+        Number of rows by which the box and the background regions are moved.
     subtract_background : bool, optional
-        Default: if the aperture has ``bkg_coeff``.
+        By default the background is subtracted if the aperture has ``bkg_coeff``.
     bkg_fit, bkg_order, smoothing_length : optional
-        In place of those of the aperture.
+        Replace the values of the aperture.
 
     Returns
     -------
     Dataset
-        A spectrum, lazy if the slit is: all float64 (dispersion), with integration in front if ``sci`` has it. ``flux``
-        [Jy, or DN/s]; ``surf_bright`` [MJy/sr, or DN/s] is the mean over the box, 0 for ``sci`` in MJy;
-        ``background`` [MJy/sr, or DN/s] is the mean over the box of what was taken off; ``npixels`` counts pixels in
-        the sum, with fractions; ``coverage`` is the part of the box inside the slit that was measured. Variances
-        ``flux_var_*``, ``sb_var_*``, ``bkgd_var_*``, one for each of the slit's: those of pixels times their weights
-        squared, plus that of the background under the box; NaN where a pixel has no variance of that kind. ``dq``
-        uint32 has OTHER_BAD_PIXEL where pixels of the box are missing; DO_NOT_USE where more than half of it is, and
-        where the error is not known, as a pixel has a variance of NaN or below zero. A kind of variance that no pixel
-        of the slit has does not count. Coordinate ``wavelength`` [um], the mean
-        over the box. ``extraction_start`` and ``extraction_stop`` [detector row], the means over columns of the lowest
-        and the highest row inside: the box reaches from half a row below to half a row above.
+        A spectrum, lazy if the slit is. Variables are float64 (dispersion), with integration in front if ``sci`` has
+        it. ``flux`` [Jy, or DN/s]. ``surf_bright`` [MJy/sr, or DN/s] is the mean over the box, 0 for ``sci`` in MJy.
+        ``background`` [MJy/sr, or DN/s] is the mean over the box of the background that was subtracted. ``npixels`` is
+        the number of pixels in the sum, with fractions. ``coverage`` is the part of the box inside the slit that was
+        measured. ``flux_var_*``, ``sb_var_*`` and ``bkgd_var_*`` are variances, one for each kind of variance of the
+        slit: the sum of the variances of pixels times their weights squared, plus the variance of the background under
+        the box. They are NaN where a pixel has no variance of that kind. ``dq`` uint32 has OTHER_BAD_PIXEL where pixels
+        of the box are missing. It has DO_NOT_USE where more than half of the box is missing, and where the error is not
+        known because the variance of a pixel is NaN or negative. A kind of variance that no pixel of the slit has does
+        not count. The coordinate ``wavelength`` [um] is the mean over the box. ``extraction_start`` and
+        ``extraction_stop`` [detector row] are the means over columns of the lowest and the highest row in the box: the
+        box reaches from half a row below to half a row above.
 
     Warns
     -----
     DegradedResultWarning
-        If the box should follow the source and no ``center`` was given; it stays at its nominal place then.
+        If the box should follow the source and no ``center`` was given. The box then stays at its nominal place.
 
     Raises
     ------
     ModelError
-        If variables are missing or not as declared, or the area of a pixel is needed and not known.
+        If variables are missing or not as declared, or if the area of a pixel is needed but not known.
     ParameterError
         If a parameter is out of range.
 
-    Notes
-    -----
-    As in the pipeline, a column with too few pixels for a polynomial background keeps its background (level 0), and
-    is NaN for a median; smoothing changes no variance; and the variance of the background is that below the whole box,
-    also where pixels of the box are missing.
+    Notes ----- As in the pipeline: in a column with too few pixels for a polynomial background nothing is subtracted
+    (level 0); with a median background such a column is NaN. Smoothing does not change variances. The variance of the
+    background is that below the whole box, also where pixels of the box are missing.
 
-    Other than there, a box lower than one row covers just that; columns without wavelength are kept, as NaN; regions
-    that depend on wavelength end where there is none; and a centre outside the cut-out leaves nothing to sum, where the
-    pipeline goes back to the nominal place.
+    Different from the pipeline: a box of less than one row covers only this part of a row. Columns without wavelength
+    are kept, as NaN. Regions that depend on wavelength end where there is no wavelength. With a centre outside the
+    cut-out there is nothing to sum; the pipeline uses the nominal place instead.
 
     Examples
     --------
@@ -157,7 +158,7 @@ def extract_box(
 def _box(
     slit: xr.Dataset, aperture: Aperture, centers: xr.DataArray, position_offset: float
 ) -> dict[str, xr.DataArray]:
-    """Return the part of each pixel in the box and in its background, and where the box is."""
+    """Return the part of each pixel in the box and in the background regions, and the position of the box."""
     dims = image_dims(slit)
     last_row, last_column = (slit.sizes[dim] - 1.0 for dim in dims)
     limits = [
@@ -230,7 +231,7 @@ def _sum_block(*blocks: np.ndarray, units: str, area: float, **options: Any) -> 
     """Sum over the box, and return quantities and variances in the units of a spectrum."""
     n = len(blocks) - 4
     summed, background, npixels, coverage, *variances, flags = sum_box(*blocks, **options)
-    # MJy is a flux already, MJy/sr a brightness: the area of a pixel leads from one to the other
+    # MJy is a flux, MJy/sr is a brightness: the area of a pixel converts one to the other
     to_flux = {"MJy": 1e6, "MJy/sr": 1e6 * area, "DN/s": 1.0}[units]
     to_brightness = 1 / area if units == "MJy" else 1.0
     share = 1 / np.where(npixels > 0, npixels, 1.0)

@@ -1,6 +1,6 @@
-"""Extract spectra from the images of one slit with a fitted profile: what happens in one block, on NumPy arrays.
+"""Extract spectra from the images of one slit with a fitted profile: the calculation for one block of NumPy arrays.
 
-Images are (y, x), with integrations in front or not. See :func:`nsxr.extract_spectrum`.
+Images are (y, x), with or without integrations in front. See :func:`nsxr.extract_spectrum`.
 """
 
 from collections.abc import Sequence
@@ -32,28 +32,28 @@ MODEL = (
     "noise_scale",
     "background_terms",
 )
-"""What an extraction needs of a trace model, in this order."""
+"""The variables of a trace model that an extraction needs, in this order."""
 
 _MOST_OF_LIGHT = 1.5
-"""Sum of a profile without signs in its aperture; light has 1. Beyond it errors would be less than those of a pixel."""
+"""Limit of the sum of absolute values of a profile. Light has 1; above the limit errors would be below one pixel's."""
 
 
 @dataclass(frozen=True)
 class SumSettings:
-    """What an extraction needs beside images and model.
+    """Hold what an extraction needs besides images and model.
 
     Attributes
     ----------
     is_box : bool
-        Whether the pixels in the aperture are added up; else the profile is fitted.
+        Whether the pixels in the aperture are summed; otherwise the profile is fitted.
     first_row : float or None
         Detector row of the first row of a point source's cut-out; None for extended sources.
     rejection_threshold, least_coverage : float
         See :func:`nsxr.extract_spectrum`.
     to_flux : float
-        Flux for a sum of one.
+        Factor from a sum of pixels to a flux.
     to_brightness : float
-        Brightness for a level of one in a pixel; 0 where it is not known.
+        Factor from the level of a pixel to a brightness; 0 where it is not known.
     is_per_area : bool
         Whether pixels are in units of brightness.
     """
@@ -69,7 +69,7 @@ class SumSettings:
 
 @dataclass(frozen=True)
 class _Model:
-    """The trace model of a slit, see :data:`MODEL`, and what follows from it for all integrations."""
+    """Hold the trace model of a slit, see :data:`MODEL`, and what all integrations derive from it."""
 
     profile: np.ndarray
     response: np.ndarray
@@ -92,7 +92,7 @@ class _Model:
     photons: np.ndarray = field(init=False)
     """Variance of each pixel from photons."""
     around: np.ndarray = field(init=False)
-    """Light of the brightest of a pixel and its neighbours above and below."""
+    """Light of the brightest of three pixels: the pixel itself, and its neighbours above and below."""
 
     def __post_init__(self) -> None:
         light = np.maximum(self.steady_flux * self.profile, 0.0)
@@ -104,18 +104,18 @@ class _Model:
 
     @property
     def order(self) -> int:
-        """Terms of the local background."""
+        """Number of terms of the local background."""
         return int(self.background_terms)
 
     def weights(self, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the factors of pixels in flux and level, and their leverage."""
+        """Return the weights of pixels in the flux and in the background level, and the leverages of pixels."""
         found = column_weights(self.response[None], self.aperture[None], precision[None], self.order, self.sky[None])
         return found[0], found[1], found[2]
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """What comes out of one image: for each column flux, level and variances of both, by kind."""
+    """Hold the result of one image: flux and background level of each column, and each kind of variance of both."""
 
     flux: np.ndarray
     level: np.ndarray
@@ -142,13 +142,13 @@ def extract_columns(
         The parts of the trace model, in the order of :data:`MODEL`; then ``var_rnoise`` and, if there is one,
         ``var_flat``, with the shape of ``sci``.
     settings : SumSettings
-        All else.
+        All other inputs.
 
     Returns
     -------
     tuple of ndarray
-        (..., x): flux, its three variances; brightness, its variances; background, its variances; number of pixels;
-        coverage; flags.
+        (..., x): flux and its three variances; brightness and its variances; background and its variances; number of
+        pixels; coverage; flags.
     """
     model = _Model(*arrays[: len(MODEL)])
     var_rnoise, *var_flat = arrays[len(MODEL) :]
@@ -192,7 +192,7 @@ def _inside(model: _Model, n_rows: int, first_row: float | None) -> np.ndarray:
     """Return the part of the light of each column that falls on the rows of the cut-out."""
     if first_row is None:
         return np.ones(model.aperture.shape[-1])
-    # where the cut-out ends in the trace, the profile knows only what is left of it
+    # where the cut-out ends within the trace, the profile describes only the part of the light in the cut-out
     edges = np.array([-0.5, n_rows - 0.5])[:, None] + first_row - model.trace
     return np.asarray(np.subtract(*ndtr(edges / model.width)[::-1]))
 
@@ -236,7 +236,7 @@ def _extract(
             model.off_profile[None],
         )
         w, b = np.where(settings.is_box | model.off_profile, summed[0], w), beside[0]
-        # sums have fixed weights, so that its own noise does no harm
+        # sums have fixed weights, so the noise of a pixel in its own variance does not bias the flux
         own = model.variance_of_signal * (np.maximum(image - (b * image).sum(0) * model.sky, 0.0) - model.light)
         noise_of_light = model.photons + np.where(model.off_profile, own, 0.0)
     there = w.any(0)
@@ -257,7 +257,7 @@ def _extract(
 def _rejected(
     residual: np.ndarray, variance: np.ndarray, good: np.ndarray, leverage: np.ndarray, model: _Model, limit: float
 ) -> np.ndarray:
-    """Return the pixel of each column that is off the model most, if it is off by too much."""
+    """Return the pixel of each column that deviates most from the model, if it deviates by too much."""
     free = np.maximum(1 - leverage, 0.01)
     most = limit * np.sqrt(np.where(good, variance, 1.0) * free) + 0.05 * free * model.around
     excess = np.where(good & (model.aperture > 0), np.abs(residual) / most, 0.0)
@@ -284,7 +284,7 @@ def weights_of_sum(
     is_box: bool,
     to_flux: float,
 ) -> np.ndarray:
-    """Return the factors of pixels in the flux of the mean image, float32."""
+    """Return the weights of pixels in the flux of the mean image, float32."""
     if is_box:
         summed = np.where(is_used & (2 * response > profile), aperture, 0.0)
         covered = (response * summed).sum(0)

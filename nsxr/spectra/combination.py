@@ -1,4 +1,4 @@
-"""Combine spectra of one source from several nods and exposures, with the covariance of what they share."""
+"""Combine spectra of one source from several nods and exposures, with the covariance of shared backgrounds."""
 
 import json
 import warnings
@@ -40,37 +40,37 @@ def combine_spectra(
     clip_threshold: float | None = None,
     smoothing: int = 101,
 ) -> xr.Dataset:
-    """Combine spectra of one source, on one grid of wavelengths, with all that is known of their errors.
+    """Combine spectra of one source on one wavelength grid, and propagate their variances and covariances.
 
-    Wavelengths of nods differ by parts of a pixel. Spectra are interpolated linearly, and variances follow exactly,
-    with the covariance that this makes between neighbouring wavelengths. Weights are smooth in wavelength: weights from
-    a pixel's own noise would prefer pixels that were low by chance. Samples that are not finite or flagged DO_NOT_USE
-    are left out, wavelength by wavelength. A spectrum with less than 0.3 of the light of the brightest one, by 5
-    standard deviations, is left out altogether: nods differ by what falls beside a shutter, and one behind a closed
-    shutter says nothing of the source. So is, of three and more, one with three times the light of the others, or a
-    ten thousandth of their variance.
+    The wavelengths of nods differ by parts of a pixel. Spectra are interpolated linearly. Variances are propagated
+    exactly, with the covariance between neighbouring wavelengths that the interpolation causes. Weights are smooth in
+    wavelength: weights from the noise of each pixel would prefer pixels that are low by chance. Samples that are not
+    finite or are flagged DO_NOT_USE are left out at their wavelengths. A spectrum with less than 0.3 of the light of
+    the brightest one, by 5 standard deviations, is left out completely: nods lose different parts of the light beside a
+    shutter, and a nod behind a closed shutter has no information about the source. If there are three or more spectra,
+    one with three times the light of the others, or with a ten thousandth of their variance, is left out too.
 
-    Where exposures had the same background subtracted, or each other, the noise of that is common to them. Spectra
-    that carry ``weight`` and ``var_background`` get the covariance from it.
+    Exposures share noise if the same background was subtracted from them, or if they were subtracted from each other.
+    The covariance of this noise is included for spectra that have ``weight`` and ``var_background``.
 
     Parameters
     ----------
     spectra : sequence of Dataset
         ``flux`` (dispersion) float64 [Jy or DN/s], ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um],
-        ``dispersion`` labelled with detector columns; variances and ``surf_bright`` as far as there are, in all of them
-        alike. For the covariance: ``weight`` (row, dispersion), by which detector pixels entered the flux,
+        ``dispersion`` labelled with detector columns. Variances and ``surf_bright`` are optional; all spectra have them
+        or none has. For the covariance: ``weight`` (row, dispersion), the weights of detector pixels in the flux;
         ``var_background`` (row, dispersion), variance of the background that was subtracted, and
         ``attrs["background_members"]``, a JSON list of the names of its exposures.
     weighting : {"optimal", "exposure_time"}, default "optimal"
-        By the inverse of the variance, a running median of it; or by keyword EFFEXPTM.
+        Weights are the inverse of a running median of the variance, or the keyword EFFEXPTM.
     wavelength : (n,) array, optional
-        Grid [um], rising. Default: the wavelengths of the first spectrum that has any, gone on with by the others in
-        detector columns where it has none. Spectra of several detectors or slits keep the sampling of each; what they
-        leave out between them is filled up with wavelengths where nothing is, flagged DO_NOT_USE.
+        Grid [um], increasing. By default the wavelengths of the first spectrum that has any; detector columns where it
+        has none take the wavelengths of the other spectra. With several detectors or slits the grid keeps the sampling
+        of each. A gap between them is filled with wavelengths that have no flux and are flagged DO_NOT_USE.
     clip_threshold : float, optional
-        Leave out samples that differ from the weighted mean of the others by more than so many standard deviations,
-        the known ones, the worst first. Of two that differ from each other, the one goes that is farther from the
-        median of both around it, within two pixels.
+        Leave out samples that differ from the weighted mean of the others by more than this number of standard
+        deviations, the worst first. Standard deviations come from the known variances. If two samples differ from each
+        other, the one that is farther from the median of both spectra within two pixels is left out.
     smoothing : int, default 101
         Length of the running median, pixels.
 
@@ -78,37 +78,35 @@ def combine_spectra(
     -------
     Dataset
         Along ``dispersion``: ``flux``, ``surf_bright`` and their variances, the sums of weight squared times variance;
-        ``flux_var_shared`` and ``sb_var_shared``, what covariance between the spectra adds, which can be negative;
-        ``flux_covariance``, of each flux with the next; ``combination_weight`` and ``n_input`` float64; ``dq``, the
-        flags of what was used, DO_NOT_USE where nothing was. Attributes are those of the first
-        spectrum. Lazy if a spectrum is.
+        ``flux_var_shared`` and ``sb_var_shared``, the contribution of covariance between the spectra, which can be
+        negative; ``flux_covariance``, the covariance of each flux with the next; ``combination_weight`` and ``n_input``
+        float64; ``dq``, the flags of the samples that were used, DO_NOT_USE where there was none. Attributes are those
+        of the first spectrum. Lazy if a spectrum is.
 
     Warns
     -----
     DegradedResultWarning
-        If a spectrum without light, or without any sample on the grid, is left out, and nothing is lazy; else
-        ``n_input`` tells.
+        If a spectrum without light, or without any sample on the grid, is left out. There is no warning if a spectrum
+        is lazy; see ``n_input``.
 
     Raises
     ------
     ModelError
-        If spectra lack variables, differ in units, or are series.
+        If spectra lack variables, differ in units, or are time series.
     ParameterError
-        If a parameter is out of its range, an exposure time is missing, an exposure comes twice, or spectra of several
-        detectors or slits have lazy wavelengths and no grid is given.
+        If a parameter is out of its range, an exposure time is missing, or an exposure comes twice; or if spectra of
+        several detectors or slits have lazy wavelengths and no grid is given.
 
-    Notes
-    -----
-    With R_i the interpolation of spectrum i and w_i its weights, normalised at each wavelength k,
+    Notes ----- R_i is the interpolation of spectrum i, and w_i are its weights, normalised at each wavelength k. Then
 
     ``var(k) = sum_i w_ik^2 (R_i V_i R_i')_kk + sum_(i != j) w_ik w_jk (R_i C_ij R_j')_kk``
 
-    and likewise (k, k + 1) for the covariance of neighbours. V_i is diagonal, and C_ij has for each detector column the
-    sum over common rows of ``weight_i weight_j c``. c is the covariance of two pixels that had backgrounds of n_i and
-    n_j exposures subtracted: ``s (n_i b_i + n_j b_j) / (2 n_i n_j)`` for s exposures that are in both, exact if all
-    are, less b_i if spectrum j is from an exposure in the background of i, less b_j for the reverse; b is
-    ``var_background``. Weights take the noise of each spectrum by itself, so they are not quite the best where much is
-    shared; the variance is right for the weights that were used.
+    The covariance of neighbours has the same form, with (k, k + 1). V_i is diagonal. C_ij has for each detector column
+    the sum over common rows of ``weight_i weight_j c``. c is the covariance of two pixels from which backgrounds of n_i
+    and n_j exposures were subtracted: ``s (n_i b_i + n_j b_j) / (2 n_i n_j)`` for s exposures that are in both
+    backgrounds. This is exact if all exposures are in both. b_i is subtracted from it if spectrum j is from an exposure
+    in the background of i, and b_j for the reverse. b is ``var_background``. Weights use the noise of each spectrum
+    alone, so they are not optimal where much noise is shared; the variance is correct for the weights that were used.
     """
     parts = list(spectra)
     _check(parts, weighting, clip_threshold, smoothing)
@@ -147,7 +145,7 @@ def _combined(
     clip_threshold: float | None,
     smoothing: int,
 ) -> tuple[dict[str, xr.DataArray], xr.DataArray, xr.DataArray]:
-    """Return the combined quantities, which spectra are included, and which have any light on the grid."""
+    """Return the combined quantities, which spectra are included, and which have any sample on the grid."""
     headers = [SlitHeader.of(part) for part in parts]
     arrays, keys = [grid], []
     for number, (part, header) in enumerate(zip(parts, headers, strict=True)):
@@ -177,7 +175,7 @@ def _combined(
 
 
 def _warn_of_left_out(names: Sequence[str], included: xr.DataArray, useful: xr.DataArray) -> None:
-    """Warn of spectra that are not in the mean, if that is known already."""
+    """Warn of spectra that are left out of the mean, if this is known without computing."""
     reasons = {
         "no flux with a known error at any wavelength of the mean": ~useful,
         f"less than {LEAST_LIGHT} of the light of the brightest spectrum, or light or errors that are far from those "
@@ -189,7 +187,7 @@ def _warn_of_left_out(names: Sequence[str], included: xr.DataArray, useful: xr.D
             warnings.warn(
                 f"{', '.join(which)}: {reason}; left out of the mean",
                 DegradedResultWarning,
-                stacklevel=4,  # past the check of arguments at the door of the package
+                stacklevel=4,  # the frame above the decorator that checks arguments
             )
 
 
@@ -198,7 +196,7 @@ def _wavelength_attributes() -> dict[str, object]:
 
 
 def _common(parts: Sequence[xr.Dataset]) -> dict[Any, Any]:
-    """Return the attributes of the first spectrum, less what holds for its exposure alone, and steps that all share."""
+    """Return the attributes of the first spectrum without those of its exposure alone, and the steps that all share."""
     attrs = combined_attributes(parts)
     kept = {key: value for key, value in attrs.items() if key not in ("background_members", "filename")}
     exposures = [list(found[:-1]) for part in parts for found in sorted(exposures_of(part.attrs))]
@@ -257,7 +255,7 @@ def _common_grid(parts: Sequence[xr.Dataset]) -> tuple[xr.DataArray, np.ndarray 
 
 
 def _grid_by_column(parts: Sequence[xr.Dataset]) -> tuple[xr.DataArray, np.ndarray]:
-    """Return the wavelengths of the first spectrum, gone on with by others in columns where it has none."""
+    """Return the wavelengths of the first spectrum; columns where it has none take those of the other spectra."""
     labels = [_labels(part)[0] for part in parts]
     columns = np.unique(np.concatenate(labels))
     arrays = [unlabelled(part["wavelength"]).rename(dispersion=f"dispersion_{n}") for n, part in enumerate(parts)]
@@ -279,7 +277,7 @@ def _has_background(part: xr.Dataset, header: SlitHeader) -> bool:
 
 
 def _labels(part: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of the columns and rows of a spectrum; without weights of pixels, there are no rows."""
+    """Return the labels of the columns and rows of a spectrum; a spectrum without weights of pixels has no rows."""
     columns = part["dispersion"].to_numpy() if "dispersion" in part.coords else np.arange(part.sizes["dispersion"])
     across = str(part["weight"].dims[0]) if "weight" in part else ""
     rows = part[across].to_numpy() if across in part.coords else np.array([], np.int64)
@@ -287,12 +285,12 @@ def _labels(part: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _exposure(part: xr.Dataset, header: SlitHeader) -> tuple[str, tuple[str, ...]]:
-    """Return the name of the exposure of a spectrum, and of those in its background, without product kinds."""
+    """Return the names of the exposure of a spectrum and of those in its background, without suffixes of products."""
     members = (header.background_members or ()) if _has_background(part, header) else ()
     return _without_kind(header.exposure), tuple(sorted(_without_kind(name) for name in members))
 
 
 def _without_kind(name: str) -> str:
-    """Return ``jw..._nrs1`` of ``jw..._nrs1_rate.fits``, so that rates and calibrated slits are the same exposure."""
+    """Return ``jw..._nrs1`` for ``jw..._nrs1_rate.fits``, so that rates and calibrated slits have the same name."""
     stem = name.rsplit("/", 1)[-1].split(".fits")[0]
     return stem.rsplit("_", 1)[0] if "_" in stem and ".fits" in name else stem

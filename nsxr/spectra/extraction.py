@@ -1,4 +1,4 @@
-"""Fluxes of a source, column by column, from the pixels that are there, weighted by its profile."""
+"""Extract the flux of a source in each column from its good pixels, weighted by the profile."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,16 +29,16 @@ _POSITIONS = ("position_planned", "position_fitted", "position_uncertainty")
 
 @dataclass(frozen=True)
 class _Units:
-    """How sums of pixels become quantities of a spectrum.
+    """Convert sums of pixels to the quantities of a spectrum.
 
     Attributes
     ----------
     units : str
-        Of the slit: MJy, MJy/sr or DN/s.
+        Units of the slit: MJy, MJy/sr or DN/s.
     to_flux : float
-        Flux for a sum of one.
+        Factor from a sum of pixels to a flux.
     to_brightness : float
-        Brightness for a level of one in a pixel; 0 where the area of a pixel is not known.
+        Factor from the level of a pixel to a brightness; 0 where the area of a pixel is not known.
     """
 
     units: str
@@ -47,7 +47,7 @@ class _Units:
 
     @classmethod
     def of(cls, slit: xr.Dataset) -> "_Units":
-        """Return the units of a slit, from those of its signal and the area of a pixel."""
+        """Return the conversions for a slit, from the units of its signal and the area of a pixel."""
         units, area = str(slit["sci"].attrs.get("units", "")), SlitHeader.of(slit).pixel_area or 0.0
         if units == "MJy":
             return cls(units, _JANSKY, 1 / area if area else 0.0)
@@ -81,12 +81,12 @@ def extract_spectrum(
     least_coverage: float = 0.5,
     **fitting: Any,
 ) -> xr.Dataset:
-    """Extract the spectrum of the source in a slit, of each integration if there are several.
+    """Extract the spectrum of the source in a slit, or one spectrum for each integration of a time series.
 
-    Every column is a least-squares fit of the profile to its good pixels (optimal extraction), or, with
-    ``weighting="box"``, the sum over the aperture with the missing pixels taken from that fit. A missing pixel costs
-    signal to noise, and the variance says so; it never makes the flux smaller. Weights come from a model of the
-    variance, not from the noisy pixels themselves.
+    In each column the profile is fitted to the good pixels by least squares (optimal extraction). With
+    ``weighting="box"`` the flux is the sum over the aperture, and missing pixels are taken from that fit. A missing
+    pixel lowers the signal to noise, and the variance becomes larger; the flux does not become smaller. Weights come
+    from a model of the variance, not from the noisy pixels themselves.
 
     Parameters
     ----------
@@ -94,17 +94,18 @@ def extract_spectrum(
         ``sci`` [DN/s, MJy or MJy/sr], with or without integration in front, ``dq``, ``var_poisson``, ``var_rnoise``,
         with or without ``var_flat``; ``wavelength`` [um]. See :mod:`nsxr.slits.collection`.
     model : Dataset, optional
-        From :func:`nsxr.fit_trace_model`, of this slit, or of a series; by default made here, with the parameters in
-        ``fitting``.
+        From :func:`nsxr.fit_trace_model`, for this slit or for a time series. By default the model is made here, with
+        the parameters in ``fitting``.
     weighting : {"auto", "profile", "box"}
         ``auto``: ``box`` for extended sources (SRCTYPE), ``profile`` for others.
     rejection_threshold : float, default 5
-        In single integrations, pixels off the model by so many standard deviations, and by more than 5 % of the light
-        around, are left out.
+        In single integrations, pixels are left out that deviate from the model by more than this number of standard
+        deviations plus 5 % of the light around them.
     least_coverage : float, default 0.5
         Columns with a smaller part of the profile on good pixels, or in the cut-out, are flagged DO_NOT_USE; their
-        values stay. So are columns weighted by a profile that is no light's, as of residuals of a bright neighbour:
-        much of it is negative. A cut-out of less than 3 rows tells no profile: all of it is flagged.
+        values stay. Columns are also flagged if their profile is not that of a source because much of it is negative,
+        as with residuals of a bright neighbour. No profile can be fitted to a cut-out of less than 3 rows: all its
+        columns are flagged.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
 
@@ -113,23 +114,22 @@ def extract_spectrum(
     Dataset
         Along ``dispersion``, with integration in front if the slit has it, float64: ``flux`` [Jy, or DN/s] and
         ``flux_var_poisson``, ``flux_var_rnoise``, ``flux_var_flat``; ``surf_bright`` [MJy/sr] and ``background``
-        [MJy/sr] with theirs, zero where the units of the slit or the kind of background do not give them;
-        ``npixels``, ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight``
-        (row, dispersion) are the factors of pixels in the flux of the mean image, in units of flux per ``sci``;
-        ``var_background`` is that of the slit; rows are labelled as in the slit. Positions are those of the model. Flux
-        density for MJy is 1e6 times the sum, for MJy/sr with PIXAR_SR. NaN where nothing can be extracted.
+        [MJy/sr] with their variances, zero where the units of the slit or the kind of background do not give them;
+        ``npixels``, ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight`` (row, dispersion) has the
+        weights of pixels in the flux of the mean image, in units of flux per ``sci``. ``var_background`` is that of the
+        slit. Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6
+        times the sum; for MJy/sr it is this times PIXAR_SR. NaN where nothing can be extracted.
 
     Raises
     ------
     ModelError
-        If variables are missing, units are others, or MJy/sr come without PIXAR_SR.
+        If variables are missing, if ``sci`` has other units, or if ``sci`` is in MJy/sr and PIXAR_SR is missing.
     ParameterError
         If a parameter is unknown or out of its range.
 
-    Notes
-    -----
-    Variances are sums of squared weights times variances: read noise as given, enlarged by ``noise_scale``; photon
-    noise as the model says; the uncertainty of the profile itself is added to both in proportion.
+    Notes ----- Variances are sums of squared weights times variances. The read noise is that of the slit times
+    ``noise_scale``. The photon noise is that of the model. The uncertainty of the profile is added to both in
+    proportion.
 
     References
     ----------
@@ -236,7 +236,7 @@ def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units)
 
 
 def _scalars(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the positions of the source, and how far the exposure disagrees with the others."""
+    """Return the positions of the source, and how much the exposure disagrees with the others."""
     found = {name: model[name].reset_coords(drop=True).assign_attrs(units="pixel") for name in _POSITIONS}
     if "disagreement" in slit:  # of exposures, from flag_outliers
         found = {"disagreement": slit["disagreement"].reset_coords(drop=True), **found}
@@ -244,7 +244,7 @@ def _scalars(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def model_image(spectrum: xr.Dataset, model: xr.Dataset, slit: xr.Dataset) -> xr.Dataset:
-    """Return what the fitted trace says about every pixel, as for pixels that are to be replaced.
+    """Return the fitted signal of every pixel, for example to replace missing pixels with it.
 
     Parameters
     ----------
@@ -253,14 +253,14 @@ def model_image(spectrum: xr.Dataset, model: xr.Dataset, slit: xr.Dataset) -> xr
     model : Dataset
         From :func:`nsxr.fit_trace_model`.
     slit : Dataset
-        What they were made from.
+        The slit that they were made from.
 
     Returns
     -------
     Dataset
         ``model`` [units of sci] and ``model_variance`` on the pixels of the slit, with integration in front if the
-        spectrum has it, float64; variance of the flux and of the profile. NaN outside the aperture, and in columns
-        that cannot be used.
+        spectrum has it, float64. The variance is that of the flux and of the profile. NaN outside the aperture, and in
+        columns that cannot be used.
     """
     units, dims = _Units.of(slit), slit["sci"].dims
     kept = on_pixels((spectrum["dq"] & np.uint32(PixelFlag.DO_NOT_USE)) == 0, slit)

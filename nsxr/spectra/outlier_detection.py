@@ -1,4 +1,4 @@
-"""Outliers on the detector: pixels that disagree with the other exposures of the same source."""
+"""Find outliers on the detector: pixels that disagree with the other exposures of the same source."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ _MODEL: Mapping[str, Any] = {
     "noise_scale": 1.0,
     "background_terms": 0.0,
 }
-"""What is needed of trace models, in the order of the block's arguments, and what fills up pixels beyond a slit."""
+"""Variables of trace models, in the order of the arguments of a block, and the value for pixels outside a slit."""
 _OUTLIER = np.uint32(PixelFlag.OUTLIER | PixelFlag.DO_NOT_USE)
 
 
@@ -39,12 +39,13 @@ def flag_outliers(
     scale: float = 0.05,
     **fitting: Any,
 ) -> list[xr.Dataset]:
-    """Flag pixels of a trace that deviate from the light that all exposures of the source together expect there.
+    """Flag pixels of a trace that deviate from the signal that all exposures of the source together predict.
 
-    The observatory's pipeline resamples exposures to a common grid, takes a median and goes back, which an
-    undersampled trace does not survive: steep flanks are flagged, or have to be tolerated. Here each exposure is
-    compared where it is: the expected light is the flux of a column, from the other exposures at the same wavelength
-    and from its own pixels where they agree, times the profile of the trace. Emission lines are in all exposures.
+    The observatory's pipeline resamples exposures to a common grid, takes a median and resamples the median back. This
+    does not work for an undersampled trace: its steep flanks are flagged, or the limits have to be loose. Here nothing
+    is resampled. The expected signal of a pixel is the flux of its column times the profile of the trace. The flux
+    comes from the other exposures at the same wavelength, and from the pixels of the column where they agree. Emission
+    lines are kept, because they are in all exposures.
 
     Parameters
     ----------
@@ -52,28 +53,32 @@ def flag_outliers(
         Exposures or nods of one source: ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength``. A single one
         is compared with itself.
     models : sequence of Dataset, optional
-        From :func:`nsxr.fit_trace_model` of all slits; by default made here, with the parameters in ``fitting``.
+        From :func:`nsxr.fit_trace_model` of all slits. By default they are made here, with the parameters in
+        ``fitting``.
     snr : float, default 5
-        Standard deviations that a pixel may deviate by; noise of the pixel, of the expected flux, and of the profile.
+        Number of standard deviations by which a pixel may deviate. They include the noise of the pixel, of the expected
+        flux, and of the profile.
     scale : float, default 0.05
-        Part of the light around a pixel, and of its change along the dispersion, that it may deviate by in addition.
+        Additional deviation that is allowed, as a part of the light around a pixel and of the change of this light
+        along the dispersion.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
 
     Returns
     -------
     list of Dataset
-        The slits, with OUTLIER and DO_NOT_USE set in ``dq``. Pixels beyond the apertures are not judged: what is there
-        is no model's business; nor are lines that are distributed otherwise than the continuum. Nothing else changes.
-        Where there are others to compare with, the scalar ``disagreement`` is the part of the columns in which an
-        exposure differs from that of the others that is most like it. Above a fifth, as behind a closed shutter, it is
-        compared with itself alone, and says nothing about others.
+        The slits, with OUTLIER and DO_NOT_USE set in ``dq``. Pixels outside the apertures are not tested, because the
+        models do not describe them. Emission lines whose light is distributed differently from the continuum are not
+        tested either. Nothing else changes. If there are other exposures to compare with, the scalar ``disagreement``
+        is the part of the columns in which an exposure differs from the most similar of the others. If it is above a
+        fifth, as behind a closed shutter, the exposure is compared with itself only, and is not used to test the
+        others.
 
     Raises
     ------
     ParameterError
-        If a parameter is out of its range, the numbers of slits and models differ, an exposure comes twice, or a series
-        is given.
+        If a parameter is out of its range, the numbers of slits and models differ, an exposure comes twice, or a time
+        series is given.
     """
     each = list(slits)
     if not snr > 0 or not scale >= 0:
@@ -102,7 +107,7 @@ def flag_outliers(
 
 
 def _compare(each: Sequence[xr.Dataset], models: Sequence[xr.Dataset], snr: float, scale: float) -> xr.Dataset:
-    """Return the outliers of all exposures on the pixels of all of them, and how far each exposure disagrees."""
+    """Return the outliers of all exposures on one grid of pixels that covers all, and how much each one disagrees."""
     dims = image_dims(each[0])
     labels = {dim: np.unique(np.concatenate([slit[dim].values for slit in each])) for dim in dims}
 
@@ -162,7 +167,7 @@ def _flag_block(
     good = usable & np.isfinite(dark) & (dark > 0)
     unit = (
         float(np.median(np.sqrt(dark[good]))) if good.any() else 1.0
-    )  # squares of MJy would be too small to divide by
+    )  # squares of values in MJy would be too small to divide by
     return disagreeing_pixels(
         np.where(good, sci, 0.0) / unit,
         good,
