@@ -1,4 +1,4 @@
-"""Subtract the light of other exposures, nods or dedicated backgrounds, with its uncertainty."""
+"""Subtract backgrounds: other nods or dedicated exposures, with their uncertainties."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ __all__ = ["combine_backgrounds", "nod_backgrounds", "subtract_background"]
 
 Method = Annotated[str, Choices("optimal", "jwst", peer="jwst")]
 _LEVELS = {"optimal": 4.0, "jwst": 3.0}
-"""Standard deviations at which each method clips by default."""
+"""Default limit of clipping of each method, in standard deviations."""
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 _SAME = ("DETECTOR", "FILTER", "GRATING")
 _TILTS = ("GWA_XTIL", "GWA_YTIL")
@@ -37,7 +37,7 @@ def _name(dataset: xr.Dataset, number: int) -> str:
 
 
 def _require_matching(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) -> None:
-    """Raise ModelError if a background cannot be one of this exposure; all disagreements at once."""
+    """Raise ModelError if a background does not match this exposure. The message lists all differences."""
     problems = []
     dims = image_dims(science)
     for number, background in enumerate(backgrounds):
@@ -66,7 +66,7 @@ def _require_matching(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) ->
 
 
 def _mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
-    """Return the mean of usable pixels over integrations, per kind of variance; an image stays as it is."""
+    """Return the mean of usable pixels over integrations, with each kind of variance. An image is not changed."""
     if "integration" not in exposure.dims:
         return exposure
     usable = ((exposure["dq"] & _DO_NOT_USE) == 0) & exposure["sci"].notnull()
@@ -83,7 +83,7 @@ def _mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
 def combine_backgrounds(
     backgrounds: Sequence[xr.Dataset], *, method: Method = "optimal", sigma: float | None = None
 ) -> xr.Dataset:
-    """Return the mean of background exposures with its variances.
+    """Return the mean of background exposures, with its variances.
 
     Parameters
     ----------
@@ -91,24 +91,26 @@ def combine_backgrounds(
         ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``; count rates (row, column) or
         slits, see :mod:`nsxr.slits.collection`. Integrations are averaged first.
     method : {"optimal", "jwst"}
-        ``optimal``: the mean is weighted by exposure time (EFFEXPTM). Pixels with DO_NOT_USE are left out, and pixels
-        that the other exposures contradict by more than ``sigma`` standard deviations of their known noise. Weights
-        from the noisy variances themselves would prefer low values. ``jwst``: the plain mean, clipped at ``sigma``
-        times the scatter of the values, as in the observatory's pipeline. ``peer`` is an older name of ``jwst``.
+        ``optimal``: the mean is weighted by exposure time (EFFEXPTM). Pixels are left out that have DO_NOT_USE, or that
+        differ from the other exposures by more than ``sigma`` standard deviations of their known noise. Variances are
+        not used as weights, because noisy variances would prefer low values. ``jwst``: the unweighted mean, clipped at
+        ``sigma`` times the scatter of the values, as in the observatory's pipeline. ``peer`` is an older name of
+        ``jwst``.
     sigma : float, optional
-        Limit of clipping, 0 for none. By default 4, or 3 for ``jwst``; at 3, fewer than 11 values never lose one.
+        Limit of clipping, 0 for none. By default 4, or 3 for ``jwst``. At 3, no value is clipped if there are fewer
+        than 11 values.
 
     Returns
     -------
     Dataset
-        ``sci``, its variances, for each kind ``sum(weight**2 * variance)``, ``dq``, with DO_NOT_USE where no exposure
-        contributes, flags of those that do otherwise, ``n_contributing`` uint8. Attribute ``background_members``: names
-        of the exposures. Lazy if one of them is.
+        ``sci``; its variances, each kind ``sum(weight**2 * variance)``; ``dq``, the flags of the exposures that
+        contribute, and DO_NOT_USE where there are none; ``n_contributing`` uint8. Attribute ``background_members``:
+        names of the exposures. Lazy if one of them is.
 
     Raises
     ------
     ModelError
-        If exposures do not match each other.
+        If exposures do not match.
     ParameterError
         If there is none, an exposure comes twice, or a parameter is out of its range.
     """
@@ -158,7 +160,7 @@ def combine_backgrounds(
 
 
 def _method(method: str) -> Literal["optimal", "jwst"]:
-    """Return a method by its present name."""
+    """Return the current name of a method."""
     if method == "optimal":
         return "optimal"
     if method in ("jwst", "peer"):
@@ -193,7 +195,7 @@ def _combine_block(
         mean = np.where(good.any(0), np.where(good, values, 0.0).sum(0) / np.maximum(good.sum(0), 1), 0.0)
         flags = np.bitwise_or.reduce(dq.reshape(n, -1), axis=0)
     else:
-        # photon noise of a value depends on the value; the mean of all exposures serves each
+        # the photon noise of a value depends on the value, so each exposure gets the mean variance of all
         good = finite & ((dq.reshape(n, -1) & _DO_NOT_USE) == 0) & np.all([np.isfinite(k) for k in kinds[:2]], axis=0)
         time = weights / weights.mean()
         photons = np.where(good, kinds[0] * time[:, None], 0.0).sum(0) / np.maximum(good.sum(0), 1)
@@ -214,7 +216,7 @@ def _combine_block(
 
 
 def _median(values: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Return the median of good values along the first axis; 0 without one."""
+    """Return the median of good values along the first axis; 0 where there is none."""
     count = good.sum(0)
     ranked = np.sort(np.where(good, values, np.finfo(float).max / 4), axis=0)
     low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
@@ -238,31 +240,29 @@ def subtract_background(
         ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``var_flat``: count rates or one slit, with or
         without integration in front.
     backgrounds : sequence of Dataset, or Dataset
-        Exposures, as for :func:`combine_backgrounds`, or what it returned. They cover the science; what is beyond is
-        cut off by label.
+        Exposures, as for :func:`combine_backgrounds`, or the result of this function. They have to cover the science
+        exposure; pixels outside it are cut off by label.
     method, sigma
-        See :func:`combine_backgrounds`. ``jwst`` also leaves the variances of the science as they are, and gives it the
-        flags of all backgrounds, as the observatory's pipeline does (known issue NS-G09).
+        See :func:`combine_backgrounds`. With ``jwst`` the variances of the science do not change, and the science gets
+        the flags of all backgrounds, as in the observatory's pipeline (known issue NS-G09).
 
     Returns
     -------
     Dataset
-        ``sci`` minus the background, each variance plus that of the background, and ``var_background``, the sum of the
-        latter, which exposures with the same ``background_members`` (attribute) have in common, see
-        :func:`average_exposures`. Where no background contributes ``sci`` is NaN and DO_NOT_USE set. Flags of
-        backgrounds say nothing about the science and stay behind. S_BKDSUB is COMPLETE.
+        ``sci`` minus the background, and each variance plus that of the background. ``var_background`` is the sum of
+        the variances of the background. Exposures with the same ``background_members`` (attribute) share this noise,
+        see :func:`average_exposures`. Where no background contributes, ``sci`` is NaN and DO_NOT_USE is set. Flags of
+        backgrounds are not copied, because they do not describe the science. S_BKDSUB is COMPLETE.
 
     Raises
     ------
     ModelError
-        If backgrounds are of another detector, filter, grating, position of the grating wheel or unit, or do not cover
-        the science; all problems at once.
+        If backgrounds have another detector, filter, grating, position of the grating wheel or unit, or do not cover
+        the science. The message lists all problems.
     ParameterError
         If a parameter is out of its range.
 
-    Notes
-    -----
-    ``var += sum(weight**2 * var of a background)`` for each kind, the weights of a pixel adding up to one.
+    Notes ----- ``var += sum(weight**2 * var of a background)`` for each kind; the weights of a pixel add up to one.
     """
     check(science, "sci", "dq", "var_poisson", "var_rnoise")
     method = _method(method)
@@ -313,7 +313,7 @@ def subtract_background(
 
 
 def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Tell which exposures of a visit are each other's background.
+    """Return which exposures of a visit are backgrounds of each other.
 
     Parameters
     ----------
@@ -323,8 +323,9 @@ def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     Returns
     -------
     list of list of int
-        For each exposure the positions of its backgrounds: same visit, detector and target, another primary dither
-        point, ``(PATT_NUM - 1) // SUBPXPTS``; exposures that differ by a subpixel step only show the same light.
+        For each exposure the positions of its backgrounds in the list. They have the same visit, detector and target,
+        and another primary dither point, ``(PATT_NUM - 1) // SUBPXPTS``. Exposures that differ only by a subpixel step
+        show the source at the same place, and are not backgrounds.
 
     Raises
     ------

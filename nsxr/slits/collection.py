@@ -1,9 +1,9 @@
-"""One slit and many slits.
+"""Define how one slit and many slits are represented.
 
 A slit is a Dataset: ``sci``, ``dq``, variances and ``wavelength`` (row, column), labelled with zero-based detector rows
 and columns, with ``integration`` in front in time series. A resampled slit has ``cross_dispersion`` and ``dispersion``
-instead, see :mod:`nsxr.model.dims`. Many slits are a DataTree with one node for each slit, each as large as it is. A
-spectrum is a Dataset with ``flux`` and the like along ``dispersion``, many spectra are a DataTree.
+instead, see :mod:`nsxr.model.dims`. Many slits are a DataTree with one node for each slit, each with its own size. A
+spectrum is a Dataset with ``flux`` and other variables along ``dispersion``; many spectra are a DataTree.
 
 Functions of a slit take a Dataset and return a Dataset; :func:`map_slits` applies them to all nodes of a DataTree.
 """
@@ -45,7 +45,7 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ModelError
-        If there are no rows and columns, or the exposure shows other than one spectrum.
+        If there are no rows and columns, or if the exposure does not show exactly one spectrum.
     """
     if not {"row", "column"} <= set(rates.dims):
         raise ModelError(f"rates have dims {tuple(rates.dims)}, expected row and column")

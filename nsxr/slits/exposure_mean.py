@@ -1,4 +1,4 @@
-"""The mean of background-subtracted exposures on the same pixels, with the noise of a background that they share."""
+"""Average background-subtracted exposures on the same pixels, with the noise of backgrounds that they share."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 
 
 def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Return the mean of exposures on the same pixels; a background that they share counts once.
+    """Return the mean of exposures on the same pixels, with the correct variance of backgrounds that they share.
 
     Parameters
     ----------
@@ -29,9 +29,10 @@ def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``sci`` weighted by exposure time (EFFEXPTM), pixels flagged DO_NOT_USE left out; ``var_poisson``,
-        ``var_rnoise``, ``dq`` of what contributed. With weights w, own variances v and backgrounds b, each common to
-        a group of exposures: ``sum(w**2 * v) + sum over groups of (sum of w)**2 * b``.
+        ``sci`` weighted by exposure time (EFFEXPTM), without pixels flagged DO_NOT_USE; ``var_poisson``, ``var_rnoise``
+        and ``dq`` of the pixels that contribute. Variances are ``sum(w**2 * v) + sum over groups of (sum of w)**2 *
+        b``: w are weights, v is the variance of an exposure without its background, and b is the variance of a
+        background that a group of exposures shares.
 
     Raises
     ------

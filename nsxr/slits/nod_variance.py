@@ -1,4 +1,4 @@
-"""Variances of nod-subtracted products that were made without those of the background."""
+"""Add missing background variances to nod-subtracted products."""
 
 import json
 from collections.abc import Sequence
@@ -20,22 +20,23 @@ _PARTS = ("var_poisson", "var_rnoise")
 def restore_background_variance(slits: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     """Add to nod-subtracted slits the variances of the other nods, which were their background.
 
-    The observatory's pipeline subtracts the mean of the other nods from each, and leaves the variances as they were
-    (known issue NS-G09): with one other nod error bars are low by the square root of two, with two by 1.22. The
-    products of the others have what is missing, at the same pixels of the detector.
+    The observatory's pipeline subtracts the mean of the other nods from each nod and does not change the variances
+    (known issue NS-G09). Error bars are too small by the square root of two with one other nod, and by 1.22 with two.
+    The products of the other nods have the missing variances, at the same pixels of the detector.
 
     Parameters
     ----------
     slits : sequence of Dataset
-        All nods of one slit, as from :func:`nsxr.open_slits`: ``sci``, ``var_poisson``, ``var_rnoise`` of an image,
+        All nods of one slit, as from :func:`nsxr.open_slits`: images with ``sci``, ``var_poisson`` and ``var_rnoise``,
         all in the same units.
 
     Returns
     -------
     list of Dataset
-        The slits with ``var += sum(var of the others) / (n - 1)**2``, both kinds each, and ``var_background``, what was
-        added in sum. Where another nod has no variance the mean of those that have one stands in for it. Flux
-        calibration at a pixel hardly depends on the nod; what it does, a few percent, is neglected.
+        The slits with ``var += sum(var of the others) / (n - 1)**2`` for both kinds of variance, and
+        ``var_background``, the sum of the added variances. If another nod has no variance at a pixel, the mean of the
+        nods that have one is used for it. The flux calibration of a pixel depends on the nod by a few percent; this is
+        neglected.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Fill pixels that nobody measured with estimates, for what cannot do without: resampling."""
+"""Replace missing pixels by estimates before resampling."""
 
 from typing import Any, Literal, get_args
 
@@ -33,21 +33,22 @@ def replace_pixels(
 ) -> xr.Dataset:
     """Replace missing pixels of a slit by estimates.
 
-    Resampling spreads the hole that one missing pixel leaves over its neighbours; an estimate avoids that. It is not a
-    measurement: the flag FLUX_ESTIMATED says so, and extraction from the detector's pixels treats such pixels as
-    missing. Where nothing is resampled, do not replace.
+    Resampling spreads one missing pixel over its neighbours; an estimate avoids this. An estimate is not a measurement:
+    the pixel gets the flag FLUX_ESTIMATED, and extraction from detector pixels treats it as missing. Do not replace
+    pixels if the slit is not resampled.
 
     Parameters
     ----------
     slit : Dataset
         ``sci`` float32, an image with or without ``integration`` in front; ``dq``; ``wavelength`` [um], NaN outside the
-        slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are there.
-        Pixels are missing that are NaN in ``sci`` or have DO_NOT_USE.
+        slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are present. A pixel is missing if it is NaN in
+        ``sci`` or has DO_NOT_USE.
     algorithm : str
-        ``mingrad``: the mean of left and right or of up and down neighbours, whichever differ less; variances are the
-        squares of the mean errors. ``fit_profile``: the median profile of adjacent columns, scaled to the column, and
-        errors likewise. Both as in the observatory's pipeline: they take neighbours at their face values, and their
-        variances are guesses. ``trace_model``: the value and variance of ``model``.
+        ``mingrad``: the mean of the left and right neighbours or of the upper and lower neighbours, whichever pair
+        differs less; variances are the squares of the mean errors. ``fit_profile``: the median profile of adjacent
+        columns, scaled to the column; errors are estimated in the same way. Both are as in the observatory's pipeline:
+        they ignore the noise of the neighbours, and their variances are rough. ``trace_model``: the value and variance
+        of ``model``.
     n_adjacent_cols : int
         Columns on each side for ``fit_profile``.
     model : Dataset, optional
@@ -57,25 +58,24 @@ def replace_pixels(
     Returns
     -------
     Dataset
-        ``sci`` and variances changed in replaced pixels alone, all inside the slit: with a wavelength and without
-        NON_SCIENCE. ``dq`` there gets FLUX_ESTIMATED and loses DO_NOT_USE: the one place where a flag is cleared, as in
-        the pipeline, because resampling leaves out what has it. With ``trace_model`` the whole variance goes to
-        ``var_rnoise``, and other parts are 0: an estimate has no photons of its own, and resampling weights pixels with
-        the inverse of ``var_rnoise``, so that the estimate weighs what it is worth.
+        The slit with new ``sci`` and variances in replaced pixels. Only pixels inside the slit are replaced, which have
+        a wavelength and no NON_SCIENCE. Their ``dq`` gets FLUX_ESTIMATED and loses DO_NOT_USE, as in the pipeline,
+        because resampling leaves out pixels with DO_NOT_USE. No other step clears a flag. With ``trace_model`` the
+        whole variance goes to ``var_rnoise``, and the other variances are 0: an estimate has no photon noise, and
+        resampling weights pixels with the inverse of ``var_rnoise``, so the weight of the estimate follows from its
+        whole variance.
 
     Raises
     ------
     ModelError
         If variables are missing or not as declared, or ``model`` is on other pixels or in other units.
     ParameterError
-        If a parameter is out of range, or ``model`` is given without need or lacking.
+        If a parameter is out of range, if ``trace_model`` has no ``model``, or if another algorithm has one.
 
-    Notes
-    -----
-    As in the pipeline, ``mingrad`` never replaces pixels in the two first and the last rows and columns of a cut-out.
-    Other than there, pixels outside the slit stay as they are; the scale of a profile is the least-squares solution
-    itself, which the pipeline searches to 1e-4; FLUX_ESTIMATED that was set before stays; variances change only where
-    the value does; and ``trace_model`` leaves what the model lacks.
+    Notes ----- As in the pipeline, ``mingrad`` never replaces pixels in the two first and the last rows and columns of
+    a cut-out. Different from the pipeline: pixels outside the slit do not change. The scale of a profile is the exact
+    least-squares solution; the pipeline searches it to 1e-4. FLUX_ESTIMATED that was set before stays. Variances change
+    only where the value changes. ``trace_model`` does not replace pixels that the model lacks.
 
     Examples
     --------

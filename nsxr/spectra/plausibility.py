@@ -1,4 +1,4 @@
-"""What is suspicious about an extraction, once it is computed: what the program knows, said in words."""
+"""Check computed spectra for signs of a wrong extraction, and describe what is suspicious."""
 
 import math
 import warnings
@@ -17,19 +17,19 @@ from nsxr.model.variables import variances_of
 
 __all__ = ["CHECKS", "Extracted", "suspicions", "warn_of_suspicions"]
 
-_MOST_SIGMA = 4.0  # of the position from its plan
+_MOST_SIGMA = 4.0  # between the fitted and the planned position
 _WIDEST = 3.0  # sigma of a point source [pixel]; those of the telescope are 0.7 to 1.3
-_WAVELENGTHS = (0.3, 8.0)  # um, of all that the detectors see
+_WAVELENGTHS = (0.3, 8.0)  # um, range of the detectors
 _LEAST_SIGNAL = 3.0  # signal to noise of all columns together
-_BRIGHT = 5.0  # of one column, as of a line
+_BRIGHT = 5.0  # signal to noise of one column, such as that of an emission line
 _MOST_FLAGGED = 0.5
-_FAINTEST = 0.05  # of the light of other sources in the slit
+_FAINTEST = 0.05  # relative to the light of other sources in the slit
 _USUAL_PRIOR = 0.3
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """A computed spectrum, and the slit and the model that it was made from, as far as they are at hand."""
+    """Hold a computed spectrum, and the slit and the model that it was made from if they are available."""
 
     spectrum: xr.Dataset
     model: xr.Dataset | None = None
@@ -43,7 +43,7 @@ class Extracted:
 
     @property
     def signal(self) -> tuple[float, int]:
-        """Signal to noise of all the light together, and number of columns that are bright alone."""
+        """Signal to noise of all columns together, and number of columns that are bright by themselves."""
         kinds = [self.spectrum[name].values for name in variances_of(self.spectrum, "flux_var")]
         variance = np.sum([np.nan_to_num(kind) for kind in kinds], axis=0) if kinds else np.zeros(self.good.shape)
         used = self.good & (variance > 0)
@@ -56,7 +56,7 @@ class Extracted:
 
     @property
     def contrast(self) -> float:
-        """Light of the source, relative to that of other sources in its slit; infinite without any."""
+        """Light of the source, relative to that of other sources in its slit; infinite if there are none."""
         if self.model is None or "beside" not in self.model:
             return math.inf
         used = self.good if self.good.ndim == 1 else self.good.any(0)
@@ -71,7 +71,7 @@ class Extracted:
 
     @property
     def should_have_light(self) -> bool:
-        """Whether a source is planned here: not in background slits, nor in fixed slits beside the target's."""
+        """Whether a source is planned in this slit: no for background slits, and for fixed slits without the target."""
         return self.header.has_planned_source
 
     @property
@@ -86,7 +86,7 @@ class Extracted:
 
     @property
     def has_light(self) -> bool:
-        """Whether there is any."""
+        """Whether there is light of a source."""
         whole, bright = self.signal
         return whole > _LEAST_SIGNAL or bright > 1 + self.good.shape[-1] / 1000
 
@@ -195,11 +195,11 @@ CHECKS: tuple[Callable[[Extracted], Iterator[str]], ...] = (
     _width,
     _disagreement,
 )
-"""What is asked of each spectrum; whatever is suspicious is a line of words."""
+"""Checks of a spectrum. Each check yields one line of text for each problem that it finds."""
 
 
 def suspicions(found: Extracted) -> list[str]:
-    """Return what is suspicious about a spectrum, a line each.
+    """Return what is suspicious about a spectrum, one line for each problem.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def suspicions(found: Extracted) -> list[str]:
 
 
 def warn_of_suspicions(extracted: Sequence[Extracted], stacklevel: int = 2) -> None:
-    """Issue a DegradedResultWarning for whatever is suspicious about spectra, with file and slit.
+    """Issue a DegradedResultWarning for each problem of a spectrum, with the names of file and slit.
 
     Parameters
     ----------

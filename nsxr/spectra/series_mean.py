@@ -1,4 +1,4 @@
-"""The mean image of a time series, from which bad integrations are left out."""
+"""Average the integrations of a time series, without bad pixels and bad integrations."""
 
 import numpy as np
 import xarray as xr
@@ -12,20 +12,20 @@ from nsxr.model.dims import image_dims
 __all__ = ["mean_image"]
 
 _TYPICAL = 33
-"""Integrations, spread evenly, whose median is the typical image."""
+"""Number of integrations, evenly spread over the time series, whose median is the typical image."""
 _THRESHOLD = 8.0  # standard deviations from the typical image
-_VARIABILITY = 0.2  # of the light of a pixel, on top: stars flare and are eclipsed
-_BRIGHT = 4.0  # standard deviations from which on a pixel has light
-_ELSEWHERE = 0.15  # of the pixels with light that are off in an integration of something else
-_RATIO = 100.0  # of a variance to the typical one
+_VARIABILITY = 0.2  # additional limit, as a part of the light of a pixel: stars flare and are eclipsed
+_BRIGHT = 4.0  # standard deviations above which a pixel has light
+_ELSEWHERE = 0.15  # part of the bright pixels that deviate if an integration shows something else
+_RATIO = 100.0  # largest ratio of a variance to the typical variance
 
 
 def mean_image(slit: xr.Dataset, usable: xr.DataArray) -> xr.Dataset:
-    """Return the mean over integrations of usable pixels with its variances.
+    """Return the mean of usable pixels over integrations, with its variances.
 
-    Pixels of an integration that are off the typical image are left out: jumps, and whole integrations that are
-    saturated, empty, noisy, or pointed somewhere else. Pixels that are usable in less than half of the integrations are
-    left out too.
+    Pixels of an integration that deviate from the typical image are left out, such as pixels with jumps. Whole
+    integrations that are saturated, empty, noisy, or pointed somewhere else are left out too. A pixel that is usable in
+    less than half of the integrations has no mean.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def mean_image(slit: xr.Dataset, usable: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     Dataset
-        The same variables without integration, NaN where nothing can be used; ``usable``, the pixels that have a mean;
-        and the scalar ``n_averaged``, the integrations that are averaged in a pixel, on average over pixels.
+        The same variables without integration, NaN where no integration can be used; ``usable``, the pixels that have a
+        mean; and the scalar ``n_averaged``, the number of integrations in the mean of a pixel, averaged over pixels.
     """
     dims = image_dims(slit)
     names = [name for name in ("sci", "var_poisson", "var_rnoise") if name in slit]
@@ -67,7 +67,7 @@ def mean_image(slit: xr.Dataset, usable: xr.DataArray) -> xr.Dataset:
 
 
 def _typical(sci: np.ndarray, variance: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the median over integrations, by how much a pixel may be off it, and the median of the variances."""
+    """Return the median over integrations, the largest deviation from it, and the median of the variances."""
     there = usable & np.isfinite(sci) & np.isfinite(variance)
     value = median_of_finite(np.where(there, sci, np.nan).astype(np.float64))
     scatter = median_of_finite(np.abs(np.where(there, sci, np.nan) - value)) / 0.6745

@@ -1,4 +1,4 @@
-"""Fit the trace of a source to the images of its exposures: what happens in one block, on NumPy arrays.
+"""Fit the trace of a source to the images of its exposures: the calculation for one block of NumPy arrays.
 
 Images are (exposure, y, x). See :func:`nsxr.fit_trace_model` for the meaning of the results.
 """
@@ -20,9 +20,9 @@ from nsxr.model.dq import UNUSABLE
 __all__ = ["OUTPUTS", "FitSettings", "fit_exposures", "fit_one_exposure"]
 
 HALF_WIDTH = 3.0
-"""Half width of the aperture of point sources [pixel]; the observatory's is as wide."""
-_LEAST_ROWS = 3  # that tell where a trace is
-_UNPLANNED = 2.0  # pixels by which a position taken from the light itself may be wrong
+"""Half width of the aperture of point sources [pixel], the same as in the observatory's pipeline."""
+_LEAST_ROWS = 3  # needed to find the position of a trace
+_UNPLANNED = 2.0  # pixels, error of a position that was estimated from the light
 
 OUTPUTS: Mapping[str, tuple[Literal["pixel", "column", "exposure"], type[np.generic]]] = {
     **dict.fromkeys(("profile", "profile_uncertainty", "response", "aperture", "weight"), ("pixel", np.float64)),
@@ -34,25 +34,26 @@ OUTPUTS: Mapping[str, tuple[Literal["pixel", "column", "exposure"], type[np.gene
     **dict.fromkeys(("noise_scale", "background_terms", "neighbours"), ("exposure", np.float64)),
     **dict.fromkeys(("position_planned", "position_fitted", "position_uncertainty"), ("exposure", np.float64)),
 }
-"""What a fit returns, in this order: a value for each pixel, column or exposure, and its dtype."""
+"""Results of a fit, in this order: whether there is a value for each pixel, column or exposure, and the dtype."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What a fit needs beside the images.
+    """Hold what a fit needs besides the images.
 
     Attributes
     ----------
     first_row : float
         Detector row of the first row of the images.
     shutters : tuple of str
-        State of the shutters in each exposure, empty for fixed slits.
+        State of the shutters in each exposure; empty for fixed slits.
     places : tuple of float
         Planned position of the source in each exposure [slit heights].
     position, half_width, position_prior, rejection_threshold, rescale_noise
         See :func:`nsxr.fit_trace_model`.
     background_terms : int
-        Terms of the local background: 0, 1 or 2; -1 for one if there is light beside the trace.
+        Number of terms of the local background: 0, 1 or 2; -1 for one term if there is light beside the trace,
+        otherwise none.
     is_extended : bool
         Whether the source is extended.
     """
@@ -71,7 +72,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class _Images:
-    """Signal and variances in units of the typical signal, and which pixels can be used."""
+    """Hold signal and variances in units of the typical signal, and which pixels can be used."""
 
     signal: np.ndarray
     var_poisson: np.ndarray
@@ -90,7 +91,7 @@ def fit_one_exposure(
     *,
     settings: FitSettings,
 ) -> tuple[np.ndarray, ...]:
-    """Fit one exposure, images (y, x), see :func:`fit_exposures`; the results are without ``exposure`` too."""
+    """Fit one exposure with images (y, x), see :func:`fit_exposures`; the results have no ``exposure`` dimension."""
     usable = ((dq & UNUSABLE) == 0) & np.isfinite(sci)
     signal, poisson, read = (np.where(usable, each, np.float32(np.nan)) for each in (sci, var_poisson, var_rnoise))
     found = fit_exposures(signal[None], poisson[None], read[None], usable[None], wavelength[None], settings=settings)
@@ -117,7 +118,7 @@ def fit_exposures(
     wavelength : (exposure, y, x) ndarray
         Wavelengths [um], NaN outside the slit.
     settings : FitSettings
-        All else.
+        All other inputs.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def fit_exposures(
 
 def _scaled(sci: np.ndarray, var_poisson: np.ndarray, var_rnoise: np.ndarray, usable: np.ndarray) -> _Images:
     images = [array.astype(np.float64) for array in (sci, var_poisson, var_rnoise)]
-    # the light of a column is compared with others, so units do not matter but powers of ten under 1e-30 would
+    # columns are compared with each other, so units do not matter; values below 1e-30 would be too small
     finite = usable & np.isfinite(images[0])
     scale = float(np.median(np.abs(images[0][finite]))) if finite.any() else 1.0
     scale = scale if scale > 0 else 1.0
@@ -148,7 +149,7 @@ def _scaled(sci: np.ndarray, var_poisson: np.ndarray, var_rnoise: np.ndarray, us
 
 
 def _place(images: _Images, wavelength: np.ndarray, plan: np.ndarray, is_planned: bool, settings: FitSettings) -> Place:
-    """Return what is known of the source and of its slit before the light is looked at."""
+    """Return the properties of the source and of its slit that are known without its light."""
     _, n_rows, n_columns = images.signal.shape
     sky = [open_part(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)]
     slit = np.stack([_slit_of(each, there) for each, there in zip(wavelength, images.finite, strict=True)])
@@ -157,7 +158,7 @@ def _place(images: _Images, wavelength: np.ndarray, plan: np.ndarray, is_planned
         plan,
         is_planned,
         settings.position_prior if is_planned else _UNPLANNED,
-        min(widest, float(n_rows)),  # no wider than the cut-out
+        min(widest, float(n_rows)),  # at most the height of the cut-out
         np.stack([np.ones((n_rows, n_columns)) if each is None else each for each in sky]),
         slit if settings.is_extended else None,
         [nod_distances(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)],
@@ -208,7 +209,7 @@ def _fit(images: _Images, place: Place, settings: FitSettings) -> tuple[Source, 
 def _described(
     source: Source, order: int, images: _Images, place: Place, settings: FitSettings
 ) -> dict[str, np.ndarray]:
-    """Return what the fit says about pixels, columns and exposures, in the units of the signal."""
+    """Return the results for pixels, columns and exposures, in the units of the signal."""
     n, n_rows, n_columns = images.signal.shape
     profile, aperture = source.profile.evaluate(n_rows)
     response, _ = source.profile.response(n_rows)
@@ -254,7 +255,7 @@ def _described(
 def _settled(
     source: Source, images: _Images, own: np.ndarray, profile: np.ndarray, weights_for: Callable[..., np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and steady fluxes. Both depend on each other through the variance, so they are found in turn."""
+    """Return weights and steady fluxes by iteration, because they depend on each other through the variance."""
     dark = source.dark_variance(np.where(images.good, images.var_rnoise, 1.0)) + source.beside_variance
     steady, precision = source.flux, np.where(source.is_used, 1 / dark, 0.0)
     for _ in range(2):
@@ -270,13 +271,13 @@ def _settled(
 def _summed(
     source: Source, profile: np.ndarray, response: np.ndarray, aperture: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the factors of pixels in the sum over the aperture, where the fit tells what is missing."""
+    """Return the weights of pixels in the sum over the aperture, with missing pixels replaced by the fit."""
     summed = np.where(source.is_used & (2 * response > profile), aperture, 0.0)
     return np.asarray(summed + (1 - (summed * response).sum(1, keepdims=True)) * weights)
 
 
 def _slit_of(wavelength: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """Return the part of each pixel in the slit; without edges, between the first and the last pixel of a column."""
+    """Return the part of each pixel in the slit. If edges are unknown, use the first and last pixel of a column."""
     found = slit_aperture(wavelength)
     if found is not None:
         return found
@@ -286,13 +287,13 @@ def _slit_of(wavelength: np.ndarray, finite: np.ndarray) -> np.ndarray:
 
 
 def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray, sky: np.ndarray) -> bool:
-    """Whether pixels beside the trace have a level that matters to the flux, in any of the exposures."""
+    """Return whether pixels beside the trace have a level that changes the flux noticeably, in any exposure."""
     n_rows = images.shape[1]
     _, aperture = source.profile.evaluate(n_rows)
     distance = source.profile.distance(n_rows)
     beside = source.is_used & (np.abs(distance) > source.profile.half_width + 1.0)
     for line in (source.others, Others(source.profile.distances, source.profile.strengths)):
-        for k in range(line.strengths.shape[1]):  # skirts of others would be taken for a background
+        for k in range(line.strengths.shape[1]):  # the skirts of other sources would look like a background
             apart = np.abs(distance - line.distances[:, k, None, None]) > source.profile.half_width + 1.0
             beside &= apart | (line.strengths[:, k, None, None] == 0)
     precision = np.where(beside, 1 / source.dark_variance(np.where(beside, var_rnoise, 1.0)), 0.0)

@@ -1,4 +1,4 @@
-"""The trace of a source on the detector: position, profile, photon noise, outliers, from one or several exposures."""
+"""Fit the trace of a source on the detector: position, profile, photon noise and outliers, from its exposures."""
 
 import warnings
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from nsxr.spectra.trace_fit import OUTPUTS, FitSettings, fit_exposures, fit_one_
 __all__ = ["BACKGROUND_TERMS", "fit_trace_model", "usable_pixels"]
 
 BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2, "if any": -1}
-"""Terms of each kind of local background; where one was subtracted, the pixels beside the trace say what is left."""
+"""Terms of each kind of local background; -1 if pixels beside the trace decide, after a background subtraction."""
 _IMAGES = ("sci", "var_poisson", "var_rnoise")
 _OF_ONE_INTEGRATION = ("background_variance", "variance_of_signal", "beside_variance")
 
@@ -37,7 +37,7 @@ Background = Literal["auto", "none", "constant", "linear"]
 
 @dataclass(frozen=True)
 class _Options:
-    """The parameters of :func:`fit_trace_model`."""
+    """Hold the parameters of :func:`fit_trace_model`."""
 
     half_width: float | None
     position: float | None
@@ -55,7 +55,7 @@ class _Options:
                 )
 
     def kind_of_background(self, header: SlitHeader) -> str:
-        """Return the kind of local background, ``auto`` resolved."""
+        """Return the kind of local background, with ``auto`` replaced by the kind that it stands for."""
         if self.background == "auto":
             return "if any" if header.is_sky_subtracted else "constant"
         if self.background not in ("none", "constant", "linear"):
@@ -64,12 +64,12 @@ class _Options:
 
 
 def usable_pixels(slit: xr.Dataset) -> xr.DataArray:
-    """Return where pixels are measurements: finite, and without flags of :data:`nsxr.model.dq.UNUSABLE`."""
+    """Return which pixels are measurements: finite, and without flags of :data:`nsxr.model.dq.UNUSABLE`."""
     return ((slit["dq"] & UNUSABLE) == 0) & np.isfinite(slit["sci"])
 
 
 def _warn_of_unknown_source(slit: xr.Dataset) -> None:
-    """Warn if SRCTYPE is a word that says nothing; none, N/A and UNKNOWN are usual, and mean a point source."""
+    """Warn if SRCTYPE has an unknown value. No value, N/A and UNKNOWN are usual, and mean a point source."""
     header = SlitHeader.of(slit)
     if header.source_type not in ("POINT", "EXTENDED", "UNKNOWN", "N/A", ""):
         message = (
@@ -79,7 +79,7 @@ def _warn_of_unknown_source(slit: xr.Dataset) -> None:
         warnings.warn(message, DegradedResultWarning, stacklevel=4)
 
 
-@checks_arguments  # also what other functions hand on
+@checks_arguments  # also arguments that other functions pass on
 def fit_trace_model(
     slits: xr.Dataset | Sequence[xr.Dataset],
     *,
@@ -90,59 +90,63 @@ def fit_trace_model(
     rejection_threshold: Limits = 5.0,
     rescale_noise: bool = True,
 ) -> Any:
-    """Fit position, profile and photon noise of the source in a slit, or in several nods of one source together.
+    """Fit position, profile and photon noise of the source in a slit, or in several nods of this source together.
 
-    The profile is smooth along the dispersion and free across it: a Gaussian whose centre and width are
-    parabolas in wavelength, and splines on top whose size the data decide. Nods share it, and the shape of the trace;
-    offsets and fluxes are their own. Time series are averaged over integrations first. Other sources in the slit, from
-    2.5 rows on, have their own light in every column, with the profile of a point source; all the light in the slit of
-    an extended source is its own.
+    The profile is smooth along the dispersion and free across it. It is a Gaussian whose centre and width are parabolas
+    in wavelength, plus splines whose size is determined by the data. Nods share the profile and the shape of the trace,
+    but each has its own offset and fluxes. Time series are averaged over integrations first. Other sources in the slit
+    that are at least 2.5 rows away are fitted too: each has its own flux in every column, and the profile of a point
+    source. If the source is extended, all the light in the slit belongs to it.
 
     Parameters
     ----------
     slits : Dataset, or sequence of Dataset
         Each with ``sci`` [DN/s, MJy or MJy/sr], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength``, see
-        :mod:`nsxr.slits.collection`. Several are exposures of one source.
+        :mod:`nsxr.slits.collection`. Several slits are exposures of one source.
     half_width : float, optional
-        Half width of the aperture [pixel]; 3 for point sources. That of extended ones (SRCTYPE) is the slit, as tilted
-        as it is; a half width cuts it.
+        Half width of the aperture [pixel]; 3 for point sources. The aperture of extended sources (SRCTYPE) is the slit
+        with its tilt; a half width makes it narrower.
     position : float, optional
-        Planned detector row of the source in the middle column. By default from SRCYPOS, SHUTSTA and the edges of the
-        slit, or from the light itself where a cut-out does not tell.
+        Planned detector row of the source in the middle column. By default it follows from SRCYPOS, SHUTSTA and the
+        edges of the slit, or from the light if these are not known.
     position_prior : float, default 0.3
         Standard deviation of the true position from the planned one [pixel].
     background : {"auto", "none", "constant", "linear"}
-        Local background of each column, fitted together with its flux, in open shutters alone. ``auto``: a constant; if
-        a background was subtracted before, only if pixels beside the trace of a point source show that something is
-        left, by 5 standard deviations and half a percent of the flux.
+        Local background of each column in open shutters, fitted together with the flux. ``auto`` is a constant. If a
+        background was subtracted before, ``auto`` is a constant only if pixels beside the trace of a point source show
+        a remaining background, by 5 standard deviations and half a percent of the flux.
     rejection_threshold : float, default 5
-        Pixels off the model by so many standard deviations, and by more than 2 % of the light around, are left out.
+        Pixels are left out that deviate from the model by more than this number of standard deviations plus 2 % of the
+        light around them.
     rescale_noise : bool, default True
-        Enlarge variances by what the scatter of pixels without light asks for; not those of series.
+        Scale variances up to the scatter of pixels without light. Variances of time series are not scaled.
 
     Returns
     -------
     Dataset, or list of Dataset
-        For each slit, on its pixels: ``profile``, part of the flux of a column in a pixel, with
-        ``profile_uncertainty``; ``aperture``, the part of each pixel within the aperture; ``weight``, the factor of a
-        pixel in the flux of its column; ``is_used``; ``response``, the signal in a pixel for a flux of one, which is
-        the profile but for extended sources with subtracted nods; ``beside``, light of other sources, and of subtracted
-        nods of a point source [units of sci], with its photon noise ``beside_variance``; ``sky``, part of an even sky
-        that open shutters let through. Along
-        its columns: ``trace`` and ``width`` [pixel], ``flux`` and ``steady_flux``, for
-        models of variance without the noise of the column itself, [units of sci], ``background_variance`` and
-        ``variance_of_signal`` (of single integrations), ``profile_variance`` (relative variance of the flux that comes
-        from the profile); ``off_profile``, columns with lines that are distributed otherwise than the continuum, where
-        no pixel is left out for that, and fluxes are sums over the aperture;
-        ``background_terms``, 0, 1 or 2 for none, a constant or a line; ``neighbours``, number of other sources found;
-        ``noise_scale``; ``position_planned`` (NaN if not known), ``position_fitted``,
-        ``position_uncertainty`` [detector row, middle column]. All float64 but ``is_used`` and
+        For each slit, on its pixels: ``profile``, the part of the flux of a column in a pixel, with
+        ``profile_uncertainty``; ``aperture``, the part of each pixel within the aperture; ``weight``, the weight of a
+        pixel in the flux of its column; ``is_used``; ``response``, the signal in a pixel for a flux of one, which
+        equals the profile except for extended sources with subtracted nods; ``beside``, the light of other sources, and
+        of subtracted nods of a point source [units of sci], with its photon noise ``beside_variance``; ``sky``, the
+        part of a uniform sky that open shutters let through.
+
+        Along its columns: ``trace`` and ``width`` [pixel]; ``flux`` [units of sci]; ``steady_flux`` [units of sci], the
+        flux without the noise of the column itself, for models of variance; ``background_variance`` and
+        ``variance_of_signal`` (of single integrations); ``profile_variance``, the relative variance of the flux that
+        comes from the profile; ``off_profile``, columns with lines whose light is distributed differently from the
+        continuum. In these columns no pixel is left out because of this difference, and fluxes are sums over the
+        aperture.
+
+        Scalars: ``background_terms``, 0, 1 or 2 for none, a constant or a line; ``neighbours``, the number of other
+        sources found; ``noise_scale``; ``position_planned`` (NaN if not known), ``position_fitted`` and
+        ``position_uncertainty`` [detector row, middle column]. All variables are float64, except ``is_used`` and
         ``off_profile``. Lazy if a slit is.
 
     Warns
     -----
     DegradedResultWarning
-        If SRCTYPE is a word that says nothing: the source is treated as a point.
+        If SRCTYPE has an unknown value. The source is then treated as a point source.
 
     Raises
     ------
@@ -166,7 +170,7 @@ def fit_trace_model(
     if len(set(kinds)) > 1:
         raise ModelError("some slits are resampled and others are not, expected one kind: give cal or s2d products")
     rows = np.unique(np.concatenate([slit[dims[0]].values for slit in each]))
-    are_apart = rows.size > 1.5 * max(slit.sizes[dims[0]] for slit in each)  # slits that share nothing
+    are_apart = rows.size > 1.5 * max(slit.sizes[dims[0]] for slit in each)  # slits that have no rows in common
     groups = [[slit] for slit in each] if are_apart else [each]
     models = []
     for group in groups:
@@ -189,7 +193,7 @@ def _fit_together(each: Sequence[xr.Dataset], options: _Options) -> list[xr.Data
         half_width=options.half_width,
         position_prior=options.position_prior,
         rejection_threshold=options.rejection_threshold,
-        # the mean of many integrations has so little noise that the wings of the profile would be taken for some
+        # the mean of many integrations has so little noise that the wings of the profile would look like excess noise
         rescale_noise=options.rescale_noise and not is_series,
         background_terms=BACKGROUND_TERMS[kind],
         is_extended=headers[0].is_extended,
@@ -216,7 +220,7 @@ def _fit_together(each: Sequence[xr.Dataset], options: _Options) -> list[xr.Data
 
 
 def _fit_one(slit: xr.Dataset, settings: FitSettings) -> xr.Dataset:
-    """Return what is fitted to a single exposure."""
+    """Return the results of a fit to a single exposure."""
     dims = image_dims(slit)
     own = {"pixel": dims, "column": dims[1:], "exposure": ()}
     found = map_blocks(
@@ -231,7 +235,7 @@ def _fit_one(slit: xr.Dataset, settings: FitSettings) -> xr.Dataset:
 
 
 def _fit_stack(each: Sequence[xr.Dataset], settings: FitSettings, is_series: bool) -> list[xr.Dataset]:
-    """Return what is fitted to several exposures, or to the mean of a time series, for each of them."""
+    """Return the results of a fit to several exposures, or to the mean of a time series, one for each exposure."""
     dims = image_dims(each[0])
     labels = {dim: np.unique(np.concatenate([slit[dim].values for slit in each])) for dim in dims}
     means = [mean_image(slit, usable_pixels(slit)) for slit in each]
@@ -251,7 +255,7 @@ def _fit_stack(each: Sequence[xr.Dataset], settings: FitSettings, is_series: boo
         outputs={name: (own[kind], dtype) for name, (kind, dtype) in OUTPUTS.items()},
         settings=settings,
     )
-    if is_series:  # all integrations make the model, and all wait for it
+    if is_series:  # the model needs all integrations, and extraction of each one needs the model
         found = {name: settle(array) for name, array in found.items()}
     together = xr.Dataset(found, coords=labels)
     models = []

@@ -1,4 +1,4 @@
-"""White light curves: the flux of each integration of a series, summed over wavelengths."""
+"""Make white light curves: the flux of each integration of a time series, summed over wavelengths."""
 
 from typing import Any
 
@@ -28,12 +28,13 @@ def white_light_curve(
     max_wavelength: float | None = None,
     max_flagged: float = 0.1,
 ) -> xr.Dataset:
-    """Sum the flux of each integration over wavelengths, the same ones in all integrations.
+    """Sum the flux of each integration over wavelengths, over the same wavelengths in all integrations.
 
-    A wavelength that is missing in one integration and not in the next makes the curve jump by its flux. What an
-    integration lacks, flagged DO_NOT_USE or not finite, is made up for by the median spectrum of the series, scaled to
-    what the integration has: the others keep all of their light. Wavelengths that half of the integrations lack are
-    left out of all. Integrations that lost more than a part of their wavelengths become NaN.
+    If a wavelength is missing in one integration and not in the next, the light curve changes by its flux. Missing
+    samples are flagged DO_NOT_USE or are not finite. They are replaced by the median spectrum of the time series,
+    scaled to the flux of the integration at its other wavelengths. Other integrations do not change. Wavelengths that
+    half of the integrations lack are left out of all integrations. Integrations that lack more than ``max_flagged`` of
+    their wavelengths become NaN.
 
     Parameters
     ----------
@@ -41,29 +42,27 @@ def white_light_curve(
         ``flux`` (integration, dispersion) float64 [Jy or DN/s], ``flux_var_poisson``, ``flux_var_rnoise``,
         ``flux_var_flat`` as far as there are, ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um].
     min_wavelength, max_wavelength : float, optional
-        Bounds [um], included. Default: all wavelengths, or all columns if no wavelength is known, as of count rates.
+        Bounds [um], included. By default all wavelengths; all columns if no wavelength is known, as for count rates.
     max_flagged : float, default 0.1
-        Part of the wavelengths of most integrations that one may lack before it is lost.
+        Largest part of the summed wavelengths that an integration may lack; otherwise it becomes NaN.
 
     Returns
     -------
     Dataset
-        ``flux`` and its variances (integration) float64, sums over wavelengths, those of integrations that lack some
-        larger in proportion; ``n_wavelengths`` (integration) int64, those that an integration has, 0 where the flux is
-        NaN; the coordinates along ``integration``. Lazy if the series is.
+        ``flux`` and its variances (integration) float64, sums over wavelengths. The sums of integrations that lack
+        wavelengths are scaled up in proportion. ``n_wavelengths`` (integration) int64, the number of wavelengths that
+        an integration has, 0 where the flux is NaN. The coordinates along ``integration``. Lazy if the time series is.
 
     Raises
     ------
     ModelError
-        If the series lacks a variable, or has no integrations.
+        If the time series lacks a variable, or has no integrations.
     ParameterError
         If the bounds are the wrong way round, or ``max_flagged`` is not in 0 to 1.
 
-    Notes
-    -----
-    Variances add, since pixels of a detector do not share their noise. The variance from the flat field is the same
-    flat in every integration: it matters for the level of the curve and not for its changes; where it is NaN it counts
-    as 0.
+    Notes ----- Variances are summed, because the noise of different pixels is independent. The variance of the flat
+    field comes from the same flat in every integration: it affects the level of the light curve and not its changes.
+    Where it is NaN it counts as 0.
     """
     check(series, "flux", "dq")
     if series["flux"].dims != ("integration", "dispersion"):
@@ -82,7 +81,7 @@ def white_light_curve(
     if max_wavelength is not None:
         wanted = wanted & (wavelength <= max_wavelength)
     names = ["flux", *variances_of(series, "flux_var")]
-    if "flux_var_flat" in names:  # a flat field whose variance nobody knows counts as one without
+    if "flux_var_flat" in names:  # if the variance of a flat field is not known it counts as 0
         base = base.assign(flux_var_flat=base["flux_var_flat"].fillna(0.0))
     bad = (base["dq"] & _DO_NOT_USE) != 0
     for name in names:
@@ -111,7 +110,7 @@ def white_light_curve(
 def _made_up(
     flux: np.ndarray, bad: np.ndarray, wanted: np.ndarray, *, max_flagged: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the factors by which sums are larger with the wavelengths that integrations lack, and those summed.
+    """Return factors that make up for missing wavelengths in sums, and which wavelengths are summed.
 
     ``flux``, ``bad`` are (integration, dispersion), ``wanted`` is (dispersion,). The factors of lost integrations are
     NaN.
@@ -123,7 +122,7 @@ def _made_up(
     typical = np.where(used, median_of_finite(np.where(there, flux, np.nan)), 0.0)
     there &= used
     whole, part = typical.sum(), there @ typical
-    # where there is next to no light, all wavelengths count alike
+    # if there is almost no light, all wavelengths have the same weight
     known = (whole > 0) & (part > 0.5 * whole * there.sum(1) / max(used.sum(), 1)) & (part > 0)
     count = np.where(there.any(1), used.sum() / np.maximum(there.sum(1), 1), np.nan)
     return np.where(known, whole / np.where(known, part, 1.0), count), used

@@ -1,1 +1,1 @@
-"""Loops over slits that are corrected."""
+"""Kernels for corrections of slits, on NumPy arrays."""

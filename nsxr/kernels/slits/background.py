@@ -1,4 +1,4 @@
-"""Mean of a few exposures, pixel by pixel, without the values that the others contradict."""
+"""Average a few exposures pixel by pixel, without values that disagree with the other exposures."""
 
 import numpy as np
 
@@ -17,26 +17,26 @@ def clipped_mean(
     mean: np.ndarray,
     factors: np.ndarray,
 ) -> None:
-    """Put the weighted mean of each pixel into ``mean``, and the normalised weights that made it into ``factors``.
+    """Write the weighted mean of each pixel to ``mean``, and the normalised weights of its values to ``factors``.
 
     A value is left out if it deviates from the mean of the others by more than ``threshold`` standard deviations of the
-    difference; the worst first, until two are left. Of two that contradict each other the lower stays: what is left of
-    cosmic rays, and a source, add light.
+    difference. The worst value is left out first, until two are left. If the last two disagree, the lower one is kept,
+    because residuals of cosmic rays, and a source, add light.
 
     Parameters
     ----------
     values, variances : (exposure, pixel) ndarray
-        float64; the variances only decide what contradicts.
+        float64; the variances are only used to find values that disagree.
     weights : (exposure,) ndarray
         Weights of the exposures.
     is_good : (exposure, pixel) ndarray of bool
-        Values that count.
+        Values that can be used.
     threshold : float
         0 for no clipping.
     mean : (pixel,) ndarray
         Output, NaN without a value.
     factors : (exposure, pixel) ndarray
-        Output, 0 for what did not count.
+        Output, 0 for values that were left out.
     """
     n, n_pixels = values.shape
     for p in range(n_pixels):

@@ -1,4 +1,4 @@
-"""Estimates of pixels that nobody measured, from their neighbours; NumPy on blocks of images."""
+"""Estimate missing pixels from their neighbours; NumPy on blocks of images."""
 
 import numpy as np
 
@@ -8,21 +8,21 @@ _LOWEST_SNR = 5.0
 
 
 def smallest_gradient(sci: np.ndarray, missing: np.ndarray, *variances: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return for each pixel the mean of the pair of neighbours, left and right or up and down, that differs less.
+    """Return for each pixel the mean of its left and right, or upper and lower, neighbours: the pair that differs less.
 
     Parameters
     ----------
     sci : (..., row, column) float32
         Images.
     missing : (..., row, column) bool
-        Pixels that are no neighbours.
+        Pixels that are not used as neighbours.
     *variances : (..., row, column) float32
-        Any number; means are taken of their square roots.
+        Any number of variances. The square roots of variances are averaged.
 
     Returns
     -------
     estimate, variances : (..., row, column) float32
-        NaN in the two first and the last rows and columns, and where both pairs lack a pixel.
+        NaN in the two first and the last rows and columns, and where a pixel is missing in both pairs.
     """
     values = np.where(missing, np.nan, sci)
     results = tuple(np.full(sci.shape, np.nan, dtype=sci.dtype) for _ in range(1 + len(variances)))
@@ -41,17 +41,17 @@ def smallest_gradient(sci: np.ndarray, missing: np.ndarray, *variances: np.ndarr
 
 
 def _neighbours(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pixels left, right, below and above of all but those at the edges."""
+    """Return the left, right, lower and upper neighbours of all pixels except those at the edges."""
     return image[..., 2:-1, 1:-2], image[..., 2:-1, 3:], image[..., 1:-2, 2:-1], image[..., 3:, 2:-1]
 
 
 def fit_profile(
     sci: np.ndarray, missing: np.ndarray, *variances: np.ndarray, n_adjacent_cols: int
 ) -> tuple[np.ndarray, ...]:
-    """Return for each pixel the median profile of the columns around, scaled to the column of the pixel.
+    """Return for each pixel the median profile of the adjacent columns, scaled to the column of the pixel.
 
-    Columns are divided by their largest absolute value first, unless no pixel of any column around has a signal-to-
-    noise ratio of 5. The scale is that of the smallest mean square difference of absolute values, or 1 if nothing was
+    Columns are first divided by their largest absolute value, if a pixel of any adjacent column has a signal-to-noise
+    ratio of 5. The scale minimises the mean square difference of absolute values. The scale is 1 if columns were not
     divided.
 
     Parameters
@@ -64,7 +64,7 @@ def fit_profile(
     Returns
     -------
     estimate, variances : (..., row, column) float32
-        NaN where the columns around have no pixel in the row, or the column has none at all.
+        NaN where the adjacent columns have no good pixel in the row, or the column itself has no good pixel.
     """
     results = tuple(np.full(sci.shape, np.nan, dtype=sci.dtype) for _ in range(1 + len(variances)))
     for image in np.ndindex(sci.shape[:-2]):
@@ -100,8 +100,8 @@ def _largest(image: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Return the median along the last axis without NaN; NaN where there is nothing."""
-    ordered = np.sort(values, axis=-1)  # NaN goes last; nanmedian warns
+    """Return the median along the last axis without NaN; NaN where there are no values."""
+    ordered = np.sort(values, axis=-1)  # sorting puts NaN last; nanmedian would warn
     number = np.isfinite(ordered).sum(axis=-1, keepdims=True)
     low, high = np.maximum(number - 1, 0) // 2, number // 2
     high = np.minimum(high, ordered.shape[-1] - 1)

@@ -1,1 +1,1 @@
-"""Loops over slits and spectra."""
+"""Kernels for extraction and combination of spectra, on NumPy arrays."""

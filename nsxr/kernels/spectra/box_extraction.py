@@ -1,4 +1,4 @@
-"""Weights of a box in a cut-out, background below it, and sums over it; NumPy, one image at a time."""
+"""Compute weights of a box in a cut-out, the background below it, and sums over it; NumPy, one image at a time."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ __all__ = ["box_weights", "overlap", "smooth", "sum_box"]
 
 Polynomials = Sequence[Sequence[float]]
 _LARGEST_CONDITION = 1e10
-_MOST_MISSING = 0.5  # of a box whose sum may be used
-_ERROR_OF_MEDIAN = 1.2  # over that of the mean
+_MOST_MISSING = 0.5  # largest missing part of a box whose sum can be used
+_ERROR_OF_MEDIAN = 1.2  # ratio to the error of the mean
 
 
 def overlap(rows: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Return the part of each pixel between two limits, both of which are pixels inside; 0 where a limit is NaN."""
+    """Return the part of each pixel between two limits; both limits are pixels inside. 0 where a limit is NaN."""
     part: np.ndarray = np.nan_to_num(np.clip(np.minimum(upper, rows) - np.maximum(lower, rows) + 1, 0, 1))
     return part
 
@@ -44,22 +44,22 @@ def box_weights(
     center : (..., column) float [row]
         Centre of the source; NaN where the box stays at its nominal place.
     extract_width, src_coeff, bkg_coeff : see :class:`nsxr.references.apertures.Aperture`
-        Background has no weights if ``bkg_coeff`` is None.
+        There are no weights of the background if ``bkg_coeff`` is None.
     by_wavelength : bool
-        Polynomials are functions of wavelength, else of the column.
+        Whether polynomials are functions of wavelength; otherwise they are functions of the column.
     position_offset : float [row]
         Added to all limits.
     whole_background : bool
-        Pixels that are partly in a region of the background do not count, as for a median.
+        Whether pixels that are only partly in a background region are left out, as for a median.
 
     Returns
     -------
     weights, background : (..., row, column) float64
-        Part of each pixel in the box and in the regions of the background.
+        Part of each pixel in the box and in the background regions.
     mean_wavelength : (..., column) float64
-        Mean of the wavelength with these weights; NaN where the box is empty.
+        Mean wavelength with the weights of the box; NaN where the box is empty.
     start, stop : (...) float64
-        Means over the image of the lowest and highest pixels inside.
+        Means over the image of the lowest and highest pixels in the box.
     """
     weights = np.zeros(wavelength.shape)
     background = np.zeros(wavelength.shape)
@@ -102,7 +102,7 @@ def box_weights(
 
 
 def _regions(coefficients: Polynomials, argument: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return limits as pixels inside, from polynomials that give the edges of a region."""
+    """Return the first and last pixel inside each region, from polynomials that describe its edges."""
     edges = [np.polynomial.polynomial.polyval(argument, np.asarray(c, np.float64)) for c in coefficients]
     return [(lower + 0.5, upper - 0.5) for lower, upper in zip(edges[::2], edges[1::2], strict=True)]
 
@@ -136,16 +136,16 @@ def sum_box(
     order: int,
     smoothing_length: int,
 ) -> tuple[np.ndarray, ...]:
-    """Return weighted sums over the pixels of a box that are there, background taken off.
+    """Return weighted sums over the good pixels of a box, with the background subtracted.
 
     Parameters
     ----------
     sci : (..., row, column) float32
         Images.
     dq : (..., row, column) uint32
-        Flags: DO_NOT_USE is missing, as is NaN in ``sci``, or in all variances.
+        Flags. A pixel is missing if it has DO_NOT_USE, or NaN in ``sci`` or in all variances.
     weights, background : (row, column) float64
-        From :func:`box_weights`; with the first of the dims in front, if it is that of slits.
+        From :func:`box_weights`; with the first dimension of ``sci`` in front if this is the dimension of slits.
     *variances : (..., row, column) float32
         Any number.
     fit : str or None
@@ -156,15 +156,16 @@ def sum_box(
     Returns
     -------
     sum, background, npixels, coverage : (..., column) float64
-        The background is its sum over the same pixels; coverage is the part of the box on measured pixels.
+        The background is summed over the same pixels; coverage is the part of the box on measured pixels.
     variances, variances of the background : (..., column) float64
-        For each variance; the first include the second. NaN where a pixel lacks this one and has others.
+        For each kind of variance; the variances include those of the background. NaN where a pixel lacks this kind but
+        has others.
     dq : (..., column) uint32
-        OTHER_BAD_PIXEL where pixels of the box are missing; DO_NOT_USE where more than half of it is, and where the
-        error is not known: a variance of the sum is not finite, though its kind is there in the image.
+        OTHER_BAD_PIXEL where pixels of the box are missing. DO_NOT_USE where more than half of the box is missing, and
+        where the error is not known: a variance of the sum is not finite, although the image has this kind of variance.
     """
     n = len(variances)
-    variances = tuple(np.where(variance < 0, np.nan, variance) for variance in variances)  # as little known
+    variances = tuple(np.where(variance < 0, np.nan, variance) for variance in variances)  # invalid
     results = [np.zeros((*sci.shape[:-2], sci.shape[-1])) for _ in range(4 + 2 * n)]
     flags = np.zeros((*sci.shape[:-2], sci.shape[-1]), dtype=np.uint32)
     while weights.ndim < sci.ndim:
@@ -204,13 +205,13 @@ def sum_box(
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return sums over rows; what has no weight may be NaN."""
+    """Return sums over rows; pixels without weight may be NaN."""
     summed: np.ndarray = (np.where(weights != 0, values, 0) * weights).sum(axis=0)
     return summed
 
 
 def smooth(image: np.ndarray, length: int) -> np.ndarray:
-    """Return the mean of the finite pixels in a window along columns; beyond the edges the last pixel goes on."""
+    """Return the mean of the finite pixels in a window along columns; edges are extended with the last pixel."""
     half = length // 2
     padded = np.pad(image, ((0, 0), (half, half)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)
@@ -224,7 +225,7 @@ def smooth(image: np.ndarray, length: int) -> np.ndarray:
 def _fit_polynomial(
     image: np.ndarray, region: np.ndarray, exact: np.ndarray, weights: np.ndarray, order: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit each column; return the level, and by how much the sum of it over the box depends on each pixel."""
+    """Fit each column. Return the background, and how much its sum over the box depends on each pixel."""
     n_rows = image.shape[0]
     powers = np.linspace(-1, 1, n_rows)[:, None] ** np.arange(order + 1)
     used = (region & exact & np.isfinite(image)).T
@@ -240,7 +241,7 @@ def _fit_polynomial(
 def _fit_median(
     image: np.ndarray, region: np.ndarray, exact: np.ndarray, weights: np.ndarray, order: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of each column, NaN where there is none, and a factor for errors as in _fit_polynomial."""
+    """Return the median of each column, NaN where there is none, and dependences on pixels as in _fit_polynomial."""
     values = np.sort(np.where(region & np.isfinite(image), image, np.nan), axis=0)  # NaN goes last; nanmedian warns
     number = np.isfinite(values).sum(axis=0)
     columns = np.arange(number.size)

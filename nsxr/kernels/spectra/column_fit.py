@@ -1,4 +1,4 @@
-"""Least squares of a few shapes to each column of an image."""
+"""Fit a few shapes to each column of an image by least squares."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ __all__ = ["box_weights", "column_weights", "solve_parts"]
 def _weights(
     profile: np.ndarray, aperture: np.ndarray, precision: np.ndarray, order: int, sky: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Solve the least squares of each column for flux and background; see :func:`column_weights`."""
+    """Solve the least-squares fit of each column for flux and background; see :func:`column_weights`."""
     n, n_rows, n_columns = profile.shape
     n_terms = 1 + order
     flux_weights, background_weights = np.zeros(profile.shape), np.zeros(profile.shape)
@@ -65,7 +65,7 @@ def _terms(profile: float, sky: float, y: int, n_rows: int, out: np.ndarray) -> 
 
 @kernel
 def _invert(matrix: np.ndarray, inverse: np.ndarray) -> bool:
-    """Invert a small positive matrix; False if it is singular, as of a column where too few pixels can be used."""
+    """Invert a small positive matrix; return False if it is singular, as in a column with too few usable pixels."""
     n = matrix.shape[0]
     lower = np.zeros((n, n))
     for i in range(n):
@@ -101,7 +101,7 @@ def column_weights(
     order: int = 0,
     sky: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the factors with which pixels enter the flux and the background of their column.
+    """Return the weights of pixels in the flux and in the background of their column.
 
     Parameters
     ----------
@@ -110,18 +110,18 @@ def column_weights(
     precision : (exposure, y, x) ndarray
         Inverse variances; 0 where a pixel cannot be used.
     order : int, default 0
-        Terms of a background that is fitted together with the flux: none, a constant, or a line. Without
-        background only pixels in the aperture count.
+        Number of terms of a background that is fitted together with the flux: none, a constant, or a line. Without
+        background only pixels in the aperture are used.
     sky : (exposure, y, x) ndarray, optional
-        Part of an even background that reaches a pixel; by default all of it everywhere.
+        Part of a uniform background that reaches a pixel; by default 1 everywhere.
 
     Returns
     -------
     flux_weights, background_weights : (exposure, y, x) ndarray
-        ``sum(weights * image)`` is the flux, or the background of a pixel in the middle of the aperture. All zero in
-        columns where too little can be used.
+        ``sum(weights * image)`` is the flux, or the background of a pixel in the middle of the aperture. All weights
+        are zero in columns with too few usable pixels.
     leverage : (exposure, y, x) ndarray
-        Part of its own value in what is fitted to a pixel.
+        Weight of the value of a pixel in its own fitted value.
     """
     return _weights(profile, aperture, precision, order, np.ones_like(profile) if sky is None else sky)
 
@@ -137,11 +137,11 @@ def box_weights(
     order: int,
     off_profile: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the factors of pixels for sums over the aperture, and of pixels in the background.
+    """Return the weights of pixels in sums over the aperture, and in the background.
 
-    The part of the sum that is missing, or that subtracted nods have taken away, comes from the fit. The fitted
-    background is subtracted. Where the light is not distributed as the profile, the background is that of pixels beside
-    the aperture.
+    The part of the sum that is missing, or that was removed by subtracted nods, comes from the fit. The fitted
+    background is subtracted. Where the light is distributed differently from the profile, the background comes from
+    pixels outside the aperture.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def box_weights(
     profile, response : (exposure, y, x) ndarray
         Part of the flux in a pixel, without and with subtracted nods.
     off_profile : (exposure, x) ndarray of bool
-        Columns whose light is distributed otherwise.
+        Columns whose light is distributed differently from the profile.
     """
     is_left = 2 * (profile - response) <= np.maximum(profile, 0.0)
     inside = np.where((precision > 0) & is_left, aperture, 0.0)
@@ -187,13 +187,13 @@ def _solve(
             for i in range(n_parts):
                 largest = max(largest, normal[i, i])
             for i in range(n_parts):
-                if normal[i, i] <= 1e-4 * largest or largest == 0.0:  # as of a line beyond the edge
+                if normal[i, i] <= 1e-4 * largest or largest == 0.0:  # such as a source outside the cut-out
                     normal[i, :] = 0.0
                     normal[:, i] = 0.0
                     normal[i, i] = 1.0
                     right[i] = 0.0
                 else:
-                    normal[i, i] *= 1.0 + 1e-6  # two lines in one place share their light
+                    normal[i, i] *= 1.0 + 1e-6  # two sources at the same place share their light
             for i in range(n_parts):
                 out[i, e, x] = 0.0
                 deviation[i, e, x] = np.inf
@@ -206,14 +206,14 @@ def _solve(
 
 
 def solve_parts(images: np.ndarray, precision: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how much of each part (part, exposure, x) is in each column, all fitted at once, and its deviation.
+    """Return the amplitudes of all parts in each column (part, exposure, x), fitted together, and their deviations.
 
     Parameters
     ----------
     images, precision : (exposure, y, x) ndarray
         Signal, and inverse variances of zero where a pixel cannot be used.
     parts : (part, exposure, y, x) ndarray
-        Shapes of the source, of others, and of the background. A part that is nowhere in a column is zero there.
+        Shapes of the source, of other sources, and of the background. A part is zero in columns where it is absent.
     """
     shape = (parts.shape[0], parts.shape[1], parts.shape[3])
     found, deviation = np.empty(shape), np.empty(shape)

@@ -30,14 +30,14 @@ def interpolation(wavelength: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray,
     Parameters
     ----------
     wavelength : (n,) float64
-        Of the pixels, NaN where there is none.
+        Wavelengths of the pixels, NaN where there is none.
     grid : (m,) float64
         Wavelengths wanted.
 
     Returns
     -------
     first, second : (m,) int64
-        Neighbouring pixels; the same one where it is hit exactly; -1 outside of the spectrum.
+        Neighbouring pixels; both are the same pixel if its wavelength is that of the grid; -1 outside the spectrum.
     part : (m,) float64
         Weight of ``second``.
     """
@@ -47,14 +47,14 @@ def interpolation(wavelength: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray,
         return first, second, part
     pixels = pixels[np.argsort(wavelength[pixels], kind="stable")]
     rising = wavelength[pixels]
-    inside = (grid >= rising[0]) & (grid <= rising[-1])  # NaN is not
+    inside = (grid >= rising[0]) & (grid <= rising[-1])  # False for NaN
     place = np.searchsorted(rising, grid[inside], side="right") - 1
     above = np.minimum(place + 1, pixels.size - 1)
     step = rising[above] - rising[place]
     part[inside] = np.where(step > 0, (grid[inside] - rising[place]) / np.where(step > 0, step, 1), 0)
     first[inside] = pixels[place]
     second[inside] = np.where(part[inside] > 0, pixels[above], pixels[place])
-    apart = np.abs(first - second) > 1  # a gap in between
+    apart = np.abs(first - second) > 1  # there is a gap between the pixels
     first[apart], second[apart] = -1, -1
     return first, second, part
 
@@ -65,12 +65,12 @@ def grid_by_column(*wavelengths: np.ndarray, labels: Sequence[np.ndarray], colum
     Parameters
     ----------
     *wavelengths : (n,) float64
-        Of each spectrum, NaN where there is none. The first that has any counts; where it has none it goes on as the
-        next one does, shifted so that both agree in the nearest column that they share.
+        Wavelengths of each spectrum, NaN where there is none. The first spectrum that has any is used. Columns where it
+        has none take those of the next spectrum, shifted so that both agree in the nearest column that they share.
     labels : sequence of (n,) int
-        Detector columns of each.
+        Detector columns of each spectrum.
     columns : (m,) int
-        All columns, rising.
+        All columns, increasing.
     """
     grid = np.full(columns.size, np.nan)
     for wavelength, label in zip(wavelengths, labels, strict=True):
@@ -89,12 +89,12 @@ def grid_by_column(*wavelengths: np.ndarray, labels: Sequence[np.ndarray], colum
 
 
 def union_of_grids(grids: Sequence[np.ndarray]) -> np.ndarray:
-    """Return rising wavelengths with the sampling of each grid where no grid before it is, and gaps filled up.
+    """Return increasing wavelengths that cover all grids, with gaps filled; where grids overlap the first one counts.
 
     Parameters
     ----------
     grids : sequence of (n,) float64
-        NaN does not count.
+        Wavelengths of each grid; NaN is ignored.
     """
     found = np.empty(0)
     for given in grids:
@@ -118,7 +118,7 @@ def union_of_grids(grids: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def running_median(values: np.ndarray, length: int) -> np.ndarray:
-    """Return the median of the finite values around each pixel; where there are none, between the nearest ones."""
+    """Return the median of the finite values around each pixel; pixels without such values are interpolated."""
     found = median_of_finite(pixels_around(values, length // 2))
     good = np.flatnonzero(np.isfinite(found))
     return np.interp(np.arange(values.size), good, found[good]) if good.size else found
@@ -129,16 +129,16 @@ def background_covariance(
     weights: tuple[np.ndarray, np.ndarray],
     variances: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Return the covariance of two spectra from their backgrounds, for each detector column.
+    """Return the covariance of two spectra that their backgrounds cause, for each detector column.
 
     Parameters
     ----------
     pair : two of (str, tuple of str)
-        Name of the exposure of each spectrum, and of those in its background.
+        Names of the exposure of each spectrum, and of the exposures in its background.
     weights : two (rows, columns) arrays
-        By which the same detector pixels entered each spectrum.
+        Weights of the same detector pixels in each spectrum.
     variances : two (rows, columns) arrays
-        Of the background subtracted from each.
+        Variances of the background subtracted from each spectrum.
     """
     (one, members_one), (other, members_other) = pair
     n_one, n_other = len(members_one), len(members_other)
@@ -155,10 +155,10 @@ def background_covariance(
 
 
 class _Spectrum:
-    """One spectrum by detector column, 0 where there is nothing to use, and its interpolation to a grid."""
+    """Hold one spectrum by detector column, 0 where there is no usable value, and its interpolation to a grid."""
 
     def __init__(self, values: Mapping[str, np.ndarray], labels: tuple[np.ndarray, np.ndarray], span: range) -> None:
-        # a flat field whose variance nobody knows counts as one without
+        # if the variance of a flat field is not known it counts as 0
         known = {name: np.nan_to_num(v, nan=0.0) if name.endswith("var_flat") else v for name, v in values.items()}
         self.values, self.columns, self.rows, self.span = known, labels[0], labels[1], span
         self.parts = [name for name in known if "_var_" in name]
@@ -173,7 +173,7 @@ class _Spectrum:
         return full
 
     def sample(self, grid: np.ndarray, smoothing: int) -> None:
-        """Set, for each wavelength of a grid, whether there is a sample, its weight, flags, and the matrix to it."""
+        """Set for each wavelength of a grid whether there is a sample, its weight, its flags, and the interpolation."""
         first, second, part = interpolation(self.values["wavelength"], grid)
         self.used = (first >= 0) & self.good[first] & self.good[second]
         rows = np.flatnonzero(first >= 0)
@@ -188,14 +188,14 @@ class _Spectrum:
         self.flags = self.values["dq"][first] | self.values["dq"][second]
 
     def brightness_per_flux(self) -> np.ndarray:
-        """Return how surface brightness scales with flux, by detector column: both are the same sum of pixels."""
+        """Return the ratio of surface brightness to flux by detector column; both are the same sum of pixels."""
         variance = np.sum([self.values[name] for name in self.parts if name.startswith("sb")], axis=0)
         nothing = np.zeros(len(self.span))
         ratio = np.divide(self.by_column(variance), self.variance, out=nothing, where=self.variance > 0)
         return np.asarray(np.sqrt(ratio))
 
     def shared_with(self, other: "_Spectrum", pair: tuple[_Exposure, _Exposure]) -> np.ndarray | None:
-        """Return the covariance from backgrounds by detector column, or None where nothing is known of them."""
+        """Return the covariance that backgrounds cause, by detector column; None if backgrounds are not known."""
         if "weight" not in self.values or "weight" not in other.values:
             return None
         _, row, other_row = np.intersect1d(self.rows, other.rows, return_indices=True)
@@ -225,15 +225,15 @@ def combined_spectrum(
     Parameters
     ----------
     *blocks : ndarray
-        The grid, then what there is of each spectrum.
+        The grid, then the variables of each spectrum.
     keys : sequence of (str, int)
-        What the blocks after the first are: name of the variable and number of the spectrum.
+        Name of the variable and number of the spectrum, for each block after the first.
     wanted : sequence of str
-        What to return, in order.
+        Names of the results to return, in order.
     labels : sequence of (columns, rows)
-        Detector columns of each spectrum, rows of its maps.
+        Detector columns of each spectrum, and rows of its maps.
     exposures : sequence of (str, tuple of str)
-        Name of the exposure of each spectrum, and of those in its background.
+        Names of the exposure of each spectrum, and of the exposures in its background.
     times : sequence of float or None
         Weights; None for the inverse of the variance.
     clip_threshold : float or None
@@ -297,5 +297,5 @@ def combined_spectrum(
 
 
 def _product(one: sparse.csr_array, other: sparse.csr_array) -> sparse.csr_array:
-    """Return the products of the entries of two matrices, place by place."""
+    """Return the elementwise product of two matrices."""
     return one.multiply(other).tocsr()

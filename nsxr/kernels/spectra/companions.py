@@ -1,4 +1,4 @@
-"""Other sources in the slits of a source, and subtracted nods."""
+"""Model other sources in the slits of a source, and subtracted nods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from nsxr.kernels.spectra.trace_profile import Profile
 
 __all__ = ["Others", "gather"]
 
-_BRIGHTEST = 1e6  # of the source, where there may be none
+_BRIGHTEST = 1e6  # largest light relative to the source, which may have no light
 
 
 @dataclass(frozen=True)
 class Others:
-    """Other sources, and subtracted nods, in the slits of a source.
+    """Describe other sources, and subtracted nods, in the slits of a source.
 
     Attributes
     ----------
     distances, strengths : (exposure, other) ndarray
-        Rows from the source; light relative to it, 0 where there is none in an exposure.
+        Distances from the source [row], and light relative to the source; 0 where there is none in an exposure.
     """
 
     distances: np.ndarray
@@ -30,7 +30,7 @@ class Others:
         return bool(self.strengths.any())
 
     def shapes(self, profile: Profile, n_rows: int) -> np.ndarray:
-        """Return their signal (other, exposure, y, x), which nods that were subtracted echo as they do the source."""
+        """Return the signal of other sources (other, exposure, y, x), with their traces in subtracted nods."""
         parts = [
             profile.at(n_rows, self.distances[:, k]) * (self.strengths[:, k, None, None] != 0)
             for k in range(self.strengths.shape[1])
@@ -38,9 +38,10 @@ class Others:
         return np.stack(parts) if parts else np.zeros((0, *profile.distance(n_rows).shape))
 
     def taken(self, profile: Profile, n_rows: int, *, has_level: bool = False) -> np.ndarray:
-        """Return where their light is half of that of the source or more, within 2.5 rows of them (exposure, y, x).
+        """Return pixels within 2.5 rows of others that have half of the source's light or more (exposure, y, x).
 
-        Where there is a background to be found, skirts of bright ones up to 4.5 rows away would be taken for it.
+        If a background is fitted, up to 4.5 rows around bright others are included: their skirts would look like
+        background.
         """
         distance = profile.distance(n_rows)
         own = profile.at(n_rows, np.zeros(profile.n_exposures), echoes=False)
@@ -59,7 +60,7 @@ class Others:
         return found
 
     def confirmed(self, amplitudes: np.ndarray, deviations: np.ndarray, flux: np.ndarray) -> "Others":
-        """Return those that are significant in many columns, not only in a few (other, exposure, x)."""
+        """Return others that are significant in many columns; arguments are (other, exposure, x) and (exposure, x)."""
         strengths = self.strengths.copy()
         weight = np.where(np.isfinite(deviations) & (deviations > 0), deviations, np.inf) ** -2.0
         for k in range(strengths.shape[1]):
@@ -76,7 +77,7 @@ class Others:
         return Others(self.distances, strengths)
 
     def moved(self, residual: np.ndarray, precision: np.ndarray, profile: Profile, amplitudes: np.ndarray) -> "Others":
-        """Return them at places where they leave less of the residual, half a row away at most."""
+        """Return others with positions that reduce the residual; each moves by half a row at most."""
         n_rows, distances = residual.shape[1], self.distances.copy()
         for k in range(distances.shape[1]):
             slope = (profile.at(n_rows, distances[:, k] + 0.1) - profile.at(n_rows, distances[:, k] - 0.1)) / 0.2
@@ -88,9 +89,9 @@ class Others:
 
 
 def gather(lines: list[Lines], nods: Sequence[np.ndarray | None]) -> tuple[Others, Others]:
-    """Return the other lines of all exposures together: those of other sources, and subtracted nods of this one.
+    """Return other sources, and subtracted nods of this source, from the lines of all exposures.
 
-    Where it is not known where other nods can be, every negative line is taken for one.
+    If the possible positions of other nods are not known, every negative line counts as a nod.
     """
     others, echoes = [], []
     for line, places in zip(lines, nods, strict=True):

@@ -1,4 +1,4 @@
-"""Fit a source to images: where its light is, how bright it is in each column, and which pixels are outliers.
+"""Fit a source to images: its trace and profile, its flux in each column, and outliers.
 
 Images are (exposure, y, x) float64. A pixel that cannot be used has ``is_used`` False, whatever its value.
 """
@@ -26,36 +26,37 @@ from nsxr.kernels.spectra.wild_pixels import columns_with_lines
 __all__ = ["Place", "Source", "column_weights", "fit_source", "model_variance", "steady_flux"]
 
 REFINEMENTS = 3
-"""Times that fluxes, variances and profile are found in turn."""
-_DOUBT = 0.1  # part of the light of others that their shape may be wrong by
+"""Number of iterations of fluxes, variances and profile."""
+_DOUBT = 0.1  # error of the shape of other sources, as a part of their light
 _TOLERANCE = 0.02
-"""Part of the light of a pixel by which the profile may be wrong without the pixel being an outlier."""
+"""Error of the profile, as a part of the light of a pixel, that does not make the pixel an outlier."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source fitted to images.
+    """Hold a source fitted to images.
 
     Attributes
     ----------
     profile : Profile
-        Where the light is.
+        Trace and profile.
     is_used : (exposure, y, x) ndarray of bool
         Pixels that can be used, without outliers and negative traces.
     flux : (exposure, x) ndarray
         Flux of each column.
     background_variance, variance_of_signal : (exposure, x) ndarray
-        Photon noise of pixels without light, and per signal, see :func:`model_variance`.
+        Photon noise of pixels without light, and photon noise per signal, see :func:`model_variance`.
     noise_scale : (exposure,) ndarray
-        Factor by which the variance of pixels without light is larger than given; 1 or more.
+        Ratio of the variance of pixels without light to the given variance; 1 or more.
     others : Others
         Other sources in the slit, and subtracted nods.
     beside : (exposure, y, x) ndarray
-        Light of the others.
+        Light of other sources and subtracted nods.
     beside_variance : (exposure, y, x) ndarray
-        Photon noise of that light, and of nods that were subtracted.
+        Photon noise of ``beside``, and of nods that were subtracted.
     off_profile : (exposure, x) ndarray of bool
-        Columns whose light is distributed otherwise, see :func:`nsxr.kernels.spectra.off_profile.columns_off_profile`.
+        Columns whose light is distributed differently, see
+        :func:`nsxr.kernels.spectra.off_profile.columns_off_profile`.
     """
 
     profile: Profile
@@ -70,7 +71,7 @@ class Source:
     off_profile: np.ndarray
 
     def dark_variance(self, var_rnoise: np.ndarray) -> np.ndarray:
-        """Return the variance of pixels but for the photon noise of the source (exposure, y, x)."""
+        """Return the variance of pixels without the photon noise of the source (exposure, y, x)."""
         return np.asarray(self.noise_scale[:, None, None] * (var_rnoise + self.background_variance[:, None, :]))
 
 
@@ -84,7 +85,7 @@ def fit_source(
     rejection: float = 5.0,
     rescale_noise: bool = True,
 ) -> Source:
-    """Fit trace, profile, photon noise, other light in the slit, and find outliers, all from the images.
+    """Fit trace, profile, photon noise and other light in the slit to the images, and find outliers.
 
     Parameters
     ----------
@@ -93,27 +94,27 @@ def fit_source(
     is_used : (exposure, y, x) ndarray of bool
         Pixels that can be used.
     place : Place
-        Where the source should be.
+        Planned position of the source, and its slit.
     order : int, default 0
         Terms of the background, see :func:`column_weights`.
     rejection : float, default 5
-        Pixels that deviate from the model by more than this many standard deviations, and by more than 2 % of their
-        light, are left out, the worst of a column each time. What is common to a whole column, as an emission line,
-        deviates in no pixel.
+        Pixels are left out that deviate from the model by more than this number of standard deviations plus 2 % of
+        their light. The worst pixel of a column is left out in each iteration. An emission line changes a whole column,
+        so its pixels do not deviate.
     rescale_noise : bool, default True
-        Look for noise beyond the variances in pixels without light, as correlated noise of the detector that was left.
+        Measure noise that exceeds the variances in pixels without light, such as residual correlated noise of the
+        detector.
 
-    Notes
-    -----
-    Pixels where another source, or a subtracted nod, has half of the light of the source or more are left out; from
-    others their light is subtracted. Subtracted nods of an extended source are part of its profile.
+    Notes ----- Pixels are left out where another source, or a subtracted nod, has half of the light of the source or
+    more. In the remaining pixels the light of other sources is subtracted. Subtracted nods of an extended source are
+    part of its profile.
     """
     n, n_rows, n_columns = images.shape
     can_be_used = is_used & np.isfinite(images) & np.isfinite(var_rnoise) & np.isfinite(var_poisson)
     can_be_used &= var_rnoise + var_poisson > 0
     images, var_rnoise = np.where(can_be_used, images, 0.0), np.where(can_be_used, var_rnoise, 1.0)
     var_poisson = np.where(can_be_used, np.maximum(var_poisson, 0.0), 0.0)
-    # without a model yet, photon noise is that of the mean of the columns around
+    # there is no model yet, so photon noise is the mean over the columns around
     smooth = running_mean(var_poisson, can_be_used, BIN)
     precision = np.where(can_be_used, 1 / np.where(can_be_used, var_rnoise + smooth, 1.0), 0.0)
     around = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :]) < place.half_width + 3.0 * place.prior + 1.0
@@ -125,7 +126,7 @@ def fit_source(
         profile, others, precision = find_light(images, precision, place, order, ~off_profile)
     can_be_used = precision > 0
     taken = others.taken(profile, n_rows, has_level=order > 0)
-    if place.slit is None:  # of a point, cores of subtracted nods tell nothing
+    if place.slit is None:  # for a point source, pixels in the cores of subtracted nods have no information
         taken |= Others(profile.distances, profile.strengths).taken(profile, n_rows)
     is_used = can_be_used & ~taken
     background = slope = flux = np.zeros((n, n_columns))
@@ -134,7 +135,7 @@ def fit_source(
     for number in range(REFINEMENTS):
         _, aperture = profile.evaluate(n_rows)
         shape, lit = profile.response(n_rows)
-        if others:  # all pixels tell how bright the others are
+        if others:  # all pixels are used to fit the brightness of the others
             known = np.where(can_be_used & (is_used | taken), 1 / np.where(can_be_used, variance, 1.0), 0.0)
             _, _, beside, _, _ = parts_of(images, known, profile, others, place.sky, order)
         own = images - beside
@@ -154,7 +155,8 @@ def fit_source(
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
         shining = np.maximum(steady[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
         variance = scale[:, None, None] * dark + slope[:, None, :] * shining
-        known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2  # before, the tolerance is wide
+        # only in the last iteration; in earlier ones the tolerance is wide enough
+        known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2
         limit = rejection * np.sqrt(known * np.maximum(1 - leverage, 0.01))
         bright = _around(np.abs(light) + np.abs(beside))
         limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * bright
@@ -190,9 +192,9 @@ def _unlike_lines(
     with_lines: np.ndarray,
     rejection: float,
 ) -> np.ndarray:
-    """Return the columns whose lines are distributed otherwise than the continuum (exposure, x), bool.
+    """Return columns with lines whose light is distributed differently from the continuum (exposure, x), bool.
 
-    None where there is no continuum to compare with, below a signal to noise of 50.
+    There are no such columns if the continuum is too faint to compare with, below a signal to noise of 50.
     """
     n_rows = images.shape[1]
     _, aperture = profile.evaluate(n_rows)
@@ -213,6 +215,6 @@ def _level(weights: np.ndarray, images: np.ndarray, sky: np.ndarray) -> np.ndarr
 
 
 def _around(light: np.ndarray) -> np.ndarray:
-    """Return the largest value of each pixel and its two neighbours in the column."""
+    """Return the largest of three values: each pixel and its two neighbours in the column."""
     padded = np.pad(light, ((0, 0), (1, 1), (0, 0)))
     return np.asarray(np.maximum(np.maximum(padded[:, :-2], padded[:, 2:]), light))

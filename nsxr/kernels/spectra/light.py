@@ -1,4 +1,4 @@
-"""Find the light of a source, of others in the slit, and of the background, in images (exposure, y, x) float64."""
+"""Find a source, other sources in the slit, and the background, in images (exposure, y, x) float64."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from nsxr.kernels.spectra.trace_profile import Profile, planned_profile
 
 __all__ = ["Place", "find_light", "levels_of", "parts_of"]
 
-_POINT, _WIDEST = 0.9, 2.5  # pixels, width of the image of a point to begin with, and at most
+_POINT, _WIDEST = 0.9, 2.5  # pixels, first and largest width of the image of a point source
 
 
 @dataclass(frozen=True)
 class Place:
-    """The properties of a source and its slit that are known before the fit.
+    """Hold the properties of a source and its slit that are known before the fit.
 
     Attributes
     ----------
     plan : (exposure, x) ndarray
         Planned position of the trace [pixel].
     is_planned : bool
-        False where the plan was guessed from the light.
+        False if the plan was estimated from the light.
     prior : float
         Standard deviation of the true offset from the plan [pixel].
     half_width : float
         Half width of the aperture [pixel].
     sky : (exposure, y, x) ndarray
-        Part of the light of an even sky that reaches each pixel.
+        Part of the light of a uniform sky that reaches each pixel.
     slit : (exposure, y, x) ndarray or None
-        Part of each pixel within the slit, which is the aperture of an extended source; None for points.
+        Part of each pixel within the slit, which is the aperture of an extended source; None for point sources.
     nods : sequence of ndarray or None
-        For each exposure how many rows from the source other nods can be; None if not known.
+        For each exposure the possible distances of other nods from the source [row]; None if not known.
     """
 
     plan: np.ndarray
@@ -50,9 +50,9 @@ class Place:
 def find_light(
     images: np.ndarray, precision: np.ndarray, place: Place, order: int, is_told: np.ndarray
 ) -> tuple[Profile, Others, np.ndarray]:
-    """Return the Gaussian profile of the source, the other light, and the inverse variances of pixels that tell.
+    """Return the Gaussian profile of the source, the other light, and the inverse variances of usable pixels.
 
-    Of the columns, those count that ``is_told`` (exposure, x).
+    Only columns in ``is_told`` (exposure, x) are used.
     """
     every, precision = precision, precision * is_told[:, None, :]
     n, n_rows, _ = images.shape
@@ -79,7 +79,7 @@ def find_light(
         precision, every = (np.where(place.sky > 0.5, each, 0.0) for each in (precision, every))
         near = precision
     else:
-        if order:  # where the sky fades nobody knows how much of it there is
+        if order:  # where the sky fades its amount is not known
             is_doubtful = edge & (away > place.half_width + 0.5)
             precision, every = (np.where(is_doubtful, 0.0, each) for each in (precision, every))
         near = np.where(away < place.half_width + 3.0 * place.prior + 1.0, precision, 0.0)
@@ -108,19 +108,19 @@ def find_light(
                 rest = own - flux[:, None, :] * profile.response(n_rows)[0]
                 others = others.moved(rest, precision, profile, amplitudes)
         taken = others.taken(profile, n_rows)
-        if extended:  # its skirt and the background are found at once
+        if extended:  # the skirt of the source and the background are fitted together
             profile = fit_trace(own, near * ~taken, profile, place.prior, levels=levels_of(place.sky, order))
         else:
             profile = fit_trace(own, near * ~taken, profile, place.prior)
         if profile.strengths.any() and not (extended and _overlaps(profile)):
-            # where another source may stand on an echo, or a level is found, light alone does not tell how strong it is
+            # the strength of an echo is not known from the light if other sources or a background are fitted
             unlike = np.where(others.strengths.any(1) | (order > 0), 1e-4, 0.2)
             profile = fit_echoes(own, precision * ~taken, profile, planned, astray, unlike)
     return profile, others, every
 
 
 def _overlaps(profile: Profile) -> bool:
-    """Whether a source overlaps with its echoes: its light then hardly tells where and how strong they are."""
+    """Return whether a source overlaps with its echoes, so that its light hardly constrains the echoes."""
     nearest = np.abs(profile.distances[profile.strengths > 0]).min()
     return bool(nearest < 4.5 * np.median(profile.width()))
 
@@ -128,7 +128,7 @@ def _overlaps(profile: Profile) -> bool:
 def parts_of(
     images: np.ndarray, precision: np.ndarray, profile: Profile, others: Others, sky: np.ndarray, order: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fit the source, the others and the background at once.
+    """Fit the source, the others and the background together.
 
     Returns
     -------
@@ -147,6 +147,6 @@ def parts_of(
 
 
 def levels_of(sky: np.ndarray, order: int) -> list[np.ndarray]:
-    """Return the shapes of the background (exposure, y, x): as the sky is let through, and with a slope."""
+    """Return the shapes of the background (exposure, y, x): the sky behind open shutters, and the same with a slope."""
     slope = 2.0 * np.arange(sky.shape[1])[:, None] / max(sky.shape[1] - 1, 1) - 1.0
     return [sky, sky * slope][:order]
