@@ -30,14 +30,14 @@ def flag_cosmic_rays(
     series: xr.Dataset | None = None,
     **parameters: Any,
 ) -> xr.Dataset:
-    """Flag groups at which the signal of a pixel jumps, and the surroundings of large cosmic-ray events.
+    """Flag groups at which the signal of a pixel jumps, and the surroundings of snowballs and showers.
 
     Parameters
     ----------
     exposure, readnoise, gain : Dataset
         As of :func:`nsxr.flag_jumps`.
     expand_large_events : bool
-        Whether snowballs, and showers on request, are looked for.
+        Whether snowballs, and showers if asked for, are looked for.
     series : Dataset, optional
         As of :func:`nsxr.flag_jumps`.
     **parameters
@@ -53,5 +53,5 @@ def flag_cosmic_rays(
     if not expand_large_events:
         return flagged
     found = flag_snowballs(flagged, readnoise, gain, **of_snowballs)
-    # snowballs are found in the flags of whole frames; the signal need not stay in memory meanwhile
+    # snowballs are found in the flags of whole frames; the signal need not stay in memory until then
     return found if Readout.of(exposure).is_irs2 else settle_flags(found)

@@ -1,4 +1,4 @@
-"""Fit count rates with the read noise that the ramps have: the step ``ramp_fit``."""
+"""Fit count rates with the read noise measured in the ramps: the step ``ramp_fit``."""
 
 from typing import Any
 
@@ -31,25 +31,26 @@ def fit_count_rates(
     dark_current: float | None = None,
     **parameters: Any,
 ) -> xr.DataTree:
-    """Fit slopes to ramps, with the noise of their dark current and their read noise.
+    """Fit slopes to ramps, with the photon noise of the dark current and the read noise measured in the ramps.
 
     Parameters
     ----------
     ramps, readnoise, gain : Dataset
-        As of :func:`nsxr.fit_ramps`.
+        As in :func:`nsxr.fit_ramps`.
     dark : Dataset, optional
-        Dark reference that was subtracted; its mean dark current has left photon noise.
+        Dark reference that was subtracted. Its mean dark current leaves photon noise in the ramps.
     rescale_read_noise : bool
-        Whether the read noise reference is scaled to what dark pixels show.
+        Whether the read noise reference is scaled to the noise of dark pixels.
     dark_current : float, optional
-        Mean dark current [electron/s], instead of that of the dark reference.
+        Mean dark current [electron/s], in place of the value of the dark reference.
     **parameters
         Parameters of :func:`nsxr.fit_ramps`.
 
     Returns
     -------
     DataTree
-        From :func:`nsxr.fit_ramps`. If the read noise was scaled, the factors are variables that become keywords.
+        From :func:`nsxr.fit_ramps`. If the read noise was scaled, the factors are added as variables that become
+        keywords.
     """
     noise = scaled_read_noise(ramps, readnoise, gain) if rescale_read_noise else readnoise
     scale = noise["scale"] if rescale_read_noise else None

@@ -31,9 +31,9 @@ _AVERAGE = Parameter(
 def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
     """Subtract from each group the dark ramp at the time of the frames of that group.
 
-    Dark and exposure may average other numbers of frames, with other gaps. Where whole groups of the dark make up a
-    group of the exposure, these are averaged. Elsewhere the dark is interpolated between the mean frame numbers of its
-    groups, at the mean frame number of the group of the exposure.
+    Dark and exposure may differ in the number of frames in a group and in the frames skipped between groups. If a group
+    of the exposure covers whole groups of the dark, these groups are averaged. Otherwise the dark is interpolated
+    between the mean frame numbers of its groups, to the mean frame number of the group of the exposure.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ReferenceFileError
-        If a dark of a single group was sampled otherwise than the first group of the exposure.
+        If a dark has a single group, and its mean frame number differs from that of a group of the exposure.
 
     Warns
     -----
     DegradedResultWarning
-        If the dark is shorter than the exposure, or begins after it. It goes on along the line through its last, or
-        first, two groups.
+        If the dark is shorter than the exposure, or begins after it. The dark is then extrapolated along the line
+        through its last, or first, two groups.
     """
     check(exposure, "sci", "pixeldq", units={"sci": "DN"})
     require_kind(dark, "dark")
@@ -76,16 +76,17 @@ def subtract_dark(exposure: xr.Dataset, dark: xr.Dataset) -> xr.Dataset:
 def average_dark_current(dark: xr.Dataset | None, exposure: xr.Dataset, value: float | None = None) -> xr.DataArray:
     """Return the mean dark current for the photon noise of the fit, (row, column) float32 [electron/s].
 
-    In this order: ``value``, the image ``average_dark_current`` of the dark, its keyword of that name, 0.
+    The first of these that is known: ``value``, the image ``average_dark_current`` of the dark reference, the keyword
+    of that name, 0.
 
     Parameters
     ----------
     dark : Dataset or None
         Dark reference.
     exposure : Dataset
-        Sets rows and columns.
+        Exposure whose rows and columns the result has.
     value : float, optional
-        Dark current given by hand [electron/s].
+        Dark current set by the user [electron/s].
     """
     pixels = exposure["sci"].isel(integration=0, group=0, drop=True)
     constant = value
@@ -105,13 +106,13 @@ def _samples(
     Parameters
     ----------
     readout : Readout
-        Of the exposure.
+        Readout of the exposure.
     n_groups : int
         Groups of the exposure.
     n_frames, group_gap, n_darks : int
         Frames averaged into a group of the dark, frames left out between groups, and groups of the dark.
     name : str
-        Of the dark, for messages.
+        Name of the dark, for messages.
     """
     wanted = np.atleast_1d(readout.mean_frame(np.arange(n_groups)))
     of_dark = np.atleast_1d(mean_frame(np.arange(n_darks), n_frames, group_gap))

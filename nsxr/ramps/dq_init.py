@@ -21,18 +21,17 @@ def initialize_dq(
     Parameters
     ----------
     exposure : Dataset
-        ``sci`` (integration, group, row, column) float32 [DN]; ``pixeldq`` and ``groupdq`` if there
-        are any already.
+        ``sci`` (integration, group, row, column) float32 [DN]; ``pixeldq`` and ``groupdq`` if they exist already.
     mask : Dataset
         ``dq`` (row, column) uint32.
     user_supplied_dq : DataArray, optional
-        (row, column) flags on the exposure's pixels to be combined with those of the mask.
+        (row, column) flags of the exposure's pixels, which are combined with the flags of the mask.
 
     Returns
     -------
     Dataset
-        With ``pixeldq`` and ``groupdq``. DO_NOT_USE alone passes on to all groups. Flags that were
-        there stay.
+        With ``pixeldq`` and ``groupdq``. Of the flags of the mask, only DO_NOT_USE is copied to all groups. Flags that
+        existed before are kept.
     """
     check(exposure, "sci", units={"sci": "DN"})
     dq = match(mask, exposure, "mask")["dq"]

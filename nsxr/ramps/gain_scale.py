@@ -16,10 +16,10 @@ _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
 @step("gain_scale", references=[Needs("gain")])
 def scale_gain(rates: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
-    """Multiply rates by the ratio of the gain of their readout to the standard gain.
+    """Multiply rates by the ratio of the gain of the readout to the gain of full frames.
 
-    Subarrays are read at twice the electrons per DN of full frames. After this step one DN/s means the
-    same in all readouts, so that later references serve all.
+    Subarrays are read with twice the electrons per DN of full frames. After this step one DN/s means the same in all
+    readouts, so that the same references can be used for all of them in later steps.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def scale_gain(rates: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
         ``sci`` [DN/s], ``dq``, ``var_poisson`` and ``var_rnoise`` [(DN/s)2], (row, column) with or without
         integration.
     gain : Dataset
-        Its attribute ``gain_factor`` is the ratio f.
+        Gain reference. Its attribute ``gain_factor`` is the ratio f.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def scale_gain(rates: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
     ModelError
         If variables are missing or not as declared.
     ReferenceFileError
-        If the gain reference has no positive factor. Leaving the step out is the caller's choice.
+        If the gain reference has no positive factor. The step can then be skipped.
 
     Examples
     --------

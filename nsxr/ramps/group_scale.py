@@ -19,9 +19,9 @@ __all__ = ["scale_groups"]
 def scale_groups(exposure: xr.Dataset) -> xr.Dataset:
     """Scale groups to the mean of their frames.
 
-    On board, the sum of the NFRAMES frames of a group is divided by a power of two, FRMDIVSR. Where
-    the two differ (NRSIRS2: 5 and 8) stored values are no means, and no threshold or reference
-    applies to them, until multiplied by FRMDIVSR / NFRAMES.
+    On board, the sum of the NFRAMES frames of a group is divided by a power of two, FRMDIVSR. If the two numbers differ
+    (NRSIRS2: 5 and 8), the stored values are not means of frames. Thresholds and references apply only after the values
+    are multiplied by FRMDIVSR / NFRAMES.
 
     Parameters
     ----------
@@ -31,18 +31,18 @@ def scale_groups(exposure: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``sci`` scaled; a skip is recorded where the factor is 1. Where FRMDIVSR is missing, it is taken to be the next
-        power of two from NFRAMES, as it is in all readouts.
+        ``sci`` scaled. If the factor is 1, the step is recorded as skipped. If FRMDIVSR is missing, it is taken to be
+        the smallest power of two that is NFRAMES or more, as in all readouts.
 
     Raises
     ------
     InputFileError
-        If FRMDIVSR is no power of two from NFRAMES, and frames are averaged.
+        If frames are averaged, and FRMDIVSR is not a power of two or is less than NFRAMES.
 
     Warns
     -----
     DegradedResultWarning
-        If FRMDIVSR is missing and NFRAMES is no power of two.
+        If FRMDIVSR is missing and NFRAMES is not a power of two.
     """
     check(exposure, "sci", units={"sci": "DN"})
     readout = Readout.of(exposure)

@@ -30,9 +30,9 @@ _Signal = Annotated[float, Range(0, 1e6), Unit("DN")]
 _ALGORITHMS = ("two-point", "likelihood")
 _TWO_POINT_THRESHOLD = 4.0
 _TWO_GROUP_THRESHOLD = 3.23
-"""For time series of two groups. About 0.08 % of differences without a jump lie above, 0.12 % at worst, in four
-integrations. Of differences with a jump of 6 sigma, 94 to 95 % lie above in three and four integrations, 97 % in five
-and 99 % from nine on."""
+"""Default threshold of time series of two groups. About 0.08 % of differences without a jump exceed it; 0.12 % with
+four integrations, the worst case. Of differences with a jump of 6 sigma, 94 to 95 % exceed it with three and four
+integrations, 97 % with five, and 99 % with nine or more."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Options:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Thresholds by the number of differences: of four groups there are three, of three groups two."""
+        """Return the thresholds by number of differences: four groups have three differences, three groups have two."""
         by_groups = self.four_group_rejection_threshold, self.three_group_rejection_threshold
         return Thresholds(self.rejection_threshold, *map(float, by_groups))
 
@@ -83,12 +83,12 @@ class _Options:
         )
 
     def groups_after(self, readout: Readout) -> tuple[int, int]:
-        """Return how many groups are flagged after jumps of the first and of the second size."""
+        """Return how many groups are flagged after jumps above the first and above the second after-jump threshold."""
         times = self.after_jump_flag_time1, self.after_jump_flag_time2
         return int(times[0] // readout.group_time), int(times[1] // readout.group_time)
 
     def sizes(self, readout: Readout) -> JumpSizes:
-        """Return the sizes of jumps that flag more than their own group, thresholds in DN."""
+        """Return the sizes of jumps that flag more than their own group, with thresholds in DN."""
         after = self.groups_after(readout)
         return JumpSizes(
             float(self.after_jump_flag_dn1) if after[0] else np.inf,
@@ -125,10 +125,10 @@ def flag_jumps(
     A cosmic ray deposits its charge at once. The difference of two successive groups is then much larger than the other
     differences of the pixel.
 
-    With ``algorithm="likelihood"``, the ramp is fitted as in :func:`fit_ramps` with the same algorithm. A jump is a
-    difference, or two in succession, without which chi square falls by more than the threshold allows. The search is
-    repeated as long as more than three differences are left. Ramps of fewer than five groups, and pixels with at most
-    three usable differences, are searched by two-point differences.
+    With ``algorithm="likelihood"``, the ramp is fitted as in :func:`fit_ramps` with the same algorithm. A difference,
+    or two differences in succession, is a jump if chi square falls by more than the threshold when the differences are
+    left out. The search is repeated as long as more than three differences are left. Ramps of fewer than five groups,
+    and pixels with at most three usable differences, are searched by two-point differences.
 
     With ``algorithm="two-point"``, each difference is compared with other differences of the pixel, in one of three
     ways:
@@ -137,7 +137,8 @@ def flag_jumps(
        (about the median, at most five iterations).
     2. Otherwise, with ``min_diffs_single_pass`` or more usable differences per integration, each difference is compared
        once with the median of all differences.
-    3. Otherwise the most deviant difference is taken out again and again. It is compared with the median of the others.
+    3. Otherwise the most deviant difference is compared with the median of the others, and taken out if it is a jump.
+       This is repeated until no jump is found.
 
     In a time series of two groups, each integration has a single difference. It is compared with the median of the
     other integrations.
@@ -152,15 +153,16 @@ def flag_jumps(
     gain : Dataset
         ``sci`` (row, column) float32 [electron/DN].
     algorithm : {"two-point", "likelihood"}
-        How jumps are told from noise.
+        How jumps are distinguished from noise.
     rejection_threshold : float, optional
         Threshold of a jump, with four valid differences or more; default 4. By likelihood, two differences in
-        succession have to be as improbable as one beyond it, and the default is such that less than 0.1 % of ramps
-        without a jump get one, whatever their length: 3.8 for 5 groups, 4.2 for 20. In a series of two groups it goes
-        with the noise of a difference and of the median of the others together, and the default is 3.23.
+        succession have to be as improbable as one difference at the threshold. The default is then chosen such that a
+        jump is found in less than 0.1 % of ramps without one, whatever their length: 3.8 for 5 groups, 4.2 for 20. In a
+        time series of two groups, the threshold is in units of the combined noise of a difference and of the median of
+        the others, and the default is 3.23.
     three_group_rejection_threshold : float
-        Threshold where two differences are valid, as in ramps of three groups; in the third way. In a series of two
-        groups, for pixels with two good integrations, and for steps down: charge only adds.
+        Threshold where two differences are valid, as in ramps of three groups; in the third way. In a time series of
+        two groups, threshold for pixels with two good integrations, and for steps down, which cosmic rays do not cause.
     four_group_rejection_threshold : float
         Threshold where three differences are valid, as in ramps of four groups; in the third way.
     flag_4_neighbors : bool
@@ -172,17 +174,20 @@ def flag_jumps(
     min_diffs_single_pass : int
         With this many usable differences in an integration, one comparison with their median decides: the second way.
     minimum_groups : int
-        With fewer groups per integration nothing is done (never with one, nor with two in a single integration).
+        With fewer groups per integration the step is skipped. It is always skipped for one group, and for two groups in
+        a single integration.
     minimum_sigclip_groups : int
         With this many integrations, differences are compared among integrations: the first way.
     only_use_ints : bool
-        Whether the first way compares the same difference among integrations. If not, it clips all
-        differences of a pixel together and wants that many usable groups in all.
+        Whether the first way compares the same difference among integrations. Otherwise it clips all differences of a
+        pixel together, and ``minimum_sigclip_groups`` is the least number of usable groups in all integrations
+        together.
     after_jump_flag_dn1, after_jump_flag_dn2 : float
         Jumps of at least this size, at the median gain, also flag the groups that follow for ``after_jump_flag_time1``
         and ``after_jump_flag_time2``.
     after_jump_flag_time1, after_jump_flag_time2 : float
-        How long the groups after jumps of ``after_jump_flag_dn1`` and ``after_jump_flag_dn2`` are flagged; 0 is off.
+        For how long groups after jumps of ``after_jump_flag_dn1`` and ``after_jump_flag_dn2`` are flagged; 0 for no
+        flags.
     series : Dataset, optional
         The same exposure, opened and corrected a second time in the ``ramp`` layout. The limits of ordinary differences
         are found from all integrations of a pixel. With a second copy, these integrations are read before those of the
@@ -194,9 +199,9 @@ def flag_jumps(
         ``groupdq`` with JUMP_DET on the later group of each jump, except where a group is DO_NOT_USE or
         SATURATED; ``pixeldq`` with NO_GAIN_VALUE and DO_NOT_USE where the gain is not positive; a lazy
         scalar ``primary_cosmic_rays``; for several integrations ``median_rate`` (row, column) float32 [DN/s], the
-        rate that they share, from which :func:`fit_ramps` takes the photon noise: a robust mean of the slopes of
-        integrations, see :mod:`nsxr.kernels.ramps.series_rate`. ``sci`` is unchanged, in the ``block`` layout. With too
-        few groups, the exposure with a note that the correction was skipped.
+        rate that all integrations share, a robust mean of their slopes, from which :func:`fit_ramps` takes the photon
+        noise, see :mod:`nsxr.kernels.ramps.series_rate`. ``sci`` is unchanged, in the ``block`` layout. With too few
+        groups, the exposure is returned and the step is recorded as skipped.
 
     Raises
     ------
@@ -211,19 +216,19 @@ def flag_jumps(
 
         sigma^2 = |median(d)| + R^2 / n
 
-    The median goes over all groups and integrations, also where these come from several files. The third
-    way uses the location instead of the median: the median of all differences but one of largest
-    absolute value (four or more valid), the median (three), or the one closer to zero (two). It keeps the
+    The median is taken over all groups and integrations, also if these come from several files. The third way uses
+    another location in place of this median. With four or more valid differences it is the median of all but the one of
+    largest absolute value. With three it is the median, and with two the one closer to zero. The third way keeps the
     sign of the differences, so that downward steps are found like upward ones.
 
     In a time series of two groups, a difference d is compared with the median m of the k others. It is a jump if it is
     larger by more than the threshold times ``sqrt((max(m, 0) + R^2 / n) (1 + v))``, with v the variance of the median
     of k normal values. From 20 integrations on, the scatter of the pixel (from its median absolute deviation) replaces
-    the expected scatter if it is significantly larger, because sources vary and transits are no jumps. An integration
-    with a jump then has no difference left, and no rate.
+    the expected scatter if it is significantly larger, because sources vary and a transit is not a jump. An integration
+    with a jump has no difference left, and gets no rate.
 
-    A group that is DO_NOT_USE in a whole row of pixels does not count as usable in that row. Groups that are lost in
-    the whole frame are thus left out without a look at the whole frame, because a row is always in one chunk.
+    A group that is DO_NOT_USE in a whole row of pixels does not count as usable in that row. So groups that are lost in
+    the whole frame are left out without reading the whole frame, because a row is always in one chunk.
 
     References
     ----------
@@ -289,12 +294,12 @@ def flag_jumps(
 
 
 def _possible(algorithm: str, groups: int) -> str:
-    """Return the algorithm for ramps of so many groups."""
+    """Return the algorithm for ramps of this many groups."""
     return "two-point" if algorithm in _ALGORITHMS and groups < FEWEST_GROUPS else algorithm
 
 
 def _default_threshold(algorithm: str, groups: int) -> float:
-    """Return the threshold [sigma] for ramps of so many groups."""
+    """Return the default threshold [sigma] for ramps of this many groups."""
     if _possible(algorithm, groups) == "likelihood":
         return likelihood_threshold(groups - 1)
     return _TWO_POINT_THRESHOLD if groups > 2 else _TWO_GROUP_THRESHOLD
@@ -321,22 +326,22 @@ def why_no_jumps(exposure: xr.Dataset, minimum_groups: int = 2) -> str | None:
 
 
 def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) -> xr.DataArray:
-    """Return jumps, or snowballs, per second and pixel.
+    """Return the number of jumps, or of snowballs, per second and pixel.
 
     Parameters
     ----------
     count : DataArray
         Number of jumps or snowballs in the whole exposure, a scalar.
     groupdq : DataArray
-        (integration, group, row, column) uint8. Groups that are DO_NOT_USE in the whole frame do not count as
-        time, nor does the first group of an integration.
+        (integration, group, row, column) uint8. The time of groups that are DO_NOT_USE in the whole frame does not
+        count. The first group of an integration does not count either.
     group_time : float
         Time between groups [s].
 
     Returns
     -------
     DataArray
-        Scalar float64 [1/s], lazy if the input is; NaN if no time was usable.
+        Scalar float64 [1/s], lazy if the input is; NaN if no group counts.
     """
     lost = ((groupdq & np.uint8(GroupFlag.DO_NOT_USE)) != 0).all(("row", "column")).sum()
     groups = groupdq.sizes["integration"] * (groupdq.sizes["group"] - 1) - lost
@@ -345,6 +350,6 @@ def event_rate(count: xr.DataArray, groupdq: xr.DataArray, group_time: float) ->
 
 
 def _median(image: xr.DataArray) -> xr.DataArray:
-    """Return the median of an image without its NaN, a lazy scalar."""
+    """Return the median of the values of an image that are not NaN, a lazy scalar."""
     outputs: dict[str, Any] = {"median": ((), np.float64)}
     return map_blocks(np.nanmedian, one_chunk(image, *IMAGE), core=IMAGE, outputs=outputs)["median"]

@@ -1,4 +1,4 @@
-"""Find jumps that the likelihood fit of a ramp cannot explain."""
+"""Find jumps by the likelihood fit of a ramp."""
 
 import numpy as np
 import xarray as xr
@@ -15,13 +15,13 @@ from nsxr.model.readout import Readout
 __all__ = ["FEWEST_GROUPS", "flag_by_likelihood", "likelihood_threshold", "step_search"]
 
 FEWEST_GROUPS = 5
-"""Groups that the search needs: of three differences it cannot tell which one is a jump."""
+"""Least number of groups for the search. With three differences it cannot tell which one is a jump."""
 _FALSE_RAMPS = 8e-4
-"""Part of the ramps without a jump in which the search may find one, whatever their length."""
+"""Part of the ramps without a jump in which the search may find a jump, whatever their length."""
 
 
 def likelihood_threshold(differences: int) -> float:
-    """Return the default threshold [sigma] for ramps of so many differences."""
+    """Return the default threshold [sigma] for ramps of this many differences."""
     tests = differences + (differences - 1) / 2  # a pair is tested together with its two differences
     return float(np.sqrt(2) * erfcinv(_FALSE_RAMPS / tests))
 
@@ -51,13 +51,13 @@ def flag_by_likelihood(
     gain, readnoise : DataArray
         (row, column) float32.
     rate : DataArray or None
-        (row, column) float32 [DN per group], which several integrations share.
+        (row, column) float32 [DN per group], shared by several integrations.
     median_gain : DataArray
-        Scalar, which turns the sizes from DN to electrons.
+        Scalar that converts the sizes from DN to electrons.
     search : StepSearch
         Rules of the search.
     sizes : JumpSizes
-        Of jumps that flag more than their own group, [DN].
+        Sizes of jumps that flag more than their own group [DN].
     """
     arrays = [*ramps, median_gain, gain, readnoise, *([] if rate is None else [rate])]
     outputs = {"code": (RAMP, np.uint8)}

@@ -22,11 +22,11 @@ _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 
 @step("linearity", references=[Needs("linearity")])
 def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset:
-    r"""Turn measured into linear signal, :math:`x' = \sum_j c_j x^j`.
+    r"""Convert the measured signal to a linear signal, :math:`x' = \sum_j c_j x^j`.
 
-    Averaged groups (NFRAMES > 1) are averages of non-linear frames. Where the reference has inverse
-    coefficients, the frames of each group are predicted from the first and the last good group,
-    shifted to agree with the measured mean, linearised one by one, and averaged.
+    Averaged groups (NFRAMES > 1) are means of non-linear frames. If the reference has inverse coefficients, the frames
+    of each group are predicted from the first and the last good group, shifted to agree with the measured mean,
+    linearised one by one, and averaged.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
     Returns
     -------
     Dataset
-        ``sci`` linear, except in saturated groups, which keep their value. Pixels without a usable
-        polynomial (flagged so, NaN, or without linear term, like reference pixels) keep theirs too and
-        get NO_LIN_CORR. Flags of the reference are added to ``pixeldq``.
+        ``sci`` linear, except in saturated groups, which keep their value. Pixels without a usable polynomial (flagged,
+        NaN, or without linear term, like reference pixels) keep their values too and get NO_LIN_CORR. Flags of the
+        reference are added to ``pixeldq``.
     """
     check(exposure, "sci", "pixeldq", "groupdq", units={"sci": "DN"})
     readout = Readout.of(exposure)
@@ -76,7 +76,7 @@ def correct_linearity(exposure: xr.Dataset, linearity: xr.Dataset) -> xr.Dataset
 
 
 def _usable(coefficients: xr.DataArray, order: str, dq: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Replace polynomials that cannot be used by the identity, and say where."""
+    """Replace polynomials that cannot be used by the identity, and return which pixels have a usable one."""
     flagged = (dq & _NO_CORRECTION) != 0
     unusable = flagged | coefficients.isnull().any(order) | (coefficients.isel({order: 1}, drop=True) == 0)
     identity = xr.DataArray(np.eye(1, coefficients.sizes[order], 1, dtype=np.float32)[0], dims=order)

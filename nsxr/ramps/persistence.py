@@ -1,4 +1,4 @@
-"""Flag persistence: pixels that were saturated in an integration or exposure before and may still glow."""
+"""Flag persistence: pixels that saturated in an earlier integration or exposure, and may still release charge."""
 
 import warnings
 from collections.abc import Sequence
@@ -36,36 +36,39 @@ def flag_persistence(
     persistence_time: Times | None = None,
     persistence_dnu: bool = False,
 ) -> xr.Dataset:
-    """Flag groups that come soon after a saturation of the pixel.
+    """Flag groups of a pixel soon after it saturated.
 
-    Traps that were filled by a saturating signal give off their charge after the reset, in the next integration
-    and in the next exposure. The window opens at the end of the integration in which a pixel saturates, which
-    empties it, and counts for all groups that end within it. Saturation by a snowball counts like any other saturation.
+    Traps that were filled by a saturating signal release their charge after the reset, in the next integration and in
+    the next exposure. The time is counted from the end of the integration in which a pixel saturates, when the pixel is
+    reset. All groups that end within ``persistence_time`` from then are flagged. Saturation by a snowball counts like
+    any other saturation.
 
     Parameters
     ----------
     exposure : Dataset
-        ``groupdq`` (integration, group, row, column) uint8 with saturation flagged. Times are those of INT_TIMES
-        (``int_start_MJD_UTC``, ``int_end_MJD_UTC``), else they follow from EXPSTART, NGROUPS, TGROUP and TFRAME.
+        ``groupdq`` (integration, group, row, column) uint8 with saturation flagged. Times are taken from INT_TIMES
+        (``int_start_MJD_UTC``, ``int_end_MJD_UTC``). Without these, they follow from EXPSTART, NGROUPS, TGROUP and
+        TFRAME.
     before : DataArray, optional
-        From :func:`last_saturation` of the exposures before; (row, column) float64 [d], -inf where there was none.
-        Pixels are matched by their labels.
+        From :func:`last_saturation` of earlier exposures; (row, column) float64 [d], -inf in pixels that did not
+        saturate. Pixels are matched by their labels.
     persistence_time : float, optional
-        How long after a saturation groups are flagged; None or 0 leaves the exposure as it is, with a note.
+        For how long after a saturation groups are flagged. With None or 0 the step is skipped.
     persistence_dnu : bool
-        Whether groups flagged for persistence are not used either.
+        Whether groups flagged PERSISTENCE are also flagged DO_NOT_USE.
 
     Returns
     -------
     Dataset
-        ``groupdq`` with PERSISTENCE added, which says no more than that, and DO_NOT_USE on request. No flag is cleared.
+        ``groupdq`` with PERSISTENCE added, and with DO_NOT_USE if ``persistence_dnu`` is set. Without DO_NOT_USE the
+        groups are still used. No flag is cleared.
 
     Raises
     ------
     ModelError
-        If ``groupdq`` is missing or not as declared, or if integrations are not in order of time.
+        If ``groupdq`` is missing or not as declared, or if integrations are not sorted by time.
     ParameterError
-        If the window is negative.
+        If ``persistence_time`` is negative.
     InputFileError
         If the header does not say when the exposure was taken.
 
@@ -107,7 +110,7 @@ def flag_persistence(
         outputs={"latest": (RATES, np.float64)},
     )["latest"]
     if per_block.sizes["integration"] > 1:
-        latest = settle(latest)  # blocks that wait for those before them need not be kept meanwhile
+        latest = settle(latest)  # blocks wait for those before them; the flags need not stay in memory until then
     added = GroupFlag.PERSISTENCE | (GroupFlag.DO_NOT_USE if persistence_dnu else GroupFlag(0))
     flagged = map_blocks(
         flag_windows,
@@ -127,7 +130,7 @@ def flag_persistence(
 
 
 def last_saturation(exposure: xr.Dataset) -> xr.DataArray:
-    """Return when the last integration in which a pixel saturated has ended.
+    """Return the end of the last integration in which each pixel saturated.
 
     Parameters
     ----------
@@ -138,8 +141,8 @@ def last_saturation(exposure: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray
-        (row, column) float64, MJD in UTC [d], -inf where a pixel never saturated; lazy if the exposure is. IRS2 frames
-        lose their reference pixels. For several exposures, see :func:`latest_saturation`.
+        (row, column) float64, MJD in UTC [d], -inf where a pixel never saturated; lazy if the exposure is. Interleaved
+        rows of IRS2 frames are left out. For several exposures, see :func:`latest_saturation`.
     """
     check(exposure, "groupdq")
     flags = one_chunk(unlabelled(exposure["groupdq"]), "group")
@@ -155,7 +158,7 @@ def last_saturation(exposure: xr.Dataset) -> xr.DataArray:
 
 
 def latest_saturation(states: Sequence[xr.DataArray]) -> xr.DataArray:
-    """Return the latest of several images from :func:`last_saturation`, on all pixels that any of them has."""
+    """Return the latest time of several images from :func:`last_saturation`, for all pixels of any of them."""
     aligned = xr.align(*states, join="outer", fill_value=-np.inf)
     latest = aligned[0]
     for state in aligned[1:]:

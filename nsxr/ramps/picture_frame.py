@@ -1,4 +1,4 @@
-"""Subtract the picture frame: a smooth pattern of the detector that comes and goes from frame to frame."""
+"""Subtract the picture frame: a smooth pattern of the detector whose strength changes from frame to frame."""
 
 from typing import Annotated
 
@@ -39,7 +39,7 @@ _SEGMENTS = ("integration", "group", "row", "segment")
 _TIMES = ("integration", "group")
 _NO_LIGHT = np.uint32(UNUSABLE_PIXEL | PixelFlag.NON_SCIENCE.value)
 SEGMENT = 16
-"""Columns of a segment, and rows of a block; the pattern changes over some 80."""
+"""Columns of a segment, and rows of a block. The pattern varies on scales of some 80 pixels."""
 
 _CLIP = 5.0
 
@@ -54,30 +54,32 @@ def subtract_picture_frame(
 ) -> xr.Dataset:
     """Subtract a template of the picture frame from every group.
 
-    Its strength follows the temperature of the detector and its electronics, and is measured in pixels without light.
+    The strength of the picture frame follows the temperature of the detector and its electronics. It is measured in
+    pixels without light.
 
     Parameters
     ----------
     ramps : Dataset
         ``sci`` (integration, group, row, column) float32 [DN], ``pixeldq``, ``groupdq`` with jumps flagged.
     picture_frame : Dataset
-        ``sci`` (row, column) float32, the template, of any scale; from a reference of type ``pictureframe`` or from
-        :func:`build_picture_frame`. NaN counts as 0.
+        ``sci`` (row, column) float32, the template, in any scale; from a reference file of type ``pictureframe`` or
+        from :func:`build_picture_frame`. NaN counts as 0.
     is_background : DataArray, optional
-        (row, column) or (integration, row, column) bool, True in pixels without light; else :func:`find_background`.
+        (row, column) or (integration, row, column) bool, True in pixels without light. Default: from
+        :func:`find_background`.
     method : str
-        ``"fit"``: least squares with a free level for every 16 columns of every amplifier, relative to the mean over an
-        integration, and shrunk by its own uncertainty. ``"median"``: as the observatory's pipeline does it, from
-        medians of centre and edges of each group less the first one, of which the level at the edges is
-        subtracted too.
+        ``"fit"``: least squares with a free level for every 16 columns of every amplifier. The amplitudes are relative
+        to their mean over an integration, and reduced by the share of noise in them. ``"median"``: as in the
+        observatory's pipeline, from the medians of the centre and of the edges of each group less the first one. The
+        level at the edges is subtracted too.
 
     Returns
     -------
     Dataset
         ``sci`` corrected; new ``picture_frame_amplitude`` and ``picture_frame_uncertainty`` (integration, group)
-        float32 [DN]. DQ stays. Ramps have no variances yet: what the uncertainty adds to those of the rates is that of
-        ``amplitude * template``, the same for all pixels but for the template. Subarrays and single groups are left
-        alone, with a note.
+        float32 [DN]. DQ does not change. Ramps have no variances yet, so the uncertainty is not added to any. The error
+        of the correction is the uncertainty times the template. The step is skipped for subarrays and for single
+        groups.
 
     Raises
     ------
@@ -126,25 +128,25 @@ def estimate_picture_frame(
     *,
     method: str = "fit",
 ) -> xr.Dataset:
-    r"""Measure how strong the template is in every group.
+    r"""Measure the amplitude of the template in every group.
 
-    Parameters as of :func:`subtract_picture_frame`.
+    Parameters are those of :func:`subtract_picture_frame`.
 
     Returns
     -------
     Dataset
-        ``amplitude`` and ``uncertainty`` (integration, group) float32 [DN], in units of the template, and for
-        ``"median"`` also ``offset`` [DN], to be subtracted, and no uncertainty (NaN). A group in which nothing could
-        be measured has amplitude 0.
+        ``amplitude`` and ``uncertainty`` (integration, group) float32 [DN], in units of the template. ``"median"`` also
+        gives ``offset`` [DN], which is to be subtracted, and no uncertainty (NaN). A group in which nothing could be
+        measured has amplitude 0.
 
     Notes
     -----
     With :math:`D_g` the group :math:`g` less the first one, means of 16 columns of a row are fitted by
-    :math:`D_g = a_g T + l_{g,k}`, one level :math:`l` for every 16 columns :math:`k` of every amplifier. So neither
-    steps between amplifiers nor 1/f noise slower than a line get into :math:`a_g`. The :math:`a_g` follow from
-    changes of the signal from row to row within an amplifier. The sum of squares of the :math:`a_g` about their mean is
-    compared with the sum that noise alone would give. Below 2 sigma of it nothing is subtracted. Above, the :math:`a_g`
-    are shrunk by the share of noise in the sum (empirical Bayes).
+    :math:`D_g = a_g T + l_{g,k}`, one level :math:`l` for every 16 columns :math:`k` of every amplifier. So steps
+    between amplifiers, and 1/f noise slower than a line, do not affect :math:`a_g`. The :math:`a_g` follow from changes
+    of the signal from row to row within an amplifier. The sum of squares of the :math:`a_g` about their mean is
+    compared with the sum that noise alone would give. If it exceeds that sum by less than 2 sigma, nothing is
+    subtracted. Otherwise the :math:`a_g` are reduced by the share of noise in the sum (empirical Bayes).
     """
     if is_background is None:
         is_background = find_background(ramps)
@@ -172,7 +174,8 @@ def find_background(ramps: xr.Dataset) -> xr.DataArray:
     """Find pixels without light from the ramps alone.
 
     A pixel has light if its mean group difference deviates from the median of all pixels by more than 4 times their
-    scatter, by itself or in the mean of 3 rows and 15 columns. The neighbours of such pixels count as lit, too.
+    scatter. Single pixels are tested, and means of 3 rows and 15 columns. The neighbours of such pixels count as pixels
+    with light too.
 
     Parameters
     ----------
@@ -182,7 +185,7 @@ def find_background(ramps: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray
-        (integration, row, column) bool; False also in reference pixels and in those that are not to be used.
+        (integration, row, column) bool; False also in reference pixels and in pixels that are DO_NOT_USE.
     """
     sci = unlabelled(ramps["sci"])
     slope = map_blocks(
@@ -247,13 +250,13 @@ def _outputs(ramps: xr.Dataset) -> np.ndarray:
 
 
 def segment_edges(column: np.ndarray) -> np.ndarray:
-    """Return the positions at which segments of columns begin, and their end; segments hold neighbours only."""
+    """Return the positions at which segments of neighbouring columns begin, and the end of the last segment."""
     segment = column // SEGMENT
     return np.concatenate([[0], np.flatnonzero(np.diff(segment)) + 1, [column.size]])
 
 
 def segments(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray) -> tuple[xr.DataArray, ...]:
-    """Return means of signal and template and counts, (integration, group, row, segment), see the kernel."""
+    """Return means of signal and template and counts, (integration, group, row, segment), see ``segment_means``."""
     sci = one_chunk(unlabelled(ramps["sci"]), "group", "column")
     edges = segment_edges(ramps.indexes["column"].to_numpy())
     dark = unlabelled((ramps["pixeldq"] & _NO_LIGHT) == 0)
@@ -297,7 +300,7 @@ def _by_medians(ramps: xr.Dataset, template: xr.DataArray, is_used: xr.DataArray
 
 
 def _region(row: np.ndarray, column: np.ndarray, *, is_edge: bool) -> np.ndarray:
-    """Return where the centre or the edges of the detector are, as the observatory's pipeline cuts them."""
+    """Return which pixels belong to the centre or to the edges, as the observatory's pipeline defines them."""
     if not is_edge:
         inner_row, inner_column = ((axis >= 76) & (axis < 1984) for axis in (row, column))
         return np.asarray(inner_row[:, None] & inner_column)
@@ -314,7 +317,7 @@ def _scale_by_medians(
     is_edge: np.ndarray,
     is_centre: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return amplitude and offset such that ``amplitude * template + offset`` is the correction; 0 without pixels."""
+    """Return the amplitude and offset of the correction ``amplitude * template + offset``; 0 without pixels."""
     amplitude, offset = (np.zeros(group.shape[:2], np.float32) for _ in range(2))
     for i in range(group.shape[0]):
         regions = [region & is_used[i] & np.isfinite(template) for region in (is_centre, is_edge)]

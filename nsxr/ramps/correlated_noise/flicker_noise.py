@@ -1,4 +1,4 @@
-"""Remove correlated noise (1/f, levels of amplifiers, alternating columns) that pixels without light see."""
+"""Remove correlated noise (1/f, levels of amplifiers, alternating columns), as measured in pixels without light."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -46,21 +46,20 @@ def estimate_flicker_noise(
     In the order in which pixels are read, the noise of the amplifiers is a stationary process. One part is common to
     all amplifiers, the other is independent in each: levels, 1/f noise and alternating columns. The spectra of both
     parts are measured from the exposure itself. The estimate is the conditional mean of the noise of all pixels, given
-    the dark pixels. No linear estimate has smaller errors. Where little is known, the estimate goes to zero.
+    the dark pixels. No linear estimate has smaller errors. Where the dark pixels say little, the estimate goes to zero.
 
-    In a time series, of ten integrations or more, the mean over integrations shows the source. Deviations from the
-    mean, apart from a factor for each frame, are noise, so lit pixels count too, as far as photon noise allows. The
-    mean itself is cleaned with the dark pixels alone.
+    In a time series of ten or more integrations, the mean over integrations shows the source. Each frame is the mean
+    times a factor, plus noise. So pixels with light are used too, as far as photon noise allows. The mean itself is
+    cleaned with the dark pixels alone.
 
     Parameters
     ----------
     exposure : Dataset
         Ramps or rates as in :func:`clean_flicker_noise`.
     mask : DataArray, optional
-        (row, column) bool, True where it is dark; else as of :func:`find_dark_pixels`.
+        (row, column) bool, True in pixels without light. Default: from :func:`find_dark_pixels`.
     picture_frame : Dataset, optional
-        ``sci`` (row, column) float32, a pattern of which every frame has some amount; found together with the
-        noise.
+        ``sci`` (row, column) float32, a pattern. Its amount in every frame is fitted together with the noise.
     n_sigma : float
         Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
 
@@ -69,22 +68,20 @@ def estimate_flicker_noise(
     Dataset
         ``noise`` (integration, group, row, column) float32, of differences of groups (one group less than the ramps) or
         of rates (one group), in their units;
-        ``variance`` (row, column) float32, of the correlated noise that is left in a frame, for a pixel that has no
-        part in the estimate;
-        ``weight`` (row, column) float32, 0 to 1, how much a pixel counts; ``is_dark`` (row, column) bool;
-        ``level`` (row, column) float32, of dark pixels, which is left in;
-        ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
-        each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``; frequency in Hz.
-        All are lazy if the exposure is.
+        ``variance`` (row, column) float32, of the correlated noise that is left in a frame, for a pixel that was not
+        used for the estimate; ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark``
+        (row, column) bool; ``level`` (row, column) float32, of dark pixels; it is not subtracted; ``density``
+        (component, frequency) float64, spectral densities of one frame, two-sided, variance for each frequency of the
+        transform: ``own`` of amplifiers, ``common`` to them, ``white``; frequency in Hz. All are lazy if the exposure
+        is.
 
     Notes
     -----
-    Dark pixels are found twice. The second time, the noise of the mean has been subtracted, as estimated from the
-    dark pixels that were found first.
-    See :mod:`nsxr.kernels.ramps.flicker` for the estimate, and :mod:`nsxr.kernels.ramps.noise_spectrum` for the
-    spectra, which are found after the mean of all frames is subtracted, where there are four or more. The variance
-    is that of simulated frames with these spectra, cleaned in the same way, averaged over 65 columns. The amount of
-    a pattern is that of generalized least squares.
+    Dark pixels are found twice. The first dark pixels give an estimate of the noise of the mean. This noise is
+    subtracted before dark pixels are found again. See :mod:`nsxr.kernels.ramps.flicker` for the estimate, and
+    :mod:`nsxr.kernels.ramps.noise_spectrum` for the spectra. With four or more frames, the mean of all frames is
+    subtracted before the spectra are measured. The variance comes from simulated frames with these spectra, cleaned in
+    the same way, and is averaged over 65 columns. The amount of a pattern is fitted by generalized least squares.
     """
     frames = frames_of(exposure)
     given = _given(mask, frames)
@@ -139,7 +136,7 @@ def estimate_flicker_noise(
 
 
 def _given(mask: xr.DataArray | None, frames: Frames) -> xr.DataArray | None:
-    """Return a mask as frames have it, or raise ModelError."""
+    """Return a mask with the rows and columns of the frames, or raise ModelError."""
     if mask is None:
         return None
     expected = {dim: frames.values.sizes[dim] for dim in IMAGE}
@@ -167,21 +164,21 @@ def clean_flicker_noise(
     fit_by_channel: bool = False,
     n_sigma: Limits = 3.0,
 ) -> xr.Dataset:
-    """Subtract correlated noise that pixels without light see: levels of amplifiers, 1/f noise, alternating columns.
+    """Subtract correlated noise, measured in pixels without light: amplifier levels, 1/f noise, alternating columns.
 
     Parameters
     ----------
     exposure : Dataset
-        Ramps: ``sci`` (integration, group, row, column) float32 [DN] with their reference pixels used, ``groupdq``
+        Ramps: ``sci`` (integration, group, row, column) float32 [DN] after the reference pixel correction, ``groupdq``
         after jumps were flagged, ``pixeldq``. Or rates: ``sci``, (integration, row, column) or (row, column) float32
         [DN/s], ``dq``, ``var_rnoise``, ``var_poisson``.
     mask : DataArray, optional
-        (row, column) bool, True where it is dark; else found by :func:`find_dark_pixels`.
+        (row, column) bool, True in pixels without light. Default: found by :func:`find_dark_pixels`.
     picture_frame : Dataset, optional
-        ``sci`` (row, column) float32: a pattern of which every frame has some amount, found together with the noise.
+        ``sci`` (row, column) float32, a pattern. Its amount in every frame is fitted together with the noise.
     fit_method : {"optimal", "median"}
-        The conditional mean of the noise, :func:`estimate_flicker_noise`; or, for comparison, the median of the dark
-        pixels of each column, which adds nothing to variances and leaves them as they are.
+        ``"optimal"``: the conditional mean of the noise, :func:`estimate_flicker_noise`. ``"median"``, for comparison:
+        the median of the dark pixels of each column; variances do not change.
     fit_by_channel : bool
         ``"median"``: whether each amplifier has its own median.
     n_sigma : float
@@ -190,15 +187,16 @@ def clean_flicker_noise(
     Returns
     -------
     Dataset
-        ``sci`` without the estimated noise. Ramps keep their first group, and have in addition ``flicker_variance``
-        (row, column) [DN2], the variance that correlated noise adds to a group: that of the noise that is left. In
-        dark pixels it is negative, because the estimate follows their own noise, too; ``white_variance`` () [DN2],
-        that of all other noise in a group where it is dark, ``dark_level`` () [DN], the signal of a group there, and
-        ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`. In rates,
-        ``var_rnoise`` becomes its uncorrelated part, as seen in the dark, plus what correlated noise adds. DQ does
-        not change. All get ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group or rate by
-        :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
-        ``flicker_noise`` (without levels), ``alternating_noise``, ``flicker_left`` [DN], which become keywords.
+        ``sci`` without the estimated noise. DQ does not change. The first group of ramps does not change. Ramps get
+        ``flicker_variance`` (row, column) [DN2], the variance of the correlated noise that is left in a group. It is
+        negative in dark pixels, because the estimate follows their own noise too. Ramps also get ``white_variance`` ()
+        [DN2], the variance of all other noise of a group in dark pixels; ``dark_level`` () [DN], the signal of a group
+        in dark pixels; and ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`. In
+        rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
+        correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
+        [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
+        ``white_noise``, ``flicker_noise`` (without levels), ``alternating_noise``, ``flicker_left`` [DN], which become
+        keywords.
 
     Raises
     ------
@@ -267,7 +265,7 @@ def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:
 
 
 def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """Return the table of spectra, and the numbers that become keywords, for one of the ``frames`` of a difference."""
+    """Return the table of spectra and the numbers that become keywords, for one frame; a difference has ``frames``."""
 
     def summarize(
         density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray

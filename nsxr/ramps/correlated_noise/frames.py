@@ -17,13 +17,13 @@ from nsxr.model.variables import check
 
 __all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of"]
 
-_SERIES = 10  # integrations from which on their mean shows the source well enough
-_FEWEST = 4  # frames of which the mean can be taken away before the spectrum is found
+_SERIES = 10  # least number of integrations whose mean shows the source well enough
+_FEWEST = 4  # least number of frames whose mean can be subtracted before the spectrum is measured
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Differences of groups, or rates.
+    """Differences of groups or rates, in which correlated noise is measured.
 
     Attributes
     ----------
@@ -32,21 +32,21 @@ class Frames:
     precision : DataArray
         (integration, group) float32, inverse variance of the noise of a pixel.
     mean : DataArray
-        (row, column) float32, over all of them, with the inverse variance of the noise of a frame as weight, and
-        differences with those of a fitted slope.
+        (row, column) float32, mean of all values, weighted by the inverse variance of the noise of each frame.
+        Differences of groups are also weighted as in the fit of a slope.
     static : DataArray or None
-        Subtracted before the spectrum is found: ``mean`` or, in a time series, (group, row, column) the mean over
-        integrations. None if there are too few frames.
+        The image that is subtracted before the spectrum is measured: ``mean`` or, in a time series, the mean over
+        integrations (group, row, column). None if there are too few frames.
     kept : float
-        Share of the variance of noise that is left then.
+        Share of the noise variance that is left after ``static`` is subtracted.
     shared : float
-        Variance of noise in ``mean`` over that in a frame.
+        Variance of the noise in ``mean`` over the variance of the noise in a frame.
     is_series : bool
-        Whether the source is so well known from other integrations that lit pixels count, too.
+        Whether there are enough integrations for the mean to show the source, so that pixels with light are used too.
     order : TimeOrder
-        In which pixels are read.
+        The order in which pixels are read.
     bands : ndarray
-        (row,) the amplifier that reads each row.
+        (row,), amplifier that reads each row.
     """
 
     values: xr.DataArray
@@ -66,7 +66,8 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     Raises
     ------
     ModelError
-        If variables are missing or not as declared, ramps have a single group, or IRS2 frames their interleaved rows.
+        If variables are missing or not as declared, if ramps have a single group, or if IRS2 frames still have their
+        interleaved rows.
     """
     readout = Readout.of(exposure)
     if "science_row" in exposure.coords:
@@ -116,8 +117,8 @@ def _rates(exposure: xr.Dataset) -> xr.DataArray:
 def _precision(values: np.ndarray) -> np.ndarray:
     """Return the inverse variance of the noise of pixels in each frame, (integration, group) float32.
 
-    From the median difference of neighbours along the dispersion, so light hardly matters. A noisy integration thus has
-    no more say in means than it knows, and one without noise, whose values are all the same, hardly any.
+    The noise is measured from the median difference of neighbours along the dispersion, in which light hardly matters.
+    A frame without noise, whose values are all the same, gets almost no weight.
     """
     found = np.full(values.shape[:2], np.float32(1e-6))
     for index in np.ndindex(values.shape[:2]):
@@ -151,23 +152,23 @@ def _covariance(n: int) -> np.ndarray:
 
 
 def _kept(weights: np.ndarray) -> float:
-    """Return the variance of a difference of groups less their weighted mean, over that of a difference."""
+    """Return the variance of a difference of groups less the weighted mean, over the variance of a difference."""
     rest = np.eye(weights.size) - weights
     return float(np.trace(rest @ _covariance(weights.size) @ rest.T) / weights.size)
 
 
 def _variance_of_mean(weights: np.ndarray) -> float:
-    """Return the variance of the weighted mean of differences of groups, over that of a difference."""
+    """Return the variance of the weighted mean of differences of groups, over the variance of a difference."""
     return float(weights @ _covariance(weights.size) @ weights)
 
 
 def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataArray:
     """Find the pixels that see no light, from the exposure alone.
 
-    The mean of all differences of groups, or of rates, is compared with its level and scatter in the dark, in single
-    pixels and in means along the dispersion over 9 and 65 columns, which show traces far below the noise of a pixel;
-    see :func:`nsxr.kernels.ramps.dark_pixels.find_dark`. The result can be drawn, edited, saved, and given to
-    :func:`clean_flicker_noise`.
+    The mean of all differences of groups, or of all rates, is compared with its level and scatter in dark pixels.
+    Single pixels are compared, and means along the dispersion over 9 and 65 columns. These means show traces far below
+    the noise of a pixel. See :func:`nsxr.kernels.ramps.dark_pixels.find_dark`. The result can be drawn, edited, saved,
+    and given to :func:`clean_flicker_noise`.
 
     Parameters
     ----------
@@ -189,10 +190,10 @@ def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataAr
 def dark_of(
     frames: Frames, n_sigma: float, mask: xr.DataArray | None = None, noise: xr.DataArray | None = None
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return where it is dark, and the level there as an image.
+    """Return which pixels are dark, and the level of dark pixels as an image.
 
-    Of a given mask, single pixels that stand out are left out: a wrong one must not take light for noise. With the
-    noise of the mean, (row, column), fainter light is found.
+    Single pixels of a given mask that stand out are left out, so that light is not taken for noise where the mask is
+    wrong. If the noise of the mean, (row, column), is given, it is subtracted first, and fainter light is found.
     """
 
     def find(mean: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Stripes by the median of each column, as the observatory's pipeline finds them, for comparison."""
+"""Correlated noise as the median of each column, as in the observatory's pipeline, for comparison."""
 
 import numpy as np
 import xarray as xr
@@ -10,21 +10,22 @@ __all__ = ["median_stripes"]
 
 
 def median_stripes(values: xr.DataArray, is_dark: xr.DataArray, bands: np.ndarray | None = None) -> xr.DataArray:
-    """Return the median of the dark pixels of every column, of all rows or of those of each amplifier.
+    """Return the median of the dark pixels of every column, over all rows or over the rows of each amplifier.
 
     Parameters
     ----------
     values : DataArray
-        (integration, group, row, column) float32, the level of the dark subtracted; NaN where a pixel cannot be used.
+        (integration, group, row, column) float32, with the level of dark pixels subtracted; NaN where a pixel cannot be
+        used.
     is_dark : DataArray
         (row, column) bool.
     bands : ndarray, optional
-        (row,) the amplifier that reads each row, if each is to have its own.
+        (row,), amplifier that reads each row, if each amplifier is to have its own median.
 
     Returns
     -------
     DataArray
-        Of the same shape, float32; 0 in columns without dark pixels.
+        float32 of the same shape; 0 in columns without dark pixels.
     """
     of_row = np.zeros(values.sizes["row"], dtype=np.int64) if bands is None else bands
 

@@ -1,4 +1,4 @@
-"""The noise of frames from pixels that see no light: its spectrum, its estimate, and the noise that is left.
+"""Correlated noise of frames, from pixels that see no light: its spectrum, its estimate, and the noise that is left.
 
 Arrays are lazy; the functions at the end work on NumPy blocks.
 """
@@ -19,13 +19,13 @@ __all__ = ["MODEL", "noise_of", "spectrum_of", "variance_of", "weight_of_series"
 
 MODEL = ("component", "frequency")
 """Dims of the spectral densities."""
-_OUTLIER = 4.0  # samples that deviate by more standard deviations do not count
+_OUTLIER = 4.0  # samples that deviate by more standard deviations are left out
 _DRAWS = 4
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
 
 def weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
-    """Return the weight of every pixel from its scatter in time, 1 where it is dark, (row, column) float32."""
+    """Return the weight of every pixel from its scatter in time, 1 in dark pixels, (row, column) float32."""
     square = (residual.astype(np.float64) ** 2 * precision).sum(("integration", "group"))
     count = (residual.notnull() * precision).sum(("integration", "group"))
 
@@ -36,7 +36,7 @@ def weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: x
         typical = np.median(variance[dark]) if dark.any() else np.median(variance)
         ratio = np.where(known, variance / max(typical, 1e-30), np.inf)
         weight = np.where(is_dark & (ratio < 3), 1, 1 / np.maximum(ratio, 1))
-        return np.where(ratio < 0.25, 0, weight).astype(np.float32)  # such a pixel does not see the noise
+        return np.where(ratio < 0.25, 0, weight).astype(np.float32)  # such a pixel does not show the noise
 
     images = (one_chunk(array, *IMAGE) for array in (square, count))
     weight = map_blocks(weigh, *images, is_dark, core=IMAGE, outputs={"weight": (IMAGE, np.float32)})["weight"]
@@ -52,7 +52,7 @@ def noise_of(
     source: xr.DataArray | None = None,
     limit: float = _OUTLIER,
 ) -> xr.DataArray:
-    """Return the noise of frames of values, with some amount of a pattern, or of light that is no noise, in each."""
+    """Return the noise of each frame, fitted together with the amount of a pattern, or of light, in each frame."""
     noise = map_blocks(
         _noise_of_frames,
         values,
@@ -196,7 +196,7 @@ def _squared_errors(draws: np.ndarray, weight: np.ndarray, density: np.ndarray, 
 
 
 def _smooth_variance(squares: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the mean over draws and over nearby pixels of the same row that count, or not, alike."""
+    """Return the mean over draws and over nearby pixels of the row, with and without weight separately."""
     mean = squares.mean(0)
     variance = np.zeros_like(mean)
     for inside in (weight > 0, weight == 0):
