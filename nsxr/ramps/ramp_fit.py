@@ -21,7 +21,7 @@ from nsxr.references.match import match
 __all__ = ["fit_algorithm", "fit_ramps"]
 
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
-"""Names of the algorithms, here and in the observatory's pipeline."""
+"""Names of the algorithms, here and in ``jwst``."""
 _OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark")
 _Group = Annotated[int, Range(0, 65535)]
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
@@ -42,61 +42,60 @@ def fit_ramps(
     """Fit the count rate of every pixel, per integration and for the whole exposure.
 
     With ``algorithm="likelihood"``, all differences of successive usable groups are fitted together, with the noise of
-    each and the noise that it shares with its neighbours. A difference that leads to a JUMP_DET group is left out. With
-    ``reset_noise``, the first group is a measurement like the differences: of the charge since the reset.
+    each difference and the noise that it shares with its neighbours. A difference that leads to a JUMP_DET group is
+    left out. With ``reset_noise``, the first group is fitted too, as a measurement of the charge since the reset.
 
     With ``algorithm="ols"``, as in the observatory's pipeline, a ramp is cut into segments of successive groups without
     flags. A segment may begin with a group that is flagged JUMP_DET and nothing else, because the charge of the cosmic
     ray is in that group already. Each segment of two or more groups gets a slope by weighted least squares, and slopes
     are averaged with the inverse of their read-noise variances.
 
-    PERSISTENCE does not stop a group from being used.
+    Groups flagged PERSISTENCE are used.
 
     Parameters
     ----------
     exposure : Dataset
         ``sci`` (integration, group, row, column) float32 [DN], corrected up to jump detection;
         ``groupdq`` uint8; ``pixeldq`` (row, column) uint32; ``median_rate`` (row, column) float32 [DN/s], if
-        :func:`flag_jumps` has found it. With it the integrations may be in any chunks; without it they are
-        brought together.
+        :func:`flag_jumps` has found it. With ``median_rate`` the integrations may be in any chunks; without it they are
+        brought together in one chunk.
     readnoise : Dataset
         ``sci`` (row, column) float32 [DN]: noise of a difference of two single frames.
     gain : Dataset
         ``sci`` (row, column) float32 [electron/DN].
     algorithm : {"ols", "likelihood"}
         Weights of the groups: by the signal-to-noise ratio of a segment, or by the covariance of the differences.
-        ``"OLS_C"`` and ``"LIKELY"``, the names of the observatory's pipeline, mean the same. Several integrations
-        without ``median_rate``, as when jumps were not looked for, are fitted by ``"ols"``.
+        ``"OLS_C"`` and ``"LIKELY"``, the names in ``jwst``, are accepted too. Several integrations without
+        ``median_rate``, for instance if the jump step was skipped, are fitted by ``"ols"``.
     average_dark_current : DataArray or float
-        Dark current [electron/s] that was subtracted from the ramps but still makes photon noise; a
-        number or (row, column). NaN and negative values count as 0.
+        Dark current [electron/s] that was subtracted from the ramps but still adds photon noise; a number or (row,
+        column). NaN and negative values count as 0.
     suppress_one_group : bool
-        Whether ramps with a single good group are given up. If not, and always where there is but one
-        group per integration, a ramp with no segment and a good first group has that group divided by its
-        exposure as rate.
+        Whether ramps with a single good group get no rate. If not set, and always for integrations of one group, a ramp
+        with no segment and a good first group gets a rate: the value of this group divided by its exposure time.
     firstgroup : int, optional
         First group to use, counted from 0; default all.
     lastgroup : int, optional
-        Last group to use, counted from 0; default all. One beyond the end means the end.
+        Last group to use, counted from 0; default all. A number beyond the last group means the last group.
     reset_noise : float, optional
-        Likelihood only: scatter of the level after a reset around the superbias that was subtracted.
-        A ramp with a good first group then has a rate, also if that is its only one, whatever
-        ``suppress_one_group`` says. Rates of two or three bright groups become up to 9 % more precise, others hardly.
-        A cosmic ray in the first group does more harm than without. Default: the level is unknown.
+        Likelihood only: scatter of the level after a reset around the superbias that was subtracted. A ramp with a good
+        first group then has a rate, also if it has no other good group, whatever ``suppress_one_group`` says. Rates of
+        two or three bright groups become up to 9 % more precise; other rates hardly change. A cosmic ray in the first
+        group then changes the rate more. Default: the level is unknown, and the first group alone is not a measurement.
 
     Returns
     -------
     DataTree
         Nodes ``rate`` (row, column) and ``rateints`` (integration, row, column), each with float32
         ``sci`` [DN/s], ``var_poisson``, ``var_rnoise`` [(DN/s)2] and uint32 ``dq``; by likelihood also float32
-        ``chi_square`` of the differences that were fitted, with one degree of freedom less. Lazy if the exposure
-        is: all are made in one pass over the ramps, chunks are all integrations of some rows.
+        ``chi_square`` of the differences that were fitted, with one degree of freedom less. Lazy if the exposure is.
+        All variables are made in one pass over the ramps. A chunk has all integrations of some rows.
 
         ``dq`` starts as ``pixeldq`` and takes over JUMP_DET, SATURATED and PERSISTENCE from any group.
-        Where there is no slope, ``sci`` and both variances are NaN and DO_NOT_USE is set; in ``rate`` this
-        means that no integration has one. This goes for pixels that are DO_NOT_USE or SATURATED in ``pixeldq``,
-        ramps that are saturated from the first group, ramps with no two successive usable groups, and
-        pixels whose read noise or gain is not positive (the latter also get NO_GAIN_VALUE).
+        Where there is no slope, ``sci`` and both variances are NaN and DO_NOT_USE is set; in ``rate`` this means that
+        no integration has a slope. There is no slope for pixels that are DO_NOT_USE or SATURATED in ``pixeldq``, for
+        ramps that are saturated from the first group, for ramps without two successive usable groups, and for pixels
+        whose read noise or gain is not positive. If the gain is not positive, NO_GAIN_VALUE is set too.
 
     Raises
     ------
@@ -120,12 +119,13 @@ def fit_ramps(
         var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
         var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
 
-    where M is ``median_rate``, or else a robust mean of the slopes of all integrations, in which one that deviates by
-    five standard deviations does not count; of a single integration the median difference of groups, divided by T.
-    Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET group are left out. The dark current
-    is divided by the gain because M is in DN/s. A first group alone, of exposure t = (NFRAMES + 1) TFRAME / 2, has
-    2 r^2 / t^2 and (M + dark / g) / (t g).
-    Variances of segments and integrations add inversely, each kind by itself.
+    where M is ``median_rate``. Without it, M is a robust mean of the slopes of all integrations, in which an
+    integration that deviates by five standard deviations does not count. For a single integration, M is the median
+    difference of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET
+    group are left out. The dark current
+    is divided by the gain because M is in DN/s. A first group alone, of exposure time t = (NFRAMES + 1) TFRAME / 2, has
+    the variances 2 r^2 / t^2 and (M + dark / g) / (t g). For each of the two kinds, inverse variances of segments and
+    of integrations are added.
 
     By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the
     differences d [electron] have the covariance matrix ::
@@ -133,12 +133,12 @@ def fit_ramps(
         C = a tridiagonal(q, 1 - 2 q, q) + (r g)^2 tridiagonal(-1, 2, -1),  q = (t / T) (N^2 - 1) / (6 N)
 
     and the slope is ``1' C^-1 d / (1' C^-1 1)`` with the variance ``1 / (1' C^-1 1)``, which is split into the parts
-    of both matrices. For a single integration, a is the slope itself, found in two steps from the median difference;
-    after the second it does not bias the slope to first order. For several, a is M for all of them, so that the
-    weights do not depend on the noise of an integration, and integrations are averaged by their inverse variances.
-    A reset noise s adds a first row to the matrices: the signal of the first group, of the exposure t = e T, which
-    expects e times the slope and has the variance ``a (e - q) + (r g)^2 + s^2``, with ``a q - (r g)^2`` beside it. That
-    of s counts as read noise.
+    of both matrices. For a single integration, a is the slope itself, found in two steps from the median difference.
+    After the second step, the noise of a does not bias the slope to first order. For several integrations, a is M for
+    all of them, so that the weights do not depend on the noise of an integration. Integrations are averaged with their
+    inverse variances as weights. A reset noise s adds a first row to the matrices, for the signal of the first group,
+    of exposure time t = e T. Its expected value is e times the slope. Its variance is ``a (e - q) + (r g)^2 + s^2``,
+    and its covariance with the next difference is ``a q - (r g)^2``. The part of s counts as read noise.
 
     References
     ----------
@@ -165,7 +165,7 @@ def fit_ramps(
         )
     has_rate = "median_rate" in exposure
     if exposure.sizes["integration"] > 1 and not has_rate and reset_noise is None:
-        # covariances that follow the noise of each integration would give more weight to low ones
+        # covariances from the noisy rate of each integration would give more weight to integrations with low rates
         chosen = "ols"
     readout = Readout.of(exposure)
     if has_rate:
@@ -196,7 +196,7 @@ def fit_ramps(
     if chosen == "likelihood":
         parameters["reset_noise"] = reset_noise
     if "group" in exposure.indexes and groups < readout.n_groups:
-        parameters["groups"] = exposure.indexes["group"].tolist()  # those that were chosen
+        parameters["groups"] = exposure.indexes["group"].tolist()  # the groups that were chosen
     if not isinstance(average_dark_current, xr.DataArray):
         parameters["average_dark_current"] = float(average_dark_current)
     product = partial(_product, exposure, [readnoise, gain], parameters)
@@ -232,7 +232,7 @@ def _product(
     lost: set[str],
     fitted: dict[str, Any],
 ) -> xr.Dataset:
-    """Return a product: the exposure without the variables that have a lost dim, and with the fit."""
+    """Return a product: the fit, and the variables of the exposure whose dims the product has."""
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
     base = exposure.drop_vars([*gone, "pixeldq", *_OF_RAMPS], errors="ignore")
     return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)

@@ -20,9 +20,9 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     """Scale a read noise reference, amplifier by amplifier, to the noise of pixels with little light.
 
     The noise is measured from second differences of groups, in which light, bias and dark current cancel. Their median
-    absolute value is robust against outliers. All noise that is left in the ramps counts, correlated noise included.
-    Pixels in which photon noise would be more than a tenth of the variance are left out. The photon noise of the other
-    pixels is subtracted. An integration that is noisier or quieter than the others by a fifth does not count.
+    absolute value is robust against outliers. The result includes all noise that is left in the ramps, correlated noise
+    too. Pixels in which photon noise would be more than a tenth of the variance are left out. The photon noise of the
+    other pixels is subtracted. An integration whose noise differs from the others by more than a fifth does not count.
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
     Returns
     -------
     Dataset
-        ``readnoise`` cut to the exposure, ``sci`` multiplied by ``scale`` of the amplifier of its row; ``scale`` and
-        ``scale_error`` (amplifier) float64, the factor and its standard error. 1 and 0 where fewer than 1000 second
-        differences are usable, as in ramps of one and two groups; between 0.5 and 2. Lazy if the exposure is: one
-        number of each amplifier waits for all pixels.
+        ``readnoise`` cut to the exposure, with ``sci`` multiplied by the ``scale`` of the amplifier of each row;
+        ``scale`` and ``scale_error`` (amplifier) float64, the factor and its standard error. The factor is between 0.5
+        and 2. Factor and error are 1 and 0 if fewer than 1000 second differences are usable, as in ramps of one and two
+        groups. Lazy if the exposure is; the factor of an amplifier needs all pixels of the amplifier.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
         core=("integration", "amplifier", "size"),
         outputs=dict.fromkeys(("scale", "error"), (("amplifier",), np.float64)),
     ).values()
-    if not readout.is_irs2:  # whose ramps are cheap to correct a second time, so that they need not wait in memory
+    if not readout.is_irs2:  # IRS2 ramps are expensive to correct a second time, so they stay in memory; others do not
         scale, error = settle(scale), settle(error)
     scale = scale.assign_coords(amplifier=labels)
     factor = scale.isel(amplifier=xr.DataArray(output, dims="row")).drop_vars("amplifier").astype(np.float32)
@@ -87,10 +87,10 @@ def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dat
 def read_noise_after_cleaning(
     exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset, average_dark_current: xr.DataArray | float = 0.0
 ) -> xr.Dataset:
-    r"""Bring a read noise reference in line with ramps from which correlated noise was removed.
+    r"""Adapt a read noise reference to ramps from which correlated noise was removed.
 
-    The reference counts the correlated noise of other exposures in. Here its square is scaled to the noise that is not
-    correlated, as dark pixels show it, and gets the variance that cleaning leaves.
+    The reference includes the correlated noise of the exposures from which it was made. Its square is scaled to the
+    uncorrelated noise of dark pixels, and the variance of the correlated noise that is left is added.
 
     Parameters
     ----------
@@ -98,17 +98,18 @@ def read_noise_after_cleaning(
         Ramps from :func:`nsxr.clean_flicker_noise`, with ``flicker_variance``, ``white_variance``, ``dark_level`` and
         ``is_dark``.
     readnoise, gain, average_dark_current
-        As of :func:`nsxr.fit_ramps`.
+        As in :func:`nsxr.fit_ramps`.
 
     Returns
     -------
     Dataset
         ``readnoise`` cut to the exposure with a new ``sci`` (row, column) float32 [DN]. The factor on its square is
-        between 0.1 and 10, and 1 if nothing is dark.
+        between 0.1 and 10, and 1 if there are no dark pixels.
 
     Notes
     -----
-    With N frames in a group, w the white variance, p that of photons in the dark, and v that of correlated noise,
+    With N frames in a group, w the white variance, p the photon variance in dark pixels, v the variance of correlated
+    noise, and R the read noise of the reference, the new read noise is
 
     .. math:: R'^2 = R^2 \frac{2 N (w - p)}{\langle R^2 \rangle} + 2 N v
     """

@@ -26,7 +26,7 @@ _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 _DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
 _FLOOR = np.uint8((GroupFlag.AD_FLOOR | GroupFlag.DO_NOT_USE).value)
 _NO_CHECK = np.uint32(PixelFlag.NO_SAT_CHECK.value)
-_PARTIAL = np.uint8(128)  # on the way only: saturated frames in the group, should the next one be saturated
+_PARTIAL = np.uint8(128)  # internal: the group has saturated frames if the next group is saturated
 _TESTS = ("predicted", "scaled")
 
 
@@ -40,23 +40,23 @@ def flag_saturation(
     use_readpatt: bool = True,
     partial_saturation: Annotated[str, Choices("predicted", "scaled")] = "predicted",
 ) -> xr.Dataset:
-    """Flag saturated groups, groups at the converter's floor, and partly saturated averages.
+    """Flag saturated groups, groups at the floor of the A/D converter, and groups with a few saturated frames.
 
-    A pixel is saturated from the first group at or above its threshold onward, and so are its
-    neighbours within ``n_pix_grow_sat``, to which charge spills. Values of 0 or less are AD_FLOOR
-    and not used. Where frames are averaged, the last group before saturation, or the last group of the integration, may
-    hold saturated frames although its mean is still below the threshold. Such a group becomes DO_NOT_USE, and so do
-    its neighbours, so that the rate comes from the groups before. ``partial_saturation`` says how such groups are
-    found:
+    A pixel is flagged SATURATED from the first group at or above its threshold onward. So are its neighbours within
+    ``n_pix_grow_sat``, to which charge spills. Values of 0 or less are flagged AD_FLOOR and DO_NOT_USE. Where frames
+    are averaged, the last group before saturation, or the last group of the integration, may hold saturated frames
+    although its mean is still below the threshold. Such a group becomes DO_NOT_USE, in this pixel and in its
+    neighbours, so that the rate comes from the groups before. ``partial_saturation`` says how such groups are found:
 
     * ``"predicted"``, in all readouts: the last frame of a steady signal from the bias to the mean of
       this group would lie above the threshold; or the mean is higher than predicted from the group before, by at
       least as much as a cosmic ray that saturates the last frame adds to it;
     * ``"scaled"``, the observatory's pipeline. Traditional readouts: the mean lies above the threshold
-      scaled by (mean frame number / last frame number), bias included. All readouts: the second group
-      is flagged if the third is saturated, the first would not have led there, and the step from first
-      to second is larger than one saturating frame explains (DO_NOT_USE, without neighbours, in
-      traditional readouts, SATURATED with neighbours in IRS2).
+      scaled by (mean frame number / last frame number), bias included. All readouts: the second group is flagged if
+      three things are true: the third group is saturated; a steady signal at the rate of the first group would not
+      saturate the third; and the step from the first to the second group is larger than one saturated frame explains.
+      Traditional readouts flag this group DO_NOT_USE, without its neighbours. IRS2 flags it SATURATED, with its
+      neighbours.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def flag_saturation(
     saturation : Dataset
         ``sci`` (row, column) float32 [DN], thresholds that include the bias, and ``dq``.
     superbias : Dataset, optional
-        ``sci`` (row, column) [DN], the level without charge for the tests of averaged groups. 0 if not given, with
-        which groups are given up somewhat earlier.
+        ``sci`` (row, column) [DN], the level without charge, for the tests of averaged groups. Default: 0, with which
+        groups are flagged somewhat earlier.
     n_pix_grow_sat : int
-        How far saturation grows to all eight sides.
+        How far saturation spreads to neighbours in all eight directions.
     use_readpatt : bool
         Whether to test groups of averaged frames for saturated frames.
     partial_saturation : {"predicted", "scaled"}
@@ -111,7 +111,7 @@ def flag_saturation(
     is_predicted = averaged and partial_saturation == "predicted"
     detector = readout.detector if is_irs2 else None
 
-    # one look at the samples; the rest needs only these flags, so the samples need not be kept
+    # the samples are read once; the rest needs only these flags, so the samples need not stay in memory
     limits = _look(sci, threshold, bias.fillna(np.float32(0)) if is_predicted else None, readout)
     groupdq = exposure["groupdq"] | (limits & _FLOOR)
     number = xr.DataArray(np.arange(sci.sizes["group"], dtype=np.int16), dims="group")
@@ -138,7 +138,7 @@ def flag_saturation(
 
 
 def _look(sci: xr.DataArray, threshold: xr.DataArray, bias: xr.DataArray | None, readout: Readout) -> xr.DataArray:
-    """Compare each sample with the limits, (integration, group, row, column) uint8; with ``bias`` also its frames."""
+    """Compare samples, and with ``bias`` their frames, with the limits, (integration, group, row, column) uint8."""
     arrays = []
     if bias is not None:
         mean_frame = xr.DataArray(readout.mean_frame(np.arange(sci.sizes["group"])), dims="group")
@@ -197,7 +197,7 @@ def _scaled(
 
 
 def _dilution(readout: Readout, group: int) -> float:
-    """Mean over last frame number of a group: the level of its mean when the last frame saturates."""
+    """Return mean over last frame number: a group's mean over the threshold if its last frame just saturates."""
     mean = float(readout.mean_frame(group))
     return mean / (mean + (readout.n_frames - 1) / 2)
 
@@ -205,7 +205,7 @@ def _dilution(readout: Readout, group: int) -> float:
 def _second_group_is_partly_saturated(
     sci: xr.DataArray, threshold: xr.DataArray, bias: xr.DataArray, readout: Readout
 ) -> xr.DataArray:
-    """Test groups 0 and 1, (integration, row, column) bool; that group 2 is saturated is left to the caller."""
+    """Test groups 0 and 1, (integration, row, column) bool; the caller tests whether group 2 is saturated."""
     zeroth, first = sci.isel(group=0, drop=True), sci.isel(group=1, drop=True)
     n = readout.n_frames
     last_of_second = float(readout.mean_frame(2)) + (n - 1) / 2

@@ -1,4 +1,4 @@
-"""Fit all ramps of an exposure with the loops of one algorithm, and combine the integrations."""
+"""Fit all ramps of an exposure with the kernels of one algorithm, and combine the integrations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def fit_least_squares(
     Parameters
     ----------
     sci, groupdq : DataArray
-        Ramps. Without a given rate, all integrations in a chunk.
+        Ramps. If no rate is given, a chunk has all integrations.
     images : sequence of DataArray
         ``pixeldq``, gain, read noise, dark current, and the rate for the photon noise if it is given; (row, column).
     selected : SelectedGroups
@@ -119,7 +119,7 @@ def _combined(
 
 
 def _any_flag(dq: np.ndarray) -> np.ndarray:
-    """Return the flags of any integration, but not DO_NOT_USE, which means that one of them has no slope."""
+    """Return the flags of any integration, without DO_NOT_USE, which only says that one of them has no slope."""
     flags: np.ndarray = np.bitwise_or.reduce(dq, axis=0, keepdims=True) & ~_DO_NOT_USE
     return flags
 

@@ -18,12 +18,12 @@ def flag_by_ellipses(
     sat_required_snowball: bool,
     edge_size: int,
 ) -> dict[str, xr.DataArray]:
-    """Return flags, cores and numbers of snowballs, see :func:`nsxr.kernels.ramps.snowballs.flag_large_events`.
+    """Return flags, cores and number of snowballs, see :func:`nsxr.kernels.ramps.snowballs.flag_large_events`.
 
     Parameters
     ----------
     frames : DataArray
-        ``groupdq``, whole frames in a chunk.
+        ``groupdq``, with whole frames in a chunk.
     limits : SnowballLimits
         Least and largest sizes.
     expand_factor, sat_required_snowball, edge_size

@@ -1,4 +1,4 @@
-"""Flag snowballs as far as the halos around their cores are seen."""
+"""Flag snowballs out to where their halos no longer matter."""
 
 from collections.abc import Mapping
 
@@ -19,13 +19,14 @@ from nsxr.references.match import match
 __all__ = ["flag_by_halos", "scaled_frames"]
 
 _MOST_EVENTS = 16, 2.5e-7
-"""Rows of the table of snowballs: so many, and so many for each second and pixel, twenty times the usual rate."""
+"""Rows of the table of snowballs: a fixed number, plus a number for each second and pixel at twenty times the usual
+rate."""
 
 
 def scaled_frames(
     exposure: xr.Dataset, readnoise: xr.Dataset | None, gain: xr.Dataset | None, readout: Readout
 ) -> xr.DataArray:
-    """Return differences of groups in units of their noise, whole frames in a chunk like the flags."""
+    """Return differences of groups in units of their noise, with whole frames in a chunk, like the flags."""
     if readnoise is None or gain is None:
         raise ParameterError("readnoise and gain are needed for halos and showers; give them, or choose ellipses")
     check(exposure, "sci", units={"sci": "DN"})
@@ -48,20 +49,20 @@ def scaled_frames(
 def flag_by_halos(
     exposure: xr.Dataset, frames: xr.DataArray, scaled: xr.DataArray, limits: SnowballLimits, tolerance: float
 ) -> dict[str, xr.DataArray]:
-    """Return flags, cores, numbers and a table of snowballs, see :func:`nsxr.kernels.ramps.halos.flag_halos`.
+    """Return flags, cores, number and table of snowballs, see :func:`nsxr.kernels.ramps.halos.flag_halos`.
 
     Parameters
     ----------
     exposure : Dataset
         With ``groupdq``.
     frames : DataArray
-        ``groupdq``, whole frames in a chunk.
+        ``groupdq``, with whole frames in a chunk.
     scaled : DataArray
         From :func:`scaled_frames`.
     limits : SnowballLimits
         Least and largest sizes.
     tolerance : float
-        Shift of a rate that may remain at the rim of a flagged halo [standard deviations].
+        Shift of a rate that may remain at the edge of a flagged halo [standard deviations].
 
     Returns
     -------
@@ -106,7 +107,7 @@ def _light_sensitive(exposure: xr.Dataset) -> tuple[int, int, int, int]:
 
 
 def _packed(table: xr.DataArray, exposure: xr.Dataset, most: int) -> xr.DataArray:
-    """Return the snowballs of all integrations, (snowball, property), with labels for positions."""
+    """Return the snowballs of all integrations, (snowball, property), with positions replaced by labels."""
     labels = {str(dim): exposure[dim].values for dim in RAMP}
     packed = map_blocks(
         _pack,

@@ -1,4 +1,4 @@
-"""Enlarge the flags of large cosmic-ray events, called snowballs."""
+"""Flag snowballs, which are large cosmic-ray events, and showers."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -72,7 +72,7 @@ class _Options:
 
     @property
     def of_ellipses(self) -> dict[str, Any]:
-        """Parameters of ellipses alone."""
+        """Return the parameters for ellipses only."""
         return {
             "expand_factor": float(self.expand_factor),
             "sat_required_snowball": bool(self.sat_required_snowball),
@@ -81,12 +81,12 @@ class _Options:
 
     @property
     def of_showers(self) -> dict[str, Any]:
-        """Parameters of showers alone."""
+        """Return the parameters for showers only."""
         return {"shower_threshold": float(self.shower_threshold), "shower_min_area": float(self.shower_min_area)}
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Parameters that have an effect, as they are recorded."""
+        """Return the parameters that have an effect, which are recorded."""
         return {
             "snowball_algorithm": self.snowball_algorithm,
             "find_showers": bool(self.find_showers),
@@ -98,7 +98,7 @@ class _Options:
         }
 
     def groups_masked(self, group_time: float, groups: int) -> int:
-        """Return up to which group cores are flagged in the next integration; 0 for none."""
+        """Return up to which group cores are flagged in the next integration; 0 for no groups."""
         masked = min(int(self.snowball_time_masked_next_int // group_time), groups)
         return masked if self.mask_snowball_core_next_int and masked > 1 else 0
 
@@ -132,14 +132,14 @@ def flag_snowballs(
 
     With ``snowball_algorithm="halo"``, a snowball is a core that has just saturated, with jumps around it. Differences
     of groups are averaged in rings around the core, relative to the ordinary difference of each pixel and in units of
-    its noise. A fit to the rings tells how the charge falls with distance. Pixels are flagged as far as the charge
-    shifts the rate of a pixel by more than ``halo_tolerance`` of its uncertainty. Charge may go on to arrive in the
-    following groups, from traps or because frames are averaged. These groups are then flagged as well, as far as the
-    charge reaches. A region of jumps at an edge of the detector may belong to a core outside the detector. It is taken
-    for a segment of a circle, and counts if a halo is seen around it.
+    its noise. A fit to the rings gives the fall of the charge with distance. Pixels are flagged out to where the charge
+    shifts the rate of a pixel by ``halo_tolerance`` of its uncertainty. Charge may still arrive in the following
+    groups, from traps or because frames are averaged. These groups are then flagged as well, as far out as charge is
+    found in them. A region of jumps at an edge of the detector may belong to a core outside the detector. It is taken
+    for a segment of a circle, and is a snowball if a halo is found around it.
 
-    With ``"ellipse"``, as in the observatory's pipeline, rings are found among the flags, and larger ellipses are
-    flagged.
+    With ``"ellipse"``, as in the observatory's pipeline, regions of jumps are found among the flags, and larger
+    ellipses are flagged.
 
     Parameters
     ----------
@@ -149,13 +149,14 @@ def flag_snowballs(
     readnoise, gain : Dataset
         As in :func:`flag_jumps`; for halos and showers.
     snowball_algorithm : {"halo", "ellipse"}
-        How far events are flagged.
+        How the area to be flagged is found.
     halo_tolerance : float
-        Shift of a rate that may remain at the rim of a flagged halo.
+        Shift of a rate that may remain at the edge of a flagged halo.
     find_showers : bool
         Whether to flag regions in which many pixels have a little too much signal in the same group, without a core.
     shower_threshold : float
-        Mean of 11 x 11 pixels from which on they are flagged as a shower, in robust standard deviations of such means.
+        Pixels are flagged as a shower if their mean over 11 x 11 pixels exceeds this, in robust standard deviations of
+        such means.
     shower_min_area : float
         Least area of connected pixels that are flagged as a shower.
     min_sat_area : float
@@ -165,22 +166,22 @@ def flag_snowballs(
     expand_factor : float
         By how much the minor axis of the region of jumps grows. The major axis grows by as many pixels. Ellipses only.
     sat_required_snowball : bool
-        Whether a region of jumps counts only if the centre of a core, saturated for the first time in this
-        group or the next, lies inside its ellipse. Without it all regions count and cores do not grow. Ellipses only.
+        Whether a region of jumps counts only if its ellipse contains the centre of a core that saturates for the first
+        time in this group or the next. If not set, all regions count and cores do not grow. Ellipses only.
     min_sat_radius_extend : float
-        Cores with a larger full minor axis than this grow.
+        Cores whose full minor axis is larger than this grow.
     sat_expand : int
         By how much the semi-axes of a core grow.
     edge_size : int
-        A region with its centre within this distance of an edge needs no core, which may be outside.
-        Ellipses only.
+        A region with its centre within this distance of an edge needs no core, because the core may be outside the
+        detector. Ellipses only.
     max_extended_radius : int
         Largest semi-axis of a flagged ellipse, or radius of a halo.
     mask_snowball_core_next_int : bool
         Whether cores that grow are also flagged as jumps in the next integration, where the pixels
         still release charge.
     snowball_time_masked_next_int : float
-        How long cores are flagged in the next integration.
+        For how long cores are flagged in the next integration.
 
     Returns
     -------
@@ -190,9 +191,8 @@ def flag_snowballs(
         the next integration. No flag is cleared. A lazy scalar ``extended_emission_events`` is added, and, for halos,
         ``snowballs`` (snowball, property) float32: integration and group, counted from 1, in which a snowball
         arrives; row and column of its centre, detector pixels; radius of the core as saturated, neighbours included,
-        and radius flagged [pixel]; amplitude of the halo at the edge of the core [standard deviations of a
-        difference of groups], NaN where the halo is too steep to tell; number of samples flagged. NaN beyond the
-        last snowball.
+        and radius flagged [pixel]; amplitude of the halo at the edge of the core [standard deviations of a difference
+        of groups], NaN if the halo is too steep to measure; number of samples flagged. NaN beyond the last snowball.
 
     Raises
     ------
@@ -203,7 +203,8 @@ def flag_snowballs(
 
     Notes
     -----
-    Regions are 8-connected. The ellipse of a region has its second moments; both axes are one pixel shorter.
+    Regions are 8-connected. The ellipse of a region has the second moments of the region, with both axes one pixel
+    shorter.
 
     Charge of z standard deviations of a difference that arrives before group k of N shifts a slope that is limited by
     read noise by ``z k (N - k) sqrt(6 / (N (N^2 - 1)))`` standard deviations.
@@ -255,14 +256,14 @@ def flag_snowballs(
 
 
 def _with_showers(flags: xr.DataArray, scaled: xr.DataArray, **of_showers: Any) -> xr.DataArray:
-    """Return flags with those of showers."""
+    """Return the flags with the flags of showers added."""
     outputs = {"flags": (RAMP, np.uint8)}
     core = ("group", "row", "column", "pair")
     return map_blocks(flag_excess, flags, scaled, core=core, outputs=outputs, **of_showers)["flags"]
 
 
 def _with_cores_of_before(flags: xr.DataArray, cores: xr.DataArray, masked: int) -> xr.DataArray:
-    """Return flags with those of the cores of the integration before, in groups up to ``masked``."""
+    """Return the flags with the cores of the integration before added, in groups up to ``masked``."""
     if flags.sizes["integration"] == 1:
         return flags
     before = chunk_like(cores.shift(integration=1, fill_value=False), flags)

@@ -24,8 +24,8 @@ def subtract_superbias(exposure: xr.Dataset, superbias: xr.Dataset) -> xr.Datase
     Returns
     -------
     Dataset
-        ``sci`` less the superbias (unchanged where that is NaN); flags of the reference added to
-        ``pixeldq``. The noise of the superbias itself is common to all groups and cancels in slopes.
+        ``sci`` less the superbias (unchanged where the superbias is NaN); flags of the reference added to ``pixeldq``.
+        The noise of the superbias is the same in all groups and cancels in slopes.
     """
     check(exposure, "sci", "pixeldq", units={"sci": "DN"})
     bias = match(superbias, exposure, "superbias")

@@ -29,9 +29,9 @@ def find_ordinary(
     gain, readnoise : DataArray
         (row, column) float32.
     search : TwoPointSearch
-        Which differences are ordinary.
+        Rules that say which differences are ordinary.
     with_limits : bool
-        Whether the limits are wanted. The rate alone takes less time.
+        Whether to find the limits. Finding the rate alone takes less time.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def _of_all_integrations(
     run = partial(map_blocks, kernel, sci, *arrays, outputs=outputs, joined="integration", **parameters)
     if sci.chunks is None or len(sci.chunks[2]) > 1:
         return run(core=("integration", "group", "column"))
-    # each block has all rows of a few integrations, so all blocks have to wait; take some rows at a time from all
+    # each block has all rows of a few integrations, so all blocks are needed; take some rows at a time from all blocks
     rows = ramp_chunks({str(dim): size for dim, size in sci.sizes.items()})["row"]
     tiles = [run(core=RAMP, within=("row", slice(start, start + rows))) for start in range(0, sci.sizes["row"], rows)]
     return {name: xr.concat([tile[name] for tile in tiles], "row").transpose(..., "row", "column") for name in tiles[0]}
@@ -84,15 +84,15 @@ def flag_by_differences(
     Parameters
     ----------
     sci, groupdq : DataArray
-        Ramps, whole integrations in a chunk.
+        Ramps, with whole integrations in a chunk.
     gain : DataArray
         (row, column) float32.
     ordinary : mapping of DataArray
         From :func:`find_ordinary`.
     median_gain : DataArray
-        Scalar, which turns the sizes from DN to electrons.
+        Scalar that converts the sizes from DN to electrons.
     sizes : JumpSizes
-        Of jumps that flag more than their own group, [DN].
+        Sizes of jumps that flag more than their own group [DN].
     """
     limits = [ordinary[name] for name in ("lower", "upper", "median", "sigma")]
     outputs = {"code": (RAMP, np.uint8)}

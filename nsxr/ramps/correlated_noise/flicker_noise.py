@@ -69,11 +69,12 @@ def estimate_flicker_noise(
         ``noise`` (integration, group, row, column) float32, of differences of groups (one group less than the ramps) or
         of rates (one group), in their units;
         ``variance`` (row, column) float32, of the correlated noise that is left in a frame, for a pixel that was not
-        used for the estimate; ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark``
-        (row, column) bool; ``level`` (row, column) float32, of dark pixels; it is not subtracted; ``density``
-        (component, frequency) float64, spectral densities of one frame, two-sided, variance for each frequency of the
-        transform: ``own`` of amplifiers, ``common`` to them, ``white``; frequency in Hz. All are lazy if the exposure
-        is.
+        used for the estimate;
+        ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
+        ``level`` (row, column) float32, of dark pixels; it is not subtracted;
+        ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
+        each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``; frequency in Hz.
+        All are lazy if the exposure is.
 
     Notes
     -----

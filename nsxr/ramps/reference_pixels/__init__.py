@@ -1,1 +1,1 @@
-"""Corrections by reference pixels."""
+"""Corrections from reference pixels."""

@@ -1,4 +1,4 @@
-"""Find interleaved reference pixels of IRS2 that misbehave."""
+"""Find bad interleaved reference pixels of IRS2."""
 
 import numpy as np
 import xarray as xr
@@ -20,8 +20,8 @@ __all__ = [
 ]
 
 LIMIT = 4.1
-"""Deviation beyond which a pair is bad [standard deviations]. Of good pairs, 0.06 % lie beyond in one of the six tests;
-of pairs at 5, all were found."""
+"""Deviation beyond which a pair is bad [standard deviations]. 0.06 % of good pairs exceed it in one of the six tests.
+Of pairs that deviate by 5, all were found."""
 
 _SECTOR = IRS2_ROWS // 5
 PERIOD = 20
@@ -32,31 +32,32 @@ _BAD_REFERENCE = np.uint32(PixelFlag.BAD_REF_PIXEL.value)
 def find_bad_interleaved(
     exposure: xr.Dataset, refpix: xr.Dataset | None = None, *, n_sigma: float = LIMIT
 ) -> xr.DataArray:
-    """Find bad pairs of interleaved reference pixels, each integration by itself.
+    """Find bad pairs of interleaved reference pixels in each integration separately.
 
-    The two pixels of a pair are read one after the other. Six numbers of each pair are compared with those of the
-    other 63 of its amplifier: its level and the difference of its two pixels (means over groups and columns), the
-    variance of single samples, and the variances of means over 8 columns, over 64 columns and over a frame, relative to
-    that of single samples, which are large in telegraph noise. Noise that pairs share is taken away first, line by line
-    and frame by frame. The first three may deviate to both sides.
+    The two pixels of a pair are read one after the other. Six numbers of each pair are compared with the numbers of the
+    other 63 pairs of the amplifier. The first three are the level, the difference of the two pixels (both are means
+    over groups and columns), and the variance of single samples. The others are the variances of means over 8 columns,
+    over 64 columns and over a frame, relative to the variance of single samples. They are large if there is telegraph
+    noise. Noise that pairs share is subtracted first, line by line and frame by frame. The first three numbers may be
+    too large or too small; the others only too large.
 
     Parameters
     ----------
     exposure : Dataset
-        ``sci`` (integration, group, row=3200, column) float32 [DN], ``pixeldq``. Best with the bias subtracted, or
-        differences between the levels of pairs hide smaller changes.
+        ``sci`` (integration, group, row=3200, column) float32 [DN], ``pixeldq``. The superbias should be subtracted
+        before, because differences between the levels of pairs hide smaller changes.
     refpix : Dataset, optional
         ``bad_output``, ``bad_parity``, ``bad_mask`` (bad), which list bad pairs.
     n_sigma : float
-        Limit [standard deviations of the number over good pairs].
+        Limit [standard deviations of each number among good pairs].
 
     Returns
     -------
     DataArray
-        (integration, output, pair) uint8, 0 for good pairs, else bits as ``flag_masks`` and ``flag_meanings`` tell.
-        LISTED are pairs of ``refpix`` and those of which a pixel has BAD_REF_PIXEL in ``pixeldq``; no other test is
-        made of them. Output 0 is the reference output; coordinate ``row`` (output, pair) is the first of the two raw
-        rows of a pair. Lazy if the exposure is.
+        (integration, output, pair) uint8, 0 for good pairs, else the bits that ``flag_masks`` and ``flag_meanings``
+        name. A pair is LISTED if ``refpix`` lists it or one of its pixels has BAD_REF_PIXEL in ``pixeldq``; LISTED
+        pairs are not tested. Output 0 is the reference output, outputs 1 to 4 are the amplifiers. The coordinate
+        ``row`` (output, pair) is the first of the two raw rows of a pair. Lazy if the exposure is.
 
     Raises
     ------
@@ -124,9 +125,9 @@ def count_bad_interleaved(bad: xr.DataArray) -> dict[str, xr.DataArray]:
     Returns
     -------
     dict of str to DataArray
-        Numbers, int64, that become keywords of a product: ``bad_reference_pairs`` (NBADREF), and the same for each
-        reason (NBRMEAN, NBRDIFF, NBRSCAT, NBRTELE, NBRLIST). A pair counts once however many integrations it is bad in,
-        and for each of its reasons. Lazy if ``bad`` is.
+        Numbers, int64, that become keywords of a product: ``bad_reference_pairs`` (NBADREF), and one number for each
+        reason (NBRMEAN, NBRDIFF, NBRSCAT, NBRTELE, NBRLIST). A pair that is bad in several integrations counts once. A
+        pair with several reasons counts for each of them. Lazy if ``bad`` is.
     """
     found = unlabelled(bad)
     kinds = {"": (sum(REASONS.values()), "NBADREF", "bad pairs of interleaved reference pixels")}

@@ -1,4 +1,4 @@
-"""Find bad interleaved reference pixels of IRS2 as the observatory's pipeline does, and what replaces them."""
+"""Find bad interleaved reference pixels of IRS2 as the observatory's pipeline does, and the rows that replace them."""
 
 import numpy as np
 import xarray as xr
@@ -19,10 +19,10 @@ _BAD_REFERENCE = np.uint32(PixelFlag.BAD_REF_PIXEL.value)
 def find_high_interleaved(exposure: xr.Dataset, n_sigma: float = 3.0) -> xr.DataArray:
     """Find bad interleaved reference pixels as the observatory's pipeline does.
 
-    For each amplifier and integration, three numbers of each pair (mean absolute difference, mean, standard
-    deviation, over all groups and columns) are compared with those of the other pairs: a pair is bad if one lies more
-    than ``n_sigma`` clipped standard deviations above their clipped mean. A pair that is bad in one integration, or has
-    BAD_REF_PIXEL anywhere in ``pixeldq``, is bad in all.
+    For each amplifier and integration, three numbers of each pair (mean absolute difference, mean, standard deviation,
+    over all groups and columns) are compared with those of the other pairs. A pair is bad if one of its numbers is more
+    than ``n_sigma`` clipped standard deviations above the clipped mean. A pair that is bad in one integration, or has
+    BAD_REF_PIXEL anywhere in ``pixeldq``, is bad in all integrations.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _high_in_sector(exposure: xr.Dataset, rows: slice, n_sigma: float) -> xr.Dat
 
 
 def _pair_sums(sci: np.ndarray) -> np.ndarray:
-    """Mean absolute difference, mean and mean square of each pair of rows, frame by frame."""
+    """Return the mean absolute difference, mean and mean square of each pair of rows, frame by frame."""
     first, second = sci[..., 0::2, :], sci[..., 1::2, :]
     out = np.empty((*sci.shape[:2], 3, first.shape[2]))
     out[:, :, 0] = np.abs(second - first).mean(-1, dtype=np.float64)
@@ -79,7 +79,7 @@ def _pair_sums(sci: np.ndarray) -> np.ndarray:
 
 
 def _outlying_pairs(moments: np.ndarray, flagged: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Turn (integration, statistic, pair) into (integration, row) flags; pairs flagged before are left out."""
+    """Return flags (integration, row) from (integration, statistic, pair); pairs flagged before are left out."""
     known = flagged.reshape(-1, 2).any(-1)
     bad = np.zeros((moments.shape[0], known.size), dtype=bool)
     for i, (difference, mean, square) in enumerate(moments):
@@ -90,7 +90,7 @@ def _outlying_pairs(moments: np.ndarray, flagged: np.ndarray, n_sigma: float) ->
 
 
 def replacement_rows(bad: np.ndarray) -> np.ndarray:
-    """Return the two rows whose mean stands in for each row of a sector.
+    """Return the two rows whose mean is used for each row of a sector.
 
     Parameters
     ----------
@@ -100,9 +100,9 @@ def replacement_rows(bad: np.ndarray) -> np.ndarray:
     Returns
     -------
     (640, 2) int64
-        A good row stands for itself; a bad one is replaced by the same pixel of the blocks before and
-        after, or the one of the two that is good, else by a good pixel of the other pair in its
-        block; -1 where there is none.
+        For a good row, the row itself. A bad row is replaced by the same pixel of the blocks before and after, or of
+        the one of these blocks in which it is good. If it is bad in both, a good pixel of the other pair in the same
+        block is used. -1 if there is none.
     """
     sources = np.repeat(np.arange(bad.size)[:, None], 2, axis=1)
     block = (np.arange(bad.size) - 8) // PERIOD

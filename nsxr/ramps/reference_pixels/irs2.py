@@ -1,4 +1,4 @@
-"""IRS2: subtract correlated noise by the interleaved reference pixels and the reference output."""
+"""IRS2: subtract correlated noise, measured in the interleaved reference pixels and the reference output."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +29,12 @@ __all__ = ["subtract_interleaved_reference"]
 SECTOR = IRS2_ROWS // 5
 _FILTER_EDGE, _FILTER_WIDTH = 32 * 2048 // 2 - 2500, 5000  # bins of a full frame's spectrum
 _FILTER_ITERATIONS = 3
-_NEAR = 4  # blocks on each side, from which a first guess of samples that are left out is taken
+_NEAR = 4  # blocks on each side, from which the first guess for a bad sample is taken
 
 
 @dataclass(frozen=True)
 class Sector:
-    """Time order of one amplifier: see :mod:`nsxr.kernels.ramps.irs2` for the arrays."""
+    """Time order of one amplifier; :mod:`nsxr.kernels.ramps.irs2` explains the arrays."""
 
     rows: slice
     row_of_slot: np.ndarray
@@ -69,19 +69,20 @@ def subtract_interleaved_reference(
 ) -> xr.Dataset:
     r"""Subtract correlated noise from a raw IRS2 exposure, and drop the interleaved rows.
 
-    The mean of all groups of the integration is taken away from each group. Then a line in time is fitted to the
-    first and last columns of each amplifier and removed, and for amplifier *k*
+    The mean of all groups of the integration is subtracted from each group. A straight line in time is fitted to the
+    first and last columns of each amplifier, and subtracted. Then, for amplifier *k*,
 
     .. math:: \beta_k\,\mathcal F(s_k) + \alpha_k\,\mathcal F(r)
 
-    is subtracted, with :math:`s_k` the interleaved reference pixels of the amplifier, zero between
-    them, and :math:`r` the reference output, its gaps filled. Only the real part matters, so the
-    transforms are real and the weights made Hermitian, which is exact. The mean over groups, and
-    hence an integration of one group, does not change.
+    is subtracted, with :math:`s_k` the interleaved reference pixels of the amplifier, zero between them, and :math:`r`
+    the reference output, with its gaps filled. Only the real part of the result is needed. So real transforms and
+    Hermitian weights give exactly the same. The mean over groups does not change, and so an integration of one group
+    does not change.
 
-    Samples of bad pairs are left out: what the formula predicts from all others takes their place in
-    :math:`s_k`. At its fixed point this is the prediction from the good samples alone. One sample has little weight in
-    the prediction of itself, so one step from the mean of good neighbours gets there. In :math:`r` they are gaps.
+    Samples of bad pairs are left out. In :math:`s_k` they are replaced by what the formula predicts from the other
+    samples. Repeated, this converges to the prediction from the good samples alone. A sample has little weight in its
+    own prediction, so a single step, which starts from the mean of good neighbours, is enough. In :math:`r` bad samples
+    are gaps.
 
     Parameters
     ----------
@@ -91,19 +92,19 @@ def subtract_interleaved_reference(
         ``alpha``, ``beta`` (output, frequency) complex64; optionally ``bad_output``, ``bad_parity``,
         ``bad_mask`` that list bad pairs of interleaved pixels.
     bad_pairs : {"robust", "jwst"}
-        Which pairs are bad, and whether they are left out or replaced. ``robust``: those of
-        :func:`~nsxr.ramps.reference_pixels.bad_interleaved.find_bad_interleaved`, left out of the integrations in
-        which they are bad. ``jwst``, as the observatory's pipeline does: those of
-        :func:`~nsxr.ramps.reference_pixels.high_interleaved.find_high_interleaved` and of the list, replaced by
-        neighbours in all integrations.
+        Which pairs are bad, and whether they are left out or replaced. ``robust``: pairs from
+        :func:`~nsxr.ramps.reference_pixels.bad_interleaved.find_bad_interleaved` are left out of the integrations in
+        which they are bad. ``jwst``, as in the observatory's pipeline: pairs from
+        :func:`~nsxr.ramps.reference_pixels.high_interleaved.find_high_interleaved` and those that ``refpix`` lists are
+        replaced by neighbours in all integrations.
     ovr_corr_mitigation_ftr : float
-        Limit of the rule ``jwst`` [standard deviations].
+        Limit beyond which pairs are bad with ``jwst`` [standard deviations].
 
     Returns
     -------
     Dataset
-        All variables with 2048 rows, ``row`` now being the detector row. Science rows are never overwritten. DQ of
-        science pixels does not change. With ``robust``, the numbers of
+        All variables with 2048 rows; ``row`` is the detector row. Science rows are never replaced. DQ of science pixels
+        does not change. With ``robust``, the numbers from
         :func:`~nsxr.ramps.reference_pixels.bad_interleaved.count_bad_interleaved` are added, lazy if the exposure is.
 
     Raises
@@ -153,14 +154,14 @@ def _corrected(
 ) -> xr.DataArray:
     """Return the corrected science rows, (integration, group, row, column).
 
-    ``bad_rows`` (integration, row) bool of the reference output and of the four amplifiers. They are left out, or
-    patched.
+    ``bad_rows`` are (integration, row) bool, for the reference output and for the four amplifiers. Bad rows are left
+    out or, if ``is_patched``, replaced.
     """
     mean = reduce_blocks(sum_groups, sci, "group", np.float64).sum("group") / sci.sizes["group"]
     mean = mean.astype(np.float32)
 
     def parts(amplifier: int, sector: Sector) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-        # sector by sector, so that one amplifier never waits for the pixels of another
+        # each sector separately, so that no amplifier waits for the pixels of another
         frames, means = (one_chunk(a.isel(row=sector.rows), "row", "column") for a in (sci, mean))
         first = frames.isel(group=0)
         sources = map_blocks(
@@ -202,7 +203,7 @@ def _corrected(
 
 
 def _without_reference_rows(exposure: xr.Dataset, science: xr.DataArray) -> xr.Dataset:
-    """Return the exposure with science rows alone, and their corrected signal."""
+    """Return the exposure without reference rows, with the corrected signal of its science rows."""
     readout = Readout.of(exposure)
     rows = irs2_layout(readout.detector).science_rows_raw
     others = {name: take_rows(unlabelled(a), rows, 4) for name, a in exposure.data_vars.items() if name != "sci"}
@@ -239,7 +240,7 @@ def _low_pass(n_columns: int) -> np.ndarray:
     edge, width = (round(v * n_columns / 2048) for v in (_FILTER_EDGE, _FILTER_WIDTH))
     fall = 0.5 * (1 + np.cos(np.arange(width) * np.pi / width))
     response = np.zeros(n, dtype=np.float32)
-    for start in (0, n // 2 - edge - width):  # the same around zero and, reversed, up to the highest frequency
+    for start in (0, n // 2 - edge - width):  # once around zero and, reversed, once up to the highest frequency
         response[start : start + edge + width] = np.append(np.ones(edge), fall)[:: 1 if start == 0 else -1]
     response[n // 2] = 1
     response[n // 2 + 1 :] = response[n // 2 - 1 : 0 : -1]
@@ -247,10 +248,10 @@ def _low_pass(n_columns: int) -> np.ndarray:
 
 
 def _sources(bad: np.ndarray, *, is_patched: bool) -> np.ndarray:
-    """Turn (integration, row) flags into the two rows whose mean is used for each row of a sector.
+    """Return the two rows whose mean is used for each row of a sector, from (integration, row) flags.
 
-    Returns (integration, row, 2) int64. Bad rows have -1 and are left out, or, if they are to be patched, have rows
-    that replace them, or -2 where there is none, for 0.
+    Returns (integration, row, 2) int64. Bad rows are -1, to be left out. If they are to be patched, they have the rows
+    that replace them, or -2 if there is none, which stands for the value 0.
     """
     if is_patched:
         sources = np.stack([replacement_rows(rows) for rows in bad])
@@ -298,7 +299,7 @@ def _correct_amplifier(
     """Return the corrected science rows of one amplifier, (integration, group, science, column) float32."""
     n_columns = sci.shape[-1]
     row = sector.row_of_slot
-    read, copies = np.unique(sector.from_slot, return_inverse=True)  # read[0] is -1, for slots without sample
+    read, copies = np.unique(sector.from_slot, return_inverse=True)  # read[0] is -1, for slots without a sample
     copies = np.where(sector.from_slot >= 0, copies - 1, -1)
     series = np.empty((read.size - 1, n_columns), dtype=np.float32)
     out = np.empty((*sci.shape[:2], sector.slot_of_science.size, n_columns), dtype=np.float32)
@@ -321,7 +322,7 @@ def _correct_amplifier(
 
 
 def _fill_by_neighbours(series: np.ndarray, left_out: np.ndarray) -> None:
-    """Fill rows of a sparse series by the mean of good rows of the same slot parity nearby, in place."""
+    """Fill rows of a sparse series with the mean of nearby good rows of the same slot parity, in place."""
     number = np.arange(series.shape[0])
     block, pair = number // 4, number // 2 % 2
     is_good = ~np.isin(number, left_out)

@@ -44,12 +44,12 @@ def estimate_levels(
     pixeldq : DataArray
         (row, column) uint32.
     by_end : bool
-        Whether the pixels at the two ends of the columns are averaged as two clipped means (four
-        amplifiers) or make one mean (subarrays, where only pixels flagged REFERENCE_PIXEL count).
+        Whether the pixels at the two ends of the columns make two clipped means, which are averaged (four amplifiers),
+        or one mean (subarrays, where only pixels flagged REFERENCE_PIXEL count).
     edgeless : bool
-        Whether the first and last four columns stand in for reference pixels.
+        Whether the first and last four columns are used in place of reference pixels.
     odd_even_columns : bool
-        Whether each row parity has its level.
+        Whether odd and even rows have levels of their own.
     siglimit : float
         Clipping limit [standard deviations].
 
@@ -89,27 +89,27 @@ def estimate_shrunken_levels(
     odd_even_columns: bool = True,
     siglimit: float = 3.0,
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the level of the reference pixels for each row of one amplifier, and the evidence for it.
+    """Return the level of the reference pixels for each row of one amplifier, and numbers that describe its evidence.
 
-    The two parities have a common level and an offset from each other. Of both, the mean over the exposure, the
-    deviations of integrations, and those of groups are multiplied by the share that exceeds their
-    uncertainty, so that nothing is subtracted where the estimate is pure noise, see
+    Odd and even rows have a common level and an offset from each other. Both have three parts: the mean over the
+    exposure, the deviations of integrations, and the deviations of groups. Each part is multiplied by the share that
+    exceeds its uncertainty, so that nothing is subtracted where the estimate is pure noise, see
     :func:`nsxr.kernels.ramps.reference_levels.shrunken_levels`.
 
     Parameters
     ----------
     sci, pixeldq, by_end, edgeless, odd_even_columns, siglimit
-        As of :func:`estimate_levels`. Where ``edgeless``, rows with light in them are left out, and so is the mean
-        slope of each pixel.
+        As in :func:`estimate_levels`. If ``edgeless`` is set, rows with light are left out, and the mean slope of each
+        pixel is subtracted first.
 
     Returns
     -------
     levels : DataArray
-        (integration, group, row) float32 [DN]; 0 where there is nothing to subtract. Reference pixels of the whole
-        exposure are brought together for it: lazily, 8 columns of each frame.
+        (integration, group, row) float32 [DN]; 0 where there is nothing to subtract. The estimate needs the reference
+        pixels of the whole exposure, 8 columns of each frame. They are brought together lazily.
     evidence : DataArray
-        (evidence,) float64, the numbers named in :data:`nsxr.kernels.ramps.reference_levels.EVIDENCE`, NaN where there
-        are no reference pixels or parities share a level.
+        (evidence,) float64, the numbers named in :data:`nsxr.kernels.ramps.reference_levels.EVIDENCE`, NaN if there are
+        no reference pixels, or if odd and even rows share a level.
     """
     pixels, usable, end = _border(sci, pixeldq, by_end, edgeless)
     parity = _parity(sci, odd_even_columns)
@@ -140,9 +140,9 @@ def evidence_keywords(evidence: xr.DataArray, amplifier: int) -> dict[str, xr.Da
     Parameters
     ----------
     evidence : DataArray
-        As from :func:`estimate_shrunken_levels`.
+        From :func:`estimate_shrunken_levels`.
     amplifier : int
-        Its number.
+        Number of the amplifier.
     """
     numbers = {}
     for name, (meaning, units, keyword) in _KEYWORDS.items():

@@ -1,7 +1,7 @@
 """Subtract the signal of the reference pixels, in traditional readouts and subarrays.
 
-IRS2 frames have a correction of their own, :mod:`nsxr.ramps.reference_pixels.irs2`.
-:func:`subtract_reference_pixels` chooses by readout.
+IRS2 frames have another correction, :mod:`nsxr.ramps.reference_pixels.irs2`. :func:`subtract_reference_pixels` chooses
+by readout.
 """
 
 from dataclasses import asdict, dataclass
@@ -79,15 +79,15 @@ def subtract_reference_pixels(
     bad_pairs: Annotated[str, Choices("robust", "jwst", peer="jwst")] = "robust",
     ovr_corr_mitigation_ftr: Limits = 3.0,
 ) -> xr.Dataset:
-    """Subtract the bias drifts and the correlated noise that the reference pixels see.
+    """Subtract the bias drifts and the correlated noise that are measured in the reference pixels.
 
-    *Full frame, four amplifiers*: the level of its reference columns is subtracted from each amplifier and row parity,
-    then the signal of the side reference rows from every column. *Subarrays, one amplifier*: a level is subtracted for
-    each row parity, and no side signal. *IRS2*: see
+    *Full frame, four amplifiers*: the level of the reference columns is subtracted from each amplifier, for odd and
+    even rows separately. Then the signal of the side reference rows is subtracted from every column. *Subarrays, one
+    amplifier*: only the levels of odd and even rows are subtracted. *IRS2*: see
     :func:`~nsxr.ramps.reference_pixels.irs2.subtract_interleaved_reference`.
 
-    The names of parameters speak of detector columns, which are rows here: "odd and even columns" are odd and even
-    rows of an image in science orientation.
+    The names of parameters refer to columns of the raw detector image. These are rows here: "odd and even columns" are
+    odd and even rows of an image in science orientation.
 
     Parameters
     ----------
@@ -100,15 +100,15 @@ def subtract_reference_pixels(
         pixels to each amplifier. Used with ``refpix_algorithm="sirs"``. Without this reference the filters are
         estimated from the exposure.
     odd_even_columns : bool
-        Whether odd and even columns have levels of their own.
+        Whether odd and even columns of the detector have levels of their own.
     shrink_levels : bool
-        Whether levels, and offsets between parities, are subtracted only as far as they exceed their uncertainty,
-        see :func:`~nsxr.ramps.reference_pixels.levels.estimate_shrunken_levels`. Otherwise they are plain clipped
-        means.
+        Whether levels, and offsets between odd and even rows, are reduced to the share that exceeds their uncertainty,
+        see :func:`~nsxr.ramps.reference_pixels.levels.estimate_shrunken_levels`. Otherwise levels are clipped means.
     use_side_ref_pixels : bool
         Whether to subtract the side signal (full frame only).
     refpix_algorithm : {"median", "sirs"}
-        Side signal: a running median, the same for all amplifiers; or a filter from both sides to each amplifier.
+        How the side signal is found. ``"median"``: a running median, the same for all amplifiers. ``"sirs"``: a filter
+        from both sides to each amplifier.
     side_smoothing_length : int
         Columns in the running median; an even number is raised by one.
     side_gain : float
@@ -130,19 +130,20 @@ def subtract_reference_pixels(
     -------
     Dataset
         ``sci`` corrected, reference pixels themselves included. DQ does not change, except that IRS2
-        exposures lose their interleaved rows (``pixeldq`` and ``groupdq`` too) and gain the numbers of bad pairs.
-        Where an amplifier has no usable reference pixels of one parity it is left as it is.
+        exposures lose their interleaved rows (``pixeldq`` and ``groupdq`` too) and get the numbers of bad pairs. An
+        amplifier without usable reference pixels of one parity does not change.
 
-        With ``shrink_levels`` also, for each amplifier, float64 numbers that become keywords of products:
+        With ``shrink_levels``, float64 numbers are added for each amplifier, which become keywords of products:
         ``reference_level_kept_1`` (RPKEEP1), the share of the variation of the level that was subtracted;
-        ``reference_offset_1`` (OEOFFS1), the constant offset between parities [DN]; ``reference_offset_scatter_1``
-        (OESCAT1), its scatter between groups beyond uncertainty [DN]; ``reference_offset_kept_1`` (OEKEEP1), the share
-        of its variation that was subtracted. With ``"sirs"`` ``reference_side_gain_1`` (RPGAIN1), the sum of kernels.
+        ``reference_offset_1`` (OEOFFS1), the constant offset between odd and even rows [DN];
+        ``reference_offset_scatter_1`` (OESCAT1), the scatter of this offset between groups, beyond its uncertainty
+        [DN]; ``reference_offset_kept_1`` (OEKEEP1), the share of the variation of the offset that was subtracted. With
+        ``"sirs"``, ``reference_side_gain_1`` (RPGAIN1) is added, the sum of the kernels.
 
     Raises
     ------
     MissingReferenceError
-        If an IRS2 exposure comes without ``refpix``.
+        If ``refpix`` is not given for an IRS2 exposure.
     ReferenceFileError
         If ``sirskernel`` does not fit.
     ParameterError
@@ -195,7 +196,7 @@ def subtract_reference_pixels(
 def _without_levels(
     sci: xr.DataArray, pixeldq: xr.DataArray, readout: Readout, options: _Options
 ) -> tuple[dict[int, xr.DataArray], dict[str, xr.DataArray]]:
-    """Return the rows of each amplifier less its levels, and the numbers that become keywords."""
+    """Return the rows of each amplifier with its levels subtracted, and the numbers that become keywords."""
     bands: dict[int, xr.DataArray] = {}
     numbers: dict[str, xr.DataArray] = {}
     amplifiers = readout.amplifier_of(sci.indexes["row"].to_numpy())
@@ -224,12 +225,12 @@ def _joined(bands: list[xr.DataArray]) -> xr.DataArray:
 
 
 def _may_wait(band: xr.DataArray, whole_exposure: bool) -> bool:
-    """Return whether the blocks that share an estimate may wait for it in memory."""
+    """Return whether the blocks that share an estimate may stay in memory until it is made."""
     if band.chunks is None:
         return True
     lengths = dict(zip(band.dims, band.chunks, strict=True))
     if whole_exposure and len(lengths["integration"]) * len(lengths["group"]) > 1:
-        return False  # the whole time series would wait
+        return False  # the whole time series would stay in memory
     together = {str(dim): max(lengths[dim]) for dim in ("integration", "group")}
     return len(lengths["row"]) == 1 or is_kept({**together, "row": band.sizes["row"], "column": band.sizes["column"]})
 
@@ -241,7 +242,7 @@ def _filter_sides(
     sirskernel: xr.Dataset | None,
     options: _Options,
 ) -> tuple[dict[int, xr.DataArray], dict[str, xr.DataArray]]:
-    """Return the rows of all amplifiers less the filtered side signal, and the gains of the filters."""
+    """Return the rows of all amplifiers with the filtered side signal subtracted, and the gains of the filters."""
     rows = np.concatenate([band.indexes["row"].to_numpy() for band in bands.values()])
     sides = read_sides(
         _joined(list(bands.values())).assign_coords(row=rows), pixeldq, detector, sigreject=options.sigreject

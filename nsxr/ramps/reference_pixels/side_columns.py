@@ -40,8 +40,8 @@ def estimate_side_signal(sci: xr.DataArray, pixeldq: xr.DataArray, length: int =
     Returns
     -------
     DataArray
-        (integration, group, column) float32 [DN]; the one side where the other has no good pixel, 0
-        where neither has.
+        (integration, group, column) float32 [DN]. If one side has no good pixel, the value of the other side; 0 if
+        neither has one.
     """
     row = sci.indexes["row"].to_numpy()
     sides = []
@@ -84,12 +84,12 @@ def side_kernels(
     Returns
     -------
     DataArray
-        (output, side, tap) float64; side 0 is read first in a line of amplifier 1.
+        (output, side, tap) float64; side 0 is the side that is read first in a line of amplifier 1.
 
     Raises
     ------
     ReferenceFileError
-        If the coefficients are not as declared or too few for ``halfwidth``, or belong to another detector.
+        If the coefficients are not as declared, too few for ``halfwidth``, or belong to another detector.
     """
     found = str(sirskernel.attrs.get("detector", detector)).upper()
     shapes = [sirskernel[name].shape if name in sirskernel else None for name in ("gamma", "zeta")]
@@ -115,9 +115,8 @@ def estimate_side_kernels(
 ) -> xr.DataArray:
     """Return the kernels that predict the 1/f noise of each amplifier from the side reference pixels of this exposure.
 
-    The lines of an amplifier are medians over its light-sensitive pixels, after a straight ramp was subtracted from
-    each pixel, so constant light and dark current do not matter. See
-    :func:`nsxr.kernels.ramps.side_filter.estimate_kernels`.
+    The lines of an amplifier are medians over its light-sensitive pixels. A straight ramp is subtracted from each pixel
+    before, so constant light and dark current cancel. See :func:`nsxr.kernels.ramps.side_filter.estimate_kernels`.
 
     Parameters
     ----------
@@ -134,12 +133,13 @@ def estimate_side_kernels(
     Returns
     -------
     DataArray
-        (output, side, tap) float64. Lazily, the frames of an integration and amplifier are brought together.
+        (output, side, tap) float64. Lazy if the exposure is; the frames of each integration and amplifier are brought
+        together.
 
     Raises
     ------
     ParameterError
-        If there are fewer than three groups: a straight ramp takes two.
+        If there are fewer than three groups, of which the straight ramp takes two.
     """
     if bands[0].sizes["group"] < 3:
         raise ParameterError(
