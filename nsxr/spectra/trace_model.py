@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, overload
 
 import numpy as np
 import xarray as xr
@@ -79,6 +79,32 @@ def _warn_of_unknown_source(slit: xr.Dataset) -> None:
         warnings.warn(message, DegradedResultWarning, stacklevel=4)
 
 
+@overload
+def fit_trace_model(
+    slits: xr.Dataset,
+    *,
+    half_width: _Rows | None = ...,
+    position: Annotated[float, Range(-2048, 4096), Unit("pixel")] | None = ...,
+    position_prior: _Rows = ...,
+    background: Background = ...,
+    rejection_threshold: Limits = ...,
+    rescale_noise: bool = ...,
+) -> xr.Dataset: ...
+
+
+@overload
+def fit_trace_model(
+    slits: Sequence[xr.Dataset],
+    *,
+    half_width: _Rows | None = ...,
+    position: Annotated[float, Range(-2048, 4096), Unit("pixel")] | None = ...,
+    position_prior: _Rows = ...,
+    background: Background = ...,
+    rejection_threshold: Limits = ...,
+    rescale_noise: bool = ...,
+) -> list[xr.Dataset]: ...
+
+
 @checks_arguments  # also arguments that other functions pass on
 def fit_trace_model(
     slits: xr.Dataset | Sequence[xr.Dataset],
@@ -89,7 +115,7 @@ def fit_trace_model(
     background: Background = "auto",
     rejection_threshold: Limits = 5.0,
     rescale_noise: bool = True,
-) -> Any:
+) -> xr.Dataset | list[xr.Dataset]:
     """Fit position, profile and photon noise of the source in a slit, or in several nods of this source together.
 
     The profile is smooth along the dispersion and free across it. It is a Gaussian whose centre and width are parabolas
