@@ -7,7 +7,6 @@ Before that no reader finds the exposure.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -106,7 +105,7 @@ def exposure_document(
     return group_document({**kept, **own})
 
 
-def own_attributes(document: Any) -> Entries:
+def own_attributes(document: object) -> Entries:
     """Return the attributes in the metadata of a group; empty if the metadata are damaged."""
     found = document.get("attributes") if isinstance(document, dict) else None
     return found if isinstance(found, dict) else {}

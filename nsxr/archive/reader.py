@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import xarray as xr
 
@@ -72,7 +71,7 @@ def open_archive(path: str | os.PathLike[str], storage_options: Named | None = N
     return open_store(folder, require_archive(folder))
 
 
-def select_exposures(tree: xr.DataTree, **keywords: Any) -> xr.DataTree:
+def select_exposures(tree: xr.DataTree, **keywords: object) -> xr.DataTree:
     """Choose the exposures of an archive whose headers have the given values.
 
     Parameters

@@ -276,7 +276,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
 def _without_secrets(plan: Plan) -> Entries:
     """Return a plan that everybody may read: its URLs lose passwords and signatures."""
 
-    def public(value: Any) -> Any:
+    def public(value: object) -> Any:
         if isinstance(value, Mapping):
             return {key: public(item) for key, item in value.items()}
         if isinstance(value, list | tuple):

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -60,7 +59,7 @@ def add(
     overwrite: bool,
     progress: bool,
     recipe: Recipe,
-    client: Any,
+    client: object,
 ) -> None:
     """Calibrate raw exposures into an archive.
 
@@ -86,7 +85,7 @@ def add(
         _carry_out(planned, progress, client)
 
 
-def _carry_out(planned: Mapping[str, Job | Exception], progress: bool, client: Any) -> None:
+def _carry_out(planned: Mapping[str, Job | Exception], progress: bool, client: object) -> None:
     """Run jobs, on a cluster if a Client is given. Raise the errors of jobs that could not be planned."""
 
     def run(root: str, job: Job | Exception) -> None:
@@ -137,7 +136,7 @@ def replay(
     hosts: tuple[str, ...],
     progress: bool,
     storage_options: Named,
-    client: Any,
+    client: object,
 ) -> None:
     """Calibrate exposures again with the recipes of the archive, compare, and print a line for each.
 

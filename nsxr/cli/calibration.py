@@ -94,7 +94,7 @@ def detector1(
     overwrite: bool,
     progress: bool,
     recipe: Recipe,
-    client: Any,
+    client: object,
 ) -> None:
     """Calibrate raw exposures to count rates.
 
@@ -120,7 +120,7 @@ def detector1(
     run_each(exposures, run)
 
 
-def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, client: Any = None) -> list[Path]:
+def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, client: object = None) -> list[Path]:
     """Calibrate one exposure, write its products and return their paths. Use a cluster if a Client is given."""
     extra = {
         name: Path(wanted.directory) / f"{root}_{name}"

@@ -72,7 +72,7 @@ class _Warned:
         self._seen: set[tuple[str, str]] = set()
         self._lock = threading.Lock()  # threads of dask also give warnings
 
-    def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
+    def show(self, message: Warning | str, *_: object, **__: object) -> None:
         text = without_secrets(" ".join(str(message).split()))
         with self._lock:
             if (self.subject, text) in self._seen:
@@ -158,12 +158,12 @@ def takes_cluster_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--performance-report", metavar="FILE", help="HTML file for dask's report on the workers.")
     @wraps(command)
     def wrapped(
-        *args: Any,
+        *args: object,
         scheduler: str | None,
         workers: int | None,
         memory_limit: str | None,
         performance_report: str | None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> R:
         with connected(scheduler, workers, memory_limit, performance_report) as client:
             if client is not None:
@@ -235,7 +235,7 @@ def takes_storage_options(command: Callable[..., R]) -> Callable[..., R]:
     )
     @click.option("--anonymous", is_flag=True, help="Read public data at URLs without credentials.")
     @wraps(command)
-    def wrapped(*args: Any, storage: Sequence[str], anonymous: bool, **kwargs: Any) -> R:
+    def wrapped(*args: object, storage: Sequence[str], anonymous: bool, **kwargs: object) -> R:
         options: Entries = deepcopy(ANONYMOUS) if anonymous else {}
         for text in storage:
             name, value = split_pair(text, "KEY=VALUE")

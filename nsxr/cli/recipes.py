@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 import xarray as xr
@@ -94,7 +94,7 @@ def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
     @takes_storage_options
     @wraps(command)
     def wrapped(
-        *args: Any,
+        *args: object,
         recipe_file: str | None,
         source: str | None,
         named: Sequence[str],
@@ -102,7 +102,7 @@ def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
         skip: Sequence[str],
         asked: Sequence[str],
         storage_options: Named,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> R:
         references = dict(split_pair(text, "TYPE=PATH") for text in named)
         if source is None and not references and recipe_file is None:

@@ -34,7 +34,7 @@ Output = tuple[Sequence[str], type[np.generic]]
 """Dims and dtype of an array that a kernel returns."""
 
 
-def compute_together(*collections: Any) -> tuple[Any, ...]:
+def compute_together(*collections: object) -> tuple[Any, ...]:
     """Compute lazy arrays and Datasets in one graph. Parts that they share are computed once."""
     return tuple(dask.compute(*collections))
 

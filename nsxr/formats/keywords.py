@@ -68,7 +68,7 @@ def carried_header(attrs: Attributes) -> fits.Header:
     return fits.Header(cards)
 
 
-def set_keyword(header: fits.Header, key: str, value: Any, comment: str | None = None) -> None:
+def set_keyword(header: fits.Header, key: str, value: object, comment: str | None = None) -> None:
     """Set a keyword. Its comment stays unless a new one is given, and is cut to the length of a card."""
     if comment is None:
         comment = header.comments[key] if key in header else ""

@@ -286,7 +286,7 @@ class LateRows:
     cards: Mapping[str, int]
     offset: int
 
-    def __setitem__(self, index: Any, block: Any) -> None:
+    def __setitem__(self, index: object, block: object) -> None:
         rows = np.ascontiguousarray(block)
         finite = has_place(rows[:, :8].copy().view(">f8")[:, 0])
         kept = rows[finite]

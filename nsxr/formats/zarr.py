@@ -85,7 +85,7 @@ def _given(path: str, options: StorageOptions) -> Entries | None:
     return options.of(path) if is_remote(path) else None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Return an attribute in a form that JSON can hold: NumPy scalars and arrays become numbers and lists."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

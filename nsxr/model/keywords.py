@@ -74,7 +74,7 @@ class Keyword:
     meaning: str
     least: float = -np.inf
     most: float = np.inf
-    default: Any = None
+    default: object = None
     choices: tuple[Any, ...] = ()
 
     @property
@@ -172,13 +172,13 @@ KEYWORDS: Mapping[str, Keyword] = {
 """The keywords, in the order of headers."""
 
 
-def _says_nothing(value: Any) -> bool:
+def _says_nothing(value: object) -> bool:
     if value is None or isinstance(value, fits.card.Undefined):
         return True
     return isinstance(value, str) and value.strip().upper() in _NOTHING
 
 
-def parse(key: str, value: Any) -> Any:
+def parse(key: str, value: object) -> Any:
     """Return the value of a keyword with the type that the table gives. None if the value is empty.
 
     Parameters
@@ -211,7 +211,7 @@ def parse(key: str, value: Any) -> Any:
     return found
 
 
-def _number_of(value: Any, is_whole: bool) -> float | int | None:
+def _number_of(value: object, is_whole: bool) -> float | int | None:
     """Return a finite number from a number or text. None if the value is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
@@ -227,13 +227,13 @@ def _number_of(value: Any, is_whole: bool) -> float | int | None:
     return float(value)
 
 
-def whole_number(value: Any) -> int | None:
+def whole_number(value: object) -> int | None:
     """Return a whole number from a number or text. None if the value is not a whole number."""
     found = _number_of(value.item() if isinstance(value, np.generic) else value, is_whole=True)
     return None if found is None else int(found)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -282,7 +282,7 @@ def start_of(header: Named) -> datetime | None:
     return day + since_midnight if is_bare and isinstance(day, datetime) else day
 
 
-def read(header: Named, key: str, *, default: Any = None, matters: bool = True, source: str | None = None) -> Any:
+def read(header: Named, key: str, *, default: object = None, matters: bool = True, source: str | None = None) -> Any:
     """Return the value of one keyword.
 
     Parameters
@@ -314,7 +314,7 @@ def read(header: Named, key: str, *, default: Any = None, matters: bool = True, 
     return default if value is None else value
 
 
-def value_of(header: Named, key: str, missing: Any = None) -> Any:
+def value_of(header: Named, key: str, missing: object = None) -> Any:
     """Return the value of any keyword, for a label: with its type if the table has the keyword, else as text."""
     if key in KEYWORDS:
         return read(header, key, default=missing, matters=False)
@@ -365,7 +365,7 @@ def about(header: Attributes, message: str, source: str | None = None) -> str:
     return f"{name}: {message}" if name else message
 
 
-def tidy(key: str, value: Any) -> Any:
+def tidy(key: str, value: object) -> Any:
     """Convert a number that is written as text, and give a word that has few choices its standard spelling.
 
     Any other value is returned unchanged.

@@ -1,7 +1,6 @@
 """Turn values of headers into names of files, groups and nodes."""
 
 import re
-from typing import Any
 
 __all__ = ["plain_name"]
 
@@ -9,7 +8,7 @@ _LONGEST = 80
 _OTHERS = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
-def plain_name(text: Any, otherwise: str) -> str:
+def plain_name(text: object, otherwise: str) -> str:
     """Return a safe name for a file: no path separators, no control characters, not hidden, not too long.
 
     Parameters

@@ -119,7 +119,7 @@ def noted(
     return {**attrs, KEY: json.dumps(found, default=_in_words)}
 
 
-def _in_words(value: Any) -> Any:
+def _in_words(value: object) -> Any:
     """Return a parameter in a form that JSON can store: NumPy scalars as numbers, arrays as a text with their shape."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()

@@ -316,7 +316,7 @@ def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     """Return a value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -331,7 +331,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _require(place: str, entries: Any, kinds: Mapping[str, type]) -> None:
+def _require(place: str, entries: object, kinds: Mapping[str, type]) -> None:
     """Raise ParameterError unless entries of a recipe have known names and the right types."""
     if not isinstance(entries, dict):
         raise ParameterError(f"{place} is {said(entries)} in the recipe, expected a table")

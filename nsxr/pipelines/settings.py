@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import xarray as xr
 
@@ -95,6 +94,6 @@ def checked(
     )
 
 
-def _hint(name: Any, known: Collection[str]) -> str:
+def _hint(name: object, known: Collection[str]) -> str:
     meant = closest(name, known)
     return f", did you mean {meant!r}?" if meant else f"; known: {', '.join(known) or 'none'}"

@@ -116,7 +116,7 @@ def _check_zarr(folder: Folder) -> Iterator[str]:
     yield from _check_consolidated(root, documents)
 
 
-def _check_consolidated(root: Any, documents: Mapping[str, object]) -> Iterator[str]:
+def _check_consolidated(root: object, documents: Mapping[str, object]) -> Iterator[str]:
     """Compare the consolidated metadata with those of each group and array."""
     outer = root.get("consolidated_metadata") if isinstance(root, dict) else None
     if not isinstance(outer, dict) or not isinstance(outer.get("metadata"), dict):
@@ -127,7 +127,7 @@ def _check_consolidated(root: Any, documents: Mapping[str, object]) -> Iterator[
             yield f"{path}: consolidated metadata differ from its own"
 
 
-def _without_empty(document: Any) -> Any:
+def _without_empty(document: object) -> Any:
     """Return metadata without the empty consolidated metadata that zarr gives to each group."""
     if isinstance(document, dict) and document.get("node_type") == "group":
         return {key: value for key, value in document.items() if key != "consolidated_metadata"}

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -49,7 +48,7 @@ class NirspecBackend(BackendEntrypoint):
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
         return read_dataset(filename_or_obj, storage_options).drop_vars(dropped, errors="ignore")
 
-    def guess_can_open(self, filename_or_obj: Any) -> bool:
+    def guess_can_open(self, filename_or_obj: object) -> bool:
         """Whether the name looks like that of a raw exposure."""
         return isinstance(filename_or_obj, str | os.PathLike) and os.fspath(filename_or_obj).endswith(
             ("_uncal.fits", "_uncal.fits.gz")

@@ -1,7 +1,5 @@
 """Flag jumps and, around large ones, snowballs: the step ``jump``."""
 
-from typing import Any
-
 import xarray as xr
 
 from nsxr.compute.passes import settle_flags
@@ -28,7 +26,7 @@ def flag_cosmic_rays(
     *,
     expand_large_events: bool = True,
     series: xr.Dataset | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> xr.Dataset:
     """Flag groups at which the signal of a pixel jumps, and the surroundings of snowballs and showers.
 

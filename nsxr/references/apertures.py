@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -104,7 +103,7 @@ class Aperture:
             raise ParameterError(f"aperture {self.name!r}: {'; '.join(problems)}")
 
 
-def _is_whole(number: Any) -> bool:
+def _is_whole(number: object) -> bool:
     return (
         isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number) and number % 1 == 0
     )

@@ -1,7 +1,5 @@
 """Build small exposures, references and rates in memory, for tests."""
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -29,7 +27,9 @@ FIRST_DIMS = {"coefficients": "order", "inverse_coefficients": "inverse_order"}
 SECONDS_A_DAY = 86400.0
 
 
-def make_header(rows: int = 16, columns: int = 40, integrations: int = 3, groups: int = 6, **keywords: Any) -> Entries:
+def make_header(
+    rows: int = 16, columns: int = 40, integrations: int = 3, groups: int = 6, **keywords: object
+) -> Entries:
     """Make the header keywords that describe a readout.
 
     Parameters
@@ -77,7 +77,7 @@ def make_exposure(
     *,
     pixeldq: ArrayLike | None = None,
     columns: ArrayLike | None = None,
-    **keywords: Any,
+    **keywords: object,
 ) -> xr.Dataset:
     """Make an exposure from samples.
 
@@ -238,7 +238,7 @@ def make_rates(
     dq: ArrayLike | None = None,
     *,
     units: str = "DN/s",
-    **keywords: Any,
+    **keywords: object,
 ) -> xr.Dataset:
     """Make count rates, as the fit of ramps returns them.
 

@@ -24,7 +24,7 @@ def make_slit(
     dims: tuple[str, str] = IMAGE,
     row_start: int = 1200,
     column_start: int = 300,
-    **attrs: Any,
+    **attrs: object,
 ) -> xr.Dataset:
     """Make a calibrated slit, as it is cut out of the detector.
 
@@ -85,7 +85,7 @@ def make_spectrum(
     *,
     dq: ArrayLike | None = None,
     column_start: int = 100,
-    **attrs: Any,
+    **attrs: object,
 ) -> xr.Dataset:
     """Make an extracted spectrum. Half of its variance is photon noise.
 

@@ -1,7 +1,5 @@
 """Draw exposures with noise, jumps and flags, for hypothesis. Only this module needs that library."""
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from hypothesis import strategies as st
@@ -24,7 +22,7 @@ def exposures(
     rows: int = 6,
     columns: int = 8,
     saturation: float = 1500.0,
-    **keywords: Any,
+    **keywords: object,
 ) -> xr.Dataset:
     """Draw exposures with noise, cosmic rays, saturated and lost samples.
 
