@@ -1,1 +1,1 @@
-"""How bytes are laid out: headers, pixels and tables of FITS files, arrays of Zarr stores."""
+"""Read and write the bytes of files: headers, pixels and tables of FITS files, arrays of Zarr stores."""

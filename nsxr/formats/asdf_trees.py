@@ -1,7 +1,7 @@
 """Check the YAML text of an ASDF file before the asdf library opens it.
 
-A few lines of YAML that refer to each other can stand for billions of nodes. An array may also name a file or a URL as
-its source, which asdf would fetch when it opens the file.
+A few lines of YAML that refer to each other can expand to billions of nodes. An array may also name a file or a URL as
+its source. asdf would read that source when it opens the file.
 """
 
 import os
@@ -16,7 +16,7 @@ from nsxr.storage.local import open_regular
 
 __all__ = ["require_plain_tree"]
 
-_LONGEST = 2**22  # bytes of YAML; those of references have about 1000
+_LONGEST = 2**22  # bytes of YAML; references have about 1000
 _NODES = 10**5  # a node counts as often as it is referred to
 _DEPTH = 100
 _SIZE = 2**30  # largest array, bytes
@@ -63,7 +63,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _count(node: Any, known: dict[int, int], depth: int) -> int:
-    """Return how many nodes a node stands for. A node counts as often as it is referred to."""
+    """Return the number of nodes that a node expands to. A node counts as often as it is referred to."""
     if depth > _DEPTH:
         raise ValueError(f"more than {_DEPTH} lists in each other, or one in itself")
     if id(node) not in known:
@@ -82,12 +82,12 @@ def _all(root: Any) -> Iterator[Any]:
 
 
 def _problem(node: Any) -> str:
-    """Return what is wrong with one node."""
+    """Return what is wrong with one node. Empty if nothing is wrong."""
     if node.id != "mapping":
         return ""
     entries = {key.value: value for key, value in node.value if key.id == "scalar"}
     if "$ref" in entries:
-        return "refers to another file ($ref); everything has to be in one"
+        return "refers to another file ($ref), expected everything in this file"
     if "ndarray" not in str(node.tag) and "source" not in entries:
         return ""
     source = entries.get("source")

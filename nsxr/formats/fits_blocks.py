@@ -1,8 +1,8 @@
-"""The HDUs of a FITS file: where each begins and ends, from the keywords that say so.
+"""Find where each HDU of a FITS file begins and ends, from the keywords of its header.
 
-Headers are not trusted: their sizes are compared with the file before anything is read or allocated, and every byte of
-the file has to belong to an HDU. If a block of 2880 bytes is lost or doubled, all later bytes are shifted, and the next
-header is not where it should be.
+Headers may be wrong. Their sizes are compared with the file before anything is read or allocated, and every byte of the
+file has to belong to an HDU. If a block of 2880 bytes is missing or repeated, all later bytes are shifted, and the next
+header is not at the expected place.
 """
 
 import math
@@ -30,9 +30,9 @@ _BITPIX = (8, 16, 32, 64, -32, -64)
 class Hdu:
     """One HDU of a file.
 
-    ``kind`` is its XTENSION, or PRIMARY, ``name`` its EXTNAME in capitals, ``version`` its EXTVER. ``text`` is its
-    header in cards of 80 characters, in which unprintable characters are ``?``. ``offset`` and ``size`` are those of
-    its data [bytes], without padding. ``shape`` is that of an image, in NumPy order.
+    ``kind`` is XTENSION, or PRIMARY. ``name`` is EXTNAME in capitals. ``version`` is EXTVER. ``text`` is the header in
+    cards of 80 characters, with ``?`` for unprintable characters. ``offset`` and ``size`` are those of the data
+    [bytes], without padding. ``shape`` is the shape of an image, in NumPy order.
     """
 
     kind: str
@@ -55,16 +55,16 @@ def find_hdus(file: BinaryIO, path: str, length: int | None = None) -> list[Hdu]
     Parameters
     ----------
     file : binary file
-        Seekable. A compressed file is read once from start to end.
+        Seekable file. A compressed file is read once from start to end.
     path : str
-        For messages.
+        Path of the file, for messages.
     length : int, optional
         Length of the file [bytes], if it is known without reading it.
 
     Raises
     ------
     InputFileError
-        If headers have no end or are invalid, or need more or fewer bytes than the file has.
+        If headers have no end or are invalid, or describe more or fewer bytes than the file has.
     """
     found: list[Hdu] = []
     position = 0
@@ -88,7 +88,7 @@ def find_hdus(file: BinaryIO, path: str, length: int | None = None) -> list[Hdu]
 
 
 def _header(file: BinaryIO, path: str, position: int, before: list[Hdu]) -> str | None:
-    """Return the header at a position, None if the file ends there."""
+    """Return the header at a position. None if the file ends there."""
     after = f" after extension {before[-1].name}" if before else ""
     file.seek(position)
     first = _read(file, BLOCK)
@@ -102,7 +102,7 @@ def _header(file: BinaryIO, path: str, position: int, before: list[Hdu]) -> str 
             raise InputFileError(f"{path}: not a FITS file, it starts with {first[:9]!r}, expected 'SIMPLE  ='")
         raise InputFileError(
             f"{path}: bytes{after} are no HDU, they start with {first[:9]!r} at byte {position}, expected 'XTENSION='; "
-            "blocks got lost or came twice, fetch the file again"
+            "blocks are missing or repeated, download the file again"
         )
     blocks = [first]
     while (end := _end(blocks[-1])) is None:
@@ -123,7 +123,7 @@ _PRINTABLE = bytes(n if 32 <= n < 127 else ord("?") for n in range(256))
 
 
 def _read(file: BinaryIO, count: int) -> bytes:
-    """Read ``count`` bytes, fewer only at the end of the file. One call of ``file.read`` may return fewer."""
+    """Read ``count`` bytes, or fewer at the end of the file. A single call of ``file.read`` may return too few."""
     content = b""
     while len(content) < count and (more := file.read(count - len(content))):
         content += more
@@ -131,7 +131,7 @@ def _read(file: BinaryIO, count: int) -> bytes:
 
 
 def _end(block: bytes) -> int | None:
-    """Return where the card END begins in a block, None if the block has none."""
+    """Return where the card END begins in a block. None if the block has no such card."""
     for start in range(0, len(block) - _CARD + 1, _CARD):
         if block[start : start + 8].rstrip() == b"END" and not block[start + 8 : start + _CARD].strip(b" \0"):
             return start
@@ -145,7 +145,7 @@ def _parsed(text: str, path: str, position: int, is_first: bool) -> Hdu:
         key = text[start : start + 8].rstrip()
         if start and key in ("SIMPLE", "XTENSION"):
             raise InputFileError(
-                f"{path}: headers run into each other, {key} stands in one; blocks got lost or damaged"
+                f"{path}: headers run into each other, {key} is inside of one; blocks are missing or damaged"
             )
         if text[start + 8 : start + 10] == "= " and _STRUCTURE.fullmatch(key):
             value = _value(text[start + 10 : start + _CARD])

@@ -30,19 +30,19 @@ def sum_of(content: bytes, before: int = 0) -> int:
 
 
 def wrong_checksums(path: str, options: StorageOptions) -> Iterator[str]:
-    """Read a FITS file through; yield a line for each HDU that does not agree with its DATASUM or CHECKSUM.
+    """Read all of a FITS file, and yield a line for each HDU that does not agree with its DATASUM or CHECKSUM.
 
     Parameters
     ----------
     path : path or URL
         The file, gzipped or not.
     options : StorageOptions
-        How the store behind a URL is reached.
+        Options for access to a URL.
 
     Raises
     ------
     InputFileError
-        If it is no FITS file, or its blocks do not fit its headers.
+        If the file is not a FITS file, or its blocks do not agree with its headers.
     """
     found = scan(path, storage_options=options)
     with remote_errors(path), open_binary(path, options) as file:

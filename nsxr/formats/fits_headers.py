@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 _STRUCTURE = re.compile("SIMPLE|BITPIX|NAXIS[0-9]*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END")
-"""Keywords that describe the file rather than the exposure."""
+"""Keywords that describe the file, not the exposure."""
 
 _KEYWORD = re.compile("[A-Z0-9_-]{0,8}")
 
@@ -40,7 +40,10 @@ _LARGEST_TABLE = 2**32  # largest table that is read, bytes
 
 @dataclass(frozen=True)
 class Extension:
-    """One HDU: its place, its header, which is parsed when it is needed, and the rows of a table, if they were read."""
+    """One HDU: its place in the file, its header, and the rows of a table, if they were read.
+
+    The header is parsed when it is needed.
+    """
 
     hdu: Hdu
     table: np.ndarray | None = None
@@ -68,10 +71,11 @@ class Extension:
 
 @dataclass(frozen=True)
 class FitsFile:
-    """The headers of a file. ``path`` is for messages; ``location`` is valid in other processes too.
+    """The headers of a file. ``path`` is for messages. ``location`` is also valid in other processes.
 
-    ``extensions`` has the last extension of each name, ``versions`` all of them, by name and EXTVER. ``repeated`` has
-    names and EXTVERs that occur more than once. ``hdus`` has the places of all HDUs, the primary one first.
+    ``extensions`` has the last extension of each name. ``versions`` has all extensions, by name and EXTVER.
+    ``repeated`` has pairs of name and EXTVER that occur more than once. ``hdus`` has the places of all HDUs, with the
+    primary HDU first.
     """
 
     path: str
@@ -92,14 +96,14 @@ class FitsFile:
         name : str
             EXTNAME.
         dtype : str
-            Dtype wanted: ``float32`` for signal, ``uint8`` or ``uint32`` for flags.
+            Dtype of the result: ``float32`` for signal, ``uint8`` or ``uint32`` for flags.
         version : int, optional
-            EXTVER; by default there must be one extension of that name.
+            EXTVER. By default there must be one extension of that name.
 
         Raises
         ------
         InputFileError
-            If there is no such extension, there are several, or it is no image.
+            If there is no such extension, there are several, or it is not an image.
         """
         extension = self.require(name) if version is None else self.versions[name, version]
         _refuse_compressed(self.path, extension)
@@ -121,14 +125,14 @@ class FitsFile:
         )
 
     def require_single(self, *names: str) -> None:
-        """Raise InputFileError if an extension occurs twice: one of these names, or any if no names are given."""
+        """Raise InputFileError if an extension with one of these names occurs twice. Default: any name."""
         for name in names or self.extensions:
             count = sum(key == name for key, _ in self.versions) + sum(key == name for key, _ in self.repeated)
             if count > 1 and name:
                 raise InputFileError(f"{self.path}: extension {name} comes {count} times, expected once")
 
     def require(self, name: str) -> Extension:
-        """Return an extension. If it is missing, the error names those that the file has."""
+        """Return an extension. If it is missing, the error names the extensions that the file has."""
         if name not in self.extensions:
             _refuse_compressed(self.path, self.extensions.get("COMPRESSED_IMAGE"))
             found = ", ".join(self.extensions) or "none"
@@ -138,7 +142,7 @@ class FitsFile:
         return self.extensions[name]
 
     def tables(self, *names: str) -> list[fits.BinTableHDU]:
-        """Read the tables of these names into memory, in the order of the file."""
+        """Read the tables with these names into memory, in the order of the file."""
         chosen = [extension.hdu for extension in self.versions.values() if extension.name in names]
         with remote_errors(self.location), open_binary(self.location, self.options) as file:
             return [_table(file, self.path, hdu) for hdu in sorted(chosen, key=lambda hdu: hdu.offset)]
@@ -150,7 +154,7 @@ def refuse_compressed(file: FitsFile) -> None:
     Raises
     ------
     InputFileError
-        The message says how to decompress the file.
+        If an image is compressed. The message says how to decompress the file.
     """
     for extension in file.extensions.values():
         _refuse_compressed(file.path, extension)
@@ -180,14 +184,14 @@ def scan(
     tables : tuple of str
         EXTNAMEs of tables to read.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :class:`nsxr.storage.options.StorageOptions`.
+        Options for access to a URL, see :class:`nsxr.storage.options.StorageOptions`.
 
     Raises
     ------
     InputFileError
-        If the file does not exist, is no FITS file, or is shorter than its headers say.
+        If the file does not exist, is not a FITS file, or is shorter than its headers say.
     RemoteAccessError
-        If the store behind a URL cannot be reached.
+        If a URL cannot be reached.
     """
     location, options = os.fspath(path), StorageOptions(storage_options)
     name = shown(location)
@@ -218,7 +222,7 @@ def _scan(name: str, location: str, tables: tuple[str, ...], options: StorageOpt
             Extension(hdu, _rows(_table(file, name, hdu)) if hdu.name in tables and hdu.kind == "BINTABLE" else None)
             for hdu in hdus
         ]
-    # a path that is valid in other processes too, wherever they were started
+    # an absolute path is valid in processes with another working directory
     place = location if is_remote(location) else os.path.abspath(location)
     versions, repeated = {}, set()
     for extension in found:
@@ -232,7 +236,7 @@ def _scan(name: str, location: str, tables: tuple[str, ...], options: StorageOpt
 
 
 def clean_header(text: str) -> fits.Header:
-    """Return a header whose cards are parsed; those that cannot be are left out, so that none fails later.
+    """Return a header of parsed cards. Cards that cannot be parsed are left out, so that they do not fail later.
 
     Parameters
     ----------
@@ -240,7 +244,7 @@ def clean_header(text: str) -> fits.Header:
         Cards of 80 characters.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cards that violate the standard a little, and can be read
+        warnings.simplefilter("ignore")  # warnings about readable cards that do not follow the standard
         header = fits.Header.fromstring(text)
         good = [card for card in header.cards if _is_readable(card)]
         return header if len(good) == len(header) else fits.Header(good)
@@ -280,7 +284,7 @@ def _table(file: BinaryIO, path: str, hdu: Hdu) -> fits.BinTableHDU:
 
 
 def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
-    """Return a table as a structured array in native byte order, offsets of unsigned columns applied."""
+    """Return a table as a structured array in native byte order. Offsets of unsigned columns are applied."""
     columns = {name: np.asarray(hdu.data[name]) for name in hdu.columns.names}
     columns = {name: values.astype(values.dtype.newbyteorder("=")) for name, values in columns.items()}
     rows = np.empty(len(hdu.data), dtype=[(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
@@ -290,10 +294,10 @@ def _rows(hdu: fits.BinTableHDU) -> np.ndarray:
 
 
 def keywords(header: fits.Header) -> Entries:
-    """Return the keywords of a header as plain str, int and float. T and F become 1 and 0, as netCDF has no booleans.
+    """Return the keywords of a header as str, int and float. T and F become 1 and 0, because netCDF has no booleans.
 
     Comments, keywords without a value, and keywords that describe the file (BITPIX, NAXIS, ...) are left out. If a
-    keyword occurs twice, its first value is taken. Numbers written as text become numbers, if
+    keyword occurs twice, its first value is used. Numbers written as text become numbers if
     :data:`nsxr.model.keywords.KEYWORDS` declares them as numbers.
     """
     found: Entries = {}
@@ -306,7 +310,7 @@ def keywords(header: fits.Header) -> Entries:
         if key in ("COMMENT", "HISTORY", "") or _STRUCTURE.fullmatch(key) or isinstance(value, fits.card.Undefined):
             continue
         value = value.item() if isinstance(value, np.generic) else value
-        if isinstance(value, bool) and key not in KEYWORDS:  # keywords with other values are in the table of keywords
+        if isinstance(value, bool) and key not in KEYWORDS:  # KEYWORDS lists those that should not be boolean
             value = int(value)
         found.setdefault(key, tidy(key, value) if isinstance(value, str | int | float) else str(value))
     return found

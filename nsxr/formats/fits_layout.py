@@ -1,7 +1,7 @@
-"""Lay out a FITS file in full before its pixels are known, and put them in block by block.
+"""Create a FITS file of its full size before its pixels are known, and write them block by block.
 
 :func:`lay_out` writes all headers and finished tables, and reserves the space of every image. For each image it returns
-a target: an object to which blocks are assigned, in any order, from any thread or process that sees the file.
+a target. Blocks are assigned to the target in any order, from any thread or process that sees the file.
 """
 
 import errno
@@ -31,14 +31,14 @@ Index = slice | tuple[slice, ...] | EllipsisType
 
 
 class Target(Protocol):
-    """Where an array goes when it is computed."""
+    """Object to which the blocks of a computed array are assigned."""
 
     def __setitem__(self, index: Index, block: object) -> None: ...
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an HDU is in a file: ``start`` is the first byte of its header, ``header`` the text of it."""
+    """Place of an HDU in a file. ``start`` is the first byte of its header, and ``header`` is the header's text."""
 
     path: str
     start: int
@@ -46,11 +46,11 @@ class Place:
 
     @property
     def offset(self) -> int:
-        """Byte at which the data begin."""
+        """First byte of the data."""
         return self.start + len(self.header)
 
     def cards(self) -> dict[str, int]:
-        """Return where in the header the card of each keyword begins; of a keyword that comes twice, the first."""
+        """Return where the card of each keyword begins in the header. The first card of a repeated keyword counts."""
         return {self.header[i : i + 8].rstrip(): i for i in reversed(range(0, len(self.header), 80))}
 
 
@@ -65,13 +65,13 @@ class Part:
     Attributes
     ----------
     header : Header
-        Its header, complete but for the values of ``late``.
+        Header of the HDU. Only the values of the keywords in ``late`` are missing.
     data : bytes or DataArray
         Finished bytes, or an array that is stored later.
     target : callable
-        ``target(place, data)`` returns where the array is stored; default an image.
+        ``target(place, data)`` returns the target of the array. Default: an image.
     late : mapping of str to DataArray
-        Numbers that become the values of keywords of the header, and are stored later too.
+        Values of keywords of the header that are also stored later, by keyword.
     """
 
     header: fits.Header
@@ -86,14 +86,14 @@ def lay_out(path: Path, parts: Iterable[Part]) -> list[tuple[xr.DataArray, Targe
     Parameters
     ----------
     path : Path
-        File to create; it must not exist.
+        File to create. It must not exist.
     parts : iterable of Part
-        The HDUs in order, the first one primary.
+        The HDUs in order. The first one is the primary HDU.
 
     Returns
     -------
     list of (DataArray, Target)
-        The arrays, and where each of them is stored.
+        Each array and its target.
 
     Raises
     ------
@@ -123,14 +123,14 @@ def lay_out(path: Path, parts: Iterable[Part]) -> list[tuple[xr.DataArray, Targe
 
 
 def image_header(name: str, array: xr.DataArray) -> fits.Header:
-    """Return the header of an image extension; that of SCI carries what is in ``attrs["fits_header"]`` of the array.
+    """Return the header of an image extension. For SCI, it includes ``attrs["fits_header"]`` of the array.
 
     Parameters
     ----------
     name : str
         EXTNAME.
     array : DataArray
-        Only its shape, dtype and attributes are looked at.
+        Array of which only the shape, dtype and attributes are used.
     """
     kind = array.dtype.name
     if kind not in _BITPIX:
@@ -156,22 +156,22 @@ def image_header(name: str, array: xr.DataArray) -> fits.Header:
 
 @dataclass(frozen=True)
 class BlockFile:
-    """One FITS image inside a file that exists already; assignment writes a block in place.
+    """One FITS image inside an existing file. Assignment writes a block in place.
 
-    Every assignment opens the file anew and writes each contiguous run of bytes at its offset, so
-    the object pickles, and threads and processes may write different blocks at once. The file is
-    never created here: a block that comes late, after a failure elsewhere, cannot bring it back.
+    Every assignment opens the file again and writes each contiguous run of bytes at its offset. The object can
+    therefore be pickled, and threads and processes may write different blocks at once. The file is never created here:
+    a late block cannot create the file again after a failure has removed it.
 
     Attributes
     ----------
     path : str
-        The file.
+        Path of the file.
     offset : int
         Bytes before the first pixel.
     shape : tuple of int
-        Shape of the whole image, NumPy order.
+        Shape of the whole image, in NumPy order.
     dtype : str
-        NumPy name of the dtype in memory; unsigned pixels of 16 and 32 bits are stored with BZERO.
+        NumPy name of the dtype in memory. Unsigned pixels of 16 and 32 bits are stored with BZERO.
     """
 
     path: str
@@ -193,7 +193,7 @@ class BlockFile:
         bounds = [part.indices(length) for part, length in zip(index, self.shape, strict=True)]
         if tuple(stop - start for start, stop, _ in bounds) != values.shape or any(s[2] != 1 for s in bounds):
             raise ModelError(f"a block of shape {values.shape} does not fit {index} of {self.shape} in {self.path}")
-        # axes behind the first one that is cut are whole: bytes run on from `outer` to the end
+        # axes from `outer` to the last one are not cut, so their bytes are contiguous
         outer = len(self.shape)
         while outer > 0 and (outer == len(self.shape) or values.shape[outer] == self.shape[outer]):
             outer -= 1
@@ -215,10 +215,10 @@ class BlockFile:
 
 @dataclass(frozen=True)
 class CardFile:
-    """One keyword in the primary header of a file that exists already; assignment writes its value.
+    """One keyword in the primary header of an existing file. Assignment writes its value.
 
-    For numbers that are known only when the pixels are, such as the rate of cosmic rays. NaN, which
-    FITS cannot hold, becomes a keyword without value.
+    This is for numbers that are known only after the pixels are computed, such as the rate of cosmic rays. NaN becomes
+    a keyword without value, because FITS cannot hold it.
     """
 
     path: str
@@ -235,10 +235,10 @@ class CardFile:
 
 
 def _allocate(descriptor: int, offset: int, length: int) -> None:
-    """Reserve space, so that a full disk is noticed before anything is computed."""
+    """Reserve space, so that a full disk raises an error before anything is computed."""
     try:
         os.posix_fallocate(descriptor, offset, length)
-    except (AttributeError, OSError) as error:  # not on this system, or not on this file system
+    except (AttributeError, OSError) as error:  # the system or the file system may not support this
         if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         os.ftruncate(descriptor, offset + length)

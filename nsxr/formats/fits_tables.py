@@ -1,4 +1,4 @@
-"""The tables of FITS products: INT_TIMES, GROUP, provenance, and tables whose rows are computed."""
+"""Make and read the tables of FITS products: INT_TIMES, GROUP, provenance, and tables whose rows are computed."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ TIME_COLUMNS = (
     "int_mid_BJD_TDB",
     "int_end_BJD_TDB",
 )
-"""Columns of INT_TIMES, coordinates of a Dataset under the same names, float64 [d]."""
+"""Columns of INT_TIMES. Coordinates of a Dataset have the same names, float64 [d]."""
 
 GROUP_COLUMNS: Mapping[str, str] = {
     "integration_number": "i4",
@@ -61,7 +61,7 @@ GROUP_COLUMNS: Mapping[str, str] = {
     "bary_end_time": "f8",
     "helio_end_time": "f8",
 }
-"""Columns of GROUP, coordinates (integration, group) of a ramp where a file had them."""
+"""Columns of GROUP. They are coordinates (integration, group) of ramps, if a file has them."""
 
 _WHOLE = ("integration", "group", "pixels")
 _UNITS = {"core_radius": "pixel", "masked_radius": "pixel", "frequency": "Hz"} | dict.fromkeys(
@@ -114,7 +114,7 @@ def groups(dataset: xr.Dataset) -> np.ndarray | None:
 
 
 def provenance(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return NSXR_STEPS, with a row for each step that is recorded, or None if there is none."""
+    """Return NSXR_STEPS, with a row for each recorded step, or None if no step is recorded."""
     records = steps(dataset)
     if not records:
         return None
@@ -125,7 +125,7 @@ def provenance(dataset: xr.Dataset) -> np.ndarray | None:
 
 
 def origin(attrs: Attributes) -> np.ndarray | None:
-    """Return NSXR_PROVENANCE, one row per key of :mod:`nsxr.model.provenance`, or None if nothing is known."""
+    """Return NSXR_PROVENANCE, with a row for each key of :mod:`nsxr.model.provenance`, or None if there is no key."""
     found = provenance_of(attrs)
     if not found:
         return None
@@ -135,12 +135,12 @@ def origin(attrs: Attributes) -> np.ndarray | None:
 
 
 def origin_of(file: FitsFile) -> dict[Any, Any]:
-    """Return the provenance attribute of data read from a file: that of the file, with the file as an input."""
+    """Return the provenance attribute of data read from a file: the file's own, with the file added as an input."""
     return noted(kept_origin(file), inputs=[describe_file(file.location, file.stamp)])
 
 
 def kept_origin(file: FitsFile) -> dict[str, str]:
-    """Return the provenance attribute with which a file was written; empty if nsxr has not written it."""
+    """Return the provenance attribute with which a file was written. Empty if nsxr did not write the file."""
     extension = file.extensions.get("NSXR_PROVENANCE")
     rows = extension.table if extension is not None else None
     known = {}
@@ -162,8 +162,8 @@ def _words(column: np.ndarray) -> list[str]:
 def asdf_marker() -> np.ndarray:
     """Return the ASDF extension, which the observatory's pipeline looks for before it reads the headers.
 
-    It only says which software wrote the file. Readers take metadata and arrays from the FITS part if the ASDF part has
-    none, so there is one copy of each.
+    The extension only says which software wrote the file. Readers take metadata and arrays from the FITS part if the
+    ASDF part has none. The file therefore has one copy of each.
     """
     text = (
         "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
@@ -179,14 +179,14 @@ def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
     Parameters
     ----------
     rows : structured ndarray
-        With column ``RECORD``, the JSON text of each provenance record.
+        Rows with column ``RECORD``, the JSON text of each provenance record.
     path : str
-        The file, for the message.
+        Path of the file, for the message.
 
     Raises
     ------
     InputFileError
-        If the records are not such as nsxr writes.
+        If the records do not have the format of nsxr.
     """
     try:
         text = "[" + ", ".join(_words(rows["RECORD"])) + "]"
@@ -200,7 +200,7 @@ def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
 class LateTable:
     """A table in an existing file whose number of rows is known only after computing. Assignment writes all rows.
 
-    The space of rows that are not needed becomes what FITS calls the gap before a heap.
+    The space of unused rows becomes the gap before the heap, in the words of the FITS standard.
     """
 
     path: str
@@ -225,7 +225,7 @@ class LateTable:
 
 
 def late_header(name: str, most: int) -> fits.Header:
-    """Return the header of a table in :data:`nsxr.model.variables.TABLES` with room for so many rows."""
+    """Return the header of a table in :data:`nsxr.model.variables.TABLES` with space for ``most`` rows."""
     header, _ = table(name, np.zeros(most, _row_type(name)))
     for number, label in enumerate(TABLES[name][2], start=1):
         if label in _UNITS:

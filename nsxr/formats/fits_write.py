@@ -1,4 +1,4 @@
-"""Write ramps and count rates as JWST FITS products: which extensions they have, and in which order."""
+"""Write ramps and count rates as JWST FITS products, with their extensions in order."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -61,29 +61,29 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
 
 
 def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, Target]]:
-    """Create a FITS product without its pixels, and return where they are to be stored.
+    """Create a FITS product without its pixels, and return the targets of its arrays. Nothing is computed.
 
-    Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are integrations. Ramps
-    get those of SCI PIXELDQ GROUPDQ GROUP INT_TIMES that the Dataset has. ``ERR = sqrt(var_poisson + var_rnoise)``,
-    float32. Then come the tables ``SNOWBALLS`` (snowballs) and ``NOISE`` (noise spectra), the table ``NSXR_STEPS``
-    with a JSON text for each step, and a small ASDF extension for tools that need one.
+    Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are integrations.
+    ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the
+    Dataset has them. Then come the tables ``SNOWBALLS`` (snowballs) and ``NOISE`` (noise spectra), the table
+    ``NSXR_STEPS`` with a JSON text for each step, and a small ASDF extension for tools that need one.
 
     Parameters
     ----------
     path : Path
-        File to create; it must not exist.
+        File to create. It must not exist.
     dataset : Dataset
-        ``sci`` (integration, group, row, column) [DN], with ``pixeldq`` and ``groupdq`` if made
-        already; or ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise`` (row, column) with or
-        without a leading integration.
+        Ramps: ``sci`` (integration, group, row, column) [DN], with ``pixeldq`` and ``groupdq`` if they were made. Or
+        rates: ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise`` (row, column), with or without a leading
+        integration.
     filename : str
         Final name of the product, for its header.
 
     Returns
     -------
     list of (DataArray, Target)
-        Each image, each table of events or noise, and each number with an attribute ``keyword``, lazy if the input was,
-        and where it is stored. Nothing is computed.
+        Each array and its target. Arrays are images, tables of snowballs or noise, and numbers with an attribute
+        ``keyword``. They are lazy if the input is lazy.
 
     Raises
     ------

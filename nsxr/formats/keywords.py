@@ -1,4 +1,4 @@
-"""The primary header of a product: keywords of the input, status of the steps, names of the references."""
+"""Make the primary header of a product: keywords of the input, status of the steps, names of the references."""
 
 import os
 import re
@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 _LOGICAL = ("WAVECOR", "BARSHDW")
-"""Keywords of slits that are logical in FITS, and 1 and 0 as attributes. In a primary header the old value tells."""
+"""Keywords of slits that are logical in FITS and 1 or 0 in attributes.
+
+In a primary header, a keyword is logical if the value of the input was logical."""
 
 _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 _STRUCTURE = re.compile(
@@ -37,7 +39,7 @@ _STRUCTURE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return text in ASCII, other characters as escapes, as FITS headers need it."""
+    """Return text in ASCII, as FITS headers need it. Other characters become escapes."""
     return text.replace("\n", " ").encode("ascii", "backslashreplace").decode()
 
 
@@ -69,35 +71,36 @@ def carried_header(attrs: Attributes) -> fits.Header:
 
 
 def set_keyword(header: fits.Header, key: str, value: object, comment: str | None = None) -> None:
-    """Set a keyword. Its comment stays unless a new one is given, and is cut to the length of a card."""
+    """Set a keyword. The old comment is kept if no new one is given. Comments are cut to the length of a card."""
     if comment is None:
         comment = header.comments[key] if key in header else ""
     if key in _LOGICAL and value in (0, 1):
         value = bool(value)
     used = len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
-    if used <= 80:  # longer strings run over several cards and take their comment along
+    if used <= 80:  # a longer string is written to several cards, together with its comment
         comment = comment[: max(77 - used, 0)]
     header[key] = (value, comment)
 
 
 def _now() -> str:
-    """Return the time for DATE, UTC; ``SOURCE_DATE_EPOCH`` [s] instead, if set, for products alike in all bytes."""
+    """Return the time for DATE, UTC. If ``SOURCE_DATE_EPOCH`` [s] is set, use it, so that products are reproducible."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     time = datetime.fromtimestamp(int(given), UTC) if given.isdigit() else datetime.now(UTC)
     return time.replace(tzinfo=None).isoformat(timespec="milliseconds")
 
 
 def product_keywords(dataset: xr.Dataset, filename: str, model: str | None = None) -> dict[str, tuple[Any, str]]:
-    """Return value and comment of each keyword that describes a product and its making; the same for all formats.
+    """Return value and comment of each keyword that describes a product and how it was made, for all formats.
 
     Parameters
     ----------
     dataset : Dataset
-        Its dims give the data model, its history status keywords ``S_*`` and reference names ``R_*``.
+        Content of the product. Its dims give the data model. Its history gives status keywords ``S_*`` and reference
+        names ``R_*``.
     filename : str
         Final name of the product.
     model : str, optional
-        Data model (DATAMODL), where dims do not tell.
+        Data model (DATAMODL), if the dims do not determine it.
     """
     release, commit = software()["nsxr"], software()["commit"]
     status = "DEVELOPMENT" if re.search(r"dev|\+", str(release)) else "RELEASE"
@@ -130,7 +133,7 @@ _OF_PRODUCT |= {one.keyword for one in STEPS.values()} | {one.keyword for one in
 
 
 def is_of_product(keyword: str) -> bool:
-    """Whether :func:`product_keywords` may set this keyword, so that it belongs into the primary header."""
+    """Return whether :func:`product_keywords` may set this keyword. Such keywords belong in the primary header."""
     return keyword in _OF_PRODUCT
 
 
@@ -152,16 +155,16 @@ def primary_header(dataset: xr.Dataset, filename: str) -> fits.Header:
     Parameters
     ----------
     dataset : Dataset
-        ``attrs["fits_header"]`` gives order, comments, COMMENT and HISTORY; flat attributes named
-        like FITS keywords give the values and win; ``attrs["nsxr_steps"]`` gives status keywords
-        ``S_*``, reference names ``R_*`` and HISTORY.
+        ``attrs["fits_header"]`` gives order, comments, COMMENT and HISTORY. Other attributes with the names of FITS
+        keywords give the values, and override ``fits_header``. ``attrs["nsxr_steps"]`` gives status keywords ``S_*``,
+        reference names ``R_*`` and HISTORY.
     filename : str
         Final name of the product.
 
     Returns
     -------
     Header
-        A new header; attributes without a FITS name are left out.
+        A new header. Attributes whose names are not FITS keywords are left out.
     """
     header = fits.Header(
         [

@@ -1,4 +1,4 @@
-"""Manifests: the number, sizes and checksums of the stored objects of an exposure or a Zarr store."""
+"""Read manifests: the number, sizes and checksums of the stored objects of an exposure or a Zarr store."""
 
 import hashlib
 
@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 MANIFEST = "nsxr_manifest"
-"""Attribute of a group that says, as JSON, what all below it consists of."""
+"""Attribute of a group that holds its manifest as JSON: all stored objects below the group."""
 
 
 def digest(content: bytes) -> str:
@@ -32,7 +32,7 @@ def split_object(path: str) -> tuple[str, str]:
 
 
 def stored_manifest(document: object) -> Entries | None:
-    """Return the manifest in the metadata of a group: None if there is none, empty if it cannot be read."""
+    """Return the manifest in the metadata of a group. None if there is no manifest, empty if it cannot be read."""
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or MANIFEST not in attributes:
         return None
@@ -46,7 +46,7 @@ def expected_objects(manifest: Named) -> dict[str, tuple[int, str]]:
     Raises
     ------
     InputFileError
-        If it is not a manifest.
+        If the mapping is not a manifest.
     """
     try:
         found = {f"{a}/{c}" if a else c: tuple(known) for a, e in manifest.items() for c, known in e["stored"].items()}

@@ -1,4 +1,4 @@
-"""Pixels of a FITS image as an array that reads only what is indexed."""
+"""Read the pixels of a FITS image, but only those that are indexed."""
 
 import gzip
 import os
@@ -21,14 +21,14 @@ from nsxr.storage.urls import is_remote, shown
 __all__ = ["FitsArray", "PixelSource", "file_length", "file_stamp", "open_binary"]
 
 HEADER_READ_AHEAD = 2**16
-"""Bytes fetched beyond those asked for while headers are read from a URL: a primary header has 20 to 40 kB."""
+"""Bytes to read ahead while headers are read from a URL. A primary header has 20 to 40 kB."""
 
 GZIP_READ_AHEAD = 2**22
-"""The same for gzipped files, which are read through."""
+"""Bytes to read ahead for gzipped files, which are read from start to end."""
 
 
 def open_binary(path: str, options: StorageOptions = NO_OPTIONS) -> BinaryIO:
-    """Open a file for reading, which may be local, gzipped or behind a URL."""
+    """Open a file for reading. It may be local or a URL, gzipped or not."""
     if is_remote(path):
         if _is_gzipped(path):
             return cast(BinaryIO, _Gunzipped(open_remote(path, options, GZIP_READ_AHEAD)))
@@ -39,7 +39,7 @@ def open_binary(path: str, options: StorageOptions = NO_OPTIONS) -> BinaryIO:
 
 
 def file_length(file: BinaryIO, path: str) -> int | None:
-    """Return the length of an open file [bytes], None if it can only be known by reading all of it."""
+    """Return the length of an open file [bytes]. None if all of the file must be read to know its length."""
     if _is_gzipped(path):
         return None
     if is_remote(path):
@@ -68,13 +68,13 @@ class _Gunzipped(gzip.GzipFile):
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Where the pixels of an image are, and how they are encoded. Small, picklable, without an open file.
+    """Place and encoding of the pixels of an image. The object is small, can be pickled, and has no open file.
 
     Attributes
     ----------
     path : str
-        File or URL. Gzipped files are read from the start at every access, which is slow. From other files behind a
-        URL, exactly the needed bytes are fetched.
+        File or URL. Gzipped files are read from the start at every access, which is slow. From other files at a URL,
+        only the needed bytes are downloaded.
     offset : int
         Bytes before the first pixel, after decompression.
     shape : tuple of int
@@ -86,9 +86,9 @@ class PixelSource:
     zero : int
         BZERO, added to the stored values.
     stamp : tuple
-        Result of :func:`file_stamp` when the headers were read. With it, graphs on a changed file differ.
+        Result of :func:`file_stamp` when the headers were read. It makes the graphs on a changed file different.
     options : StorageOptions
-        How the store behind a URL is reached.
+        Options for access to a URL.
     """
 
     path: str
@@ -101,14 +101,14 @@ class PixelSource:
     options: StorageOptions = NO_OPTIONS
 
     def read(self, key: tuple[int | slice, ...]) -> np.ndarray:
-        """Return the values selected by integers and slices.
+        """Return the values that integers and slices select.
 
         Raises
         ------
         InputFileError
-            If the file ends before the last byte needed, or its compressed bytes are damaged.
+            If the file ends before the last needed byte, or its compressed bytes are damaged.
         RemoteAccessError
-            If the store behind a URL cannot be reached.
+            If a URL cannot be reached.
         """
         ranges = [
             range(n)[k] if isinstance(k, slice) else range(n)[int(k) : (int(k) + 1) or None]
@@ -121,7 +121,7 @@ class PixelSource:
         return out[tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)]
 
     def _fill(self, out: np.ndarray, ranges: list[range]) -> None:
-        """Read the runs of bytes with the wanted rows, one for each index of the leading axes."""
+        """Read the runs of bytes with the wanted rows: one run for each index of the leading axes."""
         rows = ranges[-2] if len(ranges) > 1 else range(1)
         columns = self.shape[-1]
         first, last = sorted((rows[0], rows[-1]))
@@ -139,8 +139,8 @@ class PixelSource:
         for where, run in zip(np.ndindex(out.shape[:-2]), runs, strict=True):
             values = run.view(self.stored).reshape(-1, columns)[pick]
             if self.zero:
-                # BZERO of unsigned integers: the sum fits the wider or unsigned dtype exactly. One pass, 1.2 ms for
-                # 4 M samples; swapping bytes and flipping the sign bit first takes 3.5 ms, NumPy swaps slowly
+                # Add BZERO of unsigned integers: the sum fits exactly into the wider or unsigned dtype. This single
+                # pass takes 1.2 ms for 4 M samples. Swapping bytes and flipping the sign bit would take 3.5 ms.
                 np.add(values, np.dtype(self.dtype).type(self.zero), out=lines[where], casting="unsafe")
             else:
                 lines[where] = values
@@ -165,7 +165,7 @@ class PixelSource:
         if _stamp(status) != self.stamp:
             raise InputFileError(
                 f"{self.path}: the file has changed since it was opened: {status.st_size} bytes, {self.stamp[1]} "
-                "expected, or another time of change; start again, and leave it alone meanwhile"
+                "expected, or another time of change; start again, and do not change the file meanwhile"
             )
 
     def _read_into(self, file: BinaryIO, view: memoryview) -> None:
@@ -206,15 +206,15 @@ class FitsArray(BackendArray):
 
 
 def file_stamp(path: str, options: StorageOptions = NO_OPTIONS) -> tuple[int | str, ...]:
-    """Return what changes with a file: its times [ns] and size [bytes], or what the store of a URL says."""
+    """Return values that change with a file: its times [ns] and size [bytes], or the state of an object at a URL."""
     if is_remote(path):
         return (object_stamp(path, options),)
     return _stamp(os.stat(path))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return time of change of the content, size, inode, and time of any change.
+    """Return the time of change of the content, the size, the inode, and the time of any change.
 
-    The last two change if the file is replaced by another one of the same size and time.
+    The last two values change if another file of the same size and time replaces the file.
     """
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""The tables that hold spectra: columns, units and keywords of EXTRACT1D and COMBINE1D, and their bytes."""
+"""Make the tables that hold spectra: columns, units, keywords and bytes of EXTRACT1D and COMBINE1D."""
 
 import os
 import re
@@ -59,14 +59,14 @@ SLIT_KEYWORDS: Mapping[str, str] = {
     "SLTSIZE1": "Number of pixels in axis 1 direction",
     "SLTSIZE2": "Number of pixels in axis 2 direction",
 }
-"""Keywords of a slit that belong to the extension of its spectrum, with comments."""
+"""Keywords of a slit that belong in the extension of its spectrum, with comments."""
 
 POSITIONS: Mapping[str, tuple[str, str]] = {
     "position_planned": ("POSPLAN", "[detector row from 0] planned position"),
     "position_fitted": ("POSFIT", "[detector row from 0] fitted position"),
     "position_uncertainty": ("POSERR", "[detector row] its uncertainty"),
 }
-"""Keyword and comment of what is known of the position of the source."""
+"""Keyword and comment of each attribute on the position of the source."""
 
 TIMES = ("MJD-BEG", "MJD-AVG", "MJD-END", "TDB-BEG", "TDB-MID", "TDB-END")
 """Columns of x1dints in the order of :data:`nsxr.formats.fits_tables.TIME_COLUMNS`."""
@@ -82,7 +82,10 @@ _FILLS: Mapping[str, float] = {"DQ": PixelFlag.DO_NOT_USE, "NPIXELS": 0, "COVERA
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: name, D (float64), J (int32), U (uint32) or A with a length (text), units, vector or not."""
+    """A column of a table: name, form, units, and whether it is a vector.
+
+    The form is D (float64), J (int32), U (uint32) or A with a length (text).
+    """
 
     name: str
     form: str = "D"
@@ -91,12 +94,12 @@ class Column:
 
 
 def is_of_spectrum(keyword: str) -> bool:
-    """Whether a keyword describes neither a table nor the pixels of a slit, so that a spectrum may carry it."""
+    """Return whether a spectrum may have a keyword: one that describes neither a table nor the pixels of a slit."""
     return _TABLE.fullmatch(keyword) is None
 
 
 def cutout_start(attrs: Mapping[Any, Any], axis: int) -> int:
-    """Return the detector column (axis 1) or row (axis 2) that a slit begins with, 0 if resampled or not known."""
+    """Return the first detector column (axis 1) or row (axis 2) of a slit. 0 if it is resampled or not known."""
     if attrs.get("S_RESAMP") == "COMPLETE" or f"SLTSTRT{axis}" not in attrs:
         return 0
     return int(read(attrs, f"SLTSTRT{axis}", default=1) + read(attrs, f"SUBSTRT{axis}", default=1)) - 2
@@ -108,14 +111,14 @@ def _quantity(name: str, error: str, prefix: str, units: tuple[str, str]) -> lis
 
 
 def spectrum_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
-    """Return the columns of EXTRACT1D in x1d: the peer's, then those of nsxr.
+    """Return the columns of EXTRACT1D in x1d: those of the observatory's pipeline, then those of nsxr.
 
     Parameters
     ----------
     calibrated : bool
         Whether flux is in Jy, not in DN/s.
     has_coverage : bool
-        Whether there is COVERAGE, before COLUMN, the detector column from 0.
+        Whether there is a column COVERAGE. It comes before COLUMN, the detector column from 0.
     """
     flux = ("Jy", "Jy^2") if calibrated else ("DN/s", "DN^2 / s^2")
     brightness = ("MJy/sr", "MJy^2 / sr^2") if calibrated else flux
@@ -132,9 +135,9 @@ def spectrum_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
 
 
 def series_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
-    """Return the columns of EXTRACT1D in x1dints: those of a spectrum as vectors, and one number for each integration.
+    """Return the columns of EXTRACT1D in x1dints: vectors for spectra, and numbers for integrations.
 
-    SOURCE_TYPE is no column of the peer's; specutils asks for it wherever a row is a spectrum.
+    The observatory's pipeline has no column SOURCE_TYPE. specutils needs it if a row is a spectrum.
     """
     spectrum = [Column(c.name, c.form, c.unit, True) for c in spectrum_columns(calibrated, has_coverage)]
     own = 1 + has_coverage
@@ -150,14 +153,16 @@ def series_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
 
 
 def combined_columns(calibrated: bool, has_parts: bool) -> list[Column]:
-    """Return the columns of COMBINE1D: the peer's, then variances, what is shared, and the covariance of neighbours.
+    """Return the columns of COMBINE1D: those of the observatory's pipeline, then those of nsxr.
+
+    The columns of nsxr are variances, their shared parts, and the covariances of neighbouring wavelengths.
 
     Parameters
     ----------
     calibrated : bool
         Whether flux is in Jy, not in DN/s.
     has_parts : bool
-        Whether more than ERROR is known.
+        Whether variances and their parts are known, and not only ERROR.
     """
     found = {column.name: column for column in spectrum_columns(calibrated, False)}
     variances = [c for name, c in found.items() if name.startswith(("FLUX_VAR", "SB_VAR"))]
@@ -180,13 +185,13 @@ def combined_columns(calibrated: bool, has_parts: bool) -> list[Column]:
 
 
 def row_type(columns: Sequence[Column], length: int = 1) -> np.dtype[Any]:
-    """Return the type of a row as stored; vectors have so many elements."""
+    """Return the type of a stored row. Vectors have ``length`` elements."""
     forms = [f"S{c.form[1:]}" if c.form[0] == "A" else _FORMS[c.form] for c in columns]
     return np.dtype([(c.name, f, (length,)) if c.vector else (c.name, f) for c, f in zip(columns, forms, strict=True)])
 
 
 def table_header(name: str, version: int, columns: Sequence[Column], rows: int, length: int = 1) -> fits.Header:
-    """Return the header of a table of spectra, as far as FITS asks for it."""
+    """Return the keywords that FITS requires in the header of a table of spectra."""
     header = fits.Header(
         [
             ("XTENSION", "BINTABLE", "binary table extension"),
@@ -213,10 +218,10 @@ def table_header(name: str, version: int, columns: Sequence[Column], rows: int, 
 
 
 def _errors(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return each error, the root of the sum of its variances."""
+    """Return each error, the square root of the sum of its variances."""
     found: dict[str, np.ndarray] = {}
     for prefix, names in {"FLUX": ("FLUX_ERROR", "ERROR"), "SB": ("SB_ERROR",), "BKGD": ("BKGD_ERROR",)}.items():
-        # a flat field whose variance nobody knows counts as one without
+        # if the variance of the flat field is not known, it counts as 0
         variances = [
             np.where(np.isnan(array), 0.0, array) if name.endswith("_FLAT") else array
             for name, array in values.items()
@@ -229,7 +234,7 @@ def _errors(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def has_place(wavelength: np.ndarray) -> np.ndarray:
-    """Return which columns a product holds: those with a wavelength, or all if none has one, as of count rates."""
+    """Return which columns a product holds: those with a wavelength, or all if none has one, as for count rates."""
     finite: np.ndarray = np.isfinite(wavelength)
     return finite if finite.any() else np.ones_like(finite)
 
@@ -240,17 +245,19 @@ def spectrum_rows(*blocks: np.ndarray, names: Sequence[str], columns: Sequence[C
     Parameters
     ----------
     *blocks : ndarray
-        Values, (dispersion,) or (integration, dispersion), or (integration,) for columns that are no vectors; the first
-        has all dims of the others.
+        Values, (dispersion,) or (integration, dispersion), or (integration,) for columns that are not vectors. The
+        first block has all dims of the others.
     names : sequence of str
         Name of the column of each block.
     columns : sequence of Column
-        All columns of the table. What is not given is made (errors), 0 (variances), or the value for nothing.
+        All columns of the table. If a column is not given, errors are computed from variances, variances are 0, and
+        other columns get their fill value.
 
     Returns
     -------
     ndarray
-        (rows, bytes) uint8. Spectra as vectors have what :func:`has_place` first, N_ALONGDISP of them.
+        (rows, bytes) uint8. In vectors, the elements that :func:`has_place` selects come first. Their number is
+        N_ALONGDISP.
     """
     values = dict(zip(names, blocks, strict=True))
     values |= _errors(values)
@@ -275,10 +282,10 @@ def spectrum_rows(*blocks: np.ndarray, names: Sequence[str], columns: Sequence[C
 
 @dataclass(frozen=True)
 class LateRows:
-    """The rows of a spectrum in a file that exists already; assignment writes those of which :func:`has_place`.
+    """The rows of a spectrum in an existing file. Assignment writes the rows that :func:`has_place` selects.
 
-    Which ones these are may be known only now. The space of the others is left as what FITS calls the gap before a
-    heap. WAVELENGTH is the first column.
+    These rows may be known only when the spectrum is computed. The space of the other rows becomes the gap before the
+    heap, in the words of the FITS standard. WAVELENGTH is the first column.
     """
 
     path: str

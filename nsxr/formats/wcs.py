@@ -1,7 +1,7 @@
-"""Wavelengths from the gwcs in the ASDF extension of a product, for files without WAVELENGTH.
+"""Compute wavelengths from the gwcs in the ASDF extension of a product, for files without WAVELENGTH.
 
-Evaluated when they are asked for, by the libraries of the extra ``gwcs``. The tree comes from anywhere: it is checked
-before anything is made of it, so that nothing beside the file is opened and no small file becomes a large one.
+The libraries of the extra ``gwcs`` compute them when they are needed. The ASDF tree may come from an unknown source. It
+is therefore checked first: it must not refer to other files, and must not expand to more memory than expected.
 """
 
 import io
@@ -31,19 +31,19 @@ _LIBRARIES = ("asdf", "gwcs", "stdatamodels")
 _BLOCK = b"\xd3BLK"
 _END_OF_TREE = b"\n..."
 _MOST_NODES = 1_000_000
-"""Nodes of the tree of one slit, aliases followed; real ones have 4 to 7 thousand."""
+"""Largest number of nodes in the tree of one slit, with aliases followed. Real trees have 4 to 7 thousand."""
 
-_lock = Lock()  # opening changes settings and warnings of the whole process
+_lock = Lock()  # opening an ASDF file changes settings and warnings of the whole process
 
 
 def can_evaluate() -> bool:
-    """Whether the libraries of the extra ``gwcs`` are installed."""
+    """Return whether the libraries of the extra ``gwcs`` are installed."""
     return all(find_spec(name) is not None for name in _LIBRARIES)
 
 
 @dataclass(frozen=True)
 class WcsWavelength:
-    """Where the coordinates of a slit are. Small, picklable, no open file.
+    """Place of the coordinates of a slit in a file. The object is small, can be pickled, and has no open file.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class WcsWavelength:
     version : int
         EXTVER of the slit.
     shape : (rows, columns)
-        Of the slit.
+        Shape of the slit.
     """
 
     tree: PixelSource
@@ -60,7 +60,7 @@ class WcsWavelength:
     shape: tuple[int, ...]
 
     def read(self, key: tuple[Any, ...]) -> np.ndarray:
-        """Return the wavelengths [um] of pixels selected by integers and slices.
+        """Return the wavelengths [um] of the pixels that integers and slices select.
 
         Raises
         ------
@@ -69,20 +69,20 @@ class WcsWavelength:
         """
         try:
             with _lock, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of older files, which newer libraries read all the same
+                warnings.simplefilter("ignore")  # newer libraries warn about older files, but can read them
                 image = _evaluate(self.tree, self.version, self.shape)
         except InputFileError:
             raise
-        except Exception as error:  # what others' code says about a damaged tree can be anything
+        except Exception as error:  # a damaged tree may raise any error in the libraries
             raise InputFileError(
                 f"{shown(self.tree.path)}: WAVELENGTH is missing, and the gwcs of slit {self.version} cannot be "
-                f"evaluated ({str(error) or type(error).__name__}); leave it out by drop_vars('wavelength')"
+                f"evaluated ({str(error) or type(error).__name__}); drop it with drop_vars('wavelength')"
             ) from error
         return np.asarray(image[key])
 
 
 class WcsArray(BackendArray):
-    """What xarray indexes lazily: see :class:`WcsWavelength`."""
+    """Array that xarray indexes lazily, see :class:`WcsWavelength`."""
 
     def __init__(self, source: WcsWavelength) -> None:
         self.source = source
@@ -97,7 +97,7 @@ class WcsArray(BackendArray):
 
 
 def wcs_bytes(file: FitsFile) -> PixelSource | None:
-    """Return where the ASDF extension of a file is, None if there is no gwcs in it. Its bytes are looked through."""
+    """Return the place of the ASDF extension of a file. None if its bytes do not contain a gwcs."""
     if "ASDF" not in file.extensions:
         return None
     extension = file.extensions["ASDF"]
@@ -106,7 +106,7 @@ def wcs_bytes(file: FitsFile) -> PixelSource | None:
     return tree if b"gwcs/wcs-" in tree.read((slice(None),)).tobytes() else None
 
 
-@lru_cache(maxsize=2)  # of many slits, each would parse the tree of all
+@lru_cache(maxsize=2)  # otherwise each slit would parse the tree of all slits
 def _parsed(source: PixelSource) -> tuple[bytes, Any]:
     """Return the bytes of an ASDF extension, and its tree as plain nodes."""
     content = source.read((slice(None),)).tobytes()
@@ -117,16 +117,16 @@ def _parsed(source: PixelSource) -> tuple[bytes, Any]:
 
 @lru_cache(maxsize=2)
 def _opened(source: PixelSource) -> Any:
-    """Return an ASDF file whose objects are made when they are asked for."""
+    """Return an ASDF file whose objects are created when they are accessed."""
     asdf: Any = import_module("asdf")
     content = io.BytesIO(_parsed(source)[0])
     with asdf.config_context() as config:
-        config.validate_on_read = False  # schemas of all slits take longer than all else
+        config.validate_on_read = False  # validating all slits would take most of the time
         return asdf.open(content, lazy_tree=True, lazy_load=True, memmap=False, validate_checksums=True)
 
 
 def _require_plain_blocks(content: bytes) -> None:
-    """Refuse blocks that are compressed, or longer than the file: nobody writes such ones into FITS files."""
+    """Raise ValueError if a block is compressed or longer than the file. FITS products have no such blocks."""
     place = content.find(_BLOCK, content.find(_END_OF_TREE))
     while place >= 0 and content[place : place + 4] == _BLOCK:
         length = int.from_bytes(content[place + 4 : place + 6], "big")
@@ -139,7 +139,7 @@ def _require_plain_blocks(content: bytes) -> None:
 
 
 def _slit(tree: Any, version: int) -> Any:
-    """Return the coordinates of a slit in a tree of a MultiSlitModel, MultiExposureModel or SlitModel."""
+    """Return the coordinates of a slit in the tree of a MultiSlitModel, MultiExposureModel or SlitModel."""
     for group in ("slits", "exposures"):
         if tree.get(group):
             tree = tree[group][version - 1]
@@ -163,10 +163,13 @@ def _evaluate(source: PixelSource, version: int, shape: tuple[int, ...]) -> np.n
 
 
 def _require_own(node: Any, sizes: dict[int, int]) -> int:
-    """Refuse nodes that refer to other files, and too many of them; return their number, aliases followed."""
+    """Return the number of nodes, with aliases followed.
+
+    Raise ValueError if a node refers to another file, or if there are too many nodes.
+    """
     if id(node) in sizes:
         return sizes[id(node)]
-    sizes[id(node)] = 0  # a model is the inverse of its inverse
+    sizes[id(node)] = 0  # counts as 0 if a node contains itself: a model is the inverse of its inverse
     children: list[Any] = []
     if isinstance(node, Mapping):
         if "$ref" in node or isinstance(node.get("source"), str) or isinstance(node.get("fileuri"), str):

@@ -1,7 +1,7 @@
 """Write products as Zarr in format 3, which plain xarray can open.
 
-Each dask chunk covers whole shards, so blocks are written without locks. Inside a shard there are chunks of about a
-megabyte, so that a reader can fetch a slit, or the light curves of some rows, alone. Every chunk has a checksum, which
+Each dask chunk covers whole shards, so blocks are written without locks. A shard has chunks of about a megabyte. A
+reader can therefore read only one slit, or only the light curves of some rows. Every chunk has a checksum, which
 readers verify. Metadata are consolidated once, at the end. zarr is slow to import, and is imported only where it is
 needed.
 """
@@ -26,14 +26,14 @@ from nsxr.storage.urls import is_remote
 __all__ = ["CHUNK_BYTES", "ZarrTarget", "attributes", "consolidate", "create_zarr", "encoding", "trim_tables"]
 
 CHUNK_BYTES = 2**20
-"""Uncompressed size aimed at for the chunks inside a shard, bytes."""
+"""Target size of the chunks inside a shard, uncompressed [bytes]."""
 
 _FILL_ORDER = ("column", "group", "integration")
-"""Dims along which a chunk grows first, others after them: ramps and light curves of some rows are in few chunks."""
+"""Dims along which a chunk grows first. The ramps and light curves of some rows are then in few chunks."""
 
 _UNWRITTEN = float(np.float32(9.969209968386869e36))
-"""Fill value of floats, netCDF's own. Zarr leaves out chunks that equal the fill value; were that NaN
-or 0, chunks of other NaNs or of -0 would come back changed."""
+"""Fill value of floats, which is netCDF's default. Zarr does not store chunks that equal the fill value. If it were NaN
+or 0, chunks of other NaNs or of -0 would be changed when they are read."""
 
 # xarray decodes these words to timedelta64 when it opens a file, but not the symbols of CF
 _SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms", "microseconds": "us"}
@@ -41,7 +41,7 @@ _SYMBOLS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s", "millis
 
 @dataclass(frozen=True)
 class ZarrTarget:
-    """One array in a Zarr store, on disk or behind a URL. Assignment writes a block.
+    """One array in a Zarr store, on disk or at a URL. Assignment writes a block.
 
     The array is opened again for each block. The object can therefore be pickled, and a late block cannot create again
     a store that failed and has been removed.
@@ -58,7 +58,7 @@ class ZarrTarget:
             array[index] = np.asarray(block)
 
     def trim(self) -> None:
-        """Cut off the unused rows at the end of a table. Its first column is read back to find them."""
+        """Cut off the unused rows at the end of a table. The first column is read back to find these rows."""
         import zarr
 
         with remote_errors(self.path):
@@ -68,12 +68,12 @@ class ZarrTarget:
 
 
 def trim_tables(pairs: Sequence[tuple[xr.DataArray, Any]]) -> None:
-    """Give tables whose length was known late the rows that there are, once all is stored.
+    """Cut off the unused rows of tables whose length became known late, after everything is stored.
 
     Parameters
     ----------
     pairs : sequence of (DataArray, target)
-        What was stored, and where; other targets than :class:`ZarrTarget` are passed over.
+        Arrays that were stored, and their targets. Targets other than :class:`ZarrTarget` are ignored.
     """
     late = {variable for variable, _, _ in TABLES.values()}
     for array, target in pairs:
@@ -109,18 +109,19 @@ def encoding(array: xr.DataArray) -> Entries:
 
     Shards are the largest regular tiles that no boundary between dask chunks cuts. Inner chunks have all columns,
     groups and integrations of the shard, and as many rows as fit into :data:`CHUNK_BYTES` and divide the shard.
-    Without ``_FillValue``, every bit pattern is restored, also those of NaN, and no value means a missing pixel.
+    There is no ``_FillValue``. Every bit pattern is therefore restored, also those of NaN, and no value means a missing
+    pixel.
 
     Parameters
     ----------
     array : DataArray
-        The variable; only its name, dims, shape, dtype and chunks are looked at.
+        Variable of which only the name, dims, shape, dtype and chunks are used.
     """
     result: Entries = {"_FillValue": None, **_codecs(array)}
     if array.dtype.kind == "f":
         result["fill_value"] = _UNWRITTEN
     elif array.name in ("dq", "pixeldq", "groupdq"):
-        result["fill_value"] = int(PixelFlag.DO_NOT_USE)  # pixels of a chunk that is lost are not good pixels
+        result["fill_value"] = int(PixelFlag.DO_NOT_USE)  # pixels of a missing chunk must not look good
     if not array.ndim:
         return result
     lengths = array.chunks or tuple((n,) for n in array.shape)
@@ -165,7 +166,7 @@ def _codecs(array: xr.DataArray) -> Entries:
 
 
 def _without_padding(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose tables in memory have no unused rows. For lazy tables see :func:`trim_tables`."""
+    """Return a Dataset whose tables in memory have no unused rows. For lazy tables, see :func:`trim_tables`."""
     for name, _, _ in TABLES.values():
         if name in dataset and dataset[name].chunks is None and dataset[name].ndim == 2:
             first = dataset[name].to_numpy()[:, 0]
@@ -176,21 +177,21 @@ def _without_padding(dataset: xr.Dataset) -> xr.Dataset:
 def create_zarr(
     path: Path | str, nodes: Mapping[str, xr.Dataset], options: StorageOptions = NO_OPTIONS
 ) -> list[tuple[xr.DataArray, ZarrTarget]]:
-    """Create a Zarr store with all metadata and coordinates, and return where lazy arrays are to be stored.
+    """Create a Zarr store with all metadata and coordinates, and return the targets of lazy arrays.
 
     Parameters
     ----------
     path : path or URL
-        Directory to create; it must not exist.
+        Directory to create. It must not exist.
     nodes : mapping of str to Dataset
-        Group name to content; ``"/"`` is the root. Text becomes Zarr's strings, of any length.
+        Content by name of the group. ``"/"`` is the root. Texts become Zarr strings, of any length.
     options : StorageOptions, optional
-        How the store behind a URL is reached.
+        Options for access to a URL.
 
     Returns
     -------
     list of (DataArray, ZarrTarget)
-        Each lazy variable and the array to store it in. Variables in memory are written already.
+        Each lazy variable and its target. Variables in memory are already written.
     """
     targets = []
     root = str(path)
@@ -203,7 +204,7 @@ def create_zarr(
         dataset.attrs = attributes(node.attrs)
         for variable in dataset.variables.values():
             variable.attrs = attributes(variable.attrs)
-        # xarray's delayed write is not used: one graph stores FITS and Zarr, and reads raw pixels once
+        # xarray's delayed write is not used, because one graph must store FITS and Zarr to read raw pixels once
         dataset.to_zarr(
             root,
             group=None if name == "/" else name,
@@ -225,6 +226,6 @@ def consolidate(path: Path) -> None:
     import zarr
 
     with warnings.catch_warnings():
-        # zarr warns that other readers may not know consolidated metadata; these read the metadata of each group
+        # zarr warns that other readers may not use consolidated metadata; they read the metadata of each group
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
         zarr.consolidate_metadata(str(path), zarr_format=3)

@@ -1,8 +1,8 @@
-"""Check the metadata of Zarr arrays and groups before they are used: other software may have written or damaged them.
+"""Check the metadata of Zarr arrays and groups before they are used. Other software may have written or damaged them.
 
-The metadata decide which code reads a store: codecs are found by their names, and one codec of format 2 unpickles. They
-also decide how much memory is needed. Therefore nsxr reads only format 3, only codecs of a list, and only sizes below
-limits.
+The metadata determine which code reads a store: codecs are found by their names, and one codec of format 2 unpickles.
+The metadata also determine how much memory is needed. nsxr therefore reads only format 3, only codecs in a list, and
+only sizes below limits.
 """
 
 import math
@@ -15,7 +15,7 @@ from nsxr.storage.urls import without_secrets
 __all__ = ["DEPTH", "METADATA", "NODES", "first_line", "require_plain"]
 
 METADATA = "zarr.json"
-"""Name of the metadata of a group or an array."""
+"""Name of the file with the metadata of a group or an array."""
 
 _CODECS = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-utf8", "zstd")
 _INDEX_CODECS = ("bytes", "crc32c")  # codecs whose result has a known length
@@ -45,7 +45,7 @@ def first_line(error: BaseException) -> str:
 
 
 def require_plain(document: object, where: str) -> None:
-    """Raise InputFileError unless metadata of a node, and those consolidated in them, are such as nsxr reads.
+    """Raise InputFileError unless nsxr can read stores with these metadata of a node. Check consolidated metadata too.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ def _consolidated(document: object, where: str, depth: int = 0) -> Iterator[tupl
 
 
 def _problem(document: object) -> str:
-    """Return what is wrong with the metadata of one node; empty if nothing is."""
+    """Return what is wrong with the metadata of one node. Empty if nothing is wrong."""
     if not isinstance(document, dict):
         return "no JSON object"
     if document.get("zarr_format") != 3:
-        return f"of format {document.get('zarr_format')!r}, expected 3; others may run code"
+        return f"of format {document.get('zarr_format')!r}, expected 3; reading another format may run code"
     if not isinstance(document.get("attributes", {}), dict):
         return "damaged: attributes are no JSON object"
     if document.get("node_type") == "group":

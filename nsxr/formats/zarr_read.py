@@ -29,20 +29,20 @@ def open_store(folder: Folder, root: Any = None) -> xr.DataTree:
     folder : Folder
         The store.
     root : mapping, optional
-        Metadata of the root, if they have been read already.
+        Metadata of the root, if they were read before.
 
     Returns
     -------
     DataTree
-        In the chunks in which it is stored.
+        Content of the store, in its stored chunks.
 
     Raises
     ------
     InputFileError
-        If there is no store, it is not of format 3, needs a codec or a dtype that nsxr does not use, has sizes beyond
-        bounds, cannot be opened by xarray, or lacks objects that its own list of them has.
+        If there is no store, or the store does not have format 3, needs a codec or a dtype that nsxr does not use, has
+        sizes beyond the limits, cannot be opened by xarray, or lacks objects that its manifest lists.
     RemoteAccessError
-        If the store behind a URL cannot be reached.
+        If a URL cannot be reached.
     """
     document = root if root is not None else _root(folder)
     require_plain(document, str(folder))
@@ -69,12 +69,12 @@ def open_store(folder: Folder, root: Any = None) -> xr.DataTree:
         raise
     except Exception as error:  # damaged metadata may raise any error of zarr, xarray and what they call
         raise InputFileError(f"{folder}: not a Zarr store that xarray can open ({first_line(error)})") from None
-    tree.attrs.pop(MANIFEST, None)  # an attribute of the store, not of the data in it
+    tree.attrs.pop(MANIFEST, None)  # the manifest describes the store, not the data
     return tree
 
 
 class _Guarded(ZarrBackendEntrypoint):
-    """The engine of xarray for Zarr, with errors about damaged pixels in one line."""
+    """xarray's engine for Zarr, with errors about damaged pixels in one line."""
 
     def open_groups_as_dict(self, filename_or_obj: Any, **settings: Any) -> dict[str, xr.Dataset]:
         """Open all groups of a store."""
@@ -82,7 +82,7 @@ class _Guarded(ZarrBackendEntrypoint):
         guarded = {}
         for name, dataset in found.items():
             where = f"{shown(str(filename_or_obj))}{name.rstrip('/')}"
-            # labels of dims are read when the store is opened, and raise their errors there
+            # xarray reads the labels of dims when it opens the store, and raises their errors then
             late = {str(key): v for key, v in dataset.variables.items() if v.dims != (key,)}
             guarded[name] = dataset.assign({key: _guarded(v, f"{where}/{key}") for key, v in late.items()})
             guarded[name].set_close(dataset.close)
@@ -95,7 +95,7 @@ def _guarded(variable: xr.Variable, where: str) -> xr.Variable:
 
 
 class _GuardedArray(BackendArray):
-    """An array of a store. Exceptions of zarr and its codecs become errors of nsxr."""
+    """Array of a store. Exceptions of zarr and its codecs become errors of nsxr."""
 
     def __init__(self, inner: Any, where: str) -> None:
         self.inner, self.where = inner, where

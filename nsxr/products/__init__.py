@@ -1,1 +1,1 @@
-"""Products of the observatory and of nsxr: reading, writing, describing and checking them."""
+"""Read, write, describe and check products of the observatory and of nsxr."""

@@ -38,29 +38,30 @@ _BESIDE_SCI |= dict.fromkeys(("SlitModel", "MultiSlitModel", "MultiExposureModel
 
 
 def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, object] | None = None) -> Iterator[str]:
-    """Read a whole product, and return what is wrong with it.
+    """Read a whole product, and yield a line for each problem.
+
+    Chunks of a Zarr store are compared with the checksums that its root lists. HDUs of a FITS file are compared with
+    their own CHECKSUM and DATASUM, if they have these keywords. A FITS product (DATAMODL) must have the extensions that
+    its kind always has, and ASDF as the last one. This finds files that were cut off between two HDUs.
 
     Parameters
     ----------
     path : path or URL
-        FITS file, gzipped or not, or Zarr store written by nsxr (URLs of them end in .zarr).
+        FITS file, gzipped or not, or Zarr store written by nsxr. URLs of Zarr stores end in .zarr.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+        Options for access to a URL, see :func:`nsxr.open_exposure`.
 
     Yields
     ------
     str
-        One line for each problem; nothing if all is well. Chunks of a Zarr store are compared with the checksums that
-        its root lists. HDUs of a FITS file are compared with their own CHECKSUM and DATASUM, if they have any; and a
-        product (DATAMODL) has the extensions that its kind always has, and ends in ASDF: files that were cut off
-        between two HDUs are found by that.
+        One line for each problem.
 
     Raises
     ------
     InputFileError
-        If it is neither.
+        If the path is neither a FITS file nor a Zarr store.
     RemoteAccessError
-        If the store behind a URL cannot be reached.
+        If a URL cannot be reached.
     """
     name = os.fspath(path)
     if shown(name).rstrip("/").endswith(".zarr") if is_remote(name) else Path(name).is_dir():
@@ -71,7 +72,7 @@ def check_product(path: str | os.PathLike[str], storage_options: Mapping[str, ob
 
 
 def _lost_extensions(file: FitsFile) -> Iterator[str]:
-    """Yield a line for each extension that a product lacks. For references it is unknown what they should have."""
+    """Yield a line for each extension that a product lacks. References are not checked: their extensions vary."""
     kind = str(file.primary.get("DATAMODL") or "").strip()
     if not kind or file.primary.get("REFTYPE"):
         return
@@ -80,11 +81,11 @@ def _lost_extensions(file: FitsFile) -> Iterator[str]:
             yield f"{name} is missing, which each {kind} has"
     for version in sorted(version for name, version in file.versions if name == "SCI"):
         for name in _BESIDE_SCI.get(kind, ()):
-            is_resampled = ("WHT", version) in file.versions  # the flags are part of the weights
+            is_resampled = ("WHT", version) in file.versions  # resampled slits have weights instead of flags
             if (name, version) not in file.versions and not (name == "DQ" and is_resampled):
                 yield f"{name} {version} is missing beside SCI {version}, which each {kind} has"
     if "ASDF" not in file.extensions:
-        yield "ASDF is missing, with which products end: the file was cut off, or another program has written it"
+        yield "ASDF is missing, the last extension of products: the file was cut off, or another program has written it"
 
 
 def _check_zarr(folder: Folder) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _check_zarr(folder: Folder) -> Iterator[str]:
             yield str(error)
     manifest = stored_manifest(root)
     if manifest is None:
-        yield f"{METADATA}: lists no checksums, as stores of earlier versions do not; what is missing cannot be told"
+        yield f"{METADATA}: lists no checksums, like stores of earlier versions; missing objects cannot be detected"
         known = {name: digest(folder.read(name) or b"") for name in sizes}
     else:
         yield from lost_objects(folder, "", manifest)
@@ -117,7 +118,7 @@ def _check_zarr(folder: Folder) -> Iterator[str]:
 
 
 def _check_consolidated(root: object, documents: Mapping[str, object]) -> Iterator[str]:
-    """Compare the consolidated metadata with those of each group and array."""
+    """Compare the consolidated metadata with the metadata of each group and array."""
     outer = root.get("consolidated_metadata") if isinstance(root, dict) else None
     if not isinstance(outer, dict) or not isinstance(outer.get("metadata"), dict):
         return

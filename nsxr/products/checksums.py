@@ -1,4 +1,4 @@
-"""Checksums of stored objects: computed after a store is written, compared when it is checked."""
+"""Compute checksums of stored objects after a store is written, and compare them when it is checked."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ __all__ = ["add_manifest", "damaged_chunks", "make_manifest"]
 def each_object(
     kernel: Any, folder: Folder, node: str, names: list[str], digests: list[str] | None = None
 ) -> list[Any]:
-    """Call a function for each object of an exposure, each in a task of dask, and return the results.
+    """Call a function for each object of an exposure, in a separate task of dask, and return the results.
 
     ``kernel(folder, node, name, digest)`` returns a text.
     """
@@ -55,13 +55,13 @@ def _summed(folder: Folder, node: str, name: str, _: str) -> str:
 def make_manifest(folder: Folder, node: str, is_here: bool = False) -> Entries:
     """Read back the stored objects of an exposure, and return their manifest.
 
-    Local files are flushed to the disk first. Tasks of dask do it unless ``is_here``.
+    Local files are flushed to the disk first. Tasks of dask do this work, unless ``is_here``.
 
     Returns
     -------
     dict
-        For each array or group below the node its number of ``objects``, their ``bytes``, and for each object its
-        size and checksum under ``stored``.
+        For each array or group below the node: the number of ``objects``, their ``bytes``, and the size and checksum of
+        each object under ``stored``.
     """
     prefix = f"{node}/" if node else ""
     sizes = {name: size for name, size in folder.files(node).items() if name != METADATA}
@@ -83,7 +83,7 @@ def make_manifest(folder: Folder, node: str, is_here: bool = False) -> Entries:
 
 
 def add_manifest(folder: Folder) -> None:
-    """Read back a store that has been written, and add its manifest to the attributes of its root."""
+    """Read back a store after it was written, and add its manifest to the attributes of its root."""
     document = folder.read_json(METADATA)
     text = json.dumps(make_manifest(folder, "", is_here=True), separators=(",", ":"))
     document["attributes"] = {**document.get("attributes", {}), MANIFEST: text}
@@ -96,14 +96,14 @@ def damaged_chunks(folder: Folder, node: str, objects: Mapping[str, str]) -> dic
     Parameters
     ----------
     folder, node : Folder, str
-        The exposure.
+        Store, and path of the exposure in it.
     objects : mapping of str to str
         Checksum of each object, by path below the node.
 
     Returns
     -------
     dict of str to str
-        What is wrong, by path of the object.
+        Problems, by path of the object.
     """
     names = list(objects)
     found = each_object(_examined, folder, node, names, list(objects.values()))
@@ -124,7 +124,7 @@ def _examined(folder: Folder, node: str, name: str, known: str) -> str:
 
 
 def _undecodable(metadata: bytes | None, chunk: str, content: bytes) -> str:
-    """Decode the chunks of an object, and return which of them cannot be decoded."""
+    """Decode the chunks of an object, and tell which chunks cannot be decoded."""
     import zarr
     from zarr.core.buffer.cpu import Buffer
     from zarr.storage import MemoryStore

@@ -1,4 +1,4 @@
-"""Describe a file in words: its kind, its readout, the corrections that it has had, its contents."""
+"""Describe a file in words: its kind, its readout, the corrections that were applied, its contents."""
 
 import os
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ def describe(path: str | Path, storage_options: Named | None = None) -> str:
     Parameters
     ----------
     path : path
-        FITS file, which may be gzipped, or Zarr store written by nsxr, or the URL of either. URLs of Zarr stores end in
+        FITS file, gzipped or not, or Zarr store written by nsxr, or the URL of either. URLs of Zarr stores end in
         .zarr.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+        Options for access to a URL, see :func:`nsxr.open_exposure`.
 
     Returns
     -------
@@ -43,9 +43,9 @@ def describe(path: str | Path, storage_options: Named | None = None) -> str:
     Raises
     ------
     InputFileError
-        If the file is neither, or if it is cut off.
+        If the path is neither a FITS file nor a Zarr store, or if the file is cut off.
     RemoteAccessError
-        If the store behind a URL cannot be reached.
+        If a URL cannot be reached.
     """
     name = os.fspath(path)
     options = StorageOptions(storage_options)
@@ -66,7 +66,7 @@ def describe(path: str | Path, storage_options: Named | None = None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and what is counted: ``1 exposure``, ``2 exposures``."""
+    """Return a number with its noun: ``1 exposure``, ``2 exposures``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -88,7 +88,7 @@ def _describe_header(header: Named) -> list[str]:
         lines.append(f"exposure:    {value('INSTRUME', 'DETECTOR', 'EXP_TYPE', 'FILTER', 'GRATING')}")
     if value("TARGPROP", "DATE-OBS"):
         odd = value("DATE-OBS") and read(header, "DATE-OBS", matters=False) is None
-        note = " (DATE-OBS is no date, by which references are chosen)" if odd else ""
+        note = " (DATE-OBS is no date, but references are chosen by it)" if odd else ""
         lines.append(f"observed:    {value('DATE-OBS', 'TIME-OBS')}{note} {value('TARGPROP')}".rstrip())
     try:
         readout = Readout.from_header(header)
@@ -112,7 +112,7 @@ def _describe_header(header: Named) -> list[str]:
 
 
 def _done(status: Named, version: str | None, records: Sequence[Named]) -> list[str]:
-    """Return a line for each step: its record with parameters if nsxr wrote one, else its status keyword."""
+    """Return a line for each step: the record of nsxr with parameters, if there is one, else the status keyword."""
     if not status and not records:
         return ["corrections: none"]
     lines = [f"corrections{f', the last by version {version}' if version else ''}:"]

@@ -1,4 +1,4 @@
-"""Open raw exposures, in one file or in segments."""
+"""Open raw exposures, from one file or from segments."""
 
 import os
 import warnings
@@ -46,34 +46,34 @@ def open_exposure(
     paths : path, URL, or sequence of them
         ``_uncal.fits`` file, possibly gzipped, or the segments of one exposure (``-seg001``, ...) in any order.
     chunks : "raw", mapping or None
-        Chunk lengths by dim. ``"raw"``, the layout of :mod:`nsxr.compute.layouts`, suits the pipeline and
-        counts for dims that a mapping leaves out. None opens without dask; pixels are then read when
-        asked for (one file only).
+        Chunk lengths by dim. ``"raw"`` is the layout of :mod:`nsxr.compute.layouts`, which suits the pipeline. Dims
+        that a mapping leaves out also get this layout. None opens one file without dask. Its pixels are read when they
+        are used.
     storage_options : mapping, optional
-        How the store behind URLs is reached, as for fsspec: ``{"anon": True}`` for public data on S3,
-        ``{"client_kwargs": {"endpoint_url": ...}}`` for a server of your own. Options under the name of a
-        protocol, ``{"s3": {"anon": True}}``, count for URLs of that protocol alone. They travel with the
-        arrays, so that workers need nothing but the network.
+        Options of fsspec for access to URLs: ``{"anon": True}`` for public data on S3,
+        ``{"client_kwargs": {"endpoint_url": ...}}`` for your own server. Options under the name of a protocol,
+        ``{"s3": {"anon": True}}``, apply only to URLs of that protocol. The arrays carry the options, so that workers
+        on other machines can read the URLs too.
 
     Returns
     -------
     Dataset
-        ``sci`` (integration, group, row, column) float32 [DN]; ``integration`` numbers count through
-        all segments, from 1.
+        ``sci`` (integration, group, row, column) float32 [DN]. Labels of ``integration`` count through all segments,
+        from 1.
 
     Raises
     ------
     InputFileError
-        If a file is not a raw NIRSpec exposure, is cut off or contradicts its header; if segments
-        leave a gap, overlap, or belong to different exposures; if there is no such object.
+        If a file does not exist, is not a raw NIRSpec exposure, is cut off, or contradicts its header. If segments
+        leave a gap, overlap, or belong to different exposures.
     RemoteAccessError
-        If the store behind a URL cannot be reached, or asks for credentials.
+        If a URL cannot be reached, or needs credentials.
 
     Warns
     -----
     DegradedResultWarning
-        If several segments are given but the first or the last ones are missing. INTSTART and
-        INTEND in the attributes say which integrations are there.
+        If several segments are given, but the first or the last ones are missing. INTSTART and INTEND in the attributes
+        give the integrations of the Dataset.
     """
     names = [os.fspath(paths)] if isinstance(paths, str | os.PathLike) else [os.fspath(p) for p in paths]
     if not names:

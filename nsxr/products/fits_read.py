@@ -1,4 +1,4 @@
-"""The xarray engine "nirspec": raw exposures, ramps and rates in FITS files, as lazy Datasets."""
+"""Define the xarray engine "nirspec". It opens raw exposures, ramps and rates in FITS files as lazy Datasets."""
 
 import os
 import warnings
@@ -49,7 +49,7 @@ class NirspecBackend(BackendEntrypoint):
         return read_dataset(filename_or_obj, storage_options).drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: object) -> bool:
-        """Whether the name looks like that of a raw exposure."""
+        """Return whether a file has a name like that of a raw exposure."""
         return isinstance(filename_or_obj, str | os.PathLike) and os.fspath(filename_or_obj).endswith(
             ("_uncal.fits", "_uncal.fits.gz")
         )
@@ -58,30 +58,31 @@ class NirspecBackend(BackendEntrypoint):
 def read_dataset(
     path: str | os.PathLike[str], storage_options: Mapping[str, object] | StorageOptions | None = None
 ) -> xr.Dataset:
-    """Read headers and tables of a file, and make its pixels readable on demand.
+    """Read headers and tables of a file. Its pixels are read only when they are used.
 
     Parameters
     ----------
     path : str or path
-        ``_uncal``, ``_ramp`` or another intermediate, ``_rate`` or ``_rateints`` file; local, gzipped or a URL.
+        ``_uncal``, ``_rate`` or ``_rateints`` file, or ``_ramp`` or another intermediate file. It may be gzipped, or a
+        URL.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :class:`nsxr.storage.options.StorageOptions`.
+        Options for access to a URL, see :class:`nsxr.storage.options.StorageOptions`.
 
     Returns
     -------
     Dataset
-        Raw: ``sci`` (integration, group, row, column) float32 [DN]. Ramps: also ``pixeldq`` and
-        ``groupdq``. Rates: ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise``, with or without
-        ``integration``. Header keywords in ``attrs``; the whole headers as text in ``attrs["fits_header"]`` and
-        ``attrs["sci_header"]`` of the Dataset, once: arithmetic hands on those of variables. Columns of INT_TIMES and
-        GROUP as coordinates.
+        Raw exposures: ``sci`` (integration, group, row, column) float32 [DN]. Ramps: also ``pixeldq`` and ``groupdq``.
+        Rates: ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise``, with or without ``integration``. Header keywords
+        are in ``attrs``. The whole headers are texts in ``attrs["fits_header"]`` and ``attrs["sci_header"]``. Only the
+        Dataset has these texts, because arithmetic copies attributes of variables. Columns of INT_TIMES and GROUP are
+        coordinates.
 
     Raises
     ------
     InputFileError
-        If the file is no such file, is cut off, or contradicts its own header.
+        If the file is of another kind, is cut off, or contradicts its own header.
     RemoteAccessError
-        If the store behind a URL cannot be reached.
+        If a URL cannot be reached.
     """
     file = scan(path, _TABLES, storage_options)
     file.require_single()
@@ -161,7 +162,7 @@ def _first_integration(path: str, header: Mapping[str, object], readout: Readout
     if "integration" not in sizes:
         return 1
     n, total = sizes["integration"], read(header, "NINTS", matters=False)
-    is_whole = n == total  # then the other keywords do not matter
+    is_whole = n == total  # INTSTART and INTEND do not matter in this case
     first = read(header, "INTSTART", matters=not is_whole, source=path)
     last = read(header, "INTEND", default=first + n - 1 if is_whole else total, matters=not is_whole, source=path)
     if last is not None and last - first + 1 != n:
@@ -182,7 +183,7 @@ def _first_integration(path: str, header: Mapping[str, object], readout: Readout
 
 
 def _check_shape(file: FitsFile, readout: Readout, sizes: dict[str, int]) -> None:
-    """Compare the shape of SCI with the header, and report all differences at once."""
+    """Compare the shape of SCI with the header, and raise an error that names all differences."""
     problems = []
     rows = {readout.n_rows}
     if "group" in sizes and readout.is_irs2:

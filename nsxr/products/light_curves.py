@@ -1,4 +1,4 @@
-"""White light curves as ECSV tables."""
+"""Write white light curves as ECSV tables."""
 
 import os
 from collections.abc import Sequence
@@ -37,29 +37,29 @@ def write_white_light_curve(
     Parameters
     ----------
     curves : Dataset or sequence of Dataset
-        From :func:`white_light_curve`, one for each detector.
+        Curves from :func:`white_light_curve`, one for each detector.
     path : path
-        Of the file to write; its directory is made if need be.
+        File to write. Its directory is made if it does not exist.
     overwrite : bool, default False
-        Whether an older file may be replaced.
+        Whether an existing file may be replaced.
 
     Returns
     -------
     Path
-        The file written, with MJD_UTC_NRS1, BJD_TDB_NRS1 (days), whitelight_flux_NRS1, whitelight_flux_error_NRS1 [Jy
-        or DN/s] and n_wavelengths_NRS1, and so on for NRS2. Rows are integrations; the shorter of two curves ends in
-        NaN.
+        The file that was written. Its columns are MJD_UTC_NRS1, BJD_TDB_NRS1 (days), whitelight_flux_NRS1,
+        whitelight_flux_error_NRS1 [Jy or DN/s] and n_wavelengths_NRS1, and the same for NRS2. Rows are integrations.
+        The shorter of two curves is filled with NaN.
 
     Raises
     ------
     ModelError
-        If a curve has no times, or two are of one detector.
+        If a curve has no times, or if two curves are from the same detector.
     OutputExistsError
-        If the file is there already.
+        If the file already exists.
 
     Notes
     -----
-    The error is the root of the sum of the variances. Integrations without a flux stay in the table, as NaN.
+    The error is the square root of the sum of the variances. Integrations without a flux are NaN in the table.
     """
     parts = [curves] if isinstance(curves, xr.Dataset) else list(curves)
     detectors = [str(curve.attrs.get("DETECTOR", "")) for curve in parts]

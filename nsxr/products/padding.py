@@ -1,9 +1,9 @@
-"""Slits of different sizes in the arrays of one Zarr group: padded when they are stored, cut when they are read.
+"""Store slits of different sizes in the arrays of one Zarr group: pad them for the store, and cut them when reading.
 
-Hundreds of slitlets with ten variables each would be thousands of small arrays. A padded Dataset has ``slit`` in front,
-and ``cross_dispersion`` and ``dispersion`` as long as those of the largest slit. Pixels beyond the end of a slit are
-NaN, with the flags DO_NOT_USE and NON_SCIENCE. The labels ``row`` (slit, cross_dispersion) and ``column`` (slit,
-dispersion) and the keywords of a slit are coordinates along ``slit``. In memory, slits are never padded.
+Hundreds of slitlets with ten variables each would be thousands of small arrays. A padded Dataset has ``slit`` as first
+dim. Its dims ``cross_dispersion`` and ``dispersion`` are as long as those of the largest slit. Pixels beyond the end of
+a slit are NaN, with the flags DO_NOT_USE and NON_SCIENCE. The labels ``row`` (slit, cross_dispersion) and ``column``
+(slit, dispersion) and the keywords of a slit are coordinates along ``slit``. In memory, slits are never padded.
 """
 
 from collections.abc import Mapping
@@ -37,20 +37,20 @@ SLIT_COORDINATES: Mapping[str, tuple[str, Any]] = {
     "shutter_state": ("SHUTSTA", ""),
     "pixel_area": ("PIXAR_SR", np.nan),
 }
-"""Coordinates along ``slit``, their keywords, and what stands for a keyword that is not there."""
+"""Coordinates along ``slit``, their keywords, and the values for missing keywords."""
 
 _LABELS = {"cross_dispersion": ("row", "n_rows"), "dispersion": ("column", "n_columns")}
 
 
 def is_resampled(variables: Any, attrs: Mapping[Any, Any], name: str = "") -> bool:
-    """Whether a slit is resampled: by its weights, the keyword S_RESAMP, or the name of its file.
+    """Return whether a slit is resampled, from its weights, the keyword S_RESAMP, or the name of its file.
 
     Parameters
     ----------
     variables : container of str
-        Names of its variables.
+        Names of the slit's variables.
     attrs : mapping
-        Its keywords.
+        Keywords of the slit.
     name : str
         Name of the file.
     """
@@ -58,22 +58,23 @@ def is_resampled(variables: Any, attrs: Mapping[Any, Any], name: str = "") -> bo
 
 
 def pad_slits(slits: xr.DataTree) -> xr.Dataset:
-    """Put the slits of a DataTree into one Dataset, to be stored.
+    """Put the slits of a DataTree into one padded Dataset, for a store.
 
     Parameters
     ----------
     slits : DataTree
-        As from :func:`nsxr.open_slits`. All slits have the same variables and units.
+        Slits as from :func:`nsxr.open_slits`. All slits must have the same variables and units.
 
     Returns
     -------
     Dataset
-        Padded, see :mod:`nsxr.products.padding`. Lazy where a slit is; one task for each slit and variable.
+        Padded slits, see :mod:`nsxr.products.padding`. Variables of lazy slits are lazy, with one task for each slit
+        and variable.
 
     Raises
     ------
     ModelError
-        If there is no slit, or slits do not have the same variables.
+        If there is no slit, or if slits do not have the same variables.
     """
     named = {name: _in_storage(slit) for name, slit in iterate_slits(slits)}
     if not named:
@@ -110,7 +111,7 @@ def pad_slits(slits: xr.DataTree) -> xr.Dataset:
 
 
 def _in_storage(slit: xr.Dataset) -> xr.Dataset:
-    """Return a slit with the dims of stores, whatever its own are."""
+    """Return a slit with the dims that stores have."""
     return slit.rename(dict(zip(image_dims(slit), RESAMPLED, strict=True)))
 
 
@@ -119,7 +120,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _padded(array: xr.DataArray, lengths: Mapping[str, int]) -> xr.DataArray:
-    """Return an array without labels, filled up at its ends."""
+    """Return an array without labels, padded at the ends of its dims."""
     array = unlabelled(array)
     short = [str(dim) for dim in array.dims if dim in lengths and array.sizes[dim] < lengths[str(dim)]]
     if not short:
@@ -142,25 +143,25 @@ def _padded(array: xr.DataArray, lengths: Mapping[str, int]) -> xr.DataArray:
 
 
 def unpad_slits(padded: xr.Dataset) -> dict[str, xr.Dataset]:
-    """Return the slits, or spectra, of a padded Dataset by name, each with its own size, labels and header."""
+    """Return the slits or spectra of a padded Dataset by name, each with its own size, labels and header."""
     padded = _with_labels(padded)
     return {str(name): unpad(padded, number) for number, name in enumerate(padded["slit"].values)}
 
 
 def _with_labels(padded: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset with the labels of its slits in memory, where ``Dataset.chunk`` made them lazy."""
+    """Return a Dataset with the labels of its slits in memory. ``Dataset.chunk`` makes them lazy."""
     late = {name: c.compute() for name, c in padded.coords.items() if c.dims[:1] == ("slit",) and c.chunks is not None}
     labels = {name: c for name, c in late.items() if name != "wavelength"}
     return padded.assign_coords(labels) if labels else padded
 
 
 def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
-    """Return one slit, or spectrum, of a padded Dataset.
+    """Return one slit or spectrum of a padded Dataset.
 
     Parameters
     ----------
     padded : Dataset
-        From :func:`pad_slits`, or read from a store.
+        Dataset from :func:`pad_slits`, or from a store.
     number : int
         Position of the slit.
     """
@@ -189,7 +190,7 @@ def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
 
 
 def on_detector(slit: xr.Dataset) -> xr.Dataset:
-    """Return a slit from a store with the dims that it has in memory: rows and columns, unless it is resampled.
+    """Return a slit from a store with the dims of slits in memory: rows and columns, unless it is resampled.
 
     Stores of older versions have ``cross_dispersion`` and ``dispersion`` for all slits.
     """

@@ -32,7 +32,7 @@ from nsxr.storage.urls import shown
 __all__ = ["SLIT_IMAGES", "open_slits"]
 
 _OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
-"""Extensions that either all slits of a file have or none."""
+"""Extensions that all slits of a file have, or none of them."""
 
 SLIT_IMAGES: Mapping[str, str] = {
     "SCI": "sci",
@@ -50,7 +50,7 @@ SLIT_IMAGES: Mapping[str, str] = {
     "PHOTOM_UN": "photom_uniform",
     "WHT": "weight",
 }
-"""Extensions of a slit in the order of the observatory's files, and the variables that they become."""
+"""Extensions of a slit in the order of the observatory's files, and their variables in a Dataset."""
 
 
 def open_slits(
@@ -59,40 +59,40 @@ def open_slits(
     chunks: Mapping[str, int] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
-    """Open the slits of a file lazily; no pixel is read.
+    """Open the slits of a file lazily. No pixel is read.
 
     Parameters
     ----------
     path : path or URL
-        ``_cal``, ``_calints``, ``_s2d`` (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count rates
-        (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from
-        :func:`nsxr.write_slits` or of count rates, of integrations if there are.
+        ``_cal``, ``_calints``, ``_s2d`` file (MultiSlitModel, SlitModel, MultiExposureModel), gzipped or not; count
+        rates (``_rate``, ``_rateints``) of a subarray with one spectrum, see :func:`nsxr.as_slit`; or Zarr from
+        :func:`nsxr.write_slits`, or Zarr with count rates. Of these, ``rateints`` is used if the store has it.
     chunks : mapping of str to int, optional
-        Lengths of chunks along ``integration``; by default as many as make 64 MB. Slits are whole.
+        Length of chunks along ``integration``. By default a chunk has 64 MB. Slits are never split.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+        Options for access to a URL, see :func:`nsxr.open_exposure`.
 
     Returns
     -------
     DataTree
-        One node for each slit, with ``sci`` float32 [as BUNIT says], ``dq`` uint32, ``var_poisson``, ``var_rnoise``,
+        One node for each slit, with ``sci`` float32 [units of BUNIT], ``dq`` uint32, ``var_poisson``, ``var_rnoise``,
         ``var_flat``, ``wavelength`` [um], and ``pathloss_*``, ``barshadow``, ``flatfield_*``, ``photom_*``, ``weight``
         as far as the file has them. Images are (row, column), labelled with zero-based detector rows and columns.
-        Resampled slits are (cross_dispersion, dispersion), labelled from 0. In time series, the signal and variances
-        have integration in front. Keywords of the primary header and of the slit are attributes.
-        ``attrs["fits_header"]`` and ``attrs["slit_header"]`` are the headers as text. A file without DQ gets flags:
-        DO_NOT_USE and NON_SCIENCE where the signal is NaN or the weight 0. A file without WAVELENGTH gets wavelengths
-        from the gwcs that it carries, if the extra ``gwcs`` is installed; they are computed when they are used.
+        Resampled slits are (cross_dispersion, dispersion), labelled from 0. In time series, integration is the first
+        dim of the signal and variances. Keywords of the primary header and of the slit are attributes.
+        ``attrs["fits_header"]`` and ``attrs["slit_header"]`` are the headers as text. If the file has no DQ, pixels
+        whose signal is NaN or whose weight is 0 are flagged DO_NOT_USE and NON_SCIENCE. If the file has no WAVELENGTH,
+        wavelengths are computed from its gwcs when they are used. This needs the extra ``gwcs``.
 
     Warns
     -----
     DegradedResultWarning
-        If WAVELENGTH is missing, the file carries a gwcs, and the libraries to read it are not installed.
+        If WAVELENGTH is missing, the file has a gwcs, and the libraries to read it are not installed.
 
     Raises
     ------
     InputFileError
-        If the file has no slits, or count rates of many, is cut off, or contradicts itself.
+        If the file has no slits, has count rates with many spectra, is cut off, or contradicts itself.
     """
     name = os.fspath(path)
     options = StorageOptions(storage_options)
@@ -120,7 +120,7 @@ def open_slits(
 
 
 def _require_partners(file: FitsFile, versions: set[int]) -> None:
-    """Raise InputFileError unless the images of slits go with the signal: each once, for all slits or for none."""
+    """Raise InputFileError if an extension of a slit occurs twice, has no SCI, or is missing for some slits only."""
     for extension in SLIT_IMAGES:
         own = {version for name, version in file.versions if name == extension}
         twice = sorted(version for name, version in file.repeated if name == extension)
@@ -130,7 +130,7 @@ def _require_partners(file: FitsFile, versions: set[int]) -> None:
             raise InputFileError(f"{file.path}: {extension} {min(own - versions)} is there without SCI of that number")
         if own and extension in _OF_ALL and own != versions:
             lost = f"{extension} {min(versions - own)}"
-            raise InputFileError(f"{file.path}: {lost} is missing, other slits have theirs; extensions got lost")
+            raise InputFileError(f"{file.path}: {lost} is missing, but other slits have it; the file is incomplete")
 
 
 def _text(header: Any) -> str:
@@ -173,7 +173,7 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
 
 
 def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr.Variable]:
-    """Return the images of a slit by variable, not read yet."""
+    """Return the images of a slit by variable, without reading pixels."""
     header, shape = file.versions["SCI", version].header, file.versions["SCI", version].shape
     units = str(header.get("BUNIT", "DN/s")).strip() or "DN/s"
     variables: dict[str, xr.Variable] = {}
@@ -198,7 +198,7 @@ def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr
 
 
 def _combined(headers: np.ndarray) -> str:
-    """Return which exposures a slit was made from, by the table of their headers."""
+    """Return the names of the exposures that a slit was made from, from the table of their headers."""
     names = headers.dtype.names or ()
     rows = [
         {name: v.decode("ascii", "replace") if isinstance(v, bytes) else v for name, v in zip(names, row, strict=True)}
@@ -208,13 +208,13 @@ def _combined(headers: np.ndarray) -> str:
 
 
 def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str, xr.Dataset]:
-    """Return slits with the wavelengths of the gwcs in the file, where there is no WAVELENGTH."""
+    """Return slits with wavelengths from the gwcs in the file, if the file has no WAVELENGTH."""
     lacking = [key for key, slit in slits.items() if "wavelength" not in slit]
     if not lacking or (tree := wcs_bytes(file)) is None:
         return slits
     if not can_evaluate():
         warnings.warn(
-            f"{file.path}: WAVELENGTH is missing, and to read it from the gwcs in the file needs the libraries asdf, "
+            f"{file.path}: WAVELENGTH is missing, and reading it from the gwcs in the file needs the libraries asdf, "
             f"gwcs and stdatamodels: {install('gwcs')}",
             DegradedResultWarning,
             stacklevel=4,
@@ -266,7 +266,7 @@ def _as_slit(rates: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _in_chunks(slit: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
-    """Return a slit as dask arrays, and with flags if the file had none."""
+    """Return a slit as dask arrays. Add flags if the file has none."""
     dims = image_dims(slit)
     lengths: dict[str, int] = dict.fromkeys(dims, -1)
     if "integration" in slit.dims:

@@ -35,40 +35,39 @@ def write_slits(
     overwrite: bool = False,
     progress: bool | Literal["force"] = True,
 ) -> Path:
-    """Write slits as a FITS product, or as Zarr if the name ends so.
+    """Write slits as a FITS product, or as Zarr if the name ends in ``.zarr``.
 
     Parameters
     ----------
     slits : Dataset or DataTree
         One slit, or a DataTree of slits as from :func:`nsxr.open_slits`.
     path : path
-        Of the file to write; its directory is made if need be.
+        File to write. Its directory is made if it does not exist.
     overwrite : bool, default False
-        Whether an older file may be replaced.
+        Whether an existing file may be replaced.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
+        Show a bar in a notebook, or if standard error is a terminal. "force" always shows it.
 
     Returns
     -------
     Path
-        The file written.
+        The file that was written.
 
     Raises
     ------
     ModelError
         If a variable is missing or not as declared.
     OutputExistsError
-        If the file is there already, or another process is writing it.
+        If the file already exists, or another process is writing it.
     OSError
         If the disk is full or cannot be written.
 
     Notes
     -----
-    FITS gets SCI DQ ERR WAVELENGTH and what else a slit has, for each slit with its number as EXTVER. ERR is the root
-    of the sum of the variances. Zarr gets a group for each slit. Two and more slitlets of the shutter array share one
-    group if they have the same variables and the same history. In that group they are padded, see
-    :mod:`nsxr.products.padding`.
-    :func:`nsxr.open_slits` reads all of these.
+    FITS has the extensions SCI DQ ERR WAVELENGTH and those of other variables for each slit, with the number of the
+    slit as EXTVER. ERR is the square root of the sum of the variances. Zarr has a group for each slit. Two or more
+    slitlets of the shutter array share one group if they have the same variables and the same history. In that group
+    they are padded, see :mod:`nsxr.products.padding`. :func:`nsxr.open_slits` reads all of these.
     """
     final = local_path(path)
 
@@ -84,7 +83,7 @@ def write_slits(
 
 
 def _zarr_nodes(slits: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
-    """Return what each group of a Zarr store holds."""
+    """Return the content of each group of a Zarr store."""
     if isinstance(slits, xr.Dataset):
         return {"/": slits}
     each = [slit for _, slit in iterate_slits(slits)]
@@ -96,7 +95,7 @@ def _zarr_nodes(slits: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
 
 
 def _model(slits: Sequence[xr.Dataset]) -> str:
-    """Return the data model of the file: that of the input, if it fits."""
+    """Return the data model of the file: that of the input, if it fits the slits."""
     given = str(slits[0].attrs.get("DATAMODL", ""))
     if len(slits) > 1:
         return given if given == "MultiExposureModel" else "MultiSlitModel"
@@ -142,12 +141,12 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
 
 
 def _slit_header(slit: xr.Dataset) -> str:
-    """Return the header of a slit as text: the one it came with, its keywords, and where its pixels are by label."""
+    """Return the header of a slit as text: its original header, its keywords, and the place that its labels give."""
     header = fits.Header.fromstring(str(slit.attrs.get("slit_header", "")), sep="\n")
     for keyword, meaning in SLIT_KEYWORDS.items():
         if keyword in slit.attrs and keyword not in header:
             set_keyword(header, keyword, slit.attrs[keyword], meaning)
-    if not is_resampled(slit, slit.attrs):  # resampled pixels have no place on the detector
+    if not is_resampled(slit, slit.attrs):  # resampled pixels are not detector pixels
         for axis, dim in zip(("2", "1"), image_dims(slit), strict=True):
             if dim in slit.coords:
                 start = int(slit[dim].to_numpy()[0]) + 2 - read(slit.attrs, f"SUBSTRT{axis}", default=1)
@@ -157,12 +156,12 @@ def _slit_header(slit: xr.Dataset) -> str:
 
 
 def slit_primary_header(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
-    """Return the primary header of a product of slits: without what the header of a slit added to ``attrs``.
+    """Return the primary header of a product of slits, without the keywords from the header of a slit.
 
     Parameters
     ----------
     attrs : mapping
-        Attributes of a slit, those of the file on top.
+        Attributes of a slit, overridden by those of the file.
     filename : str
         Final name of the product.
     model : str
@@ -171,7 +170,7 @@ def slit_primary_header(attrs: Mapping[Any, Any], filename: str, model: str) -> 
     own = fits.Header.fromstring(str(attrs.get("slit_header", "")), sep="\n")
     carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
     kept = {k: v for k, v in attrs.items() if (k not in own and k not in SLIT_KEYWORDS) or k in carried}
-    # a keyword of both headers has the value of the slit in attrs
+    # if both headers have a keyword, attrs holds the value of the slit
     kept |= {
         key: carried[key] for key in own if key in carried and key in attrs and key not in ("COMMENT", "HISTORY", "")
     }

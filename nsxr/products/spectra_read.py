@@ -1,4 +1,4 @@
-"""Read spectra: x1d, x1dints and c1d, of the observatory's pipeline or nsxr's own, and Zarr."""
+"""Read spectra: x1d, x1dints and c1d of the observatory's pipeline or of nsxr, and Zarr."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ _COMBINED: Mapping[str, tuple[str, str]] = {
     "FLUX_VAR": ("flux_var", "variance of flux"),
     "SB_VAR": ("sb_var", "variance of surf_bright"),
 }
-"""Variables of combined spectra, which the model does not declare, and what they mean."""
+"""Variables of combined spectra that :mod:`nsxr.model.variables` does not declare, and their meanings."""
 
 
 def open_spectra(path: str | os.PathLike[str]) -> xr.DataTree:
@@ -44,22 +44,22 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.DataTree:
     Parameters
     ----------
     path : str or path
-        FITS: ``x1d``, ``x1dints`` (with a row for each integration, or as before version 1.18 of the observatory's
-        pipeline a table for each) or ``c1d``, gzipped or not. Or a directory that ends in ``.zarr``, written by
-        :func:`nsxr.products.spectra_write.write_spectra`.
+        FITS: ``x1d``, ``x1dints`` or ``c1d``, gzipped or not. An ``x1dints`` may have a row for each integration, or a
+        table for each integration, as before version 1.18 of the observatory's pipeline. Or a directory that ends in
+        ``.zarr``, written by :func:`nsxr.products.spectra_write.write_spectra`.
 
     Returns
     -------
     DataTree
-        A node for each spectrum, named like its slit (SLTNAME). Spectra have ``flux`` and the like (dispersion) or
-        (integration, dispersion) float64 [Jy or DN/s], variances, ``dq`` uint32, coordinate ``wavelength`` float64
-        [um]. Errors are left out: they are roots of sums of variances. A combined spectrum that has only errors gets
-        ``flux_var`` and ``sb_var``. FITS tables are read into memory, Zarr is lazy.
+        A node for each spectrum, named like its slit (SLTNAME). Spectra have ``flux`` and other quantities (dispersion)
+        or (integration, dispersion) float64 [Jy or DN/s], variances, ``dq`` uint32, and the coordinate ``wavelength``
+        float64 [um]. Errors are left out, because they are square roots of sums of variances. A combined spectrum that
+        has only errors gets ``flux_var`` and ``sb_var``. FITS tables are read into memory. Zarr is lazy.
 
     Raises
     ------
     InputFileError
-        If there is no such file, it is damaged, or it holds no spectra.
+        If the file does not exist, is damaged, or has no spectra.
     """
     location = os.fspath(path)
     if location.rstrip("/").endswith(".zarr"):
@@ -80,7 +80,7 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.DataTree:
 
 
 def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | None, path: str) -> xr.Dataset:
-    """Return one table as a spectrum, or as a series if its rows hold vectors."""
+    """Return one table as a spectrum, or as a time series if its rows hold vectors."""
     header, data, present = keywords(hdu.header), hdu.data, hdu.columns.names
     number = partial(read, header, matters=False, source=f"{path}: {hdu.name} {hdu.ver}")
     missing = {"WAVELENGTH", "FLUX", "DQ"} - set(present)
@@ -141,7 +141,7 @@ def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | No
 
 
 def _units(text: str | None) -> str | None:
-    """Return units as the model spells them: squares as ``(MJy/sr)2``."""
+    """Return units in the spelling of nsxr, with squares as ``(MJy/sr)2``."""
     squares = {"Jy^2": "(Jy)2", "MJy^2 / sr^2": "(MJy/sr)2", "(MJy/sr)^2": "(MJy/sr)2", "DN^2 / s^2": "(DN/s)2"}
     return squares.get(text, text) if text else None
 
@@ -151,19 +151,19 @@ def _squared(units: str | None) -> str | None:
 
 
 def _cut(wavelength: np.ndarray, values: dict[str, np.ndarray], what: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the wavelengths that all rows of a series share, and its vectors without padding."""
+    """Return the wavelengths that all rows of a time series share, and its vectors without padding."""
     lengths = np.unique(values["N_ALONGDISP"]) if "N_ALONGDISP" in values else np.array([wavelength.shape[1]])
     if lengths.size != 1:
         raise InputFileError(f"{what}: N_ALONGDISP differs between integrations ({lengths.min()} to {lengths.max()})")
     length = int(lengths[0])
     if not np.array_equal(wavelength, np.broadcast_to(wavelength[:1], wavelength.shape), equal_nan=True):
-        raise InputFileError(f"{what}: wavelengths differ between integrations; nsxr holds series with one for all")
+        raise InputFileError(f"{what}: wavelengths differ between integrations, expected the same in all of them")
     cut = {name: v[:, :length] if v.ndim == 2 else v for name, v in values.items()}
     return wavelength[0, :length], cut
 
 
 def _joined(spectra: Sequence[xr.Dataset], path: str) -> list[xr.Dataset]:
-    """Return series where a file has a table for each integration."""
+    """Join spectra to time series if a file has a table for each integration."""
     if not all("integration" in s.coords and not s["integration"].ndim for s in spectra):
         return list(spectra)
     groups: dict[tuple[Any, Any], list[xr.Dataset]] = {}
@@ -182,7 +182,7 @@ def _joined(spectra: Sequence[xr.Dataset], path: str) -> list[xr.Dataset]:
 
 
 def _with_times(spectra: Sequence[xr.Dataset], times: np.ndarray | None) -> list[xr.Dataset]:
-    """Add the times of INT_TIMES to series that have none of their own."""
+    """Add the times of INT_TIMES to time series that have no times."""
     if times is None:
         return list(spectra)
     places = {int(number): place for place, number in enumerate(times["integration_number"])}
@@ -199,7 +199,7 @@ def _with_times(spectra: Sequence[xr.Dataset], times: np.ndarray | None) -> list
 
 
 def _tree(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
-    """Return a tree with a node for each spectrum. Names that come twice are numbered from 2."""
+    """Return a tree with a node for each spectrum. Repeated names get a number from 2."""
     names: list[str] = []
     for spectrum in spectra:
         name = plain_name(spectrum.attrs.get("SLTNAME", ""), "spectrum")
@@ -209,7 +209,7 @@ def _tree(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTre
 
 
 def _each(spectrum: xr.Dataset) -> list[xr.Dataset]:
-    """Return the spectra of a group: one, or those of older stores, padded."""
+    """Return the spectra of a group. It has one spectrum, or padded spectra in older stores."""
     return list(unpad_slits(spectrum).values()) if "slit" in spectrum.dims else [spectrum]
 
 
@@ -226,5 +226,5 @@ def _open_zarr(path: Path) -> xr.DataTree:
 
 
 def _by_column(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a series along ``dispersion`` again, ``wavelength`` being its index in Zarr."""
+    """Return a time series with dim ``dispersion``. In Zarr, this dim is ``wavelength``."""
     return dataset.swap_dims(wavelength="dispersion") if "wavelength" in dataset.dims else dataset

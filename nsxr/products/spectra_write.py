@@ -1,4 +1,4 @@
-"""Write spectra: x1d, x1dints and c1d as FITS tables, or Zarr, all or nothing and in one compute."""
+"""Write spectra as FITS tables (x1d, x1dints, c1d) or Zarr. A file appears only when it is complete."""
 
 import os
 import re
@@ -43,19 +43,19 @@ _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 
 
 def _spectra_of(spectra: xr.Dataset | xr.DataTree) -> list[xr.Dataset]:
-    """Return spectra one by one, with the keywords of all of them in each."""
+    """Return a list of spectra. Each has the keywords that all of them share."""
     each = [spectrum for _, spectrum in iterate_slits(spectra)]
     return [_with_labels(one.assign_attrs({**spectra.attrs, **one.attrs})) for one in each]
 
 
 def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset with its times in memory, where ``Dataset.chunk`` may have made them lazy."""
+    """Return a Dataset with its times in memory. ``Dataset.chunk`` may have made them lazy."""
     late = [name for name in TIME_COLUMNS if name in dataset.coords and dataset[name].chunks is not None]
     return dataset.assign_coords({name: dataset[name].compute() for name in late}) if late else dataset
 
 
 def _kind(spectra: Sequence[xr.Dataset]) -> tuple[str, str]:
-    """Return name of the extension and of the data model, and refuse what fits in no product."""
+    """Return the names of the extension and of the data model. Raise ModelError if no product can hold the spectra."""
     if not spectra:
         raise ModelError("there are no spectra to write")
     kinds = set()
@@ -69,7 +69,7 @@ def _kind(spectra: Sequence[xr.Dataset]) -> tuple[str, str]:
         series, combined = "integration" in spectrum["flux"].dims, "n_input" in spectrum
         kinds.add((combined, series))
     if len(kinds) > 1 or (True, True) in kinds:
-        raise ModelError("spectra of one product are all single, or all series, or all combined; write them apart")
+        raise ModelError("single, time-series and combined spectra cannot be in one product; write them separately")
     combined, series = kinds.pop()
     if combined:
         return "COMBINE1D", "MultiCombinedSpecModel"
@@ -77,7 +77,7 @@ def _kind(spectra: Sequence[xr.Dataset]) -> tuple[str, str]:
 
 
 def _primary(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
-    """Return the primary header: without what the header of a slit added to ``attrs``."""
+    """Return the primary header, without the keywords from the header of a slit."""
     carried = attrs.get("fits_header")
     known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
     kept = {k: v for k, v in attrs.items() if not _belongs_to_slit(str(k), known)}
@@ -93,7 +93,7 @@ def _belongs_to_slit(key: str, primary: set[str] | None) -> bool:
 
 
 def _header(spectrum: xr.Dataset, header: fits.Header) -> dict[str, xr.DataArray]:
-    """Put the keywords of a spectrum into the header of its table; return those whose values come late."""
+    """Put the keywords of a spectrum into the header of its table. Return the keywords with lazy values."""
     attrs = spectrum.attrs
     carried = attrs.get("fits_header")
     known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
@@ -103,7 +103,7 @@ def _header(spectrum: xr.Dataset, header: fits.Header) -> dict[str, xr.DataArray
             if isinstance(value, float) and not np.isfinite(value):
                 value = None
             set_keyword(header, key, printable(value) if isinstance(value, str) else value, SLIT_KEYWORDS.get(key, ""))
-    if "DETECTOR" in attrs:  # the peer's white light curves are named by this one
+    if "DETECTOR" in attrs:  # the observatory's pipeline names white light curves by it
         header["DETECTOR"] = (attrs["DETECTOR"], "Name of detector used to acquire the data")
     first = int(spectrum["dispersion"][0]) if "dispersion" in spectrum.coords else 0
     header["EXTRXSTR"] = (first - cutout_start(attrs, 1) + 1, "X axis start of extraction region")
@@ -124,7 +124,7 @@ def _header(spectrum: xr.Dataset, header: fits.Header) -> dict[str, xr.DataArray
 
 
 def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]]:
-    """Return the bytes of the rows of a table, lazy if the spectrum is, and its columns."""
+    """Return the bytes of the rows of a table, and its columns. The bytes are lazy if the spectrum is lazy."""
     flux = spectrum["flux"]
     calibrated = flux.attrs["units"] == "Jy"
     arrays = {"FLUX": flux, "WAVELENGTH": spectrum["wavelength"].astype(np.float64)}
@@ -171,7 +171,7 @@ def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]
 def _create(
     path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], filename: str
 ) -> list[tuple[xr.DataArray, Target]]:
-    """Create a FITS product of full size, and say what goes where in it."""
+    """Create a FITS product of full size, and return its arrays with their targets."""
     extension, model = _kind(spectra)
     records = [provenance(spectrum) for spectrum in spectra]
     first = spectra[0].attrs
@@ -197,7 +197,7 @@ def _create(
 
 
 def _target(place: Place, rows: xr.DataArray) -> Target:
-    """Return where the rows of a spectrum go; of a single spectrum, only those with a wavelength are kept."""
+    """Return the target of the rows of a spectrum. For a single spectrum, only rows with a wavelength are kept."""
     if "integration" in rows.dims:
         return BlockFile(place.path, place.offset, rows.shape, "uint8")
     cards = place.cards()
@@ -205,12 +205,15 @@ def _target(place: Place, rows: xr.DataArray) -> Target:
 
 
 def _by_wavelength(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a series with ``wavelength``, computed, as its index, without columns that have none unless none has."""
+    """Return a time series with its computed ``wavelength`` as index.
+
+    Columns without wavelength are dropped, unless no column has one.
+    """
     dataset = _with_labels(dataset)
     if "integration" not in dataset.dims or dataset["wavelength"].dims != ("dispersion",):
         return dataset
     wavelength = dataset["wavelength"].compute()
-    if not np.isfinite(wavelength).any():  # count rates: columns are all there is to tell them apart
+    if not np.isfinite(wavelength).any():  # count rates: keep the columns as index
         return dataset.assign_coords(wavelength=wavelength)
     finite = np.flatnonzero(np.isfinite(wavelength.to_numpy()))
     if "dispersion" not in dataset.coords:
@@ -235,45 +238,46 @@ def write_spectra(
     overwrite: bool = False,
     progress: bool | Literal["force"] = True,
 ) -> Path:
-    """Write spectra as a FITS product, or as Zarr if the name ends so.
+    """Write spectra as a FITS product, or as Zarr if the name ends in ``.zarr``.
 
-    Single spectra become an ``x1d``, series an ``x1dints``, combined ones a ``c1d``, each with the columns of the
-    observatory's products in their order and units. After them come COVERAGE, part of the profile on pixels that were
-    used, and COLUMN, the detector column from 0. FLUX_ERROR, SB_ERROR and BKGD_ERROR are the roots of the sums of the
-    variances. Columns without a finite wavelength are left out, if others have one.
+    Single spectra become an ``x1d``, time series an ``x1dints``, and combined spectra a ``c1d``. Each has the columns
+    of the observatory's products in their order and units. After them come COVERAGE, the fraction of the profile on
+    pixels that were used, and COLUMN, the detector column from 0. FLUX_ERROR, SB_ERROR and BKGD_ERROR are the square
+    roots of the sums of the variances. Columns without a finite wavelength are left out, if others have one.
 
     Parameters
     ----------
     spectra : Dataset or DataTree
-        One spectrum, ``flux`` (dispersion) float64 [Jy or DN/s] with its variances, ``dq`` uint32, coordinate
-        ``wavelength`` float64 [um] and what else belongs to a spectrum; a time series with ``integration`` in front; a
-        DataTree of them; or what :func:`nsxr.combine_spectra` returns.
+        One spectrum: ``flux`` (dispersion) float64 [Jy or DN/s] with its variances, ``dq`` uint32, coordinate
+        ``wavelength`` float64 [um] and other variables of a spectrum. Or a time series with ``integration`` as first
+        dim; a DataTree of spectra; or a result of :func:`nsxr.combine_spectra`.
     path : path
-        Of the file to write; its directory is made if need be.
+        File to write. Its directory is made if it does not exist.
     overwrite : bool, default False
-        Whether an older file may be replaced.
+        Whether an existing file may be replaced.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
+        Show a bar in a notebook, or if standard error is a terminal. "force" always shows it.
 
     Returns
     -------
     Path
-        The file written.
+        The file that was written.
 
     Raises
     ------
     ModelError
         If a variable is missing, or has dims, a dtype or units that such a product cannot hold.
     OutputExistsError
-        If the file is there already, or another process is writing it.
+        If the file already exists, or another process is writing it.
     OSError
         If the disk is full or cannot be written.
 
     Notes
     -----
-    Everything is computed in one pass, into a temporary name; the file appears when it is whole. Variances that the
-    spectra lack are written as 0, other quantities as NaN. A series in Zarr has dims (integration, wavelength); for
-    that, its wavelengths are computed first if they are lazy. All else in Zarr keeps its dims.
+    Everything is computed in one pass and written under a temporary name. The file appears when it is complete.
+    Variances that the spectra lack are written as 0, other quantities as NaN. A time series in Zarr has dims
+    (integration, wavelength). Its wavelengths are therefore computed first if they are lazy. Other spectra in Zarr keep
+    their dims.
     """
     final = local_path(path)
     _kind(_spectra_of(spectra))

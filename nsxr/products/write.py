@@ -1,4 +1,4 @@
-"""Write the products of an exposure: all of them in one compute, and all of them or none."""
+"""Write all products of an exposure in one compute. Either all products appear, or none."""
 
 import logging
 import os
@@ -44,18 +44,18 @@ def product_paths(
     names : sequence of str
         Nodes of the result (``rate``, ``rateints``).
     directory : path
-        Where products go.
+        Directory of the products.
     root : str
-        File name without kind and ending, as in ``<root>_uncal.fits``.
+        File name without its kind and ending, as in ``<root>_uncal.fits``.
     formats : sequence of str
         ``"fits"``, ``"zarr"`` or both.
     steps : sequence of str
-        Intermediate products, always FITS.
+        Steps whose results are saved. These are always FITS.
 
     Returns
     -------
     dict
-        Keys are the names and steps, and ``"zarr"`` for the store.
+        Paths. Keys are the names and steps, and ``"zarr"`` for the store.
     """
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
@@ -87,7 +87,7 @@ def write_products(
 
     Raw pixels are read once for all products. Each block is written as soon as it is computed, so memory does not grow
     with the size of the products. Files are written under temporary names in the same directory, and renamed when all
-    of them are complete. If anything fails, none of them appears, older files stay, and temporary files are removed.
+    of them are complete. If anything fails, no product appears, older files stay, and temporary files are removed.
     Temporary files of a process that was killed are removed by the next process that writes the same products. No two
     processes can write products of the same root at the same time.
 
@@ -97,7 +97,7 @@ def write_products(
         Nodes ``rate`` and ``rateints``: ``sci`` float32 [DN/s], ``dq`` uint32, ``var_poisson`` and
         ``var_rnoise`` float32 [(DN/s)2], (row, column) or (integration, row, column).
     directory : path
-        Created if it does not exist.
+        Directory of the products. It is made if it does not exist.
     root : str
         Products are ``<root>_rate.fits``, ``<root>_rateints.fits`` and ``<root>.zarr``.
     formats : sequence of str, default ("fits",)
@@ -105,35 +105,34 @@ def write_products(
     overwrite : bool, default False
         Whether existing products may be replaced.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal, or in a notebook; "force" shows it anyway.
+        Show a bar in a notebook, or if standard error is a terminal. "force" always shows it.
     steps : mapping of str to Dataset, optional
-        Intermediate results to save as ``<root>_<step>.fits``: ramps with ``sci`` (integration, group,
-        row, column) float32 [DN] and, if made already, ``pixeldq`` and ``groupdq``.
+        Intermediate results to save as ``<root>_<step>.fits``: ramps with ``sci`` (integration, group, row, column)
+        float32 [DN] and, if they were made, ``pixeldq`` and ``groupdq``.
     texts : mapping of str to str, optional
-        Texts that appear together with the products, as ``<root>_<name>``: a recipe under ``"recipe.toml"``.
+        Texts to write as ``<root>_<name>`` together with the products, such as a recipe under ``"recipe.toml"``.
 
     Returns
     -------
     list of Path
-        The products written, and the texts after them.
+        The products that were written, then the texts.
 
     Raises
     ------
     OutputExistsError
-        If a product is there already, or another process is writing it; before anything is computed.
+        If a product already exists, or another process is writing it. This is checked before anything is computed.
     ParameterError
         If a format is unknown.
     ModelError
-        If a Dataset cannot be written as such a product.
+        If a Dataset cannot be written as a product.
     OSError
         If the disk is full or cannot be written.
     ClusterError
-        If workers of a cluster die over the same block again and again, or the cluster is lost.
+        If workers of a cluster die repeatedly while they compute the same block, or if the cluster is lost.
 
     Notes
     -----
-    FITS and Zarr hold the same pixels bit for bit; only FITS has ERR, as
-    ``sqrt(var_poisson + var_rnoise)``.
+    FITS and Zarr hold the same pixels, bit for bit. Only FITS has ERR, ``sqrt(var_poisson + var_rnoise)``.
     """
     saved = dict(steps or {})
     nodes = {name: node.to_dataset() for name, node in tree.children.items()}
@@ -173,18 +172,18 @@ def write_whole(
     Parameters
     ----------
     finals : sequence of Path
-        The outputs, all in ``folder``.
+        Paths of the outputs, all in ``folder``.
     create : callable
-        Called with temporary names, one for each of ``finals``. It creates files without pixels there, and returns
-        arrays with the targets in which they are to be stored.
+        Function that is called with temporary names, one for each of ``finals``. It creates these files without pixels,
+        and returns arrays with their targets.
     folder : Path
-        Created if it does not exist.
+        Directory of the outputs. It is made if it does not exist.
     root : str
         Name of the lock: no other process can write files of this name to ``folder`` at the same time.
     overwrite : bool
         Whether existing outputs may be replaced.
     progress : bool or "force"
-        Whether a bar is shown.
+        Whether to show a progress bar.
     """
     with ExitStack() as stack:
         with disk_errors(folder):
@@ -208,7 +207,7 @@ def write_whole(
 
 
 def _finish(partial: Path) -> None:
-    """Complete a Zarr store whose pixels are written: add checksums of its objects, and consolidate its metadata."""
+    """Complete a Zarr store after its pixels are written: add checksums of its objects, consolidate its metadata."""
     if partial.is_dir():
         add_manifest(Folder.at(partial))
         consolidate(partial)

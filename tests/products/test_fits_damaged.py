@@ -365,7 +365,7 @@ def test_check_finds_what_was_cut_off_between_extensions(rate, sub32, tmp_path):
     names = list(scan(rate).extensions)
     for name in names[:-1]:
         found = cut_after(rate, name, tmp_path / "x.fits")
-        assert found[-1].startswith("ASDF is missing, with which products end")
+        assert found[-1].startswith("ASDF is missing, the last extension of products")
         kept = names[: names.index(name) + 1]
         lost = [other for other in ("ERR", "DQ", "VAR_POISSON", "VAR_RNOISE") if other not in kept]
         assert [line.split()[0] for line in found[:-1]] == lost
