@@ -1,4 +1,4 @@
-"""Archives: many calibrated exposures in one Zarr hierarchy. Readers see only exposures that are complete."""
+"""Keep many calibrated exposures in one Zarr hierarchy, an archive. Readers see only complete exposures."""
 
 from nsxr.archive.checker import check_archive
 from nsxr.archive.reader import list_exposures, open_archive, open_raw, select_exposures

@@ -36,7 +36,7 @@ def check_archive(path: str | os.PathLike[str], storage_options: Named | None = 
     path : path or URL
         The archive.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+        Options of the store behind a URL, see :func:`nsxr.open_exposure`.
 
     Yields
     ------
@@ -61,7 +61,7 @@ def check_archive(path: str | os.PathLike[str], storage_options: Named | None = 
         if is_complete(document):
             found = list(_check_exposure(folder, node, document["attributes"]))
             if plan_key(node) not in busy or folder.read_json(f"{node}/{METADATA}") == document:
-                yield from (f"{node}{problem}" for problem in found)  # else it has just been replaced
+                yield from (f"{node}{problem}" for problem in found)  # otherwise the exposure has just been replaced
         elif plan_key(node) not in planned | busy:
             yield f"{node}: half-written and not planned; remove it or add it again"
     for key in sorted(planned - busy):
@@ -104,7 +104,7 @@ def _check_exposure(folder: Folder, node: str, header: Named) -> Iterator[str]:
 
 
 def _check_provenance(folder: Folder, path: str) -> Iterator[str]:
-    """Check that every step is recorded: as done, with its references, or as skipped, with a reason."""
+    """Check that every step is recorded: as done with its references, or as skipped with a reason."""
     document = folder.read_json(f"{path}/{METADATA}")
     try:
         attributes = document["attributes"]
@@ -115,7 +115,7 @@ def _check_provenance(folder: Folder, path: str) -> Iterator[str]:
 
 
 def _leftovers(folder: Folder) -> Iterator[str]:
-    """Yield files that killed runs have left, and files that do not belong to an archive."""
+    """Yield files that killed runs have left behind, and files that do not belong to an archive."""
     for name in folder.names(JOURNAL)[1]:
         if name.startswith("."):
             yield f"{JOURNAL}/{name}: left behind by a write that was cut off; remove it"

@@ -1,4 +1,4 @@
-"""The journal of an archive, files in its folder ``.nsxr``: plans for exposures, and claims of processes on them."""
+"""Keep the journal of an archive: files in its folder ``.nsxr`` with plans for exposures, and claims of processes."""
 
 import json
 import os
@@ -21,17 +21,17 @@ __all__ = ["Claim", "Plan", "claim", "claims", "is_at_work", "is_readable", "now
 
 _CLAIM = re.compile(r"(?P<node>[^.].*)\.claim(?P<number>[0-9]{1,9})")
 _UNREADABLE: Named = {"host": "an unknown host"}
-"""Content that stands for a claim that cannot be read: a process may be at work, but it is unknown which one."""
+"""Replaces the content of a claim that cannot be read: an unknown process may be working on the exposure."""
 
 
 def now() -> str:
-    """Return the time in UTC, in a form whose order as text is the order in time."""
+    """Return the time in UTC as text that sorts in the order of time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is needed to calibrate an exposure, now or later.
+    """Hold all that is needed to calibrate an exposure, now or later.
 
     Attributes
     ----------
@@ -44,11 +44,11 @@ class Plan:
     raw : bool
         Whether the raw ramps go into the archive too.
     planned : str
-        Time of the plan. It tells whether an exposure in the archive was made by this plan.
+        Time of the plan. An exposure in the archive was made by this plan if it has the same time.
     version : str
         Version of nsxr.
     token : str
-        Random text, since two plans may have the same time. Plans of earlier versions have none.
+        Random text, because two plans may have the same time. Plans of earlier versions have none.
     """
 
     node: str
@@ -61,12 +61,12 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Folder, key: str) -> "Plan":
-        """Return the plan in a file of the journal. Every plan that is carried out is read and checked here.
+        """Return the plan in a file of the journal. Every plan is checked here before it is carried out.
 
         Raises
         ------
         InputFileError
-            If it is not a plan, or would do what no plan of nsxr does.
+            If the file is not a plan, or is a plan that nsxr cannot have written.
         """
         try:
             return cls._of(folder.read_json(key), key)
@@ -75,7 +75,7 @@ class Plan:
 
     @classmethod
     def kept(cls, text: Any, node: str) -> "Plan":
-        """Return the plan by which an exposure in the archive was made, from its attribute.
+        """Return the plan of an exposure in the archive, from the attribute of the exposure.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Plan:
         return plan
 
     def _require_right(self, key: str) -> None:
-        """Raise ValueError or TypeError unless the plan is one that nsxr may have written to this file."""
+        """Raise ValueError or TypeError if nsxr cannot have written this plan to this file."""
         if not is_node(self.node):
             raise ValueError(f"its node is {self.node!r}, expected programme/observation/exposure/detector")
         if plan_key(self.node) != key:
@@ -140,7 +140,7 @@ def plans(folder: Folder) -> list[str]:
 
 
 def _process(pid: int) -> str | None:
-    """Return a text that differs between processes with the same number, None if there is no such process."""
+    """Return a text that identifies a process among those with the same number; None if it does not exist."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -151,23 +151,23 @@ def _process(pid: int) -> str | None:
         state, *_ = fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "running"  # not on Linux
-    return None if state in ("Z", "X") else fields[19]  # its start, in clock ticks
+    return None if state in ("Z", "X") else fields[19]  # time of the start of the process, in clock ticks
 
 
 def is_at_work(content: Named | None) -> bool:
-    """Whether the process that made a claim may still be at work. Processes on other hosts may always be."""
+    """Return whether the process of a claim may still be running. This is always possible for other hosts."""
     if content is None or content.get("host") != socket.gethostname():
         return True
     return _process(content["pid"]) == content.get("started")
 
 
 def is_readable(content: Named | None) -> bool:
-    """Whether the content of a claim could be read."""
+    """Return whether the content of a claim could be read."""
     return content is not _UNREADABLE
 
 
 def claims(folder: Folder, node: str | None = None) -> dict[str, Named | None]:
-    """Return the claims on one exposure, or on all: content by key, None if the claim has just been removed."""
+    """Return the claims on one exposure, or on all, as content by key; None if a claim has just been removed."""
     found = {name: match for name in folder.names(JOURNAL)[1] if (match := _CLAIM.fullmatch(name))}
     names = [name for name, match in found.items() if node is None or match["node"] == _identifier(node)]
     return {f"{JOURNAL}/{name}": _content(folder, f"{JOURNAL}/{name}") for name in names}
@@ -184,15 +184,15 @@ def _content(folder: Folder, key: str) -> Named | None:
 
 @dataclass
 class Claim:
-    """The right of this process to write one exposure. It has to be released."""
+    """Hold the right of this process to write one exposure. The claim has to be released."""
 
     folder: Folder
     keys: tuple[str, ...]
 
     def release(self) -> None:
-        """Remove the files of the claim, once: later, files of these names may belong to other processes.
+        """Remove the files of the claim, only once, because other processes may use these names later.
 
-        Files of dead processes, from which the exposure was taken over, are removed first.
+        Claims of dead processes, which this process has taken over, are removed first.
         """
         keys, self.keys = self.keys, ()
         for key in keys:
@@ -202,8 +202,9 @@ class Claim:
 def claim(folder: Folder, node: str, force: bool = False) -> Claim:
     """Claim an exposure for this process. Claims of dead processes are taken over.
 
-    A claim is a numbered file that only one process can make. A process that takes over an exposure makes the file with
-    the next number, and then looks again. If another claim has come or gone meanwhile, it gives up.
+    A claim is a numbered file that only one process can create. A process that takes over an exposure creates the file
+    with the next number, and then lists the claims again. If another claim has appeared or disappeared meanwhile, the
+    process gives up.
 
     Parameters
     ----------
@@ -212,7 +213,7 @@ def claim(folder: Folder, node: str, force: bool = False) -> Claim:
     node : str
         The exposure.
     force : bool
-        Whether claims of other hosts, whose processes cannot be seen from here, and unreadable claims are taken over.
+        Whether to take over unreadable claims, and claims of other hosts, whose processes cannot be checked from here.
 
     Raises
     ------

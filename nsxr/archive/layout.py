@@ -1,8 +1,8 @@
-"""The layout of an archive: its groups, their metadata, and raw ramps in the form in which they were digitized.
+"""Define the layout of an archive: its groups, their metadata, and raw ramps as 16-bit integers.
 
 An archive is a Zarr hierarchy in format 3: programme / observation / exposure / detector, and below each detector
 ``rate``, ``rateints`` and, on request, ``raw``. The metadata of a detector's group are written last, in one step.
-Before that no reader finds the exposure.
+Readers do not find the exposure before this step.
 """
 
 import json
@@ -47,7 +47,7 @@ _KEPT_ELSEWHERE = ("fits_header", "sci_header", "nsxr_steps")  # in rate, ratein
 
 
 def as_raw(exposure: xr.Dataset) -> xr.Dataset:
-    """Return a raw exposure whose ``sci`` (integration, group, row, column) is uint16, as it was digitized [DN]."""
+    """Return a raw exposure with ``sci`` (integration, group, row, column) as uint16 [DN], as it was digitized."""
     sci = exposure["sci"]
     if "group" not in sci.dims or sci.dtype != np.float32:
         raise ModelError(f"sci has dims {sci.dims} and dtype {sci.dtype}, expected a raw exposure, float32")
@@ -67,7 +67,7 @@ def _as_counts(block: np.ndarray) -> np.ndarray:
 
 
 def from_raw(raw: xr.Dataset) -> xr.Dataset:
-    """Return the raw exposure that was put into an archive, equal to the result of :func:`nsxr.open_exposure`.
+    """Return the raw exposure from an archive, equal to the result of :func:`nsxr.open_exposure`.
 
     Parameters
     ----------
@@ -77,13 +77,13 @@ def from_raw(raw: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``sci`` float32, lazy if it was; coordinates in memory.
+        ``sci`` float32, lazy if the input is; coordinates in memory.
     """
     if "sci" not in raw or raw["sci"].dtype != np.uint16:
         raise ModelError("no raw exposure of an archive: there is no sci of dtype uint16")
     coordinates = {}
     for name, array in raw.coords.items():
-        # Zarr's strings have no fixed length; FITS tables, and Datasets made from them, have
+        # strings in Zarr have no fixed length; strings in FITS tables, and in Datasets made from them, have one
         values = array.to_numpy()
         texts = np.array(values.tolist(), dtype=str) if values.dtype.kind in "OT" else values
         coordinates[name] = (array.dims, texts, array.attrs)
@@ -106,18 +106,18 @@ def exposure_document(
 
 
 def own_attributes(document: object) -> Entries:
-    """Return the attributes in the metadata of a group; empty if the metadata are damaged."""
+    """Return the attributes from the metadata of a group; empty if the metadata are damaged."""
     found = document.get("attributes") if isinstance(document, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def is_complete(document: object) -> bool:
-    """Whether these are the metadata of a complete exposure."""
+    """Return whether these are the metadata of a complete exposure."""
     return own_attributes(document).get(STATE) == "complete"
 
 
 def is_archive(folder: Folder) -> bool:
-    """Whether a folder is an archive of nsxr, of whatever version."""
+    """Return whether a folder is an archive of any version of nsxr."""
     return FORMAT in own_attributes(folder.read_json(METADATA))
 
 
@@ -129,7 +129,7 @@ def known_metadata(root: Mapping[str, object]) -> Entries:
 
 
 def make_archive(folder: Folder) -> None:
-    """Create an empty archive, unless there is one.
+    """Create an empty archive, if there is none.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def require_archive(folder: Folder) -> Entries:
 
 
 def make_parents(folder: Folder, node: str) -> None:
-    """Create the groups above an exposure, unless they are there."""
+    """Create the groups above an exposure, if they are missing."""
     parts = node.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         folder.make(f"{'/'.join(parts[:depth])}/{METADATA}", _encoded(group_document()))
@@ -201,7 +201,8 @@ def consolidated(folder: Folder, known: Mapping[str, object] | None = None) -> E
     folder : Folder
         The archive.
     known : mapping, optional
-        Earlier result. If the metadata of an exposure have not changed, all below it is taken from this result.
+        Earlier result. If the metadata of an exposure have not changed, the metadata below it are taken from this
+        result.
     """
     earlier = dict(known or {})
     below: dict[str, Entries] = {}
@@ -228,17 +229,17 @@ def consolidated(folder: Folder, known: Mapping[str, object] | None = None) -> E
 
 
 def consolidate(folder: Folder, anew: bool = False) -> None:
-    """Write all metadata into the root, so that the archive is opened by reading one file.
+    """Write all metadata to the root, so that opening the archive reads one file only.
 
-    Several processes may do this at the same time. Each looks again after it has written, so that the last one writes
-    the exposures of all.
+    Several processes may do this at the same time. Each process reads the metadata again after it has written, so that
+    the last one writes the exposures of all processes.
 
     Parameters
     ----------
     folder : Folder
         The archive.
     anew : bool
-        Whether the metadata of all exposures are read again, also of those that the root has already.
+        Whether to read the metadata of all exposures again, including those that the root already has.
     """
     written = None
     found = {} if anew else known_metadata(require_archive(folder))

@@ -1,4 +1,4 @@
-"""The paths of exposures in an archive: made from headers, and checked when they are read."""
+"""Make the paths of exposures in an archive from headers, and check paths that are read."""
 
 import re
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ _NODE = re.compile(
 
 
 def is_node(path: object) -> bool:
-    """Whether this is a path that :func:`node_path` can make. No other paths are written or removed."""
+    """Return whether :func:`node_path` can make this path. Other paths are never written or removed."""
     return isinstance(path, str) and _NODE.fullmatch(path) is not None
 
 
 def node_path(header: Mapping[str, object]) -> str:
     """Return the path of an exposure, ``01234/001/001_03101_00001/nrs1``, with numbers as in the names of its files.
 
-    If only some segments of an exposure are given, the path says so: ``001_03101_00001_integrations1to20``.
+    If only some segments of an exposure are given, the path contains them: ``001_03101_00001_integrations1to20``.
 
     Parameters
     ----------

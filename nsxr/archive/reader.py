@@ -23,11 +23,11 @@ __all__ = ["ArchivedExposure", "list_exposures", "open_archive", "open_raw", "se
 
 @dataclass(frozen=True)
 class ArchivedExposure:
-    """An exposure of an archive: a row of the table that ``nsxr archive ls`` prints.
+    """Describe an exposure of an archive: one row of the table that ``nsxr archive ls`` prints.
 
     ``state`` is complete, in progress, interrupted (it can be resumed), half-written (it has no plan and has to be
-    added again) or damaged (``nsxr archive check`` says how). It is "no plan" for a file of the journal that is not a
-    plan. For exposures that are not complete, nothing else is known. ``size`` is in bytes.
+    added again) or damaged (``nsxr archive check`` reports the damage). It is "no plan" for a file of the journal that
+    is not a plan. The other fields are known for complete exposures only. ``size`` is in bytes.
     """
 
     path: str
@@ -45,20 +45,20 @@ class ArchivedExposure:
 
 
 def open_archive(path: str | os.PathLike[str], storage_options: Named | None = None) -> xr.DataTree:
-    """Open an archive lazily. All exposures that are complete appear.
+    """Open the complete exposures of an archive lazily.
 
     Parameters
     ----------
     path : path or URL
         The archive.
     storage_options : mapping, optional
-        How the store behind a URL is reached, see :func:`nsxr.open_exposure`.
+        Options of the store behind a URL, see :func:`nsxr.open_exposure`.
 
     Returns
     -------
     DataTree
-        programme / observation / exposure / detector. The node of a detector has the header keywords in ``attrs``, and
-        below it ``rate``, ``rateints`` and, if it was kept, ``raw``.
+        programme / observation / exposure / detector. The node of a detector has the header keywords in ``attrs``.
+        Below it are ``rate``, ``rateints`` and, if the raw ramps were kept, ``raw``.
 
     Raises
     ------
@@ -79,13 +79,13 @@ def select_exposures(tree: xr.DataTree, **keywords: object) -> xr.DataTree:
     tree : DataTree
         From :func:`open_archive`.
     **keywords : value or list of values
-        Header keywords, ``GRATING="G395H"`` or ``GRATING=["G395H", "G395M"]``. Those with a hyphen go as
+        Header keywords, ``GRATING="G395H"`` or ``GRATING=["G395H", "G395M"]``. Pass keywords with a hyphen as
         ``**{"DATE-OBS": "2026-01-15"}``.
 
     Returns
     -------
     DataTree
-        The exposures with all below them, under the same paths; empty if there are none. Lazy: nothing is read.
+        The exposures with all nodes below them, under the same paths; empty if there are none. Nothing is read.
 
     Raises
     ------
@@ -108,23 +108,23 @@ def select_exposures(tree: xr.DataTree, **keywords: object) -> xr.DataTree:
 
 
 def open_raw(tree: xr.DataTree) -> xr.Dataset:
-    """Return the raw exposure that an archive has kept, equal to the result of :func:`nsxr.open_exposure`.
+    """Return the raw exposure from an archive, equal to the result of :func:`nsxr.open_exposure`.
 
     Parameters
     ----------
     tree : DataTree
-        Node of a detector, ``tree["01234/001/001_03101_00001/nrs1"]``, or one that has a single one below it.
+        Node of a detector, ``tree["01234/001/001_03101_00001/nrs1"]``, or a node with only one detector below it.
 
     Returns
     -------
     Dataset
-        ``sci`` (integration, group, row, column) float32 [DN], lazy, in the chunks in which it was written; to be
-        calibrated by :func:`nsxr.detector1`.
+        ``sci`` (integration, group, row, column) float32 [DN], lazy, in the stored chunks. It is an input of
+        :func:`nsxr.detector1`.
 
     Raises
     ------
     InputFileError
-        If the raw ramps have not been kept, or there are several.
+        If the raw ramps were not kept, or if there are several raw exposures.
     """
     found = [node for node in tree.subtree if node.name == "raw" and "sci" in node]
     if len(found) != 1:
@@ -134,9 +134,9 @@ def open_raw(tree: xr.DataTree) -> xr.Dataset:
 
 
 def list_exposures(path: str | os.PathLike[str], storage_options: Named | None = None) -> list[ArchivedExposure]:
-    """List the exposures of an archive, also those that are not complete.
+    """List the exposures of an archive, including those that are not complete.
 
-    Parameters and errors as of :func:`open_archive`.
+    Parameters and errors are those of :func:`open_archive`.
     """
     folder = Folder.at(path, storage_options)
     require_archive(folder)

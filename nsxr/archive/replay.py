@@ -1,4 +1,4 @@
-"""Calibrate exposures of an archive again, with the recipe that it has kept, and compare the results."""
+"""Calibrate exposures of an archive again with their stored recipes, and compare the results."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,21 +28,21 @@ from nsxr.storage.folder import Folder
 __all__ = ["Replay", "replay_archive"]
 
 _LATE = {variable: VARIABLES[variable].dims[0][0] for variable, _, _ in TABLES.values()}
-"""Tables of which an archive keeps the rows that there are, and the dim along them."""
+"""Tables that an archive stores with their actual number of rows, and the dimension along the rows."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Result of calibrating an exposure of an archive again.
+    """Hold the result of calibrating an exposure of an archive again.
 
     Attributes
     ----------
     path : str
         Path of the exposure in the archive.
     differing : tuple of str
-        How the new result differs; empty if it is identical.
+        Differences of the new result; empty if it is identical.
     versions : tuple of str
-        Software whose version is now another one, ``numpy 2.1.0 -> 2.2.1``.
+        Software whose version has changed, ``numpy 2.1.0 -> 2.2.1``.
     refused : str
         Why the exposure could not be calibrated again; empty if it could.
     """
@@ -72,7 +72,7 @@ def replay_archive(
     storage_options: Mapping[str, object] | None = None,
     hosts: Sequence[str] = (),
 ) -> Iterator[Replay]:
-    """Calibrate exposures of an archive again, from the recipe, inputs and references that it names, and compare.
+    """Calibrate exposures of an archive again with their stored recipes, inputs and references, and compare.
 
     Nothing is written. Values are compared while they are computed with the active dask scheduler. The parameters are
     those that were used when the exposure was added, including the defaults of that time.
@@ -82,7 +82,7 @@ def replay_archive(
     path : path or URL
         The archive.
     exposures : sequence of str
-        Paths in the archive, of exposures or of programmes and observations, ``01234/001``. Default all exposures.
+        Paths in the archive, of exposures or of programmes and observations, ``01234/001``. By default all exposures.
     progress, storage_options, hosts
         See :func:`nsxr.resume_archive`.
 
@@ -90,7 +90,7 @@ def replay_archive(
     ------
     Replay
         One for each complete exposure. An exposure whose inputs or references are missing or have changed is not
-        compared, and does not stop the others. Other versions of software are named, but are not a difference.
+        compared; the others are. Changed versions of software are reported, but do not count as a difference.
 
     Raises
     ------

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """An exposure that this process has claimed and planned, and has not calibrated yet."""
+    """Hold an exposure that this process has claimed and planned, but not calibrated yet."""
 
     folder: Folder
     plan: Plan
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass
 class Resumed:
-    """Result of :func:`resume_archive`."""
+    """Hold the result of :func:`resume_archive`."""
 
     finished: list[str] = field(default_factory=list)
     failed: dict[str, Exception] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def add_exposure(
 ) -> str:
     """Calibrate one exposure into an archive.
 
-    The active dask scheduler computes blocks and writes each of them at once. When all blocks are written and have been
+    The active dask scheduler writes each block as soon as it is computed. When all blocks are written and have been
     read back, the exposure appears in one step. :func:`resume_archive` finishes exposures that were interrupted.
 
     Parameters
@@ -95,17 +95,17 @@ def add_exposure(
     references : path, URL, mapping of str to path, or "crds"
         As for :func:`nsxr.open_references`.
     raw : bool, default False
-        Whether the raw ramps are kept too, without loss.
+        Whether the raw ramps are stored too, without loss.
     overwrite : bool, default False
-        Whether an exposure that is there is replaced. It disappears when the writing of the new one begins.
+        Whether an existing exposure is replaced. It disappears when writing of the new one begins.
     skip : sequence of str
         Steps to leave out.
     progress : bool or "force", default True
-        Show a bar on standard error if that is a terminal, or in a notebook.
+        Show a progress bar on standard error if this is a terminal, or in a notebook.
     storage_options : mapping, optional
-        How the stores behind URLs are reached, see :func:`nsxr.open_exposure`. They are not stored.
+        Options of the stores behind URLs, see :func:`nsxr.open_exposure`. They are not stored.
     **parameters : mapping
-        Parameters of a step under its name.
+        Parameters of each step, under the name of the step.
 
     Returns
     -------
@@ -115,13 +115,13 @@ def add_exposure(
     Raises
     ------
     OutputExistsError
-        If the exposure is there and ``overwrite`` is false.
+        If the exposure exists and ``overwrite`` is false.
     ArchiveInUseError
         If another process is writing this exposure.
     InputFileError
         If ``archive`` is not an archive, or a file is not a raw exposure.
     OSError
-        If the disk is full or cannot be written. Incomplete data are removed.
+        If the disk is full or cannot be written to. Incomplete data are removed.
     """
     folder = Folder.at(archive, storage_options)
     source, named = (None, references) if isinstance(references, Mapping) else (os.fspath(references), {})
@@ -155,7 +155,7 @@ def plan_exposure(
     taken = claim(folder, node)
     try:
         if not overwrite:
-            _refuse_complete(folder, node, made, raw)  # another process may have finished it meanwhile
+            _refuse_complete(folder, node, made, raw)  # another process may have finished this exposure meanwhile
         plan = Plan(node, tuple(names), chosen.as_json(), raw)
         folder.put_json(plan_key(node), plan.as_dict())
     except BaseException:
@@ -165,9 +165,9 @@ def plan_exposure(
 
 
 def _refuse_complete(folder: Folder, node: str, made: Mapping[str, object], raw: bool) -> None:
-    """Raise OutputExistsError if an exposure is there already, and say how it differs from what is wanted now.
+    """Raise OutputExistsError if an exposure exists. The message says how it differs from the one that is requested.
 
-    ``made`` is the provenance that the new exposure would get.
+    ``made`` is the provenance of the requested exposure.
     """
     document = folder.read_json(f"{node}/{METADATA}")
     if not is_complete(document):
@@ -191,9 +191,9 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, Entries]:
-    """Return the recipe with the paths of the references that this exposure uses, and the provenance of its products.
+    """Return the recipe with the paths of references that this exposure uses, and the provenance of its products.
 
-    References that the reference data system chooses keep no path.
+    References that CRDS chooses have no path.
     """
     used: dict[str, str] = {}
     products = recipe.calibrate(names).products
@@ -222,7 +222,7 @@ def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, Entries]:
 
 
 def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:
-    """Calibrate a planned exposure and let it appear. Incomplete data are removed before, and after a failure."""
+    """Calibrate a planned exposure and make it visible. Remove incomplete data before this, and after a failure."""
     try:
         _carry_out(job.folder, job.plan, job.recipe, progress)
     finally:
@@ -234,7 +234,7 @@ def _carry_out(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Lite
     if not (is_complete(found) and plan.is_same(parsed_json(found["attributes"].get(PLAN)))):
         if found is not None:
             folder.remove(f"{plan.node}/{METADATA}")
-            consolidate(folder)  # before its pixels are removed
+            consolidate(folder)  # hide the older exposure before its pixels are removed
         folder.remove(plan.node)
         try:
             _write(folder, plan, recipe, progress)
@@ -258,7 +258,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
         pairs += create_zarr(folder.place(f"{plan.node}/{name}"), {"/": dataset}, folder.options)
         key = f"{plan.node}/{name}/{METADATA}"
         groups[key] = folder.read(key) or b""
-        folder.remove(key)  # without its metadata no reader finds the group before all of it is there
+        folder.remove(key)  # readers do not find the group before its metadata are written
     stored = store([array for array, _ in pairs], [target for _, target in pairs])
     with worker_errors():
         compute(*stored, progress=progress, label=plan.node)
@@ -274,7 +274,7 @@ def _write(folder: Folder, plan: Plan, recipe: Recipe, progress: bool | Literal[
 
 
 def _without_secrets(plan: Plan) -> Entries:
-    """Return a plan that everybody may read: its URLs lose passwords and signatures."""
+    """Return a plan that everybody may read, without passwords and signatures in its URLs."""
 
     def public(value: object) -> Any:
         if isinstance(value, Mapping):
@@ -308,15 +308,15 @@ def resume_archive(
     storage_options: Mapping[str, object] | None = None,
     hosts: Sequence[str] = (),
 ) -> Resumed:
-    """Finish exposures of an archive that were planned and interrupted. Complete exposures are not touched.
+    """Finish exposures of an archive that were planned and interrupted. Complete exposures are not changed.
 
     Parameters
     ----------
     archive : path or URL
         The archive.
     force : bool, default False
-        Whether exposures are taken over that processes on other hosts have claimed. From here nobody can see whether
-        these processes are alive.
+        Whether to take over exposures that processes on other hosts have claimed. It is not known whether these
+        processes are still running.
     progress, storage_options
         See :func:`add_exposure`.
     hosts : sequence of str
@@ -326,7 +326,7 @@ def resume_archive(
     Returns
     -------
     Resumed
-        ``finished`` has the paths of exposures, ``failed`` the errors by path or by file of the journal.
+        ``finished`` has the paths of finished exposures. ``failed`` has errors, by path or by file of the journal.
 
     Raises
     ------
@@ -360,7 +360,7 @@ def require_trusted(folder: Folder, paths: Sequence[str], hosts: Sequence[str]) 
 
 @contextmanager
 def resuming(folder: Folder, force: bool = False, hosts: Sequence[str] = ()) -> Iterator[dict[str, Job | Exception]]:
-    """Claim the exposures that were planned and not finished; yield their jobs, or errors, by path.
+    """Claim the exposures that were planned and not finished. Yield their jobs, or errors, by path.
 
     Afterwards the journal is cleaned up. Parameters and errors are those of :func:`resume_archive`.
     """
@@ -375,12 +375,12 @@ def resuming(folder: Folder, force: bool = False, hosts: Sequence[str] = ()) -> 
                 recipe = Recipe.from_json(plan.recipe, folder.storage_options)
                 require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
                 jobs.append(job := Job(folder, plan, recipe, claim(folder, name, force)))
-                if folder.read(key) is not None:  # otherwise another process has finished it meanwhile
+                if folder.read(key) is not None:  # otherwise another process has finished the exposure meanwhile
                     planned[name] = job
             except (NsxrError, OSError) as error:
                 planned[name] = error
         yield planned
-    for key, content in claims(folder).items():  # of processes that died before they planned, or after they finished
+    for key, content in claims(folder).items():  # left by processes that died before planning, or after finishing
         if not is_at_work(content):
             folder.remove(key)
     consolidate(folder, anew=True)

@@ -1,1 +1,1 @@
-"""Which exposures belong together, from their headers alone."""
+"""Find which exposures belong together, from their headers alone."""

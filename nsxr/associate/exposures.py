@@ -1,4 +1,4 @@
-"""Which exposures a Dataset was made from, so that no exposure is used twice."""
+"""Find which exposures a Dataset was made from, so that no exposure is used twice."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ _OBSERVATION = ("PROGRAM", "OBSERVTN", "DETECTOR", "FILTER", "GRATING", "SLTNAME
 
 
 def identity(header: Mapping[str, object]) -> list[str] | None:
-    """Return what identifies an exposure, or a segment of a time series; None if the header does not say.
+    """Return what identifies an exposure, or a segment of a time series; None if the header does not contain it.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def identity(header: Mapping[str, object]) -> list[str] | None:
 
 
 def _text(value: object) -> str:
-    """Return a keyword as text, in which ``001`` and 1 are the same."""
+    """Return a keyword as text, which is the same for ``001`` and 1."""
     text = "" if value is None else str(value).strip().upper()
     return "" if text in ("", "N/A", "NONE", "UNKNOWN") else text.lstrip("0") or "0"
 
@@ -46,7 +46,7 @@ def exposures_of(header: Mapping[str, object]) -> set[tuple[str, ...]]:
     if COMBINED in header:
         try:
             return {(*map(str, found), slit) for found in json.loads(str(header[COMBINED]))}
-        except (ValueError, TypeError, RecursionError):  # a store that other software wrote may contain anything
+        except (ValueError, TypeError, RecursionError):  # the attribute may come from other software
             return set()
     own = identity(header)
     if own is None:
@@ -61,7 +61,7 @@ def _is_multiple(header: Mapping[str, object]) -> bool:
 
 
 def require_distinct_headers(headers: Sequence[Mapping[str, object]]) -> None:
-    """Raise ParameterError if two headers are of the same exposure and slit, whatever the names of the files.
+    """Raise ParameterError if two headers are of the same exposure and slit. Names of files are not used.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def require_distinct_headers(headers: Sequence[Mapping[str, object]]) -> None:
 def require_distinct(datasets: Iterable[xr.Dataset]) -> None:
     """Raise ParameterError if two slits, spectra or count rates are of the same exposure.
 
-    If the headers do not tell, Datasets with the same array are of the same exposure.
+    If headers do not identify the exposure, Datasets with the same array count as the same exposure.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which exposures were taken shortly before another one, from their headers alone."""
+"""Find which exposures were taken shortly before another one, from their headers alone."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _SECONDS = 86400.0  # in a day
 def earlier_exposures(
     header: Mapping[str, object], others: Sequence[Mapping[str, object]], persistence_time: float
 ) -> list[int]:
-    """Return which of other exposures the same detector took before one, and ended not too long before it.
+    """Return which exposures the same detector took shortly before an exposure.
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def earlier_exposures(
     Warns
     -----
     DegradedResultWarning
-        If a header does not say when the exposure was taken. Such an exposure has no predecessors, and is none.
+        If the times of an exposure are not known. No earlier exposures are found for it, and it is not an earlier
+        exposure of any other.
     """
     spans = {i: span for i, other in enumerate(others) if (span := _span_with(other, header)) is not None}
     own = _span_with(header, header)
@@ -50,7 +51,7 @@ def _span(header: Mapping[str, object]) -> tuple[float, float]:
     Raises
     ------
     InputFileError
-        If EXPSTART or EXPEND is missing or no time, or they are in the wrong order.
+        If EXPSTART or EXPEND is missing or not a time, or if they are in the wrong order.
     """
     found = require(header, "EXPSTART", "EXPEND", purpose="they say when it was taken")
     if found["EXPEND"] < found["EXPSTART"]:
@@ -64,7 +65,7 @@ def _span(header: Mapping[str, object]) -> tuple[float, float]:
 
 
 def _span_with(header: Mapping[str, object], other: Mapping[str, object]) -> tuple[float, float] | None:
-    """Return start and end of an exposure, None if another detector took it; warn if they are not known."""
+    """Return start and end of an exposure; None if it is from another detector. Warn if they are not known."""
     if header.get("DETECTOR") != other.get("DETECTOR"):
         return None
     try:

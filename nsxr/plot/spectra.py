@@ -1,4 +1,4 @@
-"""Quick look at an extraction: the slit with trace and aperture, the profile, the spectrum with its errors."""
+"""Plot an extraction for a quick look: slit with trace and aperture, profile, and spectrum with its errors."""
 
 import textwrap
 from typing import Any
@@ -23,12 +23,12 @@ _FLAGGED = int(PixelFlag.DO_NOT_USE)
 
 
 def plot_extraction(slit: xr.Dataset, model: xr.Dataset, spectrum: xr.Dataset) -> Figure:
-    """Draw what was fitted to a slit and what came out; computes all three.
+    """Draw the fit to a slit and the extracted spectrum. All three inputs are computed.
 
     Parameters
     ----------
     slit : Dataset
-        ``sci``, ``dq``. Of a time series the mean is drawn.
+        ``sci``, ``dq``. The mean of a time series is drawn.
     model : Dataset
         From :func:`nsxr.fit_trace_model`.
     spectrum : Dataset
@@ -37,10 +37,10 @@ def plot_extraction(slit: xr.Dataset, model: xr.Dataset, spectrum: xr.Dataset) -
     Returns
     -------
     Figure
-        The slit with the fitted trace, the planned position, the edges of the aperture, and pixels that were left out:
-        flagged ones grey, others red; the profile in three places; the part of the profile on good pixels; the spectrum
-        with its standard deviation, flagged columns marked. Of series also the flux of each integration relative to
-        the median, and the sum over wavelengths against time.
+        Panels: the slit with the fitted trace, the planned position, the edges of the aperture, and pixels that were
+        left out (flagged pixels grey, other pixels red); the profile at three places; the part of the profile on good
+        pixels; the spectrum with its standard deviation and marks at flagged columns. A time series has two more
+        panels: the flux of each integration relative to the median, and the sum over wavelengths against time.
     """
     series = "integration" in slit.dims
     with worker_errors():
@@ -66,7 +66,7 @@ def plot_extraction(slit: xr.Dataset, model: xr.Dataset, spectrum: xr.Dataset) -
 
 
 def _typical(found: xr.Dataset) -> xr.Dataset:
-    """Return the median spectrum of a series, with the deviation of a single one."""
+    """Return the median spectrum of a time series, with the standard deviation of one integration."""
     names = [name for name in found.data_vars if "integration" in found[name].dims and name != "dq"]
     one = found[names].median("integration")
     return one.assign(dq=((found["dq"] & _FLAGGED) > 0).all("integration").astype(np.uint32) * np.uint32(_FLAGGED))
@@ -157,7 +157,7 @@ def _draw_text(axes: Axes, slit: xr.Dataset, fitted: xr.Dataset, one: xr.Dataset
 
 
 def _scaled(one: xr.Dataset) -> tuple[float, str]:
-    """Return factor and unit in which fluxes are easy to read."""
+    """Return a factor and a unit that make fluxes easy to read."""
     unit = str(one["flux"].attrs.get("units", ""))
     typical = float(np.nanmedian(np.abs(one["flux"]))) if np.isfinite(one["flux"]).any() else 1.0
     if unit != "Jy" or not typical > 0:

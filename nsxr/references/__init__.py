@@ -1,4 +1,4 @@
-"""References: choose them, open them lazily, and cut them to the pixels of an exposure."""
+"""Choose reference files, open them lazily, and cut them to the pixels of an exposure."""
 
 from nsxr.references.choose import open_references
 

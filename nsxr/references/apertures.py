@@ -1,4 +1,4 @@
-"""Apertures of box extraction: from the JSON references of the observatory (type extract1d), or from a mapping."""
+"""Read apertures of box extraction from JSON reference files (type extract1d), or from a mapping."""
 
 import json
 import math
@@ -25,35 +25,37 @@ Coefficients = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Aperture:
-    """Where a spectrum and its background are in a cut-out, with the names and meanings of the reference files.
+    """Describe where a spectrum and its background are in a cut-out, with the parameters of the reference files.
 
     Rows and columns count from 0 in the cut-out.
 
     Parameters
     ----------
     name : str
-        Slit that the entry is for; ANY for all.
+        Slit of the entry; ANY for all slits.
     xstart, xstop, ystart, ystop : float, optional
-        First and last column and row, both inside; default the whole cut-out. From 3 to 5 are three rows; a limit of
+        First and last column and row, both included; by default the whole cut-out. 3 to 5 are three rows; a limit of
         5.4 adds 0.4 of row 6.
     extract_width : float, optional
-        Height of the box [rows], around the centre of the source where it is known, else around the middle of ystart
-        and ystop.
+        Height of the box [rows]. The box is around the centre of the source if it is known, otherwise around the middle
+        of ystart and ystop.
     src_coeff, bkg_coeff : tuple of tuples of float, optional
-        Limits of one or more regions: lower, upper, lower, upper ..., each a polynomial, constant first. Centres of
-        pixels are integral here: from 2.5 to 5.5 are three rows. ``src_coeff`` goes before all other limits.
+        Limits of one or more regions: lower, upper, lower, upper ... Each limit is a polynomial, constant first.
+        Centres of pixels have integer coordinates: 2.5 to 5.5 are three rows. ``src_coeff`` has priority over all other
+        limits.
     independent_var : str
-        What the polynomials are functions of: ``pixel`` (column) or ``wavelength`` [um].
+        Argument of the polynomials: ``pixel`` (column) or ``wavelength`` [um].
     bkg_fit : str
-        Background of a column from the pixels of its regions: ``poly`` (least squares), ``mean``, or ``median``.
+        How the background of a column is computed from the pixels in its regions: ``poly`` (least squares), ``mean``,
+        or ``median``.
     bkg_order : int
         Order of ``poly``.
     smoothing_length : int
-        Columns over which the image is averaged before the background is found; 0 or an odd number from 3.
+        Columns over which the image is averaged before the background is computed; 0 or an odd number from 3.
     use_source_posn : bool, optional
-        Whether everything moves with the source; None for yes where it is a point source in a slit.
+        Whether all limits move with the source. None means that they do for a point source in a slit.
     filename : str
-        Reference file, for the record.
+        Name of the reference file, for provenance.
     """
 
     name: str = _ANY
@@ -120,9 +122,10 @@ def read_aperture(reference: str | os.PathLike[str] | Named, slit: xr.Dataset) -
     reference : path or mapping
         A JSON reference, its contents (with ``apertures``), or parameters of one aperture, see :class:`Aperture`.
     slit : Dataset
-        Its name (attribute SLTNAME, or coordinate ``slit`` of a padded set) and spectral order (SPORDER, default 1)
-        pick the first entry whose ``id`` is the name or ANY, whose ``region_type`` is target, and whose
-        ``spectral_order``, if it has one, is that or ANY. A slit without a name takes the first entry.
+        The entry is selected by the name of the slit (attribute SLTNAME, or coordinate ``slit`` of a padded set) and
+        its spectral order (SPORDER, default 1). It is the first entry whose ``id`` is the name or ANY, whose
+        ``region_type`` is target, and whose ``spectral_order``, if it has one, is the order or ANY. A slit without a
+        name takes the first entry.
 
     Returns
     -------
@@ -132,7 +135,7 @@ def read_aperture(reference: str | os.PathLike[str] | Named, slit: xr.Dataset) -
     Raises
     ------
     ReferenceFileError
-        If the file is no such reference, no entry fits, or slits of a padded set have entries of their own.
+        If the file is not such a reference, if no entry fits, or if slits of a padded set have different entries.
     ParameterError
         If a parameter is unknown or out of range.
 

@@ -1,4 +1,4 @@
-"""Find the references of an exposure: by path, in a directory, or with the reference data system."""
+"""Find the reference files of an exposure: by path, in a directory, or with CRDS."""
 
 import logging
 import os
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 
 class References(dict[str, xr.Dataset]):
-    """References by type, and the reasons why others were left out.
+    """Hold references by type, and the reasons why other files were left out.
 
     Attributes
     ----------
     left_out : dict of str to list of str
-        By type, name and reason of each file in the directory that does not fit the exposure. Files that could not be
-        read are under the empty name.
+        By type, the name and the reason of each file in the directory that does not fit the exposure. Files that could
+        not be read are listed under the empty type.
     """
 
     def __init__(self, found: Mapping[str, xr.Dataset], left_out: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -68,25 +68,25 @@ def open_references(
     Parameters
     ----------
     source : path, mapping of str to path, or "crds"
-        A directory of reference files, whose headers say what they are; or paths by type; or ``"crds"`` for the best
-        references of the JWST Calibration Reference Data System, which are downloaded now if they are not in its
-        cache. Directories and paths may be URLs.
+        A directory of reference files, which are recognized by their headers; or paths by type; or ``"crds"`` for the
+        best references of the JWST Calibration Reference Data System (CRDS). These are downloaded now if they are not
+        in the CRDS cache. Directories and paths may be URLs.
     exposure : Dataset
         Raw exposure.
     overrides : mapping of str to path, optional
-        Paths by type, used instead of what ``source`` has. ``crds://NAME`` is a file of the reference data system.
+        Paths by type, used instead of the files in ``source``. ``crds://NAME`` is a file of CRDS.
     types : iterable of str, optional
-        Types wanted. Default all types that stage 1 needs, and ``pictureframe`` if the directory has one. The weights
-        ``refpix`` are opened for IRS2 readout only. The filters of side reference pixels (``sirskernel``) are opened if
-        they are given by path.
+        Types to open. By default all types that stage 1 needs, and ``pictureframe`` if the directory has one. The
+        weights ``refpix`` are opened for IRS2 readout only. The filters of side reference pixels (``sirskernel``) are
+        opened only if their path is given.
     storage_options : mapping, optional
-        How the stores behind URLs are reached, see :func:`nsxr.open_exposure`.
+        Options of the stores behind URLs, see :func:`nsxr.open_exposure`.
 
     Returns
     -------
     dict of str to Dataset
-        By type, each with its path or URL in ``encoding["source"]``. A type without a reference is absent. The step
-        that needs it raises an error, which says why files of a directory were left out.
+        References by type, each with its path or URL in ``encoding["source"]``. A type without a reference is absent.
+        The step that needs this type raises an error, which says why files of the directory were left out.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def open_references(
     for kind, name in names.items():
         references[kind].attrs |= {"filename": name, **state}
     for kind, name in by_name.items():
-        references[kind].attrs["filename"] = name  # the name, whatever the context of the reference data system
+        references[kind].attrs["filename"] = name  # the name only, without the CRDS context
     if "sirskernel" in given:
         references["sirskernel"] = open_sirs_kernel(given["sirskernel"], readout.detector)
     places = {kind: file.location for kind, file in opened.items()}
@@ -209,7 +209,7 @@ def _listed(directory: str, options: StorageOptions) -> list[str]:
 
 
 def _best(kind: str, files: Sequence[FitsFile], exposure: xr.Dataset) -> FitsFile:
-    """Return the most specific candidate; of several, the one with the latest USEAFTER."""
+    """Return the most specific candidate. If there are several, return the one with the latest USEAFTER."""
     subarray = Readout.of(exposure).subarray
 
     def rank(file: FitsFile) -> tuple[bool, bool, datetime]:

@@ -1,4 +1,4 @@
-"""References from the JWST Calibration Reference Data System (CRDS), by its library ``crds``."""
+"""Get references from the JWST Calibration Reference Data System (CRDS), with its library ``crds``."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ __all__ = ["CRDS", "best_references", "crds_state", "fetch_reference"]
 logger = logging.getLogger(__name__)
 
 CRDS = "crds://"
-"""Start of the name of a file of the reference data system."""
+"""Start of the names of CRDS files."""
 
 _PARAMETERS = {
     "meta.instrument.name": "INSTRUME",
@@ -35,11 +35,11 @@ _PARAMETERS = {
     "meta.observation.time": "TIME-OBS",
     "meta.visit.tsovisit": "TSOVISIT",
 }
-"""Header keyword of each parameter by which the reference data system chooses."""
+"""Header keyword of each parameter by which CRDS chooses references."""
 
 
 def best_references(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str]:
-    """Ask the reference data system once for all types, and download files that are not in its cache."""
+    """Ask CRDS once for all types, and download files that are not in its cache."""
     crds = _library()
     parameters = {name: exposure.attrs[key] for name, key in _PARAMETERS.items() if key in exposure.attrs}
     if "meta.visit.tsovisit" in parameters:  # attributes have 1 and 0 for T and F
@@ -51,7 +51,7 @@ def best_references(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str
             f"the crds library needs another one to choose JWST references ({error}); install stdatamodels"
         ) from error
     except (crds.CrdsError, SystemExit) as error:
-        # SystemExit: the library ends the program when it reaches neither its server nor its cache
+        # SystemExit: the library exits the program if it can reach neither its server nor its cache
         reason = str(error) if isinstance(error, Exception) else "neither its server nor its cache can be reached"
         raise MissingReferenceError(
             f"the reference data system gave no references: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
@@ -67,7 +67,7 @@ def best_references(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str
 
 
 def fetch_reference(name: str) -> str:
-    """Return the local path of the file ``crds://NAME``, which is downloaded if it is not in the cache."""
+    """Return the local path of the file ``crds://NAME``. Download the file if it is not in the cache."""
     file = name.removeprefix(CRDS)
     if not re.fullmatch(r"\w[\w.-]*", file):
         raise ParameterError(
@@ -84,7 +84,7 @@ def fetch_reference(name: str) -> str:
 
 
 def crds_state() -> dict[str, str]:
-    """Return the context and the version of the reference data system, after it has chosen."""
+    """Return the context and the version of CRDS, after it has chosen references."""
     crds: Any = import_module("crds")
     found = {"crds_version": str(getattr(crds, "__version__", "unknown"))}
     try:

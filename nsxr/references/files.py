@@ -34,10 +34,10 @@ TYPES = tuple(kind for kind, one in REFERENCES.items() if one.opened == "always"
 """Reference types that stage 1 needs."""
 
 OPTIONAL = tuple(kind for kind, one in REFERENCES.items() if one.opened in ("found", "given"))
-"""Reference types that steps take if they are given."""
+"""Optional reference types: steps use them if they are given."""
 
 ANY = ("", "ANY", "N/A", "GENERIC")
-"""Values by which a reference says that a keyword does not matter."""
+"""Values of a keyword in a reference that mean that the reference fits every value."""
 
 IMAGE = ("row", "column")
 _KNOWN_TO_NOBODY = ("BAD_LIN_CORR",)  # a flag of linearity references that is not a standard one
@@ -51,9 +51,9 @@ def scan_reference(
 
 
 def region(file: FitsFile) -> tuple[int, int, int, int] | None:
-    """Return zero-based row start, rows, column start, columns covered by a reference's images.
+    """Return the first row, number of rows, first column and number of columns of a reference's images, from 0.
 
-    None for references without an image. Images in raw IRS2 format count as the 2048 rows of the detector.
+    Return None for references without an image. An image in raw IRS2 format counts as the 2048 rows of the detector.
     """
     image = next((file.extensions[n] for n in ("SCI", "COEFFS", "DQ") if _is_image(file.extensions.get(n))), None)
     if image is None:
@@ -97,19 +97,18 @@ def open_reference(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Datase
     file : FitsFile
         Result of :func:`scan_reference`.
     exposure : Dataset
-        Raw exposure that the reference is for; sets how many dark groups are needed.
+        Raw exposure for which the reference is used. It determines the number of dark groups that are needed.
 
     Returns
     -------
     Dataset
-        Dask arrays in bands of rows; variables by type: ``dq``; ``sci``; ``coefficients`` and
-        ``inverse_coefficients``; ``alpha`` and ``beta``. DQ carries the standard bits.
+        Dask arrays in bands of rows. Variables depend on the type: ``dq``; ``sci``; ``coefficients`` and
+        ``inverse_coefficients``; ``alpha`` and ``beta``. ``dq`` has the standard flags.
 
     Raises
     ------
     ReferenceFileError
-        If the file is no NIRSpec reference of this type and detector, or its contents are not as they
-        must be.
+        If the file is not a NIRSpec reference of this type and detector, or if its contents are invalid.
     """
     header = keywords(file.primary)
     found = str(header.get("REFTYPE", "")).strip().lower()
@@ -155,7 +154,7 @@ def _extra_attributes(kind: str, file: FitsFile) -> Entries:
 
 
 def sampling(file: FitsFile) -> tuple[int, int]:
-    """Return the frames averaged into a group of a dark, and the frames left out between groups."""
+    """Return the number of frames averaged into a group of a dark, and the number of frames skipped between groups."""
     found = _keywords_of(file, "NFRAMES", "GROUPGAP", purpose="they say how the dark was sampled")
     return found["NFRAMES"], found["GROUPGAP"]
 
@@ -175,7 +174,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     with_dq = kind in ("mask", "saturation", "superbias", "linearity", "dark")
     if with_dq:
         contents["dq"] = (IMAGE, file.image("DQ", "uint32"))
-        file.require("DQ_DEF")  # the meaning of the flags; an empty table means that they are the standard ones
+        file.require("DQ_DEF")  # definitions of the flags; if the table is empty the flags are the standard ones
 
     shapes = {source.shape[-2:] for _, source in contents.values()}
     if len(shapes) != 1 or any(len(dims) != len(source.shape) for dims, source in contents.values()):
@@ -203,7 +202,7 @@ def _dark_groups(file: FitsFile, exposure: xr.Dataset) -> int:
     last_frame = float(readout.mean_frame(exposure.sizes["group"] - 1)) + (readout.n_frames - 1) / 2
     frames, gap = sampling(file)
     begun = int((last_frame - 1) // (frames + gap)) + 1
-    # the group after the last frame is needed where the dark has to be interpolated
+    # the group after the last frame is needed if the dark has to be interpolated
     return begun if (frames, gap) == (readout.n_frames, readout.group_gap) else begun + 1
 
 
@@ -231,7 +230,7 @@ def _positions_of(exposure: xr.Dataset, rows: int, columns: int, file: FitsFile)
 def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place: tuple[slice, slice]) -> xr.DataArray:
     """Translate flags by their names in DQ_DEF, block by block. Without DQ_DEF they are standard flags.
 
-    If DQ_DEF has names that are not standard, the flags are read now, to warn if some are lost.
+    If DQ_DEF has names that are not standard, the flags are read now to warn if flags are lost.
     """
     table = file.extensions["DQ_DEF"].table if "DQ_DEF" in file.extensions else None
     if table is None or not table.size:
@@ -275,14 +274,14 @@ def _recoded(values: np.ndarray, definitions: list[dict[str, object]]) -> np.nda
 
 @dataclass(frozen=True)
 class _Weights:
-    """Where ``alpha`` and ``beta`` are in a table: float32 columns, in which real and imaginary parts alternate."""
+    """Locate ``alpha`` and ``beta`` in a table: float32 columns in which real and imaginary parts alternate."""
 
     table: PixelSource
     positions: tuple[tuple[int, ...], ...]
 
 
 class _WeightsArray(BackendArray):
-    """Array (weight, output, frequency) complex64 of such columns. Each access reads the whole table once."""
+    """Read weights (weight, output, frequency) complex64; outputs are amplifiers. Each access reads the table once."""
 
     def __init__(self, source: _Weights) -> None:
         self.source = source
@@ -313,7 +312,7 @@ def _open_refpix(file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     if table.hdu.kind != "BINTABLE":
         raise ReferenceFileError(f"{file.path}: extension IRS2 is no table")
     n_rows = int(header["NAXIS2"])
-    # real exposures have 2048 columns, simulated ones may have fewer
+    # real exposures have 2048 columns; simulated exposures may have fewer
     expected = 2 * 712 * exposure.sizes["column"]
     if n_rows != expected:
         raise ReferenceFileError(f"{file.path}: table IRS2 has {n_rows} rows, expected {expected}")

@@ -1,4 +1,4 @@
-"""The physical range of the values of each reference. Values outside are flagged when the reference is opened."""
+"""Define the physical range of values of each reference. Values outside are flagged when a reference is opened."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ _NOISE = 0.1
 
 @dataclass(frozen=True)
 class Limit:
-    """Smallest and largest possible value of a variable of a reference, and the flag for pixels outside this range.
+    """Hold the smallest and largest possible value of a variable of a reference, and the flag for pixels outside.
 
     Attributes
     ----------
     least, most : float
-        Range, ends included. For coefficients of a polynomial, the range holds for the term at the largest
-        signal of the converter.
+        Range, ends included. For coefficients of a polynomial, the range applies to the term at the largest signal of
+        the converter.
     units : str
         Units of the range.
     flags : PixelFlag

@@ -61,8 +61,8 @@ def require_kind(reference: xr.Dataset, kind: str, *, pixels: bool = True) -> No
 def match(reference: xr.Dataset, exposure: xr.Dataset, kind: str | None = None) -> xr.Dataset:
     """Return a reference with exactly the rows and columns of an exposure, and with its chunks.
 
-    A raw IRS2 exposure has interleaved reference rows, which a reference of 2048 rows lacks. There, floats are NaN and
-    flags are 0. A reference in raw IRS2 format loses its interleaved rows if the exposure has none.
+    A raw IRS2 exposure has interleaved reference rows. In a reference of 2048 rows these rows are missing: the result
+    has NaN and flags of 0 there. A reference in raw IRS2 format loses its interleaved rows if the exposure has none.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def match(reference: xr.Dataset, exposure: xr.Dataset, kind: str | None = None) 
     if expand:
         index = np.zeros(wanted_rows.size, dtype=np.int64)
         index[is_science] = rows
-        # the row before is repeated: with sorted indices, the number of chunks stays the same
+        # repeat the row before: with sorted indices the number of chunks stays the same
         index = np.maximum.accumulate(np.where(is_science, index, 0))
         mask = xr.DataArray(is_science, dims="row")
         cut = cut.isel(column=_slice(columns)).drop_vars([c for c in cut.coords if "row" in cut[c].dims])
@@ -138,7 +138,7 @@ def _detector(exposure: xr.Dataset) -> str:
 
 
 def _slice(positions: np.ndarray) -> slice | np.ndarray:
-    """Return consecutive positions as a slice: dask cuts a slice without a copy."""
+    """Return consecutive positions as a slice, because dask cuts a slice without a copy."""
     if positions.size and (np.diff(positions) == 1).all():
         return slice(int(positions[0]), int(positions[-1]) + 1)
     return positions

@@ -16,7 +16,7 @@ from nsxr.formats.zarr_metadata import first_line
 
 __all__ = ["open_sirs_kernel"]
 
-_MOST = 1e3  # largest possible coefficient; real ones are below 10
+_MOST = 1e3  # largest possible coefficient; real coefficients are below 10
 
 
 def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
@@ -32,16 +32,16 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``gamma`` and ``zeta`` (output, frequency) complex128, in memory: Fourier coefficients of the filters from
-        the left and the right side reference pixels to the outputs 1 to 4.
+        ``gamma`` and ``zeta`` (output, frequency) complex128, in memory: Fourier coefficients of the filters from the
+        left and the right side reference pixels to the amplifiers 1 to 4 along ``output``.
 
     Raises
     ------
     MissingReferenceError
         If the asdf library is not installed.
     ReferenceFileError
-        If there is no such file, it is damaged or wants others to be fetched, has no filters for this detector, or they
-        are not finite numbers for four outputs.
+        If the file does not exist, is damaged, or refers to other files; or if it has no filters for this detector, or
+        filters that are not finite numbers for four amplifiers.
 
     References
     ----------

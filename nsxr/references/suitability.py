@@ -1,4 +1,4 @@
-"""Whether a reference file fits an exposure, from its header."""
+"""Check from its header whether a reference file fits an exposure."""
 
 from datetime import datetime
 
@@ -16,7 +16,7 @@ __all__ = ["restriction", "use_after", "why_unfit"]
 def why_unfit(kind: str, file: FitsFile, exposure: xr.Dataset, strict: bool) -> str | None:
     """Return why a reference does not fit an exposure, None if it fits.
 
-    With ``strict``, the readout pattern and the date have to fit too. A user who names a file may ignore them.
+    With ``strict``, the readout pattern and the date have to fit too. They are not checked for files given by path.
     """
     header, readout = keywords(file.primary), Readout.of(exposure)
     if str(header.get("REFTYPE", "")).strip().lower() != kind:
@@ -54,7 +54,7 @@ def _why_unfit_now(kind: str, file: FitsFile, exposure: xr.Dataset, readout: Rea
             return f"READPATT is {patterns!r}, that of the exposure is {readout.read_pattern!r}"
     subarray = restriction(file, "SUBARRAY")
     if kind in ("dark", "superbias") and subarray not in (None, readout.subarray):
-        # bias and dark depend on the timing of the readout: a part of another subarray looks right, but is wrong
+        # bias and dark depend on the timing of the readout, so a part of another subarray would be wrong
         return f"SUBARRAY is {subarray!r}, that of the exposure is {readout.subarray!r}"
     try:
         after = use_after(file)

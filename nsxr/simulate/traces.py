@@ -1,4 +1,4 @@
-"""Cut-outs of spectra on the detector with known truth: undersampled, tilted traces, bad pixels, nods, series."""
+"""Simulate cut-outs of spectra with known truth: undersampled, tilted traces, bad pixels, nods, time series."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -17,14 +17,14 @@ from nsxr.simulate.configuration import check_seed
 
 __all__ = ["SimulatedSlit", "simulate_trace"]
 
-READ_NOISE = 8.0  # electrons of a rate, in the time of the exposure
+READ_NOISE = 8.0  # electrons, of a rate over the time of the exposure
 ELECTRON = 1e-15  # MJy of one electron in a pixel
-_ROWS_A_UNIT = 4.4  # detector rows for the open height of a shutter
-_COLUMNS_A_ROW = 0.05  # by which lines of one wavelength are tilted
+_ROWS_A_UNIT = 4.4  # detector rows in the open height of a shutter
+_COLUMNS_A_ROW = 0.05  # tilt of lines of constant wavelength
 _MARGIN = 1.05
 _FIRST_ROW, _FIRST_COLUMN = 200, 600
 _LINES = ((0.14, 4, 1.2), (0.36, 8, 0.9), (0.3636, 3, 0.9), (0.71, 15, 1.1), (0.88, 2, 3.0))
-"""Emission lines: place as part of the columns, height over the continuum, standard deviation [pixel]."""
+"""Emission lines: position as a part of the columns, height relative to the continuum, standard deviation [pixel]."""
 _HEADER = {
     "TELESCOP": "JWST",
     "INSTRUME": "NIRSPEC",
@@ -48,7 +48,7 @@ _HEADER = {
 
 
 class SimulatedSlit(NamedTuple):
-    """A simulated slit and what is behind it, see :func:`simulate_trace`."""
+    """Hold a simulated slit and its truth, see :func:`simulate_trace`."""
 
     slit: xr.Dataset
     truth: xr.Dataset
@@ -77,61 +77,61 @@ def simulate_trace(
     depth: float = 0.0,
     seed: Seed = 0,
 ) -> SimulatedSlit:
-    """Simulate the cut-out of a slitlet of three shutters, as the observatory's pipeline would give it.
+    """Simulate the cut-out of a slitlet of three shutters, in the form that the observatory's pipeline makes.
 
-    The profile is no Gaussian: a core, and a skirt that is broader and off centre; its width grows along the
+    The profile is not Gaussian: it has a core, and a broader skirt that is off centre. Its width grows along the
     dispersion. Variances of photon noise come from the noisy signal itself, as in real products.
 
     Parameters
     ----------
     signal_to_noise : float, default 45
-        Of the flux of a typical column.
+        Signal to noise of the flux of a typical column.
     bad_pixels : {"isolated", "none", "clusters"}
-        1.2 % of all pixels; none; or clusters of 2 to 3 rows by 2 columns, one for 8 columns.
+        ``isolated``: 1.2 % of all pixels. ``clusters``: 2 to 3 rows by 2 columns, one cluster for every 8 columns.
     lines : bool, default False
         Add emission lines, up to 15 times the continuum.
     fwhm : float, default 1.8
-        Width of the trace in the middle [pixel].
+        Width of the trace in the middle of the cut-out [pixel].
     tilt : float, default 0.012
         Slope of the trace [row per column].
     offset : float, default 0
         Distance of the source from its planned position [pixel].
     nod : int, default 0
-        Shutter, -1, 0 or 1, in which the source stands.
+        Shutter, -1, 0 or 1, that contains the source.
     background : float, default 0
         Electrons of background in every pixel.
     negative_nods : bool, default False
-        Subtract what was seen in other nods, their mean, with their noise.
+        Subtract the mean of other nods, with their noise.
     other_nods : {2, 1}
-        How many, if so.
+        Number of other nods that are subtracted.
     sky : float, default 0
-        Electrons of sky in every pixel behind an open shutter, and in no other.
+        Electrons of sky in every pixel behind an open shutter.
     shutters : str, default "111"
-        Which of the shutters are open, lowest first.
+        State of the shutters, lowest first; ``0`` is closed.
     source_type : {"POINT", "EXTENDED"}
-        Shutters cut the light of an extended source; that of a point only where one of them is closed.
+        Shutters cut the light of an extended source. They cut the light of a point source only if a shutter is closed.
     neighbour : float, default 0
-        Light of another point source in the slit, relative to the first, with another spectrum.
+        Light of another point source in the slit, relative to the first one. It has a different spectrum.
     neighbour_distance : float, default 7
-        Its distance [row].
+        Distance of the neighbour from the source [row].
     rows : int, default 30
         Rows of the cut-out.
     columns : int, default 420
         Columns of the cut-out.
     integrations : int, default 0
-        Length of a series; 0 for a single exposure.
+        Number of integrations of a time series; 0 for a single exposure.
     depth : float, default 0
-        Relative depth of a transit in the middle third of a series.
+        Relative depth of a transit in the middle third of a time series.
     seed : int, default 0
-        Of the random numbers.
+        Seed of the random numbers.
 
     Returns
     -------
     SimulatedSlit
         A named tuple. ``slit``: Dataset with ``sci`` [MJy], ``dq``, ``var_poisson``, ``var_rnoise``, ``wavelength``
         [um] and the attributes of a slit. ``truth``: Dataset with ``flux`` [Jy] of each column (and integration),
-        ``profile`` and ``variance`` [MJy2] of each pixel, ``trace`` [detector row], ``is_bad``. The flux is what
-        shutters let through.
+        ``profile`` and ``variance`` [MJy2] of each pixel, ``trace`` [detector row], ``is_bad``. The flux is the light
+        that shutters let through.
     """
     if bad_pixels not in ("none", "isolated", "clusters"):
         raise ParameterError(f"bad_pixels is {bad_pixels!r}, expected none, isolated or clusters")
@@ -192,7 +192,7 @@ def simulate_trace(
 
 
 class _Images(NamedTuple):
-    """Electrons of each pixel, all (integration, row, column): what was seen, its variances, the true variance."""
+    """Hold electrons of pixels (integration, row, column): the signal, its variances, and the true variance."""
 
     signal: np.ndarray
     poisson: np.ndarray
@@ -202,7 +202,7 @@ class _Images(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the light of a source falls.
+    """Describe where the light of a source falls.
 
     Attributes
     ----------
@@ -215,7 +215,7 @@ class _Place:
     width : ndarray
         Standard deviation of the trace in each column [pixel].
     passed : ndarray
-        Part of an even sky that the shutters let through (row, column).
+        Part of a uniform sky that the shutters let through (row, column).
     is_cut : bool
         Whether the shutters also cut the light of the source.
     """
@@ -229,11 +229,11 @@ class _Place:
     is_cut: bool
 
     def trace(self, nod: int) -> np.ndarray:
-        """Return the planned row of a source in one of the shutters -1, 0 and 1; rows count against the shutters."""
+        """Return the planned row of a source in shutter -1, 0 or 1; rows and shutters count in opposite directions."""
         return self.middle - nod * SHUTTER_PITCH * _ROWS_A_UNIT
 
     def light_at(self, centre: np.ndarray) -> np.ndarray:
-        """Return the part of the light of a source at these rows in each pixel."""
+        """Return the part of the light in each pixel, for a source at these rows."""
         return _profile(self.y - centre, self.width) * (self.passed if self.is_cut else 1.0)
 
 
@@ -246,7 +246,7 @@ def _place(rows: int, columns: int, fwhm: float, tilt: float, shutters: str, is_
 
 
 def _relative_spectrum(at_trace: np.ndarray, columns: int, lines: bool) -> np.ndarray:
-    """Return the spectrum of the source, about 1, at wavelengths in columns of the middle of the slit."""
+    """Return the spectrum of the source, about 1, at wavelengths given as columns of the middle of the slit."""
     spectrum = 0.7 + 0.3 * np.cos(6 * at_trace / max(columns - 1, 1) - 2.5)
     for at, height, size in _LINES if lines else ():
         spectrum = spectrum + height * np.exp(-0.5 * ((at_trace - at * columns) / size) ** 2)
@@ -262,7 +262,7 @@ def _observe(random: np.random.Generator, mean: np.ndarray) -> _Images:
 
 
 def _subtract(random: np.random.Generator, images: _Images, mean: np.ndarray, count: int) -> _Images:
-    """Subtract what was seen in one of ``count`` other nods, divided by their number."""
+    """Subtract the signal of one of ``count`` other nods, divided by their number."""
     there = random.poisson(mean) + READ_NOISE * random.normal(size=images.signal.shape)
     return _Images(
         images.signal - there / count,
@@ -288,7 +288,7 @@ def _choose_bad_pixels(random: np.random.Generator, kind: str, rows: int, column
 def _slit(
     images: _Images, place: _Place, is_bad: np.ndarray, integrations: int, attributes: dict[str, str]
 ) -> xr.Dataset:
-    """Return the cut-out as the observatory's pipeline gives it."""
+    """Return the cut-out in the form that the observatory's pipeline makes."""
     from_middle = place.y - place.middle
     inside = np.abs(from_middle) < (_MARGIN + SHUTTER_PITCH) * _ROWS_A_UNIT
     wavelength = np.where(inside, 0.6 + 4.6 * (place.x + _COLUMNS_A_ROW * from_middle) / place.x.size, np.nan)
@@ -332,11 +332,11 @@ def _profile(distance: np.ndarray, width: np.ndarray) -> np.ndarray:
 
 
 def _open_part(distance: np.ndarray, shutters: str) -> np.ndarray:
-    """Return the part of an even sky in each pixel, so many rows from the middle of three shutters."""
+    """Return the part of a uniform sky in each pixel; ``distance`` is rows from the middle of three shutters."""
     place = -distance / _ROWS_A_UNIT
     found = np.zeros(distance.shape)
     for number, state in enumerate(shutters):
-        if state != "0":  # bars are not seen
+        if state != "0":  # bars between shutters are not simulated
             edges = [(number - 1 + side) * SHUTTER_PITCH for side in (-0.5, 0.5)]
             if shutters[number - 1 : number] in ("", "0"):
                 edges[0] = (number - 1) * SHUTTER_PITCH - 0.5

@@ -1,1 +1,1 @@
-"""Where bytes live: local folders and remote stores."""
+"""Read and write bytes in local folders and remote stores."""

@@ -1,4 +1,4 @@
-"""A directory on disk or behind a URL: read, write, list and remove the files below it."""
+"""Read, write, list and remove files in a directory on disk or behind a URL."""
 
 import json
 import os
@@ -24,7 +24,7 @@ __all__ = ["Folder", "parsed_json"]
 
 @dataclass(frozen=True)
 class Folder:
-    """A directory on disk, or a prefix behind a URL. Small and picklable.
+    """Represent a directory on disk, or a prefix behind a URL. Objects are small and picklable.
 
     Keys are paths below it, with parts separated by ``/``.
 
@@ -33,7 +33,7 @@ class Folder:
     root : str
         Absolute path or URL.
     options : StorageOptions
-        How the store behind a URL is reached.
+        Options of the store behind a URL.
     """
 
     root: str
@@ -121,7 +121,7 @@ class Folder:
         return {key: parsed_json(content if isinstance(content, bytes) else None) for key, content in found.items()}
 
     def put(self, key: str, content: bytes) -> None:
-        """Write a file in one step, so that readers never find half of it. An older file is replaced."""
+        """Write a file in one step, so that readers never find an incomplete file. An older file is replaced."""
         if self.is_remote:
             with self._system(key) as (system, inner):
                 system.makedirs(inner.rpartition("/")[0], exist_ok=True)
@@ -134,9 +134,9 @@ class Folder:
         self.put(key, json.dumps(content, indent=1).encode())
 
     def make(self, key: str, content: bytes) -> bool:
-        """Write a file unless there is one already; tell whether it was written.
+        """Write a file if there is none yet; return whether it was written.
 
-        Of several processes that try at the same time, one succeeds.
+        If several processes try at the same time, one of them succeeds.
         """
         if self.is_remote:
             with self._system(key) as (system, inner):
@@ -195,5 +195,5 @@ def parsed_json(content: bytes | str | None) -> Any:
     """Return the content of a JSON text, None if there is no text or it is not JSON."""
     try:
         return None if content is None else json.loads(content)
-    except (ValueError, TypeError, RecursionError):  # RecursionError: of thousands of nested brackets
+    except (ValueError, TypeError, RecursionError):  # RecursionError: thousands of nested brackets
         return None

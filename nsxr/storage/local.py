@@ -1,4 +1,4 @@
-"""Local files: open regular files only, create new files only, flush to the disk."""
+"""Open regular files, create new files, and flush files to the disk."""
 
 import os
 import stat
@@ -23,11 +23,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises
     ------
     InputFileError
-        If it is a pipe, a device or a socket: these may never end, and cannot be read twice.
+        If it is a pipe, a device or a socket. These may never end, and cannot be read twice.
     OSError
         If it cannot be opened.
     """
-    # without O_NONBLOCK, the opening of a pipe without a writer would wait forever
+    # without O_NONBLOCK, opening a pipe that has no writer would wait forever
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
@@ -40,7 +40,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def make_exclusively(path: str | os.PathLike[str]) -> BinaryIO:
-    """Create a file and open it for writing. An existing file of this name is an error, also a broken link.
+    """Create a file and open it for writing. An existing file or link of this name is an error.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def make_exclusively(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the entries of a directory, to the disk. A full disk is noticed here at the latest."""
+    """Flush a file, or the entries of a directory, to the disk. A full disk raises an error here at the latest."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

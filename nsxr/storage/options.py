@@ -1,6 +1,6 @@
-"""Storage options: what a store needs to know besides the URL, such as its endpoint and credentials.
+"""Handle storage options: what a store needs besides the URL, such as its endpoint and credentials.
 
-They travel with each path. Nothing is kept globally.
+Storage options are passed with each path. There are no global options.
 """
 
 import copy
@@ -17,10 +17,10 @@ from nsxr.storage.urls import protocols
 __all__ = ["ANONYMOUS", "NO_OPTIONS", "StorageOptions", "token"]
 
 TRIES = 5
-"""How often a request is made before it counts as failed."""
+"""Number of tries before a request counts as failed."""
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 20, 30
-"""Seconds without an answer, and without a further byte, after which a try counts as failed."""
+"""Seconds without an answer, or without another byte, after which a try counts as failed."""
 
 ANONYMOUS: dict[str, Entries] = {"s3": {"anon": True}, "gs": {"token": "anon"}, "gcs": {"token": "anon"}}
 """Storage options for public data."""
@@ -32,7 +32,7 @@ def token(value: object) -> str:
 
 
 class StorageOptions:
-    """Storage options: hashable, picklable, and shown without their values.
+    """Hold storage options: hashable, picklable, and shown without their values.
 
     Parameters
     ----------
@@ -76,10 +76,10 @@ class StorageOptions:
         first, *others = protocols(path)
         found = {first: _complete(first, {**named.get(first, {}), **plain}, tries)}
         found |= {protocol: _complete(protocol, named.get(protocol, {}), tries) for protocol in others}
-        return copy.deepcopy(found)  # fsspec writes into what it is given
+        return copy.deepcopy(found)  # fsspec changes the options that it gets
 
     def names_any_for(self, path: str) -> bool:
-        """Whether some of the options go to the store of this URL: headers and passwords may be among them."""
+        """Return whether options would be sent to the store of this URL; they may include headers and passwords."""
         known = fsspec.available_protocols()
         named = {k for k, v in self._options.items() if isinstance(v, Mapping) and k in known}
         first, *others = protocols(path)
@@ -90,7 +90,7 @@ NO_OPTIONS = StorageOptions()
 
 
 def _complete(protocol: str, options: Named, tries: int) -> Entries:
-    """Add time-outs and retries that the caller did not choose."""
+    """Add default time-outs and numbers of tries, where the caller has not set them."""
     if protocol in ("s3", "s3a"):
         config = {
             "connect_timeout": CONNECT_TIMEOUT,

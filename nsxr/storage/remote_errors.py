@@ -1,6 +1,6 @@
-"""Turn errors of stores behind URLs into one clear line without secrets, and try again after passing errors.
+"""Turn errors of stores behind URLs into one clear line without secrets, and try again after temporary errors.
 
-Errors of aiohttp and botocore are recognized by the names of their classes, since these libraries may be missing.
+Errors of aiohttp and botocore are recognized by the names of their classes, because these libraries may be missing.
 """
 
 import logging
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_WAIT = 0.5
-"""Seconds before the second try; twice as long before each further one."""
+"""Seconds before the second try; the time doubles before each further try."""
 
 NO_RANGES = (
     "its server sends no ranges of bytes; download it first, or put 'simplecache::' before the URL to have that done"
 )
 
 _ANSWERS_LATER = {408, 429, 500, 502, 503, 504}
-"""HTTP status of failures that may pass."""
+"""HTTP status codes of temporary failures."""
 
 _NO_ANSWER = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError", "IncompleteRead"}
 _NO_ANSWER |= {"ResponseParserError", "TimeoutError"}
@@ -54,11 +54,11 @@ def remote_errors(path: str) -> Iterator[None]:
     except NsxrError:
         raise
     except Exception as error:
-        # without the cause: it may contain signed requests, and cannot always be pickled
+        # leave out the cause: it may contain signed requests, and cannot always be pickled
         translated = _translated(shown(path), error) if is_remote(path) else None
         if translated is None:
             raise
-        # not the repr of the error: aiohttp shows the headers of the request there, with the authorization
+        # do not use the repr of the error: with aiohttp it contains the headers of the request, with the authorization
         logger.debug("%s: %s: %s", shown(path), type(error).__name__, _reason(list(_chain(error))))
         raise translated from None
 
@@ -139,9 +139,9 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def retried(function: Callable[[], T], path: str) -> T:
-    """Call a function that reads from a URL, and call it again after a while if the error may pass.
+    """Call a function that reads from a URL, and call it again after a delay if the error may be temporary.
 
-    HTTP clients do not try again by themselves. S3 clients do, but several layers of them multiply their tries.
+    HTTP clients do not try again by themselves. S3 clients do, but in several layers, whose tries multiply.
     """
     for attempt in range(TRIES - 1 if is_remote(path) else 0):
         try:

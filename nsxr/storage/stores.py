@@ -1,6 +1,6 @@
 """Read files behind URLs with :mod:`fsspec`: open, list, fetch ranges of bytes.
 
-Everything that fsspec opens is understood: ``s3://``, ``https://``, ``gs://``, ``memory://``, and chains such as
+All URLs that fsspec opens can be used: ``s3://``, ``https://``, ``gs://``, ``memory://``, and chains such as
 ``simplecache::https://``.
 """
 
@@ -34,13 +34,13 @@ def filesystem(
     options : mapping or StorageOptions, optional
         See :class:`StorageOptions`.
     tries : int
-        How often the client of the store makes a request, if it can try again; 1 if the caller uses
+        Number of tries of a request by the client of the store, if it can try again; 1 if the caller uses
         :func:`retried`.
 
     Raises
     ------
     ParameterError
-        If no filesystem of that name exists, its library is not installed, or it does not know an option.
+        If the filesystem does not exist, its library is not installed, or it does not know an option.
     """
     options = options if isinstance(options, StorageOptions) else StorageOptions(options)
     try:
@@ -58,7 +58,7 @@ def filesystem(
         layer = system
         while layer is not None:
             if isinstance(getattr(type(layer), "retries", None), int):
-                # s3fs has no option for this; 5 tries of ours, 5 of s3fs and 5 of botocore would together wait an hour
+                # s3fs has no option for this; 5 tries of nsxr, of s3fs and of botocore would together wait an hour
                 layer.retries = 1
             layer = vars(layer).get("fs")  # the filesystem below a cache
     return system, inner
@@ -83,13 +83,13 @@ def list_files(path: str, options: Mapping[str, object] | StorageOptions | None 
 
 
 def open_remote(path: str, options: StorageOptions, read_ahead: int) -> Any:
-    """Open a URL as a seekable binary file that fetches ``read_ahead`` bytes more than it is asked for."""
+    """Open a URL as a seekable binary file. Each read fetches ``read_ahead`` bytes more than requested."""
     system, inner = filesystem(path, options, tries=1)
     return system.open(inner, "rb", block_size=read_ahead, cache_type="readahead")
 
 
 def object_stamp(path: str, options: StorageOptions) -> str:
-    """Return a hash of what a store says of an object, such as size, ETag and time of change."""
+    """Return a hash of what a store reports about an object, such as size, ETag and time of change."""
     system, inner = filesystem(path, options, tries=1)
     system.invalidate_cache(inner)
     return token(sorted((key, str(value)) for key, value in system.info(inner).items()))
@@ -115,7 +115,7 @@ def read_ranges(path: str, options: StorageOptions, ranges: Sequence[tuple[int, 
     Raises
     ------
     InputFileError
-        If there is no such object, it ends before a range does, or its server knows no ranges.
+        If there is no such object, if it ends before a range does, or if its server does not support ranges.
     RemoteAccessError
         If the object cannot be reached, see :func:`remote_errors`.
     """

@@ -1,4 +1,4 @@
-"""URLs of files: recognize them, and show them without secrets."""
+"""Recognize URLs of files, and show them without secrets."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from nsxr.errors import ParameterError
 __all__ = ["is_remote", "local_path", "protocols", "receivers", "shown", "without_secrets"]
 
 _WITHOUT_HOST = {"s3", "s3a", "gs", "gcs", "memory", "file", "local", "simplecache", "filecache", "blockcache"}
-"""Protocols whose URLs name no host to which anything could be sent."""
+"""Protocols whose URLs contain no host, so that no options are sent to one."""
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URL, not a local file."""
+    """Return whether a path is a URL, not a local file."""
     return "://" in path
 
 
@@ -28,7 +28,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ParameterError
-        If it is a URL, also one that has lost a slash in a Path: otherwise a local folder of that name would be made.
+        If it is a URL, or a URL that lost a slash because it was made a Path. Otherwise a local folder of this name
+        would be created.
     """
     name = os.fspath(path)
     if is_remote(name) or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:+/", name):
@@ -40,9 +41,9 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def receivers(path: str) -> set[str]:
-    """Return the hosts that the parts of a URL name, as ``https://host:port``.
+    """Return the hosts in all parts of a URL, as ``https://host:port``.
 
-    URLs of S3 and Google Cloud Storage name no host: their options do.
+    URLs of S3 and Google Cloud Storage contain no host; it is in their storage options.
     """
     found = set()
     for part in path.split("::"):
@@ -54,16 +55,16 @@ def receivers(path: str) -> set[str]:
 
 
 def shown(path: str) -> str:
-    """Return a path for messages. A URL loses its query, user and password, which may be secrets."""
+    """Return a path for messages. The query, user and password of a URL are removed, because they may be secret."""
     if not is_remote(path):
         return path
     return re.split(r"[?#]", re.sub(r"://[^/?#]*@", "://", path), maxsplit=1)[0]
 
 
 def without_secrets(text: str) -> str:
-    """Return a text of another library, such as an error message, with its URLs as :func:`shown` gives them.
+    """Return a text of another library, such as an error message, with secrets in its URLs removed by :func:`shown`.
 
-    Some messages have only the path of a URL. Its query, after the question mark, is removed as well.
+    Some messages contain only the path of a URL. The query after its question mark is removed too.
     """
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda found: shown(found[0]), text)
     return re.sub(r"\?[^\s?=&'\"]+=[^\s'\"]*", "", text)

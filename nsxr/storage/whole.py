@@ -1,7 +1,7 @@
-"""Write files and folders whole or not at all: under another name first, then in one go under their own.
+"""Write files and folders completely or not at all: under a temporary name first, which is then renamed in one step.
 
-A reader never sees half a file. What a process that was killed leaves behind has names ``.NAME.12345678.partial`` and
-``.NAME.12345678.old``, and :func:`sweep` removes it.
+A reader never sees an incomplete file. Files that a killed process leaves behind have the names
+``.NAME.12345678.partial`` and ``.NAME.12345678.old``, and :func:`sweep` removes them.
 """
 
 import errno
@@ -37,16 +37,16 @@ _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def put_file(path: Path, content: bytes) -> None:
-    """Write a small file; an older one is replaced. The directory is made if need be."""
+    """Write a small file; an older one is replaced. The directory is created if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, make_exclusively(partial) as file:
         file.write(content)
 
 
 def make_file(path: Path, content: bytes) -> bool:
-    """Write a small file unless there is one of this name; tell whether it was written.
+    """Write a small file if there is none of this name; return whether it was written.
 
-    Of several processes that try at the same time, one succeeds. The directory is made if need be.
+    If several processes try at the same time, one of them succeeds. The directory is created if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _aside(path) as partial:
@@ -54,7 +54,7 @@ def make_file(path: Path, content: bytes) -> bool:
             file.write(content)
         sync(partial)
         try:
-            os.link(partial, path)  # unlike a rename, this replaces nothing
+            os.link(partial, path)  # unlike a rename, this does not replace an existing file
         except FileExistsError:
             return False
     sync(path.parent)
@@ -63,9 +63,9 @@ def make_file(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield another name in the same directory; the file that the block writes there then gets the name ``path``.
+    """Yield a temporary name in the same directory. The file that the block writes there is then renamed to ``path``.
 
-    An older file is replaced in the same moment. If the block fails, the older file stays.
+    An older file is replaced in the same step. If the block fails, the older file stays.
     """
     with _aside(path) as partial:
         yield partial
@@ -78,9 +78,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def all_or_nothing(
     paths: Sequence[Path], overwrite: bool = False, finish: Callable[[Path], None] | None = None
 ) -> Iterator[list[Path]]:
-    """Yield other names for several files or folders; all of them get their own names if the block succeeds.
+    """Yield temporary names for several files or folders; all of them get their final names if the block succeeds.
 
-    If anything fails, none of them appears, and older ones are back in their places.
+    If anything fails, none of them appears, and older files and folders are restored.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ def all_or_nothing(
     overwrite : bool
         Whether older files and folders may be replaced.
     finish : callable, optional
-        Called with each of the other names after the block, before anything gets its own name.
+        Called with each temporary name after the block, before anything gets its final name.
 
     Raises
     ------
     OutputExistsError
-        If one of them is there after the block, and ``overwrite`` is false.
+        If one of them exists after the block, and ``overwrite`` is false.
     """
     outputs = [_Output(path, _free_name(path)) for path in paths]
     try:
@@ -118,7 +118,7 @@ def all_or_nothing(
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
-    """Raise OutputExistsError if one of the paths is there."""
+    """Raise OutputExistsError if one of the paths exists."""
     existing = [str(path) for path in paths if path.exists()]
     if existing:
         raise OutputExistsError(f"{', '.join(existing)} already there; ask for overwriting or choose another directory")
@@ -126,7 +126,7 @@ def refuse_existing(paths: Sequence[Path]) -> None:
 
 @contextmanager
 def locked(directory: Path, name: str) -> Iterator[bool]:
-    """Keep other processes from writing the files of one name. The lock ends with the process, however that ends.
+    """Keep other processes from writing the files of one name. The lock always ends when the process ends.
 
     Yields
     ------
@@ -157,7 +157,7 @@ def locked(directory: Path, name: str) -> Iterator[bool]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
                 break
-        os.close(descriptor)  # another process has just ended and removed the file that it had locked
+        os.close(descriptor)  # another process has just ended and removed the locked file
     try:
         yield True
     finally:
@@ -166,9 +166,9 @@ def locked(directory: Path, name: str) -> Iterator[bool]:
 
 
 def sweep(paths: Sequence[Path]) -> None:
-    """Remove what killed processes have left of these files and folders, and put back what they had set aside.
+    """Remove partial files and folders of killed processes, and restore older ones that they had set aside.
 
-    The caller holds the lock: otherwise another process may be writing them.
+    The caller has to hold the lock; otherwise another process may be writing them.
     """
     for path in paths:
         pattern = f".{glob.escape(_short(path))}.????????"
@@ -183,14 +183,14 @@ def sweep(paths: Sequence[Path]) -> None:
 
 @contextmanager
 def disk_errors(directory: Path, only_writing: bool = False) -> Iterator[None]:
-    """Name the directory in errors of the disk.
+    """Add the name of the directory to errors of the disk.
 
     Parameters
     ----------
     directory : Path
         Where files are written.
     only_writing : bool
-        Whether errors that reading can raise too are left as they are.
+        Whether errors that reading can raise too are left unchanged.
     """
     numbers: Collection[int] | None = _WRITING if only_writing else None
     try:
@@ -205,19 +205,19 @@ def disk_errors(directory: Path, only_writing: bool = False) -> Iterator[None]:
 
 
 def _short(path: Path) -> str:
-    """Return the part of a name that temporary names repeat: with all of a long name they would be too long."""
+    """Return the part of a name that temporary names repeat; with a long name they would be too long otherwise."""
     return path.name[:200]
 
 
 def _free_name(path: Path) -> Path:
-    """Return a name in the same directory that nobody can have prepared."""
-    # absolute, since workers of a cluster may have been started in another directory
+    """Return a random name in the same directory, which no other process can predict."""
+    # absolute, because workers of a cluster may have been started in another directory
     return path.absolute().with_name(f".{_short(path)}.{uuid4().hex[:8]}.partial")
 
 
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
-    """Yield a free name in the same directory; what has this name after the block is removed."""
+    """Yield a free name in the same directory. A file or folder of this name is removed after the block."""
     partial = _free_name(path)
     try:
         yield partial
@@ -226,9 +226,9 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or directory, if it is there."""
+    """Remove a file or directory, if it exists."""
     if path.is_dir():
-        for _ in range(3):  # blocks in flight in other threads may add files meanwhile
+        for _ in range(3):  # other threads may still write blocks and add files
             shutil.rmtree(path, ignore_errors=True)
             if not path.exists():
                 break
@@ -238,13 +238,13 @@ def _remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Output:
-    """A file or folder under its final and its temporary name."""
+    """Hold a file or folder with its final and its temporary name."""
 
     final: Path
     partial: Path
 
     def flush(self) -> None:
-        """Bring all bytes to the disk: a full disk shows then at the latest."""
+        """Flush all bytes to the disk. A full disk raises an error here at the latest."""
         for folder, _, _ in os.walk(self.partial):
             sync(Path(folder))
         sync(self.partial)
@@ -255,26 +255,26 @@ class _Output:
         return self.partial.with_suffix(".old")
 
     def publish(self) -> None:
-        """Give the output its final name; an older file is kept aside, and replaced in one go."""
+        """Give the output its final name. An older file is set aside, and is replaced in one step."""
         if self.final.exists():
             try:
                 if self.final.is_dir() or self.partial.is_dir():
                     raise OSError(errno.EPERM, "directories have no second names")
                 os.link(self.final, self.older)
-            except OSError:  # on some file systems, files have no second names either
+            except OSError:  # some file systems have no second names for files either
                 os.replace(self.final, self.older)
         os.replace(self.partial, self.final)
         sync(self.final.parent)
 
     def take_back(self) -> None:
-        """Undo :meth:`publish`, however far it came."""
+        """Undo :meth:`publish`, also if it was interrupted."""
         if not self.partial.exists():
             os.replace(self.final, self.partial)
         if self.older.exists():
             os.replace(self.older, self.final)
 
     def discard(self) -> None:
-        """Remove what has a temporary name, and an older output that has been replaced."""
+        """Remove the output with the temporary name, and an older output that has been replaced."""
         _remove(self.partial)
         if self.final.exists():
             _remove(self.older)

@@ -1,7 +1,8 @@
-"""Other light in the slit of a source: neighbours, and the source itself where other nods were subtracted.
+"""Find the traces in a slit: the source, its neighbours, and negative traces of subtracted nods.
 
-The light of a slit is collapsed along the trace into a curve across the slit. Sources are bumps in it, subtracted nods
-are troughs. A source is the bump at its planned position, not the brightest.
+A line of light, or line, is one trace in the slit. The light of a slit is averaged along the planned trace to a curve
+across the slit. Sources are maxima of this curve, subtracted nods are minima. The source is the maximum at its planned
+position, not the brightest one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,21 +15,21 @@ from nsxr.kernels.spectra.trace_profile import gaussian
 
 __all__ = ["APART", "SIGNIFICANCE", "Lines", "find_lines"]
 
-_STEP = 0.25  # rows, bins of the collapsed light
-_WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, of images of a point that are tried
-_WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of extended sources
-_FAINTEST_IN_ECHO = 0.15  # where a subtracted nod may be a little brighter or wider
+_STEP = 0.25  # rows, width of the bins of the curve
+_WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, widths of the image of a point source that are tried
+_WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # rows, widths of extended sources that are tried
+_FAINTEST_IN_ECHO = 0.15  # limit near a subtracted nod, which may be a little brighter or wider
 _UNLIKELY = 2.0
-_ASTRAY = 1.5  # rows from its plan up to which a source is looked for with subtracted nods
-_MOST = 6  # lines of light in a slit
+_ASTRAY = 1.5  # rows, largest distance of a source from its planned position in the search for subtracted nods
+_MOST = 6  # largest number of lines in a slit
 APART = 2.5
 """Least distance of two lines [row]."""
 SIGNIFICANCE = 5.0
-"""Standard deviations from which on a line is believed."""
-_FAINTEST = 0.04  # of the brightest line
-_TOLERANCE, _TOLERANCE_AROUND = 0.08, 0.015  # of the light at a distance, and of the brightest within two rows
-_AROUND = 16  # columns to each side that tell how bright a faint one is
-_WINDOW = 3.0  # rows around its plan in which a source is looked for
+"""Least significance of a line, in standard deviations."""
+_FAINTEST = 0.04  # relative to the brightest line
+_TOLERANCE, _TOLERANCE_AROUND = 0.08, 0.015  # errors, relative to the light and to the brightest light within two rows
+_AROUND = 16  # columns to each side from which the brightness of a faint column is taken
+_WINDOW = 3.0  # rows around the planned position in which the source is searched
 
 
 _Pattern = tuple[np.ndarray, float]  # distances of subtracted nods, and the part of the light that each has
@@ -36,18 +37,19 @@ _Pattern = tuple[np.ndarray, float]  # distances of subtracted nods, and the par
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of light in the slit of one exposure.
+    """Hold the lines of light in the slit of one exposure.
 
     Attributes
     ----------
     offset : float
-        Of the source from its plan [row].
+        Distance of the source from its planned position [row].
     width : float
         Standard deviation of the Gaussians [row].
     distances, strengths : (line,) ndarray
-        Rows from the source, and light relative to it, of other sources; negative where only other nods show them.
+        Of other sources: distances from the source [row], and light relative to the source. Light is negative for a
+        source that is seen only in subtracted nods.
     echo_distances, echo_strengths : (echo,) ndarray
-        Of subtracted nods; their part of the light.
+        Of subtracted nods: distances from the source [row], and light relative to the source.
     """
 
     offset: float
@@ -60,9 +62,10 @@ class Lines:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Light along lines parallel to the planned trace, relative to the brightness of columns.
+    """Hold the mean light along lines parallel to the planned trace, relative to the brightness of columns.
 
-    Distance from the trace, mean, its deviation, an even sky in the same units, and the part of it that is let through.
+    Fields are the distance from the trace, the mean and its standard deviation, a uniform sky in the same units, and
+    the part of the sky that shutters let through.
     """
 
     distance: np.ndarray
@@ -74,7 +77,7 @@ class _Curve:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What is known of the source, see :func:`find_lines`."""
+    """Hold what is known of the source, see :func:`find_lines`."""
 
     has_level: bool
     is_planned: bool
@@ -84,22 +87,22 @@ class _Rules:
 
 @dataclass(frozen=True)
 class _Shapes:
-    """Lines at all places of a grid, and the light that they are fitted to, in standard deviations of the light.
+    """Hold lines at all places of a grid, and the light that they are fitted to, in standard deviations of the light.
 
     Attributes
     ----------
     grid : (place,) ndarray
-        Rows from the plan.
+        Distances from the planned position [row].
     shapes : (bin, place) ndarray
-        Line at each place.
+        Shape of a line at each place.
     values : (bin,) ndarray
         Light.
     level : list of ndarray
         The background, if there is one.
     enough, near : (place,) ndarray of bool
-        Places where enough of a line is seen; places where the source may be.
+        Places where enough of a line is in the slit; places where the source may be.
     spread : float
-        Factor by which the noise is larger than given; 1 or more.
+        Ratio of the noise to the given noise; 1 or more.
     """
 
     grid: np.ndarray
@@ -117,7 +120,7 @@ def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: 
     column = np.where(used.any(0), precision.sum(0) / count, 0.0)
     if not column.any():
         return None
-    # bins of a trace without slope are made of different columns, of which some have emission lines
+    # without this, bins that contain different columns would differ if some of the columns have emission lines
     brightness = _brightness(image, precision)
     column = np.minimum(column, 4.0 * np.median(column[column > 0])) * brightness**2
     image, sky_there = image / brightness, sky / brightness
@@ -140,19 +143,19 @@ def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: 
     reach = int(2 / _STEP)
     around = np.abs(np.pad(light, reach))
     around = np.max([around[k : k + size] for k in range(2 * reach + 1)], axis=0)
-    # a profile whose width changes along the trace is no better known than this
+    # the profile is not known better than this, because its width changes along the trace
     flaws = (_TOLERANCE * light) ** 2 + (_TOLERANCE_AROUND * around) ** 2
     found = mean(distance), light, np.sqrt(variance + flaws), mean(sky_there), mean(sky)
     return _Curve(*(values[kept] for values in found))
 
 
 def _brightness(image: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Return how bright each column is, whatever the sign of its light (x,), from its own pixels or those around."""
+    """Return the absolute brightness of each column (x,), from its own pixels or from the columns around."""
     used = precision > 0
     noise = np.where(used, 1 / np.where(used, precision, 1.0), 0.0).sum(0)
     power = np.where(used, image**2, 0.0).sum(0) - noise
     window = np.ones(2 * _AROUND + 1)
-    # mode "same" would give the length of the window in a slit that is shorter
+    # in a slit shorter than the window, mode "same" would return the length of the window
     inside = slice(_AROUND, _AROUND + power.size)
     smooth = np.convolve(power, window)[inside] / np.convolve(np.ones(power.size), window)[inside]
     found = np.where(power > 100 * noise, power, smooth)
@@ -183,17 +186,18 @@ def find_lines(
     plan : (x,) ndarray
         Planned position of the trace.
     sky : (y, x) ndarray
-        Part of the light of an even sky that reaches a pixel.
+        Part of the light of a uniform sky that reaches a pixel.
     has_level : bool
-        Whether there is a background.
+        Whether a background is fitted.
     is_planned : bool
-        Whether the plan is more than a guess.
+        Whether the position was planned; otherwise it was estimated from the light.
     prior : float
         Standard deviation of the true offset from the plan [row].
     nods : (n,) ndarray, optional
-        Rows from the source where other nods can be; by default anywhere.
+        Possible distances of other nods from the source [row]; by default any distance.
     extended : bool, default False
-        Light of any width is the source, as far as shutters let it through: only subtracted nods are others.
+        Whether the source is extended. All positive light, of any width, then belongs to the source, and other lines
+        can only be subtracted nods.
     """
     none = np.zeros(0)
     curve = _collapsed(image, precision, plan, sky)
@@ -211,16 +215,16 @@ def find_lines(
         ]
         return min(found, key=lambda each: each[0]) if found else None
 
-    # which nods were subtracted shows with about the right width
+    # an approximate width is enough to find which nods were subtracted
     first = best((width, pattern) for pattern in _patterns(curve, nods, extended) for width in widths[1::2])
     chosen = best((width, first[2]) for width in widths) if first else None
     return chosen[1] if chosen else Lines(0.0, _WIDTHS[1], none, none, none, none)
 
 
 def _patterns(curve: _Curve, nods: np.ndarray | None, extended: bool) -> Iterator[_Pattern]:
-    """Yield distances of subtracted nods and the part of each: all choices of shutters where light is negative.
+    """Yield patterns of subtracted nods, distances and strength: all combinations of shutters with negative light.
 
-    Others may be behind closed shutters. Of an extended source, the light beside these shutters is seen.
+    If the source is extended, nods may also lie behind closed shutters, because light beside these shutters is seen.
     """
     yield np.zeros(0), np.inf if nods is None else 1.0
     if nods is None:
@@ -236,9 +240,9 @@ def _patterns(curve: _Curve, nods: np.ndarray | None, extended: bool) -> Iterato
 
 
 def _lines_of_width(curve: _Curve, width: float, rules: _Rules, pattern: _Pattern) -> tuple[float, Lines] | None:
-    """Return chi square, 25 more for each line, and the lines; None if the pattern of nods does not fit.
+    """Return chi square, plus 25 for each line, and the lines; None if the pattern of nods does not fit.
 
-    Each line has echoes of its own, at all distances of the pattern.
+    Each line has echoes at all distances of the pattern.
     """
     echoes, part = pattern
     shapes = _shapes(curve, width, rules, pattern)
@@ -246,11 +250,11 @@ def _lines_of_width(curve: _Curve, width: float, rules: _Rules, pattern: _Patter
     light, at = solution[len(shapes.level) :], shapes.grid[places]
     strengths = np.full(echoes.size, part)
     chi_square = float((np.minimum(np.abs(residual), 30.0) ** 2).sum()) + SIGNIFICANCE**2 * (len(places) + echoes.size)
-    # where shutters are known, negative light is that of nods; another source on a nod looks like one more nod
+    # if shutters are known, only nods are negative; another source at the place of a nod would look like one more nod
     on_echo = np.abs(at[:, None, None] - at[None, :, None] - echoes) < APART
     if ((light < 0).any() and not np.isinf(part)) or on_echo.any():
         chi_square *= _UNLIKELY
-    # the further from its plan, the more significant a source has to be
+    # a source has to be more significant if it is farther from its planned position
     power = (shapes.shapes[:, places] ** 2).sum(0)
     is_likely = light**2 * power > (SIGNIFICANCE * shapes.spread) ** 2 + 4.0 * (at / rules.prior) ** 2
     bright = [k for k in range(len(places)) if light[k] > 0 and shapes.near[places[k]] and is_likely[k]]
@@ -282,7 +286,7 @@ def _shapes(curve: _Curve, width: float, rules: _Rules, pattern: _Pattern) -> _S
     enough = reached > 0.3 * np.median(reached)
     shapes, values = shapes / curve.deviation[:, None], curve.mean / curve.deviation
     level = [curve.sky / curve.deviation] if rules.has_level else []
-    # neighbouring bins share no pixel: noise beyond the variances shows in their second differences, lines hardly
+    # neighbouring bins have no common pixels, so their second differences measure the noise, almost without lines
     close = curve.distance[2:] - curve.distance[:-2] < 3 * _STEP
     second = np.abs(np.diff(values, 2)[close])
     spread = max(float(np.median(second)) / 0.6745 / np.sqrt(6), 1.0) if second.size > 10 else 1.0
@@ -292,7 +296,7 @@ def _shapes(curve: _Curve, width: float, rules: _Rules, pattern: _Pattern) -> _S
 def _add_lines(
     curve: _Curve, given: _Shapes, rules: _Rules, pattern: _Pattern
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Add lines one by one, the most significant first; return their places on the grid, the fit, and the residual."""
+    """Add lines, the most significant first. Return their places on the grid, the fit, and the residual."""
     (echoes, part), grid, shapes, enough = pattern, given.grid, given.shapes, given.enough
     negative = _is_negative(curve, grid)
     places: list[int] = []
@@ -310,7 +314,7 @@ def _add_lines(
             allowed &= np.abs(grid - grid[place]) >= APART
         if rules.extended and not places:
             allowed &= (along > 0) & (given.near if rules.is_planned else np.ones_like(given.near))
-        elif rules.extended:  # all light is its own; without known shutters, echoes are found one by one
+        elif rules.extended:  # positive light is the source; if shutters are not known, echoes are added one by one
             allowed &= (along < 0) & np.isinf(part)
         if not allowed.any():
             break
@@ -325,7 +329,7 @@ def _add_lines(
             abs(light[-1]) < (_FAINTEST_IN_ECHO if in_echo else _FAINTEST) * np.abs(light).max()
             or (light[-1] > 0 and not in_echo and not _is_bump(curve, grid[place], grid[places], given.spread))
         ):
-            # a flank of another line; what is left of it stays where it is
+            # this is the flank of another line: do not add it, and do not search here again
             enough = enough & (np.abs(grid - grid[place]) > 0.3)
             continue
         places.append(place)
@@ -334,7 +338,7 @@ def _add_lines(
 
 
 def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np.ndarray:
-    """Return lines of light at some places; that of an extended source has a skirt, and shutters cut it."""
+    """Return lines of light at some places. Lines of extended sources have a skirt, and are cut by shutters."""
     core = gaussian(curve.distance[:, None] - places, width)[0]
     if not extended:
         return core
@@ -348,7 +352,7 @@ def _is_open(curve: _Curve, place: float) -> bool:
 
 
 def _is_negative(curve: _Curve, places: np.ndarray) -> np.ndarray:
-    """Return at which places the light is negative by three standard deviations, or where nothing can be seen."""
+    """Return at which places the light is negative by three standard deviations."""
     near = (np.abs(curve.distance[:, None] - places) < 1.0) & (curve.passed[:, None] > 0.5)
     weight = near / curve.deviation[:, None] ** 2
     total = weight.sum(0)
@@ -365,7 +369,7 @@ def _fit(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _is_bump(curve: _Curve, place: float, others: np.ndarray, spread: float) -> bool:
-    """Whether the light at a place is above the valley to each brighter line, or above that on its other side."""
+    """Return whether light at a place exceeds the minimum before each other line, or the light opposite that line."""
     near = np.abs(curve.distance - place) <= 0.5
     if not near.any():
         return False
@@ -381,5 +385,5 @@ def _is_bump(curve: _Curve, place: float, others: np.ndarray, spread: float) -> 
 
 
 def _lowest(values: np.ndarray) -> float:
-    """Return the smallest mean of three neighbours."""
+    """Return the smallest mean of three neighbouring values."""
     return float(np.convolve(values, np.ones(3) / 3, mode="valid").min()) if values.size > 3 else float(values.min())

@@ -7,24 +7,24 @@ from nsxr.kernels.medians import median_of_finite
 __all__ = ["LEAST_LIGHT", "MOST_LIGHT", "clip", "pixels_around", "unlike_others", "without_light"]
 
 _NEAR = 2
-"""Pixels on either side that tell which of two samples is the outlier."""
+"""Pixels on either side that decide which of two samples is the outlier."""
 _BLOCKS = 16
-"""Parts of a spectrum whose light is compared: a cosmic ray, or an error of a flat field, is in one of them."""
+"""Number of parts of a spectrum that are compared. A cosmic ray, or an error of a flat field, affects one part."""
 LEAST_LIGHT = 0.3
-"""Part of the light of the brightest spectrum; slit losses of nods differ by a tenth or two."""
+"""Least light relative to the brightest spectrum. Slit losses of nods differ by one or two tenths."""
 MOST_LIGHT = 3.0
-"""Times the light of the others, from which on a spectrum is of something else, or of nothing."""
+"""Largest light relative to the other spectra. A spectrum with more does not show the same source."""
 
 
 def pixels_around(values: np.ndarray, half: int) -> np.ndarray:
-    """Return for each pixel, along the last axis, what is within ``half`` pixels, along a new first axis."""
+    """Return the values within ``half`` pixels of each pixel along the last axis, along a new first axis."""
     padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=-1)
     return np.moveaxis(windows, -1, 0)
 
 
 def unlike_others(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Return which of three spectra or more are nothing that the others could have been averaged with.
+    """Return which spectra, of three or more, differ too much from the others to be averaged with them.
 
     Parameters
     ----------
@@ -34,9 +34,10 @@ def unlike_others(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -
     Returns
     -------
     (spectrum,) bool
-        Where the mean over most parts of the spectrum is beyond :data:`MOST_LIGHT` times the median of the others, the
-        brighter of two, up or down, by 5 standard deviations; parts count in which that median has light by 5. Or where
-        the variance is below a ten thousandth of that of the others: whatever its values, they would be the mean.
+        True where, in most parts of the spectrum, the absolute mean is above :data:`MOST_LIGHT` times the median of the
+        others by 5 standard deviations. For two others the brighter one is used as the median. Only parts are compared
+        in which this median is above 5 standard deviations. Also true where the variance is below a ten thousandth of
+        that of the others in most parts, because such a spectrum would dominate the mean.
     """
     n, size = values.shape
     found = np.zeros(n, dtype=bool)
@@ -50,7 +51,7 @@ def unlike_others(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -
     for i in range(n):
         others = np.arange(n) != i
         there = np.isfinite(mean[others]).sum(0) >= 2
-        # the brighter of two: one of them may be dark
+        # of two spectra take the brighter one, because the other may have no light
         rank = np.minimum(np.isfinite(mean[others]).sum(0) // 2, n - 2)
         light = np.take_along_axis(np.sort(mean[others], axis=0), rank[None], axis=0)[0]
         doubt = median_of_finite(noise[others])
@@ -64,25 +65,24 @@ def unlike_others(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -
 
 
 def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Return which spectra lack the light of the brightest one, as nods behind a closed shutter do.
+    """Return which spectra lack the light of the brightest one, such as nods behind a closed shutter.
 
     Parameters
     ----------
     values, variances : (spectrum, wavelength) float64
         Flux on a common grid.
     used : (spectrum, wavelength) bool
-        Where there is any.
+        Samples that can be used.
 
     Returns
     -------
     (spectrum,) bool
-        Where the median over parts of the spectrum is below :data:`LEAST_LIGHT` by 5 standard deviations; parts count
-        in which the brightest spectrum has light by 5, and there are at least three.
+        True where the median over parts of the spectrum is below :data:`LEAST_LIGHT` by 5 standard deviations. Only
+        parts are used in which the brightest spectrum is above 5 standard deviations; at least three such parts are
+        needed.
 
-    Notes
-    -----
-    The amplitude of a spectrum f in a part is ``sum(f m) / sum(m**2 - var(m))`` for the brightest m, whose own noise
-    would else make all others too faint.
+    Notes ----- The amplitude of a spectrum f in a part is ``sum(f m) / sum(m**2 - var(m))``, where m is the brightest
+    spectrum. Without the term ``var(m)`` the noise of m would make all others too faint.
     """
     n, size = values.shape
     found = np.zeros(n, dtype=bool)
@@ -95,7 +95,7 @@ def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -
 
     f, v = np.where(used, values, 0.0), np.where(used, variances, 1.0)
     power = sums(np.where(used, f**2 / v - 1, 0.0))
-    # a negative spectrum is not the brightest, however significant it is
+    # a negative spectrum is never the brightest, even if it is significant
     brightest = int(np.argmax((np.sqrt(np.maximum(power, 0.0)) * np.sign(sums(f / v))).sum(axis=-1)))
     m, own = f[brightest], v[brightest]
     for i in range(n):

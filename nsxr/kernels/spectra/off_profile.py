@@ -1,4 +1,4 @@
-"""Columns whose light is distributed otherwise than that of the others: lines of a nebula, or of gas that rotates.
+"""Find columns whose light is distributed differently from the other columns: lines of a nebula or of rotating gas.
 
 Images are (exposure, y, x) float64.
 """
@@ -16,12 +16,12 @@ def columns_off_profile(
     is_inside: np.ndarray,
     with_lines: np.ndarray,
 ) -> np.ndarray:
-    """Return the columns with lines in which two pixels or more contradict the profile (exposure, x), bool.
+    """Return the columns with lines in which two or more pixels disagree with the profile (exposure, x), bool.
 
-    A single pixel can have a cosmic ray. A column that agrees with the profile once one of its pixels is left out has
-    an outlier, unless the same row deviates in the next column, too. If the column does not agree whichever pixel is
-    left out, the line has another profile than the continuum. The same holds for columns next to it that contradict
-    the profile, too.
+    If a column agrees with the profile after one of its pixels is left out, this pixel is an outlier, such as a cosmic
+    ray, unless the same row also deviates in the next column. If the column disagrees for every choice of the pixel
+    that is left out, the line has a profile different from the continuum. The same applies to neighbouring columns that
+    also disagree with the profile.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def columns_off_profile(
     profile : (exposure, y, x) ndarray
         Part of the flux in each pixel.
     limit : (exposure, y, x) ndarray
-        By how much a pixel may deviate.
+        Largest deviation of a pixel that is allowed.
     is_inside : (exposure, y, x) ndarray of bool
         Pixels in the aperture that can be used.
     with_lines : (exposure, x) ndarray of bool
@@ -43,7 +43,7 @@ def columns_off_profile(
     )
     weighted = np.where(inside, p / np.where(inside, var, 1.0), 0.0)
     precision = (weighted * p).sum(0)
-    leverage = weighted / np.where(precision > 0, precision, 1.0)  # of each pixel in the flux
+    leverage = weighted / np.where(precision > 0, precision, 1.0)  # weight of each pixel in the flux
     residual = np.where(inside, image - (leverage * image).sum(0) * p, 0.0)
     lim = np.where(inside, lim, np.inf)
     contradicts = (np.abs(residual) > lim).any(0)
@@ -60,7 +60,7 @@ def columns_off_profile(
     found[exposure, column] = contradicts & ~agrees
     suspected = np.zeros_like(found)
     suspected[exposure, column] = contradicts
-    while True:  # the flanks of lines
+    while True:  # add the flanks of lines
         padded = np.pad(found, ((0, 0), (1, 1)))
         grown = found | (suspected & (padded[:, :-2] | padded[:, 2:]))
         if (grown == found).all():

@@ -1,4 +1,4 @@
-"""Pixels of a trace that disagree with the other exposures of the source, on the detector, without resampling.
+"""Find pixels of a trace that disagree with the other exposures of the source, on the detector, without resampling.
 
 Arrays are (exposure, y, x) or (exposure, x), float64.
 """
@@ -10,38 +10,38 @@ from nsxr.kernels.spectra.column_fit import column_weights
 __all__ = ["DISAGREEING", "disagreeing_pixels", "expected_fluxes"]
 
 _WINDOW = 101
-"""Columns over which the ratio of fluxes of two exposures may not change."""
+"""Number of columns over which the ratio of fluxes of two exposures is constant."""
 DISAGREEING = 0.2
-"""Part of the columns in which two exposures differ from which on they do not show the same light."""
+"""Largest part of the columns in which two exposures of the same source may differ."""
 
 
 def expected_fluxes(
     fluxes: np.ndarray, variances: np.ndarray, wavelengths: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the flux of each column that follows from the other exposures.
+    """Return the flux of each column that the other exposures predict.
 
-    Fluxes of the others are interpolated to the wavelengths of an exposure, and scaled by the ratio of both over 101
-    columns, since slits lose different parts of the light. Of three and more the median counts, so that one of them
-    may be wrong; of two the mean, or the lower where they disagree, since cosmic rays add light. An exposure that
-    differs from this one in a fifth of all columns, as behind a closed shutter, has no vote.
+    Fluxes of the other exposures are interpolated to the wavelengths of an exposure. They are scaled by the ratio of
+    both over 101 columns, because slit losses differ. With three or more other exposures the median is used, so one of
+    them may be wrong. With two the mean is used, or the lower value where they disagree, because cosmic rays add light.
+    An exposure that differs from this one in a fifth of all columns, as behind a closed shutter, is not used.
 
     Parameters
     ----------
     fluxes, variances, wavelengths : (exposure, x) ndarray
-        Of each exposure; NaN where there is none.
+        Values of each exposure; NaN where there are none.
     tolerance : float
-        Part of the change from column to column by which a spectrum may be displaced.
+        Allowed displacement of a spectrum, as a part of its change from column to column.
 
     Returns
     -------
     expected, variance : (exposure, x) ndarray
-        NaN where no other exposure says anything.
+        NaN where no other exposure has a flux.
     roughness : (exposure, x) ndarray
-        By how much interpolation may be wrong, where the spectrum changes from column to column: the tolerated
-        displacement, and what a straight line between samples leaves of a curve with their second difference.
+        Possible error of the interpolation where the spectrum changes from column to column: the allowed displacement,
+        plus the error of linear interpolation, estimated from second differences.
     disagreement : (exposure,) ndarray
-        Part of the columns in which an exposure differs by more than 3 standard deviations from that of the others
-        that is most like it; 0 if it is alone.
+        Part of the columns in which an exposure differs by more than 3 standard deviations from the most similar of the
+        others; 0 if there is only one exposure.
     """
     n, n_columns = fluxes.shape
     expected, variance, roughness = (np.full((n, n_columns), np.nan) for _ in range(3))
@@ -82,7 +82,7 @@ def expected_fluxes(
         there = np.isfinite(vote)
         count = np.maximum(there.sum(0), 1)
         some = there.any(0)
-        ranked = np.sort(np.where(there, vote, np.finfo(float).max / 4), axis=0)  # missing ones last
+        ranked = np.sort(np.where(there, vote, np.finfo(float).max / 4), axis=0)  # missing values last
         columns = np.arange(n_columns)
         middle = 0.5 * (ranked[(count - 1) // 2, columns] + ranked[count // 2, columns])
         mean_error = np.where(there, error, 0.0).sum(0) / count**2
@@ -97,7 +97,7 @@ def expected_fluxes(
 
 
 def _ratio(one: np.ndarray, other: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return the running ratio of two spectra; 1 where it cannot be told from noise."""
+    """Return the running ratio of two spectra; 1 where it cannot be measured because of noise."""
     used = np.isfinite(one) & np.isfinite(other) & (variance > 0)
     weight = np.where(used, 1 / np.where(used, variance, 1.0), 0.0)
     a, b = np.where(used, one, 0.0), np.where(used, other, 0.0)
@@ -132,28 +132,30 @@ def disagreeing_pixels(
     threshold: float,
     tolerance: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pixels within the apertures deviate from the expected light (exposure, y, x), bool.
+    """Return which pixels in the apertures deviate from the expected light (exposure, y, x), bool.
 
-    Returns also the part of the columns in which each exposure differs from all others, see :func:`expected_fluxes`.
+    The second result is the part of the columns in which each exposure differs from all others, see
+    :func:`expected_fluxes`.
 
     Parameters
     ----------
     images, usable : (exposure, y, x) ndarray
         Signal, and the pixels that can be used.
     dark_variance : (exposure, y, x) ndarray
-        Variance but for photon noise of the source, ``variance_of_signal`` (exposure, x) that per signal.
+        Variance without the photon noise of the source. ``variance_of_signal`` (exposure, x) is the photon noise per
+        signal.
     wavelengths : (exposure, x) ndarray
-        Of the trace.
+        Wavelengths of the trace.
     profile, profile_uncertainty, aperture, is_used : (exposure, y, x) ndarray
         Model of the trace.
     off_profile : (exposure, x) ndarray of bool
-        Columns whose light is distributed otherwise; their pixels are not judged.
+        Columns whose light is distributed differently from the profile; their pixels are not tested.
     order : int
-        Terms of the local background.
+        Number of terms of the local background.
     threshold : float
-        Standard deviations that a pixel may deviate by.
+        Number of standard deviations by which a pixel may deviate.
     tolerance : float
-        Part of the light around, and of its change along the dispersion, that a pixel may deviate by in addition.
+        Additional deviation that is allowed, as a part of the light around and of its change along the dispersion.
     """
     light = np.zeros_like(images)
     filled = np.where(usable, images, 0.0)
@@ -166,14 +168,14 @@ def disagreeing_pixels(
         variance = (weights**2 * total).sum(1)
         light = np.maximum(flux, 0.0)[:, None, :] * profile
     known = weights.any(1)
-    # a column whose pixels contradict its profile says less about the others
+    # a column whose pixels disagree with its profile gets less weight in the comparison with other exposures
     deviation = (filled - flux[:, None, :] * profile - level[:, None, :]) ** 2 * precision * (aperture > 0)
     contradiction = deviation.sum(1) / np.maximum(((precision > 0) & (aperture > 0)).sum(1) - 1, 1)
     said = variance * np.maximum(contradiction, 1.0)
     expected, doubt, roughness, disagreement = expected_fluxes(
         np.where(known, flux, np.nan), np.where(known, said, np.nan), wavelengths, tolerance
     )
-    # its own flux, found without the pixels that stand out, counts too where it agrees with the others
+    # the flux of the exposure itself, without deviating pixels, is used too where it agrees with the others
     alone = ~np.isfinite(expected)
     agrees = np.abs(flux - expected) < 3 * np.sqrt(variance + doubt) + roughness
     own, wrong = known & (alone | agrees), doubt + roughness**2

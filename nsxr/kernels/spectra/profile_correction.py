@@ -1,4 +1,4 @@
-"""The correction of a trace profile: splines whose size the data decide."""
+"""Fit the correction of a trace profile: splines whose size is determined by the data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +12,9 @@ from nsxr.kernels.spectra.trace_profile import Profile, skirted
 
 __all__ = ["refine_profile"]
 
-_AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # of the correction, relative to the light of a column
-_STIFFNESSES = (1.0, 30.0, 1000.0)  # against changes of the correction along the trace
-_LEAST = 0.03  # of the amplitude of corrections, far from the source
+_AMPLITUDES = 10.0 ** np.arange(-5.0, -0.4, 0.5)  # that are tried, relative to the light of a column
+_STIFFNESSES = (1.0, 30.0, 1000.0)  # that are tried: a stiffer correction changes less along the trace
+_LEAST = 0.03  # amplitude of corrections far from the source, relative to that at the source
 
 
 def refine_profile(
@@ -24,11 +24,12 @@ def refine_profile(
     profile: Profile,
     levels: Sequence[np.ndarray] = (),
 ) -> Profile:
-    """Return the profile with its correction fitted anew, given fluxes.
+    """Return the profile with a new fit of its correction, for given fluxes.
 
-    The coefficients are normal random numbers of one amplitude, alike along the trace to a degree; amplitude and degree
-    are those that make the data most likely. The amplitude falls with the light across the trace: far from it, light
-    that cannot be told from that of a background, of a neighbour, or of subtracted nods is not made up.
+    The prior of the coefficients is a normal distribution with one amplitude, and a stiffness that correlates
+    coefficients along the trace. The amplitude and stiffness with the highest likelihood of the data are used. The
+    amplitude falls with the light across the trace, so that the correction does not absorb light of a background, of a
+    neighbour, or of subtracted nods far from the trace.
 
     Parameters
     ----------
@@ -37,9 +38,10 @@ def refine_profile(
     fluxes : (exposure, x) ndarray
         Flux of each column.
     profile : Profile
-        Gaussian, or with an earlier correction, which is replaced.
+        A Gaussian profile, with or without an earlier correction; the earlier correction is replaced.
     levels : sequence of ndarray
-        Shapes (exposure, y, x) whose brightness in each column is found with the correction, as that of a neighbour.
+        Shapes (exposure, y, x), such as that of a neighbour, whose brightness in each column is fitted with the
+        correction.
     """
     distance = profile.distance(images.shape[1])
     bare = replace(profile, correction=np.zeros_like(profile.correction))
@@ -50,7 +52,7 @@ def refine_profile(
     passed = np.ones_like(images) if profile.passed is None else profile.passed
     one, none = np.ones((images.shape[0], 1)), np.zeros((images.shape[0], 1))
     strengths, distances = np.hstack([one, -profile.strengths]), np.hstack([none, profile.distances])
-    # all pixels that the splines reach: without those beyond the aperture, splines there would be arbitrary
+    # use all pixels that the splines reach: splines outside the aperture would be arbitrary without these pixels
     pixels = SplinePixels(distance, residual, weights, passed, fluxes)
     shapes = np.stack([*orthonormal(levels, weights), np.zeros_like(images)])
     normal, right = normal_equations(pixels, strengths, distances, shapes, profile.grid)
@@ -74,7 +76,7 @@ def refine_profile(
 
 
 def _decline(profile: Profile, n_u: int) -> np.ndarray:
-    """Return by how much less than in the middle splines across the trace (n_u,) are expected to be."""
+    """Return the expected amplitude of splines across the trace (n_u,), relative to the middle."""
     places = (np.arange(n_u) - 1.0) * 2 * (profile.reach + 1.0) / (n_u - 3) - (profile.reach + 1.0)
     width = float(np.exp(profile.shape[profile.n_exposures + 2]))
     light = skirted(places, np.array(width), float(profile.shape[-1]))[0]

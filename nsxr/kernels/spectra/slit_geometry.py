@@ -1,4 +1,4 @@
-"""Where a source should be on the detector, from what a cut-out says: edges of the slit, or the light itself."""
+"""Find the planned place of a source in a cut-out from the edges of the slit, or from the light."""
 
 from itertools import pairwise
 
@@ -8,16 +8,16 @@ from scipy.special import erf
 __all__ = ["nod_distances", "open_part", "planned_trace", "slit_aperture", "slit_range", "trace_of_light"]
 
 SHUTTER_PITCH = 1.15
-"""Distance of shutters in units of their open height, in which positions in slits are given."""
+"""Distance of shutters in units of their open height; positions in slits have the same unit."""
 ROWS_A_SHUTTER = 4.4
-"""Detector rows for the open height of a shutter, about; tells which margin the wavelengths were made with."""
-_MARGINS = (1.05, 0.55)  # beyond the centres of the outer shutters, by newer and older versions of the pipeline
-_ROUNDS = 100  # of projections that even out the staircase of an edge
+"""Approximate number of detector rows of the open height of a shutter; decides which margin applies."""
+_MARGINS = (1.05, 0.55)  # from outer shutters to the ends of the wavelengths, in newer and older pipelines
+_ROUNDS = 100  # number of projections that smooth the steps of an edge
 _BLUR = 0.5  # pixels, standard deviation of the image of an edge, as seen in flight products
 
 
 def slit_range(shutters: str, rows: float) -> tuple[float, float]:
-    """Return the ends of a slit for which wavelengths are given, in the units of positions in slits.
+    """Return the ends of the part of a slit that has wavelengths, in the units of positions in slits.
 
     Parameters
     ----------
@@ -34,10 +34,10 @@ def slit_range(shutters: str, rows: float) -> tuple[float, float]:
 
 
 def planned_trace(wavelength: np.ndarray, shutters: str, position: float) -> np.ndarray | None:
-    """Return the planned position of the trace (x,), in rows of the cut-out; None where the cut-out does not tell.
+    """Return the planned position of the trace (x,), in rows of the cut-out; None if the edges are not in the cut-out.
 
-    Wavelengths are finite inside a slit. Its lower and upper edges are a staircase, whose steps a polynomial along the
-    dispersion evens out: to 0.02 pixels on flight products, as compared with their coordinates.
+    Wavelengths are finite inside a slit. Its lower and upper edges follow whole pixels, in steps. A polynomial along
+    the dispersion smooths these steps. It agrees to 0.02 pixels with the coordinates in flight products.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def planned_trace(wavelength: np.ndarray, shutters: str, position: float) -> np.
     shutters : str
         See :func:`slit_range`.
     position : float
-        Planned position of the source in the slit (SRCYPOS); rows count the other way.
+        Planned position of the source in the slit (SRCYPOS); it increases towards lower rows.
     """
     edges = _edges(wavelength)
     if edges is None:
@@ -72,7 +72,7 @@ def _edges(wavelength: np.ndarray) -> tuple[np.ndarray, float] | None:
     solve = np.linalg.pinv(along[whole])
     low, high = (lower - 0.5)[whole], (upper + 0.5)[whole]
     middle, rows = along[whole] @ (solve @ (0.5 * (low + high))), float((high - low).mean())
-    # an edge is within half a row of the middle of its pixel: steps tell where, and a slit without slope has few
+    # an edge is within half a row of the middle of its pixel; only steps say more, and untilted slits have few
     for _ in range(_ROUNDS):
         start = np.clip(middle - 0.5 * rows, low - 0.4, low + 0.4)
         stop = np.clip(middle + 0.5 * rows, high - 0.4, high + 0.4)
@@ -82,7 +82,7 @@ def _edges(wavelength: np.ndarray) -> tuple[np.ndarray, float] | None:
 
 
 def _open_ranges(shutters: str) -> list[tuple[float, float]]:
-    """Return the ends of the open shutters, in the units of positions in slits; neighbours are one."""
+    """Return the ends of the open shutters, in the units of positions in slits; adjacent shutters are joined."""
     states = shutters.strip()
     if not states.strip("-_ "):
         return [(-0.5, 0.5)]
@@ -98,10 +98,10 @@ def _open_ranges(shutters: str) -> list[tuple[float, float]]:
 
 
 def open_part(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
-    """Return the part of the light of an even sky that reaches each pixel (y, x), 0 to 1.
+    """Return the part of the light of a uniform sky that reaches each pixel (y, x), 0 to 1.
 
-    Wavelengths are given for half a shutter more than is open at either end. No sky falls there, nor through a
-    shutter that is closed. Edges are blurred by half a pixel; bars between open shutters are not seen.
+    At both ends wavelengths extend half a shutter beyond the open shutters. No sky reaches these pixels, or pixels
+    behind a closed shutter. Edges are blurred by half a pixel. Bars between open shutters are ignored.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def open_part(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
     Returns
     -------
     ndarray or None
-        None where the cut-out does not tell, or contradicts the number of shutters.
+        None if the edges are not in the cut-out, or if its height disagrees with the number of shutters.
     """
     edges = _edges(wavelength)
     if edges is None:
@@ -132,9 +132,9 @@ def open_part(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
 
 
 def slit_aperture(wavelength: np.ndarray) -> np.ndarray | None:
-    """Return the part of each pixel that is in the slit, however tilted (y, x); None where the cut-out does not tell.
+    """Return the part of each pixel in a tilted slit (y, x); None if the edges are not in the cut-out.
 
-    Half a row is left out at either edge, so that no pixel without a wavelength has a part.
+    Half a row is left out at both edges, so that pixels without a wavelength are outside.
     """
     edges = _edges(wavelength)
     if edges is None:
@@ -145,7 +145,7 @@ def slit_aperture(wavelength: np.ndarray) -> np.ndarray | None:
 
 
 def nod_distances(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
-    """Return how many rows from the source the other shutters are; None where the cut-out does not tell."""
+    """Return distances of the other shutters from the source [row]; None if the edges are not in the cut-out."""
     edges = _edges(wavelength)
     states = shutters.strip()
     if edges is None or "x" not in states:
@@ -157,17 +157,16 @@ def nod_distances(wavelength: np.ndarray, shutters: str) -> np.ndarray | None:
 
 
 def trace_of_light(images: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Return the position of the brightest line along the dispersion (x,), in rows of the cut-out.
+    """Return the position of the brightest trace (x,), in rows of the cut-out.
 
     Parameters
     ----------
     images, precision : (y, x) ndarray
         Signal, and inverse variances of zero where a pixel cannot be used.
 
-    Notes
-    -----
-    Rows are averaged over 32 columns, the largest sum of three rows is taken, and a parabola goes through the
-    centroids, weighted by their significance; those that are more than two rows off are left out.
+    Notes ----- Rows are averaged over 32 columns. The centroid is computed around the three rows with the largest sum.
+    A parabola is fitted to the centroids, weighted by their significance, without those that deviate by more than two
+    rows.
     """
     n_rows, n_columns = images.shape
     edges = np.arange(0, n_columns + 1, 32) if n_columns >= 64 else np.array([0, n_columns])

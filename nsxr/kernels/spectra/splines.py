@@ -1,4 +1,4 @@
-"""Cubic splines across and along a trace, and the equations from which their coefficients follow."""
+"""Evaluate cubic splines across and along a trace, and set up the equations for their coefficients."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ __all__ = ["SplineGrid", "SplinePixels", "add_splines", "normal_equations", "spl
 
 
 class SplineGrid(NamedTuple):
-    """The knots of the splines.
+    """Hold the knots of the splines.
 
     Attributes
     ----------
@@ -26,13 +26,13 @@ class SplineGrid(NamedTuple):
 
 
 class SplinePixels(NamedTuple):
-    """Pixels to which splines are fitted.
+    """Hold the pixels to which splines are fitted.
 
     Attributes
     ----------
     distance, residual, weights, passed : (exposure, y, x) float64
-        Distance from the trace [pixel], signal that is to be fitted, inverse variances, and the part of the light that
-        open shutters let through.
+        Distance from the trace [pixel], signal to fit, inverse variances, and the part of the light that open shutters
+        let through.
     fluxes : (exposure, x) float64
         Flux of each column.
     """
@@ -46,7 +46,7 @@ class SplinePixels(NamedTuple):
 
 @kernel
 def _cubic(position: float, values: np.ndarray) -> int:
-    """Put the four cubic B-splines that are not zero into ``values``; return the number of the first."""
+    """Write the four nonzero cubic B-splines to ``values``; return the index of the first."""
     first = int(np.floor(position))
     t = position - first
     s = 1.0 - t
@@ -68,7 +68,7 @@ def add_splines(distance: np.ndarray, coefficients: np.ndarray, reach: float, ou
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
             for y in range(distance.shape[1]):
                 position = (distance[e, y, x] + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
-                if not 0.0 <= position < n_u - 3:  # NaN is not
+                if not 0.0 <= position < n_u - 3:  # also true for NaN
                     continue
                 j = _cubic(position, across)
                 total = 0.0
@@ -87,11 +87,11 @@ def normal_equations(
     Parameters
     ----------
     pixels : SplinePixels
-        Of all exposures.
+        Pixels of all exposures.
     strengths, distances : (exposure, part) float64
-        Of the source and of its echoes.
+        Strengths and distances of the source and of its echoes.
     levels : (level, exposure, y, x) float64
-        Orthonormal shapes that are eliminated; the last one does not count.
+        Orthonormal shapes that are eliminated; the last one is not used.
     grid : SplineGrid
         The knots.
     """
@@ -151,7 +151,7 @@ def normal_equations(
 def spline_variance(
     distance: np.ndarray, weights: np.ndarray, grid: SplineGrid, covariance: np.ndarray, out: np.ndarray
 ) -> None:
-    """Put the variance of sum(weights * splines) over each column into ``out`` (exposure, x)."""
+    """Write the variance of sum(weights * splines) over each column to ``out`` (exposure, x)."""
     n_u, n_x, reach = grid
     across, along = np.empty(4), np.empty(4)
     n_columns = distance.shape[2]

@@ -1,4 +1,4 @@
-"""Fit the trace of a spectrum: its place, the width of the profile, and the echoes of subtracted nods."""
+"""Fit the trace of a spectrum: its position, the width of the profile, and the echoes of subtracted nods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from nsxr.kernels.spectra.trace_profile import (
 
 __all__ = ["fit_echoes", "fit_trace", "orthonormal", "without"]
 
-_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # prior deviations of tilt, curvature, log width, and the skirt
-_FURTHEST = 1.5  # pixels, of offsets from where they begin, and of tilt and curvature
+_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # priors: deviations of tilt, curvature, log width, skirt
+_FURTHEST = 1.5  # pixels, bound of the changes of offsets, and of tilt and curvature
 _SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 
 _Equations = tuple[float, np.ndarray, np.ndarray]
@@ -29,18 +29,18 @@ _Equations = tuple[float, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class _Problem:
-    """The least squares of a trace.
+    """Hold the least-squares problem of a trace.
 
     Attributes
     ----------
     images, weights : (exposure, y, x) ndarray
         Signal and inverse variances.
     start : Profile
-        To begin with.
+        Initial profile.
     levels : sequence of ndarray
         Orthonormal shapes of the background.
     centre, deviations : ndarray
-        Prior of the shape.
+        Mean and standard deviations of the prior of the shape.
     """
 
     images: np.ndarray
@@ -51,7 +51,7 @@ class _Problem:
     deviations: np.ndarray
 
     def equations(self, values: np.ndarray) -> _Equations:
-        """Return the normal equations at some values of the shape, with fluxes eliminated."""
+        """Return the normal equations for given values of the shape, with fluxes eliminated."""
         images, weights, start, levels = self.images, self.weights, self.start, self.levels
         centre, deviations = self.centre, self.deviations
         n, n_rows, n_columns = images.shape
@@ -71,7 +71,7 @@ class _Problem:
             return np.asarray(change - profile * ((weights * profile * change).sum(1) / safe)[:, None, :])
 
         moved, widened, blurred = projected(-by_distance), projected(by_width), projected(by_skirt)
-        # sums over rows once, then over columns with each polynomial
+        # sum over rows once, then over columns with each polynomial
         mm, ww, mw = ((weights * a * b).sum(1) for a, b in ((moved, moved), (widened, widened), (moved, widened)))
         mr, wr = ((weights * a * residual).sum(1) for a in (moved, widened))
         ms, ws = ((weights * a * blurred).sum(1) for a in (moved, widened))
@@ -133,14 +133,14 @@ def fit_trace(
     images, weights : (exposure, y, x) ndarray
         Signal of the source alone and inverse variances.
     start : Profile
-        To begin with. Offsets stay within 1.5 pixels of it, the width is that of the image of a point, or up to
-        ``widest``, and the trace does not leave the plan by more than a few pixels.
+        Initial profile. Offsets stay within 1.5 pixels of it. The width is between that of the image of a point source
+        and ``widest``. The trace stays within a few pixels of the planned position.
     prior : float
         Standard deviation of the true offset from the planned one [pixel].
     iterations : int, default 8
-        Steps of Gauss and Newton, fluxes eliminated in each (variable projection; Golub and Pereyra 2003).
+        Number of Gauss-Newton steps; fluxes are eliminated in each (variable projection; Golub and Pereyra 2003).
     levels : sequence of ndarray
-        Shapes (exposure, y, x) of a background whose brightness in each column is eliminated as well.
+        Shapes (exposure, y, x) of a background. Its brightness in each column is eliminated too.
     """
     n, shape = images.shape[0], start.shape
     levels = orthonormal(levels, weights)
@@ -157,14 +157,14 @@ def fit_trace(
     shape, normal = _minimized(problem, shape, lowest, highest, iterations)
     found = replace(start, shape=shape, covariance=np.linalg.inv(normal))
     reach = start.half_width + REACH
-    if start.slit is not None:  # as far as an extended source reaches, and not over the whole slit
+    if start.slit is not None:  # only as far as an extended source reaches, not over the whole slit
         height = float(np.median(start.slit.sum(1)))
         reach = float(np.clip(3.0 * np.exp(shape[n + 2]), 3.0, max(min(start.half_width, 0.5 * height), 3.0)))
     return uncorrected(found, reach)
 
 
 def orthonormal(shapes: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
-    """Return combinations of shapes (exposure, y, x) whose weighted products over each column are one and zero."""
+    """Return combinations of shapes (exposure, y, x) that are orthonormal in each column for the given weights."""
     found: list[np.ndarray] = []
     for shape in shapes:
         rest = without(shape, weights, found)
@@ -174,7 +174,7 @@ def orthonormal(shapes: Sequence[np.ndarray], weights: np.ndarray) -> list[np.nd
 
 
 def without(values: np.ndarray, weights: np.ndarray, levels: Sequence[np.ndarray]) -> np.ndarray:
-    """Return what is left of images (exposure, y, x) after a fit of orthonormal shapes to each column."""
+    """Return the residuals of images (exposure, y, x) after a fit of orthonormal shapes to each column."""
     for level in levels:
         values = values - level * (weights * level * values).sum(1, keepdims=True)
     return values
@@ -192,11 +192,11 @@ def fit_echoes(
     profile : Profile
         Without correction.
     planned : (2, exposure, echo) ndarray
-        Distances where they should be [pixel], and the usual strengths.
+        Planned distances [pixel], and usual strengths.
     astray : float
-        Deviation of distances from what is planned [pixel].
+        Standard deviation of distances from the planned ones [pixel].
     unlike : (exposure,) ndarray
-        Deviation of strengths from what is usual.
+        Standard deviation of strengths from the usual ones.
     """
     n = profile.n_exposures
     distance, width, part = profile.distance(images.shape[1]), profile.width(), profile.shape[-1]

@@ -1,12 +1,12 @@
-"""The spatial profile of a spectrum on the detector: where the trace runs and how the light spreads across it.
+"""Describe the spatial profile of a spectrum on the detector: the trace, and the light across it.
 
 The light of a column x is ``f(x) P(u, x)``, where ``u`` is the distance of a pixel from the trace. ``P`` is a Gaussian
 with a skirt, integrated over pixels, plus a correction. Centre and width of the Gaussian change smoothly with x. The
-correction is made of splines in u and x. The data decide how large it is (marginal likelihood), so it vanishes where
-the data do not ask for it. ``f`` is free in every column. Several exposures of one source share the profile and the
-shape of the trace, but have offsets and fluxes of their own. Where other nods were subtracted, a pixel has
-``f(x) (P(u) - sum of a P(u - d))``, with echoes of the strengths ``a`` at the distances ``d`` of these nods.
-Images are (exposure, y, x) float64 with weights, the inverse variances, which are zero where a pixel is not to be used.
+correction is made of splines in u and x. Its size is determined by the data (marginal likelihood), so it vanishes where
+the data do not need it. ``f`` is free in every column. Several exposures of one source share the profile and the shape
+of the trace, but have offsets and fluxes of their own. Where other nods were subtracted, a pixel has ``f(x) (P(u) - sum
+of a P(u - d))``: each nod leaves an echo, a negative trace of the strength ``a`` at the distance ``d``. Images are
+(exposure, y, x) float64. Weights are inverse variances, zero where a pixel is not used.
 """
 
 from dataclasses import dataclass, field, replace
@@ -34,28 +34,29 @@ __all__ = [
 KNOT_SPACING = 0.5
 """Pixels between knots of the correction across the trace."""
 COLUMNS_A_KNOT = 70
-"""Columns between knots of the correction along the trace, at least."""
+"""Least number of columns between knots of the correction along the trace."""
 REACH = 1.5
-"""Pixels beyond the aperture of a point source up to which there is a correction: so far skirts of others reach."""
+"""Extent of the correction beyond the aperture of a point source [pixel]; skirts of other sources reach as far."""
 _SKIRT = 2.2
 """Width of the skirt, in widths of the core."""
 USUAL_SKIRT = 0.1
-"""Usual part of the light in the skirt."""
+"""Typical part of the light in the skirt."""
 WIDTHS = (0.3, 2.5)
-"""Least and largest standard deviation of the image of a point [pixel]."""
+"""Least and largest standard deviation of the image of a point source [pixel]."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A fitted profile.
+    """Hold a fitted profile.
 
     Attributes
     ----------
     plan : (exposure, x) ndarray
         Planned position of the trace, pixels of the cut-out.
     shape : (exposure + 6,) ndarray
-        Offsets of the exposures from the plan, tilt and curvature of the trace beyond the plan [pixel], three
-        coefficients of the logarithm of the width [pixel] along x, and the part of the light in the skirt.
+        Offsets of the exposures from the planned position [pixel], tilt and curvature of the trace relative to the plan
+        [pixel], three coefficients of the logarithm of the width [pixel] along x, and the part of the light in the
+        skirt.
     covariance : ndarray
         Of ``shape``.
     half_width : float
@@ -71,7 +72,7 @@ class Profile:
     passed : (exposure, y, x) ndarray, optional
         Part of the light that open shutters let through.
     distances, strengths : (exposure, echo) ndarray
-        Of the echoes that subtracted nods leave.
+        Distances [pixel] and strengths of the echoes of subtracted nods.
     widest : float
         Largest width [pixel].
     """
@@ -124,7 +125,7 @@ class Profile:
         return profile / _normal(profile, aperture), aperture
 
     def response(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the signal for a flux of one, P with its echoes, and the light that makes noise (exposure, y, x)."""
+        """Return the signal for a flux of one (P with its echoes), and the light that causes noise (exposure, y, x)."""
         profile, aperture = self.evaluate(n_rows)
         if not self.strengths.any():
             return profile, profile
@@ -132,7 +133,7 @@ class Profile:
         return self._with_echoes(profile, distance, _normal(self._raw(distance), aperture))
 
     def at(self, n_rows: int, places: np.ndarray, *, echoes: bool = True) -> np.ndarray:
-        """Return the signal of another source (exposure, y, x), so many rows (exposure,) from the trace."""
+        """Return the signal of another source (exposure, y, x), at ``places`` (exposure,), rows from the trace."""
         own = self.distance(n_rows)
         normal = _normal(self._raw(own), aperture_of(own, self.half_width))
         distance = own - places[:, None, None]
@@ -147,7 +148,7 @@ class Profile:
             strength = self.strengths[:, k, None, None]
             echo = self._raw(distance - self.distances[:, k, None, None]) / normal
             signal -= strength * echo
-            light += strength**2 * echo  # the mean of n exposures has 1/n of the light, and 1/n2 of its variance
+            light += strength**2 * echo  # in a mean of n nods, each has 1/n of the light and 1/n2 of the variance
         return signal, light
 
     def _raw(self, distance: np.ndarray) -> np.ndarray:
@@ -156,18 +157,18 @@ class Profile:
         return profile if self.passed is None else profile * self.passed
 
     def flux_variance(self, weights: np.ndarray) -> np.ndarray:
-        """Return the variance of a flux of one that comes from the uncertainty of the profile (exposure, x).
+        """Return the variance that the uncertainty of the profile causes in a flux of one (exposure, x).
 
         Parameters
         ----------
         weights : (exposure, y, x) ndarray
-            Factors with which pixels enter the flux.
+            Weights of pixels in the flux.
         """
         distance = self.distance(weights.shape[1])
         _, aperture = self.evaluate(weights.shape[1])
         signal, _ = self.response(weights.shape[1])
         passed = np.ones_like(weights) if self.passed is None else self.passed
-        # dP = basis - P sum(aperture * basis): the sum of P stays one
+        # dP = basis - P sum(aperture * basis), because the sum of P stays one
         along = [(weights - aperture * (weights * signal).sum(1, keepdims=True)) * passed]
         places = [distance]
         for k in range(self.strengths.shape[1]):
@@ -233,7 +234,7 @@ def planned_profile(
     strengths: np.ndarray | None = None,
     widest: float = WIDTHS[1],
 ) -> Profile:
-    """Return a profile to begin with: a Gaussian at given offsets (exposure,) from the plan (exposure, x)."""
+    """Return an initial profile: a Gaussian at given offsets (exposure,) from the plan (exposure, x)."""
     n = plan.shape[0]
     shape = np.zeros(n + 6)
     shape[:n], shape[n + 2], shape[-1] = offsets, np.log(width), USUAL_SKIRT
@@ -256,7 +257,7 @@ def planned_profile(
 
 
 def uncorrected(profile: Profile, reach: float) -> Profile:
-    """Return a profile without correction, with room for one up to ``reach`` from the trace."""
+    """Return a profile whose correction is zero, with knots up to ``reach`` from the trace."""
     n_u, n_x = _lengths(reach, profile.plan.shape[1])
     return replace(
         profile, reach=reach, correction=np.zeros((n_u, n_x)), correction_covariance=np.zeros((n_u * n_x, n_u * n_x))
@@ -271,7 +272,7 @@ def skirted(distance: np.ndarray, width: np.ndarray, part: float) -> tuple[np.nd
 
 
 def echoed(distance: np.ndarray, width: np.ndarray, part: float, like: Profile) -> list[np.ndarray]:
-    """Return the same with the echoes of a profile."""
+    """Return the results of :func:`skirted` with the echoes of a profile."""
     parts = list(skirted(distance, width, part))
     for k in range(like.strengths.shape[1]):
         echo = skirted(distance - like.distances[:, k, None, None], width, part)
@@ -280,5 +281,5 @@ def echoed(distance: np.ndarray, width: np.ndarray, part: float, like: Profile) 
 
 
 def _lengths(reach: float, n_columns: int) -> tuple[int, int]:
-    """Return how many splines there are across and along the trace."""
+    """Return the numbers of splines across and along the trace."""
     return int(np.ceil(2 * (reach + 1) / KNOT_SPACING)) + 3, max(1, min(12, n_columns // COLUMNS_A_KNOT)) + 3

@@ -1,4 +1,4 @@
-"""Models of the variance of pixels: photon noise that follows the light, and noise beyond the given variances.
+"""Model the variance of pixels: photon noise proportional to the light, and noise beyond the given variances.
 
 Images are (exposure, y, x) float64.
 """
@@ -8,14 +8,14 @@ import numpy as np
 __all__ = ["BIN", "excess_noise", "model_variance", "relative_variance", "running_mean", "steady_flux"]
 
 BIN = 32
-"""Columns that share one relation between signal and its photon noise."""
+"""Number of columns with one common relation between signal and photon noise."""
 
 
 def steady_flux(flux: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Return the flux of each column as its neighbours have it, unless it differs from theirs significantly.
+    """Return the flux of each column from its neighbours, unless the column differs from them significantly.
 
-    For models of variance: with its own noise in it, a flux that is high by chance makes the brightest pixels count
-    less, and comes out low, by 0.3 % at a signal to noise of 11.
+    Models of variance use this flux, without the noise of the column itself. Otherwise a flux that is high by chance
+    lowers the weights of the brightest pixels, and the result is too low, by 0.3 % at a signal to noise of 11.
 
     Parameters
     ----------
@@ -37,15 +37,15 @@ def steady_flux(flux: np.ndarray, precision: np.ndarray) -> np.ndarray:
 def model_variance(
     var_poisson: np.ndarray, var_rnoise: np.ndarray, is_used: np.ndarray, light: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how photon noise follows the light of the source: ``var_poisson = background + slope * light``.
+    """Return the relation of photon noise to the light of the source: ``var_poisson = background + slope * light``.
 
-    Variances of single pixels come from their own noisy signal; weights made from them prefer pixels that happen to be
-    low, and the flux comes out low. The relation holds for all pixels of some columns.
+    Variances of single pixels come from their own noisy signal. Weights made from such variances prefer pixels that are
+    low by chance, and the flux becomes too low. One relation is fitted to all pixels of a group of columns.
 
     Parameters
     ----------
     var_poisson, var_rnoise : (exposure, y, x) ndarray
-        Variances as given. The noise of the signal that the first were made from is the sum of both.
+        Given variances. ``var_poisson`` was made from a signal whose noise is the sum of both.
     is_used : (exposure, y, x) ndarray of bool
         Pixels that can be used.
     light : (exposure, y, x) ndarray
@@ -87,11 +87,12 @@ def model_variance(
 
 
 def excess_noise(residual: np.ndarray, variance: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
-    """Return the factor of the variance of pixels without light that their scatter asks for (exposure,).
+    """Return the ratio of the scatter of pixels without light to their variance (exposure,).
 
-    Mean square about the mean of the columns around in the same row, without pixels off by 5 standard deviations, which
-    would be left out of a trace, too; 1 where it is not larger by 3 standard errors. Noise of real pixels has longer
-    tails than a normal distribution: a median deviation finds 1.1 where the variance, which fluxes inherit, is 1.25.
+    The scatter is the mean square about the mean of the columns around in the same row, without pixels that deviate by
+    5 standard deviations; such pixels are also left out of a trace. The result is 1 if the ratio is not above 1 by 3
+    standard errors. The mean square is used because the noise of real pixels has longer tails than a normal
+    distribution: a median deviation gives 1.1 where the variance, which enters the fluxes, gives 1.25.
     """
     found = np.ones(residual.shape[0])
     pull = np.where(is_dark, residual / np.sqrt(variance), 0.0)
@@ -108,11 +109,12 @@ def excess_noise(residual: np.ndarray, variance: np.ndarray, is_dark: np.ndarray
 
 
 def relative_variance(residual: np.ndarray, variance: np.ndarray, light: np.ndarray, is_used: np.ndarray) -> float:
-    """Return the variance, relative to their light squared, that bright pixels show beyond their noise, 0 to 0.1.
+    """Return the variance of bright pixels beyond their noise, relative to their light squared, from 0 to 0.1.
 
-    Pixels differ by a percent where flat fields do not know it, or are not applied yet; in the mean of a bright series
-    that is many times the noise. A profile fitted to such pixels with weights of the noise alone follows them. From
-    medians, over pixels with light of more than 5 standard deviations: outliers are no such thing.
+    The sensitivities of pixels differ by about a percent if the flat field is inaccurate, or not applied yet. In the
+    mean of a bright time series this is many times the noise. A profile that is fitted with weights of the noise alone
+    follows these differences. The variance is estimated with medians, so that outliers do not count, over pixels whose
+    light is above 5 standard deviations.
     """
     bright = is_used & (light**2 > 25 * variance)
     if bright.sum() < 50:
@@ -122,7 +124,7 @@ def relative_variance(residual: np.ndarray, variance: np.ndarray, light: np.ndar
 
 
 def running_mean(values: np.ndarray, is_used: np.ndarray, length: int) -> np.ndarray:
-    """Return the mean over neighbouring columns, of used pixels alone."""
+    """Return the mean of used pixels over neighbouring columns."""
 
     def total(array: np.ndarray) -> np.ndarray:
         sums = np.concatenate([np.zeros((*array.shape[:2], 1)), np.cumsum(array, axis=2)], axis=2)

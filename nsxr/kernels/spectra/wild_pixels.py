@@ -1,4 +1,4 @@
-"""What neighbours say about a pixel before anything is fitted: pixels that stand alone are no light, patches are.
+"""Find bad pixels from their neighbours before anything is fitted: real light covers several adjacent pixels.
 
 Images are (exposure, y, x) float64.
 """
@@ -8,12 +8,12 @@ import numpy as np
 __all__ = ["columns_with_lines", "wild_pixels", "wild_variances"]
 
 _BIN = 32
-"""Columns around a pixel whose median is the level of its row; those that share a scatter."""
+"""Number of columns around a pixel for the median level of its row; number of columns with one common scatter."""
 _CONTRAST = 32.0
-"""Light spreads: the fourth brightest neighbour has 1/25 of a pixel or more, for a FWHM of 1.2 pixels, 1/5 for 1.8."""
-_THRESHOLD = 10.0  # deviations of the scatter in the row, on top
-_BRIGHTER = 2.5  # deviations by which the pixels of a patch are brighter
-_RATIO = 100.0  # of variances
+"""Largest ratio of a pixel to its fourth brightest neighbour; light has 25 for a FWHM of 1.2 pixels, 5 for 1.8."""
+_THRESHOLD = 10.0  # additional limit, in deviations of the scatter in the row
+_BRIGHTER = 2.5  # excess of the pixels of a patch over their rows, in deviations
+_RATIO = 100.0  # largest ratio of a variance to the variances around
 _PASSES = 3
 _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
@@ -28,7 +28,7 @@ def wild_pixels(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     images : (exposure, y, x) ndarray
-        Signal; whatever it is where it is not used.
+        Signal; any value where a pixel is not used.
     is_used : (exposure, y, x) ndarray of bool
         Pixels that can be used.
     """
@@ -45,9 +45,9 @@ def wild_pixels(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
 
 
 def wild_variances(var_poisson: np.ndarray, var_rnoise: np.ndarray, is_used: np.ndarray) -> np.ndarray:
-    """Return which pixels claim a hundred times the variance around, or no read noise (exposure, y, x), bool.
+    """Return which pixels have a hundred times the variance around, or no read noise (exposure, y, x), bool.
 
-    What is left out has no more than a hundredth of the weight that it would have otherwise, or all of it.
+    Pixels with such a variance have almost no weight. A pixel without read noise would have too much.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def wild_variances(var_poisson: np.ndarray, var_rnoise: np.ndarray, is_used: np.
 
 
 def columns_with_lines(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
-    """Return in which columns patches of pixels are brighter than their rows around (exposure, x), bool.
+    """Return the columns with patches of pixels that are brighter than their rows around (exposure, x), bool.
 
     Patches are pixels with at least four bright neighbours. Emission lines make patches, cosmic rays do not. The two
     columns to each side of a patch belong to it.
@@ -71,7 +71,7 @@ def columns_with_lines(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     images : (exposure, y, x) ndarray
-        Signal; whatever it is where it is not used.
+        Signal; any value where a pixel is not used.
     is_used : (exposure, y, x) ndarray of bool
         Pixels that can be used, of the source.
     """
@@ -83,7 +83,7 @@ def columns_with_lines(images: np.ndarray, is_used: np.ndarray) -> np.ndarray:
 
 
 def _rows(images: np.ndarray, is_used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of the row around each pixel, and the scatter from column to column in its bin."""
+    """Return the median of the row around each pixel, and the scatter between columns in its bin."""
     n, n_rows, n_columns = images.shape
     values = np.where(is_used, images, np.nan)
     half, n_bins = _BIN // 2, -(-n_columns // _BIN)
@@ -97,14 +97,14 @@ def _rows(images: np.ndarray, is_used: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _median(values: np.ndarray) -> np.ndarray:
     """Return the lower median of the finite values along the last axis, 0 where there are none."""
-    ordered = np.sort(values, axis=-1)  # NaN goes last
+    ordered = np.sort(values, axis=-1)  # sorting puts NaN last
     count = np.isfinite(ordered).sum(-1)
     middle = np.take_along_axis(ordered, np.maximum(count - 1, 0)[..., None] // 2, axis=-1)[..., 0]
     return np.asarray(np.where(count > 0, middle, 0.0))
 
 
 def _fourth_of_neighbours(deviation: np.ndarray) -> np.ndarray:
-    """Return the fourth largest of the eight pixels around, of fewer one earlier; negative ones are not there."""
+    """Return the fourth largest of the eight pixels around; an earlier one if some are missing, which are negative."""
     n_rows, n_columns = deviation.shape[1:]
     padded = np.pad(deviation, ((0, 0), (1, 1), (1, 1)), constant_values=-1.0)
     around = np.stack([padded[:, 1 + dy : 1 + dy + n_rows, 1 + dx : 1 + dx + n_columns] for dy, dx in _NEIGHBOURS])
