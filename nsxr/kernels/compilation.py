@@ -1,9 +1,9 @@
 """The numba options of every kernel, in one place.
 
-Kernels release the GIL, so dask threads run them side by side; they are never ``parallel`` (numba's
-own threads abort under dask's) and compile on first call. Compiled code is kept on disk between runs
-(``cache=True``): numba writes each cache file under a temporary name and renames it, and reads are
-guarded by a source stamp, so processes that start together at worst compile twice.
+Kernels release the GIL, so dask threads run them side by side. They are never ``parallel``, because numba's own threads
+abort under dask's. They compile on first call. Compiled code is kept on disk between runs (``cache=True``). Numba
+writes each cache file under a temporary name, renames it, and checks a stamp of the source when it reads the file. So
+the worst that processes that start together do is to compile twice.
 """
 
 from collections.abc import Callable
@@ -17,5 +17,5 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(function: F) -> F:
-    """Compile a loop kernel with the project's options."""
+    """Compile a kernel with the options of this package."""
     return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]

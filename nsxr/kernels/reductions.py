@@ -28,8 +28,8 @@ def sum_groups(sci: np.ndarray, start: int) -> np.ndarray:  # pragma: no cover
 def first_flagged(flags: np.ndarray, start: int, flag: np.uint8, never: int) -> np.ndarray:  # pragma: no cover
     """Find the first group that has a flag.
 
-    ``flags`` (integration, group, row, column) uint8, a block whose first group is number ``start``;
-    returns (integration, 1, row, column) int16, ``never`` where no group has it.
+    ``flags`` (integration, group, row, column) uint8 is a block whose first group is number ``start``. Returns
+    (integration, 1, row, column) int16, ``never`` if no group has the flag.
     """
     n_integrations, n_groups, n_rows, n_columns = flags.shape
     out = np.full((n_integrations, 1, n_rows, n_columns), never, dtype=np.int16)

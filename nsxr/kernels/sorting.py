@@ -15,7 +15,7 @@ __all__ = ["Thresholds", "median_of", "search_interval", "sort_columns"]
 
 
 class Thresholds(NamedTuple):
-    """How far a difference may deviate [standard deviations], by how many differences it is compared with.
+    """How far a difference may deviate [standard deviations], by the number of differences in the comparison.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Thresholds(NamedTuple):
 def sort_columns(tile: np.ndarray, count: int, columns: int) -> None:  # pragma: no cover
     """Sort the first ``count`` rows of the first ``columns`` columns of a tile, in place.
 
-    Batcher's odd-even merge sort [1]_ for any length: the same comparisons whatever the values.
+    This is Batcher's odd-even merge sort [1]_ for any length. The comparisons do not depend on the values.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def sort_columns(tile: np.ndarray, count: int, columns: int) -> None:  # pragma:
                     second = first + distance
                     if first // (2 * power) != second // (2 * power):
                         continue
-                    # indexing the tile, not views of its rows, makes this six times faster
+                    # indexing the tile, and not views of its rows, makes this loop six times faster
                     for column in range(columns):
                         low = tile[first, column]
                         high = tile[second, column]
@@ -85,7 +85,7 @@ def search_interval(
     variance: float,
     thresholds: Thresholds,
 ) -> tuple[float, float]:  # pragma: no cover
-    """Return the interval that is left after the most deviant difference is taken out again and again."""
+    """Return the interval that is left after the most deviant difference is taken out repeatedly."""
     low, high = 0, count
     while high - low >= 2:
         smallest, largest = ordered[low, column], ordered[high - 1, column]

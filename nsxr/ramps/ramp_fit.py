@@ -122,10 +122,9 @@ def fit_ramps(
     where M is ``median_rate``. Without it, M is a robust mean of the slopes of all integrations, in which an
     integration that deviates by five standard deviations does not count. For a single integration, M is the median
     difference of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET
-    group are left out. The dark current
-    is divided by the gain because M is in DN/s. A first group alone, of exposure time t = (NFRAMES + 1) TFRAME / 2, has
-    the variances 2 r^2 / t^2 and (M + dark / g) / (t g). For each of the two kinds, inverse variances of segments and
-    of integrations are added.
+    group are left out. The dark current is divided by the gain because M is in DN/s. A first group alone, of exposure
+    time t = (NFRAMES + 1) TFRAME / 2, has the variances 2 r^2 / t^2 and (M + dark / g) / (t g). For each of the two
+    kinds, inverse variances of segments and of integrations are added.
 
     By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the
     differences d [electron] have the covariance matrix ::

@@ -1,4 +1,4 @@
-"""Statistics by which bad pairs of interleaved reference pixels of IRS2 stand out, and the test on them.
+"""Statistics that show bad pairs of interleaved reference pixels of IRS2, and the test on them.
 
 *Rows* are the 128 interleaved rows of one amplifier, in image order; rows 2 k and 2 k + 1 are pair k, whose pixels are
 read one after the other. Pairs of even and of odd number are read in slots of different parity.
@@ -9,22 +9,22 @@ import numpy as np
 __all__ = ["MOMENTS", "REASONS", "judge", "pair_moments", "robust_scores"]
 
 REASONS = {"MEAN": 1, "DIFFERENCE": 2, "SCATTER": 4, "TELEGRAPH": 8, "LISTED": 16}
-"""Reasons for which a pair is bad, and their bits."""
+"""Reasons why a pair is bad, and their bits."""
 
 MOMENTS = 5
 """Numbers of each pair and frame: means of its two rows, sums of squares of single samples and of two block means."""
 
-_LINES = 8  # lines in a block; blocks of blocks have the square of it, so dwell times from lines to frames show
+_LINES = 8  # lines in a block; larger blocks have 8 x 8 lines, to find telegraph noise on all scales up to frames
 _ITERATIONS = 10
-_CLIP = 3.0  # of 64 values, three at 5 sigma then count as bad in 99 %; with 4 in 87 %, as they widen the scatter
+_CLIP = 3.0  # three of 64 values at 5 sigma are found bad in 99 % of cases; with 4.0 in 87 %, as they widen the scatter
 _CLIPPED = 0.98658  # standard deviation of a normal variable within 3 sigma
 
 
 def pair_moments(sci: np.ndarray) -> np.ndarray:
     """Return numbers of each pair, frame by frame.
 
-    Noise that all pairs of a parity share at the same time, as 1/f noise, is taken away first: the median over pairs,
-    line by line, of their difference from their mean over the frame.
+    Noise that all pairs of a parity share at the same time, such as 1/f noise, is subtracted first. It is the median
+    over pairs, line by line, of the deviations of each pair from its mean over the frame.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def pair_moments(sci: np.ndarray) -> np.ndarray:
     Returns
     -------
     (integration, group, MOMENTS, pair) float64
-        Means of the first and the second row; sums over both rows of the squares of samples, of sums of 8 columns
-        divided by sqrt(8), and of sums of 64 columns divided by 8: as many as there are whole blocks of columns, and of
-        the same size in white noise.
+        Means of the first and the second row; then sums of squares over both rows: of samples, of sums of 8 columns
+        divided by sqrt(8), and of sums of 64 columns divided by 8. Only whole blocks of columns are used. In white
+        noise all these squares have the same mean.
     """
     out = np.empty((*sci.shape[:2], MOMENTS, sci.shape[2] // 2))
     for index in np.ndindex(sci.shape[:2]):
@@ -65,7 +65,7 @@ def judge(moments: np.ndarray, listed: np.ndarray, n_sigma: float) -> np.ndarray
     moments : (integration, group, MOMENTS, pair) float64
         From :func:`pair_moments`.
     listed : (pair,) bool
-        Pairs known as bad, which are not compared with.
+        Pairs known to be bad, which are left out of the comparison.
     n_sigma : float
         Limit [standard deviations].
 
@@ -77,8 +77,8 @@ def judge(moments: np.ndarray, listed: np.ndarray, n_sigma: float) -> np.ndarray
     Notes
     -----
     Sums of squares are compared by their cube roots, which are nearly normal (Wilson & Hilferty 1931, PNAS 17, 684).
-    Slow variance counts relative to that of single samples, so white noise of any strength is not taken for telegraph
-    noise.
+    The variances of means are divided by the variance of single samples, so that strong white noise is not taken for
+    telegraph noise.
     """
     found = np.zeros((moments.shape[0], listed.size), dtype=np.uint8)
     if listed.all():
@@ -103,20 +103,21 @@ def judge(moments: np.ndarray, listed: np.ndarray, n_sigma: float) -> np.ndarray
 def robust_scores(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """Return deviations from the centre in units of the scatter of good pairs.
 
-    Starts from the median and the median absolute deviation; then mean and standard deviation of what lies within 3
-    of these, corrected for what normal tails lack, which are more precise; until nothing changes.
+    The first centre and scatter are the median and the median absolute deviation. Then the mean and the standard
+    deviation of the values within 3 sigma are taken, which are more precise. The standard deviation is corrected for
+    the clipped tails. This is repeated until nothing changes.
 
     Parameters
     ----------
     values : (pair,) float64
         One number of each pair.
     left_out : (pair,) bool
-        Pairs that tell nothing about centre and scatter.
+        Pairs that are not used for centre and scatter.
 
     Returns
     -------
     (pair,) float64
-        0 where a value is at the centre, infinite where others do not scatter at all.
+        0 for a value at the centre, infinite for other values if good pairs do not scatter at all.
     """
     trusted = values[~left_out]
     centre = np.median(trusted)
@@ -137,7 +138,7 @@ def robust_scores(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
 
 
 def _less_median(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """Subtract from (..., pair) the median over pairs of the same parity."""
+    """Subtract the median over pairs of the same parity from values (..., pair)."""
     result = values.copy()
     for parity in range(2):
         trusted = values[..., parity::2][..., ~left_out[parity::2]]

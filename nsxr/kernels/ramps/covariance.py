@@ -4,16 +4,16 @@ The differences of successive groups of a ramp, in electrons, have the covarianc
 
     C = rate * tridiagonal(q, 1 - 2 q, q) + noise * tridiagonal(-1, 2, -1)
 
-with the rate per group time, the variance of the read noise of one group, and q, the part of the photon noise that
-two differences share because each group is a mean over frames. If a difference is not used, its row and its column are
-left out, so that the differences on its two sides are independent. With ``d`` the differences and ``1`` a vector of
-ones ::
+Here ``rate`` is the rate per group time, ``noise`` the variance of the read noise of one group, and q the part of the
+photon noise that two differences share because each group is a mean over frames. If a difference is not used, its row
+and its column are left out, so that the differences on its two sides are independent. With the differences ``d`` and a
+vector ``1`` of ones ::
 
     rate = 1' C^-1 d / (1' C^-1 1),    variance = 1 / (1' C^-1 1)
 
-The first row of C may instead be the first group itself, less the level after the reset. This group expects the
-part e of the rate, with the variance ``rate (e - q) + noise + reset``, and has the same covariance with the next
-difference. ``1`` then begins with e.
+The first row of C may also stand for the first group itself, less the level after the reset. The expected value of this
+group is e times the rate. Its variance is ``rate (e - q) + noise + reset``, and its covariance with the next difference
+is that of two differences. ``1`` then begins with e.
 
 The work is done on tiles ``(difference, column)`` that stay in the first-level cache. The matrices are factored
 from the first difference to the last, for all columns side by side on vector registers, and solved on the way back.
@@ -39,16 +39,16 @@ __all__ = [
 
 
 class Covariance(NamedTuple):
-    """The numbers of which the matrix is made.
+    """The numbers from which the matrix is made.
 
     Attributes
     ----------
     shared : float
         From :func:`shared_part`.
     expected : float
-        Part of the rate that the first row expects.
+        Expected value of the first row, as a part of the rate.
     by_photons, by_reads : float
-        Parts of rate and of noise in the variance of the first row.
+        Factors on rate and noise in the variance of the first row.
     by_reset : float [electron2]
         Further variance of the first row.
     """
@@ -70,7 +70,7 @@ class Differences(NamedTuple):
     used : (difference, column) float64
         1 or 0.
     rate : (column,) float64 [electron]
-        Expected in a group time, for the photon noise.
+        Rate expected in a group time, for the photon noise.
     noise : (column,) float64 [electron2]
         Variance of the read noise of one group.
     """
@@ -89,7 +89,7 @@ class Factors(NamedTuple):
     inverse : (difference, column) float64
         Inverse pivots.
     reduced, ones : (difference, column) float64
-        Both right-hand sides, of the differences and of the vector of ones, after the forward pass.
+        The two right-hand sides (the differences, and the vector of ones) after the forward pass.
     weight, slope, chi_square : (column,) float64
         Inverse variance of the slope, the slope [electron per group time], and chi square.
     """
@@ -112,10 +112,10 @@ def shared_part(n_frames: int, frame_time: float, group_time: float) -> float:
 
 @kernel
 def covariance_of(shared: float, exposed: float, reset_noise: float) -> Covariance:  # pragma: no cover
-    """Return the numbers of the matrix; its first row is the first difference if the reset noise is below 0.
+    """Return the numbers of the matrix; with a reset noise below 0, its first row is the first difference.
 
-    If the reset noise is 0 or more, the first row is the first group. ``exposed`` is the mean exposure of the first
-    group as a part of the group time.
+    With a reset noise of 0 or more, the first row is the first group. ``exposed`` is the mean exposure time of the
+    first group as a part of the group time.
     """
     if reset_noise >= 0.0:
         return Covariance(shared, exposed, exposed - shared, 1.0, reset_noise * reset_noise)
@@ -131,7 +131,7 @@ def new_differences(steps: int, columns: int) -> Differences:  # pragma: no cove
 
 @kernel
 def new_factors(steps: int, columns: int) -> Factors:  # pragma: no cover
-    """Return room for the factored matrices of a tile."""
+    """Return empty arrays for the factored matrices of a tile."""
     shape = (steps, columns)
     inverse, reduced, ones = np.empty(shape), np.empty(shape), np.empty(shape)
     return Factors(inverse, reduced, ones, np.empty(columns), np.empty(columns), np.empty(columns))
@@ -141,7 +141,7 @@ def new_factors(steps: int, columns: int) -> Factors:  # pragma: no cover
 def factor(
     tile: Differences, covariance: Covariance, steps: int, columns: int, factors: Factors
 ) -> None:  # pragma: no cover
-    """Factor the covariance of each column of a tile, and fit its slope; NaN without any used difference."""
+    """Factor the covariance of each column of a tile, and fit its slope; NaN if no difference is used."""
     differences, used, rate, noise = tile
     inverse, reduced, ones, weight, slope, chi_square = factors
     shared, expected, by_photons, by_reads, by_reset = covariance
@@ -185,7 +185,7 @@ def split_variance(
     by_photons: np.ndarray,
     by_reads: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Split the variance of each fitted slope into the parts by photons and by reads; ``later`` is scratch."""
+    """Split the variance of each fitted slope into photon noise and read noise; ``later`` is scratch."""
     _, used, rate, noise = tile
     inverse, ones, weight, shared = factors.inverse, factors.ones, factors.weight, covariance.shared
     for c in range(columns):

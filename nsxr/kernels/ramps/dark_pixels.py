@@ -1,4 +1,4 @@
-"""Which pixels of an image see no light, from the image alone."""
+"""The pixels of an image that see no light, found from the image alone."""
 
 import numpy as np
 from scipy import ndimage
@@ -9,13 +9,14 @@ _LENGTHS = (1, 9, 65)
 """Pixels along the dispersion that are averaged, to see bright, faint and very faint traces."""
 
 _ROUNDS = 3
-_FEWEST = 24  # dark pixels of an amplifier in a column that tell its level
+_FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
 def dark_level(values: np.ndarray) -> tuple[float, float]:
-    """Return the middle and the scatter of the values in the dark, if most others are larger.
+    """Return the centre and the scatter of the values of dark pixels, if most other values are larger.
 
-    The middle is that of the densest quarter; the scatter is that of the values below it. (NaN, NaN) for fewer than 10.
+    The centre is the middle of the densest quarter of the values. The scatter is that of the values below the centre.
+    (NaN, NaN) for fewer than 10 values.
     """
     known = values[np.isfinite(values)]
     if known.size < 10:
@@ -41,29 +42,29 @@ def find_dark(
     """Find the pixels that see no light.
 
     A pixel has light if it stands out, by itself or in means along the dispersion, from the level of the dark pixels of
-    the same amplifier in the same column. This level follows correlated noise. Regions with light are enlarged, along
-    the dispersion by part of the length that was averaged, and by two pixels across, where wings are too faint to be
-    seen.
+    the same amplifier in the same column. This level follows correlated noise. Regions with light are enlarged along
+    the dispersion by part of the length that was averaged. They are enlarged by two pixels across the dispersion, where
+    the wings are too faint to be found.
 
     Parameters
     ----------
     image : ndarray
-        (row, column) float32, a mean of many groups for instance; dispersion runs along columns.
+        (row, column) float32, for instance a mean of many groups. The dispersion runs along columns.
     usable : ndarray
-        (row, column) bool, pixels whose value means something.
+        (row, column) bool, pixels whose value can be used.
     bands : ndarray
-        (row,) int, the amplifier that reads each row.
+        (row,) int, amplifier that reads each row.
     n_sigma : float
         How far light stands out [standard deviations of the dark].
     mask : ndarray, optional
-        (row, column) bool, where it is known to be dark: only single pixels that stand out are left out then.
+        (row, column) bool, pixels known to be dark. Then only single pixels that stand out are taken out of the mask.
 
     Returns
     -------
     is_dark : ndarray
         (row, column) bool.
     level : float
-        Of the dark pixels; NaN if there are none.
+        Level of the dark pixels; NaN if there are none.
     """
     usable = usable & np.isfinite(image)
     values = np.where(usable, image, np.float32(0))
@@ -85,8 +86,8 @@ def find_dark(
             limit = n_sigma + 1 if length == 1 and mask is None else n_sigma
             found = known & (mean - centre > limit * width)
             if length == 1:
-                lit |= known & (mean - centre < -(n_sigma + 1) * width)  # not dark either: it is wrong
-                # light has neighbours along the dispersion: a pixel above 2 sigma beside one that stands out
+                lit |= known & (mean - centre < -(n_sigma + 1) * width)  # too low for a dark pixel: a bad value
+                # light extends along the dispersion: add pixels above 2 sigma beside one that stands out
                 found |= _grown(found, 1) & (mean - centre > 2 * width)
             else:
                 found = _opened(found, length)
@@ -98,19 +99,19 @@ def find_dark(
 
 
 def _traces(lit: np.ndarray) -> np.ndarray:
-    """Return lit pixels that have lit ones beside them along the dispersion."""
+    """Return pixels with light that have a neighbour with light along the dispersion."""
     both: np.ndarray = ndimage.uniform_filter1d(lit.astype(np.float32), 9, axis=1, mode="constant") > 0.4
     found: np.ndarray = lit & both
     return found
 
 
 def _opened(found: np.ndarray, length: int) -> np.ndarray:
-    """Return found means grown back to the pixels of which they are means."""
+    """Return the pixels whose means were found."""
     return _grown(found, length // 4)
 
 
 def _grown(found: np.ndarray, along: int, across: int = 0) -> np.ndarray:
-    """Return found pixels with so many neighbours to each side along the dispersion, and across."""
+    """Return found pixels, enlarged to each side by this many neighbours along and across the dispersion."""
     grown = found.view(np.uint8)
     for axis, width in ((1, along), (0, across)):
         if width:
@@ -119,7 +120,7 @@ def _grown(found: np.ndarray, along: int, across: int = 0) -> np.ndarray:
 
 
 def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return means of usable pixels along the dispersion, as noisy as of a full window, and where they are known."""
+    """Return means of usable pixels along the dispersion, with the noise of a full window, and where they are known."""
     if length == 1:
         return values, usable
     share = ndimage.uniform_filter1d(usable.astype(np.float32), length, axis=1, mode="constant")

@@ -7,17 +7,16 @@ amplifier *k* is
 .. math:: y_k = c + p_k + w_k
 
 where *c* is common to all amplifiers and :math:`p_k` is the part of its own. Both are stationary, with the spectral
-densities *C* and *P*. *w* is white with variance :math:`\sigma^2 / q`. The *weight* *q* of a sample is 1 in the dark,
-smaller where light adds to the noise, and 0 where nothing is known. With *K* the covariance of :math:`m_k = c + p_k`,
-the mean of *m* given *y* is
-:math:`K^{1/2} \xi`, where
+densities *C* and *P*. *w* is white with variance :math:`\sigma^2 / q`. The *weight* *q* of a sample is 1 in dark
+pixels, smaller where light adds to the noise, and 0 where the sample cannot be used. With *K* the covariance of
+:math:`m_k = c + p_k`, the mean of *m* given *y* is :math:`K^{1/2} \xi`, where
 
 .. math:: (1 + K^{1/2} \sigma^{-2} q K^{1/2})\, \xi = K^{1/2} \sigma^{-2} q\, y
 
-*K* is diagonal in frequency. Between amplifiers it depends on their sum alone. The equation is solved by conjugate
-gradients in the frequencies, with the solution for a constant weight as preconditioner. It is solved first for coarse
-series, whose samples are means of several samples, and last for the whole series. A spectrum of a series is its real
-Fourier transform, (output, frequency) complex64.
+*K* is diagonal in frequency. It has one value for the sum of the amplifiers and one for their differences. The equation
+is solved by conjugate gradients in frequency, with the solution for a constant weight as preconditioner. It is solved
+first for coarse series, whose samples are means of several samples, and last for the whole series. The spectrum of a
+series is its real Fourier transform, (output, frequency) complex64.
 
 References
 ----------
@@ -36,12 +35,12 @@ from nsxr.model.time_order import TimeOrder
 __all__ = ["Densities", "Solver", "draw_noise", "series_length", "to_image", "to_series"]
 
 _BINS = (64, 8, 1)
-"""Samples that are averaged into one, from the coarsest series to the whole one."""
+"""Number of samples that are averaged into one, from the coarsest series to the whole series."""
 
 _ITERATIONS = (40, 30, 10)
 _TOLERANCE = 1e-4
-"""Square of the residual, relative to that of unit noise, at which iterations end. With a third of it, what is left of
-the noise changes by less than 0.1 %."""
+"""Iterations end when the square of the residual, relative to the square for unit noise, falls below this. With a third
+of this value, the noise that is left changes by less than 0.1 %."""
 
 
 class Densities(NamedTuple):
@@ -52,7 +51,7 @@ class Densities(NamedTuple):
     white : float
         Variance of white noise in a sample of weight 1.
     own, common : (length / 2 + 1,) float64
-        Correlated noise of each amplifier, and of all.
+        Correlated noise that is independent in each amplifier, and common to all amplifiers.
     """
 
     white: float
@@ -61,7 +60,7 @@ class Densities(NamedTuple):
 
 
 def series_length(order: TimeOrder) -> int:
-    """Return the length of the series of a frame: 1 % longer, in which the end may come back to the beginning."""
+    """Return the length of the series of a frame: 1 % longer, so that its end and its beginning may differ."""
     samples = order.slots * order.lines
     coarse = _BINS[0]
     shortest = -(-(samples + max(samples // 100, order.slots)) // coarse)
@@ -98,7 +97,7 @@ def _colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) 
 
 @kernel
 def _curvature(seen: np.ndarray, direction: np.ndarray, own: np.ndarray, mean: np.ndarray) -> float:  # pragma: no cover
-    """Turn the spectrum of the weighted series into the left side of the equation, in place; return p A p."""
+    """Apply the equation's left side to a direction p, given its weighted spectrum, in place; return p A p."""
     n_outputs, n = seen.shape
     found = 0.0
     for f in range(n):
@@ -152,7 +151,7 @@ def _turn(
     root_mean: np.ndarray,
     out: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Make the next direction, in place, and write its spectrum as noise to ``out``."""
+    """Make the next direction, in place, and write the spectrum of its noise to ``out``."""
     n_outputs, n = residual.shape
     share = np.float32(keep)
     for f in range(n):
@@ -194,7 +193,8 @@ class _Level:
         self.white = np.float32(densities.white)
         self.powers = own, own + n_outputs * densities.common[kept] / size
         self.root_own, self.root_mean = (np.sqrt(v).astype(np.float32) for v in self.powers)
-        # transforms go amplifier by amplifier into arrays that stay: new ones of 18 MB took a quarter of the time
+        # transforms of amplifiers are written to arrays that are used again: new arrays of 18 MB took a quarter of the
+        # time
         self.noise, self._spectrum, self._residual = (np.empty((n_outputs, own.size), np.complex64) for _ in range(3))
         self._time = np.empty((n_outputs, self.length), np.float32)
 
@@ -222,7 +222,7 @@ class _Level:
         limit: float = np.inf,
         tolerance: float = _TOLERANCE,
     ) -> np.ndarray:
-        """Improve a solution of the equation, in place; values far from the first one do not count."""
+        """Improve a solution of the equation, in place; values far from the first solution do not count."""
         weight = weight / self.white
         data = self.series(xi)
         np.subtract(values, data, out=data)
@@ -254,18 +254,20 @@ class _Level:
 
 
 class Solver:
-    """Estimates the correlated noise of frames that have a spectrum in common.
+    """Estimate the correlated noise of frames that share a spectrum.
 
     Parameters
     ----------
     densities : Densities
-        Of the noise.
+        Spectral densities of the noise.
     n_outputs : int
-        How many read a frame at the same time.
+        Number of amplifiers that read a frame at the same time.
     iterations : sequence of int
-        Of conjugate gradients at most, for means of 64 and 8 samples and for samples.
+        Largest number of iterations of conjugate gradients, for means of 64 samples, for means of 8 samples, and for
+        samples.
     tolerance : float
-        Square of the residual at which they end, relative to that of unit noise; less for means.
+        Iterations end when the square of the residual, relative to the square for unit noise, falls below this. The
+        limit is smaller for means.
     """
 
     def __init__(
@@ -282,15 +284,16 @@ class Solver:
         self._wide = np.sqrt(scatter / densities.white)
 
     def noise(self, values: np.ndarray, weight: np.ndarray, limit: float = np.inf) -> np.ndarray:
-        """Return the mean of the correlated noise given a series.
+        """Return the conditional mean of the correlated noise, given a series.
 
         Parameters
         ----------
         values, weight : ndarray
             (output, time) float32, the series and its weight.
         limit : float
-            Samples that deviate by more do not count [standard deviations]: first from the coarsest solution,
-            with what it cannot follow, then from the one before the last.
+            Samples that deviate by more do not count [standard deviations]. They are compared twice: first with the
+            coarsest solution, where the limit is wider by the noise that this solution cannot follow; then with the
+            solution before the last.
 
         Returns
         -------
@@ -306,7 +309,7 @@ class Solver:
                 continue
             mean, total = (np.empty((values.shape[0], level.length), dtype=np.float32) for _ in range(2))
             _mean_of_bins(values, weight, level.size, mean, total)
-            if number == 0 and limit < np.inf:  # from levels and drifts, before anything is known
+            if number == 0 and limit < np.inf:  # reject outliers from levels and drifts before the first solution
                 level.solve(mean, total, xi, iterations // 2)
                 rough = np.repeat(level.series(xi), level.size, axis=1)
                 far = weight * (values - rough) ** 2 > (limit * self._wide) ** 2 * level.white
@@ -317,7 +320,7 @@ class Solver:
 
 
 def _refine(xi: np.ndarray, coarse: int, fine: int, length: int) -> np.ndarray:
-    """Return a solution for means of ``coarse`` samples as a first guess for those of ``fine`` samples."""
+    """Return the solution for means of ``coarse`` samples as a first guess for means of ``fine`` samples."""
     guess = np.zeros((xi.shape[0], length // fine // 2 + 1), dtype=np.complex64)
     ratio = coarse // fine
     known = xi.shape[1] - 1  # the highest frequency of the coarse series is left out

@@ -1,4 +1,4 @@
-"""Snowballs by their light: halos that are fitted to rings around saturated cores."""
+"""Find snowballs by their charge: halos are fitted to rings around saturated cores."""
 
 from typing import NamedTuple
 
@@ -14,19 +14,18 @@ __all__ = ["Halo", "fit_halo", "flag_halos", "smallest_charge"]
 SATURATED = np.uint8(GroupFlag.SATURATED.value)
 
 _PROPERTIES = len(EVENT_PROPERTIES) - 1
-_BRIGHT = 5.0  # sigma; where the mean of a ring is above it, clipped differences do not tell by how much
+_BRIGHT = 5.0  # sigma; a ring with a larger mean is too bright, because the scaled differences are clipped
 _SURE, _STILL = 150.0, 50.0
-"""By how much chi square has to fall for a halo to be believed, and for one that was there a group before.
-
-Correlated noise of readouts without interleaved reference pixels makes it fall by more than 50 at one place in a
-hundred, and by up to 130.
+"""By how much chi square has to fall for a halo to be accepted, and for a halo that was found in the group before.
+Correlated noise of readouts without interleaved reference pixels makes chi square fall by more than 50 at one place in
+a hundred, and by up to 130.
 """
-_LEAST_PIXELS = 5  # of a ring
+_LEAST_PIXELS = 5  # least number of pixels of a ring
 _LEAST_RINGS = 4
-_FARTHEST = 6.0  # e-foldings to which the fit is followed inwards
-_LEAST_DEPTH = 3  # of a region at an edge [pixel], twice as long along it
-_SCALES = np.geomspace(0.1, 2.0, 30)  # of exponentials [radius of the core]
-_POWERS = np.arange(2.5, 9.0, 0.25)  # of power laws
+_FARTHEST = 6.0  # number of e-foldings to which the fit is extrapolated inwards
+_LEAST_DEPTH = 3  # least depth of a region at an edge [pixel]; its least length along the edge is twice as much
+_SCALES = np.geomspace(0.1, 2.0, 30)  # scales of exponentials [radius of the core]
+_POWERS = np.arange(2.5, 9.0, 0.25)  # exponents of power laws
 
 
 class _Frames(NamedTuple):
@@ -38,7 +37,7 @@ class _Frames(NamedTuple):
 
 
 class Halo(NamedTuple):
-    """The fit to rings: amplitude at the edge of the core [sigma], NaN if too steep to tell; reach [pixel]."""
+    """The fit to rings: amplitude at the edge of the core [sigma], NaN if too steep to measure; reach [pixel]."""
 
     amplitude: float
     reach: float
@@ -67,8 +66,8 @@ def _means(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 def fit_halo(histogram: np.ndarray, core: float, limit: float, sure: float = _SURE) -> Halo | None:
     """Fit the fall of charge, and a level, to the rings outside a core.
 
-    The fall is an exponential from the edge of the core or a power law from its centre, whichever fits better; rings
-    that are too bright for their differences to be known only count as inside.
+    The fall is an exponential from the edge of the core or a power law from its centre, whichever fits better. Rings
+    that are so bright that their differences are clipped are not fitted, but always belong to the halo.
 
     Parameters
     ----------
@@ -77,14 +76,14 @@ def fit_halo(histogram: np.ndarray, core: float, limit: float, sure: float = _SU
     core : float
         Radius of the core [pixel].
     limit : float
-        Charge from which on it matters [sigma of a difference]; the halo reaches to where it falls below.
+        Least charge that matters [sigma of a difference]. The halo ends where the charge falls below it.
     sure : float
         By how much chi square has to fall.
 
     Returns
     -------
     Halo or None
-        None if there is no charge outside of the core.
+        None if there is no charge outside the core.
     """
     mean, count, noise = _means(histogram)
     ring = np.arange(mean.size)
@@ -96,7 +95,7 @@ def fit_halo(histogram: np.ndarray, core: float, limit: float, sure: float = _SU
         return Halo(np.nan, inner) if inner else None
     distance, values, variance = ring[chosen] + 0.5, mean[chosen], noise**2 / count[chosen]
     start, scales = distance[0], core * _SCALES
-    far = distance.size // 2  # no light there, as a rule: neighbours that vary together show as scatter of means
+    far = distance.size // 2  # usually no charge here: correlated noise of neighbours shows as scatter of the means
     variance = variance + max(np.var(values[far:]) - np.mean(variance[far:]), 0.0)
     weight = 1 / variance
     shape = np.concatenate([np.exp((start - distance) / scales[:, None]), (start / distance) ** _POWERS[:, None]])
@@ -104,7 +103,7 @@ def fit_halo(histogram: np.ndarray, core: float, limit: float, sure: float = _SU
     centred = shape - (shape @ weight)[:, None] / weight.sum()
     covariance = centred @ (weight * values)
     norm = (centred**2) @ weight
-    fall = np.where(covariance > 0, covariance**2 / norm, 0.0)  # of chi square
+    fall = np.where(covariance > 0, covariance**2 / norm, 0.0)  # fall of chi square
     best = int(np.argmax(fall))
     if fall[best] < sure:
         return Halo(np.nan, inner) if inner else None
@@ -123,7 +122,7 @@ def fit_halo(histogram: np.ndarray, core: float, limit: float, sure: float = _SU
 def smallest_charge(group: int, groups: int, tolerance: float) -> float:
     """Return the charge [sigma of a difference] that, arriving before a group, shifts the slope by ``tolerance`` sigma.
 
-    For a ramp with read noise alone, which photons only make less sensitive.
+    This is for a ramp with read noise alone. With photon noise the slope shifts by fewer sigma.
     """
     before = group * (groups - group)
     return float(tolerance / (np.sqrt(2) * before * np.sqrt(3 / (groups * (groups**2 - 1)))))
@@ -138,7 +137,7 @@ def flag_halos(
     limits: SnowballLimits,
     most: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Flag snowballs as far as their charge matters, one after the other, in each integration.
+    """Flag snowballs out to where their charge no longer matters, in each integration.
 
     Parameters
     ----------
@@ -153,7 +152,7 @@ def flag_halos(
     limits : SnowballLimits
         Least and largest sizes.
     most : int
-        Snowballs of an integration that get a row of the table; all are flagged.
+        Largest number of snowballs of an integration in the table. All snowballs are flagged.
 
     Returns
     -------
@@ -164,7 +163,8 @@ def flag_halos(
     events : (integration,) int64
         Number of snowballs.
     table : (integration, event, property) float32
-        :data:`nsxr.model.variables.EVENT_PROPERTIES` but the first, with positions in the array; NaN beyond the last.
+        :data:`nsxr.model.variables.EVENT_PROPERTIES` without the first one, with positions in the array; NaN beyond the
+        last snowball.
     """
     integrations, _, rows, columns = groupdq.shape
     flags = groupdq.copy()
@@ -184,7 +184,7 @@ def flag_halos(
 def _flag_cores(
     frames: _Frames, cores: np.ndarray, edges: tuple[int, int, int, int], tolerance: float, limits: SnowballLimits
 ) -> list[tuple[float, ...]]:
-    """Flag the snowballs around saturated cores, and large cores in ``cores``; return their rows of the table."""
+    """Flag the snowballs around saturated cores, and large cores in ``cores``; return the rows of the table."""
     cube, before, planes = frames
     widest = 2 * limits.max_extended_radius
     found: list[tuple[float, ...]] = []
@@ -216,14 +216,14 @@ def _flag_at_edges(
     limits: SnowballLimits,
     known: list[tuple[float, ...]],
 ) -> list[tuple[float, ...]]:
-    """Flag the snowballs whose cores are outside of the detector, unless they are known."""
+    """Flag the snowballs whose cores are outside the detector, unless they are known."""
     found: list[tuple[float, ...]] = []
     for start in range(1, len(frames.flags)):
         now = frames.flags[start]
         for row, column, radius in _at_edges(now, JUMP, now, edges, (limits.min_jump_area, _LEAST_DEPTH)):
             if any(e[0] == start and np.hypot(row - e[1], column - e[2]) < e[5] + radius for e in (*known, *found)):
                 continue
-            # the jumps end where the halo is faint, and its rings begin farther in
+            # jumps end where the halo is already faint, so its rings begin at half the radius
             snowball = _flag_snowball(frames, start, (row, column, radius / 2), tolerance, limits, is_doubtful=True)
             found += [] if snowball is None else [snowball]
     return found
@@ -234,7 +234,7 @@ def _rings(core: float, max_extended_radius: int) -> int:
 
 
 def _start(flags: np.ndarray, planes: np.ndarray, group: int, row: float, column: float, core: float) -> int | None:
-    """Return the group in which pixels around a core jump, that in which it saturates or one beside it."""
+    """Return the group in which pixels around a core jump: the one in which the core saturates, or one beside it."""
     first = int(core) + 1
     for start in range(max(group - 1, 1), min(group + 2, len(flags))):
         _, pixels, jumps = ring_histograms(planes[start], flags[start], row, column, first + 3)
@@ -251,7 +251,7 @@ def _flag_snowball(
     limits: SnowballLimits,
     is_doubtful: bool = False,
 ) -> tuple[float, ...] | None:
-    """Flag one snowball from the group in which it arrives, as long as charge is seen; return its row of the table.
+    """Flag one snowball, from the group in which it arrives to the last with charge; return its row of the table.
 
     ``circle`` is row, column and radius of the core.
     """
@@ -265,7 +265,7 @@ def _flag_snowball(
         limit = smallest_charge(group, groups, tolerance)
         halo = fit_halo(histogram, core, limit, _SURE if group == start else _STILL)
         if halo is None or (is_doubtful and (np.isnan(halo.amplitude) or halo.reach <= core)):
-            if group > start + 1:  # charge has come for a while, and may still, less than can be told
+            if group > start + 1:  # charge has come for some groups; it may still come, too faint to be found
                 pixels += fill_disc(cube[group], JUMP, SATURATED, row, column, reach)
             break
         first = first or halo
@@ -279,9 +279,10 @@ def _flag_snowball(
 def _at_edges(
     plane: np.ndarray, wanted: np.uint8, other: np.ndarray, edges: tuple[int, int, int, int], least: tuple[float, int]
 ) -> list[tuple[float, float, float]]:
-    """Return centre and radius of the circles of which regions at an edge are segments.
+    """Return centre and radius of the circles whose segments are regions at an edge.
 
-    Regions as of :func:`find_regions`, without SATURATED in ``other``, of at least the area and the depth in ``least``.
+    Regions are those of :func:`find_regions`, without pixels that are SATURATED in ``other``. They have at least the
+    area and the depth in ``least``.
     """
     found = []
     regions = find_regions(plane, wanted, other, SATURATED)
@@ -305,6 +306,6 @@ def _at_edges(
 def _nearest(
     row: float, column: float, core: float, circles: list[tuple[float, float, float]]
 ) -> tuple[float, float, float]:
-    """Return the circle of which a core at an edge is a segment, or the core itself."""
+    """Return the circle whose segment is a core at an edge, or the core itself."""
     near = [circle for circle in circles if np.hypot(circle[0] - row, circle[1] - column) < 2 * core]
     return min(near, key=lambda circle: np.hypot(circle[0] - row, circle[1] - column), default=(row, column, core))

@@ -1,21 +1,20 @@
-"""Loops of the IRS2 correction: between image rows, readout time and its spectrum.
+"""Kernels of the IRS2 correction, which convert between image rows, readout time and its spectrum.
 
-A *sector* is the part that one amplifier reads: 640 raw rows of an image in science orientation, all columns.
-In time, its 640 rows follow each other within one detector line, an image column: 32 blocks of 22
-slots, of which two are gaps, and 8 slots between lines. A *series* is (slot, line) float32: with one
-row for each of the 712 slots of a line, successive samples stand below each other, and an image
-row is a row of the series. ``row_of_slot`` (712,) gives the row of the sector read in each slot, -1 in
-gaps; ``sources`` (640, 2) the two rows whose mean replaces a row, itself twice where it is good, negative
-where it is not used at all.
+A *sector* is the part of the image that one amplifier reads: 640 raw rows of an image in science orientation, all
+columns. In time, its 640 rows follow each other within one detector line, which is an image column. A line has 32
+blocks of 22 slots, of which two are gaps, and 8 slots at its end. A *series* is (slot, line) float32. It has one row
+for each of the 712 slots of a line, so that successive samples stand below each other, and an image row is a row of the
+series. ``row_of_slot`` (712,) gives the row of the sector that is read in each slot, -1 in gaps. ``sources`` (640, 2)
+gives the two rows whose mean replaces a row: twice the row itself if it is good, negative if it is not used at all.
 
-The spectrum of the time ``t = 712 line + slot`` at the frequency ``k = k1 + lines k2`` of 712 lines is ::
+With the time ``t = 712 line + slot``, the spectrum at the frequency ``k = k1 + lines k2`` is ::
 
     X[k2, k1] = sum_slot exp(-2 pi i k2 slot / 712)  exp(-2 pi i k1 slot / (712 lines))
                 sum_line exp(-2 pi i k1 line / lines)  x[slot, line]
 
-a real transform of every row, a rotation of phases, and a complex transform of every column. Nothing
-is moved, only rows with samples need the first transform, and as x is real ``k1 <= lines / 2`` is enough.
-The order of a *spectrum* is (k2, k1); :func:`in_order` brings other functions of frequency into it.
+This is a real transform of every row, a rotation of phases, and a complex transform of every column. No samples are
+moved. Only rows with samples need the first transform. As x is real, ``k1 <= lines / 2`` is enough. The order of a
+*spectrum* is (k2, k1). :func:`in_order` brings other functions of frequency into this order.
 """
 
 from functools import lru_cache
@@ -61,9 +60,9 @@ def fit_line(
     is_reversed: bool,
     border: int,
 ) -> tuple[float, float]:  # pragma: no cover
-    """Fit a line in time to the samples of the first and last ``border`` columns, or of all where there are fewer.
+    """Fit a line in time to the samples of the first and last ``border`` columns, or of all columns if there are fewer.
 
-    Returns (intercept, slope) with time in slots from the middle of the frame.
+    Returns (intercept, slope), with time in slots from the middle of the frame.
     """
     n_columns = frame.shape[1]
     middle = 0.5 * (SLOTS * n_columns - 1)
@@ -101,7 +100,7 @@ def gather(
     line: tuple[float, float],
     series: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Write (frame - mean - line) of the given slots into a series of as many rows; 0 where there is no sample."""
+    """Write (frame - mean - line) of the given slots to a series with a row for each slot; 0 without a sample."""
     n_columns = frame.shape[1]
     intercept, slope = line
     middle = 0.5 * (SLOTS * n_columns - 1)
@@ -121,7 +120,7 @@ def gather(
 
 @kernel
 def fill_gaps(series: np.ndarray, is_known: np.ndarray, weights: np.ndarray) -> None:  # pragma: no cover
-    """Fill unknown slots of a whole series with the weighted mean of known ones nearby, in place, circular in time.
+    """Fill unknown slots of a whole series with the weighted mean of nearby known slots, in place, circular in time.
 
     ``is_known`` (712,) bool, ``weights`` (odd length) float32.
     """
@@ -146,7 +145,7 @@ def fill_gaps(series: np.ndarray, is_known: np.ndarray, weights: np.ndarray) -> 
 
 
 def across_slots(spectrum: np.ndarray, inverse: bool = False) -> np.ndarray:
-    """Transform the columns of (712, k1) complex64, which is used up."""
+    """Transform the columns of a spectrum (712, k1) complex64, which is overwritten."""
     transform = scipy.fft.ifft if inverse else scipy.fft.fft
     turned: np.ndarray = transform(spectrum, axis=0, overwrite_x=True)
     return turned
@@ -194,7 +193,7 @@ def _spread(rows: np.ndarray, copies: np.ndarray, rotation: np.ndarray, out: np.
 
 
 def spread(series: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """Transform the rows of a short series, and put them where ``copies`` (712,) says, -1 for none: (slot, k1)."""
+    """Transform the rows of a short series, and copy them to slots by ``copies`` (712,), -1 for none: (slot, k1)."""
     rows = scipy.fft.rfft(series, axis=1)
     rotation = _rotation(series.shape[1])
     out = np.empty((SLOTS, rows.shape[1]), np.complex64)
@@ -235,21 +234,21 @@ def _add_slots(spectrum: np.ndarray, rows: np.ndarray, turns: np.ndarray, beta: 
 def fill_by_prediction(
     spectrum: np.ndarray, beta: np.ndarray, series: np.ndarray, copies: np.ndarray, filled: np.ndarray
 ) -> None:
-    """Replace rows of a short series by what the weighted spectrum says at their slots, in its spectrum, in place.
+    """Replace rows of a short series by the prediction of its weighted spectrum, in place in the spectrum.
 
-    A row that stands in several slots gets the mean of what is predicted there. The few rows concerned are
-    transformed by themselves: far cheaper than to transform everything twice.
+    A row that stands in several slots gets the mean of the predictions for these slots. Only the few rows concerned are
+    transformed, which is far cheaper than to transform everything twice.
 
     Parameters
     ----------
     spectrum : (712, k1) complex64
-        From :func:`weigh`, of a series with some first guess in the rows ``filled``; changed.
+        From :func:`weigh`, of a series with a first guess in the rows ``filled``. It is changed in place.
     beta : (712, k1) complex64
         Weights of the series.
     series : (row, line) float32
         The short series.
     copies : (712,) int
-        Which row stands in each slot, -1 for none, as for :func:`spread`.
+        Row that stands in each slot, -1 for none, as in :func:`spread`.
     filled : (n,) int
         Rows to be replaced.
     """
@@ -276,10 +275,10 @@ def subtract(
     is_reversed: bool,
     out: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Write frame less line and correction for the wanted rows of a sector.
+    """Write the frame less line and correction, for the wanted rows of a sector.
 
-    ``slot_of_output`` (rows of ``out``,) gives the slot in which each row of the result was read, and
-    ``correction`` (rows of ``out``, line) what to take away.
+    ``slot_of_output`` (rows of ``out``,) gives the slot in which each row of the result was read, and ``correction``
+    (rows of ``out``, line) the values to subtract.
     """
     n_columns = frame.shape[1]
     intercept, slope = line

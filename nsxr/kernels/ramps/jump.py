@@ -1,4 +1,4 @@
-"""Loops that flag jumps in ramps and spread the flags to neighbours and to later groups.
+"""Kernels that flag jumps in ramps and spread the flags to neighbours and to later groups.
 
 Blocks are C-ordered ``(integration, group, row, column)``.
 """
@@ -16,10 +16,10 @@ SPREAD = np.uint8(1 << 3)
 """Private bit of the detection code: the jump is passed on to the four neighbours."""
 
 LARGE = np.uint8(1 << 4)
-"""Private bit: the step is at least the first after-jump threshold."""
+"""Private bit of the detection code: the jump is at least the first after-jump threshold."""
 
 VERY_LARGE = np.uint8(1 << 5)
-"""Private bit: the step is at least the second after-jump threshold."""
+"""Private bit of the detection code: the jump is at least the second after-jump threshold."""
 
 
 class JumpSizes(NamedTuple):
@@ -39,7 +39,7 @@ class JumpSizes(NamedTuple):
     max_spread: float
 
     def in_electrons(self, gain: float) -> "JumpSizes":
-        """Return the sizes with thresholds in electrons, if those of this one are in DN."""
+        """Return the sizes with thresholds converted from DN to electrons."""
         return self._replace(large=self.large * gain, very_large=self.very_large * gain)
 
 
@@ -57,7 +57,7 @@ def code_of(step: float, ratio: float, sizes: JumpSizes) -> Any:  # pragma: no c
 def difference_at(
     sci: np.ndarray, gain: np.ndarray, integration: int, step: int, row: int, column: int
 ) -> Any:  # pragma: no cover
-    """Return the difference of two successive groups [electron]: of two products, each rounded, as in the limits."""
+    """Return the difference of two successive groups [electron], of two rounded products, as the limits are found."""
     last = sci[integration, step, row, column] * gain[row, column]
     return sci[integration, step + 1, row, column] * gain[row, column] - last
 
@@ -162,8 +162,8 @@ def spread_jumps(code: np.ndarray, after_large: int, after_very_large: int) -> n
                                 until = max(until, group + after_large)
                             if found & VERY_LARGE:
                                 until = max(until, group + after_very_large)
-                        # a group flagged only here does not start another wait: ``found`` is that
-                        # of its own step, tested before the flag is set
+                        # a group flagged only here does not flag later groups: ``found`` is its own code, read before
+                        # the flag is set
                         if 0 < group <= until and not found & UNUSABLE_GROUP:
                             jumps[integration, group, row, c] = JUMP
     return jumps

@@ -1,4 +1,4 @@
-"""Loops that find the interval of ordinary differences of a pixel.
+"""Kernels that find the interval of ordinary differences of a pixel.
 
 The work is done on tiles: the differences of a short run of columns of one row, transposed to ``(difference, column)``
 and sorted, see :mod:`nsxr.kernels.sorting`.
@@ -29,23 +29,24 @@ _TILE_BYTES = 2**20  # longer time series use half the columns, so that a tile s
 _CLIP_ITERATIONS = 5
 _MAD = 1.482602218505602  # standard deviation over the median absolute deviation, of normal noise
 _VARYING = 20
-"""Number of integrations from which on a pixel of two groups that varies more than its noise has wider limits: a
-transit and a drift of the pointing are no jumps."""
+"""Least number of integrations of two groups for wider limits of pixels that vary more than their noise. A transit or a
+drift of the pointing is not a jump."""
 
 
 class _Tile(NamedTuple):
-    """The differences of all integrations in a tile, and what is found from them.
+    """The differences of all integrations in a tile, and the results found from them.
 
     Attributes
     ----------
     differences, ordered : (integration and difference, column) float32 [electron]
-        In the order of time, NaN if a difference cannot be used; sorted, infinite if it cannot be used.
+        ``differences`` are in the order of time, NaN if a difference cannot be used. ``ordered`` are sorted, infinite
+        if a difference cannot be used.
     number : (column,) int64
         Number of differences that can be used.
     variances : (column,) float64
-        By read noise.
+        Variance of a difference by read noise.
     lower, upper : (difference, column) float64
-        Limits.
+        Limits of ordinary differences.
     same_step, same_count : (integration, column) float32, (column,) int64
         Scratch: one difference of all integrations.
     previous, sums : (column,) float32, (3, column) float64
@@ -83,7 +84,7 @@ def _new_tile(integrations: int, steps: int, columns: int) -> _Tile:  # pragma: 
 
 @kernel
 def _usable_groups(groupdq: np.ndarray, row: int) -> tuple[int, int]:  # pragma: no cover
-    """Count the groups of a row that are not DO_NOT_USE in all its columns: least of an integration, and total."""
+    """Count groups of a row without those that are DO_NOT_USE in all columns: least of an integration, and total."""
     integrations, groups, _, columns = groupdq.shape
     least = groups
     total = 0
@@ -177,10 +178,10 @@ def _clip(
 
 @kernel
 def _scatter_of(ordered: np.ndarray, column: int, count: int, centre: float) -> float:  # pragma: no cover
-    """Return the standard deviation of sorted values of a column that their median distance from the centre gives."""
+    """Return the standard deviation of sorted values of a column, from their median distance from the centre."""
     low, high = 0, count - 1
     largest = 0.0
-    for _ in range(count - count // 2):  # the most distant are at the two ends: half of them are passed over
+    for _ in range(count - count // 2):  # the most distant values are at the ends: pass over half of them
         below, above = centre - ordered[low, column], ordered[high, column] - centre
         largest = max(below, above)
         if below > above:
@@ -196,15 +197,16 @@ def _search_alike(
 ) -> tuple[float, float]:  # pragma: no cover
     """Return the interval that is left after the value farthest from the median of the others is taken out repeatedly.
 
-    For integrations of two groups, where all values are the same difference. They are few, so the noise of their median
-    counts. Cosmic rays add charge, so a low value is taken out only if it deviates more than a high one has to.
+    This is for integrations of two groups, where all values are the same difference. There are few values, so the noise
+    of their median counts. Cosmic rays add charge, so the threshold of low values is larger than the threshold of high
+    values.
     """
     low, high = 0, count
     scatter = 0.0
     if count >= _VARYING:
         centre = median_of(ordered, column, 0, count)
         seen, expected = _scatter_of(ordered, column, count, centre), np.sqrt(max(centre, 0.0) + variance)
-        if seen > expected * (1.0 + 2.7 / np.sqrt(count)):  # which of steady sources 1 % exceed by chance
+        if seen > expected * (1.0 + 2.7 / np.sqrt(count)):  # 1 % of steady sources exceed this by chance
             scatter = seen
     while high - low >= 2:
         others = high - low - 1
@@ -322,7 +324,7 @@ def _share_rates(
 def find_limits(
     sci: np.ndarray, groupdq: np.ndarray, gain: np.ndarray, readnoise: np.ndarray, search: TwoPointSearch
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
-    """Find for each pixel the interval of ordinary differences of successive groups; what lies outside is a jump.
+    """Find for each pixel the interval of ordinary differences of successive groups; a difference outside is a jump.
 
     Parameters
     ----------
@@ -333,18 +335,19 @@ def find_limits(
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
     search : TwoPointSearch
-        What an ordinary difference is. Of integrations with a single difference, the threshold ``four`` is for three or
-        more of them, and ``two`` is for two of them, and for differences below the others.
+        Which differences are ordinary. If integrations have a single difference, the threshold ``four`` is for three or
+        more integrations, and ``two`` is for two integrations, and for differences below the others.
 
     Returns
     -------
     lower, upper : (difference, row, column) float64 [electron]
-        NaN where nothing is known: no difference is then a jump. Of length 1 along ``difference``, for all of them,
-        unless each difference is clipped among integrations.
+        NaN if no limit is known; then no difference is a jump. The length along ``difference`` is 1, with the same
+        limits for all differences, unless each difference is clipped among integrations.
     median, sigma : (row, column) float64 [electron]
         Median of all differences of a pixel and their expected scatter.
     rate : (row, column) float32 [DN per group]
-        That several integrations share, see :func:`nsxr.kernels.ramps.series_rate.find_series_rates`; else NaN.
+        Rate that several integrations share, see :func:`nsxr.kernels.ramps.series_rate.find_series_rates`; NaN for a
+        single integration.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1

@@ -1,4 +1,4 @@
-"""Loops of the likelihood fit of ramps. See :mod:`nsxr.kernels.ramps.covariance` for the matrices."""
+"""Kernels of the likelihood fit of ramps. See :mod:`nsxr.kernels.ramps.covariance` for the matrices."""
 
 from typing import NamedTuple
 
@@ -36,12 +36,12 @@ __all__ = ["WEIGHTED_SUMS", "combine_weighted", "finish_weighted", "fit_by_likel
 _TILE_COLUMNS = 32
 
 WEIGHTED_SUMS = 7
-"""What is summed over integrations: weight times rate with its rounding error, weight, weight squared times the
+"""Quantities that are summed over integrations: weight times rate, its rounding error, weight, weight squared times the
 variances by photons and by reads, chi square, and weight times the square of the rate."""
 
 
 class _Pixels(NamedTuple):
-    """What is known of the pixels of a tile, and parts of the result.
+    """Properties of the pixels of a tile, and parts of the result.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class _Pixels(NamedTuple):
     number : (column,) int64
         Number of differences that are used.
     later, by_photons, by_reads : (column,) float64
-        Scratch; parts of the variance of the slope.
+        ``later`` is scratch; the others are parts of the variance of the slope.
     """
 
     base: np.ndarray
@@ -134,7 +134,7 @@ def _expect_rates(
     ordered: np.ndarray,
     rate: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Set the first guess of each rate: as given, or from the median difference, or from the first group."""
+    """Set the first guess of each rate: the given rate, the median difference, or the rate of the first group."""
     row, start, columns = at
     values, gains, count, current = ramps.values, pixels.gains, pixels.number, pixels.current
     is_given = given_rate.size > 0
@@ -171,7 +171,7 @@ def _keep_fit(
     rate, noise, used = tile.rate, tile.noise, tile.used
     weight, slope, square = factors.weight, factors.slope, factors.chi_square
     slopes, poisson, reads, dq, chi_square, sums = rates
-    exposed = selected.one_group_time / selected.group_time  # of a single group, as a part of the group time
+    exposed = selected.one_group_time / selected.group_time  # exposure of a single group, as a part of the group time
     i = integration
     for c in range(columns):
         at_column = start + c
@@ -182,7 +182,7 @@ def _keep_fit(
         if count[c] == 0 and not (has_first and used[0, c] > 0.0):
             if selected.suppress or flags[0, c]:
                 continue
-            # a first group alone, whose pedestal was taken away exactly but for its own noise
+            # a first group alone; its pedestal was subtracted, and the noise of the pedestal is in the variance
             slope[c] = np.float64(values[0, c]) * gains[c] / exposed
             by_photons[c] = rate[c] / exposed
             by_reads[c] = 2.0 * noise[c] / (exposed * exposed)
@@ -224,28 +224,30 @@ def fit_by_likelihood(
     shared: float,
     reset_noise: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
-    """Fit ramps, per integration, and take the sums of which all integrations together are made.
+    """Fit the ramps of each integration, and take the sums from which all integrations are combined.
 
     Parameters
     ----------
     sci : (integration, group, row, column) float32 [DN]
     groupdq : (integration, group, row, column) uint8
     images : PixelImages
-        Of each pixel. Without a given rate, the rate is that of the fit, found in two steps from the median difference.
+        Properties of each pixel. Without a given rate, the rate of the fit is used, found in two steps from the median
+        difference.
     selected : SelectedGroups
         Groups that are fitted.
     shared : float
         From :func:`nsxr.kernels.ramps.covariance.shared_part`.
     reset_noise : float [electron]
-        Scatter of the level after a reset, about 0: the first group is then a measurement too. Below 0: it is not.
+        Scatter of the level after a reset about 0. If it is 0 or more, the first group is a measurement too; if it is
+        below 0, it is not.
 
     Returns
     -------
     slopes, var_poisson, var_rnoise : (integration, row, column) float32 [DN/s, (DN/s)2]
     dq : (integration, row, column) uint32
     chi_square : (integration, row, column) float32
-        Of the fit, with one degree of freedom less than there are differences. The first group counts as a difference
-        if it is a measurement.
+        Chi square of the fit, with one degree of freedom less than there are differences. The first group counts as a
+        difference if it is a measurement.
     sums : (1, WEIGHTED_SUMS, row, column) float64
         For :func:`combine_weighted` and :func:`finish_weighted`.
     """
@@ -285,7 +287,7 @@ def fit_by_likelihood(
 
 @kernel
 def combine_weighted(sums: np.ndarray) -> np.ndarray:  # pragma: no cover
-    """Combine the sums of several blocks of integrations, (block, WEIGHTED_SUMS, row, column) float64, to one."""
+    """Combine the sums of several blocks of integrations, (block, WEIGHTED_SUMS, row, column) float64, into one."""
     blocks, _, rows, columns = sums.shape
     out = np.zeros((1, WEIGHTED_SUMS, rows, columns), np.float64)
     for block in range(blocks):
@@ -309,7 +311,7 @@ def finish_weighted(
     ----------
     sums : (1, WEIGHTED_SUMS, row, column) float64
     dq : (row, column) uint32
-        Flags of all integrations together, DO_NOT_USE left out that not all have.
+        Flags of all integrations together. DO_NOT_USE is included only if all integrations have it.
     gain : (row, column) float32 [electron/DN]
     group_time : float [s]
 
@@ -318,7 +320,7 @@ def finish_weighted(
     slope, var_poisson, var_rnoise : (row, column) float32 [DN/s, (DN/s)2]
     dq : (row, column) uint32
     chi_square : (row, column) float32
-        Of one slope for all integrations.
+        Chi square of one slope for all integrations.
     """
     rows, columns = dq.shape
     slope = np.full((rows, columns), np.float32(np.nan))

@@ -1,7 +1,7 @@
-"""Loops that search ramps for jumps by the likelihood, see :mod:`nsxr.kernels.ramps.covariance` for the covariance.
+"""Kernels that search ramps for jumps by likelihood, see :mod:`nsxr.kernels.ramps.covariance` for the covariance.
 
-A jump is a free parameter added to one difference, or to two in succession. How much chi square falls by it follows
-from C^-1 near the diagonal, without another fit.
+A jump is a free parameter that is added to one difference, or one for each of two differences in succession. By how
+much chi square falls follows from C^-1 near the diagonal, without another fit.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ __all__ = ["StepSearch", "find_steps"]
 
 _TILE_COLUMNS = 32
 _LEAST = 3
-"""A search never leaves fewer differences: of three it cannot tell which one is a jump. They are compared instead."""
+"""Least number of differences that a search leaves. With three it cannot tell which is a jump; these are compared."""
 
 
 class StepSearch(NamedTuple):
@@ -38,10 +38,11 @@ class StepSearch(NamedTuple):
     shared : float
         From :func:`nsxr.kernels.ramps.covariance.shared_part`.
     single, double : float
-        By how much chi square has to fall by one jump, and by two differences in succession.
+        By how much chi square has to fall for a jump in one difference, and for a jump in two differences in
+        succession.
     three, two : float
-        Thresholds [sigma] for ramps of which only three or two differences are usable: distance from the median of
-        three, or from the smaller one of two.
+        Thresholds [sigma] for ramps with only three or two usable differences: distance from the median of three, or
+        from the smaller one of two.
     """
 
     n_frames: int
@@ -58,11 +59,12 @@ class _Found(NamedTuple):
     Attributes
     ----------
     excess : (column,) float64
-        By how much chi square falls, less the threshold.
+        Fall of chi square, less the threshold.
     where : (column,) int64
-        The first difference, plus the number of differences if the jump has two of them; -1 if there is no jump.
+        The first difference of the jump, plus the number of all differences if the jump has two differences; -1 if
+        there is no jump.
     change : (column,) float64
-        By how much the slope changes.
+        Change of the slope.
     later : (4, column) float64
         Scratch.
     """
@@ -79,7 +81,7 @@ class _Searched(NamedTuple):
     Attributes
     ----------
     place : (column,) int64
-        Which column of the tile it is.
+        The column of the tile.
     number : (column,) int64
         Number of usable differences.
     total : (column,) float64
@@ -102,7 +104,7 @@ def _search(
     double: float,
     found: _Found,
 ) -> None:  # pragma: no cover
-    """Find for each column the jump, of one difference or two, by which chi square falls most."""
+    """Find for each column the jump, in one difference or two, for which chi square falls most."""
     _, used, rate, noise = tile
     inverse, reduced, ones, weight, slope, _ = factors
     excess, where, change, later = found
@@ -152,7 +154,7 @@ def _search(
 def _most_deviant(
     differences: np.ndarray, used: np.ndarray, column: int, steps: int, variance: float, three: float, two: float
 ) -> int:  # pragma: no cover
-    """Return which of three differences deviates from their median, or of two from the smaller one; -1 if none does."""
+    """Return which of three differences deviates from their median, or which of two from the smaller; -1 for none."""
     count = 0
     lowest, highest, total, nearest = np.inf, -np.inf, 0.0, np.inf
     for k in range(steps):
@@ -178,7 +180,7 @@ def _most_deviant(
 def _take_differences(
     ramps: Ramps, integration: int, at: Columns, tile: Differences, searched: _Searched, code: np.ndarray
 ) -> None:  # pragma: no cover
-    """Fill a tile with the differences of an integration, and the code with the flags that stay."""
+    """Fill a tile with the differences of an integration, and the code with the flags that are kept."""
     sci, groupdq, gain = ramps
     row, start, columns = at
     differences, used, count, total = tile.values, tile.used, searched.number, searched.total
@@ -206,7 +208,7 @@ def _take_differences(
 def _compare_few(
     tile: Differences, c: int, variance: float, search: StepSearch, sizes: JumpSizes, code: np.ndarray
 ) -> None:  # pragma: no cover
-    """Flag the jumps of a ramp of a few differences in its code (group,)."""
+    """Flag the jumps of a ramp of two or three differences in its code (group,)."""
     differences, used = tile.values, tile.used
     steps = code.size - 1
     k = _most_deviant(differences, used, c, steps, variance, search.three, search.two)
@@ -230,7 +232,7 @@ def _choose_columns(
 ) -> int:  # pragma: no cover
     """Move the columns that are searched to the front of the tile; return how many there are.
 
-    ``images`` are gain, read noise and given rate. Ramps of a few differences are finished here.
+    ``images`` are gain, read noise and given rate. Ramps of two or three differences are finished here.
     """
     gain, readnoise, given_rate = images
     row, start, columns = at
@@ -273,7 +275,7 @@ def _flag_found(
     work: tuple[Differences, Factors, _Found, _Searched],
     code: np.ndarray,
 ) -> int:  # pragma: no cover
-    """Flag the jump of each column. Move the columns with a jump to the front, for another search; return how many."""
+    """Flag the jump of each column, move columns with a jump to the front for another search, return their number."""
     tile, factors, best, searched = work
     differences, used, rate, noise = tile
     where, change, slope = best.where, best.change, factors.slope
@@ -317,7 +319,7 @@ def find_steps(
     search: StepSearch,
     sizes: JumpSizes,
 ) -> np.ndarray:  # pragma: no cover
-    """Flag the differences without which a ramp is likely, one or two neighbours at a time.
+    """Flag jumps: differences, single or two in succession, without which the rest of the ramp fits far better.
 
     Parameters
     ----------
@@ -328,17 +330,18 @@ def find_steps(
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
     given_rate : (row, column) or (0, 0) float32 [DN per group]
-        Rate for the photon noise. If empty, it is the mean difference of the ramp at first, then the slope without the
-        jumps found. A large jump makes the first one too large, but not by so much that the jump is missed.
+        Rate for the photon noise. If empty, the rate is the mean difference of the ramp at first, then the slope
+        without the jumps found so far. A large jump makes the mean difference too large, but not so large that the jump
+        is missed.
     search : StepSearch
-        Its rules.
+        Rules of the search.
     sizes : JumpSizes
         Of jumps that flag more than their own group.
 
     Returns
     -------
     (integration, group, row, column) uint8
-        As :func:`nsxr.kernels.ramps.jump.flag_outside`.
+        As from :func:`nsxr.kernels.ramps.jump.flag_outside`.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1

@@ -1,4 +1,4 @@
-"""Linearity polynomials, group by group and read by read."""
+"""Linearity polynomials for groups, and for the frames in averaged groups."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ def linearize(
 ) -> np.ndarray:  # pragma: no cover
     """Evaluate a polynomial in each unsaturated sample.
 
-    ``sci`` (integration, group, row, column) float32, ``groupdq`` uint8 alike, ``coefficients``
-    (order, row, column) float32 from the constant upwards; returns float32.
+    ``sci`` (integration, group, row, column) float32, ``groupdq`` uint8 of the same shape, ``coefficients`` (order,
+    row, column) float32, constant first; returns float32.
     """
     out = np.empty_like(sci)
     n_integrations, n_groups, n_rows, n_columns = sci.shape
     order = coefficients.shape[0]
     for i in range(n_integrations):
-        for r in range(n_rows):  # rows before groups: a row of coefficients stays in cache
+        for r in range(n_rows):  # loop over rows outside groups: a row of coefficients stays in cache
             for g in range(n_groups):
                 for c in range(n_columns):
                     out[i, g, r, c] = coefficients[order - 1, r, c]
@@ -53,10 +53,10 @@ def linearize_reads(
     frames_per_group: int,
     saturated: np.uint8,
 ) -> np.ndarray:  # pragma: no cover
-    """Linearise the frames predicted inside each averaged group, and average those.
+    """Linearise the frames that are predicted inside each averaged group, and average them.
 
-    As :func:`linearize`, with ``inverse`` (order, row, column) the polynomial from linear to
-    measured signal. ``n_frames`` frames are averaged, and groups begin every ``frames_per_group``.
+    Arguments are those of :func:`linearize`, and ``inverse`` (order, row, column), the polynomial from linear to
+    measured signal. ``n_frames`` frames are averaged into a group. A group begins every ``frames_per_group`` frames.
     """
     out = np.empty_like(sci)
     n_integrations, n_groups, n_rows, n_columns = sci.shape

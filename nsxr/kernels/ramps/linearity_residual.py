@@ -8,21 +8,21 @@ from nsxr.model.dq import JUMP, UNUSABLE_GROUP
 __all__ = ["KINDS", "SUMS", "compare_with_neighbours", "half_slopes", "sums_by_signal"]
 
 KINDS = ("all", "brighter", "fainter")
-"""All pixels, and those that stand out from their neighbours."""
+"""Kinds of pixels: all pixels, and pixels that are brighter or fainter than their neighbours."""
 
 SUMS = 4
-"""Number of pixels; sums of late less early, of its square, and of the mean of both."""
+"""Sums: the number of pixels; late slope less early slope; its square; and the mean of both slopes."""
 
-_LEAST = 2  # differences in each half
+_LEAST = 2  # least number of differences in each half
 
 
 @kernel
 def half_slopes(sci: np.ndarray, groupdq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
-    """Return the mean usable difference in the early and in the late half of the usable ones.
+    """Return the mean difference of the early and of the late half of the usable differences.
 
     ``sci`` (integration, group, row, column) float32 and ``groupdq`` uint8. Differences that touch a DO_NOT_USE or
     SATURATED group or lead to JUMP_DET are not usable. Returns (integration, row, column) float32 twice, NaN with fewer
-    than two differences in a half. If their number is odd, the middle one is in neither half.
+    than two differences in a half. If the number of differences is odd, the middle one is in neither half.
     """
     integrations, groups, rows, columns = sci.shape
     early = np.full((integrations, rows, columns), np.nan, np.float32)
@@ -75,11 +75,11 @@ def sums_by_signal(
         Zero-based amplifier of each row.
     n_outputs : int
     edges : (bin + 1,) float64
-        Of the bins of signal [DN].
+        Edges of the bins of signal [DN].
     differences : int
-        By which slopes are multiplied to get the signal.
+        Number of differences, by which slopes are multiplied to get the signal.
     least_contrast : float
-        By which part a pixel has to be brighter or fainter than its neighbours.
+        By which part a pixel has to be brighter or fainter than its neighbours to count as the second kind.
 
     Returns
     -------

@@ -1,10 +1,10 @@
 r"""The spectrum of correlated noise, from time series with gaps.
 
-The power of a series times its weight is, on average, the spectrum of the noise convolved with that of the weight. The
-effect of the gaps on each band of the spectrum is computed, and bands that are not negative are fitted to the power in
-bins of frequency. Bands are tents in the logarithm of frequency, one for each octave, with the shape of 1/f inside.
-They go from zero up and from the highest frequency down. Noise that changes sign from sample to sample, such as that of
-alternating columns, is at the upper end.
+The power of a series times its weight is, on average, the spectrum of the noise convolved with the power of the weight.
+The effect of the gaps on each band of the spectrum is computed. Bands with amplitudes that are not negative are fitted
+to the power in bins of frequency. A band is a tent in the logarithm of frequency, one for each octave, times 1/f. One
+set of bands goes up from frequency zero. Another goes down from the highest frequency, because noise that changes sign
+from sample to sample, such as that of alternating columns, is at the upper end.
 """
 
 from functools import lru_cache
@@ -20,18 +20,18 @@ __all__ = ["alike_frames", "binned_power", "fit_densities", "power_bins"]
 _PER_OCTAVE = 4
 _ROUNDS = 6
 _HARDLY = 0.05
-"""How large noise of an amplifier may be at high frequencies, relative to white noise."""
+"""Expected size of the correlated noise of an amplifier at high frequencies, relative to white noise."""
 
 _ALIKE = 1.5
-_LEAST_WHITE = 0.05  # of the median power
+_LEAST_WHITE = 0.05  # least white noise, relative to the median power
 
 _CHANGE = 0.5
-"""How much noise may change from one octave to the next, relative to 1/f."""
+"""Expected change of the noise from one octave to the next, relative to 1/f."""
 
 
 @lru_cache(maxsize=4)
 def power_bins(length: int) -> np.ndarray:
-    """Return the first frequency of each bin, as its number: fine at both ends, int64."""
+    """Return the number of the first frequency of each bin, int64. Bins are fine at both ends."""
     half = length // 2 + 1
     octaves = np.log2(length / 4)
     low = np.round(2 ** (np.arange(int(octaves * _PER_OCTAVE) + 1) / _PER_OCTAVE)).astype(np.int64)
@@ -43,7 +43,8 @@ def power_bins(length: int) -> np.ndarray:
 def binned_power(series: np.ndarray) -> np.ndarray:
     """Return the mean power in bins of frequency, of amplifiers and of pairs of amplifiers, (2, bin) float64.
 
-    ``series`` (output, time) float32, times its weight; it is used up. The second row is 0 for a single amplifier.
+    ``series`` (output, time) float32 is a series times its weight; it is overwritten. The second row is 0 for a single
+    amplifier.
     """
     spectrum = scipy.fft.rfft(series, axis=1, overwrite_x=True)
     return _binned(*_powers(spectrum), series.shape[1])
@@ -66,11 +67,11 @@ def _binned(own: np.ndarray, pair: np.ndarray, length: int) -> np.ndarray:
 
 
 def alike_frames(power: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Return which frames tell of the noise that integrations share, (integration, group) bool.
+    """Return which frames have the noise that integrations share, (integration, group) bool.
 
-    ``power`` (integration, group, 2, bin) as of :func:`binned_power` and ``count`` (integration, group), 0 for frames
-    without pixels. White noise is the median over bins. An integration whose median of it is not within a factor 1.5 of
-    that of the others has no part; of two that disagree, the quieter one is believed.
+    ``power`` (integration, group, 2, bin) is from :func:`binned_power`, and ``count`` (integration, group) is 0 for
+    frames without pixels. White noise is the median over bins. An integration is left out if its median white noise is
+    not within a factor of 1.5 of that of the others. If two integrations disagree, the quieter one is used.
     """
     seen: np.ndarray = (count > 0) & np.isfinite(power).all((2, 3))
     white = np.median(np.where(seen[..., None], power[:, :, 0], 0), axis=-1)
@@ -86,7 +87,7 @@ def alike_frames(power: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _bands(length: int) -> np.ndarray:
-    """Return the bands, (band, frequency) float32: constant noise, then 1/f from below, then from above."""
+    """Return the bands, (band, frequency) float32: constant noise, then 1/f bands from below, then from above."""
     f = np.arange(length // 2 + 1) / length
     bands = [np.where(f == 0, np.float64(length), 0)]
     octaves = int(np.log2(length / 2)) + 1
@@ -95,7 +96,7 @@ def _bands(length: int) -> np.ndarray:
         place = np.log2(distance * length)
         for k in range(octaves):
             if from_end is not f and k >= octaves - 2:
-                continue  # the upper half from above begins where that from below ends
+                continue  # the bands from above begin where the bands from below end
             tent = np.clip(1 - np.abs(place - k), 0, None)
             if k == 0:
                 tent = np.where(place < 0, 1, tent)
@@ -118,14 +119,15 @@ def fit_densities(power: np.ndarray, n_frames: int, weight: np.ndarray) -> Densi
     power : ndarray
         (2, bin) float64, mean over frames of :func:`binned_power` of ``series * weight``.
     n_frames : int
-        How many frames that are.
+        Number of these frames.
     weight : ndarray
-        (output, time) float32, variance of white noise in a sample of weight 1 over that of this one.
+        (output, time) float32, variance of white noise of a sample of weight 1 over the variance of this sample.
 
     Returns
     -------
     Densities
-        With the level of an amplifier, the constant part, left as free as the largest that was seen.
+        The spectral densities. Their constant part, the level of an amplifier, may be as large as the largest that was
+        measured.
     """
     n_outputs, length = weight.shape
     bands = _bands(length)
@@ -163,13 +165,13 @@ def fit_densities(power: np.ndarray, n_frames: int, weight: np.ndarray) -> Densi
         found = scipy.optimize.nnls(np.vstack(rows) / scale, np.concatenate(values), maxiter=50 * scale.size)[0] / scale
         expected = np.maximum((model @ found)[:n_bins], 1e-3 * expected)
     own, common = found[1 : 1 + n_bands], found[1 + n_bands :] if n_outputs > 1 else np.zeros(n_bands)
-    # where hardly a pixel is dark, bands may take all of it; no detector is without white noise
+    # with few dark pixels, bands may take all of the white noise, but every detector has white noise
     least = _LEAST_WHITE * float(np.median(expected)) / white[0]
     return Densities(max(float(found[0]), least), own @ bands, common @ bands)
 
 
 def _folded(weight: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the power that unit noise of each band has in a weighted series, of amplifiers and pairs: (band, bin)."""
+    """Return the power of unit noise of each band in a weighted series, for amplifiers and for pairs: (band, bin)."""
     length = weight.shape[1]
     own, pair = _powers(scipy.fft.rfft(weight, axis=1))
     lags = [scipy.fft.irfft(values, length) for values in (own, pair)]
@@ -183,7 +185,7 @@ def _folded(weight: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _modesty(n_all: int, n_bands: int, length: int, white: float) -> np.ndarray:
-    """Return equations that keep noise of amplifiers at high frequencies small, where it looks like white noise."""
+    """Return equations that keep correlated noise small at high frequencies, where it looks like white noise."""
     n_low = int(np.log2(length / 2)) + 1
     bands = [k for k in (n_low - 2, n_low - 1, n_low, n_bands - 2, n_bands - 1) if 0 < k < n_bands]
     rows = np.zeros((len(bands), n_all))
@@ -199,7 +201,7 @@ def _smooth(power: np.ndarray) -> np.ndarray:
 
 
 def _ties(found: np.ndarray, first: int, n_bands: int, length: int, n_all: int) -> np.ndarray:
-    """Return equations that tie each band to the next, relative to the size of both before."""
+    """Return equations that tie each band to the next, relative to the size of both in the fit before."""
     rows = []
     n_low = int(np.log2(length / 2)) + 1
     for begin, end in ((1, 1 + n_low), (1 + n_low, n_bands)):

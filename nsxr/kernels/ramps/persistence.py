@@ -1,4 +1,4 @@
-"""When pixels were last saturated, and which groups come soon after."""
+"""When each pixel last saturated, and which groups come soon after."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def last_end(groupdq: np.ndarray, end: np.ndarray, flag: np.uint8) -> np.ndarray
     Returns
     -------
     (1, row, column) float64
-        -inf where no integration has it.
+        -inf where no integration has the flag.
     """
     integrations, groups, rows, columns = groupdq.shape
     out = np.full((1, rows, columns), -np.inf)
@@ -35,7 +35,7 @@ def last_end(groupdq: np.ndarray, end: np.ndarray, flag: np.uint8) -> np.ndarray
 
 
 def latest_before(last: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Return the latest of the blocks before each block, (block, row, column), and of ``before`` (row, column)."""
+    """Return the latest time of ``before`` (row, column) and of all blocks before each block, (block, row, column)."""
     earlier = np.concatenate([before[None], last[:-1]])
     return np.maximum.accumulate(earlier, axis=0)
 
@@ -58,11 +58,11 @@ def flag_windows(
     groupdq : (integration, group, row, column) uint8
         Not changed.
     start, end : (integration,) float64
-        One group time before the end of the first group, and the end of the integration [s].
+        ``start`` is one group time before the end of the first group; ``end`` is the end of the integration [s].
     before : (1, row, column) float64
         End of the last integration with saturation before this block [s].
     group_time, duration : float
-        Between groups, and of the window [s].
+        Time between groups, and how long after a saturation groups are flagged [s].
     saturated, flag : uint8
         Flag to look for, and flags to add.
     """

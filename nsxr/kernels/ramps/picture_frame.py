@@ -20,11 +20,11 @@ def segment_means(
     jump: int,
     limit: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
-    """Return clipped means of group minus first group, and of the template over the same pixels, along columns.
+    """Return clipped means along columns, of each group minus the first group and of the template on the same pixels.
 
     ``sci`` and ``groupdq`` (integration, group, row, column); ``is_used`` (integration, row, column) bool;
-    ``template`` (row, column); ``edges`` (segment + 1,) positions of columns. A pixel is left out where it is flagged
-    ``unusable``, from its first ``jump`` on, and where it is more than ``limit`` scatters from the median of the
+    ``template`` (row, column); ``edges`` (segment + 1,) positions of columns. A pixel is left out if it is flagged
+    ``unusable``, from its first ``jump`` on, and if it is more than ``limit`` times the scatter from the median of the
     segment. Returns means of signal and template, and counts, (integration, group, row, segment) float32.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape
@@ -64,7 +64,7 @@ def segment_means(
 
 
 def mean_slope(sci: np.ndarray, groupdq: np.ndarray, unusable: int, jump: int) -> np.ndarray:
-    """Return the mean difference of good neighbouring groups, (integration, row, column) float32, NaN without any."""
+    """Return the mean difference of successive good groups, (integration, row, column) float32; NaN without any."""
     total = np.zeros(sci[:, 0].shape, np.float64)
     count = np.zeros(sci[:, 0].shape, np.int32)
     for g in range(1, sci.shape[1]):
@@ -80,8 +80,9 @@ def fit_amplitudes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the amplitude of the pattern together with a level for every segment of every amplifier.
 
-    ``mean``, ``pattern``, ``count`` as from :func:`segment_means`; ``output`` (row,). Returns amplitude and its
-    uncertainty, (integration, group) float32; NaN where the pattern cannot be told from levels.
+    ``mean``, ``pattern``, ``count`` are from :func:`segment_means`; ``output`` (row,) is the amplifier of each row.
+    Returns amplitude and its uncertainty, (integration, group) float32; NaN if the pattern cannot be distinguished from
+    levels.
     """
     n_segments = mean.shape[-1]
     _, band = np.unique(output, return_inverse=True)
@@ -123,9 +124,10 @@ def _without_levels(values: np.ndarray, weight: np.ndarray, level: np.ndarray) -
 
 
 def shrink_amplitudes(amplitude: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return amplitudes relative to their mean over an integration, shrunk towards none, and their uncertainties.
+    """Return amplitudes relative to their mean over an integration, reduced by their share of noise, and uncertainties.
 
-    ``amplitude`` and ``uncertainty`` (integration, group) of groups against the first one, whose noise they share.
+    ``amplitude`` and ``uncertainty`` (integration, group) are those of groups minus the first group, so groups share
+    the noise of the first one.
     """
     amplitude, uncertainty = amplitude.astype(np.float64), uncertainty.astype(np.float64)
     amplitude[:, 0], uncertainty[:, 0] = 0, np.nan
@@ -138,12 +140,12 @@ def shrink_amplitudes(amplitude: np.ndarray, uncertainty: np.ndarray) -> tuple[n
         deviation = np.where(found, values - values[found].mean(), 0)
         of_one = np.nanmean(uncertainty[i][found] ** 2) / 2  # a difference holds the noise of two frames
         total = (deviation**2).sum()
-        chance = (free + 2 * np.sqrt(2 * free) + 2) * of_one  # what noise alone exceeds in 3 % of all integrations
+        chance = (free + 2 * np.sqrt(2 * free) + 2) * of_one  # noise alone exceeds this in 3 % of all integrations
         kept = max(0.0, 1 - chance / total) if total > 0 else 0.0
-        # once it is there, less than this is shrunk: the least-squares estimate is shrunk by its share of noise only
+        # if the pattern is significant, the least-squares estimate is reduced by its share of noise only
         kept = max(0.0, 1 - free * of_one / total) if kept > 0 else 0.0
         out[i] = kept * deviation
-        # of a pattern of variance s2 measured with variance v, s2 v / (s2 + v) is left unknown
+        # a pattern of variance s2, measured with variance v, has the remaining variance s2 v / (s2 + v)
         error[i] = np.where(found, np.sqrt(kept * of_one), 0)
     return out.astype(np.float32), error.astype(np.float32)
 
@@ -151,10 +153,10 @@ def shrink_amplitudes(amplitude: np.ndarray, uncertainty: np.ndarray) -> tuple[n
 def leading_pattern(blocks: np.ndarray, output: np.ndarray, limit: float = 5.0) -> np.ndarray:
     """Return the pattern that varies most in a sequence of block images, with rms 1; a (row, column) image.
 
-    ``blocks`` (frame, row, column), NaN where there is nothing, each block less its mean over the frames of an
-    integration; ``output`` (row,). The times are found after the level of every line in every amplifier is
-    subtracted, which removes 1/f noise between lines; levels of lines along these times are then shrunk by their
-    uncertainty.
+    ``blocks`` (frame, row, column) are images less their mean over the frames of an integration, NaN without data;
+    ``output`` (row,) is the amplifier of each row. The strength of the pattern in each frame is found after the level
+    of every line in every amplifier is subtracted, which removes 1/f noise between lines. The levels of lines that vary
+    with this strength are then reduced by their share of noise, and added to the pattern.
     """
     frames, rows, columns = blocks.shape
     _, band = np.unique(output, return_inverse=True)
@@ -171,7 +173,7 @@ def leading_pattern(blocks: np.ndarray, output: np.ndarray, limit: float = 5.0) 
         rest = inner - model  # residuals are clipped, not the pattern itself, which stands out at the edges
         scatter = _MAD * np.median(np.abs(rest[:, is_there])) if is_there.any() else 0.0
         clean = model + np.clip(rest, -limit * scatter, limit * scatter)
-        # the two sides of the frame-by-frame products are frames, which are few
+        # there are few frames, so the matrix of products between frames is small
         _, vectors = np.linalg.eigh(np.einsum("arc,brc->ab", clean, clean, optimize=True))
         times = vectors[:, -1]
         pattern = np.einsum("a,arc->rc", times, clean)

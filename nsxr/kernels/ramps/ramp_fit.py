@@ -1,9 +1,9 @@
-"""Loops that fit slopes to ramps by least squares.
+"""Kernels that fit slopes to ramps by least squares.
 
 Blocks are C-ordered ``(integration, group, row, column)``. A short run of columns of one row is copied to
-a tile ``(group, column)`` that stays in the first-level cache. Two things are done for all ramps, over the columns of
-the tile on vector registers: the median of the differences, and the fit of a ramp without flags. Only ramps with flags
-are then cut into segments one by one.
+a tile ``(group, column)`` that stays in the first-level cache. Two things are computed for all ramps, over the columns
+of the tile on vector registers: the median of the differences, and the fit of a ramp without flags. Only ramps with
+flags are then cut into segments one by one.
 """
 
 from typing import NamedTuple
@@ -34,12 +34,12 @@ __all__ = ["SUMS", "combine_sums", "finish_slopes", "fit_slopes"]
 _TILE_COLUMNS = 64
 
 SUMS = 6
-"""What is summed over integrations: ``(n**3 - n) * slope`` with its rounding error, ``n**3 - n``, ``n - 1``;
+"""Quantities that are summed over integrations: ``(n**3 - n) * slope``, its rounding error, ``n**3 - n``, ``n - 1``;
 and the numerators of both variances."""
 
 
 class _Pixels(NamedTuple):
-    """What is known of the pixels of a tile.
+    """Properties of the pixels of a tile.
 
     Attributes
     ----------
@@ -56,12 +56,12 @@ class _Pixels(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """What is found from the ramps of a tile in one integration.
+    """Results from the ramps of a tile in one integration.
 
     Attributes
     ----------
     median, slope : (column,) float64 [DN per group]
-        Median difference; slope of a ramp that is one segment.
+        Median difference; slope of a ramp that is a single segment.
     common : (column,) float64 [DN per group]
         The rate that all integrations share, for the photon noise.
     powers : (column,) int64
@@ -89,7 +89,7 @@ class _Rates(NamedTuple):
 
 @kernel
 def _median_steps(ramps: RampTile, has_flags: bool, columns: int, fit: _Fit) -> None:  # pragma: no cover
-    """Take the median of the usable differences of each ramp, NaN if there are none."""
+    """Find the median of the usable differences of each ramp, NaN if there are none."""
     values, flags, steps, median = ramps.values, ramps.flags, fit.steps, fit.median
     groups = values.shape[0]
     unused = np.float32(np.inf)
@@ -149,7 +149,7 @@ def _fit_segments(
     begin = -1
     for group in range(groups + 1):
         if group < groups and flags[group, c] == 0:
-            if begin < 0:  # the first group after a jump has the jump in it and opens a segment
+            if begin < 0:  # the JUMP_DET group already has the charge of the jump and begins a segment
                 begin = group - 1 if group > 0 and flags[group - 1, c] == JUMP else group
         elif begin >= 0:
             length = group - begin
@@ -180,9 +180,9 @@ def _keep_slopes(
     shared: Slopes,
     rates: _Rates,
 ) -> None:  # pragma: no cover
-    """Copy the slopes of one integration to the results, with the sums that variances are made of.
+    """Copy the slopes of one integration to the results, with the sums from which variances are made.
 
-    If the integrations share a rate, ``shared`` has room for their slopes.
+    If the integrations share a rate, their slopes are also copied to ``shared``.
     """
     row, start, columns = at
     values, flags, flagged, union = ramps
@@ -192,7 +192,7 @@ def _keep_slopes(
     slopes, slopes_poisson, slopes_noise, slopes_dq, sums = rates
     groups, i = values.shape[0], integration
     is_shared = known.shape[0] > 0
-    exposed = selected.one_group_time / selected.group_time  # of a single group, as a part of the group time
+    exposed = selected.one_group_time / selected.group_time  # exposure of a single group, as a part of the group time
     for c in range(columns):
         at_column = start + c
         inherited = np.uint32(union[c] & INHERITED)
@@ -204,7 +204,7 @@ def _keep_slopes(
         else:
             weighted, cubes, length = _fit_segments(ramps, c, gains[c], noise[c], tables)
             if length == 0.0 and not selected.suppress and not flags[0, c]:
-                # a first group alone counts as two groups that are its exposure apart
+                # a first group alone counts as two groups, with its exposure time between them
                 cubes = 6.0 * exposed * exposed
                 length = exposed
                 weighted = cubes * values[0, c] / exposed
@@ -271,15 +271,15 @@ def _new_rates(integrations: int, rows: int, columns: int) -> _Rates:  # pragma:
 def fit_slopes(
     sci: np.ndarray, groupdq: np.ndarray, images: PixelImages, selected: SelectedGroups, tables: WeightTables
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
-    """Fit ramps, per integration, and take the sums of which all integrations together are made.
+    """Fit the ramps of each integration, and take the sums from which all integrations are combined.
 
     Parameters
     ----------
     sci : (integration, group, row, column) float32 [DN]
     groupdq : (integration, group, row, column) uint8
     images : PixelImages
-        Of each pixel. Without a given rate, the rate is a robust mean of the slopes of these integrations, see
-        :func:`nsxr.kernels.ramps.series_rate.robust_rates`, or for a single integration the median difference.
+        Properties of each pixel. Without a given rate, the rate is a robust mean of the slopes of these integrations,
+        see :func:`nsxr.kernels.ramps.series_rate.robust_rates`; for a single integration it is the median difference.
     selected : SelectedGroups
         Groups that are fitted.
     tables : WeightTables
@@ -336,7 +336,7 @@ def fit_slopes(
 
 @kernel
 def combine_sums(sums: np.ndarray) -> np.ndarray:  # pragma: no cover
-    """Combine the sums of several blocks of integrations, (block, SUMS, row, column) float64, to one."""
+    """Combine the sums of several blocks of integrations, (block, SUMS, row, column) float64, into one."""
     blocks, _, rows, columns = sums.shape
     out = np.zeros((1, SUMS, rows, columns), np.float64)
     for block in range(blocks):
@@ -361,7 +361,7 @@ def finish_slopes(
     ----------
     sums : (1, SUMS, row, column) float64
     dq : (row, column) uint32
-        Flags of all integrations together, DO_NOT_USE left out that not all have.
+        Flags of all integrations together. DO_NOT_USE is included only if all integrations have it.
     group_time : float [s]
 
     Returns

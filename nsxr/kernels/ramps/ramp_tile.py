@@ -26,10 +26,10 @@ _DO_NOT_USE = np.uint8(GroupFlag.DO_NOT_USE.value)
 _SATURATED = np.uint8(GroupFlag.SATURATED.value)
 
 CONSIDERED = np.uint8(0xFF & ~GroupFlag.PERSISTENCE.value)
-"""Bits of ``groupdq`` with which a group is not fitted: all but PERSISTENCE."""
+"""Bits of ``groupdq`` with which a group is not fitted: all bits except PERSISTENCE."""
 
 INHERITED = np.uint8(JUMP | _SATURATED | GroupFlag.PERSISTENCE.value)
-"""Bits that a rate takes from its groups."""
+"""Bits that are copied from the groups to the rate."""
 
 INVALID = np.uint32(PixelFlag.DO_NOT_USE.value | PixelFlag.SATURATED.value)
 """Bits of ``pixeldq`` with which a pixel has no rate."""
@@ -39,7 +39,7 @@ BAD = np.uint32(PixelFlag.DO_NOT_USE.value)
 
 
 class PixelImages(NamedTuple):
-    """What is known of each pixel.
+    """Properties of each pixel.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class PixelImages(NamedTuple):
         Correlated double sampling noise.
     dark : (row, column) float32 [electron/s]
     given_rate : (row, column) or (0, 0) float32 [DN/s]
-        Mean rate for the photon noise; if empty, the fit finds it.
+        Mean rate for the photon noise. If empty, the fit finds the rate.
     """
 
     pixeldq: np.ndarray
@@ -66,7 +66,7 @@ class SelectedGroups(NamedTuple):
     ----------
     group_time : float [s]
     one_group_time : float [s]
-        Exposure of the first group.
+        Exposure time of the first group.
     n_frames : int
         Frames averaged into a group.
     first, last : int
@@ -93,7 +93,7 @@ class RampTile(NamedTuple):
     flags : (group, column) uint8
         Not 0 where a group is not fitted.
     flagged, union : (column,) uint8
-        All flags of a ramp, and all flags as given.
+        ``flagged`` has all bits of the flags of a ramp; ``union`` has all bits of ``groupdq``.
     """
 
     values: np.ndarray
@@ -115,8 +115,8 @@ def take_ramps(
 ) -> bool:  # pragma: no cover
     """Copy one integration to the tile; return whether any of its ramps has flags.
 
-    Groups before the first one or after the last one to use, and samples that are not finite, become DO_NOT_USE. So
-    does a whole ramp that is saturated from the start or, if this is suppressed, has a single good group.
+    Groups before ``first`` or after ``last``, and samples that are not finite, become DO_NOT_USE. A whole ramp becomes
+    DO_NOT_USE if it is saturated from the start or, with ``suppress``, if it has a single good group.
     """
     row, start, columns = at
     first, last, suppress = selected.first, selected.last, selected.suppress
@@ -156,7 +156,7 @@ def pixel_state(
     """Return the flags of a pixel, its gain, and the variance of one group [electron2]."""
     dq = np.uint32(pixeldq)
     electrons = np.float64(gain)
-    # rounded as the observatory's pipeline does, so that no ramp changes its power
+    # rounded as in jwst, so that each ramp gets the same power of its weights
     single = np.float32(readnoise * (electrons / np.sqrt(2.0 * n_frames)))
     if not (electrons > 0) & (electrons < np.inf):
         dq |= NO_GAIN
@@ -167,7 +167,7 @@ def pixel_state(
 
 @kernel
 def add_exactly(sums: np.ndarray, row: int, column: int, value: float, rest: float) -> None:  # pragma: no cover
-    """Add to the first sum and to its rounding error, the second: the total does not depend on the order."""
+    """Add to the first sum and to the second, its rounding error, so that the total does not depend on the order."""
     total = sums[0, 0, row, column]
     added = total + value
     part = added - total

@@ -9,21 +9,21 @@ from nsxr.kernels.compilation import kernel
 __all__ = ["POWERS", "SIGNAL_TO_NOISE", "WeightTables", "power_of", "weight_tables"]
 
 SIGNAL_TO_NOISE = (5.0, 10.0, 20.0, 50.0, 100.0)
-"""Signal-to-noise ratios of a segment at which the next power begins."""
+"""Signal-to-noise ratios of a segment from which the next power is used."""
 
 POWERS = (0.0, 0.4, 1.0, 3.0, 6.0, 10.0)
-"""Powers of the distance from the middle of a segment that weight its groups."""
+"""Powers of the distance from the middle of a segment, which are the weights of its groups."""
 
 
 class WeightTables(NamedTuple):
-    """Tables of :func:`weight_tables`.
+    """Tables from :func:`weight_tables`.
 
     Attributes
     ----------
     coefficients : (power, groups) float64
-        c by distance j.
+        c for each distance j.
     norms : (power, groups + 1) float64
-        Sum of c[j] j over the pairs of a segment, by its length.
+        Sum of c[j] j over the pairs of a segment, for each length of a segment.
     """
 
     coefficients: np.ndarray
@@ -35,8 +35,8 @@ def weight_tables(groups: int) -> WeightTables:
 
     The weights are symmetric about the middle of a segment, so groups count in pairs, and the slope per
     group is ``sum(c[j] * (y[later] - y[earlier])) / sum(c[j] * j)`` over pairs that are j groups apart,
-    with ``c[j] = j**(power + 1)``. Read noise and half length of the segment, which scale all weights
-    alike, drop out.
+    with ``c[j] = j**(power + 1)``. The read noise and the half length of the segment scale all weights by the same
+    factor, so they cancel.
 
     Parameters
     ----------

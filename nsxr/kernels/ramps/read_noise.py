@@ -8,9 +8,9 @@ from nsxr.model.dq import JUMP, UNUSABLE_GROUP
 __all__ = ["BINS", "BIN_WIDTH", "histograms", "scale_from_histogram", "scale_of_integrations"]
 
 BIN_WIDTH, BINS = 1 / 256, 1536
-"""Of the histograms [expected standard deviation]; two more columns hold the photon noise and the number of samples."""
+"""Bins of the histograms [expected standard deviation]; two more columns hold photon noise and number of samples."""
 
-_MOST_PHOTONS = 0.1  # of the expected variance; brighter pixels do not count
+_MOST_PHOTONS = 0.1  # largest share of photon noise in the expected variance; brighter pixels do not count
 _LEAST_SAMPLES = 1000
 _LIMITS = 0.5, 2.0
 _ALIKE = 0.2
@@ -45,12 +45,13 @@ def histograms(
     output : (row,) int64
         Zero-based amplifier of each row.
     n_outputs, n_frames : int
-        Outputs, and frames per group.
+        Number of amplifiers, and of frames per group.
 
     Returns
     -------
     (integration, n_outputs, BINS + 2) float64
-        Numbers by size; the sum of expected photon over expected read variances; the number of samples.
+        Number of samples in each bin; then the sum of expected photon variance over expected read variance, and the
+        number of samples.
     """
     integrations, groups, rows, columns = sci.shape
     out = np.zeros((integrations, n_outputs, BINS + 2))
@@ -89,8 +90,9 @@ def histograms(
 def scale_of_integrations(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the scale and its error of each amplifier from (integration, output, BINS + 2) histograms.
 
-    An integration whose scale is not within 20 % of the median has no part in it; of an even number, the median is the
-    lower one in the middle. One with too few samples to tell counts.
+    An integration is left out if its scale is not within 20 % of the median. For an even number of integrations, the
+    median is the lower of the two in the middle. An integration with too few samples for a scale of its own is not left
+    out.
     """
     total = np.empty(histograms.shape[1:])
     for output in range(histograms.shape[1]):
@@ -106,7 +108,7 @@ def scale_of_integrations(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def scale_from_histogram(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return by how much noise is larger than expected, and the standard error, for each amplifier.
+    """Return the ratio of measured to expected noise, and its standard error, for each amplifier.
 
     ``histogram`` (output, BINS + 2) from :func:`histograms`; 1 and 0 where there are fewer than 1000 samples.
     """
@@ -119,7 +121,8 @@ def scale_from_histogram(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     with np.errstate(divide="ignore", invalid="ignore"):
         part = (samples / 2 - (below[rows, place] - inside)) / inside
         variance = (_MEDIAN * BIN_WIDTH * (place + part)) ** 2 - photons / samples
-        # the median of n values has the error 0.787 / sqrt(n) of their scale; of three successive ones two are apart
+        # the median of n values has the error 0.787 / sqrt(n) of their scale; of three successive ones two are
+        # independent
         error = 0.787 * _MEDIAN * np.sqrt(1.5 / samples)
     scale = np.clip(np.sqrt(np.maximum(variance, 0)), *_LIMITS)
     return np.where(enough, scale, 1.0), np.where(enough, error * scale, 0.0)

@@ -1,4 +1,4 @@
-"""Levels of reference pixels, shrunk to the part that exceeds their uncertainty."""
+"""Levels of reference pixels, reduced to the share that exceeds their uncertainty."""
 
 import numpy as np
 
@@ -7,36 +7,38 @@ from nsxr.kernels.ramps.reference_pixels import clipped_means
 __all__ = ["EVIDENCE", "shrinkage", "shrunken_levels"]
 
 EVIDENCE = ("level_kept", "offset", "offset_scatter", "offset_kept")
-"""Reported numbers: the share of the variation of the common level that is subtracted; the constant part of the
-offset between the parities; the scatter of this offset from group to group beyond the uncertainty of an estimate; and
-the share of its variation that is subtracted."""
+"""Reported numbers: the share of the variation of the common level that is subtracted; the constant part of the offset
+between odd and even rows; the scatter of this offset from group to group beyond the uncertainty of an estimate; and the
+share of the variation of the offset that is subtracted."""
 
 CAUTION = 2.6
-"""Standard deviations by which a scatter has to exceed that of pure noise before anything is subtracted: of exposures
-without any common noise 0.5 % pass it by chance."""
+"""Standard deviations by which a scatter has to exceed that of pure noise before anything is subtracted. 0.5 % of
+exposures without any common noise exceed it by chance."""
 
 _LIT = 2.0
-"""Rows of more than this many times the variance of dark rows have light in them. Photons of the rms of the read noise
-in each group double it; with 30 differences of dark pixels the estimate scatters by a quarter."""
+"""Rows with more than this many times the variance of dark rows have light. Photon noise as large as the read noise of
+each group doubles the variance. With 30 differences of dark pixels, the estimate of the variance scatters by a
+quarter."""
 
 _DARK = 0.25
-"""Quantile of the rows that counts as dark: a trace may fill three quarters of a subarray."""
+"""Quantile of the rows that is taken as dark: a trace may fill three quarters of a subarray."""
 
 _NOISE_RATIO = 1.5
-"""Up to which ratio to the median the noise of integrations is alike; it is known to some 5 %."""
+"""Largest ratio to the median at which the noise of an integration is like the others. The noise is known to some 5
+%."""
 
 
 def shrinkage(square: float, noise: float, freedom: int) -> float:
-    r"""Return the factor on estimates that keeps their signal and drops their noise.
+    r"""Return the factor by which estimates are reduced to their share of signal.
 
     Parameters
     ----------
     square : float
         Mean square of the estimates.
     noise : float
-        Mean variance of one of them.
+        Mean variance of an estimate.
     freedom : int
-        Independent estimates.
+        Number of independent estimates.
 
     Returns
     -------
@@ -45,10 +47,10 @@ def shrinkage(square: float, noise: float, freedom: int) -> float:
 
     Notes
     -----
-    With estimates of variance :math:`e^2` of values that scatter by :math:`s`, the factor
-    :math:`s^2 / (s^2 + e^2)` leaves least. The denominator is the mean square of the estimates. As that of few
-    estimates of nothing scatters much, the factor is 0 below the quantile of :math:`\chi^2` to which
-    :data:`CAUTION` belongs, here by the cube root that makes it normal.
+    For estimates with the variance :math:`e^2`, of values that scatter by :math:`s`, the factor :math:`s^2 / (s^2 +
+    e^2)` leaves the smallest error. The denominator is the mean square of the estimates. The mean square of a few
+    estimates scatters much even if there is no signal. So the factor is 0 below the quantile of :math:`\chi^2` that
+    :data:`CAUTION` stands for. The quantile is found from the cube root of :math:`\chi^2`, which is nearly normal.
 
     References
     ----------
@@ -78,51 +80,51 @@ def shrunken_levels(
     pixels : (integration, group, row, column) float32
         The columns of reference pixels.
     label : (row, column) int8
-        Twice the parity of the row, plus 1 at the upper end of the columns; negative where a pixel is not used.
+        Twice the parity of the row, plus 1 at the upper end of the columns; negative if a pixel is not used.
     n_parities : int
-        1 if parities share a level, else 2.
+        1 if odd and even rows share a level, else 2.
     limit : float
         Clipping limit [standard deviations].
     is_lit : bool
-        Whether light falls on the pixels. Then rows that are noisier than dark ones are left out. The mean slope of
-        pixels counts as a drift of the level only in rows that have no more light than others, and only if light,
-        which is positive, cannot explain it, or if levels that vary at random do.
+        Whether light falls on the pixels. If so, rows that are noisier than dark rows are left out. The mean slope of
+        pixels counts as a drift of the level only in the rows with least light. It counts only if light, which is
+        positive, cannot explain it, or if random variations of the level can.
     by_ends : bool
-        Whether the common level, too, has the uncertainty that the difference of both ends shows. The offset
-        between parities always has.
+        Whether the uncertainty of the common level includes the difference between both ends. The uncertainty of the
+        offset between parities always does.
 
     Returns
     -------
     levels : (integration, group, parity) float32
         0 where a parity has no pixels.
     evidence : (4,) float64
-        As named in :data:`EVIDENCE`; NaN where there is nothing to tell.
+        The numbers named in :data:`EVIDENCE`; NaN if they are unknown.
 
     Notes
     -----
-    Groups are compared after each pixel's mean in the integration was subtracted, so that neither reset noise nor a
-    pattern of the bias takes part; integrations by these means. Each of the three parts, exposure, integrations and
-    groups, has its own :func:`shrinkage`.
+    Groups are compared after the mean of each pixel in the integration is subtracted, which removes reset noise and the
+    pattern of the bias. Integrations are compared by these means. Each of the three parts (exposure, integrations,
+    groups) has its own :func:`shrinkage`.
 
-    The noise of an estimate is that which the scatter of pixels gives, or the one that the two ends show, if that
-    is more: noise that is slow enough to be common to the pixels of one end, but not to a frame, averages as two values
-    do.
+    The noise of an estimate is the larger of two values: from the scatter of pixels, and from the difference of the two
+    ends. Some noise is slow enough to be common to the pixels of one end, but not to the frame. It averages like two
+    values.
 
-    An integration whose noise or levels are unlike those of the others (saturated, noisy, without values) does not
-    count in the numbers that integrations share: which rows are dark, the mean, and all factors. Its own levels and
-    factors come from itself alone.
+    An integration whose noise or levels differ from the others (saturated, noisy, without values) does not count in the
+    numbers that integrations share: which rows are dark, the mean, and all factors. The levels and factors of such an
+    integration come from itself alone.
     """
     n_integrations, n_groups = pixels.shape[:2]
     base, deviation = _about_means(pixels)
     time = (np.arange(n_groups) - (n_groups - 1) / 2).astype(np.float32)
     alike = _are_alike(_noise_of_pixels(deviation, label), _NOISE_RATIO, both=True)
     freedom = max(1, (n_groups - 1) // 2 if is_lit else n_groups - 1)
-    most = _most(max(1, freedom // 3))  # levels are no independent samples: noise of the lowest frequencies
+    most = _most(max(1, freedom // 3))  # levels are not independent samples: they share noise of the lowest frequencies
     if is_lit and n_groups > 1:
         for square in _squares_of_levels(deviation, label, alike):
             alike = _are_alike(np.where(alike, square, np.nan), most)
         lever = max(int(alike.sum()), 1) * float((time**2).sum())
-        known = np.nan_to_num(deviation[alike])  # a group without values is as its pixels are on average
+        known = np.nan_to_num(deviation[alike])  # a group without values gets the mean of its pixels
         slope = np.einsum("igrc,g->rc", known, time, dtype=np.float64) / lever
         deviation -= slope.astype(np.float32) * time[:, None, None]
         label = np.where(
@@ -133,7 +135,7 @@ def shrunken_levels(
     count = np.bincount(label[label >= 0], minlength=2 * n_parities).reshape(n_parities, 2)
     ends = (count > 0).all(0)
     if not ends.any() and (count > 0).any(1).all():
-        label = np.where(label >= 0, label & ~np.int8(1), label)  # each parity at another end
+        label = np.where(label >= 0, label & ~np.int8(1), label)  # each parity at one end
         count = np.stack([count.sum(1), np.zeros(n_parities, count.dtype)], 1)
         ends = np.array([True, False])
     nothing = np.zeros((n_integrations, n_groups, n_parities), np.float32), np.full(len(EVIDENCE), np.nan)
@@ -172,13 +174,13 @@ def shrunken_levels(
 
 
 def _together(alike: np.ndarray, freedom: int, freedom_alone: int = 1) -> list[tuple[np.ndarray, int]]:
-    """Return the integrations that share an estimate, then all others each alone, with degrees of freedom."""
+    """Return the integrations that share an estimate, then each of the others alone, with degrees of freedom."""
     alone = [(np.array([i]), freedom_alone) for i in np.flatnonzero(~alike)]
     return [(np.flatnonzero(alike), freedom), *alone]
 
 
 def _squares_of_levels(deviation: np.ndarray, label: np.ndarray, alike: np.ndarray) -> list[np.ndarray]:
-    """Return, for each label, by how much medians of pixels differ from those of the other integrations: mean squares.
+    """Return, for each label, the mean square by which medians of pixels differ from those of other integrations.
 
     Light adds the same to all integrations.
     """
@@ -207,7 +209,7 @@ def _about_means(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _noise_of_pixels(deviation: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Return the mean square of changes of pixels between groups, relative to others of their label, (integration,).
 
-    Without outliers; NaN for integrations without values.
+    Outliers are left out; NaN for integrations without values.
     """
     if deviation.shape[1] < 2:
         return np.where(np.isfinite(deviation[:, 0][:, label >= 0]).any(1), 0.0, np.nan)
@@ -225,9 +227,9 @@ def _noise_of_pixels(deviation: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _are_alike(values: np.ndarray, most: float, both: bool = False) -> np.ndarray:
-    """Return which integrations have a value of at most so many times the median, or also at least its part.
+    """Return which integrations have at most ``most`` times the median; with ``both``, also at least 1 / ``most``.
 
-    The median of an even number is the lower of the two in the middle, because most disturbances add noise.
+    The median of an even number of values is the lower of the two in the middle, because most disturbances add noise.
     """
     known = np.sort(values[np.isfinite(values)])
     if not known.size:
@@ -238,7 +240,7 @@ def _are_alike(values: np.ndarray, most: float, both: bool = False) -> np.ndarra
 
 
 def _are_close(values: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return which levels of integrations are within six scatters, or uncertainties if they are more, of the median."""
+    """Return which integrations have a level within six times the larger of scatter and uncertainty of the median."""
     known = values[np.isfinite(values)]
     if not known.size:
         return np.zeros(values.shape, np.bool_)
@@ -249,14 +251,14 @@ def _are_close(values: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Return the mean of finite values along the last axis, 0 without any."""
+    """Return the mean of finite values along the last axis, 0 if there are none."""
     known = np.isfinite(values)
     mean: np.ndarray = np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return mean
 
 
 def _most(freedom: int) -> float:
-    """Return how many times their mean squares of so many values hardly ever are."""
+    """Return a ratio of a mean square of this many values to its expectation that is hardly ever exceeded."""
     width = 2 / (9 * freedom)
     return float((1 - width + 4 * np.sqrt(width)) ** 3)
 
@@ -264,9 +266,9 @@ def _most(freedom: int) -> float:
 def _share_of_groups(
     groups: np.ndarray, noises: np.ndarray, ends: np.ndarray, freedom: int, part: int
 ) -> tuple[float, float]:
-    """Return the share of levels, (integration, group), that is subtracted, and their variance without noise."""
+    """Return the share of levels, (integration, group), that is subtracted, and the variance of levels without noise."""
     noise, from_ends, square = (float(_mean_of_known(values.ravel()[None])[0]) for values in (noises, ends, groups**2))
-    if part == 0:  # its drifts are real if pixels do not explain them, though ends may know little of the rest
+    if part == 0:  # drifts are real if pixels do not explain them, even if the ends say little about other variations
         kept = shrinkage(square, noise, freedom)
         kept = min(kept, max(0.0, 1 - from_ends / square)) if kept else 0.0
     else:
@@ -275,7 +277,7 @@ def _share_of_groups(
 
 
 class _Parts:
-    """Common level and offset of parities, (part, integration, group): values, their variance, that from both ends."""
+    """Common level and offset of parities, (part, integration, group): values, variance, variance from both ends."""
 
     def __init__(
         self, pixels: np.ndarray, label: np.ndarray, n_parities: int, limit: float, weight: np.ndarray
@@ -296,7 +298,7 @@ class _Parts:
 
 
 def _is_dark(deviation: np.ndarray) -> np.ndarray:
-    """Return which rows have no more noise than dark ones, (row,) bool."""
+    """Return which rows have no more noise than dark rows, (row,) bool."""
     steps = np.diff(deviation, axis=1)
     variance = np.median((steps.astype(np.float64) ** 2).mean((0, 1)), axis=1)
     dark: np.ndarray = variance <= _LIT * np.quantile(variance, _DARK)
@@ -304,11 +306,11 @@ def _is_dark(deviation: np.ndarray) -> np.ndarray:
 
 
 def _drift(slope: np.ndarray, rms: float) -> float:
-    """Return the slope of the level, from those of (row, column) pixels; 0 if it is too much to have this rms."""
+    """Return the slope of the level, from slopes of (row, column) pixels; 0 if it is too large for this rms."""
     slope = slope[np.isfinite(slope).any(1)]
     of_rows = np.nanmedian(slope, axis=1)
     width = 1.48 * np.nanmedian(np.abs(slope - of_rows[:, None])) / np.sqrt(slope.shape[1])
-    # light only adds: 0.7 widths from the lower quartile to the median, and 3 more for noise
+    # light only adds charge: 0.7 widths from the lower quartile to the median, and 3 more for noise
     dark = of_rows <= np.quantile(of_rows, _DARK) + 3.7 * width
     drift = float(of_rows[dark].mean())
     return drift if drift <= 3 * rms else 0.0

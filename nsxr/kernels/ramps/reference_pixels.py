@@ -14,9 +14,9 @@ def clipped_means(
     """Return the iteratively clipped mean of the pixels of each label, frame by frame, and its variance.
 
     ``sci`` (integration, group, row, column) float32; ``label`` (row, column) int8, negative where a
-    pixel is not used; values that are not finite are not used either. Values beyond ``limit`` population standard
-    deviations from the mean are dropped until none is. Returns the means and the squared standard errors of them that
-    the scatter of the kept values gives, (integration, group, label) float32, NaN for a label without pixels.
+    pixel is not used. Values that are not finite are not used either. Values beyond ``limit`` population standard
+    deviations from the mean are dropped until none are left to drop. Returns the means, and their squared standard
+    errors from the scatter of the kept values, (integration, group, label) float32; NaN for a label without pixels.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape
     means = np.full((n_integrations, n_groups, n_labels), np.nan, dtype=np.float32)
@@ -58,16 +58,16 @@ def clipped_means(
 def running_median(sci: np.ndarray, good: np.ndarray, length: int) -> np.ndarray:  # pragma: no cover
     """Return the median in a window that runs along columns, frame by frame.
 
-    ``sci`` (integration, group, row, column) float32 with the few rows of side reference pixels;
-    ``good`` (row, column) bool; values that are not finite are left out. The window spans all rows and ``length`` (odd)
-    columns; ends are reflected without repeating the first and last column. Returns (integration, group, column)
-    float32, NaN where no pixel in the window is good.
+    ``sci`` (integration, group, row, column) float32 has the few rows of side reference pixels; ``good`` (row, column)
+    bool; values that are not finite are left out. The window spans all rows and ``length`` (odd) columns; ends are
+    reflected without repeating the first and last column. Returns (integration, group, column) float32, NaN where no
+    pixel in the window is good.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape
     out = np.empty((n_integrations, n_groups, n_columns), dtype=np.float32)
     window = np.empty(n_rows * length, dtype=np.float32)
     half = length // 2
-    period = max(2 * (n_columns - 1), 1)  # a frame of few columns is reflected again and again
+    period = max(2 * (n_columns - 1), 1)  # a frame with few columns is reflected several times
     for i in range(n_integrations):
         for g in range(n_groups):
             for c in range(n_columns):

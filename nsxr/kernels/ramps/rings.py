@@ -1,4 +1,4 @@
-"""Differences of groups in units of their noise, and their distribution in rings around a place."""
+"""Differences of groups in units of their noise, and their distribution in rings around a position."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from nsxr.model.dq import JUMP, UNUSABLE_GROUP
 __all__ = ["STEPS_PER_SIGMA", "fill_disc", "ring_histograms", "scaled_differences"]
 
 STEPS_PER_SIGMA = 16
-"""Scaled differences are whole numbers of this part of their noise: one byte each, up to 7.9 sigma."""
+"""Steps of a scaled difference per sigma: one byte for each difference, up to 7.9 sigma."""
 
 _NONE = np.int8(-128)
 
@@ -19,15 +19,15 @@ def scaled_differences(
 ) -> np.ndarray:  # pragma: no cover
     """Return by how many standard deviations each difference of groups is above the other differences of the pixel.
 
-    Each value is the mean of a pair of columns, which halves the memory that has to wait for the rest of the frame.
+    Each value is the mean of a pair of columns. This halves the memory that is held until the whole frame is there.
 
     Parameters
     ----------
     sci : (integration, group, row, column) float32
         [DN].
     groupdq : (integration, group, row, column) uint8
-        Differences that touch a DO_NOT_USE or SATURATED group are left out. Those that lead to JUMP_DET do not count as
-        ordinary.
+        Differences that touch a DO_NOT_USE or SATURATED group are left out. Differences that lead to JUMP_DET do not
+        count as ordinary.
     gain, readnoise : (row, column) float32
         [electron/DN]; noise of a difference of two single frames [DN].
     n_frames : int
@@ -36,8 +36,8 @@ def scaled_differences(
     Returns
     -------
     (integration, group, row, pair) int8
-        In units of one ``STEPS_PER_SIGMA``-th, clipped; on the later group; -128 where there is none. Of an odd number
-        of columns the last one is a pair.
+        Differences in units of sigma / ``STEPS_PER_SIGMA``, clipped, at the later of the two groups; -128 if there is
+        none. If the number of columns is odd, the last column is a pair by itself.
     """
     integrations, groups, rows, columns = sci.shape
     pairs = (columns + 1) // 2
@@ -80,18 +80,18 @@ def scaled_differences(
 def ring_histograms(
     plane: np.ndarray, flags: np.ndarray, row: float, column: float, rings: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
-    """Count scaled differences in rings of one pixel width around a place, which may be outside.
+    """Count scaled differences in rings of one pixel width around a position, which may be outside the image.
 
     Parameters
     ----------
     plane : (row, pair) int8
         From :func:`scaled_differences`.
     flags : (row, column) uint8
-        Of the same group.
+        ``groupdq`` of the same group.
     row, column : float
-        Place, in pixels.
+        Position, in pixels.
     rings : int
-        How many.
+        Number of rings.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def ring_histograms(
 def fill_disc(
     plane: np.ndarray, flag: np.uint8, blocked: np.uint8, row: float, column: float, radius: float
 ) -> int:  # pragma: no cover
-    """Set a flag within ``radius`` of a place, in place, where there is no ``blocked`` bit; return how often."""
+    """Set a flag within ``radius`` of a position, in place, where there is no ``blocked`` bit; return how often."""
     rows, columns = plane.shape
     n = 0
     for r in range(max(int(row - radius), 0), min(int(row + radius) + 2, rows)):

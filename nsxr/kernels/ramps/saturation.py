@@ -1,4 +1,4 @@
-"""Compare samples, and the frames of which they are means, with the limits of the converter and of the pixel."""
+"""Compare samples, and the frames averaged into them, with the limits of the A/D converter and of the pixel."""
 
 import numpy as np
 
@@ -7,19 +7,20 @@ from nsxr.kernels.compilation import kernel
 __all__ = ["box_minimum", "compare_with_limits", "find_saturated_frames"]
 
 _BENT = 0.97
-"""Rise of a steady signal near saturation over its mean rise until there, for responses that bend by some 4 %. With 1,
-cosmic rays that saturate the last frames are missed if they add little to the mean, and shift rates by up to 15
-uncertainties. With 0.96, twice as many groups without a cosmic ray are given up as with 0.97 (``ci/saturation.py``)."""
+"""Slope of a steady signal near saturation, relative to its mean slope up to there, for responses that bend by some 4
+%. With 1, cosmic rays that saturate the last frames are missed if they add little to the mean, and shift rates by up to
+15 times the uncertainty. With 0.96, twice as many groups without a cosmic ray are flagged as with 0.97
+(``ci/saturation.py``)."""
 
 
 @kernel
 def compare_with_limits(
     sci: np.ndarray, threshold: np.ndarray, saturated: np.uint8, floor: np.uint8
 ) -> np.ndarray:  # pragma: no cover
-    """Flag samples at or above the threshold, and those at or below zero, one by one.
+    """Flag samples at or above the threshold, and samples at or below zero.
 
-    ``sci`` (integration, group, row, column) float32; ``threshold`` (row, column) float32, infinite where
-    only the floor is looked at, NaN where nothing is. Returns uint8 of the shape of ``sci``.
+    ``sci`` (integration, group, row, column) float32; ``threshold`` (row, column) float32 is infinite where only the
+    floor is tested, NaN where nothing is tested. Returns uint8 of the shape of ``sci``.
     """
     out = np.empty(sci.shape, dtype=np.uint8)
     n_integrations, n_groups, n_rows, n_columns = sci.shape
@@ -54,15 +55,15 @@ def find_saturated_frames(
     previous : (integration, group, row, column) float32 [DN]
         The group before, NaN before the first one.
     threshold, bias : (row, column) float32 [DN]
-        Where saturation begins, and the level without charge.
+        Signal at which saturation begins, and level without charge.
     mean_frame : (group,) float64
         Mean number of the frames of each group, counted from 1.
     groups : int
-        Groups of an integration, of which a block may have some.
+        Number of groups of an integration; a block may have only some of them.
     n_frames, frames_per_group : int
-        Frames averaged into a group, and from one group to the next.
+        Number of frames averaged into a group, and number of frames from one group to the next.
     partial : uint8
-        The flag.
+        The flag to set.
 
     Returns
     -------
@@ -70,14 +71,15 @@ def find_saturated_frames(
 
     Notes
     -----
-    All signals are above the bias. A steady signal whose last frame just saturates has the mean ``X m / l``, with X
-    the threshold, m the mean and l the last frame. Saturated frames do not make a larger mean smaller. A cosmic ray
-    that saturates at least the last frame adds ``(X - last) / n`` or more to the mean that follows from the group
-    before. That group, p, predicts b = p / (m - N) per frame, the mean ``s = p + 0.97 b N``, because the response
-    bends, and the last frame ``s + b (n - 1) / 2``.
-    Nothing predicts the first group. A cosmic ray that saturates one frame leaves ``X / n`` or more. It is told from a
-    bright pixel as long as a steady signal of that size would not saturate the next group. In the last group cosmic
-    rays are left to the search for jumps, because nothing tells whether they saturate.
+    All signals are relative to the bias. A steady signal whose last frame just saturates has the mean ``X m / l``, with
+    X the threshold, m the mean frame number and l the last frame number. If the signal is stronger and more frames
+    saturate, the mean is not smaller. A cosmic ray that saturates at least the last frame adds ``(X - last) / n`` or
+    more to the mean that is predicted from the group before. With p the signal of the group before, n the frames of a
+    group and N the frames from one group to the next, the rate is b = p / (m - N) per frame. The predicted mean is ``s
+    = p + 0.97 b N``, because the response bends, and the predicted last frame is ``s + b (n - 1) / 2``. The first group
+    cannot be predicted. A cosmic ray that saturates one frame makes its mean ``X / n`` or more. It can be distinguished
+    from a bright pixel if a steady signal of that size would not saturate the next group. In the last group cosmic rays
+    are left to the jump step, because there is no later group that shows whether they saturate.
     """
     out = np.zeros(sci.shape, dtype=np.uint8)
     n_integrations, n_groups, n_rows, n_columns = sci.shape

@@ -1,4 +1,4 @@
-"""The count rate that the integrations of a time series share. Photon noise follows from it.
+"""The count rate that the integrations of a time series share, from which photon noise follows.
 
 Each integration gets a slope from its own ordinary differences. The mean of the slopes is robust: an integration that
 differs from the others, for example by persistence, hardly counts. An integration of few differences has little weight.
@@ -26,8 +26,8 @@ __all__ = [
 _TILE_COLUMNS = 128
 _ROUNDS = 2
 _LIMIT = 5.0
-"""Deviation [standard deviations] from which on an integration does not count. Tukey's weights fall to 0 there; with
-this limit the mean of normal values has 95 % of the information of a plain mean."""
+"""Deviation [standard deviations] beyond which an integration does not count: Tukey's weights are 0 there. With this
+limit the mean of normal values has 95 % of the information of a plain mean."""
 
 
 class TwoPointSearch(NamedTuple):
@@ -41,14 +41,14 @@ class TwoPointSearch(NamedTuple):
         Deviation from the median beyond which a difference is not ordinary.
     min_differences : int
         With this many usable differences in an integration, all are compared once with the median of all. With fewer,
-        the most deviant difference is taken out again and again.
+        the most deviant difference is taken out repeatedly.
     min_clip_groups : int
         Least number of integrations (or of groups in all) for sigma clipping.
     only_integrations : bool
         Whether each difference is clipped among integrations only. Otherwise all differences of a pixel are clipped
         together.
     first_group : float
-        Exposure of the first group as a part of the group time.
+        Exposure time of the first group as a part of the group time.
     """
 
     n_frames: int
@@ -106,18 +106,18 @@ class Steps(NamedTuple):
 def robust_rates(
     slopes: Slopes, columns: int, ordered: np.ndarray, rate: np.ndarray, error: np.ndarray
 ) -> None:  # pragma: no cover
-    """Combine the slopes of integrations to one rate for each column.
+    """Combine the slopes of integrations into one rate for each column.
 
     Parameters
     ----------
     slopes : Slopes
         Of the integrations.
     columns : int
-        How many columns to combine.
+        Number of columns to combine.
     ordered : (integration or more, column) float32
         Scratch.
     rate, error : (column,) float64
-        Results; NaN without any slope.
+        Results; NaN if there is no slope.
 
     Notes
     -----
@@ -166,10 +166,10 @@ def robust_rates(
 def _fit_segments(
     differences: np.ndarray, low: float, high: float, steps: int, column: int
 ) -> tuple[int, float, float, float]:  # pragma: no cover
-    """Fit straight lines to the runs of ordinary differences of a column, weighted as read noise wants it.
+    """Fit straight lines to the runs of ordinary differences of a column, with the best weights for read noise.
 
     The line through n + 1 groups has the slope ``6 sum_k(k (n + 1 - k) d_k) / (n (n + 1) (n + 2))``. Returns the number
-    of differences, and sums over segments of numerators, of denominators, and of what photon noise is made of.
+    of differences, and sums over segments: of the numerators, of the denominators, and of the terms of photon noise.
     """
     count = 0
     numerator = cubes = squares = 0.0
@@ -278,7 +278,7 @@ def _take_steps(ramps: Ramps, integration: int, at: Columns, tile: Steps, lost: 
                 row, start + c
             ]
             differences[k, c] = value
-            lost[c] += value - value  # NaN as soon as one is not finite
+            lost[c] += value - value  # NaN as soon as one value is not finite
     usable[:] = steps
     is_lost = False
     for c in range(columns):
@@ -299,7 +299,7 @@ def find_series_rates(
 ) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
     """Find the rate that the integrations of each pixel share, and its uncertainty.
 
-    Which differences are ordinary is decided within each integration, so that no other integration can change it.
+    Which differences are ordinary is decided within each integration, so other integrations do not matter.
 
     Parameters
     ----------
@@ -310,12 +310,13 @@ def find_series_rates(
     readnoise : (row, column) float32 [DN]
         Correlated double sampling noise.
     search : TwoPointSearch
-        Which differences are ordinary; nothing is clipped among integrations.
+        Which differences are ordinary. Differences are not clipped among integrations.
 
     Returns
     -------
     error, rate : (row, column) float32 [DN per group]
-        From the first groups where no integration has a difference; NaN if there is no usable first group either.
+        Uncertainty and rate. They come from the first groups if no integration has a difference, and are NaN if there
+        is no usable first group either.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1

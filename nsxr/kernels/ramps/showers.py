@@ -7,7 +7,7 @@ from nsxr.model.dq import JUMP
 
 __all__ = ["flag_excess"]
 
-_WIDTH = 11  # of the square over which the mean is taken [pixel]
+_WIDTH = 11  # side of the square over which the mean is taken [pixel]
 _CLIP = 4 * STEPS_PER_SIGMA
 
 
@@ -23,7 +23,8 @@ def flag_excess(
     scaled : (integration, group, row, pair) int8
         From :func:`nsxr.kernels.ramps.rings.scaled_differences`.
     shower_threshold : float
-        In robust standard deviations of the local mean in the frame, which correlated noise raises.
+        Threshold in robust standard deviations of the local means in the frame. Correlated noise raises these standard
+        deviations.
     shower_min_area : float
         Least number of connected pixels.
 
@@ -32,7 +33,7 @@ def flag_excess(
     (integration, group, row, column) uint8
         ``groupdq`` with JUMP_DET added.
     """
-    from scipy import ndimage  # seldom needed, and it takes 0.05 s to import
+    from scipy import ndimage  # seldom needed, and takes 0.05 s to import
 
     flags = groupdq.copy()
     for cube, planes in zip(flags, scaled, strict=True):

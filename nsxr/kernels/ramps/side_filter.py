@@ -1,4 +1,4 @@
-"""The filter from side reference pixels to the 1/f noise of each amplifier: kernels, their estimate, their use."""
+"""Filters from side reference pixels to the 1/f noise of each amplifier: kernels, their estimate, their use."""
 
 import numpy as np
 from scipy.ndimage import convolve1d
@@ -11,7 +11,7 @@ _MAD_TO_RMS = 1.48
 _SEGMENTS = 8
 _SIGNIFICANT = 4.0
 _WILD = 9.0
-"""Frames whose lines have more than this many times the median variance tell nothing of the filter."""
+"""Frames whose lines have more than this many times the median variance are not used for the filter."""
 
 
 @kernel
@@ -73,7 +73,7 @@ def side_lines(sci: np.ndarray, good: np.ndarray, sigreject: float) -> np.ndarra
     values = np.where(good & np.isfinite(sci), sci, np.nan).astype(np.float64)
     if not good.any():
         return np.zeros((*sci.shape[:2], sci.shape[3]), np.float32)
-    values[~np.isfinite(values).any((2, 3))] = 0  # a frame without values tells nothing
+    values[~np.isfinite(values).any((2, 3))] = 0  # a frame without values has no side signal
     middle = np.nanmedian(values, axis=(2, 3), keepdims=True)
     away = np.abs(values - middle)
     limit = sigreject * _MAD_TO_RMS * np.nanmedian(away, axis=(2, 3), keepdims=True)
@@ -86,7 +86,7 @@ def side_lines(sci: np.ndarray, good: np.ndarray, sigreject: float) -> np.ndarra
 
 
 def kernels_from_reference(gamma: np.ndarray, zeta: np.ndarray, gaussmooth: float, halfwidth: int) -> np.ndarray:
-    """Return the convolution kernels that Fourier coefficients stand for.
+    """Return the convolution kernels with the given Fourier coefficients.
 
     Parameters
     ----------
@@ -145,14 +145,15 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
     Returns
     -------
     (output, side, tap) float64
-        0 if lines are not predicted.
+        0 if the side signal does not predict the lines.
 
     Notes
     -----
-    Kernels are symmetric, since both sides are read within a line, and constant in steps that get twice as wide: 14
-    numbers for two sides and 30 lines, found by least squares. They are then multiplied by a factor between 0 and 1:
-    that with which kernels from one half of the lines of an amplifier predict the other half best. The factor is 0 if
-    that of all amplifiers together is less than 4 standard errors. So nothing is subtracted where there is no signal.
+    Kernels are symmetric, since both sides are read within a line. They are constant in steps, each twice as wide as
+    the one before: 14 numbers for two sides and 30 lines, found by least squares. They are then multiplied by a factor
+    between 0 and 1. With this factor, kernels from one half of the lines of an amplifier predict the other half best.
+    The factor is 0 if the factor of all amplifiers together is less than 4 standard errors, so nothing is subtracted if
+    there is no signal.
     """
     straight = [_straightened(side.astype(np.float64)) for side in (left, right)]
     ordinary = _ordinary_frames(straight[0], straight[1], lines)
@@ -184,7 +185,7 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
 
 
 def _ordinary_frames(left: np.ndarray, right: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return which frames have lines of ordinary size, (integration, group) bool: others would outweigh them."""
+    """Return which frames have lines of ordinary size, (integration, group) bool. Other frames would dominate the fit."""
     ordinary = np.ones(lines.shape[:2], np.bool_)
     for values in (left, right, *np.moveaxis(lines, 2, 0)):
         square = (values.astype(np.float64) ** 2).mean(-1)
@@ -203,7 +204,7 @@ def _factors(products: np.ndarray, squares: np.ndarray) -> np.ndarray:
         return np.zeros(len(squares))
     slope = products.sum() / total
     n_groups = products.shape[-1]
-    # of straightened groups, two in each integration follow from the others
+    # in each integration, two of the straightened groups follow from the others
     error = np.sqrt(((products - slope * squares).sum(0) ** 2).sum() * n_groups / (n_groups - 2)) / total
     if slope <= _SIGNIFICANT * error:
         return np.zeros(len(squares))
@@ -221,7 +222,7 @@ def _boxes(halfwidth: int) -> np.ndarray:
 
 
 def _straightened(lines: np.ndarray) -> np.ndarray:
-    """Return (integration, group, column) less a straight line over groups."""
+    """Return lines (integration, group, column) less a straight line over groups."""
     time = np.arange(lines.shape[1]) - (lines.shape[1] - 1) / 2
     slope = np.einsum("igc,g->ic", lines, time) / (time**2).sum()
     straight: np.ndarray = lines - lines.mean(1, keepdims=True) - slope[:, None] * time[:, None]

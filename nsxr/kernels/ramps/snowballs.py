@@ -20,11 +20,11 @@ __all__ = [
 
 SATURATED = np.uint8(GroupFlag.SATURATED.value)
 
-_SMALLEST_RING = 8  # pixels; a smaller region encloses nothing, as background reaches out through corners
+_SMALLEST_RING = 8  # pixels; a smaller region has no hole, because pixels outside connect through corners
 
 
 class Ellipses(NamedTuple):
-    """Ellipses of regions, one element each: centres [pixel], full axes [pixel], angle [radian].
+    """Ellipses of regions, one element for each: centres [pixel], full axes [pixel], angle [radian].
 
     The angle is that of the major axis from the direction of growing rows towards growing columns.
     """
@@ -60,9 +60,9 @@ def find_regions(
     Returns
     -------
     (region, 11) float64
-        Number of pixels; sums of y, x, y^2, x^2, y*x, counted from the first pixel of the region, so that they
-        are exact and the same wherever the region lies; first row, last row, first column, last column;
-        column of the first pixel. In raster order.
+        Number of pixels; sums of y, x, y^2, x^2, y*x; first row, last row, first column, last column; column of the
+        first pixel. Regions are in raster order. Sums are counted from the first pixel of the region, so that they are
+        exact and do not depend on the position of the region.
     """
     rows, columns = plane.shape
     n_runs = 0
@@ -79,7 +79,7 @@ def find_regions(
     if n_runs == 0:
         return np.empty((0, 11), np.float64)
     k = 0
-    above, above_end = 0, 0  # runs of the row before
+    above, above_end = 0, 0  # first and last run of the row before
     for r in range(rows):
         first = k
         c = 0
@@ -109,7 +109,7 @@ def find_regions(
     region = np.empty(n_runs, np.int64)
     n_regions = 0
     for k in range(n_runs):
-        root = parent[k]  # the root of a region is its first run, so its number is known by now
+        root = parent[k]  # the root of a region is its first run, which already has a number
         while parent[root] != root:
             root = parent[root]
         if root == k:
@@ -140,15 +140,15 @@ def find_regions(
 def find_ellipses(
     plane: np.ndarray, wanted: np.uint8, other: np.ndarray, excluded: np.uint8, least_area: float
 ) -> Ellipses:
-    """Return the moment ellipses of regions whose area, holes filled, is at least ``least_area`` pixels.
+    """Return the moment ellipses of regions whose area, with holes filled, is at least ``least_area`` pixels.
 
-    Axes are those of the uniform ellipse with the second moments of the region's pixels, less one pixel:
-    negative for a line one pixel wide. Other parameters as in :func:`find_regions`.
+    Axes are those of the uniform ellipse with the second moments of the region's pixels, less one pixel. An axis is
+    negative for a line one pixel wide. Other parameters are those of :func:`find_regions`.
     """
     regions = find_regions(plane, wanted, other, excluded)
     is_large = regions[:, 0] >= least_area
     if least_area > _SMALLEST_RING:
-        from scipy import ndimage  # rings are rare, and this takes 0.05 s to import
+        from scipy import ndimage  # rings are rare, and scipy.ndimage takes 0.05 s to import
 
         boxes = (regions[:, 7] - regions[:, 6] + 1) * (regions[:, 9] - regions[:, 8] + 1)
         for k in np.flatnonzero(~is_large & (regions[:, 0] >= _SMALLEST_RING) & (boxes >= least_area)):
@@ -183,7 +183,7 @@ def fill_ellipse(
 ) -> None:  # pragma: no cover
     """Set a flag inside an ellipse in all planes of ``cube`` (group, row, column), in place.
 
-    Pixels that have the ``blocked`` bit are left alone. An ellipse without area changes nothing.
+    Pixels that have the ``blocked`` bit do not change. An ellipse without area changes no pixel.
     """
     groups, rows, columns = cube.shape
     if semi_minor <= 0 or semi_major <= 0:
@@ -206,7 +206,7 @@ def fill_ellipse(
 def _contains_any(
     ellipses: Ellipses, point_rows: np.ndarray, point_columns: np.ndarray
 ) -> np.ndarray:  # pragma: no cover
-    """Say of each ellipse whether it contains at least one of the points."""
+    """Return for each ellipse whether it contains at least one of the points."""
     rows, columns, minors, majors, angles = ellipses
     found = np.zeros(rows.size, np.bool_)
     for k in range(rows.size):
@@ -225,7 +225,7 @@ def _contains_any(
 
 
 def is_near_edge(ellipses: Ellipses, shape: tuple[int, int], edge_size: int) -> np.ndarray:
-    """Say of each ellipse whether its centre is within ``edge_size`` pixels of an edge of the image."""
+    """Return for each ellipse whether its centre is within ``edge_size`` pixels of an edge of the image."""
     row, column = ellipses.row, ellipses.column
     is_near_rows = (row < edge_size) | (row > max(0, shape[0] - edge_size))
     is_near_columns = (column < edge_size) | (column > max(0, shape[1] - edge_size))
@@ -235,7 +235,7 @@ def is_near_edge(ellipses: Ellipses, shape: tuple[int, int], edge_size: int) -> 
 def fill_ellipses(
     cube: np.ndarray, flag: np.uint8, blocked: np.uint8, ellipses: Ellipses, minor: np.ndarray, major: np.ndarray
 ) -> None:
-    """Fill ellipses with other full axes, centred on whole pixels with whole semi-axes."""
+    """Fill ellipses with other full axes; centres and semi-axes are rounded to whole pixels."""
     whole = [np.rint(x).astype(np.int64) for x in (ellipses.row, ellipses.column, minor / 2, major / 2)]
     for row, column, semi_minor, semi_major, angle in zip(*whole, ellipses.angle, strict=True):
         fill_ellipse(cube, flag, blocked, row, column, semi_minor, semi_major, angle)
@@ -244,7 +244,7 @@ def fill_ellipses(
 def flag_large_events(
     groupdq: np.ndarray, *, limits: SnowballLimits, expand_factor: float, sat_required_snowball: bool, edge_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Enlarge the flags of snowballs, group after group of each integration.
+    """Flag snowballs as ellipses, group by group in each integration.
 
     Parameters
     ----------

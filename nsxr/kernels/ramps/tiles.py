@@ -1,7 +1,7 @@
-"""Arguments that the loops over ramps share.
+"""Arguments that the kernels for ramps share.
 
-Loops work on tiles: a short run of columns of one row, copied to arrays ``(group, column)`` that stay in the cache of
-the processor.
+Kernels work on tiles. A tile is a short run of columns of one row, copied to arrays ``(group, column)`` that stay in
+the cache of the processor.
 """
 
 from typing import NamedTuple
