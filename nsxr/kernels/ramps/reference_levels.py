@@ -240,7 +240,7 @@ def _are_alike(values: np.ndarray, most: float, both: bool = False) -> np.ndarra
 
 
 def _are_close(values: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return which integrations have a level within six times the larger of scatter and uncertainty of the median."""
+    """Return which levels are near the median: within six times the scatter, or the uncertainty if it is larger."""
     known = values[np.isfinite(values)]
     if not known.size:
         return np.zeros(values.shape, np.bool_)
@@ -258,7 +258,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def _most(freedom: int) -> float:
-    """Return a ratio of a mean square of this many values to its expectation that is hardly ever exceeded."""
+    """Return a limit that the mean square of this many values, over its expectation, hardly ever exceeds."""
     width = 2 / (9 * freedom)
     return float((1 - width + 4 * np.sqrt(width)) ** 3)
 
@@ -268,7 +268,7 @@ def _share_of_groups(
 ) -> tuple[float, float]:
     """Return the share of levels, (integration, group), that is subtracted, and the variance of levels without noise."""
     noise, from_ends, square = (float(_mean_of_known(values.ravel()[None])[0]) for values in (noises, ends, groups**2))
-    if part == 0:  # drifts are real if pixels do not explain them, even if the ends say little about other variations
+    if part == 0:  # drifts are real if pixels do not explain them, even if the ends say little about the rest
         kept = shrinkage(square, noise, freedom)
         kept = min(kept, max(0.0, 1 - from_ends / square)) if kept else 0.0
     else:

@@ -185,7 +185,7 @@ def estimate_kernels(left: np.ndarray, right: np.ndarray, lines: np.ndarray, hal
 
 
 def _ordinary_frames(left: np.ndarray, right: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return which frames have lines of ordinary size, (integration, group) bool. Other frames would dominate the fit."""
+    """Return which frames have lines of ordinary size, (integration, group) bool; others would dominate the fit."""
     ordinary = np.ones(lines.shape[:2], np.bool_)
     for values in (left, right, *np.moveaxis(lines, 2, 0)):
         square = (values.astype(np.float64) ** 2).mean(-1)
