@@ -173,7 +173,7 @@ def _apply(
     for number, (name, (dims, dtype)) in enumerate(outputs.items()):
         new = {d: lengths[d] for d in dims if d not in loop}
         adjust = {reduced[name]: 1} if name in reduced else None
-        # named after what it is picked from: to find a name from the arguments takes longer than all the rest
+        # named after the task that it is picked from: making a name from the arguments would take most of the time
         picked = f"pick-{together.name.rpartition('-')[2]}-{number}"
         data.append(_blockwise(_pick, dims, [together, loop], new, dtype, adjust, name=picked, number=number))
     return data

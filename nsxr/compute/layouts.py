@@ -194,7 +194,7 @@ def in_chunks(
     """
     for dim, length in lengths.items():
         if dim not in dataset.dims:
-            raise ParameterError(f"chunks along {dim!r}, expected some of {', '.join(map(str, dataset.dims))}")
+            raise ParameterError(f"chunks along {dim!r}, expected dims out of {', '.join(map(str, dataset.dims))}")
         is_whole = isinstance(length, int | np.integer) and not isinstance(length, bool)
         if not is_whole or not (length == -1 or 1 <= length < 2**63):
             raise ParameterError(

@@ -65,7 +65,7 @@ def _children(node: Any) -> list[Any]:
 def _count(node: Any, known: dict[int, int], depth: int) -> int:
     """Return the number of nodes that a node expands to. A node counts as often as it is referred to."""
     if depth > _DEPTH:
-        raise ValueError(f"more than {_DEPTH} lists in each other, or one in itself")
+        raise ValueError(f"more than {_DEPTH} nested lists, or a list that contains itself")
     if id(node) not in known:
         known[id(node)] = 1 + sum(_count(child, known, depth + 1) for child in _children(node))
     return known[id(node)]

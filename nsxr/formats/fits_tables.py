@@ -192,7 +192,9 @@ def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
         text = "[" + ", ".join(_words(rows["RECORD"])) + "]"
         parsed_steps(text)
     except (KeyError, ValueError) as error:
-        raise InputFileError(f"{path}: table NSXR_STEPS does not say what has been done ({error})") from error
+        raise InputFileError(
+            f"{path}: table NSXR_STEPS is not a list of the steps that were applied ({error})"
+        ) from error
     return text
 
 

@@ -144,7 +144,7 @@ def encoding(array: xr.DataArray) -> Entries:
 def _codecs(array: xr.DataArray) -> Entries:
     """Return the codecs of a variable, chosen from the table that ``ci/benchmarks/codecs.py`` prints.
 
-    Sizes below are relative to the uncompressed size, speeds are those of one core while writing. Noise is hard to
+    Sizes below are relative to the uncompressed size. Speeds are those of one core while writing. Noise is hard to
     compress: lz4 after a bit shuffle reduces rates to 0.86 at 430 MB/s, zstd 3 to 0.84 at 230 MB/s. For raw ramps zstd
     is better: 0.49 with all groups of a pixel next to each other, against 0.57 by lz4 without this order. Differences
     between groups would give 0.36, but the Zarr format has no such codec yet, and other readers could not open the

@@ -137,7 +137,7 @@ def _below(folder: Folder) -> Iterator[tuple[str, Any]]:
         for name in folder.names(key)[0]:
             path, seen = f"{key}/{name}" if key else name, seen + 1
             if depth > DEPTH or seen > NODES:
-                raise InputFileError(f"{folder}/{path}: more than {NODES} nodes, or {DEPTH} groups in each other")
+                raise InputFileError(f"{folder}/{path}: more than {NODES} nodes, or {DEPTH} nested groups")
             files = folder.names(path)[1]
             older = next((file for file in files if file in _FORMAT_2), None)
             if older is not None:

@@ -147,7 +147,7 @@ class Step:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     def arguments(self, parameters: Named) -> Entries:
-        """Return those of the parameters that the function takes."""
+        """Return the parameters that the function takes, out of those given."""
         elsewhere = {option.name for option in self.options}
         return {name: value for name, value in parameters.items() if name not in elsewhere}
 
@@ -223,6 +223,6 @@ def declaration_of(function: Function) -> Step:
 
 
 def taken_by(function: Function, parameters: Named) -> Entries:
-    """Return those of some parameters that a function takes."""
+    """Return the parameters that a function takes, out of those given."""
     known = parameters_of(function)
     return {name: value for name, value in parameters.items() if name in known}

@@ -45,7 +45,7 @@ def parsed_steps(text: Any) -> list[Entries]:
                 raise ValueError("a record has entries of wrong types")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"attribute {_KEY} does not say what has been done ({reason})") from error
+        raise ModelError(f"attribute {_KEY} is not a list of the steps that were applied ({reason})") from error
     return records
 
 
@@ -145,7 +145,7 @@ def record(
 
 
 def _fits(array: xr.DataArray, dataset: xr.Dataset) -> bool:
-    """Whether an array has the labels that a Dataset has, so that it can be assigned without aligning it."""
+    """Return whether an array has the labels of a Dataset. It can then be assigned without alignment."""
     return all(dim not in dataset.indexes or index.equals(dataset.indexes[dim]) for dim, index in array.indexes.items())
 
 

@@ -4,7 +4,7 @@
 
     def flag_jumps(exposure, *, edge_size: Annotated[int, Range(0, 2048), Unit("pixel")] = 25): ...
 
-Checks of values, the tables of ``nsxr parameters`` and those of the documentation use this.
+Checks of values, ``nsxr parameters`` and the tables of the documentation use this module.
 """
 
 import inspect

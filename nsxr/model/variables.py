@@ -252,6 +252,6 @@ def _hint(found: tuple[Hashable, ...], allowed: tuple[tuple[str, ...], ...]) -> 
         lost = [dim for dim in dims if dim not in found]
         if found and [dim for dim in dims if dim in found] == list(found):
             return (
-                f"; to choose one place and keep the dim, give a list: .isel({', '.join(f'{dim}=[0]' for dim in lost)})"
+                f"; to keep the dim of a single position, give a list: .isel({', '.join(f'{dim}=[0]' for dim in lost)})"
             )
     return ""

@@ -228,7 +228,7 @@ def _correct_ramps(
     if done:
         raise ModelError(
             f"the exposure has had {', '.join(done)} already, expected a raw exposure; give it as nsxr.open_exposure "
-            "made it, or go on with the functions of the steps that are left"
+            "returns it, or call the functions of the remaining steps"
         )
     given: dict[str, dict[str, xr.Dataset | xr.DataArray | None]] = {"persistence": {"before": before}}
     left_out: dict[str, str] = {}

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 FULL_FRAME: Named = {"SUBARRAY": "FULL", "SUBSTRT1": 1, "SUBSTRT2": 1}
-"""Header keywords of a full frame. Rows and columns that an exposure lacks are those of higher numbers."""
+"""Header keywords of a full frame. If an exposure has fewer rows and columns, those with higher numbers are missing."""
 
 FIRST_DIMS = {"coefficients": "order", "inverse_coefficients": "inverse_order"}
 """First dim of reference variables with three dims. It is ``group`` for variables that are not listed."""
