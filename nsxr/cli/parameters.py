@@ -20,9 +20,9 @@ __all__ = ["parameters", "steps"]
 
 _INTRODUCTION = """# Parameters
 
-The steps of stage 1 in their order, with all of their parameters. `nsxr parameters` prints the same in a terminal, and
-`nsxr parameters jump` one step of it. `nsxr steps` lists the steps with their references and keywords. Wrong names and
-values are refused before anything is computed.
+This page lists the steps of stage 1 in their order, with all of their parameters. `nsxr parameters` prints the same
+list in a terminal, and `nsxr parameters jump` prints the parameters of one step. `nsxr steps` lists the steps with
+their references and keywords. Wrong names and values raise an error before anything is computed.
 
 On the command line, each parameter has its own `--set`; in Python, a step takes a mapping; in a recipe, a table:
 
@@ -49,7 +49,7 @@ A step that is off by default runs if it is named with `--run` (`run` in Python 
 parameters is given. A step that is named with `--skip` does not run.
 
 Beside the products, `nsxr detector1` writes `ROOT_recipe.toml`: all parameters of the steps, defaults included, the
-steps that were skipped, and the references that were chosen. `--recipe` with that file does the same again.
+steps that were skipped, and the references that were chosen. `--recipe` with that file repeats the calibration.
 """
 
 _EXTRACT = """
