@@ -80,7 +80,7 @@ def from_raw(raw: xr.Dataset) -> xr.Dataset:
         ``sci`` float32, lazy if the input is; coordinates in memory.
     """
     if "sci" not in raw or raw["sci"].dtype != np.uint16:
-        raise ModelError("no raw exposure of an archive: there is no sci of dtype uint16")
+        raise ModelError("this is not a raw exposure of an archive: it has no sci of dtype uint16")
     coordinates = {}
     for name, array in raw.coords.items():
         # strings in Zarr have no fixed length; strings in FITS tables, and in Datasets made from them, have one
@@ -158,7 +158,7 @@ def require_archive(folder: Folder) -> Entries:
     if found is None:
         raise InputFileError(f"{folder} is no archive of nsxr; nsxr archive add makes them")
     if found != _VERSION:
-        raise InputFileError(f"{folder}: layout {found} of archives, this version of nsxr knows {_VERSION}")
+        raise InputFileError(f"{folder}: the archive has layout {found}, this version of nsxr knows layout {_VERSION}")
     return dict(document)
 
 

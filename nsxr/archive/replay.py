@@ -128,7 +128,7 @@ def _replayed(
     plan = Plan.kept(attributes.get(PLAN), node)
     known = without_switches(provenance_of(attributes))
     if "recipe" not in known:
-        raise InputFileError("it keeps no provenance; add it again")
+        raise InputFileError("the archive has no provenance of this exposure; add it again")
     recipe = Recipe.from_json(plan.recipe, folder.storage_options)
     require_trusted(folder, [*plan.sources, *recipe.paths], hosts)
     used = known["recipe"]
@@ -136,14 +136,14 @@ def _replayed(
     tree = recipe.calibrate(plan.sources).products
     changed = differences(known, provenance_of(tree["rate"].attrs))
     if changed:
-        raise InputFileError(f"what it was made from is not what is there now ({'; '.join(changed)})")
+        raise InputFileError(f"inputs or references have changed since it was made ({'; '.join(changed)})")
     lines: list[str] = []
     counts: dict[str, xr.DataArray] = {}
     with open_archive(folder.root, folder.storage_options) as archive:
         for name, child in tree.children.items():
             kept, made = _content(archive, f"{node}/{name}"), child.to_dataset()
             if steps(kept) != steps(made):
-                lines.append(f"{name}: other steps, or with other parameters")
+                lines.append(f"{name}: steps or their parameters differ")
             for variable in sorted({*map(str, kept.data_vars), *map(str, made.data_vars)}):
                 if variable not in kept or variable not in made:
                     lines.append(f"{name}/{variable}: {'new' if variable in made else 'gone'}")
@@ -169,7 +169,7 @@ def _content(archive: xr.DataTree, path: str) -> xr.Dataset:
     except KeyError:
         node = None
     if not isinstance(node, xr.DataTree):
-        raise InputFileError(f"{path} is gone; nsxr archive check tells what is wrong")
+        raise InputFileError(f"{path} is missing; nsxr archive check says what is wrong")
     return node.to_dataset(inherit=False)
 
 

@@ -179,8 +179,8 @@ def _refuse_complete(folder: Folder, node: str, made: Mapping[str, object], raw:
         differing.append("raw: not kept -> kept")
     if differing:
         raise ArchivedOtherwiseError(
-            f"{folder}: {node} is there already, but made otherwise ({'; '.join(differing)}); ask for overwriting to "
-            "replace it"
+            f"{folder}: {node} is there already, but was made differently ({'; '.join(differing)}); "
+            "ask for overwriting to replace it"
         )
     raise OutputExistsError(f"{folder}: {node} is there already; ask for overwriting to replace it")
 

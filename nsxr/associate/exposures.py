@@ -113,6 +113,6 @@ def _refuse(one: Mapping[str, object], other: Mapping[str, object], numbers: tup
     ]
     slit = f" of slit {other['SLTNAME']}" if other.get("SLTNAME") else ""
     raise ParameterError(
-        f"{names[0]} and {names[1]} hold the same exposure{slit}; counted twice, its errors would come out too small: "
+        f"{names[0]} and {names[1]} hold the same exposure{slit}; used twice, it would make errors too small: "
         "give one of them"
     )

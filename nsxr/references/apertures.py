@@ -175,7 +175,7 @@ def read_aperture(reference: str | os.PathLike[str] | Named, slit: xr.Dataset) -
     found = {id(entry): entry for entry in (_pick(entries, name, order, filename) for name in names)}
     if len(found) > 1:
         chosen = ", ".join(str(entry["id"]) for entry in found.values())
-        raise ReferenceFileError(f"slits have apertures of their own ({chosen}): extract them one by one")
+        raise ReferenceFileError(f"slits have different apertures ({chosen}): extract them one by one")
     return _aperture(next(iter(found.values())), filename)
 
 

@@ -54,7 +54,7 @@ def best_references(exposure: xr.Dataset, types: Sequence[str]) -> dict[str, str
         # SystemExit: the library exits the program if it can reach neither its server nor its cache
         reason = str(error) if isinstance(error, Exception) else "neither its server nor its cache can be reached"
         raise MissingReferenceError(
-            f"the reference data system gave no references: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
+            f"CRDS gave no references: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
         ) from error
     chosen = {}
     for kind in types:
@@ -70,16 +70,14 @@ def fetch_reference(name: str) -> str:
     """Return the local path of the file ``crds://NAME``. Download the file if it is not in the cache."""
     file = name.removeprefix(CRDS)
     if not re.fullmatch(r"\w[\w.-]*", file):
-        raise ParameterError(
-            f"{name} names no file of the reference data system, expected crds:// and the name of a file"
-        )
+        raise ParameterError(f"{name} names no CRDS file, expected crds:// and the name of a file")
     crds = _library()
     try:
         return str(import_module("crds.client.api").dump_references("jwst", [file])[file])
     except (crds.CrdsError, SystemExit, KeyError) as error:
         reason = str(error) if isinstance(error, crds.CrdsError) else "it has no such file, or cannot be reached"
         raise MissingReferenceError(
-            f"the reference data system did not give {file}: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
+            f"CRDS did not give {file}: {reason}; check CRDS_PATH and CRDS_SERVER_URL"
         ) from error
 
 
@@ -95,7 +93,7 @@ def crds_state() -> dict[str, str]:
         OSError,
         crds.CrdsError,
     ) as error:  # the references have been chosen
-        logger.warning("the context of the reference data system is not known: %s", error)
+        logger.warning("the CRDS context is not known: %s", error)
     return found
 
 

@@ -179,7 +179,7 @@ def _open_images(kind: str, file: FitsFile, exposure: xr.Dataset) -> xr.Dataset:
     shapes = {source.shape[-2:] for _, source in contents.values()}
     if len(shapes) != 1 or any(len(dims) != len(source.shape) for dims, source in contents.values()):
         listed = ", ".join(f"{name} {source.shape}" for name, (_, source) in contents.items())
-        raise ReferenceFileError(f"{file.path}: shapes do not go together as a {kind} reference: {listed}")
+        raise ReferenceFileError(f"{file.path}: shapes do not match in a {kind} reference: {listed}")
     rows, columns = shapes.pop()
     dataset = xr.Dataset({n: (d, indexing.LazilyIndexedArray(FitsArray(s))) for n, (d, s) in contents.items()})
     if kind == "dark":

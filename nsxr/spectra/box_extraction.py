@@ -283,7 +283,7 @@ def _centers(
         if use:
             raise ParameterError("use_source_posn is True, but there is no center: give the row of the source")
         if wanted:
-            message = "no center was given: the box stays where the aperture has it; say so with use_source_posn=False"
+            message = "no center was given: the box stays at its nominal place; use_source_posn=False asks for this"
             warnings.warn(message, DegradedResultWarning, stacklevel=3)
         center = np.nan
     column = image_dims(slit)[1]

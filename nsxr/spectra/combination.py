@@ -210,7 +210,7 @@ def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | 
         check(part, "flux", "dq", "flux_var_poisson")
         if part["flux"].dims != ("dispersion",):
             raise ModelError(
-                f"flux has dims {part['flux'].dims}, expected ('dispersion',); choose one slit, average series"
+                f"flux has dims {part['flux'].dims}, expected ('dispersion',); choose one slit, or average integrations"
             )
         if "wavelength" not in part.coords:
             raise ModelError("coordinate 'wavelength' is missing; spectra cannot be combined without it")
@@ -233,7 +233,7 @@ def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | 
 def _given_grid(wavelength: np.ndarray) -> xr.DataArray:
     values = np.asarray(wavelength, dtype=np.float64)
     if values.ndim != 1 or not np.all(np.diff(values) > 0):
-        raise ParameterError("wavelength is no rising sequence of finite numbers")
+        raise ParameterError("wavelength is not an increasing sequence of finite numbers")
     return xr.DataArray(values, dims="dispersion")
 
 

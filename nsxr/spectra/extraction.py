@@ -144,7 +144,7 @@ def extract_spectrum(
     if model is None:
         model = fit_trace_model(slit, **fitting)
     elif fitting:
-        raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; a model was given already")
+        raise ParameterError(f"{sorted(fitting)} are parameters of fit_trace_model; a model was given already")
     is_box = weighting == "box" or (weighting == "auto" and header.is_extended)
     settings = SumSettings(
         is_box=is_box,

@@ -82,14 +82,16 @@ def flag_outliers(
     """
     each = list(slits)
     if not snr > 0 or not scale >= 0:
-        raise ParameterError(f"snr is {snr} and scale is {scale}, expected a positive and no negative number")
+        raise ParameterError(f"snr is {snr} and scale is {scale}, expected snr above 0 and scale from 0")
     if any("integration" in slit.dims for slit in each):
-        raise ParameterError("series are extracted integration by integration, which leaves outliers out by itself")
+        raise ParameterError(
+            "a time series is given, expected single exposures: extraction rejects its outliers itself"
+        )
     require_distinct(each)
     if models is None:
         models = fit_trace_model(each, **fitting)
     elif fitting:
-        raise ParameterError(f"{sorted(fitting)} belong to fit_trace_model; models were given already")
+        raise ParameterError(f"{sorted(fitting)} are parameters of fit_trace_model; models were given already")
     if len(models) != len(each):
         raise ParameterError(f"{len(each)} slits and {len(models)} models; give one for each")
     found = _compare(each, models, snr, scale)

@@ -108,7 +108,7 @@ def _wavelengths(found: Extracted) -> Iterator[str]:
     values = found.spectrum["wavelength"].values
     known = values[np.isfinite(values)]
     if not known.size:
-        yield "there are no wavelengths; detector columns stand for them"
+        yield "there are no wavelengths; detector columns are used instead"
         return
     outside = known[(known < _WAVELENGTHS[0]) | (known > _WAVELENGTHS[1])]
     if outside.size:
@@ -149,8 +149,8 @@ def _plan(found: Extracted) -> Iterator[str]:
     if not found.is_position_given and found.header.source_y is None:
         value = found.spectrum.attrs.get("SRCYPOS")
         yield (
-            f"there is no planned position (SRCYPOS is {value!r}): the middle of the shutter counts, row "
-            f"{float(planned.values):.1f}; give position if it is another"
+            f"there is no planned position (SRCYPOS is {value!r}): the middle of the shutter is used, row "
+            f"{float(planned.values):.1f}; set position if this is wrong"
         )
 
 
@@ -182,7 +182,7 @@ def _disagreement(found: Extracted) -> Iterator[str]:
     if "disagreement" in found.spectrum.variables:
         part = float(found.spectrum["disagreement"])
         if part > DISAGREEING:
-            yield f"it contradicts the other exposures in {part:.0%} of its columns; no outliers are told by them"
+            yield f"it differs from the other exposures in {part:.0%} of its columns: it is compared with itself only"
 
 
 CHECKS: tuple[Callable[[Extracted], Iterator[str]], ...] = (

@@ -96,7 +96,7 @@ def _translated(path: str, error: Exception) -> NsxrError | None:
     codes = {code for e in chain if (code := _code(e))}
     reason = _reason(chain)
     if "TypeError" in names and "keyword argument" in reason:
-        return ParameterError(f"{path}: storage options that its store does not take ({reason})")
+        return ParameterError(f"{path}: storage options that the store does not accept ({reason})")
     if "range request" in reason or "seek streaming" in reason:
         return InputFileError(f"{path}: {NO_RANGES}")
     if 416 in statuses:

@@ -303,7 +303,7 @@ def test_replay_is_refused_where_inputs_changed(made, tmp_path, run):
     with fits.open(dark, mode="update") as hdus:
         hdus[0].header["TITLE"] = "another one"
     output = run("archive", "replay", path, status=1)
-    assert "not replayed: what it was made from is not what is there now (" in output
+    assert "not replayed: inputs or references have changed since it was made (" in output
     assert f"the content of {dark.name} is another one" in output
     dark.write_bytes(content)
     uncal.unlink()

@@ -328,7 +328,7 @@ def test_credentials(s3, monkeypatch):
 
 
 def test_options_that_a_store_does_not_take(s3):
-    with pytest.raises(ParameterError, match=r"storage options that its store does not take .*'endpoint'"):
+    with pytest.raises(ParameterError, match=r"storage options that the store does not accept .*'endpoint'"):
         nsxr.open_exposure(SMALL, storage_options={"endpoint": "x"})
     with pytest.raises(ParameterError, match="storage_options is a list, expected a mapping"):
         nsxr.open_exposure(SMALL, storage_options=["anon"])
