@@ -262,7 +262,9 @@ def subtract_background(
     ParameterError
         If a parameter is out of its range.
 
-    Notes ----- ``var += sum(weight**2 * var of a background)`` for each kind; the weights of a pixel add up to one.
+    Notes
+    -----
+    ``var += sum(weight**2 * var of a background)`` for each kind; the weights of a pixel add up to one.
     """
     check(science, "sci", "dq", "var_poisson", "var_rnoise")
     method = _method(method)

@@ -72,8 +72,10 @@ def replace_pixels(
     ParameterError
         If a parameter is out of range, if ``trace_model`` has no ``model``, or if another algorithm has one.
 
-    Notes ----- As in the pipeline, ``mingrad`` never replaces pixels in the two first and the last rows and columns of
-    a cut-out. Different from the pipeline: pixels outside the slit do not change. The scale of a profile is the exact
+    Notes
+    -----
+    As in the pipeline, ``mingrad`` never replaces pixels in the two first and the last rows and columns of a cut-out.
+    Different from the pipeline: pixels outside the slit do not change. The scale of a profile is the exact
     least-squares solution; the pipeline searches it to 1e-4. FLUX_ESTIMATED that was set before stays. Variances change
     only where the value changes. ``trace_model`` does not replace pixels that the model lacks.
 

@@ -100,9 +100,11 @@ def extract_box(
     ParameterError
         If a parameter is out of range.
 
-    Notes ----- As in the pipeline: in a column with too few pixels for a polynomial background nothing is subtracted
-    (level 0); with a median background such a column is NaN. Smoothing does not change variances. The variance of the
-    background is that below the whole box, also where pixels of the box are missing.
+    Notes
+    -----
+    As in the pipeline: in a column with too few pixels for a polynomial background nothing is subtracted (level 0);
+    with a median background such a column is NaN. Smoothing does not change variances. The variance of the background
+    is that below the whole box, also where pixels of the box are missing.
 
     Different from the pipeline: a box of less than one row covers only this part of a row. Columns without wavelength
     are kept, as NaN. Regions that depend on wavelength end where there is no wavelength. With a centre outside the

@@ -97,7 +97,9 @@ def combine_spectra(
         If a parameter is out of its range, an exposure time is missing, or an exposure comes twice; or if spectra of
         several detectors or slits have lazy wavelengths and no grid is given.
 
-    Notes ----- R_i is the interpolation of spectrum i, and w_i are its weights, normalised at each wavelength k. Then
+    Notes
+    -----
+    R_i is the interpolation of spectrum i, and w_i are its weights, normalised at each wavelength k. Then
 
     ``var(k) = sum_i w_ik^2 (R_i V_i R_i')_kk + sum_(i != j) w_ik w_jk (R_i C_ij R_j')_kk``
 

@@ -127,9 +127,10 @@ def extract_spectrum(
     ParameterError
         If a parameter is unknown or out of its range.
 
-    Notes ----- Variances are sums of squared weights times variances. The read noise is that of the slit times
-    ``noise_scale``. The photon noise is that of the model. The uncertainty of the profile is added to both in
-    proportion.
+    Notes
+    -----
+    Variances are sums of squared weights times variances. The read noise is that of the slit times ``noise_scale``. The
+    photon noise is that of the model. The uncertainty of the profile is added to both in proportion.
 
     References
     ----------

@@ -60,9 +60,11 @@ def white_light_curve(
     ParameterError
         If the bounds are the wrong way round, or ``max_flagged`` is not in 0 to 1.
 
-    Notes ----- Variances are summed, because the noise of different pixels is independent. The variance of the flat
-    field comes from the same flat in every integration: it affects the level of the light curve and not its changes.
-    Where it is NaN it counts as 0.
+    Notes
+    -----
+    Variances are summed, because the noise of different pixels is independent. The variance of the flat field comes
+    from the same flat in every integration: it affects the level of the light curve and not its changes. Where it is
+    NaN it counts as 0.
     """
     check(series, "flux", "dq")
     if series["flux"].dims != ("integration", "dispersion"):

@@ -105,9 +105,11 @@ def fit_source(
         Measure noise that exceeds the variances in pixels without light, such as residual correlated noise of the
         detector.
 
-    Notes ----- Pixels are left out where another source, or a subtracted nod, has half of the light of the source or
-    more. In the remaining pixels the light of other sources is subtracted. Subtracted nods of an extended source are
-    part of its profile.
+    Notes
+    -----
+    Pixels are left out where another source, or a subtracted nod, has half of the light of the source or more. In the
+    remaining pixels the light of other sources is subtracted. Subtracted nods of an extended source are part of its
+    profile.
     """
     n, n_rows, n_columns = images.shape
     can_be_used = is_used & np.isfinite(images) & np.isfinite(var_rnoise) & np.isfinite(var_poisson)

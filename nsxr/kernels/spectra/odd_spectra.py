@@ -81,8 +81,10 @@ def without_light(values: np.ndarray, variances: np.ndarray, used: np.ndarray) -
         parts are used in which the brightest spectrum is above 5 standard deviations; at least three such parts are
         needed.
 
-    Notes ----- The amplitude of a spectrum f in a part is ``sum(f m) / sum(m**2 - var(m))``, where m is the brightest
-    spectrum. Without the term ``var(m)`` the noise of m would make all others too faint.
+    Notes
+    -----
+    The amplitude of a spectrum f in a part is ``sum(f m) / sum(m**2 - var(m))``, where m is the brightest spectrum.
+    Without the term ``var(m)`` the noise of m would make all others too faint.
     """
     n, size = values.shape
     found = np.zeros(n, dtype=bool)

@@ -164,9 +164,10 @@ def trace_of_light(images: np.ndarray, precision: np.ndarray) -> np.ndarray:
     images, precision : (y, x) ndarray
         Signal, and inverse variances of zero where a pixel cannot be used.
 
-    Notes ----- Rows are averaged over 32 columns. The centroid is computed around the three rows with the largest sum.
-    A parabola is fitted to the centroids, weighted by their significance, without those that deviate by more than two
-    rows.
+    Notes
+    -----
+    Rows are averaged over 32 columns. The centroid is computed around the three rows with the largest sum. A parabola
+    is fitted to the centroids, weighted by their significance, without those that deviate by more than two rows.
     """
     n_rows, n_columns = images.shape
     edges = np.arange(0, n_columns + 1, 32) if n_columns >= 64 else np.array([0, n_columns])
