@@ -122,7 +122,7 @@ class Plan:
                 raise ValueError("an earlier exposure has other entries than paths, references and named")
 
     def is_same(self, other: Any) -> bool:
-        """Whether this plan is the one in the attribute of an exposure in the archive."""
+        """Return whether this plan is the one in the attribute of an exposure in the archive."""
         return isinstance(other, dict) and all(other.get(key, "") == getattr(self, key) for key in ("planned", "token"))
 
     def as_dict(self) -> Entries:

@@ -54,7 +54,7 @@ class Replay:
 
     @property
     def is_identical(self) -> bool:
-        """Whether all values are the same."""
+        """Whether all values are identical."""
         return not (self.differing or self.refused)
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ _MOST = 1e3  # largest possible coefficient; real coefficients are below 10
 
 
 def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
-    """Open a reference of type SIRSKERNEL, the filters for ``refpix_algorithm="sirs"``.
+    """Open a reference of type SIRSKERNEL, which has the filters for ``refpix_algorithm="sirs"``.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Stage 2: corrections of slits, one in each file."""
+"""Correct slits (stage 2), one correction in each file."""

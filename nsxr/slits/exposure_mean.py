@@ -30,9 +30,9 @@ def average_exposures(exposures: Sequence[xr.Dataset]) -> xr.Dataset:
     -------
     Dataset
         ``sci`` weighted by exposure time (EFFEXPTM), without pixels flagged DO_NOT_USE; ``var_poisson``, ``var_rnoise``
-        and ``dq`` of the pixels that contribute. Variances are ``sum(w**2 * v) + sum over groups of (sum of w)**2 *
-        b``: w are weights, v is the variance of an exposure without its background, and b is the variance of a
-        background that a group of exposures shares.
+        and ``dq`` of the pixels that contribute. Variances are the sum of ``w**2 * v`` over exposures plus the sum of
+        ``(sum of w)**2 * b`` over groups of exposures that share a background. w are weights, v is the variance of an
+        exposure without its background, and b is the variance of the shared background.
 
     Raises
     ------

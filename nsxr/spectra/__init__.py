@@ -1,1 +1,1 @@
-"""From slits to spectra: trace models, extraction, combination, light curves."""
+"""Make spectra from slits: trace models, extraction, combination, light curves."""

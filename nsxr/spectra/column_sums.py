@@ -35,7 +35,7 @@ MODEL = (
 """The variables of a trace model that an extraction needs, in this order."""
 
 _MOST_OF_LIGHT = 1.5
-"""Limit of the sum of absolute values of a profile. Light has 1; above the limit errors would be below one pixel's."""
+"""Largest sum of absolute values of a profile; 1 for light. Above it errors would be below those of a pixel."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Extracted:
 
     @property
     def good(self) -> np.ndarray:
-        """Which values of the flux may be used."""
+        """Values of the flux that can be used (bool)."""
         flags = self.spectrum["dq"].values & np.uint32(PixelFlag.DO_NOT_USE)
         return np.asarray(np.isfinite(self.spectrum["flux"].values) & (flags == 0))
 
@@ -66,7 +66,7 @@ class Extracted:
 
     @property
     def header(self) -> SlitHeader:
-        """What the header of the slit says."""
+        """Header of the slit."""
         return SlitHeader.of(self.spectrum)
 
     @property
@@ -217,7 +217,7 @@ def warn_of_suspicions(extracted: Sequence[Extracted], stacklevel: int = 2) -> N
     extracted : sequence of Extracted
         Computed.
     stacklevel : int
-        As of :func:`warnings.warn`.
+        See :func:`warnings.warn`.
     """
     for number, found in enumerate(extracted, start=1):
         name = found.header.called(f"spectrum {number}")

@@ -70,7 +70,7 @@ class Folder:
 
     @property
     def storage_options(self) -> Any:
-        """The storage options in the form that functions of nsxr take."""
+        """Storage options in the form that functions of nsxr take."""
         return self.options
 
     def given(self) -> Entries | None:

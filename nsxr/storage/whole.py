@@ -251,7 +251,7 @@ class _Output:
 
     @property
     def older(self) -> Path:
-        """Where an older output is kept until all new ones are in place."""
+        """Path of an older output until all new outputs have their final names."""
         return self.partial.with_suffix(".old")
 
     def publish(self) -> None:

@@ -19,9 +19,9 @@ def columns_off_profile(
     """Return the columns with lines in which two or more pixels disagree with the profile (exposure, x), bool.
 
     If a column agrees with the profile after one of its pixels is left out, this pixel is an outlier, such as a cosmic
-    ray, unless the same row also deviates in the next column. If the column disagrees for every choice of the pixel
-    that is left out, the line has a profile different from the continuum. The same applies to neighbouring columns that
-    also disagree with the profile.
+    ray. It is not an outlier if the same row also deviates in the next column. If the column disagrees for every choice
+    of the pixel that is left out, the line has a profile different from the continuum. The same applies to neighbouring
+    columns that also disagree with the profile.
 
     Parameters
     ----------

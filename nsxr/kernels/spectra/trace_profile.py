@@ -4,8 +4,8 @@ The light of a column x is ``f(x) P(u, x)``, where ``u`` is the distance of a pi
 with a skirt, integrated over pixels, plus a correction. Centre and width of the Gaussian change smoothly with x. The
 correction is made of splines in u and x. Its size is determined by the data (marginal likelihood), so it vanishes where
 the data do not need it. ``f`` is free in every column. Several exposures of one source share the profile and the shape
-of the trace, but have offsets and fluxes of their own. Where other nods were subtracted, a pixel has ``f(x) (P(u) - sum
-of a P(u - d))``: each nod leaves an echo, a negative trace of the strength ``a`` at the distance ``d``. Images are
+of the trace, but have offsets and fluxes of their own. Each other nod that was subtracted leaves an echo: a negative
+trace of the strength ``a`` at the distance ``d``. A pixel then has ``f(x) (P(u) - sum of a P(u - d))``. Images are
 (exposure, y, x) float64. Weights are inverse variances, zero where a pixel is not used.
 """
 
