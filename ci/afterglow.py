@@ -1,13 +1,13 @@
-"""What saturated pixels give off in the next integration and exposure, with and without flags; print one table.
+"""Measure persistence after saturation in the next integration and exposure, with and without flags; print a table.
 
     python ci/afterglow.py [--seed 1]
 
-Ramps of 20 groups of 14.6 s, 0.05 electron/s, 6 electrons of noise a frame. Pixels saturate in the first integration of
-a first exposure of two; a second exposure follows 120 s after. From the reset on, a pixel gives off charge at a rate
-that starts at the number in the first column [electron/s], different by 30 % from pixel to pixel, and falls with an
-e-folding time of 200 s. Methods: ``off``, the default, as of the peer, and windows of 600 and 1200 s in which groups
-are not used. For each integration: the mean of (rate - truth) / uncertainty of the pixels that have a rate, and how
-many of them have none.
+Ramps have 20 groups of 14.6 s, 0.05 electron/s and 6 electrons of noise a frame. The first of two exposures has two
+integrations, and pixels saturate in the first one. The second exposure follows 120 s later. From the reset on, a pixel
+releases charge. The rate starts at the number in the first column [electron/s], with 30 % scatter from pixel to pixel,
+and falls with an e-folding time of 200 s. Methods: ``off``, which is the default of nsxr and of jwst; and 600 s and
+1200 s during which groups are not used. For each integration: the mean of (rate - truth) / uncertainty of the pixels
+that have a rate, and how many pixels have none.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ METHODS = {"off": 0.0, "600 s": 600.0, "1200 s": 1200.0}
 
 
 def simulate(amplitude: float, generator: np.random.Generator) -> tuple[list[xr.Dataset], dict[str, xr.Dataset]]:
-    """Return two exposures, of which the first one saturates in its first integration, and references."""
+    """Return two exposures, the first of which saturates in its first integration, and references."""
     length = SCENE.groups * SCENE.group_time
     own = amplitude * np.clip(generator.normal(1, 0.3, SHAPE), 0, None)
     exposures, references = [], {}

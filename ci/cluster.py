@@ -1,14 +1,14 @@
-"""Full-size check of threads, workers and workers that die: seconds, memory, and whether the bytes are the same.
+"""Check threads, workers and workers that die at full size: seconds, memory, and whether the bytes are the same.
 
     python ci/cluster.py [--small] [--directory FOLDER]
 
-Simulates a full-frame NRSIRS2RAPID exposure of 20 groups and a bright-object series in three segments (155
-integrations of 70 groups, 32 x 2048), and calibrates each with the command line: by one thread, two threads, two
-workers, four workers, two workers one of which is killed half-way, and two workers with less memory than they like
-(three quarters of the most that one took). For each run it prints the seconds, the memory of the largest process, and
-whether the products are those of one thread, byte for byte except for the date in their headers. With too little
-memory a run may fail, with one clear error and no products; all others must succeed. --small is a minute's work; the
-whole needs 6 GB of memory, 4 GB of disk and a quarter of an hour on two cores.
+Simulates a full-frame NRSIRS2RAPID exposure of 20 groups and a bright-object time series in three segments (155
+integrations of 70 groups, 32 x 2048). Each is calibrated by the command with one thread, two threads, two workers, four
+workers, two workers one of which is killed half-way, and two workers with too little memory (three quarters of the most
+that one took). For each run it prints the seconds, the memory of the largest process, and whether the products are
+those of one thread, byte for byte except for the date in their headers. With too little memory a run may fail, with one
+clear error and no products. All other runs must succeed. --small takes a minute. The whole takes 6 GB of memory, 4 GB
+of disk and a quarter of an hour on two cores.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ LEAST_LIMIT = 512  # MiB, as nsxr.compute.cluster.LEAST_MEMORY
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of the command took, and what it left."""
+    """Time, memory, status and products of one run of the command."""
 
     seconds: float
     largest: int  # bytes, of any of its processes
@@ -62,12 +62,12 @@ class Run:
 
     @property
     def left(self) -> list[str]:
-        """Names of the files in its directory."""
+        """Return the names of the files in the directory of the products."""
         return sorted(self.digests)
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a product without the card that says when it was made."""
+    """Return the SHA-256 of a product without the card with the date on which it was made."""
     content = bytearray(path.read_bytes())
     at = content.index(b"DATE    =")
     content[at : at + 80] = b" " * 80
@@ -87,7 +87,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 def run(words: list[str], out: Path, threads: int | None = None, kill_after: float | None = None) -> Run:
-    """Run nsxr detector1 into a directory; kill one of its workers so many seconds after the first product is begun."""
+    """Run nsxr detector1 into a directory; kill a worker ``kill_after`` seconds after the first product is begun."""
     shutil.rmtree(out, ignore_errors=True)
     program = str(Path(sys.executable).with_name("nsxr"))
     environment = os.environ | ({} if threads is None else {"DASK_NUM_WORKERS": str(threads)})
@@ -128,7 +128,7 @@ def run(words: list[str], out: Path, threads: int | None = None, kill_after: flo
 
 
 def table(name: str, words: list[str], folder: Path) -> list[str]:
-    """Do all runs of one exposure, print a row for each, and return what was wrong."""
+    """Do all runs of one exposure, print a row for each, and return the problems."""
     problems = []
     expected: dict[str, str] = {}
 
@@ -156,10 +156,10 @@ def table(name: str, words: list[str], folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Run it all; return the exit status."""
+    """Run all exposures; return the exit status."""
     parser = make_parser(__doc__)
     parser.add_argument("--small", action="store_true", help="small exposures")
-    parser.add_argument("--directory", help="where to put files meanwhile; default the temporary directory")
+    parser.add_argument("--directory", help="folder for temporary files; default the temporary directory")
     chosen = parser.parse_args()
     problems = []
     write_head("exposure", "run", "seconds", "largest process [MiB]", "bytes")

@@ -1,7 +1,8 @@
-"""What the programs in ci/ share: options, tables, commands, and the environment of the peer.
+"""Functions that the programs in ci/ share: options, tables, commands, and the environment of jwst.
 
-A program in ci/ imports this file directly. A program in a folder below puts ci/ on its path first. The peer is the
-observatory's own pipeline, which runs in an environment of its own; see ``ci/peer/environment.sh``.
+A program in ci/ imports this file directly. A program in a folder below puts ci/ on its path first. The observatory's
+own pipeline, jwst, is called "peer" in names of files, functions and options. It runs in an environment of its own; see
+``ci/peer/environment.sh``.
 """
 
 import argparse
@@ -40,14 +41,14 @@ NSXR = str(Path(sys.executable).with_name("nsxr"))
 
 
 class _Choices(argparse.Action):
-    """Take some of a list of names, and say what is known of a name that is not in the list."""
+    """Take names from a list; for a name that is not in the list, the error shows the list."""
 
     def __init__(self, *args: Any, known: Sequence[str] = (), what: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.known, self.what = known, what
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        """Check the names and store them; without names, the default."""
+        """Check the names and store them; without names, store the default."""
         unknown = sorted(set(values) - set(self.known))
         if unknown:
             parser.error(f"unknown {self.what} {', '.join(unknown)}; known are {', '.join(self.known)}")
@@ -62,7 +63,7 @@ def make_parser(text: str | None) -> argparse.ArgumentParser:
 def add_choices(
     parser: argparse.ArgumentParser, what: str, known: Sequence[str], default: Sequence[str] | None = None
 ) -> None:
-    """Add arguments that name some of the things that a program knows; without names, all of them."""
+    """Add an argument that takes some of the names that a program knows; without names, all of them."""
     chosen = list(known if default is None else default)
     help_text = f"of {', '.join(known)}; default: {'all' if default is None else ', '.join(chosen) or 'none'}"
     options: dict[str, Any] = {"action": _Choices, "known": list(known), "what": what, "default": chosen}
@@ -70,27 +71,27 @@ def add_choices(
 
 
 def add_peer(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
-    """Add the option that names the environment of the peer, and one that leaves the peer out."""
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="environment of the peer; made if it is missing")
+    """Add the option with the folder of the environment of jwst, and an option that leaves jwst out."""
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="environment of jwst; made if it is missing")
     if is_optional:
         parser.add_argument("--no-peer", action="store_true", help="nsxr alone")
 
 
 def peer_python(folder: Path | None) -> Path:
-    """Return the Python of the peer's environment, making the environment if it is missing."""
+    """Return the Python of jwst's environment, making the environment if it is missing."""
     command = [str(PEER / "environment.sh"), *([str(folder)] if folder else [])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.strip().splitlines()[-1])
 
 
 def call_peer(python: Path, script: str, *arguments: object, quiet: bool = False) -> None:
-    """Run a script of ci/peer with the Python of the peer's environment."""
+    """Run a script of ci/peer with the Python of jwst's environment."""
     command = [str(python), str(PEER / script), *map(str, arguments)]
     subprocess.run(command, check=True, capture_output=quiet)
 
 
 def fit_by_peer(python: Path, arrays: Mapping[str, Any], *options: str) -> dict[str, np.ndarray]:
-    """Find jumps in ramps and fit them by the peer: arrays and results as in ``ci/peer/fit_arrays.py``."""
+    """Find jumps in ramps and fit the ramps by jwst, with arrays and results as in ``ci/peer/fit_arrays.py``."""
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "ramps.npz", Path(folder) / "rates.npz"
         np.savez(given, **arrays)
@@ -100,7 +101,7 @@ def fit_by_peer(python: Path, arrays: Mapping[str, Any], *options: str) -> dict[
 
 
 def log_command(command: Sequence[str], log: Path) -> None:
-    """Run a command with its output in a log file; raise with the end of the file if it fails."""
+    """Run a command with its output in a log file; if it fails, raise an error with the end of the file."""
     with log.open("a", encoding="utf-8") as file:
         file.write(" ".join(command) + "\n")
         file.flush()

@@ -1,24 +1,24 @@
-"""Correlated noise of known truth, cleaned in several ways; print one table.
+"""Clean correlated noise of known truth in several ways; print one table.
 
     python ci/flicker.py [--peer FOLDER] [--seed 1] [--groups 7] [ROW...]
 
-Every row is an exposure: simulated with the published amplitudes of the noise (``Artifacts``), its reference pixels
-used as stage 1 does, everything else left away that is no noise. What is measured is what cleaning leaves in the
-differences of groups, less the light that was put in:
+Every row is an exposure, simulated with the published amplitudes of the noise (``Artifacts``) and without other
+effects. The reference pixels are used as in stage 1. The table shows what is left in the differences of groups after
+cleaning, less the simulated light:
 
-- *left*: correlated noise in lit pixels, rms, relative to what was there before cleaning;
+- *left*: correlated noise in pixels with light, rms, relative to the noise before cleaning;
 - *column*: rms of the mean over the rows with light, column by column, in electrons of a group;
-- *bias*: mean of lit pixels less that of dark ones and less the light, relative to the light, in percent;
-- *steps*: rms of the difference of odd and even rows in an output and group (alternating columns), before and after;
-- *pull*: rms of the residual over the deviation that is claimed, in lit pixels, and in dark ones;
-- *seconds* of processor time for a frame, everything that belongs to the method included.
+- *bias*: mean of pixels with light, less the mean of dark pixels and less the light, relative to the light, in percent;
+- *steps*: rms of the difference of odd and even rows in an amplifier and group (alternating columns), before and after;
+- *pull*: rms of the residual over the claimed deviation, in pixels with light and in dark pixels;
+- *seconds* of processor time for a frame, with all parts of the method.
 
-Methods: ``none``; ``median``, ``channel`` (median, each output by itself) and ``fft`` of the observatory's pipeline,
-run in an environment of its own, with the true mask; for series also after the median image, scaled by the true light
-curve, was subtracted (``median image``, ``fft image``); ``nsxr``; ``oracle``: the conditional mean for the mask of what
-was really dark, with the spectrum found in the noise of all pixels, without gaps and without light, and solved to the
-end; for series all pixels count, with the photon noise of the true light. Series have photon noise, which is
-taken out of *left* and *column*.
+Methods: ``none``; ``median``, ``channel`` (median of each amplifier) and ``fft`` of jwst, run in an environment of its
+own, with the true mask; for time series also after the median image, scaled by the true light curve, was subtracted
+(``median image``, ``fft image``); ``nsxr``; ``oracle``, the conditional mean for the true mask, with the spectrum of
+the noise of all pixels, without gaps and without light, and solved to convergence. For time series, the oracle uses all
+pixels, with the photon noise of the true light. Time series have photon noise, which is subtracted from *left* and
+*column*.
 """
 
 import json
@@ -46,7 +46,7 @@ FAINT = {"full_well": 500.0, "photon_noise": True}
 
 @dataclass(frozen=True)
 class Row:
-    """An exposure, and what is special about it."""
+    """Options of a simulated exposure that differ from the defaults."""
 
     readout: str = "NRSRAPID"
     subarray: str = "FULL"
@@ -82,7 +82,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Exposure:
-    """Ramps with noise and light [DN], the light of a difference of groups, and where it is."""
+    """Ramps with noise and light [DN], the light of a difference of groups, and the pixels with light."""
 
     ramps: xr.Dataset
     light: np.ndarray
@@ -91,12 +91,12 @@ class Exposure:
 
     @property
     def residual(self) -> np.ndarray:
-        """Differences of groups without the light, (integration, group, row, column)."""
+        """Return differences of groups without the light, (integration, group, row, column)."""
         return np.diff(self.ramps["sci"].values, axis=1) - self.light
 
 
 def simulate(row: Row, seed: int, groups: int) -> Exposure:
-    """Return the exposure of a row; with a swing, noise is stronger in the second half of the groups."""
+    """Return the exposure of a row; with ``swing``, noise is stronger in the second half of the groups."""
     if not row.swing:
         return _simulate(row, seed, groups)
     weak, strong = (
@@ -133,7 +133,7 @@ def _simulate(row: Row, seed: int, groups: int) -> Exposure:
 
 
 def oracle(exposure: Exposure, is_dark: np.ndarray) -> np.ndarray:
-    """Return the noise of the differences, from the spectrum that is in all pixels."""
+    """Return the noise of the differences, estimated with the spectrum of all pixels."""
     order = frames_of(exposure.ramps).order
     residual = exposure.residual
     length = series_length(order)
@@ -152,7 +152,7 @@ def oracle(exposure: Exposure, is_dark: np.ndarray) -> np.ndarray:
 
 
 def nsxr_noise(exposure: Exposure, mask: xr.DataArray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the noise of the differences, and the variance of what is left in them where nothing else is known."""
+    """Return the noise of the differences, and the variance of the noise that is left in pixels not used for it."""
     found = nsxr.estimate_flicker_noise(exposure.ramps, mask)
     white = float(found["density"].values[2, 0])
     counts = found["weight"].values > 0
@@ -163,7 +163,7 @@ def nsxr_noise(exposure: Exposure, mask: xr.DataArray | None) -> tuple[np.ndarra
 def peer_noise(
     python: Path, exposure: Exposure, is_dark: np.ndarray, with_image: bool
 ) -> dict[str, tuple[np.ndarray, float]]:
-    """Return the noise that the peer's methods find in the differences, and their seconds for a frame."""
+    """Return the noise of the differences by each method of jwst, and the seconds for a frame."""
     frames = np.diff(exposure.ramps["sci"].values, axis=1)
     known = (exposure.ramps["pixeldq"].values & 1) == 0
     dark, light = is_dark & known, 0.0

@@ -1,13 +1,14 @@
 """Damage small exposures, references, products, Zarr stores and archives at random, and open them.
 
 Each case copies one sample to a folder of its own, damages it, and opens, reads, checks or resumes it in this process.
-It fails if anything but an error of nsxr or of the system comes out, if it takes longer than some seconds or more
-memory than it may, if something outside the folder changes, or if a store whose checksums are said to be right has
-other pixels than it had. The command prints one line for each failure, with what runs it alone, and a table.
+A case fails if it raises an error that is neither one of nsxr nor of the operating system, if it takes too long or too
+much memory, if something outside the folder changes, or if the pixels of a store changed although its checksums are
+reported to be right. The command prints one line for each failure, with the options that run this case alone, and a
+table.
 
     python ci/fuzz.py                       10 000 cases, ten minutes on one core
     python ci/fuzz.py --short               as many as 30 seconds allow
-    python ci/fuzz.py --seed 3 --case 712   one of them, with its traceback
+    python ci/fuzz.py --seed 3 --case 712   one case, with its traceback
 """
 
 import json
@@ -49,7 +50,7 @@ from nsxr.references.sirs_kernels import open_sirs_kernel
 from nsxr.simulate import simulate_exposure, simulate_trace
 from nsxr.storage.folder import Folder
 
-MEMORY = 2**31  # bytes more than what the samples take
+MEMORY = 2**31  # bytes, on top of the memory of the samples
 SECONDS = 10  # of one case
 SHORT = 30  # seconds
 BLOCK = 2880
@@ -93,9 +94,9 @@ class Hang(BaseException):
 
 @dataclass(frozen=True)
 class Sample:
-    """A file or a folder, and what is done with it: ``act(path, samples)`` returns whether it can say that all is well.
+    """A file or a folder, and ``act``, which opens it or calibrates with it.
 
-    ``suffix`` is the end of its name.
+    ``suffix`` is the end of the name of the file or folder.
     """
 
     name: str
@@ -108,7 +109,7 @@ class Sample:
 
 
 def compute(*datasets: xr.Dataset) -> None:
-    """Compute and drop."""
+    """Compute datasets and drop the results."""
     for dataset in datasets:
         dataset.compute()
 
@@ -121,13 +122,13 @@ def exposure(path: Path) -> None:
 
 
 def quietly(function: Callable[..., Any], *given: Any) -> None:
-    """Call something whose refusal must not keep the next one from being tried."""
+    """Call a function, and go on if it refuses."""
     with suppress(NsxrError, OSError):
         function(*given)
 
 
 def with_references(good: Path, references: Path, kind: str) -> Callable[[Path], None]:
-    """Return what calibrates a good exposure with one damaged reference."""
+    """Return a function that calibrates a good exposure with one damaged reference."""
 
     def act(path: Path) -> None:
         quietly(describe, path)
@@ -140,7 +141,7 @@ def with_references(good: Path, references: Path, kind: str) -> Callable[[Path],
 
 
 def calibrated(references: Path) -> Callable[[Path], None]:
-    """Return what calibrates a damaged exposure."""
+    """Return a function that calibrates a damaged exposure."""
 
     def act(path: Path) -> None:
         opened = nsxr.open_exposure(path)
@@ -159,7 +160,7 @@ def rate(path: Path) -> None:
 
 
 def nodes(found: xr.Dataset | xr.DataTree) -> Iterator[xr.Dataset]:
-    """Yield the Datasets of a tree, or the one there is."""
+    """Yield the Datasets of a tree, or the single Dataset."""
     if isinstance(found, xr.Dataset):
         yield found
     else:
@@ -167,7 +168,7 @@ def nodes(found: xr.Dataset | xr.DataTree) -> Iterator[xr.Dataset]:
 
 
 def slits(path: Path) -> None:
-    """Open cut-outs."""
+    """Open cut-outs of slits."""
     quietly(describe, path)
     compute(*nodes(open_slits(path)))
 
@@ -179,7 +180,7 @@ def spectra(path: Path) -> None:
 
 
 def stored(original: Path) -> Callable[[Path], None]:
-    """Return what opens and checks a Zarr store, and compares its pixels."""
+    """Return a function that opens and checks a Zarr store, and compares its pixels."""
     expected = {name: node.to_dataset().load() for name, node in open_store(Folder.at(original)).children.items()}
 
     def act(path: Path) -> None:
@@ -195,7 +196,7 @@ def stored(original: Path) -> Callable[[Path], None]:
 
 
 def require_same(found: dict[str, xr.Dataset], expected: dict[str, xr.Dataset]) -> None:
-    """Raise AssertionError if pixels differ though nobody said so."""
+    """Raise AssertionError if pixels differ although the check reported no problem."""
     assert set(found) == set(expected), "nodes are lost, and the check is silent"
     for name, dataset in expected.items():
         for variable in ("sci", "dq", "var_poisson", "var_rnoise"):
@@ -204,7 +205,7 @@ def require_same(found: dict[str, xr.Dataset], expected: dict[str, xr.Dataset]) 
 
 
 def archived(original: Path, node: str) -> Callable[[Path], None]:
-    """Return what lists, checks, resumes and opens an archive, and compares its pixels."""
+    """Return a function that lists, checks, resumes and opens an archive, and compares its pixels."""
     tree = archives.open_archive(original)[node]
     expected = {name: tree[name].to_dataset().load() for name in ("rate", "rateints")}
 
@@ -229,7 +230,7 @@ def aperture(path: Path) -> None:
 
 
 def make_samples(folder: Path) -> list[Sample]:
-    """Simulate and write what is going to be damaged."""
+    """Simulate and write the samples that will be damaged."""
     made = simulate_exposure(folder, readout="NRSRAPID", subarray="SUB32", groups=3, integrations=2)
     raw, references = made.uncal[0], made.references["gain"].parent
     irs2 = simulate_exposure(
@@ -282,7 +283,7 @@ def make_samples(folder: Path) -> list[Sample]:
 
 
 def damaged_bytes(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Return a file damaged without knowledge of what it is."""
+    """Return the content of a file, damaged without knowledge of its format."""
     size = max(len(content), 1)
     at, length = rng.randrange(size), min(int(2 ** rng.uniform(0, 13)), size)
     ways = ["flip", "noise", "cut", "drop", "repeat", "zeros", "block lost", "block twice", "swap", "append"]
@@ -309,7 +310,7 @@ def damaged_bytes(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 
 def damaged_cards(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Return a FITS file with one or two cards changed."""
+    """Return the content of a FITS file with one or two cards changed."""
     cards = ((start, content[start : start + 80]) for start in range(0, len(content), 80))
     starts = [start for start, card in cards if card[8:10] == b"= " and card[:1].isalpha()]
     said = []
@@ -331,7 +332,7 @@ def damaged_cards(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 
 def damaged_json(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Return a JSON file with one value replaced, left out or put elsewhere."""
+    """Return the content of a JSON file with one value replaced, left out or moved."""
     document = json.loads(content)
     places: list[tuple[Any, Any]] = []
 
@@ -411,7 +412,7 @@ def damage(sample: Sample, case: Path, rng: random.Random) -> tuple[Path, str]:
     for _ in range(rng.choice([1, 1, 1, 2])):
         try:
             content, word = rng.choice(ways)(content, rng)
-        except (ValueError, IndexError):  # nothing is left that could be damaged in this way
+        except (ValueError, IndexError):  # there is nothing to damage in this way
             continue
         said.append(word)
     path.write_bytes(content)
@@ -438,7 +439,7 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def listed(folder: Path) -> list[tuple[str, int, int]]:
-    """Return what there is outside the folder of a case, with sizes and times."""
+    """Return the files outside the folder of a case, with sizes and times."""
     return [(str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in sorted(folder.rglob("*"))]
 
 
@@ -476,8 +477,8 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help=f"stop after {SHORT} seconds")
-    parser.add_argument("--case", type=int, help="run this one alone")
-    parser.add_argument("--only", help="samples whose name starts so")
+    parser.add_argument("--case", type=int, help="run this case alone")
+    parser.add_argument("--only", help="samples whose name starts with this")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     begun = time.monotonic()
@@ -486,7 +487,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nsxr-fuzz-") as top, dask.config.set(scheduler="synchronous"):
         (Path(top) / "samples").mkdir()
         samples = make_samples(Path(top) / "samples")
-        for sample in samples:  # all is well with them; kernels are compiled
+        for sample in samples:  # samples are good before the damage; this also compiles the kernels
             sample.act(sample.path)
         outside = Path(top) / "outside"
         (outside / "victim").mkdir(parents=True)

@@ -2,10 +2,10 @@
 
     python ci/kernel_cache.py [-n 8] [-r 3]
 
-Numba's cache has crashed where several processes shared it (its issues 4807, 10128). nsxr keeps it (a warm start saves
-some 20 s), because each file is written under a temporary name and renamed, and index and code carry a stamp of the
-source. This program shows that it holds: all commands must end well with the same pixels. Also prints the seconds
-of a first and of a warm command.
+Numba's cache has crashed when several processes shared it (issues 4807 and 10128 of numba). nsxr uses the cache,
+because a warm start saves some 20 s, because each file is written under a temporary name and renamed, and because index
+and code have a stamp of the source. This program tests it: all commands must succeed with the same pixels. It also
+prints the seconds of a first and of a warm command.
 """
 
 import hashlib

@@ -28,7 +28,7 @@ COLUMNS, INTEGRATIONS = 64, 5
 
 
 def spectrum(rng: np.random.Generator, integrations: int | None = None, **attrs: object) -> xr.Dataset:
-    """Return a simulated spectrum or series: a slope with a line, two missing samples, no wavelength at the ends."""
+    """Return a simulated spectrum or time series: a slope with a line, two missing samples, ends without wavelength."""
     dims = ("dispersion",) if integrations is None else ("integration", "dispersion")
     shape = (COLUMNS,) if integrations is None else (integrations, COLUMNS)
     x = np.arange(COLUMNS)
@@ -67,7 +67,7 @@ def spectrum(rng: np.random.Generator, integrations: int | None = None, **attrs:
 
 
 def variables_of(variances: dict[str, np.ndarray], scale: float, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return variances scaled, in the shape of the flux."""
+    """Return scaled variances in the shape of the flux."""
     return {part: np.broadcast_to(scale**2 * values, shape).copy() for part, values in variances.items()}
 
 

@@ -1,11 +1,12 @@
-"""Real nods of one source: how well their spectra agree within their errors.
+"""Measure how well the spectra of real nods of one source agree within their errors.
 
     python ci/nods.py FOLDER
 
-``FOLDER`` has the real products (``mos_jw02565``, ``mos_jw04233``), as NSXR_REAL_DATA. For each pair of nods chi square
-per pixel, without emission lines: as they are; with a constant factor between them, since nods lose different parts of
-the light at the slit; with a factor that is a cubic in wavelength. Methods: the observatory's box with the variances
-that are stored; nsxr, box and profile. And the stored spectrum beside the sum of the stored resampled slit.
+``FOLDER`` has the real products (``mos_jw02565``, ``mos_jw04233``), as NSXR_REAL_DATA. The table shows chi square per
+pixel for each pair of nods, without emission lines: for the spectra as they are; with a constant factor between them,
+since nods lose different parts of the light at the slit; and with a factor that is a cubic in wavelength. Methods: the
+box of jwst with the stored variances; nsxr with box and with profile. The stored spectrum is also compared with the sum
+of the stored resampled slit.
 """
 
 from itertools import combinations
@@ -21,11 +22,11 @@ from scipy.ndimage import maximum_filter1d, median_filter
 import nsxr
 
 PARTS = ("poisson", "rnoise", "flat")
-HALF = 2.5  # rows, of the observatory's box around the fitted trace
+HALF = 2.5  # rows, half width of the box of jwst around the fitted trace
 
 
 class Sampled(NamedTuple):
-    """A spectrum in the order of wavelengths."""
+    """A spectrum sorted by wavelength."""
 
     wavelength: np.ndarray
     flux: np.ndarray
@@ -34,7 +35,7 @@ class Sampled(NamedTuple):
 
 
 def sampled(spectrum: xr.Dataset) -> Sampled:
-    """Return wavelength, flux, variance, and where they can be used."""
+    """Return wavelength, flux, variance, and which pixels can be used."""
     wavelength = spectrum["wavelength"].values.astype(float)
     flux = spectrum["flux"].values
     variance = sum(spectrum[f"flux_var_{part}"].values for part in PARTS)
@@ -44,7 +45,7 @@ def sampled(spectrum: xr.Dataset) -> Sampled:
 
 
 def agreement(one: Sampled, other: Sampled, terms: int) -> tuple[int, float, float]:
-    """Return pixels, chi square per pixel, and the median factor; ``terms`` of a polynomial are the factor."""
+    """Return number of pixels, chi square per pixel, and median factor, a polynomial with ``terms`` coefficients."""
     at = np.clip(np.searchsorted(other.wavelength, one.wavelength) - 1, 0, other.wavelength.size - 2)
     part = (one.wavelength - other.wavelength[at]) / (other.wavelength[at + 1] - other.wavelength[at])
     flux = (1 - part) * other.flux[at] + part * other.flux[at + 1]
@@ -94,7 +95,7 @@ def stored_spectrum(folder: Path) -> float:
 
 
 def main() -> None:
-    """Print what was found."""
+    """Print the tables."""
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

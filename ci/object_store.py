@@ -1,14 +1,14 @@
-"""Full-size check of reading from an object store: bytes, requests and seconds, from a local S3 server.
+"""Check reading from an object store at full size: bytes, requests and seconds, from a local S3 server.
 
     python ci/object_store.py [--readout NRSIRS2RAPID] [--groups 20] [--directory FOLDER]
 
-Simulates a full-frame exposure with its references, puts all of it on moto's S3 server (in a process of its own, on
-this machine, nothing else is contacted), and then opens the exposure, reads one amplifier of one group, reads one
-amplifier of all groups, and calibrates. For each of these it prints how many requests the server answered, how many
-bytes it sent, how many bytes the pixels asked for have, and the seconds taken, beside the seconds from local files.
-Fails if a band costs more than 1.3 times its bytes, if opening reads 200 kB or more, or if results differ from those
-of the local files. The server copies the whole object to answer each request, so that the seconds are moto's rather
-than those of a store, and grow with the size of the file. Needs the extra "test", 4 GB of memory and 1.5 GB of disk;
+Simulates a full-frame exposure with its references, and puts all files on moto's S3 server, which runs in a process on
+this computer. No other server is contacted. Then the program opens the exposure, reads one amplifier of one group,
+reads one amplifier of all groups, and calibrates. For each of these it prints how many requests the server answered,
+how many bytes it sent, the size of the requested pixels in bytes, the seconds, and the seconds with local files. Fails
+if reading an amplifier takes more than 1.3 times its bytes, if opening reads 200 kB or more, or if results differ from
+those of the local files. The server copies the whole object to answer each request. So the seconds are those of moto,
+not of a real store, and grow with the size of the file. Needs the extra "test", 4 GB of memory and 1.5 GB of disk;
 takes a minute or two.
 """
 
@@ -36,7 +36,7 @@ BAND_LIMIT = 1.3
 
 
 def serve(address: Any, requests: Any, sent: Any) -> None:
-    """Answer as S3 does until killed; count requests and the bytes of their bodies."""
+    """Answer requests like S3 until killed; count requests and the bytes sent."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     application = DomainDispatcherApplication(create_backend_app)
 
@@ -53,14 +53,14 @@ def serve(address: Any, requests: Any, sent: Any) -> None:
 
 
 class Table:
-    """One line for each thing done from the store and from local files."""
+    """One line for each operation, with the store and with local files."""
 
     def __init__(self, requests: Any, sent: Any) -> None:
         self.requests, self.sent = requests, sent
         print(f"{'':<34}{'requests':>9}{'MB sent':>10}{'MB asked':>10}{'seconds':>9}{'local':>8}")
 
     def line(self, name: str, asked: int, remote: Callable[[], Any], local: Callable[[], Any]) -> tuple[Any, Any, int]:
-        """Do it both ways; return both results and the bytes sent."""
+        """Do the operation both ways; return both results and the bytes sent."""
         self.requests.value = self.sent.value = 0
         started = time.perf_counter()
         far = remote()
@@ -73,7 +73,7 @@ class Table:
 
 
 def main() -> int:
-    """Run it all; return the exit status."""
+    """Run the check; return the exit status."""
     parser = make_parser(__doc__)
     parser.add_argument("--readout", default="NRSIRS2RAPID", choices=["NRSIRS2RAPID", "NRSRAPID"])
     parser.add_argument("--groups", type=int, default=20)
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def check(made: Any, options: dict[str, Any], table: Table) -> int:
-    """Compare the store with local files; return 0 if all is well."""
+    """Compare the store with local files; return 0 if there is no problem."""
     system = fsspec.filesystem("s3", **options)
     system.mkdir("bucket")
     raw = made.uncal[0]

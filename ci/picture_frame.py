@@ -1,19 +1,20 @@
-"""How well the picture frame is taken out, and that nothing is put in where there is none.
+"""Measure how well the picture frame is subtracted, and that darks without the pattern do not change.
 
     python ci/picture_frame.py [--seeds 1000] [TABLE...]
 
 ``pattern``: full-frame NRSRAPID darks of 8 groups with all kinds of correlated noise, some columns at both ends, and a
-pattern of 0.2, 0.5 and 2 electrons. For no correction, medians of centre and edges, the fit with the true template,
-and the fit with one built from 24 other darks of the same kind: rms over groups of the strength of the pattern that
-is left, over that injected, both relative to the mean over the integration. ``refpix`` says whether reference pixels
-had been subtracted before; they take out part of the pattern and leave another one, so the true template is then what
-they leave of it, got by the same steps from a dark with the pattern and without noise.
+pattern of 0.2, 0.5 and 2 electrons. Methods: no correction; medians of centre and edges; the fit with the true
+template; and the fit with a template built from 24 other darks of the same kind. The table shows the rms over groups of
+the strength of the pattern that is left, over the rms of the injected strength, both relative to the mean over the
+integration. ``refpix`` says whether reference pixels were subtracted before. This subtracts part of the pattern and
+leaves another pattern. So the true template is then made by the same steps from a dark with the pattern and without
+noise.
 
-``stack``: rms of blocks of 64 x 64 pixels of mean rates of 1 to 64 darks with white noise and the pattern, over that
-of one; the slope against the number of darks in logarithms, -0.5 if nothing but white noise is left.
+``stack``: rms of blocks of 64 x 64 pixels of mean rates of 1 to 64 darks with white noise and the pattern, over the rms
+for one dark; and the logarithmic slope against the number of darks, -0.5 if only white noise is left.
 
-``harm``: how often, of so many darks without pattern, a fit changes anything, and how often the rms of blocks rises
-by more than its own sampling error.
+``harm``: for darks without pattern, how often a fit changes anything, and how often the rms of blocks rises by more
+than its sampling error.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ NOISE: dict[str, Any] = {"cosmic_rays": 0, "snowballs": 0}
 
 
 def dark(seed: int, strength: float, refpix: bool, quiet: bool = False) -> xr.Dataset:
-    """Return a dark after stage 1 up to the search for jumps, and all of the columns simulated."""
+    """Return a dark after stage 1 up to the jump step, with all simulated columns."""
     artifacts = replace_quiet(strength) if quiet else Artifacts(picture_frame=strength, **NOISE)
     made = small_exposure(
         readout="NRSRAPID", groups=GROUPS, columns=COLUMNS, scene="dark", seed=seed, artifacts=artifacts, rounded=False
@@ -45,12 +46,12 @@ def dark(seed: int, strength: float, refpix: bool, quiet: bool = False) -> xr.Da
 
 
 def replace_quiet(strength: float) -> Artifacts:
-    """Return amplitudes of the pattern alone."""
+    """Return amplitudes with the pattern alone."""
     return Artifacts(**{**vars(QUIET), "picture_frame": strength})
 
 
 def true_template(refpix: bool) -> xr.Dataset:
-    """Return what the steps before leave of the pattern."""
+    """Return the pattern after the steps before the correction."""
     ramps = dark(999, 50.0, refpix, quiet=True)
     values = (ramps["sci"] - ramps["sci"].mean("group"))[0].values.astype(np.float64)
     values[~np.isfinite(values)] = 0
@@ -66,7 +67,7 @@ def true_template(refpix: bool) -> xr.Dataset:
 
 
 def injected(seed: int, strength: float, refpix: bool, pattern: np.ndarray) -> np.ndarray:
-    """Return the strength of the pattern in each group: frames with it less frames without, by the same seed."""
+    """Return the strength of the pattern in each group: frames with the pattern less frames without, same seed."""
     with_it, without = (dark(seed, value, refpix)["sci"][0].values for value in (strength, 0.0))
     return project(with_it - without, pattern)
 
@@ -79,7 +80,7 @@ def project(groups: np.ndarray, pattern: np.ndarray) -> np.ndarray:
 
 
 def pattern_table(seeds: int) -> None:
-    """Print what is left of the pattern."""
+    """Print the table ``pattern``: how much of the pattern is left."""
     print("refpix  strength  none  median  fit, true template  fit, built template   correlation of built and true")
     for refpix in (False, True):
         truth = true_template(refpix)
@@ -108,13 +109,13 @@ def pattern_table(seeds: int) -> None:
 
 
 def demean(image: np.ndarray) -> np.ndarray:
-    """Return an image less the mean of each output."""
+    """Return an image less the mean of each amplifier."""
     bands = image.reshape(4, -1, image.shape[-1])
     return np.asarray((bands - bands.mean((1, 2), keepdims=True)).reshape(image.shape))
 
 
 def synthetic(random: np.random.Generator, base: xr.Dataset, pattern: np.ndarray, strength: float) -> xr.Dataset:
-    """Return ramps of white noise, levels of outputs and lines, and the pattern."""
+    """Return ramps of white noise, levels of amplifiers and lines, and the pattern."""
     shape = base["sci"].shape
     sci = 5.2 * random.standard_normal(shape, np.float32)
     sci += np.float32(strength) * random.standard_normal((*shape[:2], 1, 1), np.float32) * pattern
@@ -124,7 +125,7 @@ def synthetic(random: np.random.Generator, base: xr.Dataset, pattern: np.ndarray
 
 
 def base_of(columns: int) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return ramps without flags but for reference pixels, and the template."""
+    """Return ramps whose only flags are those of reference pixels, and the template."""
     made = small_exposure(readout="NRSRAPID", groups=GROUPS, columns=columns, scene="dark")
     mask = made.references["mask"]["dq"].values & np.uint32(PixelFlag.REFERENCE_PIXEL.value)
     sci = made.exposure["sci"]
@@ -133,7 +134,7 @@ def base_of(columns: int) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def blocks_of(ramps: xr.Dataset) -> np.ndarray:
-    """Return block means of rates, the levels of outputs and lines of columns taken off."""
+    """Return block means of rates, with the levels of amplifiers and of columns subtracted."""
     time = np.arange(GROUPS) - (GROUPS - 1) / 2
     rate = np.tensordot(time / (time**2).sum(), ramps["sci"].values[0].astype(np.float64), 1)
     bands = rate.reshape(4, 512, -1)
@@ -143,7 +144,7 @@ def blocks_of(ramps: xr.Dataset) -> np.ndarray:
 
 
 def stack_table(strength: float = 0.2) -> None:
-    """Print how the noise of mean rates falls with their number."""
+    """Print the table ``stack``: how the noise of mean rates falls with the number of darks."""
     base, template = base_of(64)
     random = np.random.default_rng(20260)
     pattern = template["sci"].values
@@ -162,7 +163,7 @@ def stack_table(strength: float = 0.2) -> None:
 
 
 def harm_table(seeds: int) -> None:
-    """Print how often something is put in where there is nothing."""
+    """Print the table ``harm``: how often darks without pattern change."""
     base, template = base_of(32)
     random = np.random.default_rng(777)
     everywhere = xr.DataArray(np.ones(base["sci"].shape[2:], bool), dims=("row", "column"))

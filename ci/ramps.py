@@ -1,22 +1,22 @@
-"""Fit ramps whose truth is known, with and without cosmic rays, by nsxr and by the peer; print one table.
+"""Fit ramps of known truth, with and without cosmic rays, by nsxr and by jwst; print one table.
 
     python ci/ramps.py [--peer FOLDER] [--rows 48] [--seed 1] [SCENE...]
 
 Scenes: ``single`` is one integration of 20 groups of 14.6 s, ``averaged`` the same with groups that are means of five
-frames, ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups, ``few`` three of 20, ``pairs``
-12 of two groups, where a hit integration has no rate. Read noise is 6 electrons for one frame, 6 % of the pixels of an
-integration are hit, with charges spread evenly in their logarithm from 10 to 3000 electrons. For each flux [electron/s]
-and method:
+frames. ``short`` has five such groups of 73 s, ``series`` 100 integrations of 10 groups, ``few`` three integrations of
+20 groups, and ``pairs`` 12 integrations of two groups, in which an integration with a cosmic ray has no rate. Read
+noise is 6 electrons for one frame. A cosmic ray hits 6 % of the pixels of an integration, with charges spread evenly in
+their logarithm from 10 to 3000 electrons. For each flux [electron/s] and method:
 
-- *deviation*: standard deviation of (rate - truth) / uncertainty, pixels without hit;
-- *over bound*: standard deviation of their rates over the Cramér-Rao bound for ramps without jumps;
-- *hit*: mean of (rate - truth) / uncertainty, pixels that are hit after the first group;
-- *found*: hits of 10-30, 30-100, 100-300 and more electrons that are flagged;
-- *false*: pixels without hit that are flagged;
-- *Msample/s* of search and fit together, processor time. Of the peer with its steps around it.
+- *deviation*: standard deviation of (rate - truth) / uncertainty, pixels without cosmic ray;
+- *over bound*: standard deviation of the rates of these pixels over the Cramér-Rao bound for ramps without jumps;
+- *hit*: mean of (rate - truth) / uncertainty, pixels with a cosmic ray after the first group;
+- *found*: share of cosmic rays of 10-30, 30-100, 100-300 and more electrons that are flagged;
+- *false*: share of pixels without cosmic ray that are flagged;
+- *Msample/s*: speed of search and fit together, in processor time. For jwst it includes the steps around them.
 
-The peer runs with its own defaults, in an environment that ``ci/peer/environment.sh`` makes; without it the rows of the
-peer are left out (``--no-peer``).
+jwst runs with its own defaults, in an environment that ``ci/peer/environment.sh`` makes. ``--no-peer`` leaves the rows
+of jwst out.
 """
 
 import time
@@ -37,12 +37,12 @@ NOISE, HIT = 6.0, 0.06
 CHARGES = (10, 30, 100, 300, 3000)
 JUMP = np.uint8(GroupFlag.JUMP_DET.value)
 METHODS = {"nsxr least squares": ("two-point", "ols"), "nsxr likelihood": ("likelihood", "likelihood")}
-PEER = {"peer default": "OLS_C", "peer likelihood": "LIKELY"}
+PEER = {"jwst default": "OLS_C", "jwst likelihood": "LIKELY"}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Sizes and times of ramps."""
+    """Sizes and times of the ramps of a scene."""
 
     integrations: int
     groups: int
@@ -63,7 +63,7 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Ramps:
-    """Samples [electron] and what hit them."""
+    """Samples [electron] and their cosmic rays."""
 
     sci: np.ndarray
     charge: np.ndarray
@@ -89,7 +89,7 @@ def simulate(scene: Scene, flux: float, shape: tuple[int, int], generator: np.ra
 
 
 def as_exposure(scene: Scene, sci: np.ndarray) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
-    """Return ramps as nsxr takes them, with references; one DN is one electron."""
+    """Return ramps as an exposure of nsxr, with references; one DN is one electron."""
     times = {"NFRAMES": scene.frames, "TFRAME": scene.group_time / scene.frames, "TGROUP": scene.group_time}
     exposure = make_exposure(sci, **FULL_FRAME, **times)
     readnoise, gain = make_noise_references(exposure, NOISE * np.sqrt(2))
@@ -97,7 +97,7 @@ def as_exposure(scene: Scene, sci: np.ndarray) -> tuple[xr.Dataset, dict[str, xr
 
 
 def run_nsxr(scene: Scene, sci: np.ndarray, method: str) -> dict[str, np.ndarray]:
-    """Return rate, variance, flags of every integration, and the seconds that it took."""
+    """Return rate, variance and flags of every integration, and the processor seconds."""
     jump, fit = METHODS[method]
     exposure, references = as_exposure(scene, sci)
     start = time.process_time()
@@ -110,7 +110,7 @@ def run_nsxr(scene: Scene, sci: np.ndarray, method: str) -> dict[str, np.ndarray
 
 
 def run_peer(scene: Scene, sci: np.ndarray, python: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return the same of the peer, by name of the method."""
+    """Return rate, variance, flags and seconds of jwst, by name of the method."""
     times = {"group_time": scene.group_time, "frame_time": scene.group_time / scene.frames}
     given = {"sci": sci, "gain": 1.0, "readnoise": NOISE * np.sqrt(2), "n_frames": scene.frames, **times}
     results = fit_by_peer(python, given)

@@ -1,9 +1,9 @@
-"""Open spectra with stdatamodels, specutils and jdaviz, and compare what each sees with the table in the file.
+"""Open spectra with stdatamodels, specutils and jdaviz, and compare their values with the table in the file.
 
 python ci/readers.py FILE...
 
-Runs in an environment with the three readers; nsxr is not needed. Fails, saying where, if one of them cannot open a
-file or sees other wavelengths, fluxes or errors.
+Runs in an environment with the three readers; nsxr is not needed. Fails if a reader cannot open a file or finds other
+wavelengths, fluxes or errors, and prints which.
 """
 
 import sys
@@ -20,7 +20,7 @@ MODELS = {"x1d": "MultiSpecModel", "x1dints": "TSOMultiSpecModel", "c1d": "Multi
 
 
 class WrongValueError(Exception):
-    """A reader sees something else than the table says."""
+    """A reader finds other values than the table has."""
 
 
 def expected(path):
@@ -67,7 +67,7 @@ def with_stdatamodels(path, spectra):
 
 
 def check_spectrum(spectrum, wanted, source_type):
-    """Compare a spectrum of specutils, which takes surface brightness for extended sources."""
+    """Compare a spectrum of specutils, which uses surface brightness for extended sources."""
     wavelength, flux, error, brightness, brightness_error = wanted
     values, errors = (flux, error) if source_type != "EXTENDED" else (brightness, brightness_error)
     same("wavelength", spectrum.spectral_axis.to_value("um"), wavelength)
@@ -85,7 +85,7 @@ def with_specutils(path, spectra):
 
 
 def with_jdaviz(path, spectra):
-    """Load into Specviz, which takes the first spectrum of several by itself."""
+    """Load into Specviz, which takes the first of several spectra without being asked."""
     viewer = Specviz()
     viewer.load(str(path))
     found = list(viewer.get_spectra().values())

@@ -1,13 +1,13 @@
-"""Calibrate the same exposures with two versions of nsxr, and list every difference between their products.
+"""Calibrate the same exposures with two versions of nsxr, and list all differences between their products.
 
     python ci/same_products.py COMMIT [-o FOLDER] [--real FOLDER] [--demo] [--only NAME]...
 
-Exposures are simulated once, by this checkout: the five configurations of ``ci/compare --short`` and, with
-``--demo``, the one of ``nsxr demo``. Real nods come from ``--real``, else NSXR_REAL_DATA. This checkout and COMMIT,
-checked out beside it with the same libraries, calibrate the raw exposures to FITS and Zarr, add one to an archive, and
-extract the nods. Pixels and tables are compared bit for bit. Extensions, variables, keywords and attributes that are in
-one version alone, or have other values, are listed. Ends with status 1 if pixels or tables differ. Products of COMMIT
-that are in FOLDER from an earlier run are used again.
+Exposures are simulated once, by this checkout: the five configurations of ``ci/compare --short`` and, with ``--demo``,
+the exposure of ``nsxr demo``. Real nods come from the folder ``--real`` or, without it, NSXR_REAL_DATA. COMMIT is
+checked out beside this checkout and runs with the same libraries. Both versions calibrate the raw exposures to FITS and
+Zarr, add one to an archive, and extract the nods. Pixels and tables are compared bit for bit. Extensions, variables,
+keywords and attributes that only one version has, or that have other values, are listed. Ends with status 1 if pixels
+or tables differ. Products of COMMIT that are in FOLDER from an earlier run are used again.
 """
 
 import json
@@ -33,13 +33,13 @@ DEMO = Configuration("demo", "NRSIRS2RAPID", "FULL", 20)
 NODS = {"mos_jw02565": "jw*_nrs?_cal.fits", "mos_jw04233": "*_phot.*.fits"}
 NEVER_THE_SAME = {"DATE", "CHECKSUM", "DATASUM", "CAL_VER", "CAL_VCS", "NSXR_VER", "NSXR_SFT"}
 NEVER_THE_SAME |= {"nsxr_manifest", "nsxr_plan"}
-"""Keywords and attributes that say when, where and by what a file was made."""
+"""Keywords and attributes that say when, where and by which software a file was made."""
 PROVENANCE = "NSXR_PROVENANCE"
-"""Extension with the versions of software, which differ, and with inputs, references and recipe, which do not."""
+"""Extension with versions of software, which may differ, and with inputs, references and recipe, which may not."""
 
 
 def run(code: Path, *arguments: object) -> None:
-    """Run the nsxr of a checkout."""
+    """Run the ``nsxr`` command of a checkout."""
     program = "import sys; sys.argv[0] = 'nsxr'; from nsxr.cli import run; run()"
     # without -P, Python would import the nsxr of the working directory, whatever PYTHONPATH says
     command = [sys.executable, "-P", "-c", program, *map(str, arguments)]
@@ -51,7 +51,7 @@ def run(code: Path, *arguments: object) -> None:
 
 
 def simulate(configuration: Configuration, folder: Path) -> Paths:
-    """Simulate an exposure with its references, unless it is there."""
+    """Simulate an exposure with its references, unless it exists already."""
     if not folder.is_dir():
         options = {
             "readout": configuration.readout,
@@ -67,7 +67,7 @@ def simulate(configuration: Configuration, folder: Path) -> Paths:
 
 
 def make(code: Path, exposures: Mapping[str, tuple[Configuration, Paths]], nods: Sequence[Path], output: Path) -> None:
-    """Make all products with the nsxr of a checkout."""
+    """Make all products with the ``nsxr`` command of a checkout."""
     for name, (configuration, paths) in exposures.items():
         settings = [part for setting in configuration.settings for part in ("--set", setting)]
         given = [paths.uncal, "--references", paths.references, *settings]
@@ -105,7 +105,7 @@ def contents(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def without_versions(value: Any) -> Any:
-    """Return an attribute without the versions of software, if it says where a product comes from."""
+    """Return an attribute; if it is the record of provenance, without the versions of software."""
     try:
         known = json.loads(value)
     except (TypeError, ValueError):

@@ -1,29 +1,31 @@
-"""Ramps that saturate, and ramps of few groups, whose truth is known: print one table of each.
+"""Fit ramps that saturate, and ramps of few groups, of known truth; print one table of each.
 
     python ci/saturation.py [--rows 24] [--seed 1] [TABLE...]
 
-``partial``: integrations of 6 groups that saturate, at a flux drawn evenly between those that reach the threshold at
-the beginning and at the end of the named group, or never; NRS averages 4 frames, NRSIRS2 5, divided on board by 4 and
-by 8. Frames are cut off at full well, 2 % above the threshold, after a response that bends by 2 to 6 %. Without hits,
-and with one of 1000 to 200 000 electrons in every ramp, at any time. For each rule about averaged groups (``off``,
-``scaled``, that of the observatory's pipeline, and ``predicted``) and fit:
+``partial``: integrations of 6 groups that saturate in the named group, or never. The flux is drawn evenly between the
+fluxes that reach the threshold at the beginning and at the end of the group. NRS averages 4 frames, NRSIRS2 5, divided
+on board by 4 and by 8. Frames are cut off at full well, 2 % above the threshold, after a response that bends by 2 to 6
+%. Ramps have no cosmic ray, or a cosmic ray of 1000 to 200 000 electrons at any time. For each rule about averaged
+groups (``off``; ``scaled``, the rule of jwst; and ``predicted``) and fit:
 
 - *bias*: mean of (rate - truth) / uncertainty in ramps with a group that is partly saturated, its mean below the
-  threshold; with hits, in those where the hit did that;
-- *worst tenth*: the same in the tenth of their fluxes, or of the times of their hits, where it is largest;
-- *missed*: ramps in which a group is used that has a frame at or above the threshold;
-- *needless*: ramps that lose a group without such frames; not the one of the hit, after which nothing is left to use;
+  threshold; with cosmic rays, in ramps in which the cosmic ray caused this;
+- *worst tenth*: the same in the tenth of the fluxes, or of the times of the cosmic rays, in which it is largest;
+- *missed*: ramps in which a group is used although a frame is at or above the threshold;
+- *needless*: ramps that lose a group without such frames; the group of the cosmic ray does not count, because no group
+  after it can be used;
 - *rates*: ramps with a rate.
 
-``reset``: ramps of 1, 2, 3 and 5 good groups of 5 frames, the next one saturated, from a level after the reset that
-scatters by 25 electrons; by least squares, by likelihood, and by likelihood with that level as a measurement. Ramps of
-one group are not suppressed:
+``reset``: ramps of 1, 2, 3 and 5 good groups of 5 frames, with the next group saturated. The level after the reset
+scatters by 25 electrons. Ramps are fitted by least squares, by likelihood, and by likelihood with the reset level as a
+measurement. Ramps of one group are not suppressed:
 
 - *deviation*: standard deviation of (rate - truth) / uncertainty;
 - *bias*: mean of (rate - truth), in standard deviations of the rate;
 - *over bound*: standard deviation of the rates over the Cramér-Rao bound;
 - *gain*: standard deviation by likelihood without the reset level over that with it;
-- *hit in group 1*: mean of (rate - truth) / uncertainty of ramps with a hit of 10 to 3000 electrons in the first group.
+- *hit in group 1*: mean of (rate - truth) / uncertainty of ramps with a cosmic ray of 10 to 3000 electrons in the first
+  group.
 """
 
 from collections.abc import Callable
@@ -54,7 +56,7 @@ WELL = (THRESHOLD - BIAS) * FULL_WELL
 
 @dataclass(frozen=True)
 class Ramps:
-    """Raw groups [DN], true rates [electron/s], times of hits as parts of the ramp, highest frames, bend."""
+    """Raw groups [DN], true rates [electron/s], times of cosmic rays as parts of the ramp, highest frames, bend."""
 
     sci: np.ndarray
     flux: np.ndarray
@@ -64,7 +66,7 @@ class Ramps:
 
 
 def simulate(pattern: str, group: int, is_hit: bool, rows: int, generator: np.random.Generator) -> Ramps:
-    """Draw ramps frame by frame that saturate in a group, counted from 1, or for 0 never."""
+    """Draw ramps frame by frame that saturate in a group, counted from 1; 0 for ramps that never saturate."""
     scene, divisor = PATTERNS[pattern]
     shape = (rows, 2048)
     end = 1 / generator.uniform(1 / group, 1 / (group - 1 + 1e-3), shape) if group else generator.uniform(8, 80, shape)
@@ -84,7 +86,7 @@ def simulate(pattern: str, group: int, is_hit: bool, rows: int, generator: np.ra
 
 
 def bend(signal: np.ndarray, curvature: np.ndarray) -> np.ndarray:
-    """Return what is measured of a linear signal; it bends until the well is full."""
+    """Return the measured signal for a linear signal; the response bends until the well is full."""
     return signal * (1 - curvature * np.minimum(signal, 1.2 * WELL) / WELL)
 
 
@@ -95,7 +97,7 @@ def straighten(signal: np.ndarray, curvature: np.ndarray) -> np.ndarray:
 
 
 def worst(values: np.ndarray, order: np.ndarray) -> float:
-    """Return the mean of a tenth of the values, by rank of another quantity, that is farthest from 0."""
+    """Return the mean that is farthest from 0 among tenths of the values, sorted by another quantity."""
     parts = np.array_split(values[np.argsort(order)], 10)
     means = [float(np.nanmean(part)) for part in parts if np.isfinite(part).sum() > 100]
     return max(means, key=abs, default=np.nan)
@@ -156,7 +158,7 @@ def of_partial(rows: int, generator: np.random.Generator) -> None:
 
 
 def given_up(pattern: str, sci: np.ndarray, parameters: dict[str, Any]) -> np.ndarray:
-    """Return the group flags that a rule sets, of pixels as if they had no neighbours."""
+    """Return the group flags that a rule sets, for pixels without neighbours."""
     raw = sci
     if pattern == "NRSIRS2":
         rows = irs2_layout("NRS1").science_rows_raw
@@ -227,7 +229,7 @@ def bound(scene: Scene, good: int, flux: float, reset: float | None) -> float:
     times = np.arange(1, good * scene.frames + 1) * scene.group_time / scene.frames
     means = np.kron(np.eye(good), np.full(scene.frames, 1 / scene.frames))
     matrix = means @ (flux * np.minimum.outer(times, times) + NOISE**2 * np.eye(times.size)) @ means.T
-    if reset is None:  # the differences alone
+    if reset is None:  # only the differences are measurements
         steps = np.diff(np.eye(good), axis=0)
         means, matrix = steps @ means, steps @ matrix @ steps.T
     else:

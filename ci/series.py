@@ -1,10 +1,10 @@
-"""Calibrate bright-object series of any length, and show that memory does not grow with them.
+"""Calibrate bright-object time series of any length, and show that memory does not grow with the length.
 
     python ci/series.py [--small] [-o DIR]
 
-Simulates, in segments, 155 integrations of 70 groups of 32 x 2048, and SUB512 of 5 groups with 1000, 3000 and 10000
-integrations; builds the graph of each, and runs the whole command. Prints integrations, seconds to build the
-graph, seconds and peak memory of the command. ``--small`` takes a hundredth of the integrations.
+Simulates time series in segments: 155 integrations of 70 groups of 32 x 2048, and SUB512 of 5 groups with 1000, 3000
+and 10000 integrations. Builds the graph of each, and runs the whole command. Prints integrations, seconds to build the
+graph, and seconds and peak memory of the command. ``--small`` takes a hundredth of the integrations.
 """
 
 import shutil
@@ -20,7 +20,7 @@ import nsxr.errors
 
 
 def simulate(folder: Path, subarray: str, groups: int, integrations: int, segments: int) -> None:
-    """Simulate a series with its references."""
+    """Simulate a time series with its references."""
     options = {"subarray": subarray, "groups": groups, "integrations": integrations, "segments": segments}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     subprocess.run([NSXR, "simulate", "-o", str(folder), *words], check=True, stdout=subprocess.DEVNULL)
@@ -28,7 +28,7 @@ def simulate(folder: Path, subarray: str, groups: int, integrations: int, segmen
 
 def measure_series(folder: Path, files: list[Path], output: Path) -> None:
     """Build the graph, run the command, and print a row of the table."""
-    warnings.simplefilter("ignore", nsxr.errors.DegradedResultWarning)  # parts of a series are asked for
+    warnings.simplefilter("ignore", nsxr.errors.DegradedResultWarning)  # only parts of a time series are opened
     start = time.perf_counter()
     exposure = nsxr.open_exposure(files)
     opened = time.perf_counter()
@@ -43,7 +43,7 @@ def measure_series(folder: Path, files: list[Path], output: Path) -> None:
 
 
 def main() -> None:
-    """Run all series."""
+    """Run all time series."""
     parser = make_parser(__doc__)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("-o", "--output", type=Path, help="folder for the exposures; default: a temporary one")

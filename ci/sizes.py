@@ -1,9 +1,9 @@
-"""List files and functions of nsxr that are too long to read in one go; ends with status 1 if there are any.
+"""List files and functions of nsxr that are too long; ends with status 1 if there are any.
 
     python ci/sizes.py
 
-A file may have 400 lines, a function 80 lines of code without its docstring. Lists of more than
-40 lines are tables, which do not count.
+A file may have 400 lines. A function may have 80 lines of code without its docstring. Lists of more than 40 lines are
+tables, which do not count.
 """
 
 import ast
@@ -30,7 +30,7 @@ def n_lines(node: ast.expr | ast.stmt) -> int:
 
 
 def too_long(path: Path) -> Iterator[str]:
-    """Yield a line for the file, if it is too long, and for each of its functions that is."""
+    """Yield a line for a file that is too long, and for each of its functions that is too long."""
     text = path.read_text()
     name = path.relative_to(PACKAGE.parent)
     if (length := text.count("\n")) > FILE:
@@ -41,7 +41,7 @@ def too_long(path: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what is too long."""
+    """Print the files and functions that are too long."""
     found = [line for path in sorted(PACKAGE.rglob("*.py")) for line in too_long(path)]
     print("\n".join(found) or "no file and no function of nsxr is too long")
     return 1 if found else 0

@@ -1,17 +1,17 @@
-"""Scenes in slits with known truth: neighbours, extended sources, subtracted nods, tilted slits, sky, closed shutters.
+"""Extract slits of known truth: neighbours, extended sources, subtracted nods, tilted slits, sky, closed shutters.
 
     python ci/slit_scenes.py [--seed 1000] [--seeds 3] [--short]
 
 Every combination of signal to noise (10, 45, 150), source (point, extended with a FWHM of 4 rows, a point with a
 neighbour 3 to 10 rows away of 0.1 to 3 times its light), other nods subtracted (0, 1, 2), slope of the trace, sky
-(none, or in the open shutters: still in the cut-out without subtracted nods, its noise with them), and shutters
-(three open, or one of them closed). Where nods were subtracted, neighbours are 1.5 rows or more from them. The nod
-changes from seed to seed. ``--short`` takes one signal to noise and one slope.
+(none, or in the open shutters; if nods are subtracted, only the noise of the sky is left in the cut-out), and shutters
+(three open, or one of them closed). Neighbours are 1.5 rows or more from subtracted nods. The nod changes from seed to
+seed. ``--short`` takes one signal to noise and one slope.
 
-For each scene: flux over truth in the aperture, mean and the one furthest from one; rms error of the position;
-scatter between neighbouring columns over the claimed deviation. What is off (flux by 3 %, by 5 % beside a neighbour
-as bright or brighter, and two standard deviations of the sum over all columns; position by 0.1 row; scatter outside
-0.9 to 1.1) is marked, and counted at the end.
+For each scene: flux over truth in the aperture, mean value and the value farthest from one; rms error of the position;
+scatter between neighbouring columns over the claimed deviation. A scene is marked as off, and counted at the end, if
+its flux is off by 3 % (by 5 % beside a neighbour as bright or brighter) and by two standard deviations of the sum over
+all columns, if its position is off by 0.1 row, or if its scatter is outside 0.9 to 1.1.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ BRIGHTNESS = (0.1, 0.3, 1.0, 3.0)
 
 
 class Found(NamedTuple):
-    """What came out of one cut-out."""
+    """Results of one cut-out."""
 
     flux: float
     noise: float
@@ -52,7 +52,7 @@ def extracted(keywords: dict[str, Any]) -> Found:
     pull = np.where(kept, (spectrum["flux"].values - within) / deviation, np.nan)
     scatter = np.sqrt(np.nanmean(np.diff(pull) ** 2) / 2)
     centroid = (truth["profile"] * truth["row"]).sum("row")
-    wanted = truth["trace"] if keywords["source_type"] == "EXTENDED" else centroid  # shutters cut the light
+    wanted = truth["trace"] if keywords["source_type"] == "EXTENDED" else centroid  # shutters block part of the light
     position = float((model["trace"] - wanted).mean())
     return Found(float(flux), float(noise), position, float(scatter), int(model["neighbours"]))
 
@@ -69,7 +69,7 @@ def realizations(scene: dict[str, Any], closed: bool, seed: int, seeds: int) -> 
         if keywords.pop("kind") == "two":
             at = -nod * PITCH
             places = [d for d in np.arange(-10.0, 10.1, 0.5) if abs(d) >= 3 and is_open(at + d, shutters)]
-            if scene["negative_nods"]:  # on a subtracted nod a neighbour cannot be told from it
+            if scene["negative_nods"]:  # a neighbour cannot be distinguished from a subtracted nod at the same place
                 places = [d for d in places if min(abs(abs(d) - n * PITCH) for n in (1, 2)) > 1.5]
             neighbour = float(BRIGHTNESS[number % len(BRIGHTNESS)])
             keywords |= {"neighbour": neighbour, "neighbour_distance": float(random.choice(places))}
@@ -77,7 +77,7 @@ def realizations(scene: dict[str, Any], closed: bool, seed: int, seeds: int) -> 
 
 
 def is_open(row: float, shutters: str) -> bool:
-    """Whether a place, in rows from the middle of the slit, is behind an open shutter."""
+    """Return whether a position, in rows from the middle of the slit, is behind an open shutter."""
     number = int(np.clip(np.rint(-row / PITCH), -1, 1)) + 1
     return abs(row) < PITCH + 2.0 and shutters[number] != "0"
 

@@ -1,22 +1,23 @@
-"""Large cosmic-ray events whose truth is known, calibrated by nsxr and by the peer; print one table.
+"""Flag and fit snowballs of known truth, by nsxr and by jwst; print one table.
 
     python ci/snowballs.py [--peer FOLDER] [--size 1024] [--seed 1] [SCENE...]
 
-One integration of 20 groups of 14.6 s, 0.05 electron/s, 6 electrons of noise a frame, cosmic rays in 6 % of the
-pixels, and one event in 20 000 pixels: cores of 2 to 12 pixels (power law), a fifth of them centred at most 30 pixels
-inside or 15 outside of an edge. Scenes are shapes of the halo, 2500 electrons beside the core: ``exponential``,
-``gaussian``, ``power`` (fourth power), ``disc`` (an exponential that ends at four radii), and ``release``, which gives
-off another tenth of its charge later, with an e-folding time of two groups. For each method:
+An exposure has one integration of 20 groups of 14.6 s, 0.05 electron/s, 6 electrons of noise a frame, cosmic rays in 6
+% of the pixels, and one snowball in 20 000 pixels. Cores have 2 to 12 pixels (power law). A fifth of them are centred
+at most 30 pixels inside or 15 pixels outside an edge. Scenes are shapes of the halo, with 2500 electrons beside the
+core: ``exponential``, ``gaussian``, ``power`` (fourth power), ``disc`` (an exponential that ends at four radii), and
+``release``, which releases another tenth of its charge later, with an e-folding time of two groups. For each method:
 
-- *found*: events with cores of at least 2.5 pixels of which 95 % of the pixels that shift by more than half a
-  standard deviation are flagged; those with a pixel that saturates, and those of whose core nothing is seen;
-- *halo*: mean of (rate - truth) / uncertainty, pixels that do not saturate from the core to where charge shifts a
+- *found*: snowballs with cores of at least 2.5 pixels in which 95 % of the pixels that shift by more than half a
+  standard deviation are flagged; counted for snowballs with a saturated pixel, and for those whose core is outside the
+  detector;
+- *halo*: mean of (rate - truth) / uncertainty, of pixels that do not saturate, from the core to where charge shifts a
   rate by 0.1;
-- *needless*: samples that the step flags beyond that, per event, and in parts of all samples at the usual rate of one
-  event in 20 s and detector;
-- *border*: harmonic mean of the variances from read noise in the outer 25 pixels, over the one with those samples
+- *needless*: samples that the step flags farther out, for each snowball, and as a share of all samples at the usual
+  rate of one snowball in 20 s on a detector;
+- *border*: harmonic mean of the variances from read noise in the outer 25 pixels, over the same with only those samples
   flagged that shift by more than 0.1 standard deviations;
-- *seconds* of processor time of the step (peer: with the jumps).
+- *seconds* of processor time of the step (jwst: with the jumps).
 """
 
 import time
@@ -54,7 +55,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
 
 @dataclass(frozen=True)
 class Frames:
-    """Samples (group, row, column) [electron], charge of large events by group, and the events."""
+    """Samples (group, row, column) [electron], charge of snowballs by group, and the snowballs."""
 
     sci: np.ndarray
     charge: np.ndarray
@@ -80,7 +81,7 @@ def simulate(name: str, size: int, generator: np.random.Generator) -> Frames:
                 share = 0.1 * (np.exp(-(later - group - 1) / 2) - np.exp(-(later - group) / 2))
                 charge[later] += generator.poisson(share * BRIGHT * SHAPES[name](np.maximum(distance, radius), radius))
         events.append((group, float(place[0]), float(place[1]), radius))
-    charge[:, :4] = charge[:, :, :4] = 0  # reference pixels; the other two edges are those of light
+    charge[:, :4] = charge[:, :, :4] = 0  # reference pixels; light reaches the other two edges
     sci = np.empty_like(charge)
     total = np.zeros((size, size))
     for group in range(SCENE.groups):
@@ -99,7 +100,7 @@ def saturated(sci: np.ndarray) -> np.ndarray:
 
 
 def run_nsxr(frames: Frames, method: str) -> dict[str, Any]:
-    """Return rate, variances, flags, and the seconds that the step took."""
+    """Return rate, variances, flags, and the processor seconds of the step."""
     exposure, references = as_exposure(SCENE, frames.sci[None])
     exposure["groupdq"] = exposure["groupdq"].copy(data=saturated(frames.sci)[None])
     given = references["readnoise"], references["gain"]
@@ -116,7 +117,7 @@ def run_nsxr(frames: Frames, method: str) -> dict[str, Any]:
 
 
 def run_peer(frames: Frames, python: Path, snowballs: bool) -> dict[str, Any]:
-    """Return the same of the peer's default fit; rates and variances are those of its flags."""
+    """Return the same for jwst and its default fit; variances by read noise come from nsxr with the flags of jwst."""
     exposure, references = as_exposure(SCENE, frames.sci[None])
     numbers = {"gain": 1.0, "readnoise": NOISE * np.sqrt(2), "n_frames": 1}
     numbers |= {"group_time": SCENE.group_time, "frame_time": SCENE.group_time}
@@ -136,7 +137,7 @@ def _fit(flagged: xr.Dataset, references: dict[str, xr.Dataset]) -> dict[str, np
 
 
 def shift(frames: Frames) -> np.ndarray:
-    """Return by how much the charge of large events shifts the rate, by group of arrival [standard deviations]."""
+    """Return by how much the charge of snowballs shifts the rate, by group of arrival [standard deviations]."""
     limits = np.array([np.inf] + [smallest_charge(g, SCENE.groups, 0.1) for g in range(1, SCENE.groups)])
     return 0.1 * frames.charge / (limits[:, None, None] * NOISE * np.sqrt(2)).astype(np.float32)
 
@@ -185,10 +186,10 @@ def main() -> None:
         frames = simulate(name, arguments.size, generator)
         results = {}
         if python is not None:
-            results |= {f"peer {w}": run_peer(frames, python, w == "on") for w in ("off", "on")}
+            results |= {f"jwst {w}": run_peer(frames, python, w == "on") for w in ("off", "on")}
         results |= {method: run_nsxr(frames, method) for method in METHODS}
         for method, found in results.items():
-            plain = results["peer off" if method.startswith("peer") else "nsxr off"]
+            plain = results["jwst off" if method.startswith("jwst") else "nsxr off"]
             write_row(name, method, *cells(frames, plain, results["truth"], found))
 
 

@@ -1,19 +1,20 @@
-"""Spectra with known truth: what bad pixels, backgrounds, outliers and positions do to fluxes and to their errors.
+"""Measure how bad pixels, backgrounds, outliers and positions change fluxes and errors of spectra of known truth.
 
     python ci/spectra.py [--peer FOLDER] [--seed 1000] [--seeds 40] [TABLE...]
 
 Undersampled, tilted traces (FWHM 1.8 pixels) with 1.2 % bad pixels, or clusters of 2 to 3 rows by 2 columns, smooth
 and with lines (``nsxr.simulate.simulate_trace``). Tables:
 
-- *divots*: nsxr; nothing, a box that leaves missing pixels out; pixels replaced by the steps of the observatory's
-  pipeline, run in an environment of its own (``mingrad``, ``fit_profile``, ``trace_model``), before the same box; least
-  squares with the true profile, variances and pixels (oracle). Errors are those of columns with a bad pixel within 1.6
-  rows of the trace that nsxr does not flag, or of all of them; *pull* is the scatter over the claimed deviation.
-- *limits*: signal to noise over the limit of Cramer and Rao, and the position.
-- *nods*: what fitting nods together is worth.
+- *divots*: nsxr; a box that leaves missing pixels out (nothing); pixels replaced by the algorithms of jwst
+  (``mingrad``, ``fit_profile``, ``trace_model``), run in an environment of its own, before the same box; least squares
+  with the true profile, variances and pixels (oracle). Errors are those of columns with a bad pixel within 1.6 rows of
+  the trace: of the columns that nsxr does not flag, and of all of them. *pull* is the scatter over the claimed
+  deviation.
+- *limits*: signal to noise over the Cramér-Rao limit, and errors of the position.
+- *nods*: errors with nods fitted together and one by one.
 - *backgrounds*: scatter over claimed deviation of pixels after one, two and four backgrounds were subtracted, and of
   the mean of four exposures that had the same background subtracted.
-- *outliers*: which are found in one, two, three and six exposures, and what is flagged for nothing.
+- *outliers*: which outliers are found in one, two, three and six exposures, and how many good pixels are flagged.
 """
 
 import time
@@ -39,7 +40,7 @@ def deviation(spectrum: xr.Dataset) -> np.ndarray:
 
 
 def box(slit: xr.Dataset, model: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum over the aperture of pixels that are there, and its deviation."""
+    """Return the sum of usable pixels over the aperture, and its standard deviation."""
     there = ((slit["dq"] & np.uint32(1)) == 0) & np.isfinite(slit["sci"])
     weight = model["aperture"].where(there, 0.0)
     flux = (weight * slit["sci"].where(there, 0.0)).sum("row")
@@ -48,7 +49,7 @@ def box(slit: xr.Dataset, model: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def oracle(slit: xr.Dataset, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least-squares flux with the true profile and variances, and its deviation."""
+    """Return the least-squares flux with the true profile and variances, and its standard deviation."""
     good = ~truth["is_bad"] & np.isfinite(slit["sci"])
     weight = (truth["profile"] / truth["variance"]).where(good, 0.0)
     precision = (weight * truth["profile"]).sum("row")
@@ -57,7 +58,7 @@ def oracle(slit: xr.Dataset, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarray]
 
 
 def without_values(slit: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
-    """Return the slit as the observatory's pipeline has it after stage 2: bad pixels are NaN."""
+    """Return the slit as after stage 2 of jwst: bad pixels are NaN."""
     names = ("sci", "var_poisson", "var_rnoise")
     return slit.assign({name: slit[name].where(~truth["is_bad"]).assign_attrs(slit[name].attrs) for name in names})
 
@@ -67,7 +68,7 @@ IMAGES = ("sci", "dq", "var_poisson", "var_rnoise")
 
 
 def replaced_by_peer(python: Path, pairs: Sequence[Pair]) -> dict[str, tuple[list[xr.Dataset], float]]:
-    """Return the slits with their pixels replaced by each of the peer's algorithms, and seconds for a slit."""
+    """Return the slits with their pixels replaced by each algorithm of jwst, and seconds for a slit."""
     holed = [without_values(slit, truth) for slit, truth in pairs]
     stacks = {name: np.stack([slit[name].values for slit in holed]) for name in IMAGES}
     stacks["inside"] = np.stack([np.isfinite(slit["wavelength"].values) for slit in holed])
@@ -112,7 +113,7 @@ def methods(
 
 
 def divots(python: Path, seed: int, seeds: int) -> None:
-    """Print errors of columns with bad pixels, and of the others."""
+    """Print errors of columns with bad pixels, and of other columns."""
     print()
     errors = ("95 % error", "pull", "95 % error, all hit", "clean: pull", "clean: bias")
     write_head("scene", "S/N", "method", *errors, "seconds")
@@ -150,7 +151,7 @@ def divots(python: Path, seed: int, seeds: int) -> None:
 
 
 def limits(seed: int, seeds: int) -> None:
-    """Print signal to noise over the limit of Cramer and Rao, and errors of positions."""
+    """Print signal to noise over the Cramér-Rao limit, and errors of positions."""
     print()
     write_head("S/N", "S/N over limit", "position: mean, rms error", "claimed", "bias of the flux")
     for ratio in (5.0, 20.0, 45.0, 150.0):
@@ -182,7 +183,7 @@ def limits(seed: int, seeds: int) -> None:
 
 
 def nods(seed: int, seeds: int) -> None:
-    """Print what fitting nods together is worth."""
+    """Print errors with nods fitted together and one by one."""
     print()
     write_head("S/N", "fitted", "95 % error of hit columns", "pull")
     for ratio in (5.0, 11.0, 45.0):
@@ -211,7 +212,7 @@ def nods(seed: int, seeds: int) -> None:
 def backgrounds(seed: int, seeds: int) -> None:
     """Print pulls of pixels after backgrounds were subtracted, with and without their variances."""
     print()
-    write_head("backgrounds", "nsxr", "the peer's way")
+    write_head("backgrounds", "nsxr", "jwst's way")
 
     def sky(number: int) -> xr.Dataset:
         slit, _ = simulate_trace(signal_to_noise=0.1, background=100.0, bad_pixels="none", seed=number)
@@ -246,7 +247,7 @@ def backgrounds(seed: int, seeds: int) -> None:
 
 
 def outliers(seed: int, seeds: int) -> None:
-    """Print which outliers are found and what is flagged for nothing, on lines and elsewhere."""
+    """Print how many outliers are found and how many good pixels are flagged, on lines and elsewhere."""
     print()
     write_head("exposures", "S/N", "found of 7 sigma", "of 10 sigma", "flagged for nothing: lines", "elsewhere")
     for count in (1, 2, 3, 6):
@@ -262,7 +263,7 @@ def outliers(seed: int, seeds: int) -> None:
                         random = np.random.default_rng(one)
                         near = (np.abs(truth["row"] - truth["trace"]) < 2.0).values
                         hit = (random.random(near.shape) < 0.01) & near & ~truth["is_bad"].values
-                        # what has to be tolerated on undersampled flanks comes on top of the noise
+                        # the tolerance on undersampled flanks is added to the noise
                         light = (truth["flux"] * truth["profile"]).transpose(*slit["sci"].dims).values / 1e6
                         around = np.maximum(np.maximum(np.roll(light, 1, 0), np.roll(light, -1, 0)), light)
                         sci = slit["sci"].copy(deep=True)

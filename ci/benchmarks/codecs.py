@@ -3,10 +3,9 @@
     python ci/benchmarks/codecs.py [--columns 256] [--repeat 3]
 
 A full-frame IRS2 exposure (of few columns) and a time series of SUB2048 are simulated and calibrated. Every variable is
-written with each codec through Zarr into memory, in the shards and chunks that archives have, and read back;
-what was written must come back. Speeds are uncompressed megabytes per second of processor time, the best of some
-repetitions, so that other work on the machine hardly shows. The defaults in
-``nsxr/formats/zarr.py`` come from this table.
+written to memory through Zarr with each codec, in the shards and chunks of archives. It is read back and must be the
+same. Speeds are uncompressed megabytes per second of processor time, the best of some repetitions, so that other work
+on the machine hardly matters. The defaults in ``nsxr/formats/zarr.py`` come from this table.
 """
 
 import sys
@@ -55,7 +54,7 @@ CODECS["groups differenced, blosc zstd 1, bitshuffle"] = {**CODECS["blosc zstd 1
 
 
 def _contents(columns: int) -> Iterator[tuple[str, xr.DataArray, xr.DataArray]]:
-    """Yield kind, lazy variable (for its chunks) and the same in memory."""
+    """Yield kind, lazy variable (for its chunks) and the variable in memory."""
     exposures = (
         {"readout": "NRSIRS2RAPID", "subarray": "FULL", "groups": 12, "integrations": 1, "columns": columns},
         {"readout": "NRSRAPID", "subarray": "SUB2048", "groups": 10, "integrations": 30},
@@ -74,7 +73,7 @@ def _contents(columns: int) -> Iterator[tuple[str, xr.DataArray, xr.DataArray]]:
 
 
 def _differences(values: np.ndarray) -> np.ndarray:
-    """Return differences between groups, modulo 2**16, small ones of both signs as small numbers."""
+    """Return differences between groups, modulo 2**16; small differences of both signs become small numbers."""
     change = np.diff(values, axis=1, prepend=np.zeros_like(values[:, :1])).view("i2")
     return ((change << 1) ^ (change >> 15)).view("u2")
 
@@ -111,7 +110,7 @@ def _measure(lazy: xr.DataArray, values: np.ndarray, codec: dict[str, object], r
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all codecs and print the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--columns", type=int, default=256, help="columns of the full frame")
     parser.add_argument("--repeat", type=int, default=3)

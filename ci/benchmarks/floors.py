@@ -1,11 +1,11 @@
-"""Measure what this machine needs for the least work of stage 1, and print it as a table for docs/speed.md.
+"""Measure the time of the least work of stage 1 on this machine, and print a table for docs/speed.md.
 
     python ci/benchmarks/floors.py [-n 5]
 
-The least work of an exposure is: read each raw byte once and turn it into float32, transform what has to be
-transformed, look at each sample once for saturation, linearity, jumps and the fit, and write the products. The rates
-of these are measured on one core, as processor time, best of several, with the kernels of nsxr: what is
-between the floor and a run is Python's start and imports, the graph, copies, and waiting.
+The least work of an exposure is: read each raw byte once and convert it to float32; do the Fourier transforms of IRS2;
+read each sample once for saturation, linearity, jumps and the fit; and write the products. The speeds of these are
+measured on one core with the kernels of nsxr, as processor time, best of several. A run takes longer because of
+Python's start and imports, the graph, copies, and waiting.
 """
 
 import sys
@@ -40,7 +40,7 @@ EXPOSURES = {
 
 
 def best(function: Callable[[], object], turns: int) -> float:
-    """Return the least processor time of a call [s], after one that compiles."""
+    """Return the least processor time of a call [s], after a first call that compiles."""
     function()
     least = np.inf
     for _ in range(turns):
@@ -91,7 +91,7 @@ def rates(turns: int) -> dict[str, float]:
 
 
 def floors(found: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Return processor seconds of the least work of each exposure, by kind."""
+    """Return the processor seconds of the least work of each exposure, by kind of work."""
     table = {}
     for label, shape in EXPOSURES.items():
         samples = float(np.prod(shape))
@@ -99,7 +99,7 @@ def floors(found: dict[str, float]) -> dict[str, dict[str, float]]:
         kind = "1 x 20" if shape[0] == 1 else "200 x 10"
         parts = {
             "read": samples * (3200 / 2048 if is_irs2 else 1) * found["read and convert"],
-            # four outputs: there, back; the reference output: there, three times there and back, there
+            # four amplifiers: to the spectrum and back; reference output: to it, three times to it and back, to it
             "transforms": shape[1]
             * (
                 4 * (0.2 * found["rows of a frame"] + 2 * found["columns of a spectrum"] + found["rows back"])

@@ -2,9 +2,9 @@
 
     python ci/benchmarks/measure.py REPORT.json COMMAND [ARGUMENT...]
 
-This program is small on purpose: the kernel counts the memory of the process that starts a command
-as part of the command's peak, so a program that holds arrays must not start it itself. Peak memory
-is that of the command or of its largest descendant, as the kernel kept it; nothing is sampled.
+This program is small on purpose. The operating system counts the memory of the process that starts a command as part of
+the command's peak, so a program that holds arrays must not start the command itself. Peak memory is that of the command
+or of its largest descendant, as counted by the operating system. It is not sampled.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""Time nsxr beside the peer: whole commands, in turn, medians; print the table of the README.
+"""Time nsxr and jwst: whole commands, in turn; print the table of medians for the README.
 
     python ci/benchmarks/side_by_side.py [CONFIGURATION...] [-n 3] [-o DIR] [--peer FOLDER]
 
 Each configuration of ``ci/peer/configurations.py`` is simulated once. Then the programs run in turn,
-peer, nsxr, peer, nsxr, ..., each as a fresh process that starts Python, imports, reads, calibrates and
-writes both products. Before the first turn all input files are read once, so that the file cache is
-warm for both, and nsxr runs once with an empty cache of kernels: that run, which compiles them, is
-shown in a column of its own. Nothing else should run on the machine meanwhile.
+jwst, nsxr, jwst, nsxr, ..., each as a fresh process that starts Python, imports, reads, calibrates and writes both
+products. Before the first turn all input files are read once, so that the file cache is warm for both. Then nsxr runs
+once with an empty cache of kernels. This run compiles the kernels and has a column of its own. Nothing else should run
+on the machine during the measurement.
 """
 
 import json
@@ -76,8 +76,8 @@ def time_configuration(configuration: Configuration, folder: Path, python: Path,
 
 def table(results: Sequence[dict[str, object]]) -> str:
     """Return the measurements as a Markdown table: medians, and the ratio of medians."""
-    header = ("exposure (integrations x groups)", "peer", "nsxr", "faster")
-    header += ("peer memory", "nsxr memory", "share", "first nsxr run")
+    header = ("exposure (integrations x groups)", "jwst", "nsxr", "faster")
+    header += ("jwst memory", "nsxr memory", "share", "first nsxr run")
     lines = [table_head(header)]
     for result in results:
         seconds, memory = (
@@ -125,7 +125,7 @@ def main() -> None:
     sys.stdout.write(text)
     sys.stdout.write(
         f"\nMedians of {arguments.turns} runs in turn; {os.cpu_count()} processors, {platform.machine()}, "
-        f"Python {platform.python_version()}; peer jwst {version.stdout.strip()}.\n"
+        f"Python {platform.python_version()}; jwst {version.stdout.strip()}.\n"
     )
 
 

@@ -4,9 +4,9 @@
 
 One rate image is cut lazily into slitlets of unequal sizes: 25 to 40 rows by 300 to 500 columns for PRISM, 40 rows by
 2048 columns for G395H. Every slitlet is divided by a flat field that has a variance, and its spectrum is extracted.
-``tree``: a DataTree with one node for each slit. ``padded``: one Dataset with ``slit`` in front, filled up to the size
-of the largest slit. Each way runs in a process of its own, which is measured from outside: peak memory includes the
-rate image and the libraries. The padded way has no extraction with profiles: these are fitted slit by slit.
+``tree``: a DataTree with one node for each slit. ``padded``: one Dataset with ``slit`` as first dim, padded to the size
+of the largest slit. Each way runs in a process of its own, which is measured from outside, so peak memory includes the
+rate image and the libraries. The padded way has no extraction with profiles, because profiles are fitted slit by slit.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WIDTH, CENTER = 6.0, 12.0
 
 
 def rate_image(grating: str) -> xr.Dataset:
-    """Return a lazy rate image with attributes as of a real one."""
+    """Return a lazy rate image with attributes like those of a real one."""
     random, shape, dims = np.random.default_rng(1), (2048, 2048), ("row", "column")
     values = {name: random.normal(level, level / 10, shape).astype(np.float32) for name, level in LEVELS.items()}
     variables = {name: (dims, array, {"units": UNITS[name]}) for name, array in values.items()}
@@ -89,7 +89,7 @@ def divided(sci: np.ndarray, wavelength: np.ndarray, *variances: np.ndarray) -> 
 
 
 def extract(slit: xr.Dataset, kind: str) -> xr.Dataset:
-    """Return the spectrum of a slit, without what belongs to pixels."""
+    """Return the spectrum of a slit, without the variables of its pixels."""
     if kind == "box":
         return extract_box(slit, {"extract_width": WIDTH}, center=CENTER)
     return extract_spectrum(slit)[["flux", "flux_var_poisson", "flux_var_rnoise", "flux_var_flat", "dq"]]
@@ -174,7 +174,7 @@ def run(way: str, number: int, grating: str, kind: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run both ways and print what they took."""
+    """Run both ways and print their times, tasks and memory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--slits", type=int, default=200)
     parser.add_argument("--grating", choices=sorted(SIZES), default="PRISM")

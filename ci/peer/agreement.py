@@ -17,17 +17,17 @@ TOLERANCE = 0.02
 
 
 def good_pixels(pair: Pair) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the mask of pixels that both call usable, and why the others are not, counted once each."""
+    """Return the mask of pixels that both programs call usable; count the other pixels once each, by reason."""
     reasons: dict[str, int] = {}
     good = np.ones(pair.peer.sci.shape, dtype=bool)
     bad = [(product.dq & PixelFlag.DO_NOT_USE) != 0 for product in (pair.peer, pair.ours)]
     causes = (
         ("DO_NOT_USE in both", bad[0] & bad[1]),
-        ("DO_NOT_USE in peer only", bad[0]),
+        ("DO_NOT_USE in jwst only", bad[0]),
         ("DO_NOT_USE in nsxr only", bad[1]),
-        ("not finite in peer", ~np.isfinite(pair.peer.sci)),
+        ("not finite in jwst", ~np.isfinite(pair.peer.sci)),
         ("not finite in nsxr", ~np.isfinite(pair.ours.sci)),
-        ("no uncertainty in peer", ~(pair.peer.err > 0)),
+        ("no uncertainty in jwst", ~(pair.peer.err > 0)),
         ("no uncertainty in nsxr", ~(pair.ours.err > 0)),
     )
     for name, mask in causes:
@@ -59,7 +59,7 @@ def _ratios(ours: np.ndarray, peer: np.ndarray) -> dict[str, float]:
 
 
 def _flag_differences(flags: type[IntFlag], peer: np.ndarray, ours: np.ndarray) -> dict[str, dict[str, int]]:
-    """Count, for every bit set anywhere, pixels with the bit in both, in one and in the other."""
+    """Count, for every bit set anywhere, pixels with the bit in both programs, in jwst only and in nsxr only."""
     seen = int(np.bitwise_or.reduce(peer, axis=None) | np.bitwise_or.reduce(ours, axis=None))
     counts = {}
     for flag in flags:
@@ -79,12 +79,12 @@ def compare_products(pair: Pair, repairs: Sequence[Repair] = REPAIRS) -> dict[st
     Returns
     -------
     dict
-        ``slopes`` over all good pixels and ``slopes_outside_repairs`` (difference over the peer's
+        ``slopes`` over all good pixels and ``slopes_outside_repairs`` (difference over jwst's
         uncertainty), ``excluded`` and ``repairs`` (pixel counts), ``variances`` (nsxr over peer,
-        percentiles) and ``flags`` per bit.
+        percentiles) and ``flags`` for each bit.
     """
     if pair.peer.sci.shape != pair.ours.sci.shape:
-        raise ValueError(f"{pair.root}: shapes {pair.peer.sci.shape} (peer) and {pair.ours.sci.shape} (nsxr) differ")
+        raise ValueError(f"{pair.root}: shapes {pair.peer.sci.shape} (jwst) and {pair.ours.sci.shape} (nsxr) differ")
     good, excluded = good_pixels(pair)
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = (pair.ours.sci.astype(np.float64) - pair.peer.sci) / pair.peer.err
@@ -111,7 +111,7 @@ def compare_products(pair: Pair, repairs: Sequence[Repair] = REPAIRS) -> dict[st
 
 
 class _Percentile:
-    """Percentile of many magnitudes without keeping them: a histogram of 100 bins a decade."""
+    """Percentile of many magnitudes, from a histogram of 100 bins a decade, so that values are not kept."""
 
     EDGES = np.concatenate([[0.0], np.logspace(-8, 6, 1401), [np.inf]])
 
@@ -125,7 +125,7 @@ class _Percentile:
             self.largest = max(self.largest, float(values.max()))
 
     def at(self, percent: float) -> float:
-        """Upper edge of the bin where the percentile falls; 0 if that is the lowest bin."""
+        """Return the upper edge of the bin with the percentile; 0 if this is the lowest bin."""
         if not self.counts.any():
             return float("nan")
         position = int(np.searchsorted(np.cumsum(self.counts), percent / 100 * self.counts.sum()))
@@ -140,9 +140,9 @@ def _merge(total: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) ->
 
 
 def compare_steps(root: str, peer_folder: Path, our_folder: Path) -> dict[str, dict[str, object]]:
-    """Compare the saved output of every step that both have: differences [DN] and flags.
+    """Compare the saved output of every step that both programs have: differences [DN] and flags.
 
-    Values enter where both are finite and neither has DO_NOT_USE or SATURATED in that group.
+    Values are compared if both are finite and neither has DO_NOT_USE or SATURATED in the group.
     """
     results: dict[str, dict[str, object]] = {}
     unusable = np.uint8(GroupFlag.DO_NOT_USE | GroupFlag.SATURATED)
@@ -156,7 +156,7 @@ def compare_steps(root: str, peer_folder: Path, our_folder: Path) -> dict[str, d
             a, b = arrays["SCI"]
             if a is None or b is None or a.shape != b.shape:
                 shapes = [None if x is None else x.shape for x in (a, b)]
-                raise ValueError(f"{root}, step {step}: shapes {shapes[0]} (peer) and {shapes[1]} (nsxr) differ")
+                raise ValueError(f"{root}, step {step}: shapes {shapes[0]} (jwst) and {shapes[1]} (nsxr) differ")
             valid = np.isfinite(a) & np.isfinite(b)
             flags = arrays["GROUPDQ"]
             if flags[0] is not None and flags[1] is not None:

@@ -1,10 +1,10 @@
-"""Compare what the peer and nsxr made of one exposure, and both with the truth.
+"""Compare the products of jwst and of nsxr for one exposure, and both with the truth.
 
     python ci/peer/compare.py PEER_DIR NSXR_DIR [--root ROOT] [--truth FILE] [--json FILE]
 
 Both folders hold ``<root>_rate.fits`` and ``<root>_rateints.fits`` and may hold the saved steps.
-Prints a table; ``--json`` keeps all numbers. Ends with status 1 if the slopes outside the documented
-repairs disagree: median other than 0, or fewer than 99.9 % within 0.02 of their uncertainty.
+Prints a table; ``--json`` stores all numbers. Ends with status 1 if the slopes outside the documented repairs disagree:
+if their median is not 0, or if fewer than 99.9 % are within 0.02 of their uncertainty.
 """
 
 import json
@@ -21,7 +21,7 @@ from truth import pulls, read_truth
 __all__ = ["compare", "is_in_agreement", "summary"]
 
 WITHIN = 0.999
-MEDIAN = 1e-3  # a median of 0, for the width of float32
+MEDIAN = 1e-3  # a smaller median counts as 0, because of the precision of float32
 
 
 def compare(peer: Path, ours: Path, root: str, truth: Path | None = None) -> dict[str, object]:
@@ -39,7 +39,7 @@ def compare(peer: Path, ours: Path, root: str, truth: Path | None = None) -> dic
 
 
 def is_in_agreement(result: dict[str, object]) -> bool:
-    """Whether slopes outside the documented repairs agree, in both products."""
+    """Return whether slopes outside the documented repairs agree, in both products."""
     for product in result["products"].values():
         slopes = product["slopes_outside_repairs"]
         if not slopes["pixels"] or abs(slopes["median"]) > MEDIAN or slopes["within_tolerance"] < WITHIN:
@@ -82,12 +82,12 @@ def summary(result: dict[str, object]) -> str:
     header = ["product", "pixels", "number", "median", f"within {TOLERANCE} sigma", "99.9 % below", "largest"]
     lines += _table(header, rows)
     for kind, product in result["products"].items():
-        lines.append(f"{kind}: excluded {product['excluded'] or 'none'}; touched by repairs {product['repairs']}")
+        lines.append(f"{kind}: excluded {product['excluded'] or 'none'}; changed by repairs {product['repairs']}")
         for name, ratios in product["variances"].items():
             if ratios:
                 low, middle, high = (ratios[key] for key in ("percentile_0.1", "median", "percentile_99.9"))
-                lines.append(f"{kind}: {name} nsxr / peer {low:.5f} {middle:.5f} {high:.5f} (0.1, 50, 99.9 %)")
-        lines.append(f"{kind}: flags that differ (+ nsxr only, - peer only): {_flag_text(product['flags'])}")
+                lines.append(f"{kind}: {name} nsxr / jwst {low:.5f} {middle:.5f} {high:.5f} (0.1, 50, 99.9 %)")
+        lines.append(f"{kind}: flags that differ (+ nsxr only, - jwst only): {_flag_text(product['flags'])}")
         lines.append("")
     if result["steps"]:
         rows = [
@@ -110,7 +110,7 @@ def summary(result: dict[str, object]) -> str:
             + [f"{x[key]:.4f}" for key in ("median", "robust_deviation") for x in (a, b)]
             for a, b in zip(both["peer"], both["nsxr"], strict=True)
         ]
-        header = ["product", "electron/s", "pixels", "median peer", "median nsxr", "deviation peer", "deviation nsxr"]
+        header = ["product", "electron/s", "pixels", "median jwst", "median nsxr", "deviation jwst", "deviation nsxr"]
         lines += _table(header, rows)
     return "\n".join(lines)
 

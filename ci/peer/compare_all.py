@@ -1,17 +1,17 @@
-"""Simulate, calibrate with the peer and with nsxr, and compare, for every configuration: one command.
+"""Simulate, calibrate with jwst and with nsxr, and compare, for every configuration.
 
     python ci/peer/compare_all.py [--short] [CONFIGURATION...] [-o DIR] [--peer FOLDER]
 
-Without names the long list is run (``configurations.py``), with ``--short`` the quick one of CI. The
-peer's environment is that of ``environment.sh``, made if it is missing. Per configuration both
-programs run twice: once as a user would, for time, peak memory and the agreement of the peer as it is,
-and once with every step saved, and with IRS2 samples nudged in the peer (see ``repairs.py``), for the
-agreement step by step and outside the documented repairs. Results go to ``DIR/comparison.md`` and
-``DIR/comparison.json``; exposures and products are removed as soon as they are compared, unless
-``--keep``. Times are of one run each; medians are the work of ``ci/benchmarks/side_by_side.py``.
+Without names the long list is run (``configurations.py``), with ``--short`` the quick list of CI. jwst runs in the
+environment of ``environment.sh``, which is made if it is missing. Both programs run twice for each configuration. The
+first run is as a user would run them, for time, peak memory and the agreement with jwst as it is. The second run saves
+every step, and nudges IRS2 samples in jwst (see ``repairs.py``), for the agreement step by step and outside the
+documented repairs. Results go to ``DIR/comparison.md`` and ``DIR/comparison.json``. Exposures and products are removed
+as soon as they are compared, unless ``--keep`` is given. Times are of one run each; ``ci/benchmarks/side_by_side.py``
+measures medians.
 
 Ends with status 1 if slopes outside the documented repairs disagree in any configuration, if a
-command fails, or if a product does not open strictly in the peer's data models.
+command fails, or if a product does not open strictly in jwst's data models.
 """
 
 import json
@@ -50,13 +50,13 @@ from products import STEPS
 
 
 def peer_seconds(log: Path) -> dict[str, float]:
-    """Return the peer's own account of its steps: the last JSON line in a log."""
+    """Return the seconds of each step that jwst reports: the last JSON line in a log."""
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"uncal"')]
     return dict(json.loads(lines[-1])["steps"]) if lines else {}
 
 
 def run_configuration(configuration: Configuration, folder: Path, python: Path) -> dict[str, object]:
-    """Do everything for one configuration, in a folder of its own; return what was found."""
+    """Simulate, calibrate and compare one configuration, in a folder of its own; return the results."""
     folder.mkdir(parents=True, exist_ok=True)
     log_command(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
     paths = Paths.find(folder / "exposure")
@@ -84,13 +84,13 @@ def run_configuration(configuration: Configuration, folder: Path, python: Path) 
 
 
 def _worst(result: dict[str, object], key: str, sign: int) -> float:
-    """Return the largest (or, for a negative sign, smallest) figure of the slopes outside repairs."""
+    """Return the largest (or, for a negative sign, smallest) value of a statistic of the slopes outside repairs."""
     slopes = [product["slopes_outside_repairs"] for product in result["products"].values()]
     return sign * max(sign * entry.get(key, float("nan")) for entry in slopes)
 
 
 def _farthest(result: dict[str, object], whose: str) -> str:
-    """Return the pull deviation farthest from 1 over the flux bins of the rate."""
+    """Return the standard deviation of pulls that is farthest from 1 among the flux bins of the rate."""
     deviations = [entry["robust_deviation"] for entry in result["pulls"].get("rate", {}).get(whose, [])]
     return f"{max(deviations, key=lambda value: abs(value - 1)):.3f}" if deviations else "-"
 
@@ -98,9 +98,9 @@ def _farthest(result: dict[str, object], whose: str) -> str:
 def overview(results: Sequence[dict[str, object]]) -> str:
     """Return one Markdown table over all configurations."""
     header = [
-        *("configuration (integrations x groups)", "peer [s]", "nsxr [s]", "ratio", "peer [GB]", "nsxr [GB]", "ratio"),
-        *("within 0.02 sigma, as is", "outside repairs", "99.9 % below [sigma]", "median", "touched by repairs"),
-        *("worst pull, peer", "worst pull, nsxr", "agrees"),
+        *("configuration (integrations x groups)", "jwst [s]", "nsxr [s]", "ratio", "jwst [GB]", "nsxr [GB]", "ratio"),
+        *("within 0.02 sigma, as is", "outside repairs", "99.9 % below [sigma]", "median", "changed by repairs"),
+        *("worst pull, jwst", "worst pull, nsxr", "agrees"),
     ]
     lines = [table_head(header)]
     for result in results:
@@ -152,12 +152,12 @@ def main() -> None:
         try:
             result = run_configuration(configuration, folder, python)
             details.append(f"## {configuration.label}\n\n{summary(result)}")
-        except Exception as error:  # the other configurations still say something
+        except Exception as error:  # go on with the other configurations
             traceback.print_exc()
             result = {"configuration": configuration.name, "label": configuration.label, "error": str(error)}
             details.append(f"## {configuration.label}\n\nfailed\n\n```\n{error}\n```\n")
         results.append(result)
-        report = f"# nsxr beside the peer\n\n{overview(results)}\n" + "\n".join(details)
+        report = f"# nsxr beside jwst\n\n{overview(results)}\n" + "\n".join(details)
         (arguments.output / "comparison.md").write_text(report, encoding="utf-8")
         (arguments.output / "comparison.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
         if not arguments.keep and "error" not in result:

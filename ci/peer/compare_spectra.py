@@ -1,8 +1,8 @@
-"""Replace pixels of simulated slits by the peer's step and by nsxr's versions of it, and compare values.
+"""Replace pixels of simulated slits by the step of jwst and by its versions in nsxr, and compare values.
 
     python ci/peer/compare_spectra.py [--peer FOLDER]
 
-Ends with status 1 if values, variances or flags differ. Other arguments are left to ``compare_all.py``.
+Ends with status 1 if values, variances or flags differ. Other arguments are ignored; ``compare_all.py`` takes them.
 """
 
 import sys
@@ -19,7 +19,7 @@ import nsxr
 from nsxr.simulate import simulate_trace
 
 TOLERANCES = {"mingrad": 1e-6, "fit_profile": 1e-3}
-"""Relative to the brightest pixel; the peer searches the scale of a profile to 1e-4."""
+"""Largest difference, relative to the brightest pixel; jwst finds the scale of a profile to 1e-4."""
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
         for number, (slit, truth) in enumerate(pairs):
             mine = nsxr.replace_pixels(without_values(slit, truth), algorithm=algorithm)
             theirs = by_peer[algorithm][0][number]
-            inside = np.isfinite(slit["wavelength"].values)  # the peer replaces pixels outside the slit, too
+            inside = np.isfinite(slit["wavelength"].values)  # jwst replaces pixels outside the slit, too
             replaced = int(((mine["dq"].values != slit["dq"].values) & inside).sum())
             worst = 0.0
             for name in IMAGES:

@@ -1,4 +1,4 @@
-"""The exposures on which nsxr and the peer are compared, and the commands that make and calibrate them."""
+"""The exposures on which nsxr and jwst are compared, and the commands that make and calibrate them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ RUN_PEER = PEER / "run_peer.py"
 
 @dataclass(frozen=True)
 class Configuration:
-    """One simulated exposure: how it is read out, and what is set apart from the defaults of both.
+    """One simulated exposure: its readout, and settings that differ from the defaults of both programs.
 
-    ``settings`` are ``step.parameter=value`` given to both programs alike.
+    ``settings`` are ``step.parameter=value``, the same for both programs.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """The configuration in words, for tables."""
+        """Return the configuration in words, for tables."""
         return f"{self.detector} {self.subarray} {self.readout} {self.integrations} x {self.groups}"
 
 
@@ -59,7 +59,7 @@ LONG = (
     Configuration("sub512-nrs1", "NRSRAPID", "SUB512", 10, 200, seed=11, scene="BOTS"),
     Configuration("sub512-nrs2", "NRSRAPID", "SUB512", 10, 200, detector="NRS2", seed=12, scene="BOTS"),
 )
-"""All that are compared before a release."""
+"""Configurations that are compared before a release."""
 
 SHORT = (
     Configuration("short-sub512s", "NRSRAPID", "SUB512S", 8, 110, seed=21, scene="BOTS"),
@@ -68,15 +68,15 @@ SHORT = (
     Configuration("short-allslits", "NRS", "ALLSLITS", 5, 2, detector="NRS2", seed=24, scene="FS"),
     Configuration("short-no-snowballs", "NRS", "ALLSLITS", 12, 2, seed=25, scene="FS", settings=NO_SNOWBALLS),
 )
-"""A quick subset: every branch of jump detection, one output, with and without reference pixels. Without
-snowballs a single pass has no repair to excuse a difference: there, flags of groups must be the same."""
+"""A quick subset: every branch of jump detection, a single amplifier, with and without reference pixels. In a single
+pass without snowballs no documented repair changes flags, so the flags of groups must be the same."""
 
 CONFIGURATIONS = {configuration.name: configuration for configuration in (*LONG, *SHORT)}
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the simulator put the parts of one exposure."""
+    """Paths of the simulated files of one exposure."""
 
     uncal: Path
     references: Path
@@ -94,7 +94,7 @@ class Paths:
 
     @property
     def root(self) -> str:
-        """File name without kind and ending."""
+        """Return the file name without kind and ending."""
         return self.uncal.name.removesuffix("_uncal.fits")
 
 
@@ -120,7 +120,7 @@ LIKE_PEER = (
     "jump.snowball_algorithm=ellipse",
     "ramp_fit.algorithm=ols",
 )
-"""What nsxr does otherwise by default."""
+"""Settings with which nsxr uses the methods of jwst; its defaults differ."""
 
 
 def nsxr_command(
@@ -131,7 +131,7 @@ def nsxr_command(
     overwrite: bool = True,
     like_peer: bool = False,
 ) -> list[str]:
-    """Return the command that calibrates an exposure with nsxr, if asked for with the methods that are the peer's."""
+    """Return the command that calibrates an exposure with nsxr; with ``like_peer``, by the methods of jwst."""
     command = [NSXR, "detector1", str(paths.uncal), "-o", str(output), "--references", str(paths.references)]
     for setting in (*(LIKE_PEER if like_peer else ()), *configuration.settings):
         command += ["--set", setting]
@@ -143,7 +143,7 @@ def nsxr_command(
 def peer_command(
     configuration: Configuration, paths: Paths, output: Path, python: Path, save_steps: bool = False
 ) -> list[str]:
-    """Return the command that calibrates an exposure with the peer; steps are saved to be compared, so it nudges."""
+    """Return the command that calibrates an exposure with jwst; with ``save_steps``, IRS2 samples are nudged too."""
     command = [str(python), str(RUN_PEER), str(paths.uncal), "-o", str(output), "--references", str(paths.references)]
     for setting in configuration.settings:
         command += ["--set", setting]

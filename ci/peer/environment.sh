@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the peer's own environment, once, and print the path of its Python.
+# Make jwst's own environment, once, and print the path of its Python.
 #
 #   ci/peer/environment.sh [FOLDER]
 #
@@ -32,7 +32,7 @@ PYTHON
 }
 
 if ! is_complete >&2; then
-  echo "making the peer's environment in $folder" >&2
+  echo "making jwst's environment in $folder" >&2
   "${PYTHON:-python3}" -m venv "$folder" >&2
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$constraints" "$(grep '^jwst==' "$constraints")" >&2

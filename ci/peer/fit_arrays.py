@@ -1,9 +1,9 @@
-"""Find jumps in ramps and fit them with the peer: arrays in, arrays out.
+"""Find jumps in ramps and fit them with jwst: arrays in, arrays out.
 
-Executed by the Python of the peer's environment; imports nothing of nsxr. The input is an ``.npz`` of ``sci``
-(integration, group, row, column) [DN], and numbers ``gain``, ``readnoise`` [DN], ``group_time``, ``frame_time`` [s],
-``n_frames``, and ``groupdq`` if flags are there already. The output has for each algorithm ``rate``, ``variance``
-(integration, row, column), ``flags`` (as ``sci``, with the jumps found before the fit) and ``seconds`` of processor
+Executed by the Python of jwst's environment; imports nothing of nsxr. The input is an ``.npz`` with ``sci``
+(integration, group, row, column) [DN], the numbers ``gain``, ``readnoise`` [DN], ``group_time``, ``frame_time`` [s] and
+``n_frames``, and ``groupdq`` if there are flags already. The output has for each algorithm ``rate``, ``variance``
+(integration, row, column), ``flags`` (like ``sci``, with the jumps found before the fit) and ``seconds`` of processor
 time.
 """
 
@@ -18,7 +18,7 @@ from offline import offline
 
 def main() -> None:
     """Run both algorithms."""
-    parser = argparse.ArgumentParser(description="Find jumps and fit ramps with the peer.")
+    parser = argparse.ArgumentParser(description="Find jumps and fit ramps with jwst.")
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--algorithms", nargs="+", default=["OLS_C", "LIKELY"])
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def describe(model: object, shape: tuple[int, ...]) -> None:
-    """Set the keywords without which the steps do not run."""
+    """Set the keywords that the steps need."""
     integrations, groups, rows, columns = shape
     model.meta.instrument.name, model.meta.instrument.detector = "NIRSPEC", "NRS1"
     model.meta.instrument.filter, model.meta.instrument.grating = "F290LP", "G395H"

@@ -1,4 +1,4 @@
-"""Let the peer run without a reference server; imported by the programs that its Python executes."""
+"""Let jwst run without a reference server; imported by the programs that its Python executes."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ __all__ = ["offline"]
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Set up an empty, serverless reference cache; enter before the peer is imported.
+    """Set up an empty reference cache without a server; enter this context before jwst is imported.
 
-    The reference library ends the interpreter when it finds neither a server nor a cache, so it gets
-    a folder with the one file that it looks for.
+    The reference library ends the interpreter if it finds neither a server nor a cache. So it gets a folder with the
+    one file that it looks for.
     """
     context = "jwst_0000.pmap"
     with TemporaryDirectory(prefix="peer-references-") as folder:

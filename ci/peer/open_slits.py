@@ -1,4 +1,4 @@
-"""Open products of slits with the observatory's data models, and compare them with the files they were made from.
+"""Open products of slits with the data models of jwst, and compare them with the files from which they were made.
 
 python ci/peer/open_slits.py WRITTEN [ORIGINAL]...   (pairs)
 """
@@ -13,7 +13,7 @@ IMAGES = ("data", "dq", "wavelength", "var_poisson", "var_rnoise", "var_flat", "
 
 
 def slits(model: object) -> list:
-    """Return the slits of a model: its parts, or itself."""
+    """Return the slits of a model; a model without slits is a slit itself."""
     for name in ("exposures", "slits"):
         if hasattr(model, name) and len(getattr(model, name)):
             return list(getattr(model, name))

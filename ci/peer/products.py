@@ -1,4 +1,4 @@
-"""Read the products and saved steps of one exposure, of the peer and of nsxr alike."""
+"""Read the products and saved steps of one exposure, made by jwst or by nsxr."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from astropy.io import fits
 __all__ = ["STEPS", "Pair", "Product", "iterate_steps", "read_product"]
 
 STEPS = ("group_scale", "dq_init", "saturation", "superbias", "refpix", "linearity", "dark_current", "jump")
-"""Steps whose output both programs can save, as ``<root>_<step>.fits``, in their order."""
+"""Steps whose output both programs can save, as ``<root>_<step>.fits``, in the order of the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def _native(data: np.ndarray) -> np.ndarray:
 
 
 def read_product(path: Path) -> Product:
-    """Read a product whole."""
+    """Read a whole product."""
     with fits.open(path, memmap=False) as hdus:
         arrays = [_native(hdus[name].data) for name in ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE")]
         return Product(hdus[0].header.copy(), *arrays)
@@ -38,7 +38,7 @@ def read_product(path: Path) -> Product:
 
 @dataclass
 class Pair:
-    """What the two programs made of one exposure: ``peer`` and ``ours``, and where their steps lie."""
+    """The products of one exposure by jwst (``peer``) and by nsxr (``ours``), and the folders of their steps."""
 
     peer: Product
     ours: Product
@@ -49,11 +49,11 @@ class Pair:
 
     @property
     def is_cube(self) -> bool:
-        """Whether the products are ``rateints``."""
+        """Return whether the products are ``rateints``."""
         return self.peer.sci.ndim == 3
 
     def group_flags(self, step: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return GROUPDQ (integration, group, row, column) of both after a step, None if not saved."""
+        """Return GROUPDQ (integration, group, row, column) of both programs after a step, None if not saved."""
         found = [self._read_flags(name, step) for name in ("peer", "ours")]
         return None if found[0] is None or found[1] is None else (found[0], found[1])
 
@@ -68,7 +68,7 @@ class Pair:
         return self._flags[key]
 
     def per_product(self, ramps: np.ndarray) -> np.ndarray:
-        """Turn a mask of ramps (integration, row, column) into one of this product's pixels."""
+        """Return a mask of this product's pixels from a mask of ramps (integration, row, column)."""
         return ramps if self.is_cube else ramps.any(axis=0)
 
 

@@ -1,15 +1,14 @@
-"""Pixels on which nsxr departs from the peer on purpose: one mask for each documented repair.
+"""Pixels in which nsxr differs from jwst on purpose: one mask for each documented repair.
 
-Agreement is reported with and without these pixels. A mask acts only in exposures where the repair can
-act. Inside those it is as narrow as the saved flags allow, which differs: "erased flags", "zero slopes"
-and "single groups" recognise the fault itself, while "sign of jumps" takes every ramp whose jump flags
-differ and "edge of subarrays" every ramp in which only the peer has a jump flag. The last two would
-also hide another disagreement about jumps; the configurations that switch snowballs off or have ten
-differences or more are there to show one.
+Agreement is reported with and without these pixels. A mask is used only for exposures in which the repair can change
+something. There it is as narrow as the saved flags allow. "erased flags", "zero slopes" and "single groups" find the
+fault itself. "sign of jumps" takes every ramp whose jump flags differ, and "edge of subarrays" every ramp in which only
+jwst has a jump flag. These two would also hide any other disagreement about jumps. The configurations without
+snowballs, and those with ten or more differences, would show such a disagreement.
 
-One repair has no mask. In IRS2 the peer takes a sample that equals its mean over groups for a missing
-one, and what that changes reaches far in time. There the peer is run with such samples nudged by
-0.001 DN (``run_peer.py --nudge-zeros``), and agreement is reported for the peer as it is beside it.
+One repair has no mask. In IRS2 exposures jwst takes a sample that equals its mean over groups for a missing sample,
+which changes many other samples in time. For these exposures jwst also runs with such samples nudged by 0.001 DN
+(``run_peer.py --nudge-zeros``). Agreement is reported with and without nudging.
 """
 
 from collections.abc import Callable
@@ -24,13 +23,13 @@ __all__ = ["REPAIRS", "Repair"]
 
 Mask = np.ndarray | None
 
-SERIES = 100  # integrations from which the peer clips across integrations instead
-SINGLE_PASS = 10  # differences from which the peer finds jumps in one pass
+SERIES = 100  # least number of integrations for which jwst clips across integrations
+SINGLE_PASS = 10  # least number of differences for which jwst finds jumps in one pass
 
 
 @dataclass(frozen=True)
 class Repair:
-    """A named repair; ``mask`` gives the pixels that it touched, or None where it cannot act."""
+    """A named repair; ``mask`` returns the pixels that it changed, or None if it cannot change any."""
 
     name: str
     reason: str
@@ -85,11 +84,11 @@ def _flagged_rows(pair: Pair) -> Mask:
 
 
 REPAIRS: tuple[Repair, ...] = (
-    Repair("edge of subarrays", "the peer measures the distance from both edges in rows", _edge_of_subarrays),
-    Repair("sign of jumps", "with few differences the peer does not see steps downwards", _sign_of_jumps),
-    Repair("erased flags", "the peer's growth of saturated cores clears earlier flags", _erased_flags),
-    Repair("zero slopes", "the peer gives 0 instead of NaN to ramps without a usable segment", _zero_slopes),
-    Repair("single groups", "the peer divides one value by the group time where no two groups adjoin", _single_groups),
-    Repair("flagged rows", "one bad reference pixel flag makes the peer overwrite a whole row", _flagged_rows),
+    Repair("edge of subarrays", "jwst measures the distance from both edges in rows", _edge_of_subarrays),
+    Repair("sign of jumps", "with few differences jwst does not see steps downwards", _sign_of_jumps),
+    Repair("erased flags", "jwst's growth of saturated cores clears earlier flags", _erased_flags),
+    Repair("zero slopes", "jwst gives 0 instead of NaN to ramps without a usable segment", _zero_slopes),
+    Repair("single groups", "jwst divides one value by the group time where no two groups adjoin", _single_groups),
+    Repair("flagged rows", "one bad reference pixel flag makes jwst overwrite a whole row", _flagged_rows),
 )
-"""In the order in which pixels are attributed to them."""
+"""Repairs in the order in which pixels are attributed to them."""

@@ -1,10 +1,11 @@
-"""Clean differences of groups by the peer's methods; its own Python runs this.
+"""Clean differences of groups by the methods of jwst; executed by the Python of jwst's environment.
 
     python run_flicker.py FOLDER
 
 ``FOLDER`` has ``frames.npy`` (frame, row, column) float32, ``mean.npy`` (row, column), ``dark.npy`` (row, column) bool,
-where no light is, and ``about.json`` with ``detector``, ``subarray`` and ``background`` (``median`` or ``none``).
-Written are the noise that each method takes away, ``<method>.npy``, and ``seconds.json``, processor time for a frame.
+True in pixels without light, and ``about.json`` with ``detector``, ``subarray`` and ``background`` (``median`` or
+``none``). The program writes the noise that each method subtracts, ``<method>.npy``, and ``seconds.json``, the
+processor time for a frame.
 """
 
 import json

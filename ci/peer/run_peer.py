@@ -1,11 +1,11 @@
-"""Run the peer's stage 1 on one NIRSpec exposure, offline, with the references of a folder.
+"""Run jwst's stage 1 on one NIRSpec exposure, offline, with the references of a folder.
 
-Executed by the Python of the peer's environment (see ``environment.sh``); imports nothing of nsxr.
+Executed by the Python of jwst's environment (see ``environment.sh``); imports nothing of nsxr.
 Prints one JSON line: wall seconds of every step, of the pipeline and of the import, peak memory,
-the references and parameters used, and the products written. The peer's own log goes to stderr.
+the references and parameters used, and the products written. jwst's own log goes to stderr.
 
-Defaults are those of the peer's code with the operational NIRSpec settings of jump detection
-(``OPERATIONAL``); any other is a matter of ``--set STEP.PARAMETER=VALUE``.
+Defaults are those of jwst's code with the operational NIRSpec settings of jump detection (``OPERATIONAL``). ``--set
+STEP.PARAMETER=VALUE`` sets other values.
 """
 
 import argparse
@@ -36,21 +36,21 @@ NEEDS = {
     "ramp_fit": ["readnoise", "gain"],
     "gain_scale": ["gain"],
 }
-"""Reference types that each step asks for; all get an override, so that no server is asked."""
+"""Reference types of each step. All get an override, so that no server is needed."""
 
 OFF = ("emicorr", "reset", "rscd", "firstframe", "lastframe", "ipc", "persistence", "charge_migration")
 """Steps for another instrument, or switched off for NIRSpec in operations."""
 
 OPERATIONAL = {"jump": {"expand_large_events": True, "min_jump_to_flag_neighbors": 30.0}}
-"""Operational parameters of NIRSpec that differ from the defaults of the code. The third, the average dark
-current of a detector, comes from the dark reference here, for both programs."""
+"""Operational parameters of NIRSpec that differ from the defaults of the code. A third one, the average dark current of
+a detector, comes from the dark reference here, for both programs."""
 
 SAVED = ("group_scale", "dq_init", "saturation", "superbias", "refpix", "linearity", "dark_current", "jump")
 """Steps whose output ``--save-steps`` writes."""
 
 
 def choose_references(folder: Path, uncal: Path) -> dict[str, str]:
-    """Return ``{type: path}`` of the references in a folder that fit an exposure, told by header."""
+    """Return ``{type: path}`` of the references in a folder that fit an exposure by their headers."""
     from astropy.io import fits
 
     science = fits.getheader(uncal)
@@ -59,7 +59,7 @@ def choose_references(folder: Path, uncal: Path) -> dict[str, str]:
         for key in ("DETECTOR", "SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"):
             found = header.get(key)
             if header["REFTYPE"] != "DARK" and key.startswith("SUB") and header.get("SUBARRAY") in ("FULL", "GENERIC"):
-                continue  # the peer cuts these to the subarray
+                continue  # jwst cuts full-frame references to the subarray
             if found not in (None, "N/A", "ANY", "GENERIC", science.get(key)):
                 return False
         pattern = header.get("READPATT")
@@ -83,12 +83,12 @@ def choose_references(folder: Path, uncal: Path) -> dict[str, str]:
         chosen[kind] = paths[0]
     for kind in ("gain", "readnoise"):
         if kind not in chosen:
-            raise SystemExit(f"no {kind} reference for {uncal.name} in {folder}; the peer cannot do without")
+            raise SystemExit(f"no {kind} reference for {uncal.name} in {folder}; jwst needs one")
     return chosen
 
 
 def with_asdf(uncal: Path, folder: Path) -> Path:
-    """Return the exposure, or a copy with an empty ASDF extension: without one the peer opens no file by name."""
+    """Return the exposure, or a copy with an empty ASDF extension, which jwst needs to open a file by name."""
     from astropy.io import fits
 
     with fits.open(uncal) as hdus:
@@ -104,7 +104,7 @@ def with_asdf(uncal: Path, folder: Path) -> Path:
 
 
 def parse_setting(text: str) -> tuple[str, str, object]:
-    """Split ``step.parameter=value``; the value is read as a Python literal where it is one."""
+    """Split ``step.parameter=value``; a value that is a Python literal is read as one."""
     name, equals, value = text.partition("=")
     step, dot, parameter = name.partition(".")
     if not (equals and dot):
@@ -133,14 +133,14 @@ def time_steps(step_classes: dict[str, type], seconds: dict[str, float]) -> None
 
 
 NUDGE = 1e-3
-"""What ``--nudge-zeros`` adds [DN]: more than the rounding of float32, less than anything that matters."""
+"""The value that ``--nudge-zeros`` adds [DN]: more than the rounding of float32, far less than the noise."""
 
 
 def nudge_zeros(step: type) -> None:
-    """Let the IRS2 reference-pixel step get no sample that equals its mean over groups.
+    """Change samples that equal their mean over groups before the IRS2 reference-pixel step gets them.
 
-    The step takes such a sample for a missing one, leaves it without its baseline and fills it in where
-    it is a reference pixel, which disturbs its neighbours in time. Nudged, it is a sample like any other.
+    The step takes such a sample for a missing one. It does not restore the baseline of the sample, and fills it in if
+    it is a reference pixel, which disturbs its neighbours in time. A nudged sample is treated like any other.
     """
     run = step.run
 
@@ -154,14 +154,14 @@ def nudge_zeros(step: type) -> None:
 
 
 def main() -> None:
-    """Run the pipeline as the command line says."""
-    parser = argparse.ArgumentParser(description="Run the peer's stage 1 offline on one NIRSpec exposure.")
+    """Run the pipeline with the options of the command line."""
+    parser = argparse.ArgumentParser(description="Run jwst's stage 1 offline on one NIRSpec exposure.")
     parser.add_argument("uncal", type=Path)
     parser.add_argument("--references", type=Path, required=True, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--save-steps", action="store_true", help="also write the output of every step")
     parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE", dest="settings")
-    parser.add_argument("--nudge-zeros", action="store_true", help="keep IRS2 samples from being taken for missing")
+    parser.add_argument("--nudge-zeros", action="store_true", help="nudge IRS2 samples that jwst takes for missing")
     parser.add_argument("--skip", action="append", default=[], metavar="STEP")
     arguments = parser.parse_args()
 

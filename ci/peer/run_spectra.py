@@ -1,12 +1,12 @@
-"""Replace missing pixels of slits by the peer's step; its own Python runs this.
+"""Replace missing pixels of slits by the step of jwst; executed by the Python of jwst's environment.
 
     python run_spectra.py FOLDER
 
 ``FOLDER/slits.npz`` has ``sci``, ``dq``, ``var_poisson``, ``var_rnoise``, ``inside`` (slit, row, column) and ``trace``
-(slit, column), the row of the source. Coordinates are exact: the peer's trace model is told where the trace is. ERR is
-the same everywhere, since the trace model takes flanks of a trace, of more error and little signal, for edges of the
-slit.
-Written are ``<algorithm>.npz`` with the first four as the step leaves them, and ``seconds``, processor time for a slit.
+(slit, column), the row of the source. Coordinates are exact: the trace model of jwst gets the true position of the
+trace. ERR is the same everywhere, since the trace model takes flanks of a trace, with larger errors and little signal,
+for edges of the slit. The program writes ``<algorithm>.npz`` with the first four arrays after the step, and
+``seconds``, the processor time for a slit.
 """
 
 import logging

@@ -14,17 +14,17 @@ FLUX_EDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 20.0)
 """Edges of the flux bins, electron/s."""
 
 FEWEST = 100
-"""Pixels below which a flux bin says nothing."""
+"""Least number of pixels of a flux bin."""
 
 _TO_SIGMA = 1.482602218505602  # standard deviation of a normal distribution over its median deviation
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What was simulated, as a product of one kind should show it.
+    """The simulated truth, in the form of a product of one kind.
 
-    ``flux`` (row, column) [electron/s] and ``rate`` in the product's shape [DN/s] are light alone,
-    ``clean`` in the product's shape says which pixels have no fault and were not disturbed.
+    ``flux`` (row, column) [electron/s] and ``rate`` in the product's shape [DN/s] are light alone. ``clean`` in the
+    product's shape is True in good pixels without cosmic rays or other disturbances.
     """
 
     flux: np.ndarray
@@ -46,20 +46,20 @@ def read_truth(path: Path, kind: str) -> Truth:
 
 
 def pulls(product: Product, truth: Truth, usable: np.ndarray) -> list[dict[str, float]]:
-    """Return mean and robust standard deviation of the pulls of a product, one entry a flux bin.
+    """Return mean and robust standard deviation of the pulls of a product, one entry for each flux bin.
 
     Parameters
     ----------
     product : Product
         ``rate`` or ``rateints`` [DN/s].
     truth : Truth
-        Of the same kind.
+        Truth of the same kind of product.
     usable : ndarray of bool
-        Pixels to use, in the product's shape: the same for both programs, or bins do not compare.
+        Pixels to use, in the product's shape. They must be the same for both programs, so that bins can be compared.
 
     Notes
     -----
-    ``pull = (rate - true rate) / err``, the same in electrons, because the gain cancels.
+    ``pull = (rate - true rate) / err``. The gain cancels.
     """
     valid = usable & truth.clean & np.isfinite(product.sci) & (product.err > 0)
     flux = np.broadcast_to(truth.flux, product.sci.shape)

@@ -1,13 +1,12 @@
-"""Open products with the peer's data models, strictly, and start the peer's next stage on them.
+"""Open products strictly with the data models of jwst, and start the next stage of jwst on them.
 
-Executed by the Python of the peer's environment; imports nothing of nsxr. Prints one JSON line per
+Executed by the Python of jwst's environment; imports nothing of nsxr. Prints one JSON line per
 file and ends with status 1 if any file has a problem.
 
 The spectroscopic stage is started on every ``_rate`` and ``_rateints`` file with all its steps
-switched off: that reads the file by name, makes an association of it, chooses the model and checks
-which steps the exposure allows. With ``--wcs-references DIR`` (camera, collimator, disperser, ...,
-told apart by their own metadata) its first step, the assignment of wavelengths, is really carried
-out; offline references for that are public for the IFU only.
+switched off. This reads the file by name, makes an association of it, chooses the model and checks which steps the
+exposure allows. With ``--wcs-references DIR`` (camera, collimator, disperser, ..., distinguished by their metadata) the
+first step, the assignment of wavelengths, runs too. Public offline references for it exist only for the IFU.
 """
 
 import argparse
@@ -29,7 +28,7 @@ STATUS = (
 
 
 def open_strictly(path: Path) -> tuple[dict[str, object], list[str]]:
-    """Open and validate one product; return what it is and what is wrong with it."""
+    """Open and validate one product; return facts about it and its problems."""
     from stdatamodels.jwst import datamodels
 
     problems: list[str] = []
@@ -39,8 +38,8 @@ def open_strictly(path: Path) -> tuple[dict[str, object], list[str]]:
         try:
             model = datamodels.open(path, strict_validation=True, validate_arrays=True)
             model.validate()
-            metadata = datamodels.read_metadata(path)  # what the peer does with a file given by name
-        except Exception as error:  # whatever the peer raises is the finding
+            metadata = datamodels.read_metadata(path)  # jwst does this with a file given by name
+        except Exception as error:  # whatever jwst raises is the finding
             return facts, [f"cannot be opened strictly: {type(error).__name__}: {error}"]
     problems += [f"warning while opening: {w.category.__name__}: {w.message}" for w in caught]
 
@@ -87,19 +86,19 @@ def open_strictly(path: Path) -> tuple[dict[str, object], list[str]]:
     if not facts["cal_ver"]:
         problems.append("CAL_VER is missing")
 
-    with tempfile.TemporaryDirectory() as folder:  # what the peer writes of it must be the same
+    with tempfile.TemporaryDirectory() as folder:  # a file that jwst writes must be the same
         copy = Path(folder) / path.name
         model.save(copy)
         with datamodels.open(copy, strict_validation=True) as again:
             for name in ("dq", *FLOAT_ARRAYS):
                 if not np.array_equal(getattr(again, name), getattr(model, name), equal_nan=name != "dq"):
-                    problems.append(f"array {name} changes when the peer saves the model")
+                    problems.append(f"array {name} changes when jwst saves the model")
     model.close()
     return facts, problems
 
 
 def start_spec2(path: Path, wcs_references: Path | None, scratch: Path) -> tuple[str, list[str]]:
-    """Start the peer's spectroscopic stage on a product; return how far it went, and problems."""
+    """Start the spectroscopic stage of jwst on a product; return how far it went, and problems."""
     from jwst.pipeline import Spec2Pipeline
 
     steps: dict[str, dict[str, object]] = {name: {"skip": True} for name in Spec2Pipeline.step_defs}
@@ -111,7 +110,7 @@ def start_spec2(path: Path, wcs_references: Path | None, scratch: Path) -> tuple
         steps["assign_wcs"] = {f"override_{kind}": name for kind, name in chosen.items()}
     try:
         results = Spec2Pipeline.call(str(path), steps=steps, save_results=False)
-    except Exception as error:  # whatever the peer raises is the finding
+    except Exception as error:  # whatever jwst raises is the finding
         return "failed", [f"the spectroscopic stage fails: {type(error).__name__}: {error}"]
     if wcs_references is None:
         return "opened, steps verified, ended before assign_wcs", []
@@ -139,12 +138,12 @@ def choose_wcs(folder: Path, path: Path, kinds: list[str]) -> dict[str, str]:
 
 
 def write_identity_chromcorr(folder: Path) -> Path:
-    """Write a chromatic correction that changes nothing: older public sets of references have none."""
+    """Write a chromatic correction that changes nothing, because older public sets of references have none."""
     from astropy.modeling.models import Identity
     from stdatamodels.jwst import datamodels
 
     unchanged = Identity(3)
-    unchanged.inverse = Identity(2)  # the peer adds the third input to the inverse itself
+    unchanged.inverse = Identity(2)  # jwst adds the third input to the inverse itself
     model = datamodels.ChromCorrModel(model=unchanged)
     model.meta.description = model.meta.author = "identity"
     model.meta.pedigree, model.meta.useafter = "DUMMY", "2022-01-01T00:00:00"
@@ -155,7 +154,7 @@ def write_identity_chromcorr(folder: Path) -> Path:
 
 def main() -> None:
     """Check the files of the command line."""
-    parser = argparse.ArgumentParser(description="Validate products with the peer's data models.")
+    parser = argparse.ArgumentParser(description="Validate products with jwst's data models.")
     parser.add_argument("products", nargs="+", type=Path)
     parser.add_argument("--wcs-references", type=Path, metavar="DIR")
     parser.add_argument("--no-spec2", action="store_true", help="do not start the next stage")

@@ -1,1 +1,1 @@
-"""Benchmarks for asv: time, peak memory and task counts, tracked from one change to the next."""
+"""Benchmarks for asv: time, peak memory and task counts, tracked from change to change."""

@@ -1,4 +1,4 @@
-"""Stage 1 on small simulated exposures: one through a single output, one full frame."""
+"""Stage 1 on small simulated exposures: one read by a single amplifier, one full frame."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def opened(folder: Path) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
 
 
 class Stage1:
-    """From the raw file to both products."""
+    """Stage 1 from the raw file to both products."""
 
     params = tuple(EXPOSURES)
     param_names = ("exposure",)
@@ -60,16 +60,16 @@ class Stage1:
         return len({key for part in self._parts() for key in part.__dask_graph__()})
 
     def track_tasks_run(self, folders: dict[str, str], name: str) -> int:
-        """Count the tasks of both products after fusion, those that the scheduler sees."""
+        """Count the tasks of both products after fusion, which the scheduler sees."""
         optimized = dask.optimize(*self._parts())
         return len({key for part in optimized for key in part.__dask_graph__()})
 
     def track_tasks_per_chunk(self, folders: dict[str, str], name: str) -> float:
-        """Tasks of both products, as run, for each chunk of the raw exposure."""
+        """Return the tasks of both products after fusion, for each chunk of the raw exposure."""
         return self.track_tasks_run(folders, name) / self.exposure["sci"].data.npartitions
 
     def track_graph_bytes(self, folders: dict[str, str], name: str) -> int:
-        """Bytes of the pickled graph of both products, as a scheduler gets it."""
+        """Return the bytes of the pickled graph of both products, as sent to a scheduler."""
         return sum(len(cloudpickle.dumps(dict(part.__dask_graph__()))) for part in dask.optimize(*self._parts()))
 
     def time_calibrate(self, folders: dict[str, str], name: str) -> None:
@@ -77,7 +77,7 @@ class Stage1:
         dask.compute(*self._parts())
 
     def peakmem_calibrate(self, folders: dict[str, str], name: str) -> None:
-        """Peak memory of the same, the process with its imports included."""
+        """Compute both products in memory; the peak includes the process and its imports."""
         dask.compute(*self._parts())
 
     def track_tasks_of_one_amplifier(self, folders: dict[str, str], name: str) -> int:
@@ -91,7 +91,7 @@ class Stage1:
 
 
 class Corrections:
-    """The exposure after each correction, from the file: what a step costs is what it adds to the one before."""
+    """The exposure after each correction, from the file. The cost of a step is the difference to the step before."""
 
     params = (
         tuple(EXPOSURES),
@@ -117,7 +117,7 @@ class Corrections:
         dask.compute(*self.stored)
 
     def peakmem_up_to(self, folders: dict[str, str], name: str, step: str) -> None:
-        """Peak memory of the same."""
+        """Compute the exposure after a step, for its peak memory."""
         dask.compute(*self.stored)
 
     def track_tasks(self, folders: dict[str, str], name: str, step: str) -> int:
@@ -125,7 +125,7 @@ class Corrections:
         return len({key for part in dask.optimize(*self.stored) for key in part.__dask_graph__()})
 
     def track_graph(self, folders: dict[str, str], name: str, step: str) -> int:
-        """Bytes of the pickled graph up to a step."""
+        """Return the bytes of the pickled graph up to a step."""
         return sum(len(cloudpickle.dumps(dict(part.__dask_graph__()))) for part in dask.optimize(*self.stored))
 
 

@@ -266,7 +266,7 @@ def _most(freedom: int) -> float:
 def _share_of_groups(
     groups: np.ndarray, noises: np.ndarray, ends: np.ndarray, freedom: int, part: int
 ) -> tuple[float, float]:
-    """Return the share of levels, (integration, group), that is subtracted, and the variance of levels without noise."""
+    """Return the share of levels, (integration, group), that is subtracted, and their variance without noise."""
     noise, from_ends, square = (float(_mean_of_known(values.ravel()[None])[0]) for values in (noises, ends, groups**2))
     if part == 0:  # drifts are real if pixels do not explain them, even if the ends say little about the rest
         kept = shrinkage(square, noise, freedom)
