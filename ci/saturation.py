@@ -4,9 +4,9 @@
 
 ``partial``: integrations of 6 groups that saturate in the named group, or never. The flux is drawn evenly between the
 fluxes that reach the threshold at the beginning and at the end of the group. NRS averages 4 frames, NRSIRS2 5, divided
-on board by 4 and by 8. Frames are cut off at full well, 2 % above the threshold, after a response that bends by 2 to 6
-%. Ramps have no cosmic ray, or a cosmic ray of 1000 to 200 000 electrons at any time. For each rule about averaged
-groups (``off``; ``scaled``, the rule of jwst; and ``predicted``) and fit:
+on board by 4 and by 8. The response bends by 2 to 6 %, and frames are cut off at full well, 2 % above the threshold.
+Ramps have no cosmic ray, or a cosmic ray of 1000 to 200 000 electrons at any time. For each rule about averaged groups
+(``off``; ``scaled``, the rule of jwst; and ``predicted``) and fit:
 
 - *bias*: mean of (rate - truth) / uncertainty in ramps with a group that is partly saturated, its mean below the
   threshold; with cosmic rays, in ramps in which the cosmic ray caused this;

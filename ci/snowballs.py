@@ -2,11 +2,12 @@
 
     python ci/snowballs.py [--peer FOLDER] [--size 1024] [--seed 1] [SCENE...]
 
-An exposure has one integration of 20 groups of 14.6 s, 0.05 electron/s, 6 electrons of noise a frame, cosmic rays in 6
-% of the pixels, and one snowball in 20 000 pixels. Cores have 2 to 12 pixels (power law). A fifth of them are centred
-at most 30 pixels inside or 15 pixels outside an edge. Scenes are shapes of the halo, with 2500 electrons beside the
-core: ``exponential``, ``gaussian``, ``power`` (fourth power), ``disc`` (an exponential that ends at four radii), and
-``release``, which releases another tenth of its charge later, with an e-folding time of two groups. For each method:
+An exposure has one integration of 20 groups of 14.6 s, 0.05 electron/s and 6 electrons of noise a frame. Cosmic rays
+hit 6 % of the pixels, and there is one snowball in 20 000 pixels. Cores have 2 to 12 pixels (power law). A fifth of
+them are centred at most 30 pixels inside or 15 pixels outside an edge. Scenes are shapes of the halo, with 2500
+electrons beside the core: ``exponential``, ``gaussian``, ``power`` (fourth power), ``disc`` (an exponential that ends
+at four radii), and ``release``, which releases another tenth of its charge later, with an e-folding time of two groups.
+For each method:
 
 - *found*: snowballs with cores of at least 2.5 pixels in which 95 % of the pixels that shift by more than half a
   standard deviation are flagged; counted for snowballs with a saturated pixel, and for those whose core is outside the

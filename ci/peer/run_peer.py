@@ -4,8 +4,8 @@ Executed by the Python of jwst's environment (see ``environment.sh``); imports n
 Prints one JSON line: wall seconds of every step, of the pipeline and of the import, peak memory,
 the references and parameters used, and the products written. jwst's own log goes to stderr.
 
-Defaults are those of jwst's code with the operational NIRSpec settings of jump detection (``OPERATIONAL``). ``--set
-STEP.PARAMETER=VALUE`` sets other values.
+Defaults are those of jwst's code with the operational NIRSpec settings of jump detection (``OPERATIONAL``). Other
+values are set by ``--set STEP.PARAMETER=VALUE``.
 """
 
 import argparse

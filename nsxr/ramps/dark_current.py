@@ -136,7 +136,7 @@ def _samples(
     if outside:
         warnings.warn(
             f"dark {name} covers frames {of_dark[0]:g} to {of_dark[-1]:g}; for {len(outside)} of {n_groups} groups, at "
-            f"frames {outside[0]:g} to {outside[-1]:g}, it is continued along a straight line",
+            f"frames {outside[0]:g} to {outside[-1]:g}, the dark is extrapolated along a straight line",
             DegradedResultWarning,
             stacklevel=3,
         )

@@ -83,7 +83,7 @@ def flag_persistence(
     """
     check(exposure, "groupdq")
     if persistence_time is not None and not persistence_time >= 0:
-        raise ParameterError(f"persistence_time is {persistence_time}, expected a time in seconds or none")
+        raise ParameterError(f"persistence_time is {persistence_time}, expected 0 or more seconds, or None")
     if not persistence_time:
         return record_skip(exposure, "persistence", "persistence_time is not set")
     readout = Readout.of(exposure)
@@ -196,7 +196,7 @@ def _integrations(exposure: xr.Dataset) -> tuple[float, np.ndarray, np.ndarray]:
         warnings.warn(
             about(
                 exposure.attrs,
-                "INT_TIMES does not give start and end of all integrations; for persistence they follow from EXPSTART",
+                "INT_TIMES does not give start and end of all integrations; persistence takes times from EXPSTART",
             ),
             DegradedResultWarning,
             stacklevel=3,

@@ -28,7 +28,7 @@ def scaled_frames(
 ) -> xr.DataArray:
     """Return differences of groups in units of their noise, with whole frames in a chunk, like the flags."""
     if readnoise is None or gain is None:
-        raise ParameterError("readnoise and gain are needed for halos and showers; give them, or choose ellipses")
+        raise ParameterError("halos and showers need readnoise and gain; give both, or use 'ellipse' without showers")
     check(exposure, "sci", units={"sci": "DN"})
     blocks = to_blocks(exposure)
     references = (match(r, exposure, kind) for kind, r in {"gain": gain, "readnoise": readnoise}.items())

@@ -193,8 +193,7 @@ class _Level:
         self.white = np.float32(densities.white)
         self.powers = own, own + n_outputs * densities.common[kept] / size
         self.root_own, self.root_mean = (np.sqrt(v).astype(np.float32) for v in self.powers)
-        # transforms of amplifiers are written to arrays that are used again: new arrays of 18 MB took a quarter of the
-        # time
+        # transforms are written to arrays that are used again: new arrays of 18 MB took a quarter of the time
         self.noise, self._spectrum, self._residual = (np.empty((n_outputs, own.size), np.complex64) for _ in range(3))
         self._time = np.empty((n_outputs, self.length), np.float32)
 

@@ -5,7 +5,8 @@ columns. In time, its 640 rows follow each other within one detector line, which
 blocks of 22 slots, of which two are gaps, and 8 slots at its end. A *series* is (slot, line) float32. It has one row
 for each of the 712 slots of a line, so that successive samples stand below each other, and an image row is a row of the
 series. ``row_of_slot`` (712,) gives the row of the sector that is read in each slot, -1 in gaps. ``sources`` (640, 2)
-gives the two rows whose mean replaces a row: twice the row itself if it is good, negative if it is not used at all.
+gives the two rows whose mean replaces a row: the row itself twice if it is good, negative numbers if it is not used at
+all.
 
 With the time ``t = 712 line + slot``, the spectrum at the frequency ``k = k1 + lines k2`` is ::
 

@@ -57,7 +57,7 @@ def code_of(step: float, ratio: float, sizes: JumpSizes) -> Any:  # pragma: no c
 def difference_at(
     sci: np.ndarray, gain: np.ndarray, integration: int, step: int, row: int, column: int
 ) -> Any:  # pragma: no cover
-    """Return the difference of two successive groups [electron], of two rounded products, as the limits are found."""
+    """Return the difference of two successive groups [electron]; each signal is converted and rounded first."""
     last = sci[integration, step, row, column] * gain[row, column]
     return sci[integration, step + 1, row, column] * gain[row, column] - last
 

@@ -24,8 +24,7 @@ _DARK = 0.25
 """Quantile of the rows that is taken as dark: a trace may fill three quarters of a subarray."""
 
 _NOISE_RATIO = 1.5
-"""Largest ratio to the median at which the noise of an integration is like the others. The noise is known to some 5
-%."""
+"""Largest ratio to the median at which the noise of an integration is like the others. Noise is known to some 5 %."""
 
 
 def shrinkage(square: float, noise: float, freedom: int) -> float:
@@ -47,8 +46,8 @@ def shrinkage(square: float, noise: float, freedom: int) -> float:
 
     Notes
     -----
-    For estimates with the variance :math:`e^2`, of values that scatter by :math:`s`, the factor :math:`s^2 / (s^2 +
-    e^2)` leaves the smallest error. The denominator is the mean square of the estimates. The mean square of a few
+    If values scatter by :math:`s`, and their estimates have the variance :math:`e^2`, the smallest error is left by the
+    factor :math:`s^2 / (s^2 + e^2)`. The denominator is the mean square of the estimates. The mean square of a few
     estimates scatters much even if there is no signal. So the factor is 0 below the quantile of :math:`\chi^2` that
     :data:`CAUTION` stands for. The quantile is found from the cube root of :math:`\chi^2`, which is nearly normal.
 
@@ -107,8 +106,8 @@ def shrunken_levels(
     groups) has its own :func:`shrinkage`.
 
     The noise of an estimate is the larger of two values: from the scatter of pixels, and from the difference of the two
-    ends. Some noise is slow enough to be common to the pixels of one end, but not to the frame. It averages like two
-    values.
+    ends. Some noise is slow enough to be common to the pixels of one end, but not to the frame. The mean of such noise
+    has the error of a mean of two values.
 
     An integration whose noise or levels differ from the others (saturated, noisy, without values) does not count in the
     numbers that integrations share: which rows are dark, the mean, and all factors. The levels and factors of such an

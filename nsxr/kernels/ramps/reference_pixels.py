@@ -15,8 +15,9 @@ def clipped_means(
 
     ``sci`` (integration, group, row, column) float32; ``label`` (row, column) int8, negative where a
     pixel is not used. Values that are not finite are not used either. Values beyond ``limit`` population standard
-    deviations from the mean are dropped until none are left to drop. Returns the means, and their squared standard
-    errors from the scatter of the kept values, (integration, group, label) float32; NaN for a label without pixels.
+    deviations from the mean are dropped until no value is beyond the limit. Returns the means, and their squared
+    standard errors from the scatter of the kept values, (integration, group, label) float32; NaN for a label without
+    pixels.
     """
     n_integrations, n_groups, n_rows, n_columns = sci.shape
     means = np.full((n_integrations, n_groups, n_labels), np.nan, dtype=np.float32)

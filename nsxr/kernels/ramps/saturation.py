@@ -7,9 +7,9 @@ from nsxr.kernels.compilation import kernel
 __all__ = ["box_minimum", "compare_with_limits", "find_saturated_frames"]
 
 _BENT = 0.97
-"""Slope of a steady signal near saturation, relative to its mean slope up to there, for responses that bend by some 4
-%. With 1, cosmic rays that saturate the last frames are missed if they add little to the mean, and shift rates by up to
-15 times the uncertainty. With 0.96, twice as many groups without a cosmic ray are flagged as with 0.97
+"""Slope of a steady signal near saturation, relative to its mean slope up to there. Responses bend by some 4 %. With 1,
+cosmic rays that saturate the last frames are missed if they add little to the mean, and shift rates by up to 15 times
+the uncertainty. With 0.96, twice as many groups without a cosmic ray are flagged as with 0.97
 (``ci/saturation.py``)."""
 
 
@@ -75,11 +75,11 @@ def find_saturated_frames(
     X the threshold, m the mean frame number and l the last frame number. If the signal is stronger and more frames
     saturate, the mean is not smaller. A cosmic ray that saturates at least the last frame adds ``(X - last) / n`` or
     more to the mean that is predicted from the group before. With p the signal of the group before, n the frames of a
-    group and N the frames from one group to the next, the rate is b = p / (m - N) per frame. The predicted mean is ``s
-    = p + 0.97 b N``, because the response bends, and the predicted last frame is ``s + b (n - 1) / 2``. The first group
-    cannot be predicted. A cosmic ray that saturates one frame makes its mean ``X / n`` or more. It can be distinguished
-    from a bright pixel if a steady signal of that size would not saturate the next group. In the last group cosmic rays
-    are left to the jump step, because there is no later group that shows whether they saturate.
+    group and N the frames from one group to the next, the rate is b = p / (m - N) per frame. Because the response
+    bends, the predicted mean is ``s = p + 0.97 b N``. The predicted last frame is ``s + b (n - 1) / 2``. The first
+    group cannot be predicted. A cosmic ray that saturates one frame makes its mean ``X / n`` or more. It can be
+    distinguished from a bright pixel if a steady signal of that size would not saturate the next group. In the last
+    group cosmic rays are left to the jump step, because there is no later group that shows whether they saturate.
     """
     out = np.zeros(sci.shape, dtype=np.uint8)
     n_integrations, n_groups, n_rows, n_columns = sci.shape

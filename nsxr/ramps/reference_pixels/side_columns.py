@@ -100,7 +100,7 @@ def side_kernels(
         )
     if shapes[0][1] <= halfwidth:
         raise ReferenceFileError(
-            f"{shapes[0][1]} frequencies of sirskernel do not make kernels of halfwidth {halfwidth}"
+            f"sirskernel reference has {shapes[0][1]} frequencies, too few for halfwidth {halfwidth}; lower halfwidth"
         )
     gamma, zeta = sirskernel["gamma"].to_numpy(), sirskernel["zeta"].to_numpy()
     return xr.DataArray(kernels_from_reference(gamma, zeta, gaussmooth, halfwidth), dims=_KERNELS)
