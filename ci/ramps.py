@@ -157,7 +157,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_choices(parser, "scenes", list(SCENES))
     add_peer(parser, is_optional=True)
-    parser.add_argument("--rows", type=int, default=48, help="rows of 2048 pixels; a series has a hundredth")
+    parser.add_argument("--rows", type=int, default=48, help="rows of 2048 pixels; a time series has a hundredth")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     python = None if arguments.no_peer else peer_python(arguments.peer)

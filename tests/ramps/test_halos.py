@@ -272,7 +272,7 @@ def test_showers_are_flagged_on_request():
 
 def test_errors_name_what_is_wrong():
     exposure, readnoise, gain = make_ramps([], shape=(1, 5, 20, 30))
-    with pytest.raises(ParameterError, match="readnoise and gain are needed"):
+    with pytest.raises(ParameterError, match="need readnoise and gain"):
         flag_snowballs(exposure)
     with pytest.raises(ParameterError, match="snowball_algorithm is 'circle'"):
         flag_snowballs(exposure, readnoise, gain, snowball_algorithm="circle")
