@@ -15,10 +15,10 @@ cleaning, less the simulated light:
 
 Methods: ``none``; ``median``, ``channel`` (median of each amplifier) and ``fft`` of jwst, run in an environment of its
 own, with the true mask; for time series also after the median image, scaled by the true light curve, was subtracted
-(``median image``, ``fft image``); ``nsxr``; ``oracle``, the conditional mean for the true mask, with the spectrum of
-the noise of all pixels, without gaps and without light, and solved to convergence. For time series, the oracle uses all
-pixels, with the photon noise of the true light. Time series have photon noise, which is subtracted from *left* and
-*column*.
+(``median image``, ``fft image``); ``nsxr``; and ``oracle``, the conditional mean for the true mask, solved to
+convergence, with the spectrum of the noise of all pixels, without gaps and without light. For time series, the oracle
+uses all pixels, with the photon noise of the true light. Time series have photon noise, which is subtracted from *left*
+and *column*.
 """
 
 import json

@@ -33,11 +33,11 @@ def flag_cosmic_rays(
     Parameters
     ----------
     exposure, readnoise, gain : Dataset
-        As of :func:`nsxr.flag_jumps`.
+        As in :func:`nsxr.flag_jumps`.
     expand_large_events : bool
         Whether snowballs, and showers if asked for, are looked for.
     series : Dataset, optional
-        As of :func:`nsxr.flag_jumps`.
+        As in :func:`nsxr.flag_jumps`.
     **parameters
         Parameters of :func:`nsxr.flag_jumps` and :func:`nsxr.flag_snowballs`.
 

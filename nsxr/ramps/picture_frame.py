@@ -180,7 +180,7 @@ def find_background(ramps: xr.Dataset) -> xr.DataArray:
     Parameters
     ----------
     ramps : Dataset
-        As for :func:`subtract_picture_frame`.
+        As in :func:`subtract_picture_frame`.
 
     Returns
     -------

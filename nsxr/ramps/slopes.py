@@ -61,7 +61,7 @@ def fit_likelihood(
     Parameters
     ----------
     sci, groupdq, images, selected
-        As of :func:`fit_least_squares`.
+        As in :func:`fit_least_squares`.
     frame_time : float [s]
     reset_noise : float or None [electron]
         Scatter of the level after a reset, if it is known.

@@ -13,7 +13,7 @@ vector ``1`` of ones ::
 
 The first row of C may also stand for the first group itself, less the level after the reset. The expected value of this
 group is e times the rate. Its variance is ``rate (e - q) + noise + reset``, and its covariance with the next difference
-is that of two differences. ``1`` then begins with e.
+is the same as between two differences. ``1`` then begins with e.
 
 The work is done on tiles ``(difference, column)`` that stay in the first-level cache. The matrices are factored
 from the first difference to the last, for all columns side by side on vector registers, and solved on the way back.

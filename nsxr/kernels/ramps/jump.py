@@ -83,7 +83,7 @@ def flag_outside(
     lower, upper : (difference or 1, row, column) float64 [electron]
     median, sigma : (row, column) float64 [electron]
     sizes : JumpSizes
-        Of jumps that flag more than their own group.
+        Sizes of jumps that flag more than their own group.
 
     Returns
     -------
@@ -124,15 +124,15 @@ def spread_jumps(code: np.ndarray, after_large: int, after_very_large: int) -> n
     Parameters
     ----------
     code : (integration, group, row, column) uint8
-        As from :func:`flag_outside`, with one more row at each end (the halo, of which only the SPREAD
-        bit counts).
+        Detection codes, as from :func:`flag_outside`, with one more row at each end. Only the SPREAD bit counts in
+        these two rows.
     after_large, after_very_large : int
         Groups to flag after a jump with the LARGE, VERY_LARGE bit.
 
     Returns
     -------
     (integration, group, row, column) uint8
-        JUMP_DET of usable groups, 0 elsewhere. The halo rows are 0.
+        JUMP_DET of usable groups, 0 elsewhere. The first and the last row are 0.
     """
     integrations, groups, rows, columns = code.shape
     jumps = np.zeros(code.shape, np.uint8)

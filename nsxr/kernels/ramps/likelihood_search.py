@@ -336,12 +336,12 @@ def find_steps(
     search : StepSearch
         Rules of the search.
     sizes : JumpSizes
-        Of jumps that flag more than their own group.
+        Sizes of jumps that flag more than their own group.
 
     Returns
     -------
     (integration, group, row, column) uint8
-        As from :func:`nsxr.kernels.ramps.jump.flag_outside`.
+        Detection codes, as from :func:`nsxr.kernels.ramps.jump.flag_outside`.
     """
     integrations, groups, rows, all_columns = sci.shape
     steps = groups - 1

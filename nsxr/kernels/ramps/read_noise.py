@@ -91,8 +91,7 @@ def scale_of_integrations(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Return the scale and its error of each amplifier from (integration, output, BINS + 2) histograms.
 
     An integration is left out if its scale is not within 20 % of the median. For an even number of integrations, the
-    median is the lower of the two in the middle. An integration with too few samples for a scale of its own is not left
-    out.
+    median is the lower of the two in the middle. An integration with too few samples for its own scale is kept.
     """
     total = np.empty(histograms.shape[1:])
     for output in range(histograms.shape[1]):

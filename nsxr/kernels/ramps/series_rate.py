@@ -111,7 +111,7 @@ def robust_rates(
     Parameters
     ----------
     slopes : Slopes
-        Of the integrations.
+        Slopes of the integrations.
     columns : int
         Number of columns to combine.
     ordered : (integration or more, column) float32

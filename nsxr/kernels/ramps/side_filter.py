@@ -115,7 +115,7 @@ def filter_sides(left: np.ndarray, right: np.ndarray, kernels: np.ndarray) -> np
     Parameters
     ----------
     left, right : (integration, group, column) float32
-        As from :func:`side_lines`, in the order of reading. Beyond the first and the last line they are mirrored.
+        From :func:`side_lines`, in the order of reading. They are mirrored beyond the first and the last line.
     kernels : (output, side, tap) float
         Convolution kernels.
 

@@ -139,7 +139,7 @@ def estimate_side_kernels(
     Raises
     ------
     ParameterError
-        If there are fewer than three groups, of which the straight ramp takes two.
+        If there are fewer than three groups. The straight ramp alone needs two.
     """
     if bands[0].sizes["group"] < 3:
         raise ParameterError(
