@@ -67,7 +67,7 @@ def main() -> None:
                 rates = nsxr.fit_ramps(flagged, *given)["rateints"].to_dataset()
                 pull = (rates["sci"].astype(float) - FLUX) / np.sqrt(rates["var_poisson"] + rates["var_rnoise"])
                 cells += [(float(plane.mean()), float(plane.isnull().mean())) for plane in pull]
-            words = [f"{mean:+.2f}, {100 * lost:.0f} %" if lost < 1 else "all without" for mean, lost in cells[1:]]
+            words = [f"{mean:+.2f}, {100 * lost:.0f} %" if lost < 1 else "no rates" for mean, lost in cells[1:]]
             write_row(f"{amplitude:g}", method, *words)
 
 

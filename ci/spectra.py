@@ -249,7 +249,7 @@ def backgrounds(seed: int, seeds: int) -> None:
 def outliers(seed: int, seeds: int) -> None:
     """Print how many outliers are found and how many good pixels are flagged, on lines and elsewhere."""
     print()
-    write_head("exposures", "S/N", "found of 7 sigma", "of 10 sigma", "flagged for nothing: lines", "elsewhere")
+    write_head("exposures", "S/N", "found of 7 sigma", "of 10 sigma", "good pixels flagged: lines", "elsewhere")
     for count in (1, 2, 3, 6):
         for ratio in (11.0, 60.0):
             recall, counts = [], np.zeros(4)
