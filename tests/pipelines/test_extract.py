@@ -171,7 +171,7 @@ def test_real_nods_agree_within_their_errors() -> None:
     slits = [slit for file in files for _, slit in nsxr.iterate_slits(nsxr.open_slits(file))]
     chi_squares = []
     for options in ({}, {"restore_variance": False, "rescale_noise": False}):
-        first, _, third = (spectrum.compute() for spectrum in nsxr.extract_source(slits, **options).spectra)
+        first, _, third = nsxr.extract_source(slits, **options).compute().spectra
         first = first.isel(dispersion=np.flatnonzero(np.isfinite(first["wavelength"])))
         there = nsxr.combine_spectra([third], wavelength=first["wavelength"].values)  # variances follow exactly
         good = ((first["dq"].values | there["dq"].values) & 1) == 0
