@@ -157,8 +157,7 @@ def fit_source(
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
         shining = np.maximum(steady[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
         variance = scale[:, None, None] * dark + slope[:, None, :] * shining
-        # only in the last iteration; in earlier ones the tolerance is wide enough
-        known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2
+        known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2  # the last limit is narrow
         limit = rejection * np.sqrt(known * np.maximum(1 - leverage, 0.01))
         bright = _around(np.abs(light) + np.abs(beside))
         limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * bright
