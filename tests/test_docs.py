@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 import click
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -54,14 +54,14 @@ def demo(tmp_path_factory):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_runs(page, demo, tmp_path, monkeypatch):
-    matplotlib.use("agg")
+    plt.switch_backend("agg")
     pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
     Path("demo").symlink_to(demo, target_is_directory=True)
     names = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, Python block {number}", "exec"), names)
-    matplotlib.pyplot.close("all")
+    plt.close("all")
     if "noise" in names:
         assert ((names["noise"] > 4) & (names["noise"] < 12)).all()  # of a difference [DN]; cosmic rays make hundreds
 
@@ -194,7 +194,7 @@ def test_the_api_reference_has_every_public_name_once():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
-        assert "://" in target or page.parent / target == GENERATED or (page.parent / target).is_file(), target
+        assert "://" in target or (page.parent / target).is_file(), target
     assert all(picture.stat().st_size < 400_000 for picture in (REPOSITORY / "docs" / "images").iterdir())
 
 

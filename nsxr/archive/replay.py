@@ -20,6 +20,7 @@ from nsxr.errors import InputFileError, NsxrError, ParameterError
 from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import differences, other_versions, provenance_of
+from nsxr.model.types import Entries
 from nsxr.model.variables import TABLES, VARIABLES
 from nsxr.pipelines.older_spellings import without_switches
 from nsxr.pipelines.recipe import Recipe
@@ -142,8 +143,8 @@ def _replayed(
     with open_archive(folder.root, folder.storage_options) as archive:
         for name, child in tree.children.items():
             kept, made = _content(archive, f"{node}/{name}"), child.to_dataset()
-            if steps(kept) != steps(made):
-                lines.append(f"{name}: steps or their parameters differ")
+            if unlike := _unlike_steps(steps(kept), steps(made)):
+                lines.append(f"{name}: steps or their parameters differ: {', '.join(unlike)}")
             for variable in sorted({*map(str, kept.data_vars), *map(str, made.data_vars)}):
                 if variable not in kept or variable not in made:
                     lines.append(f"{name}/{variable}: {'new' if variable in made else 'gone'}")
@@ -157,6 +158,19 @@ def _replayed(
             size = f", by up to {numbers[name + _BY]:.3g}" if name + _BY in numbers else ""
             lines.append(f"{name}: {number:.0f} values differ{size}")
     return lines
+
+
+def _unlike_steps(kept: Sequence[Entries], made: Sequence[Entries]) -> list[str]:
+    """Return the names of steps that two histories do not share.
+
+    A step that is left out now, and that did not exist when the archive was written, is no difference.
+    """
+    names = {entry["step"] for entry in kept}
+    of_now = [entry for entry in made if entry["step"] in names or entry["status"] != "SKIPPED"]
+    if list(kept) == of_now:
+        return []
+    unlike = [entry["step"] for entry in [*kept, *of_now] if entry not in kept or entry not in of_now]
+    return list(dict.fromkeys(unlike)) or ["their order"]
 
 
 _BY = " by"

@@ -109,7 +109,7 @@ def detector1(
     skip : collection of str
         Steps to skip. Products record which steps were skipped.
     run : collection of str
-        Steps to run that are off by default: ``picture_frame``, ``clean_flicker_noise``. A step is also on if any of
+        Steps to run that are off by default; the command ``nsxr steps`` lists them. A step is also on if any of
         its parameters is given. A step in ``skip`` is always off.
     **parameters : mapping
         Parameters of a step under its name: ``jump={"rejection_threshold": 5.0}``. The command ``nsxr parameters`` and
