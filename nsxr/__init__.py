@@ -8,7 +8,14 @@ import sys as _sys
 
 import lazy_loader as _lazy_loader
 
-_load, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+_load, _names, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+_MODULES = ("errors", "simulate", "testing")
+__all__ = [name for name in __all__ if name not in _MODULES]
+
+
+def __dir__() -> list[str]:
+    """Return what the package exports, and its modules for users."""
+    return [*_names(), "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,7 +24,7 @@ def __getattr__(name: str) -> object:
         from nsxr.model.provenance import software
 
         return software()["nsxr"]
-    if name not in __all__:
+    if name not in _names():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from nsxr.model.arguments import exported
 

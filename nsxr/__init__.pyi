@@ -1,4 +1,7 @@
 # What the package exports, and where it is. Read by type checkers, and by nsxr/__init__.py when nsxr is imported.
+from . import errors as errors
+from . import simulate as simulate
+from . import testing as testing
 from .archive import add_exposure as add_exposure
 from .archive import check_archive as check_archive
 from .archive import list_exposures as list_exposures
