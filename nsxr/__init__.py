@@ -4,11 +4,15 @@ The functions of the package are listed in ``nsxr/__init__.pyi``. A function is 
 libraries that it needs: this keeps the command line fast.
 """
 
+import os as _os
 import sys as _sys
+import threading as _threading
 
 import lazy_loader as _lazy_loader
 
 _load, _names, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+_importing = _threading.RLock()
+"""Held while a function is imported: threads that import at once may see half a module."""
 _MODULES = ("errors", "simulate", "testing")
 __all__ = [name for name in __all__ if name not in _MODULES]
 
@@ -26,11 +30,13 @@ def __getattr__(name: str) -> object:
         return software()["nsxr"]
     if name not in _names():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nsxr.model.arguments import exported
+    with _importing:
+        from nsxr.model.arguments import exported
 
-    _register()
-    globals()[name] = found = exported(_load(name), __name__)
-    return found
+        if name not in globals():  # another thread may have been faster
+            _register()
+            globals()[name] = exported(_load(name), __name__)
+        return globals()[name]
 
 
 def _register() -> None:
@@ -38,5 +44,5 @@ def _register() -> None:
     import nsxr.accessor  # noqa: F401
 
 
-if "xarray" in _sys.modules:
-    _register()  # otherwise with the first function of nsxr, or when xarray opens the first file
+if _os.path.basename((getattr(_sys, "argv", None) or [""])[0]) not in ("nsxr", "-m"):
+    _register()  # takes a third of a second, for xarray; the command line imports what a command needs

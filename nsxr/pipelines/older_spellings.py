@@ -2,6 +2,7 @@
 
 A step that is off by default used to have a switch among its parameters: ``picture_frame.correct``, and ``off`` as a
 ``clean_flicker_noise.fit_method``. Now a step is on if it is named in ``run``, or if any of its parameters is given.
+The choice ``jwst`` of ``refpix.bad_pairs`` used to be ``peer``.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ _CORRECT = Parameter("correct", bool, False)
 def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> tuple[dict[str, Named], tuple[str, ...], list[str]]:
     """Return parameters by step and the steps to run, without older switches, and messages about wrong switches."""
     found, asked, problems = dict(parameters), list(run), []
+    levels = found.get("refpix")
+    if isinstance(levels, Mapping) and isinstance(levels.get("bad_pairs"), str) and levels["bad_pairs"] == "peer":
+        found["refpix"] = {**levels, "bad_pairs": "jwst"}
     frame, flicker = found.get("picture_frame"), found.get("clean_flicker_noise")
     if isinstance(frame, Mapping) and "correct" in frame:
         is_on = False

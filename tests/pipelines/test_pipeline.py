@@ -209,3 +209,11 @@ def test_recipes_of_older_archives_say_the_same_as_new_ones():
     kept["picture_frame"] = {"correct": True, "method": "fit"}
     assert differences(without_switches(old), {"recipe": on}) == []
     assert differences(new, {"recipe": on})[-1] == "run though off by default: nothing -> picture_frame"
+
+
+def test_the_older_name_of_a_choice_in_an_archive_is_not_a_difference():
+    new = {"recipe": DETECTOR1.recipe(DETECTOR1.settings({"refpix": {"bad_pairs": "peer"}}))}
+    parameters = new["recipe"]["parameters"]
+    assert parameters["refpix"]["bad_pairs"] == "jwst"
+    old = {"recipe": {"parameters": {**parameters, "refpix": {**parameters["refpix"], "bad_pairs": "peer"}}, "skip": []}}
+    assert differences(without_switches(old), new) == []
