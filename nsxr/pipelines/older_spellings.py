@@ -11,7 +11,10 @@ from nsxr.errors import ParameterError
 from nsxr.model.parameters import Parameter
 from nsxr.model.types import ByStep, Entries, Named
 
-__all__ = ["translated", "without_switches"]
+__all__ = ["SWITCHES", "translated", "without_switches"]
+
+SWITCHES = {("picture_frame", "correct"), ("clean_flicker_noise", "fit_method")}
+"""Step and name of each older switch."""
 
 _CORRECT = Parameter("correct", bool, False)
 

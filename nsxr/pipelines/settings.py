@@ -9,7 +9,7 @@ from nsxr.errors import ParameterError
 from nsxr.model.declarations import Step
 from nsxr.model.parameters import closest, said
 from nsxr.model.types import ByStep, Entries
-from nsxr.pipelines.older_spellings import translated
+from nsxr.pipelines.older_spellings import SWITCHES, translated
 
 __all__ = ["Settings", "checked"]
 
@@ -69,20 +69,11 @@ def checked(
     problems += [f"step {name!r} cannot be skipped" for name in skip if name in steps and steps[name].is_essential]
     found: dict[str, Entries] = {name: {} for name in steps}
     for name, values in given.items():
-        if name not in steps or values is None:
-            continue
-        if not isinstance(values, Mapping) or isinstance(values, xr.Dataset):
-            problems.append(f"parameters of step {name!r} must be a mapping, not {said(values)}")
-            continue
-        known = steps[name].parameters
-        for parameter, value in values.items():
-            if parameter not in known:
-                problems.append(f"step {name!r} has no parameter {parameter!r}{_hint(parameter, known)}")
-                continue
-            try:
-                found[name][parameter] = known[parameter].check(value, f"{name}.")
-            except ParameterError as error:
-                problems.append(str(error))
+        if name in steps and values is not None:
+            found[name] = _checked_values(steps[name], values, problems)
+    for name, values in parameters.items():  # what an older switch turns off has to be right, too
+        if name in steps and isinstance(values, Mapping) and not given.get(name):
+            _checked_values(steps[name], {k: v for k, v in values.items() if (name, k) not in SWITCHES}, problems)
     if problems:
         raise ParameterError("; ".join(problems))
     if agree is not None:
@@ -92,6 +83,23 @@ def checked(
         tuple(name for name in steps if name in skip),
         tuple(name for name, step in steps.items() if step.off and (name in run or found[name])),
     )
+
+
+def _checked_values(step: Step, values: object, problems: list[str]) -> Entries:
+    """Return the parameters of a step after checking names and values; add what is wrong to the problems."""
+    if not isinstance(values, Mapping) or isinstance(values, xr.Dataset):
+        problems.append(f"parameters of step {step.name!r} must be a mapping, not {said(values)}")
+        return {}
+    found: Entries = {}
+    for parameter, value in values.items():
+        if parameter not in step.parameters:
+            problems.append(f"step {step.name!r} has no parameter {parameter!r}{_hint(parameter, step.parameters)}")
+            continue
+        try:
+            found[parameter] = step.parameters[parameter].check(value, f"{step.name}.")
+        except ParameterError as error:
+            problems.append(str(error))
+    return found
 
 
 def _hint(name: object, known: Collection[str]) -> str:

@@ -518,7 +518,13 @@ def test_several_files_are_checked_at_once(run, made, tmp_path):
 
 
 def test_help_needs_none_of_the_libraries_of_the_commands():
-    code = "import sys; sys.argv = ['nsxr']; from nsxr.cli import main; main(['--help'], standalone_mode=False); print(sorted(sys.modules))"
+    code = """
+import sys
+sys.argv = ["nsxr"]
+from nsxr.cli import main
+main(["--help"], standalone_mode=False)
+print(sorted(sys.modules))
+"""
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "click" in loaded
     assert not {"numpy", "xarray", "dask", "numba", "astropy"} & set(ast.literal_eval(loaded.splitlines()[-1]))

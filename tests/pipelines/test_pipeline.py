@@ -215,5 +215,19 @@ def test_the_older_name_of_a_choice_in_an_archive_is_not_a_difference():
     new = {"recipe": DETECTOR1.recipe(DETECTOR1.settings({"refpix": {"bad_pairs": "peer"}}))}
     parameters = new["recipe"]["parameters"]
     assert parameters["refpix"]["bad_pairs"] == "jwst"
-    old = {"recipe": {"parameters": {**parameters, "refpix": {**parameters["refpix"], "bad_pairs": "peer"}}, "skip": []}}
+    old = {
+        "recipe": {"parameters": {**parameters, "refpix": {**parameters["refpix"], "bad_pairs": "peer"}}, "skip": []}
+    }
     assert differences(without_switches(old), new) == []
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"picture_frame": {"correct": False, "nope": 1}},
+        {"clean_flicker_noise": {"fit_method": "off", "n_sigma": "x"}},
+    ],
+)
+def test_what_an_older_switch_turns_off_is_checked_too(parameters):
+    with pytest.raises(ParameterError, match=r"nope|n_sigma"):
+        DETECTOR1.settings(parameters)
