@@ -98,7 +98,8 @@ def iterate_slits(slits: xr.Dataset | xr.DataTree) -> Iterator[tuple[str, xr.Dat
         return
     for node in slits.subtree:
         if node.has_data:
-            yield node.name or str(slits.attrs.get("SLTNAME", "slit")), node.to_dataset()
+            name = node.name if node is slits else node.relative_to(slits)  # with the names of groups between them
+            yield name or str(slits.attrs.get("SLTNAME", "slit")), node.to_dataset()
 
 
 def map_slits(function: Callable[[xr.Dataset], xr.Dataset], slits: Slits) -> Slits:

@@ -42,6 +42,16 @@ def test_names_of_a_tree() -> None:
     assert list(as_tree(each, {}, ["a", "b"]).children) == ["a", "b"]
 
 
+def test_slits_of_one_name_in_two_groups_are_two_slits() -> None:
+    one, other, _ = slits().values()
+    tree = xr.DataTree.from_dict({"a/s": one, "b/s": other})
+    assert [name for name, _ in iterate_slits(tree)] == ["a/s", "b/s"]
+    assert [name for name, _ in iterate_slits(tree["a"])] == ["s"]
+    mapped = map_slits(lambda slit: slit, tree)
+    assert mapped["a/s"].to_dataset().identical(one)
+    assert mapped["b/s"].to_dataset().identical(other)
+
+
 def test_rates_as_a_slit() -> None:
     slit, _ = simulate_trace(integrations=2, columns=20)
     rates = slit.drop_vars("wavelength")
