@@ -201,7 +201,7 @@ def test_raw_extremes_and_what_is_not_raw():
     xr.testing.assert_identical(layout.from_raw(raw), exposure)
     with pytest.raises(ModelError, match="expected a raw exposure"):
         layout.as_raw(exposure.isel(group=0))
-    with pytest.raises(ModelError, match="no raw exposure"):
+    with pytest.raises(ModelError, match="not a raw exposure"):
         layout.from_raw(exposure)
 
 

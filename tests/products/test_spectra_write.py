@@ -337,7 +337,7 @@ def test_inputs_stay_as_they_were(rng, tmp_path):
 def test_what_fits_in_no_product_is_refused_first(rng, tmp_path):
     one, series = spectrum(rng), spectrum(rng, ("integration", "dispersion"))
     cases = {
-        "apart": xr.DataTree.from_dict({"a": one, "b": series}),
+        "write them separately": xr.DataTree.from_dict({"a": one, "b": series}),
         "no spectra": xr.DataTree(),
         "'dq' is missing": one.drop_vars("dq"),
         "wavelength": one.drop_vars("wavelength"),
