@@ -22,7 +22,8 @@ from nsxr.model.history import steps
 from nsxr.model.provenance import differences, other_versions, provenance_of
 from nsxr.model.types import Entries
 from nsxr.model.variables import TABLES, VARIABLES
-from nsxr.pipelines.older_spellings import without_switches
+from nsxr.pipelines.detector1 import DETECTOR1
+from nsxr.pipelines.older_spellings import without_older_spellings
 from nsxr.pipelines.recipe import Recipe
 from nsxr.storage.folder import Folder
 
@@ -127,7 +128,7 @@ def _replayed(
 ) -> list[str]:
     """Return how the new result of an exposure differs from the one in the archive."""
     plan = Plan.kept(attributes.get(PLAN), node)
-    known = without_switches(provenance_of(attributes))
+    known = without_older_spellings(provenance_of(attributes), DETECTOR1.steps)
     if "recipe" not in known:
         raise InputFileError("the archive has no provenance of this exposure; add it again")
     recipe = Recipe.from_json(plan.recipe, folder.storage_options)

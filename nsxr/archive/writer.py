@@ -29,7 +29,8 @@ from nsxr.formats.zarr_metadata import METADATA
 from nsxr.model.history import steps
 from nsxr.model.provenance import KEY, differences, provenance_of
 from nsxr.model.types import Entries
-from nsxr.pipelines.older_spellings import without_switches
+from nsxr.pipelines.detector1 import DETECTOR1
+from nsxr.pipelines.older_spellings import without_older_spellings
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.checksums import make_manifest
 from nsxr.products.exposure import open_exposure
@@ -174,7 +175,8 @@ def _refuse_complete(folder: Folder, node: str, made: Mapping[str, object], raw:
         return
     kept = document["attributes"]
     known = provenance_of(kept)
-    differing = differences(without_switches(known), made) if known else ["it does not say how it was made"]
+    before = without_older_spellings(known, DETECTOR1.steps)
+    differing = differences(before, made) if known else ["it does not say how it was made"]
     if raw and not (parsed_json(kept.get(PLAN)) or {}).get("raw"):
         differing.append("raw: not kept -> kept")
     if differing:

@@ -90,6 +90,10 @@ class Choices:
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "others", tuple((other.lower(), name) for other, name in others.items()))
 
+    def present_name(self, word: str) -> str:
+        """Return the word that an alias stands for; other words stay as they are."""
+        return dict(self.others).get(word.lower(), word)
+
     def __repr__(self) -> str:
         return f"Choices({', '.join(map(repr, self.names))})"
 
@@ -170,7 +174,7 @@ class Parameter:
             expected = f"{_KINDS.get(self.kind, self.kind)}{either}"
             raise ParameterError(f"{owner}{self.name} is {said(value)}, expected {expected}") from None
         if self.choices is not None:
-            found = dict(self.choices.others).get(found.lower(), found)
+            found = self.choices.present_name(found)
             if found not in self.choices.names:
                 raise ParameterError(f"{owner}{self.name} is {said(value)}, expected one of {self.limits}")
         if isinstance(found, float) and not math.isfinite(found):

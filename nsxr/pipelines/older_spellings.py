@@ -2,50 +2,85 @@
 
 A step that is off by default used to have a switch among its parameters: ``picture_frame.correct``, and ``off`` as a
 ``clean_flicker_noise.fit_method``. Now a step is on if it is named in ``run``, or if any of its parameters is given.
-The choice ``jwst`` of ``refpix.bad_pairs`` used to be ``peer``.
+Older names of choices are declared with the parameter, see :class:`nsxr.model.parameters.Choices`.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from nsxr.errors import ParameterError
+from nsxr.model.declarations import Step
 from nsxr.model.parameters import Parameter
 from nsxr.model.types import ByStep, Entries, Named
 
-__all__ = ["SWITCHES", "translated", "without_switches"]
-
-SWITCHES = {("picture_frame", "correct"), ("clean_flicker_noise", "fit_method")}
-"""Step and name of each older switch."""
+__all__ = ["Translated", "translated", "without_older_spellings"]
 
 _CORRECT = Parameter("correct", bool, False)
 
 
-def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> tuple[dict[str, Named], tuple[str, ...], list[str]]:
-    """Return parameters by step and the steps to run, without older switches, and messages about wrong switches."""
-    found, asked, problems = dict(parameters), list(run), []
-    levels = found.get("refpix")
-    if isinstance(levels, Mapping) and isinstance(levels.get("bad_pairs"), str) and levels["bad_pairs"] == "peer":
-        found["refpix"] = {**levels, "bad_pairs": "jwst"}
+class Translated(NamedTuple):
+    """What was asked for, without older switches.
+
+    Attributes
+    ----------
+    parameters : dict
+        Parameters by step.
+    run : tuple of str
+        Steps to run.
+    off : frozenset of str
+        Steps that an older switch turns off. Their parameters have no effect.
+    problems : list of str
+        Messages about wrong switches.
+    """
+
+    parameters: dict[str, Named]
+    run: tuple[str, ...]
+    off: frozenset[str]
+    problems: list[str]
+
+
+def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> Translated:
+    """Return parameters by step and the steps to run, without older switches."""
+    found, switches, problems = dict(parameters), dict[str, bool](), list[str]()
     frame, flicker = found.get("picture_frame"), found.get("clean_flicker_noise")
     if isinstance(frame, Mapping) and "correct" in frame:
-        is_on = False
+        switches["picture_frame"] = False
         try:
-            is_on = _CORRECT.check(frame["correct"], "picture_frame.")
+            switches["picture_frame"] = _CORRECT.check(frame["correct"], "picture_frame.")
         except ParameterError as error:
             problems.append(str(error))
-        found["picture_frame"] = {name: value for name, value in frame.items() if is_on and name != "correct"}
-        asked = [name for name in asked if name != "picture_frame"] + (["picture_frame"] if is_on else [])
+        found["picture_frame"] = {name: value for name, value in frame.items() if name != "correct"}
     if isinstance(flicker, Mapping) and isinstance(flicker.get("fit_method"), str) and flicker["fit_method"] == "off":
-        found["clean_flicker_noise"] = {}
-        asked = [name for name in asked if name != "clean_flicker_noise"]
-    return found, tuple(asked), problems
+        switches["clean_flicker_noise"] = False
+        found["clean_flicker_noise"] = {name: value for name, value in flicker.items() if name != "fit_method"}
+    asked = [name for name in run if name not in switches] + [name for name, is_on in switches.items() if is_on]
+    return Translated(found, tuple(asked), frozenset(name for name in switches if not switches[name]), problems)
 
 
-def without_switches(provenance: Named) -> Entries:
-    """Return the provenance of a product with its recipe in today's form, without older switches."""
+def without_older_spellings(provenance: Named, steps: Mapping[str, Step]) -> Entries:
+    """Return the provenance of a product with its recipe as it is written today.
+
+    Parameters
+    ----------
+    provenance : mapping
+        From :func:`nsxr.model.provenance.provenance_of`.
+    steps : mapping of str to Step
+        The steps of the pipeline, by name.
+    """
     recipe = provenance.get("recipe")
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("parameters"), Mapping):
         return dict(provenance)
-    parameters, run, _ = translated(recipe["parameters"], tuple(recipe.get("run", ())))
-    asked = [name for name in ("picture_frame", "clean_flicker_noise") if name in run or parameters.get(name)]
-    named = {name: values for name, values in parameters.items() if values}
+    parameters, run, off, _ = translated(recipe["parameters"], tuple(recipe.get("run", ())))
+    named = {
+        step: {name: _present_name(steps.get(step), name, value) for name, value in values.items()}
+        for step, values in parameters.items()
+        if values and step not in off
+    }
+    asked = [name for name in ("picture_frame", "clean_flicker_noise") if name in run or name in named]
     return {**provenance, "recipe": {**recipe, "parameters": named, "run": recipe.get("run", asked)}}
+
+
+def _present_name(step: Step | None, name: str, value: object) -> object:
+    """Return the value of a parameter. A choice that has been renamed gets its present name."""
+    choices = step.parameters[name].choices if step is not None and name in step.parameters else None
+    return choices.present_name(value) if choices is not None and isinstance(value, str) else value

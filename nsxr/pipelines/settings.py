@@ -9,7 +9,7 @@ from nsxr.errors import ParameterError
 from nsxr.model.declarations import Step
 from nsxr.model.parameters import closest, said
 from nsxr.model.types import ByStep, Entries
-from nsxr.pipelines.older_spellings import SWITCHES, translated
+from nsxr.pipelines.older_spellings import translated
 
 __all__ = ["Settings", "checked"]
 
@@ -62,7 +62,7 @@ def checked(
     ParameterError
         If there are problems. The message names all of them.
     """
-    given, run, problems = translated(parameters, run)
+    given, run, off, problems = translated(parameters, run)
     for name in [*given, *skip, *run]:
         if name not in steps:
             problems.append(f"there is no step {name!r}{_hint(name, steps)}")
@@ -70,10 +70,8 @@ def checked(
     found: dict[str, Entries] = {name: {} for name in steps}
     for name, values in given.items():
         if name in steps and values is not None:
-            found[name] = _checked_values(steps[name], values, problems)
-    for name, values in parameters.items():  # what an older switch turns off has to be right, too
-        if name in steps and isinstance(values, Mapping) and not given.get(name):
-            _checked_values(steps[name], {k: v for k, v in values.items() if (name, k) not in SWITCHES}, problems)
+            values = _checked_values(steps[name], values, problems)
+            found[name] = {} if name in off else values
     if problems:
         raise ParameterError("; ".join(problems))
     if agree is not None:

@@ -14,7 +14,7 @@ from nsxr.model.history import record, steps
 from nsxr.model.parameters import Range
 from nsxr.model.provenance import differences, provenance_of
 from nsxr.pipelines.detector1 import DETECTOR1
-from nsxr.pipelines.older_spellings import without_switches
+from nsxr.pipelines.older_spellings import without_older_spellings
 from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.recipe import Recipe
 from nsxr.testing import forbid_computes
@@ -203,11 +203,11 @@ def test_recipes_of_older_archives_say_the_same_as_new_ones():
     kept = {**new["recipe"]["parameters"], "picture_frame": frame, "clean_flicker_noise": flicker}
     old = {"recipe": {"parameters": kept, "skip": []}}
     assert differences(old, new)
-    assert differences(without_switches(old), new) == []
-    assert without_switches({}) == {}
+    assert differences(without_older_spellings(old, DETECTOR1.steps), new) == []
+    assert without_older_spellings({}, DETECTOR1.steps) == {}
     on = DETECTOR1.recipe(DETECTOR1.settings({"picture_frame": {"correct": True}}))
     kept["picture_frame"] = {"correct": True, "method": "fit"}
-    assert differences(without_switches(old), {"recipe": on}) == []
+    assert differences(without_older_spellings(old, DETECTOR1.steps), {"recipe": on}) == []
     assert differences(new, {"recipe": on})[-1] == "run though off by default: nothing -> picture_frame"
 
 
@@ -218,7 +218,7 @@ def test_the_older_name_of_a_choice_in_an_archive_is_not_a_difference():
     old = {
         "recipe": {"parameters": {**parameters, "refpix": {**parameters["refpix"], "bad_pairs": "peer"}}, "skip": []}
     }
-    assert differences(without_switches(old), new) == []
+    assert differences(without_older_spellings(old, DETECTOR1.steps), new) == []
 
 
 @pytest.mark.parametrize(
