@@ -10,6 +10,7 @@ from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 from nsxr.model.types import Entries, Named
+from nsxr.model.variables import variances_of
 
 __all__ = ["NodeAccessor", "NsxrAccessor"]
 
@@ -50,7 +51,7 @@ class NsxrAccessor:
             If the Dataset has no variances.
         """
         name, prefix = ("sci", "var") if "sci" in self._dataset else ("flux", "flux_var")
-        parts = [f"{prefix}_{part}" for part in ("poisson", "rnoise", "flat") if f"{prefix}_{part}" in self._dataset]
+        parts = variances_of(self._dataset, prefix)
         if name not in self._dataset or not parts:
             found = ", ".join(map(str, self._dataset.data_vars)) or "none"
             raise ModelError(f"there are no variances to make an error of: variables are {found}")

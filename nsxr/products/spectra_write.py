@@ -78,12 +78,17 @@ def _kind(spectra: Sequence[xr.Dataset]) -> tuple[str, str]:
 
 def _primary(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
     """Return the primary header, without the keywords from the header of a slit."""
-    carried = attrs.get("fits_header")
-    known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
+    known = _primary_keywords(attrs)
     kept = {k: v for k, v in attrs.items() if not _belongs_to_slit(str(k), known)}
     header = primary_header(xr.Dataset(attrs=kept), filename)
     set_keyword(header, "DATAMODL", model)
     return header
+
+
+def _primary_keywords(attrs: Mapping[Any, Any]) -> set[str] | None:
+    """Return the keywords of the primary header of the input, None if the header was not kept."""
+    carried = attrs.get("fits_header")
+    return None if carried is None else set(fits.Header.fromstring(str(carried), sep="\n"))
 
 
 def _belongs_to_slit(key: str, primary: set[str] | None) -> bool:
@@ -95,8 +100,7 @@ def _belongs_to_slit(key: str, primary: set[str] | None) -> bool:
 def _header(spectrum: xr.Dataset, header: fits.Header) -> dict[str, xr.DataArray]:
     """Put the keywords of a spectrum into the header of its table. Return the keywords with lazy values."""
     attrs = spectrum.attrs
-    carried = attrs.get("fits_header")
-    known = set(fits.Header.fromstring(str(carried), sep="\n")) if carried is not None else None
+    known = _primary_keywords(attrs)
     for key, value in {"DISPAXIS": 1, **attrs}.items():
         if key in SLIT_KEYWORDS or (_belongs_to_slit(str(key), known) and is_of_spectrum(key) and key not in header):
             value = value.item() if isinstance(value, np.generic) else value
@@ -169,10 +173,10 @@ def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]
 
 
 def _create(
-    path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], filename: str
+    path: Path, spectra: Sequence[xr.Dataset], root: Mapping[Any, Any], filename: str, kind: tuple[str, str]
 ) -> list[tuple[xr.DataArray, Target]]:
-    """Create a FITS product of full size, and return its arrays with their targets."""
-    extension, model = _kind(spectra)
+    """Create a FITS product of full size, and return its arrays with their targets. ``kind`` is from :func:`_kind`."""
+    extension, model = kind
     records = [provenance(spectrum) for spectrum in spectra]
     first = spectra[0].attrs
     same = len({spectrum.attrs.get("nsxr_steps") for spectrum in spectra}) == 1
@@ -280,14 +284,14 @@ def write_spectra(
     their dims.
     """
     final = local_path(path)
-    _kind(_spectra_of(spectra))
+    each = _spectra_of(spectra)
+    kind = _kind(each)
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":
-            model = _kind(_spectra_of(spectra))[1]
-            nodes = {name: as_product(node, final.name, model) for name, node in _nodes(spectra).items()}
+            nodes = {name: as_product(node, final.name, kind[1]) for name, node in _nodes(spectra).items()}
             return list(create_zarr(partials[0], nodes))
-        return _create(partials[0], _spectra_of(spectra), spectra.attrs, final.name)
+        return _create(partials[0], each, spectra.attrs, final.name, kind)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)
     return final

@@ -7,11 +7,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from nsxr.model.variables import IMAGE
+from nsxr.model.dims import IMAGE
+from nsxr.model.variables import VARIANCES
 
 __all__ = ["make_slit", "make_spectrum"]
-
-PARTS = ("poisson", "rnoise", "flat")
 
 
 def make_slit(
@@ -67,7 +66,7 @@ def make_slit(
         "dq": (all_dims, np.zeros(pixels.shape, np.uint32) if dq is None else np.array(dq, np.uint32)),
         "wavelength": (dims, np.array(wavelength, np.float32), {"units": "um"}),
     }
-    for part, variance in zip(PARTS, variances, strict=True):
+    for part, variance in zip(VARIANCES, variances, strict=True):
         values = np.array(np.broadcast_to(np.asarray(variance, np.float32), pixels.shape))
         contents[f"var_{part}"] = (all_dims, values, {"units": f"({units})2"})
     rows, columns = pixels.shape[-2:]
@@ -116,7 +115,7 @@ def make_spectrum(
     contents: dict[str, Any] = {}
     for name, prefix, units, scale in (("flux", "flux", "Jy", 1), ("surf_bright", "sb", "MJy/sr", 3)):
         contents[name] = ("dispersion", scale * values, {"units": units})
-        for part in PARTS[:2]:
+        for part in VARIANCES[:2]:
             contents[f"{prefix}_var_{part}"] = ("dispersion", scale**2 * variances / 2, {"units": f"({units})2"})
     contents["dq"] = ("dispersion", np.zeros(values.size, np.uint32) if dq is None else np.array(dq, np.uint32))
     labels = {"dispersion": column_start + np.arange(values.size), "wavelength": ("dispersion", np.array(wavelength))}
