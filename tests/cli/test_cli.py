@@ -14,7 +14,6 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 from click.shell_completion import ShellComplete
-from click.testing import CliRunner
 
 import nsxr
 from nsxr import cli
@@ -26,20 +25,6 @@ from nsxr.simulate import simulate_exposure
 
 ROOT = "jw01234001001_03101_00001_nrs1"
 SUB32 = {"readout": "NRSRAPID", "subarray": "SUB32", "groups": 4, "integrations": 3}
-
-
-@pytest.fixture
-def run():
-    """Return a function that runs nsxr and checks that it neither fails unexpectedly nor shows a traceback."""
-
-    def invoke(*words, status=0):
-        result = CliRunner().invoke(cli.main, [str(word) for word in words], prog_name="nsxr")
-        assert result.exit_code == status, result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        assert "Traceback" not in result.output
-        return result
-
-    return invoke
 
 
 @pytest.fixture

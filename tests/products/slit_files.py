@@ -35,6 +35,17 @@ def simulated_slits(number: int = 3, **parameters: object) -> list[xr.Dataset]:
     return found
 
 
+def unequal_slits(number: int = 3) -> dict[str, xr.Dataset]:
+    """Return slits by name, each with fewer rows and more columns than the one before."""
+    found = {}
+    for n in range(number):
+        slit, _ = simulate_trace(columns=40 + 7 * n, seed=n)
+        slit = slit.isel(row=slice(n, 28))
+        slit.attrs |= {"SLTNAME": f"s{n}", "SOURCEID": n, "SRCYPOS": 0.125, "PROGRAM": "01234"}
+        found[f"s{n}"] = slit
+    return found
+
+
 def write_groups(path: Path, groups: dict[str, xr.Dataset]) -> Path:
     """Write Datasets as groups of a Zarr store, as they are: what older versions wrote."""
     write_whole([path], lambda partials: list(create_zarr(partials[0], groups)), path.parent, path.name, False, False)

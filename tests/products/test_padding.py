@@ -7,21 +7,16 @@ import xarray as xr
 from nsxr.errors import ModelError
 from nsxr.model.dq import PixelFlag
 from nsxr.products.padding import pad_slits, unpad_slits
-from nsxr.simulate import simulate_trace
 from nsxr.testing import forbid_computes
+from tests.products.slit_files import unequal_slits
 
 HEADER = "SLTNAME = '{name}'\nSOURCEID= {number}\nSRCYPOS = 0.125\nSHUTSTA = '1x1'"
 
 
 def slits(number: int = 3) -> dict[str, xr.Dataset]:
-    found = {}
-    for n in range(number):
-        slit, _ = simulate_trace(columns=40 + 7 * n, seed=n)
-        slit = slit.isel(row=slice(n, 28))
-        slit.attrs |= {"SLTNAME": f"s{n}", "SOURCEID": n, "SRCYPOS": 0.125, "PROGRAM": "01234"}
-        slit.attrs["slit_header"] = HEADER.format(name=f"s{n}", number=n)
-        found[f"s{n}"] = slit
-    return found
+    """Return slits with headers of their own."""
+    each = enumerate(unequal_slits(number).items())
+    return {name: slit.assign_attrs(slit_header=HEADER.format(name=name, number=n)) for n, (name, slit) in each}
 
 
 def test_padded_and_back() -> None:

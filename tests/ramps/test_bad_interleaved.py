@@ -19,16 +19,6 @@ BAD_REFERENCE = np.uint32(1 << 17)
 NONE_LISTED = np.zeros(64, bool)
 
 
-@pytest.fixture
-def make_irs2(make_exposure):
-    def make(sci, detector="NRS1"):
-        changes = {"SUBARRAY": "FULL", "READPATT": "NRSIRS2RAPID", "SUBSTRT1": 1, "SUBSTRT2": 1, "NOUTPUTS": 5}
-        exposure = make_exposure(sci, DETECTOR=detector, **changes)
-        return exposure.assign_attrs(SUBSIZE1=2048, SUBSIZE2=2048)
-
-    return make
-
-
 def noise(rng, integrations, groups, columns):
     """Rows of one output: white noise, drifts that all pairs share, pixels of different level."""
     white = rng.normal(0, 5, (integrations, groups, 128, columns))

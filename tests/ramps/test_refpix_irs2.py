@@ -23,16 +23,6 @@ SLOTS = 712 * COLUMNS
 BAD_REFERENCE = np.uint32(1 << 17)
 
 
-@pytest.fixture
-def make_irs2(make_exposure):
-    def make(sci, detector="NRS1"):
-        changes = {"SUBARRAY": "FULL", "READPATT": "NRSIRS2RAPID", "SUBSTRT1": 1, "SUBSTRT2": 1, "NOUTPUTS": 5}
-        exposure = make_exposure(sci, DETECTOR=detector, **changes)
-        return exposure.assign_attrs(SUBSIZE1=2048, SUBSIZE2=2048)
-
-    return make
-
-
 def weights(alpha, beta, bad=()):
     dims = ("output", "frequency")
     contents = {"alpha": (dims, alpha.astype(np.complex64)), "beta": (dims, beta.astype(np.complex64))}

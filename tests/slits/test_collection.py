@@ -7,23 +7,14 @@ import xarray as xr
 from nsxr.errors import ModelError
 from nsxr.simulate import simulate_trace
 from nsxr.slits.collection import as_slit, as_tree, iterate_slits, map_slits
-
-
-def slits(number: int = 3) -> dict[str, xr.Dataset]:
-    found = {}
-    for n in range(number):
-        slit, _ = simulate_trace(columns=40 + 7 * n, seed=n)
-        slit = slit.isel(row=slice(n, 28))
-        slit.attrs |= {"SLTNAME": f"s{n}", "SOURCEID": n, "SRCYPOS": 0.125, "PROGRAM": "01234"}
-        found[f"s{n}"] = slit
-    return found
+from tests.products.slit_files import unequal_slits
 
 
 def test_map_keeps_the_layout() -> None:
     def doubled(slit: xr.Dataset) -> xr.Dataset:
         return slit.assign(sci=slit["sci"] * np.float32(2))
 
-    each = slits()
+    each = unequal_slits()
     many = xr.DataTree.from_dict(each)
     many.attrs = {"PROGRAM": "01234"}
     tree = map_slits(doubled, many)
@@ -34,7 +25,7 @@ def test_map_keeps_the_layout() -> None:
 
 
 def test_names_of_a_tree() -> None:
-    each = list(slits(2).values())
+    each = list(unequal_slits(2).values())
     tree = as_tree([*each, each[0]], {"PROGRAM": "1"})
     assert list(tree.children) == ["s0", "s1", "s0-3"]
     assert [name for name, _ in iterate_slits(tree)] == ["s0", "s1", "s0-3"]
@@ -42,8 +33,8 @@ def test_names_of_a_tree() -> None:
     assert list(as_tree(each, {}, ["a", "b"]).children) == ["a", "b"]
 
 
-def test_slits_of_one_name_in_two_groups_are_two_slits() -> None:
-    one, other, _ = slits().values()
+def test_slits_of_one_name_in_two_groups_are_two_unequal_slits() -> None:
+    one, other, _ = unequal_slits().values()
     tree = xr.DataTree.from_dict({"a/s": one, "b/s": other})
     assert [name for name, _ in iterate_slits(tree)] == ["a/s", "b/s"]
     assert [name for name, _ in iterate_slits(tree["a"])] == ["s"]
