@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import xarray as xr
 
@@ -26,6 +26,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Given = ByStep
 """Further arguments of steps, by step: arguments that are neither references nor parameters."""
+
+
+class _Inputs(NamedTuple):
+    """What all steps of an exposure share: how it was read out, the references by type, and the settings."""
+
+    readout: Readout
+    references: Mapping[str, xr.Dataset]
+    settings: Settings
 
 
 class Pipeline:
@@ -188,7 +196,8 @@ class Pipeline:
             If a step of the pipeline lacks a reference.
         """
         steps = self._steps_of(exposure)
-        self._require(_until(steps, until), exposure, references, settings)
+        inputs = _Inputs(Readout.of(exposure), references, settings)
+        self._require(_until(steps, until), inputs)
         todo = [
             (step, settings.reason_off(step) or (left_out or {}).get(name) or _cannot(step, exposure))
             for name, step in _until(steps, until or _maker(steps)).items()
@@ -196,15 +205,14 @@ class Pipeline:
         by_integration = any(step.by_integration for step, why_not in todo if why_not is None)
         with rechunk_by_tasks():
             start = arranged(exposure, by_integration) if by_integration or until is None else exposure
-            return self._run(todo, start, exposure, references, settings, given or {})
+            return self._run(todo, start, exposure, inputs, given or {})
 
     def _run(
         self,
         todo: Sequence[tuple[Step, str | None]],
         start: xr.Dataset,
         exposure: xr.Dataset,
-        references: Mapping[str, xr.Dataset],
-        settings: Settings,
+        inputs: _Inputs,
         given: Given,
     ) -> dict[str, xr.Dataset]:
         """Run the steps that have no reason to be skipped. ``start`` is ``exposure`` in the layout for these steps."""
@@ -220,9 +228,9 @@ class Pipeline:
                     # the step compares all integrations of a pixel; reading the ramps a second time saves memory
                     with warnings.catch_warnings():  # the first pass has already given these warnings
                         warnings.simplefilter("ignore", DegradedResultWarning)
-                        again = self._run(todo[:number], to_ramps(exposure), exposure, references, settings, given)
+                        again = self._run(todo[:number], to_ramps(exposure), exposure, inputs, given)
                     more[step.series] = list(again.values())[-1]
-                current = step.function(current, **self._arguments(step, exposure, references, settings), **more)
+                current = step.function(current, **self._arguments(step, inputs), **more)
                 current = out_of_frames(current, exposure) if step.by_frame else current
             stages[step.name] = current
         return stages
@@ -248,27 +256,26 @@ class Pipeline:
         steps = self._steps_of(corrected)
         before = _until(steps, _maker(steps))
         rest = {name: step for name, step in steps.items() if name not in before}
-        self._require(rest, corrected, references, settings)
+        inputs = _Inputs(Readout.of(corrected), references, settings)
+        self._require(rest, inputs)
         first, *others = rest.values()
         with rechunk_by_tasks():
-            arguments = self._arguments(first, corrected, references, settings)
-            tree: xr.DataTree = first.function(corrected, **arguments, **(given or {}).get(first.name, {}))
+            arguments = {**self._arguments(first, inputs), **(given or {}).get(first.name, {})}
+            tree: xr.DataTree = first.function(corrected, **arguments)
             nodes = {name: node.to_dataset() for name, node in tree.children.items()}
             for name, node in nodes.items():
                 for step in others:
                     why_not = settings.reason_off(step) or (left_out or {}).get(step.name) or _cannot(step, node)
                     if why_not is None:
-                        node = step.function(node, **self._arguments(step, corrected, references, settings))
+                        node = step.function(node, **self._arguments(step, inputs))
                     else:
                         node = record_skip(node, step.name, why_not)
                 nodes[name] = node.assign_attrs(noted(node.attrs, recipe=self.recipe(settings)))
         return xr.DataTree.from_dict(nodes, name=tree.name)
 
-    def _arguments(
-        self, step: Step, exposure: xr.Dataset, references: Mapping[str, xr.Dataset], settings: Settings
-    ) -> Entries:
+    def _arguments(self, step: Step, inputs: _Inputs) -> Entries:
         """Return the references and the parameters to pass to a step."""
-        readout = Readout.of(exposure)
+        readout, references, settings = inputs
         wanted = [one for one in step.references if one.kind in references and self._is_used(one, readout, settings)]
         found = {one.name: references[one.kind] for one in wanted}
         return {**found, **step.arguments(settings.parameters[step.name])}
@@ -288,15 +295,10 @@ class Pipeline:
                     found.append(one.kind)
         return found
 
-    def _require(
-        self,
-        steps: Mapping[str, Step],
-        exposure: xr.Dataset,
-        references: Mapping[str, xr.Dataset],
-        settings: Settings,
-    ) -> None:
+    def _require(self, steps: Mapping[str, Step], inputs: _Inputs) -> None:
         """Raise MissingReferenceError unless each reference that these steps need is given under its type."""
-        kinds = self._needed(steps.values(), Readout.of(exposure), settings)
+        readout, references, settings = inputs
+        kinds = self._needed(steps.values(), readout, settings)
         missing = [kind for kind in kinds if kind not in references]
         if missing:
             users = [f"{kind} ({', '.join(self._users(kind))})" for kind in missing]
