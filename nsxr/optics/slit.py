@@ -97,8 +97,8 @@ class Slitlet(Slit):
     shutter_id : int
         Number of the central shutter in the table of its quadrant, from 1; of a fixed slit from 0.
     xcen, ycen : int
-        Central shutter: number along the dispersion (1 to 365) and along the slit (1 to 171). Headers call them XCEN and
-        YCEN, metafiles ``shutter_row`` and ``shutter_column``. 0 for fixed slits.
+        Central shutter: number along the dispersion (1 to 365) and along the slit (1 to 171). Headers call them XCEN
+        and YCEN, metafiles ``shutter_row`` and ``shutter_column``. 0 for fixed slits.
     state : str
         State of the shutters from the lowest to the highest: ``x`` has the primary source, ``1`` is open, ``0`` was not
         commanded.
@@ -124,7 +124,7 @@ class Slitlet(Slit):
     slit_yscale: float
 
     def position_of(self, source: Source) -> tuple[float, float]:
-        """Return the position of a source of this slitlet in the frame of the slit, relative to its centre [open units].
+        """Return the position of a source in the frame of the slit, relative to the centre of the slitlet [open units].
 
         Sources in other shutters than the central one lie whole pitches away from it.
         """

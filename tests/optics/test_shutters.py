@@ -1,0 +1,121 @@
+"""Slitlets from metafiles: the primary source is the centre, and nothing that a metafile says is lost."""
+
+import numpy as np
+import pytest
+
+from nsxr.errors import InputFileError
+from nsxr.formats.msa_metafile import read_metafile
+from nsxr.model.msa_metafile import CataloguedSource, MsaMetafile, ShutterRow
+from nsxr.optics.shutters import FIXED_SLIT_IDS, find_slitlets, shutter_id
+from nsxr.optics.slit import Slit, Slitlet
+
+NAN = float("nan")
+SCALES = {quadrant: (1.363, 1.15) for quadrant in (1, 2, 3, 4)}
+
+
+def place(quadrant: int, number: int) -> Slit:
+    return Slit(str(number), quadrant, number * 1e-6, quadrant * 1e-3, 77e-6, 177e-6, -0.5, 0.5, (0.6, 5.3), -1)
+
+
+FIXED = {name: Slit(name, 5, 0.0, 0.0, 2e-4, 3e-3, -0.55, 0.55, (0.6, 5.3), -1) for name in FIXED_SLIT_IDS}
+
+
+def row(ycen: int, source: int = 0, *, primary: bool = False, x: float = NAN, y: float = NAN, **others) -> ShutterRow:
+    given = dict(
+        slitlet_id=7, metadata_id=1, dither=1, quadrant=2, xcen=10, is_background=source == 0, fixed_slit="", ycen=ycen
+    )
+    return ShutterRow(**(given | dict(source_id=source, source_x=x, source_y=y, is_primary=primary) | others))
+
+
+def slitlets(*rows: ShutterRow, sources: dict | None = None) -> list[Slitlet]:
+    known = sources or {5: CataloguedSource("1_5", "five", 10.0, -70.0, 0.9)}
+    metafile = MsaMetafile("file_msa.fits", rows, known)
+    return find_slitlets(metafile, 1, 1, place=place, fixed_slits=FIXED, scales=SCALES, program="1")
+
+
+def test_the_primary_source_is_the_centre_even_if_another_source_comes_first():
+    (found,) = slitlets(row(20, 9, x=0.5, y=0.5), row(21), row(22, 5, primary=True, x=0.2, y=0.75), row(23))
+    assert (found.ycen, found.state, found.shutter_id) == (22, "11x1", shutter_id(10, 22))
+    assert found.source is not None
+    assert (found.source.id, found.source.name, found.source.ra) == (5, "1_5", 10.0)
+    np.testing.assert_allclose((found.source.x, found.source.y), (-0.3, 0.25))
+    np.testing.assert_allclose((found.slit_y_low, found.slit_y_high), (-1.05 - 2 * 1.15, 1.05 + 1.15))
+
+
+def test_several_sources_keep_their_own_shutters_and_positions():
+    (found,) = slitlets(row(20, 9, x=0.5, y=0.6), row(22, 5, primary=True, x=0.5, y=0.5), row(22, 6, x=0.1, y=0.5))
+    assert [source.id for source in found.sources] == [5, 9, 6]
+    assert found.sources[1].name == "1_VRT7"  # the catalogue does not have it
+    np.testing.assert_allclose(found.position_of(found.sources[1]), (0.0, (0.1 - 2) * 1.15))
+    np.testing.assert_allclose(found.position_of(found.sources[2]), (-0.4 * 1.363, 0.0))
+
+
+def test_a_shutter_that_comes_twice_is_one_shutter():
+    (found,) = slitlets(row(20), row(20, 9, x=0.5, y=0.5), row(21, 5, primary=True, x=0.5, y=0.5))
+    assert found.state == "1x"
+
+
+def test_a_gap_and_a_background_slitlet():
+    (found,) = slitlets(row(20), row(22), row(23))
+    assert (found.state, found.ycen, found.is_background, found.source) == ("1011", 21, True, None)
+
+
+def test_positions_that_are_not_known_are_the_centre():
+    (found,) = slitlets(row(20, 5, primary=True))
+    assert found.source is not None
+    assert (found.source.x, found.source.y) == (0.0, 0.0)
+
+
+def test_fixed_slits_of_a_shutter_exposure_stay():
+    rows = [
+        row(0, 5, primary=True, x=0.5, y=0.6, fixed_slit="S200A2", quadrant=5, xcen=0),
+        row(0, fixed_slit="S1600A1", quadrant=5, xcen=0),
+        row(20, 5, primary=True, x=0.5, y=0.5),
+    ]
+    first, second, third = slitlets(*rows)
+    assert (first.name, first.quadrant, first.slitlet_id, first.shutter_id) == ("S200A2", 5, -102, 1)
+    assert first.source is not None
+    assert (second.name, second.slitlet_id, second.shutter_id, second.source) == ("S1600A1", -104, 3, None)
+    assert third.name == "7"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(20, 5, metadata_id=3)], "no shutters for MSAMETID 1, it has 3"),
+        ([row(20, 5, dither=2)], r"no shutters for dither 1 \(PATT_NUM\) of MSAMETID 1, it has dithers 2"),
+        ([row(20, 5, primary=True), row(21, 6, primary=True)], "slitlet 7 has 2 primary sources"),
+        ([row(20, 5, primary=True), row(21, xcen=11)], "slitlet 7 are not in one line"),
+        ([row(0, 5, fixed_slit="S300A1")], "fixed slit S300A1 is not known"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_by_name(rows, message):
+    with pytest.raises(InputFileError, match=message):
+        slitlets(*rows)
+
+
+def real_slitlets(path, dither, program):
+    return find_slitlets(path, 1, dither, place=place, fixed_slits=FIXED, scales=SCALES, program=program)
+
+
+def test_real_metafile_with_several_sources_in_a_slitlet(real_data):
+    metafile = read_metafile(real_data / "msa_metafiles" / "jw02736007001_01_msa.fits.gz")
+    found = {slitlet.name: slitlet for slitlet in real_slitlets(metafile, 1, "2736")}
+    assert len(found) == 74
+    one = found["24"]
+    assert one.source is not None
+    assert (one.source.id, one.ycen, one.state) == (7570, 22, "11x1")  # the observatory's pipeline: 20, x111
+
+
+@pytest.mark.parametrize(("name", "expected"), [("_original", (127, 110)), ("", (1, 1))])
+def test_real_metafile_before_and_after_editing(real_data, name, expected):
+    metafile = read_metafile(real_data / "mos_jw02565" / f"jw02565007001_01_msa{name}.fits")
+    found = real_slitlets(metafile, 1, "2565")
+    assert (len(found), sum(not slitlet.is_background for slitlet in found)) == expected
+    assert {slitlet.state.count("x") for slitlet in found if slitlet.source} == {1}
+    assert {slitlet.state.count("x") for slitlet in found if not slitlet.source} <= {0}
+
+
+def test_a_file_that_is_no_metafile(tmp_path):
+    with pytest.raises(InputFileError, match="no such file"):
+        read_metafile(tmp_path / "jw_msa.fits")
