@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import MissingReferenceError, ReferenceFileError, install
+from nsxr.errors import ReferenceFileError
 from nsxr.formats.asdf_trees import require_plain_tree
 from nsxr.formats.fingerprint import describe_file
 from nsxr.formats.zarr_metadata import first_line
@@ -37,8 +37,6 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
 
     Raises
     ------
-    MissingReferenceError
-        If the asdf library is not installed.
     ReferenceFileError
         If the file does not exist, is damaged, or refers to other files; or if it has no filters for this detector, or
         filters that are not finite numbers for four amplifiers.
@@ -47,10 +45,7 @@ def open_sirs_kernel(path: str | os.PathLike[str], detector: str) -> xr.Dataset:
     ----------
     Rauscher et al. 2022, "Simple Improved Reference Subtraction".
     """
-    try:
-        asdf: Any = import_module("asdf")
-    except ImportError as error:
-        raise MissingReferenceError(f"{path}: the asdf library is needed to read it: {install('asdf')}") from error
+    asdf: Any = import_module("asdf")
     name = detector.lower()
     require_plain_tree(path)
     try:
