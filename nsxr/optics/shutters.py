@@ -23,7 +23,7 @@ _PITCH_IN_OPEN_HEIGHTS = 1.15
 """Distance of neighbouring shutters along the slit, as the observatory's pipeline has it for the ends of slitlets."""
 
 _MARGIN = 0.5
-"""Margin of slitlets beyond :data:`HALF_HEIGHT` at both ends [open heights]. It holds the bars and their blurred edges."""
+"""Margin of slitlets beyond :data:`HALF_HEIGHT` at both ends [open heights]. It holds bars and their blurred edges."""
 
 Place = Callable[[int, int], Slit]
 """Gives the slit of one shutter from its quadrant and its number in the table of the quadrant, from 1."""
@@ -75,8 +75,8 @@ def find_slitlets(
 
     Notes
     -----
-    The observatory's pipeline takes the first row of a slitlet that is not background as its centre. Where a slitlet has
-    several sources, that row may belong to another source than the primary one. Here the primary row is the centre.
+    The observatory's pipeline takes the first row of a slitlet that is not background as its centre. Where a slitlet
+    has several sources, that row may belong to another source than the primary one. Here the primary row is the centre.
     """
     of_configuration = [row for row in metafile.shutters if row.metadata_id == metadata_id]
     if not of_configuration:

@@ -10,7 +10,7 @@ from nsxr.optics.shutters import FIXED_SLIT_IDS, find_slitlets, shutter_id
 from nsxr.optics.slit import Slit, Slitlet
 
 NAN = float("nan")
-SCALES = {quadrant: (1.363, 1.15) for quadrant in (1, 2, 3, 4)}
+SCALES = dict.fromkeys((1, 2, 3, 4), (1.363, 1.15))
 
 
 def place(quadrant: int, number: int) -> Slit:
@@ -21,10 +21,9 @@ FIXED = {name: Slit(name, 5, 0.0, 0.0, 2e-4, 3e-3, -0.55, 0.55, (0.6, 5.3), -1) 
 
 
 def row(ycen: int, source: int = 0, *, primary: bool = False, x: float = NAN, y: float = NAN, **others) -> ShutterRow:
-    given = dict(
-        slitlet_id=7, metadata_id=1, dither=1, quadrant=2, xcen=10, is_background=source == 0, fixed_slit="", ycen=ycen
-    )
-    return ShutterRow(**(given | dict(source_id=source, source_x=x, source_y=y, is_primary=primary) | others))
+    given = {"slitlet_id": 7, "metadata_id": 1, "dither": 1, "quadrant": 2, "xcen": 10, "ycen": ycen, "fixed_slit": ""}
+    given |= {"source_id": source, "source_x": x, "source_y": y, "is_primary": primary, "is_background": source == 0}
+    return ShutterRow(**(given | others))
 
 
 def slitlets(*rows: ShutterRow, sources: dict | None = None) -> list[Slitlet]:
