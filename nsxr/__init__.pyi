@@ -52,6 +52,7 @@ from .ramps.superbias import subtract_superbias as subtract_superbias
 from .references import open_references as open_references
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
+from .references.optics import open_optics as open_optics
 from .slits.background import combine_backgrounds as combine_backgrounds
 from .slits.background import nod_backgrounds as nod_backgrounds
 from .slits.background import subtract_background as subtract_background

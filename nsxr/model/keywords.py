@@ -141,6 +141,22 @@ KEYWORDS: Mapping[str, Keyword] = {
     # references
     "GAINFACT": _number("gain of the readout over that of full frames", 0.1, 10),
     "AVDRKCUR": _number("mean dark current in electron/s", 0, 1e5),
+    # optics
+    "GWA_XTIL": _number("reading of the sensor of the grating wheel about x", -10, 10),
+    "GWA_YTIL": _number("reading of the sensor of the grating wheel about y", -10, 10),
+    "GWA_TILT": _number("temperature of the grating wheel in K", 1, 400),
+    "VELOSYS": _number("velocity relative to the barycentre in m/s", -1e6, 1e6),
+    "VA_SCALE": _number("scale factor of the velocity aberration", 0.99, 1.01),
+    "V2_REF": _number("V2 of the reference point in arcsec", -3600, 3600),
+    "V3_REF": _number("V3 of the reference point in arcsec", -3600, 3600),
+    "RA_REF": _number("right ascension of the reference point in degrees", -360, 360),
+    "DEC_REF": _number("declination of the reference point in degrees", -90, 90),
+    "ROLL_REF": _number("position angle of V3 at the reference point in degrees", -360, 360),
+    "V3I_YANG": _number("angle from V3 to the ideal y axis in degrees", -360, 360),
+    "VPARITY": Keyword("whole", "parity of the ideal frame", choices=(-1, 1)),
+    "XOFFSET": _number("dither offset along the ideal x axis in arcsec", -1e5, 1e5),
+    "YOFFSET": _number("dither offset along the ideal y axis in arcsec", -1e5, 1e5),
+    "MSAMETID": _whole("configuration in the MSA metafile", -_ANY_ID, _ANY_ID),
     # slits and their spectra
     "SLITID": _whole("number of the slit", -_ANY_ID, _ANY_ID),
     "SOURCEID": _whole("number of the source", -_ANY_ID, _ANY_ID),

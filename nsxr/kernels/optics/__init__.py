@@ -1,0 +1,1 @@
+"""Kernels of the optics: coordinates of pixels, on NumPy arrays."""
