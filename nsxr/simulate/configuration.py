@@ -1,7 +1,7 @@
 """The configuration of a simulated exposure: detector, readout, subarray, times."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from nsxr.errors import ParameterError
 from nsxr.model.readout import AMPLIFIER_ROWS, DETECTOR_SIZE, IRS2_ROWS, REFERENCE_BORDER, irs2_layout
 from nsxr.model.time_order import TimeOrder, time_order
+from nsxr.simulate.pointing import DITHERS, Pointing, pointed
 
-__all__ = ["READOUTS", "SCENES", "SUBARRAYS", "Configuration", "check_seed", "configure"]
+__all__ = ["GRATINGS", "READOUTS", "SCENES", "SUBARRAYS", "Configuration", "check_seed", "configure"]
 
 READOUTS: Mapping[str, tuple[int, int]] = {
     "NRSRAPID": (1, 1),
@@ -84,6 +85,10 @@ _FILTERS = {
     "G395M": "F290LP",
     "G395H": "F290LP",
 }
+GRATINGS = tuple(name for name in _FILTERS if name != "MIRROR")
+"""Gratings and the prism."""
+
+_SLIT = {"SUBS200A1": "S200A1", "SUBS200A2": "S200A2", "SUBS400A1": "S400A1", "SUBS200B1": "S200B1"}
 _FULL_GRATINGS = {"MOS": "PRISM", "FS": "G235H", "IFU": "G395H", "BOTS": "G395H", "dark": "MIRROR", "flat": "G235H"}
 
 
@@ -107,6 +112,8 @@ class Configuration:
         Zero-based detector columns that are simulated. A small exposure has only some of them.
     programme, observation, exposure : int
         Numbers in the name of the exposure.
+    pointing : Pointing
+        Where the telescope points, and the dither position.
     """
 
     detector: str
@@ -121,6 +128,19 @@ class Configuration:
     programme: int = 1234
     observation: int = 1
     exposure: int = 1
+    pointing: Pointing = field(default_factory=Pointing)
+
+    @property
+    def fixed_slit(self) -> str:
+        """The fixed slit that the target is placed in (FXD_SLIT); ``NONE`` for shutters, slices and darks."""
+        if self.scene in ("MOS", "IFU", "dark"):
+            return "NONE"
+        return _SLIT.get(self.subarray, "S1600A1" if self.scene == "BOTS" else "S200A1")
+
+    @property
+    def metafile(self) -> str:
+        """Name of the file that lists the shutters (MSAMETFL)."""
+        return f"{self.root[:13]}_01_msa.fits"
 
     @property
     def root(self) -> str:
@@ -217,6 +237,9 @@ def configure(
     programme: int = 1234,
     observation: int = 1,
     exposure: int = 1,
+    grating: str | None = None,
+    dither: int = 1,
+    dithers: int = 1,
 ) -> Configuration:
     """Check the parameters of an exposure, and fill in what follows from them.
 
@@ -232,6 +255,10 @@ def configure(
         Number of columns from the start of the subarray, or an array of zero-based detector columns.
     programme, observation, exposure : int
         Numbers in the name of the exposure.
+    grating : str, optional
+        As in :data:`GRATINGS`. The default is a usual one of the subarray, or of the mode for full frames.
+    dither, dithers : int
+        Number of the dither position, and number of positions.
 
     Raises
     ------
@@ -248,6 +275,7 @@ def configure(
             ("subarray", subarray, SUBARRAYS),
             ("detector", detector, ("NRS1", "NRS2")),
             ("scene", scene, SCENES),
+            ("grating", grating.upper() if grating else "PRISM", GRATINGS),
         )
         if value not in known
     ]
@@ -269,6 +297,11 @@ def configure(
         problems.append(f"readout {readout} exists for FULL only, not for {subarray}; use NRSRAPID or NRS")
     if scene in ("MOS", "IFU") and subarray != "FULL":
         problems.append(f"scene {scene} needs subarray FULL, not {subarray}; use FS or BOTS")
+    most_dithers = len(DITHERS.get(scene, ((),)))
+    if not 1 <= dither <= dithers <= most_dithers:
+        problems.append(
+            f"dither {dither} of {dithers}, expected a number from 1 up to dithers, and {most_dithers} at most"
+        )
     if problems:
         raise ParameterError("; ".join(problems))
     size = SUBARRAYS[subarray]
@@ -283,9 +316,9 @@ def configure(
     columns = np.asarray(columns, dtype=np.int64)
     if columns.size == 0 or (np.diff(columns) < 1).any() or columns[0] < start or columns[-1] >= start + size.columns:
         raise ParameterError(f"columns must increase and lie in {start} to {start + size.columns - 1} for {subarray}")
-    grating = size.grating or _FULL_GRATINGS[scene]
+    grating = grating.upper() if grating else size.grating or _FULL_GRATINGS[scene]
     row_start = size.row_start.get(grating, size.row_start[""])[second] - 1
-    return Configuration(
+    made = Configuration(
         detector,
         readout,
         subarray,
@@ -299,6 +332,7 @@ def configure(
         observation,
         exposure,
     )
+    return replace(made, pointing=pointed(scene, made.fixed_slit, dither, dithers))
 
 
 def check_seed(seed: int) -> None:

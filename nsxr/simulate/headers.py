@@ -32,7 +32,6 @@ _OPERATION = {
     "dark": "NONE",
     "flat": "NONE",
 }
-_SLIT = {"SUBS200A1": "S200A1", "SUBS200A2": "S200A2", "SUBS400A1": "S400A1", "SUBS200B1": "S200B1"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
     integration_time = configuration.groups * configuration.group_time
     is_series = configuration.scene == "BOTS"
     is_closed = configuration.filter == "OPAQUE"
-    slit = _SLIT.get(configuration.subarray, "S1600A1" if is_series else "S200A1")
+    pointing = configuration.pointing
     cards: list[tuple[str, object, str]] = [
         ("DATE", end, "UTC date file created"),
         ("ORIGIN", "nsxr", "Simulated, not observed"),
@@ -129,8 +128,8 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("TARGPROP", "SIMULATED", "Proposer's name for the target"),
         ("TARGNAME", "SIMULATED", "Standard astronomical catalog name for target"),
         ("TARGTYPE", "FIXED", "Type of target"),
-        ("TARG_RA", 83.82, "[deg] target RA at mid time of exposure"),
-        ("TARG_DEC", -69.27, "[deg] target Dec at mid time of exposure"),
+        ("TARG_RA", pointing.target[0], "[deg] target RA at mid time of exposure"),
+        ("TARG_DEC", pointing.target[1], "[deg] target Dec at mid time of exposure"),
         ("SRCTYAPT", "POINT" if is_series else "UNKNOWN", "Source type from APT"),
         ("INSTRUME", "NIRSPEC", "Instrument used to acquire the data"),
         ("DETECTOR", configuration.detector, "Name of detector used to acquire the data"),
@@ -140,7 +139,8 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("LAMP", "FLAT5" if configuration.scene == "flat" else "NO_LAMP", "Internal lamp state"),
         ("GWA_XTIL", 0.3579, "Grating wheel tilt along model X axis"),
         ("GWA_YTIL", 0.1286, "Grating wheel tilt along model Y axis"),
-        ("FXD_SLIT", "NONE" if configuration.scene in ("MOS", "IFU", "dark") else slit, "Name of fixed slit aperture"),
+        ("GWA_TILT", 36.05, "[K] GWA TILT (avg/calib) temperature"),
+        ("FXD_SLIT", configuration.fixed_slit, "Name of fixed slit aperture"),
         ("EXP_TYPE", configuration.exposure_type, "Type of data in the exposure"),
         ("EXPSTART", exposure_start, "[d] exposure start time in MJD"),
         ("EXPMID", 0.5 * (exposure_start + exposure_end), "[d] exposure mid time in MJD"),
@@ -173,10 +173,7 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("SUBSIZE2", size.rows, "Number of pixels in axis 2 direction"),
         ("FASTAXIS", -2 if second else 2, "Fast readout axis direction"),
         ("SLOWAXIS", -1 if second else 1, "Slow readout axis direction"),
-        ("PATTTYPE", "NONE", "Primary dither pattern type"),
-        ("NUMDTHPT", 1, "Total number of points in dither pattern"),
-        ("PATT_NUM", 1, "Position number within dither pattern"),
-        ("APERNAME", f"{configuration.detector}_FULL", "Science aperture used"),
+        *_dither_cards(configuration),
     ]
     if configuration.is_irs2:
         position = next(i for i, card in enumerate(cards) if card[0] == "NOUTPUTS") + 1
@@ -191,35 +188,65 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
     return header
 
 
+def _dither_cards(configuration: Configuration) -> list[tuple[str, object, str]]:
+    """Return the keywords of dithers, apertures and shutters of the primary header."""
+    pointing, scene = configuration.pointing, configuration.scene
+    is_dithered = pointing.dithers > 1
+    pattern = {"FS": f"{pointing.dithers}-POINT-NOD", "IFU": f"{pointing.dithers}-POINT-DITHER"}.get(scene, "NONE")
+    cards: list[tuple[str, object, str]] = [
+        ("PATTTYPE", pattern if is_dithered else "NONE", "Primary dither pattern type"),
+        ("NUMDTHPT", pointing.dithers, "Total number of points in dither pattern"),
+        ("PATT_NUM", pointing.dither, "Position number within dither pattern"),
+        ("XOFFSET", pointing.offset[0], "x offset from pattern starting position"),
+        ("YOFFSET", pointing.offset[1], "y offset from pattern starting position"),
+        ("APERNAME", pointing.aperture.name, "PRD science aperture used"),
+        ("PPS_APER", pointing.aperture.name, "original AperName supplied by PPS"),
+    ]
+    if scene == "MOS":
+        cards += [
+            ("NOD_TYPE", "3-SHUTTER-SLITLET" if is_dithered else "NONE", "Nod pattern type"),
+            ("MSASTATE", "PRIMARYPARK_CONFIG", "State of the MSA"),
+            ("MSAMETFL", configuration.metafile, "MSA metadata file name"),
+            ("MSAMETID", 1, "MSA metadata ID"),
+            ("MSACONID", 1, "MSA configuration ID"),
+        ]
+    else:
+        cards.append(("MSASTATE", "PRIMARYPARK_ALLCLOSED", "State of the MSA"))
+    return cards
+
+
 def science_header(configuration: Configuration) -> fits.Header:
     """Return the keywords of the SCI extension, without those of the FITS layout."""
     row, column = configuration.rows.size / 2 + 0.5, configuration.columns.size / 2 + 0.5
+    pointing = configuration.pointing
+    (ra, dec), aperture = pointing.reference, pointing.aperture
     return fits.Header(
         [
             ("BUNIT", "DN", "physical units of the array values"),
             ("RADESYS", "ICRS", "Name of the coordinate reference frame"),
-            ("RA_V1", 83.82, "[deg] RA of telescope V1 axis"),
-            ("DEC_V1", -69.27, "[deg] Dec of telescope V1 axis"),
-            ("PA_V3", 120.0, "[deg] Position angle of telescope V3 axis"),
+            ("RA_V1", ra, "[deg] RA of telescope V1 axis"),
+            ("DEC_V1", dec, "[deg] Dec of telescope V1 axis"),
+            ("PA_V3", pointing.roll, "[deg] Position angle of telescope V3 axis"),
             ("WCSAXES", 2, "number of World Coordinate System axes"),
             ("CRPIX1", column, "axis 1 coordinate of the reference pixel"),
             ("CRPIX2", row, "axis 2 coordinate of the reference pixel"),
-            ("CRVAL1", 83.82, "[deg] first axis value at the reference pixel"),
-            ("CRVAL2", -69.27, "[deg] second axis value at the reference pixel"),
+            ("CRVAL1", ra, "[deg] first axis value at the reference pixel"),
+            ("CRVAL2", dec, "[deg] second axis value at the reference pixel"),
             ("CTYPE1", "RA---TAN", "first axis coordinate type"),
             ("CTYPE2", "DEC--TAN", "second axis coordinate type"),
             ("CUNIT1", "deg", "first axis units"),
             ("CUNIT2", "deg", "second axis units"),
             ("CDELT1", 2.9e-5, "[deg] first axis increment per pixel"),
             ("CDELT2", 2.9e-5, "[deg] second axis increment per pixel"),
-            ("V2_REF", 332.1, "[arcsec] V2 of the reference point"),
-            ("V3_REF", -479.2, "[arcsec] V3 of the reference point"),
+            ("V2_REF", aperture.v2, "[arcsec] V2 of the reference point"),
+            ("V3_REF", aperture.v3, "[arcsec] V3 of the reference point"),
             ("VPARITY", -1, "Sense of rotation between Ideal xy and V2V3"),
-            ("V3I_YANG", 138.6, "[deg] Angle from V3 axis to Ideal y axis"),
-            ("RA_REF", 83.82, "[deg] Right ascension of the reference point"),
-            ("DEC_REF", -69.27, "[deg] Declination of the reference point"),
-            ("ROLL_REF", 120.0, "[deg] V3 roll angle at the ref point (N over E)"),
-            ("VELOSYS", 0.0, "[m/s] Barycentric velocity correction"),
+            ("V3I_YANG", aperture.ideal_angle, "[deg] Angle from V3 axis to Ideal y axis"),
+            ("RA_REF", ra, "[deg] Right ascension of the reference point"),
+            ("DEC_REF", dec, "[deg] Declination of the reference point"),
+            ("ROLL_REF", pointing.roll, "[deg] V3 roll angle at the ref point (N over E)"),
+            ("VA_SCALE", pointing.aberration, "Velocity aberration scale factor"),
+            ("VELOSYS", pointing.velocity, "[m/s] Barycentric velocity correction"),
         ]
     )
 
