@@ -59,9 +59,12 @@ from .slits.background import subtract_background as subtract_background
 from .slits.collection import as_slit as as_slit
 from .slits.collection import iterate_slits as iterate_slits
 from .slits.collection import map_slits as map_slits
+from .slits.cut_outs import cut_slits as cut_slits
 from .slits.exposure_mean import average_exposures as average_exposures
 from .slits.nod_variance import restore_background_variance as restore_background_variance
 from .slits.pixel_replacement import replace_pixels as replace_pixels
+from .slits.selection import list_slits as list_slits
+from .slits.slices import locate_slices as locate_slices
 from .spectra.box_extraction import extract_box as extract_box
 from .spectra.combination import combine_spectra as combine_spectra
 from .spectra.extraction import extract_spectrum as extract_spectrum

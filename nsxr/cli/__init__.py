@@ -34,6 +34,7 @@ _COMMANDS = {
     "info": ("description", "Show the type of a file, its readout, and the steps that were applied."),
     "parameters": ("parameters", "List the parameters of the steps, or of one STEP, with types, units and defaults."),
     "simulate": ("simulation", "Simulate a raw exposure with its references and its true count rates."),
+    "slits": ("slits", "List the slits of an exposure, and draw where their light falls."),
     "steps": ("parameters", "List the steps in their order, with keywords and references."),
 }
 """Module below :mod:`nsxr.cli` of each command, and the first sentence of its help."""

@@ -42,12 +42,18 @@ def read_metafile(path: str | os.PathLike[str]) -> MsaMetafile:
         slit = texts["fixed_slit"][number].upper()
         rows.append(
             ShutterRow(
-                *(int(row[name]) for name in ("slitlet_id", "msa_metadata_id", "dither_point_index")),
-                *(int(row[name]) for name in ("shutter_quadrant", "shutter_row", "shutter_column", "source_id")),
-                texts["background"][number].upper() == "Y",
-                *(float(row[name]) for name in _POSITIONS),
-                texts["primary_source"][number].upper() == "Y",
-                "" if slit in ("NONE", "N/A") else slit,
+                slitlet_id=int(row["slitlet_id"]),
+                metadata_id=int(row["msa_metadata_id"]),
+                dither=int(row["dither_point_index"]),
+                quadrant=int(row["shutter_quadrant"]),
+                xcen=int(row["shutter_row"]),
+                ycen=int(row["shutter_column"]),
+                source_id=int(row["source_id"]),
+                is_background=texts["background"][number].upper() == "Y",
+                source_x=float(row["estimated_source_in_shutter_x"]),
+                source_y=float(row["estimated_source_in_shutter_y"]),
+                is_primary=texts["primary_source"][number].upper() == "Y",
+                fixed_slit="" if slit in ("NONE", "N/A") else slit,
             )
         )
     return MsaMetafile(file.path, tuple(rows), _sources(sources))

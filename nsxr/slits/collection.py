@@ -53,7 +53,7 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
     is_series = kind == "NRS_BRIGHTOBJ"
     if not ((is_series or kind == "NRS_FIXEDSLIT") and (subarray in ONE_TRACE or (is_series and not subarray))):
         raise ModelError(
-            f"slits cannot be cut out of count rates yet: EXP_TYPE is {kind!r} and SUBARRAY {subarray!r}, expected "
+            f"these count rates show no single slit: EXP_TYPE is {kind!r} and SUBARRAY {subarray!r}, expected "
             f"NRS_BRIGHTOBJ or NRS_FIXEDSLIT in one of {', '.join(ONE_TRACE)}; give cal, calints or s2d"
         )
     slit = rates.drop_vars("amplifier", errors="ignore")

@@ -76,5 +76,5 @@ def test_rates_of_many_slits_are_no_slit(kind: str, subarray: str, is_one: bool)
     if is_one:
         assert as_slit(rates).attrs["SLTNAME"] == subarray
     else:
-        with pytest.raises(ModelError, match=f"slits cannot be cut out of count rates yet: EXP_TYPE is '{kind}'"):
+        with pytest.raises(ModelError, match=f"these count rates show no single slit: EXP_TYPE is '{kind}'"):
             as_slit(rates)

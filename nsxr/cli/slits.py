@@ -1,0 +1,54 @@
+"""Define ``nsxr slits``: which slits an exposure shows, and where."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsxr.cli.options import exposure_root, reports_errors
+from nsxr.products.exposure import open_exposure
+from nsxr.references.optics import open_optics
+from nsxr.slits.selection import list_slits, slits_of
+
+__all__ = ["slits"]
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--references", required=True, type=click.Path(), help="Directory of the references of the optics.")
+@click.option("--shutters", type=click.Path(), help="MSA metafile, ..._msa.fits, for exposures of shutters.")
+@click.option("-o", "--output", type=click.Path(), default=".", show_default=True, help="Directory of the picture.")
+@click.option("--all", "everywhere", is_flag=True, help="List slits too whose light misses this detector.")
+@reports_errors
+def slits(file: str, references: str, shutters: str | None, output: str, everywhere: bool) -> None:
+    """List the slits of an exposure, and draw where their light falls.
+
+    FILE has count rates. The table has a line for each slit: shutters, source, position on the sky, wavelengths and box
+    on this detector. The picture shows outlines, names and wavelengths on the image of count rates.
+    """
+    rate = open_exposure(file)
+    optics = open_optics(references, rate)
+    found: list[Any]
+    if optics.is_ifu:
+        found = list(optics.slits.values())
+        click.echo(f"{len(found)} slices of the IFU; nsxr.locate_slices tells the slice of each pixel")
+    else:
+        table = list_slits(rate, optics, shutters=shutters, everywhere=everywhere)
+        click.echo(table.to_dataframe().to_string(float_format=lambda value: f"{value:.5g}", max_colwidth=24))
+        found = slits_of(rate, optics, shutters)
+    click.echo(_draw(rate, optics, found, Path(output), exposure_root(file)))
+
+
+def _draw(rate: Any, optics: Any, found: list[Any], folder: Path, root: str) -> Path:
+    """Write the picture and return its path."""
+    from matplotlib.figure import Figure  # drawing libraries take a second to import
+
+    from nsxr.plot.slits import plot_slits
+
+    height = 11.0 if rate.sizes["row"] > 512 else 3.5
+    figure = Figure(figsize=(12, height), layout="constrained")
+    plot_slits(figure.subplots(), rate, optics, found)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{root}_slits.png"
+    figure.savefig(path, dpi=130)
+    return path

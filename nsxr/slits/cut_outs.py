@@ -1,0 +1,271 @@
+"""Cut slits out of count rates, with the wavelength and the place on the sky of each pixel.
+
+The optics alone give the boxes of the slits, so the shapes of all cut-outs are known before a pixel is read.
+"""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError, ParameterError
+from nsxr.model.dims import image_dims
+from nsxr.model.dq import OUTSIDE
+from nsxr.model.keywords import read
+from nsxr.model.types import Attributes, Entries
+from nsxr.model.variables import check_slit, variable_attributes, variances_of
+from nsxr.optics.boxes import Box, extended_range, find_box
+from nsxr.optics.instrument import Optics, SlitOptics
+from nsxr.optics.slit import Slit, Slitlet
+from nsxr.slits.collection import as_tree
+from nsxr.slits.selection import slits_of, window_of
+
+__all__ = ["COORDINATES", "cut_out", "cut_slits", "describe", "slit_attributes"]
+
+COORDINATES: Mapping[str, tuple[type[np.generic], str]] = {
+    "wavelength": (np.float32, "um"),
+    "slit_y": (np.float32, "1"),
+    "ra": (np.float64, "degree"),
+    "dec": (np.float64, "degree"),
+}
+"""Dtype and unit of what the optics say of a pixel."""
+
+_MEANINGS = {
+    "slit_y": "place along the slit, in heights of the open area",
+    "ra": "right ascension of the middle of a pixel",
+    "dec": "declination of the middle of a pixel",
+}
+
+
+class _Cut(NamedTuple):
+    """A slit, its optics and its box."""
+
+    slit: Slit
+    rays: SlitOptics
+    box: Box
+
+
+def cut_slits(
+    exposure: xr.Dataset,
+    optics: Optics,
+    *,
+    shutters: str | os.PathLike[str] | None = None,
+    slits: Collection[str] | None = None,
+    coordinates: Collection[str] = ("wavelength",),
+    wavelength_range: tuple[float, float] | None = None,
+    extended: bool = False,
+) -> xr.DataTree:
+    """Cut the slits out of count rates. Nothing is computed if the count rates are lazy.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        Count rates from :func:`nsxr.open_exposure`, or of :func:`nsxr.detector1`: ``sci`` [DN/s], ``dq``,
+        ``var_poisson``, ``var_rnoise`` (row, column), with or without integration in front. Shutters, fixed slits, or
+        a time series.
+    optics : Optics
+        From :func:`nsxr.open_optics`.
+    shutters : path, optional
+        The MSA metafile (``..._msa.fits``), for exposures of shutters.
+    slits : collection of str, optional
+        Names of the slits to cut out, as in :func:`nsxr.list_slits`. Default: all.
+    coordinates : collection of str
+        What to compute for each pixel: ``wavelength`` float32 [um], which is always there, ``slit_y`` float32 [open
+        heights], ``ra`` and ``dec`` float64 [degree], all (row, column).
+    wavelength_range : (float, float), optional
+        Wavelengths to cut out [um]. Default: those of the filter and the grating.
+    extended : bool
+        Whether to cut out all wavelengths that the detector sees. Light of higher orders may lie on the longer ones.
+
+    Returns
+    -------
+    DataTree
+        A node for each slit, under its name, with detector labels and the keywords of a slit (SLTNAME, SOURCEID, ...).
+        ``sci`` and the variances are NaN outside the slit. ``dq`` has DO_NOT_USE and NON_SCIENCE there in addition to
+        earlier flags. Slits that miss the pixels of the exposure are left out.
+
+    Raises
+    ------
+    ParameterError
+        If a coordinate or a slit is not known, or if a range is empty or given together with ``extended``.
+    ModelError
+        If the exposure has no slits, or if no slit falls on its pixels.
+    InputFileError
+        If a metafile is missing, cannot be read, or is of another exposure.
+    """
+    found = slits_of(exposure, optics, shutters)
+    if slits is not None:
+        known = [slit.name for slit in found]
+        unknown = [name for name in slits if name not in known]
+        if unknown:
+            raise ParameterError(f"slits {', '.join(unknown)} are not known, expected some of {', '.join(known)}")
+        found = [slit for slit in found if slit.name in slits]
+    return cut_out(
+        exposure, optics, found, coordinates=coordinates, wavelength_range=wavelength_range, extended=extended
+    )
+
+
+def cut_out(
+    exposure: xr.Dataset,
+    optics: Optics,
+    slits: Sequence[Slit],
+    *,
+    coordinates: Collection[str] = ("wavelength",),
+    wavelength_range: tuple[float, float] | None = None,
+    extended: bool = False,
+) -> xr.DataTree:
+    """Cut slits out of count rates. Nothing is computed if the count rates are lazy.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise`` (row, column), with or without integration in front.
+    optics : Optics
+        The optics of the exposure.
+    slits : sequence of Slit
+        The slits. Slits that miss the pixels of the exposure are left out.
+    coordinates : collection of str
+        What the optics are asked for: ``wavelength`` float32 [um], ``slit_y`` float32 [open heights], ``ra`` and
+        ``dec`` float64 [degree], all (row, column). ``wavelength`` is always there.
+    wavelength_range, extended
+        As in :func:`cut_slits`, which also tells about the result and the errors.
+
+    Returns
+    -------
+    DataTree
+        A node for each slit, under its name.
+    """
+    unknown = sorted(set(coordinates) - set(COORDINATES))
+    if unknown:
+        raise ParameterError(f"coordinates {', '.join(unknown)} are not known, expected {', '.join(COORDINATES)}")
+    if wavelength_range is not None and (extended or not wavelength_range[0] < wavelength_range[1]):
+        raise ParameterError(
+            f"wavelength_range is {wavelength_range}, expected a lower and a higher wavelength in um, without extended"
+        )
+    check_slit(exposure, "sci", "dq")
+    wanted = [name for name in COORDINATES if name == "wavelength" or name in coordinates]
+    window, found = window_of(exposure), []
+    for slit in slits:
+        rays = optics.for_slit(slit)
+        box = find_box(rays, window, extended_range(slit) if extended else wavelength_range)
+        if box is not None:
+            found.append(_Cut(slit, rays, box))
+    if not found:
+        raise ModelError(
+            f"none of {len(slits)} slits falls on the pixels of {exposure.attrs.get('DETECTOR', 'the detector')}: "
+            f"rows {window.first_row} to {window.end_row - 1}, columns {window.first_column} to "
+            f"{window.end_column - 1}; the other detector may see them"
+        )
+    cuts = [_cut_one(exposure, window, one, wanted) for one in found]
+    return as_tree(cuts, exposure.attrs)
+
+
+def _cut_one(exposure: xr.Dataset, window: Box, cut: _Cut, wanted: Sequence[str]) -> xr.Dataset:
+    """Return the Dataset of one slit."""
+    box = cut.box
+    names = ["sci", "dq", *variances_of(exposure)]
+    part = exposure[names].isel(
+        row=slice(box.first_row - window.first_row, box.end_row - window.first_row),
+        column=slice(box.first_column - window.first_column, box.end_column - window.first_column),
+    )
+    part = part.drop_vars("amplifier", errors="ignore")
+    places = _places(cut, wanted, exposure["sci"].chunks is not None)
+    images = [one_chunk(part[name], *image_dims(part)) for name in names]
+    outputs = {name: (tuple(map(str, part[name].dims)), part[name].dtype.type) for name in names}
+    masked = map_blocks(_mask, *images, places["wavelength"], core=("row", "column"), outputs=outputs)
+    variables = {name: masked[name].variable for name in names} | {name: places[name].variable for name in wanted}
+    for name, variable in variables.items():
+        variable.attrs = dict(part[name].attrs) if name in names else describe(name)
+    attrs = {**exposure.attrs, **slit_attributes(cut.slit, box, exposure.attrs)}
+    data = {name: variables[name] for name in (*names, "wavelength")}
+    others = {name: variables[name] for name in wanted if name != "wavelength"}
+    return xr.Dataset(data, coords={**part.coords, **others}, attrs=attrs)
+
+
+def describe(name: str) -> Entries:
+    """Return the attributes of what the optics say of a pixel, see :data:`COORDINATES`."""
+    meaning = _MEANINGS.get(name)
+    return ({"long_name": meaning} if meaning else variable_attributes(name)) | {"units": COORDINATES[name][1]}
+
+
+def _places(cut: _Cut, wanted: Sequence[str], is_lazy: bool) -> dict[str, xr.DataArray]:
+    """Return the coordinates of the pixels of a box, in one chunk."""
+    rows = xr.DataArray(np.arange(cut.box.first_row, cut.box.end_row), dims="row")
+    return map_blocks(
+        _evaluate,
+        rows.chunk(row=-1) if is_lazy else rows,
+        core=(),
+        outputs={name: (("row", "column"), COORDINATES[name][0]) for name in wanted},
+        sizes={"column": cut.box.shape[1]},
+        first_column=cut.box.first_column,
+        n_columns=cut.box.shape[1],
+        rays=cut.rays,
+        wanted=tuple(wanted),
+    )
+
+
+def _evaluate(
+    rows: np.ndarray, *, first_column: int, n_columns: int, rays: SlitOptics, wanted: tuple[str, ...]
+) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Ask the optics for the places of pixels. Pixels outside the slit are NaN in all of them."""
+    column = first_column + np.arange(n_columns, dtype=np.float64)
+    places = rays.forward(
+        column[np.newaxis, :], rows[:, np.newaxis].astype(np.float64), sky="ra" in wanted or "dec" in wanted
+    )
+    shape = (rows.size, n_columns)
+    slit_y = np.broadcast_to(places.slit_y, shape)
+    is_outside = ~(
+        np.isfinite(places.wavelength) & (slit_y >= rays.slit.slit_y_low) & (slit_y <= rays.slit.slit_y_high)
+    )
+    found = tuple(
+        np.where(is_outside, np.nan, np.broadcast_to(getattr(places, name), shape)).astype(COORDINATES[name][0])
+        for name in wanted
+    )
+    return found if len(found) > 1 else found[0]
+
+
+def _mask(*blocks: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return signal, flags and variances of a slit. The last block has its wavelengths, NaN outside."""
+    *images, wavelength = blocks
+    is_outside = np.isnan(wavelength)
+    return tuple(
+        image | np.where(is_outside, OUTSIDE, np.uint32(0))
+        if image.dtype == np.uint32
+        else np.where(is_outside, np.float32(np.nan), image)
+        for image in images
+    )
+
+
+def slit_attributes(slit: Slit, box: Box, header: Attributes) -> Entries:
+    """Return the keywords of a slit, as in the observatory's files.
+
+    SLTSTRT1 and SLTSTRT2 count from 1 within the subarray. Positions of sources are in pitch, as planned.
+    """
+    first = {axis: read(header, f"SUBSTRT{axis}", default=1) for axis in (1, 2)}
+    attrs: Entries = {
+        "SLTNAME": slit.name,
+        "SLTSTRT1": box.first_column - first[1] + 2,
+        "SLTSIZE1": box.shape[1],
+        "SLTSTRT2": box.first_row - first[2] + 2,
+        "SLTSIZE2": box.shape[0],
+        "QUADRANT": slit.quadrant,
+        "SPORDER": slit.order,
+        "WAVSTART": slit.wavelength_range[0] * 1e-6,
+        "WAVEND": slit.wavelength_range[1] * 1e-6,
+        "DISPAXIS": 1,
+    }
+    if not isinstance(slit, Slitlet):
+        return attrs
+    attrs |= {"SLITID": slit.slitlet_id, "SHUTTRID": slit.shutter_id, "XCEN": slit.xcen, "YCEN": slit.ycen}
+    attrs |= {"SHUTSTA": slit.state, "SLTXSCL": slit.slit_xscale, "SLTYSCL": slit.slit_yscale}
+    source = slit.source
+    if source is None:
+        program = str(header.get("PROGRAM", "")).strip().lstrip("0")
+        named = {"SOURCEID": slit.slitlet_id, "SRCNAME": f"{program}_BKG{slit.slitlet_id}", "STLARITY": 0.0}
+        return attrs | named | {"SRCALIAS": f"BKG{slit.slitlet_id}", "SRCXPOS": 0.0, "SRCYPOS": 0.0}
+    attrs |= {"SOURCEID": source.id, "SRCNAME": source.name, "SRCALIAS": source.alias, "STLARITY": source.stellarity}
+    return attrs | {"SRCXPOS": source.x, "SRCYPOS": source.y, "SRCRA": source.ra, "SRCDEC": source.dec}

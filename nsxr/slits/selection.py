@@ -1,0 +1,190 @@
+"""Find the slits of an exposure: shutters from the metafile, fixed slits from the subarray."""
+
+import os
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import InputFileError, ModelError
+from nsxr.formats.msa_metafile import read_metafile
+from nsxr.model.optics_header import OpticsHeader
+from nsxr.optics.boxes import Box, find_box
+from nsxr.optics.fixed_slits import find_fixed_slits
+from nsxr.optics.instrument import Optics
+from nsxr.optics.parts import Quadrant
+from nsxr.optics.shutters import HALF_HEIGHT, SHUTTERS_ALONG_DISPERSION, find_slitlets
+from nsxr.optics.slit import Slit, Slitlet
+
+__all__ = ["list_slits", "slits_of", "window_of"]
+
+_USUAL_PITCH = (1.35, 1.15)
+"""Pitch in open widths and open heights where a quadrant has too few shutters to tell."""
+
+
+def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[str] | None = None) -> list[Slitlet]:
+    """Return the slits of an exposure, those that miss the detector too.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        An exposure from :func:`nsxr.open_exposure`. Only its header is used.
+    optics : Optics
+        From :func:`nsxr.open_optics`.
+    shutters : path, optional
+        The MSA metafile. Exposures of shutters need it, others must not have it.
+
+    Raises
+    ------
+    ModelError
+        If the exposure has no slits: exposures of the IFU, images, lamps.
+    InputFileError
+        If a metafile is missing, cannot be read, or is of another exposure.
+    """
+    header = OpticsHeader.from_attributes(exposure.attrs)
+    kind = header.exposure_type
+    if kind == "NRS_IFU":
+        raise ModelError(f"{header.called}: an exposure of the IFU has slices, no slits; use nsxr.locate_slices")
+    if kind not in ("NRS_MSASPEC", "NRS_FIXEDSLIT", "NRS_BRIGHTOBJ"):
+        raise ModelError(
+            f"{header.called}: EXP_TYPE is {kind!r}, expected NRS_MSASPEC, NRS_FIXEDSLIT or NRS_BRIGHTOBJ: slits of "
+            "other exposures are not known"
+        )
+    if kind != "NRS_MSASPEC":
+        if shutters is not None:
+            raise ModelError(f"{header.called}: fixed slits need no MSA metafile; leave out shutters")
+        return find_fixed_slits(optics.slits, header.subarray, header.fixed_slit)
+    if shutters is None:
+        raise InputFileError(
+            f"{header.called}: an exposure of shutters needs its MSA metafile; give shutters, "
+            f"{header.metafile or 'a file ..._msa.fits'}"
+        )
+    if header.metadata_id is None:
+        raise InputFileError(f"{header.called}: MSAMETID is missing, so the configuration of the shutters is not known")
+    scales = {quadrant.number: _pitch(quadrant) for quadrant in optics.quadrants}
+
+    def place(quadrant: int, number: int) -> Slit:
+        table = optics.quadrant(quadrant)
+        if not 1 <= number <= table.x.size:
+            raise InputFileError(
+                f"shutter {number} of quadrant {quadrant} does not exist, expected 1 to {table.x.size}"
+            )
+        x, y, width, height = (float(axis[number - 1]) for axis in (table.x, table.y, table.width, table.height))
+        return Slit(
+            str(number), quadrant, x, y, width, height, -HALF_HEIGHT, HALF_HEIGHT, optics.wavelength_range, optics.order
+        )
+
+    return find_slitlets(
+        read_metafile(shutters),
+        header.metadata_id,
+        header.dither_point,
+        place=place,
+        fixed_slits=optics.slits,
+        scales=scales,
+        program=header.program.lstrip("0"),
+    )
+
+
+def _pitch(quadrant: Quadrant) -> tuple[float, float]:
+    """Return the pitch of the shutters of a quadrant, in open widths and open heights."""
+    if quadrant.number == 5:
+        return 1.0, 1.0
+    if quadrant.x.size <= SHUTTERS_ALONG_DISPERSION:
+        return _USUAL_PITCH
+    along = (quadrant.x[1] - quadrant.x[0]) / quadrant.width[0]
+    across = (quadrant.y[SHUTTERS_ALONG_DISPERSION] - quadrant.y[0]) / quadrant.height[0]
+    return float(along), float(across)
+
+
+def window_of(exposure: xr.Dataset) -> Box:
+    """Return the pixels of an exposure, from its labels."""
+    row, column = exposure.indexes["row"], exposure.indexes["column"]
+    return Box(int(row[0]), int(row[-1]) + 1, int(column[0]), int(column[-1]) + 1)
+
+
+def list_slits(
+    exposure: xr.Dataset, optics: Optics, *, shutters: str | os.PathLike[str] | None = None, everywhere: bool = False
+) -> xr.Dataset:
+    """List the slits of an exposure: names, shutters, sources, and where their light falls.
+
+    Parameters
+    ----------
+    exposure : Dataset
+        An exposure from :func:`nsxr.open_exposure`. Its header and its labels are used, no pixel is read.
+    optics : Optics
+        From :func:`nsxr.open_optics`.
+    shutters : path, optional
+        The MSA metafile (``..._msa.fits``), for exposures of shutters.
+    everywhere : bool
+        Whether to list slits too whose light misses the pixels of the exposure. Their boxes and ranges are empty.
+
+    Returns
+    -------
+    Dataset
+        Along ``slit`` with the names of the slits as labels; ``to_dataframe()`` gives a table.
+
+        - ``quadrant``, ``xcen``, ``ycen`` int64: the central shutter, along the dispersion and along the slit.
+        - ``state`` str: ``x`` is the shutter with the primary source, ``1`` is open, ``0`` was not commanded.
+        - ``source_id`` int64 (0 without a source), ``source_name`` str, ``stellarity`` float64.
+        - ``source_x``, ``source_y`` float64: planned position of the source in its shutter [pitch].
+        - ``ra``, ``dec`` float64 [degree]: the centre of the slit on the sky. NaN for lamps.
+        - ``wavelength_low``, ``wavelength_high`` float64 [um]: the wavelengths that fall on the pixels of the exposure.
+        - ``first_row``, ``end_row``, ``first_column``, ``end_column`` int64: the box, in labels of the exposure. The
+          ends are not in it.
+
+    Raises
+    ------
+    ModelError
+        If the exposure has no slits.
+    InputFileError
+        If a metafile is missing, cannot be read, or is of another exposure.
+    """
+    window, rows = window_of(exposure), []
+    for slit in slits_of(exposure, optics, shutters):
+        rays = optics.for_slit(slit)
+        box = find_box(rays, window)
+        if box is not None or everywhere:
+            rows.append(_row(slit, optics, box or Box(0, 0, 0, 0), window))
+    if not rows:
+        raise ModelError(f"no slit falls on the pixels of {optics.detector}; the other detector may see them")
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    units = dict.fromkeys(("ra", "dec"), "degree") | dict.fromkeys(("wavelength_low", "wavelength_high"), "um")
+    return xr.Dataset(
+        {
+            name: ("slit", values, {"units": units[name]} if name in units else {})
+            for name, values in columns.items()
+            if name != "slit"
+        },
+        coords={"slit": columns["slit"]},
+    )
+
+
+def _row(slit: Slitlet, optics: Optics, box: Box, window: Box) -> dict[str, object]:
+    rays, nan = optics.for_slit(slit), float("nan")
+    low, high = slit.wavelength_range
+    middle = 0.5 * (low + high)
+    ra, dec = rays.slit_to_sky(0.0, 0.0, middle) if optics.has_sky else (nan, nan)
+    wavelength = np.linspace(low, high, 400)
+    column, _ = rays.inverse(np.zeros_like(wavelength), wavelength)
+    seen = wavelength[(column >= window.first_column - 0.5) & (column <= window.end_column - 0.5)]
+    is_there = seen.size > 0 and box.shape[0] > 0
+    source = slit.source
+    return {
+        "slit": slit.name,
+        "quadrant": slit.quadrant,
+        "xcen": slit.xcen,
+        "ycen": slit.ycen,
+        "state": slit.state,
+        "source_id": source.id if source else 0,
+        "source_name": source.name if source else "",
+        "stellarity": source.stellarity if source else nan,
+        "source_x": source.x if source else nan,
+        "source_y": source.y if source else nan,
+        "ra": float(ra),
+        "dec": float(dec),
+        "wavelength_low": float(seen[0]) if is_there else nan,
+        "wavelength_high": float(seen[-1]) if is_there else nan,
+        "first_row": box.first_row,
+        "end_row": box.end_row,
+        "first_column": box.first_column,
+        "end_column": box.end_column,
+    }
