@@ -54,7 +54,8 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
     if not ((is_series or kind == "NRS_FIXEDSLIT") and (subarray in ONE_TRACE or (is_series and not subarray))):
         raise ModelError(
             f"these count rates show no single slit: EXP_TYPE is {kind!r} and SUBARRAY {subarray!r}, expected "
-            f"NRS_BRIGHTOBJ or NRS_FIXEDSLIT in one of {', '.join(ONE_TRACE)}; give cal, calints or s2d"
+            f"NRS_BRIGHTOBJ or NRS_FIXEDSLIT in one of {', '.join(ONE_TRACE)}; cut out slits with nsxr.cut_slits, or "
+            "give cal, calints or s2d"
         )
     slit = rates.drop_vars("amplifier", errors="ignore")
     name = plain_name(rates.attrs.get("FXD_SLIT", rates.attrs.get("SUBARRAY", "full")), "full")

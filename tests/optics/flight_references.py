@@ -1,9 +1,9 @@
 """References of the flight optics in the observatory's format, made from ESA's text model of NIRSpec.
 
 The observatory's own flight references are not public without its server. ESA's model NRS_COMM_16 is: its polynomials
-are those of the flight references to the last digit. Each transform is written with the structure that the observatory's
-ground references have, so that jwst reads these files too. Two types have no source in the model: ``chromcorr`` is
-written as the identity, and ``wavelengthrange`` is a copy of the flight reference 0008.
+are those of the flight references to the last digit. Each transform is written with the structure that the ground
+references of the observatory have, so that jwst reads these files too. Two types have no source in the model:
+``chromcorr`` is written as the identity, and ``wavelengthrange`` is a copy of the flight reference 0008.
 """
 
 import shutil

@@ -1,0 +1,60 @@
+"""Slices of the IFU: each pixel sees one slice or none, at the wavelength that the optics give."""
+
+import numpy as np
+import pytest
+
+import nsxr
+from nsxr.errors import ModelError, ParameterError
+from nsxr.testing.assertions import forbid_computes
+from tests.optics.exposures import make_rates, optics_of
+
+
+@pytest.fixture(scope="module")
+def located():
+    rates = make_rates("IFU", "G395H", rows=(700, 1400), columns=(1000, 1200))
+    optics = optics_of(rates)
+    with forbid_computes():
+        found = nsxr.locate_slices(rates, optics)
+    return optics, found
+
+
+def test_pixels_of_a_slice(located):
+    optics, found = located
+    assert found["slice"].chunks is not None
+    assert found["slice"].dtype == np.uint8
+    image = found.compute()
+    for number in np.unique(image["slice"])[1:]:
+        rows, columns = np.nonzero(image["slice"].to_numpy() == number)
+        row, column = image["row"].to_numpy()[rows], image["column"].to_numpy()[columns]
+        seen = optics.forward(column, row, str(number - 1))
+        np.testing.assert_array_equal(image["wavelength"].to_numpy()[rows, columns], seen.wavelength.astype("f4"))
+        np.testing.assert_array_equal(image["slit_y"].to_numpy()[rows, columns], seen.slit_y.astype("f4"))
+        np.testing.assert_array_equal(image["ra"].to_numpy()[rows, columns], seen.ra)
+        np.testing.assert_array_equal(image["dec"].to_numpy()[rows, columns], seen.dec)
+    assert set(np.unique(image["slice"])) >= {1, 2, 3, 4, 5, 6}
+    for name in ("wavelength", "slit_y", "ra", "dec"):
+        np.testing.assert_array_equal(np.isnan(image[name]), image["slice"] == 0)
+
+
+def test_a_slice_is_one_strip_of_the_sky(located):
+    _, found = located
+    image = found.compute()
+    field = 3.2 / 3600  # 3 arcsec, and the corners
+    assert float(np.ptp(image["dec"].to_numpy()[image["slice"] > 0])) < 1.5 * field
+    one = image.where(image["slice"] == 3)
+    assert (
+        2.4
+        < 3600 * float(np.hypot(one["dec"].max() - one["dec"].min(), 0.88 * (one["ra"].max() - one["ra"].min())))
+        < 3.6
+    )
+
+
+def test_no_slice_and_no_slit():
+    rates = make_rates("IFU", "G395H", rows=(0, 30))
+    with pytest.raises(ModelError, match="no slice falls on NRS1 with F290LP and G395H"):
+        nsxr.locate_slices(rates, optics_of(rates))
+    with pytest.raises(ParameterError, match="coordinates speed are not known"):
+        nsxr.locate_slices(rates, optics_of(rates), coordinates=["speed"])
+    fixed = make_rates("FIXEDSLIT", "G395H", rows=(0, 30))
+    with pytest.raises(ModelError, match=r"expected NRS_IFU; use nsxr\.cut_slits"):
+        nsxr.locate_slices(fixed, optics_of(fixed))
