@@ -30,7 +30,7 @@ ONE_TRACE = (
 def as_slit(rates: xr.Dataset) -> xr.Dataset:
     """Return count rates of a subarray with one spectrum as a slit.
 
-    Other exposures show many slits. These cannot be cut out of count rates yet.
+    Other exposures show many slits: :func:`nsxr.cut_slits` cuts these out.
 
     Parameters
     ----------
