@@ -49,6 +49,6 @@ def _draw(rate: Any, optics: Any, found: list[Any], folder: Path, root: str) -> 
     figure = Figure(figsize=(12, height), layout="constrained")
     plot_slits(figure.subplots(), rate, optics, found)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{root}_slits.png"
+    path = folder / f"{root.removesuffix('_rate').removesuffix('_rateints')}_slits.png"
     figure.savefig(path, dpi=130)
     return path

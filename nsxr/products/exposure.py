@@ -1,4 +1,4 @@
-"""Open raw exposures, from one file or from segments."""
+"""Open exposures, raw or as count rates, from one file or from segments."""
 
 import os
 import warnings
@@ -11,13 +11,16 @@ import xarray as xr
 from nsxr.compute.layouts import in_chunks, raw_chunks
 from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
 from nsxr.model.history import steps
-from nsxr.model.readout import Readout
+from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 from nsxr.model.types import Entries
 from nsxr.products.fits_read import read_dataset
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["open_exposure"]
+
+_RATE_CHUNKS = {"integration": 1, "row": AMPLIFIER_ROWS}
+"""Chunk lengths of count rates: the rows of an amplifier."""
 
 _SAME: tuple[str, ...] = (
     "INSTRUME",
@@ -39,12 +42,13 @@ def open_exposure(
     chunks: Literal["raw"] | Mapping[str, int] | None = "raw",
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Open a raw exposure lazily. No pixels are read.
+    """Open an exposure lazily: raw ramps, or count rates. No pixels are read.
 
     Parameters
     ----------
     paths : path, URL, or sequence of them
-        ``_uncal.fits`` file, possibly gzipped, or the segments of one exposure (``-seg001``, ...) in any order.
+        ``_uncal.fits``, ``_rate.fits`` or ``_rateints.fits`` file, possibly gzipped, or the segments of one exposure
+        (``-seg001``, ...) in any order.
     chunks : "raw", mapping or None
         Chunk lengths by dim. ``"raw"`` is the layout of :mod:`nsxr.compute.layouts`, which suits the pipeline. Dims
         that a mapping leaves out also get this layout. None opens one file without dask. Its pixels are read when they
@@ -59,12 +63,13 @@ def open_exposure(
     -------
     Dataset
         ``sci`` (integration, group, row, column) float32 [DN]. Labels of ``integration`` count through all segments,
-        from 1.
+        from 1. Of count rates, ``sci`` (row, column) or (integration, row, column) float32 [DN/s], ``dq`` uint32,
+        ``var_poisson`` and ``var_rnoise`` float32.
 
     Raises
     ------
     InputFileError
-        If a file does not exist, is not a raw NIRSpec exposure, is cut off, or contradicts its header. If segments
+        If a file does not exist, is neither a raw NIRSpec exposure nor count rates, is cut off, or contradicts its header. If segments
         leave a gap, overlap, or belong to different exposures.
     RemoteAccessError
         If a URL cannot be reached, or needs credentials.
@@ -88,8 +93,8 @@ def open_exposure(
 def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, options: StorageOptions) -> xr.Dataset:
     plain = read_dataset(name, options)
     if "group" not in plain.dims:
-        axes = ", ".join(map(str, plain["sci"].dims))
-        raise InputFileError(f"{shown(name)}: SCI has axes ({axes}); this is a rate product, expected a raw exposure")
+        lengths = {str(dim): length for dim, length in _RATE_CHUNKS.items() if dim in plain.dims}
+        return plain if chunks is None else in_chunks(plain, lengths | ({} if chunks == "raw" else dict(chunks)), "rate")
     corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
     if corrected:
         raise InputFileError(
