@@ -69,8 +69,8 @@ def open_exposure(
     Raises
     ------
     InputFileError
-        If a file does not exist, is neither a raw NIRSpec exposure nor count rates, is cut off, or contradicts its header. If segments
-        leave a gap, overlap, or belong to different exposures.
+        If a file does not exist, is neither a raw NIRSpec exposure nor count rates, is cut off, or contradicts its
+        header. If segments leave a gap, overlap, or belong to different exposures.
     RemoteAccessError
         If a URL cannot be reached, or needs credentials.
 
@@ -94,7 +94,9 @@ def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, opti
     plain = read_dataset(name, options)
     if "group" not in plain.dims:
         lengths = {str(dim): length for dim, length in _RATE_CHUNKS.items() if dim in plain.dims}
-        return plain if chunks is None else in_chunks(plain, lengths | ({} if chunks == "raw" else dict(chunks)), "rate")
+        return (
+            plain if chunks is None else in_chunks(plain, lengths | ({} if chunks == "raw" else dict(chunks)), "rate")
+        )
     corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
     if corrected:
         raise InputFileError(

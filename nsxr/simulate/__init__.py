@@ -2,6 +2,7 @@
 
 from nsxr.model.arguments import checks_all as _checks_all
 from nsxr.simulate.artifacts import QUIET, Artifacts
+from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.exposure import (
     SimulatedExposure,
     SmallExposure,
@@ -19,6 +20,7 @@ __all__ = [
     "simulate_exposure",
     "simulate_trace",
     "small_exposure",
+    "write_compact_optics",
     "write_references",
 ]
 

@@ -10,7 +10,7 @@ import xarray as xr
 from astropy.io import fits
 
 import nsxr
-from nsxr.errors import InputFileError
+from nsxr.errors import InputFileError, ModelError
 from nsxr.formats.fits_headers import scan
 from nsxr.model.history import record
 from nsxr.products.fits_read import read_dataset
@@ -148,13 +148,18 @@ def rates(exposure):
     return xr.DataTree.from_dict({"rate": rateints.isel(integration=0, drop=True), "rateints": rateints})
 
 
-def test_products_are_no_raw_exposures(sub32, tmp_path):
+def test_corrected_ramps_are_no_raw_exposures_but_count_rates_open(sub32, tmp_path):
     exposure = nsxr.open_exposure(sub32)
     scaled = record(exposure, "group_scale", sci=exposure["sci"] * np.float32(1))
     write_products(rates(exposure), tmp_path, "x", progress=False, steps={"group_scale": scaled})
-    fails(tmp_path / "x_rate.fits", "rate product", "raw")
-    fails(tmp_path / "x_rateints.fits", "rate product", "raw")
     fails(tmp_path / "x_group_scale.fits", "group_scale", "raw")
+    expected = rates(exposure)
+    for kind in ("rate", "rateints"):
+        found = nsxr.open_exposure(tmp_path / f"x_{kind}.fits")
+        assert found["sci"].chunks is not None
+        np.testing.assert_array_equal(found["sci"], expected[kind]["sci"])
+        with pytest.raises(ModelError, match="'sci' has dims"):
+            nsxr.detector1(found, {})
 
 
 def test_rates_must_have_their_variances(sub32, tmp_path):
