@@ -306,16 +306,7 @@ def configure(
         raise ParameterError("; ".join(problems))
     size = SUBARRAYS[subarray]
     second = detector == "NRS2"
-    start = size.column_start[second] - 1
-    if columns is None:
-        columns = size.columns
-    if isinstance(columns, (int, np.integer)):
-        if not 1 <= columns <= size.columns:
-            raise ParameterError(f"columns is {columns}, expected 1 to {size.columns} for {subarray}")
-        columns = np.arange(start, start + int(columns))
-    columns = np.asarray(columns, dtype=np.int64)
-    if columns.size == 0 or (np.diff(columns) < 1).any() or columns[0] < start or columns[-1] >= start + size.columns:
-        raise ParameterError(f"columns must increase and lie in {start} to {start + size.columns - 1} for {subarray}")
+    columns = _columns(subarray, second, columns)
     grating = grating.upper() if grating else size.grating or _FULL_GRATINGS[scene]
     row_start = size.row_start.get(grating, size.row_start[""])[second] - 1
     made = Configuration(
@@ -333,6 +324,22 @@ def configure(
         exposure,
     )
     return replace(made, pointing=pointed(scene, made.fixed_slit, dither, dithers))
+
+
+def _columns(subarray: str, second: bool, columns: int | np.ndarray | None) -> np.ndarray:
+    """Return the zero-based columns that are simulated."""
+    size = SUBARRAYS[subarray]
+    start = size.column_start[second] - 1
+    if columns is None:
+        columns = size.columns
+    if isinstance(columns, (int, np.integer)):
+        if not 1 <= columns <= size.columns:
+            raise ParameterError(f"columns is {columns}, expected 1 to {size.columns} for {subarray}")
+        columns = np.arange(start, start + int(columns))
+    columns = np.asarray(columns, dtype=np.int64)
+    if columns.size == 0 or (np.diff(columns) < 1).any() or columns[0] < start or columns[-1] >= start + size.columns:
+        raise ParameterError(f"columns must increase and lie in {start} to {start + size.columns - 1} for {subarray}")
+    return columns
 
 
 def check_seed(seed: int) -> None:
