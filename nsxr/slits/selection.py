@@ -15,7 +15,7 @@ from nsxr.optics.parts import Quadrant
 from nsxr.optics.shutters import HALF_HEIGHT, SHUTTERS_ALONG_DISPERSION, find_slitlets
 from nsxr.optics.slit import Slit, Slitlet
 
-__all__ = ["list_slits", "slits_of", "window_of"]
+__all__ = ["list_slits", "require_matching", "slits_of", "window_of"]
 
 _USUAL_PITCH = (1.35, 1.15)
 """Pitch in open widths and open heights where a quadrant has too few shutters to tell."""
@@ -36,11 +36,11 @@ def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[s
     Raises
     ------
     ModelError
-        If the exposure has no slits: exposures of the IFU, images, lamps.
+        If the exposure has no slits: exposures of the IFU, images, lamps. If the optics are of another exposure.
     InputFileError
         If a metafile is missing, cannot be read, or is of another exposure.
     """
-    header = OpticsHeader.from_attributes(exposure.attrs)
+    header = require_matching(exposure, optics)
     kind = header.exposure_type
     if kind == "NRS_IFU":
         raise ModelError(f"{header.called}: an exposure of the IFU has slices, no slits; use nsxr.locate_slices")
@@ -82,6 +82,30 @@ def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[s
         scales=scales,
         program=header.program.lstrip("0"),
     )
+
+
+def require_matching(exposure: xr.Dataset, optics: Optics) -> OpticsHeader:
+    """Return what the header of an exposure says about its optics, if the optics are those of the exposure.
+
+    Raises
+    ------
+    ModelError
+        If the optics are of another detector, filter, grating or mode.
+    """
+    header = OpticsHeader.from_attributes(exposure.attrs)
+    pairs = {
+        "DETECTOR": (header.detector, optics.detector),
+        "FILTER": (header.filter, optics.filter),
+        "GRATING": (header.grating, optics.grating),
+        "EXP_TYPE": (header.exposure_type, optics.exposure_type),
+    }
+    differing = [f"{key} {theirs!r} and not {ours!r}" for key, (ours, theirs) in pairs.items() if ours != theirs]
+    if differing:
+        raise ModelError(
+            f"{header.called}: the optics are of another exposure, with {', '.join(differing)}; open the optics of "
+            "this exposure with nsxr.open_optics"
+        )
+    return header
 
 
 def _pitch(quadrant: Quadrant) -> tuple[float, float]:

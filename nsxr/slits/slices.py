@@ -12,7 +12,7 @@ from nsxr.model.types import Entries
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.slits.cut_outs import COORDINATES, describe
-from nsxr.slits.selection import window_of
+from nsxr.slits.selection import require_matching, window_of
 
 __all__ = ["locate_slices"]
 
@@ -54,13 +54,14 @@ def locate_slices(
     Raises
     ------
     ModelError
-        If the exposure is not of the IFU, or if no slice falls on its pixels.
+        If the exposure is not of the IFU, if the optics are of another exposure, or if no slice falls on its pixels.
     ParameterError
         If a coordinate is not known.
     """
     unknown = sorted(set(coordinates) - set(COORDINATES))
     if unknown:
         raise ParameterError(f"coordinates {', '.join(unknown)} are not known, expected {', '.join(COORDINATES)}")
+    require_matching(exposure, optics)
     if not optics.is_ifu:
         raise ModelError(f"EXP_TYPE is {exposure.attrs.get('EXP_TYPE')!r}, expected NRS_IFU; use nsxr.cut_slits")
     wanted = tuple(name for name in COORDINATES if name in coordinates)

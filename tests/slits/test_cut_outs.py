@@ -134,10 +134,17 @@ def test_what_cannot_be_cut_is_refused_before_pixels_are_read(fixed, tmp_path):
         nsxr.cut_slits(rates, optics, shutters="x_msa.fits")
     with pytest.raises(ModelError, match="none of 5 slits falls on the pixels of NRS1"):
         nsxr.cut_slits(make_rates("FIXEDSLIT", "PRISM", rows=(0, 50)), optics)
-    shutters = rates.assign_attrs(EXP_TYPE="NRS_MSASPEC", MSAMETFL="jw1_msa.fits")
+    with pytest.raises(ModelError, match="the optics are of another exposure, with DETECTOR 'NRS1' and not 'NRS2'"):
+        nsxr.cut_slits(rates.assign_attrs(DETECTOR="NRS2"), optics)
+    shutters = make_rates("MSASPEC", "PRISM", rows=(900, 1150), MSAMETFL="jw1_msa.fits")
+    optics = optics_of(shutters)
     with pytest.raises(InputFileError, match=r"needs its MSA metafile; give shutters, jw1_msa\.fits"):
         nsxr.cut_slits(shutters, optics)
     with pytest.raises(InputFileError, match=r"other_msa\.fits: no such file"):
         nsxr.cut_slits(shutters, optics, shutters=tmp_path / "other_msa.fits")
+    slices = make_rates("IFU", "PRISM", rows=(900, 1150))
     with pytest.raises(ModelError, match=r"has slices, no slits; use nsxr\.locate_slices"):
-        nsxr.cut_slits(rates.assign_attrs(EXP_TYPE="NRS_IFU"), optics)
+        nsxr.cut_slits(slices, optics_of(slices))
+    lamp = make_rates("LAMP", "PRISM", rows=(900, 1150), FILTER="OPAQUE", LAMP="LINE1", OPMODE="FIXEDSLIT")
+    with pytest.raises(ModelError, match="EXP_TYPE is 'NRS_LAMP', expected NRS_MSASPEC"):
+        nsxr.cut_slits(lamp, optics_of(lamp))

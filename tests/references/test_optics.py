@@ -1,0 +1,72 @@
+"""Optics from references: what does not fit is refused by name, and equal files give equal optics."""
+
+import pickle
+
+import dask.base
+import numpy as np
+import pytest
+
+import nsxr
+from nsxr.errors import InputFileError, MissingReferenceError, ReferenceFileError
+from tests.optics.exposures import make_rates, optics_of, references
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return make_rates("FIXEDSLIT", "PRISM", rows=(900, 910), columns=(0, 10))
+
+
+def test_optics_are_equal_by_content_and_travel(rates):
+    first, second = optics_of(rates), optics_of(rates)
+    assert first == second
+    assert hash(first) == hash(second)
+    assert dask.base.tokenize(first) == dask.base.tokenize(pickle.loads(pickle.dumps(second)))
+    other = optics_of(rates.assign_attrs(GWA_XTIL=0.34))
+    assert other != first
+    assert len(pickle.dumps(first.for_slit("S200A1"))) < 50_000
+
+
+def test_velocity_and_lamps(rates):
+    at_rest = optics_of(rates.assign_attrs(VELOSYS=0.0)).forward(1000.0, 1080.0, "S200A1")
+    moving = optics_of(rates.assign_attrs(VELOSYS=30_000.0)).forward(1000.0, 1080.0, "S200A1")
+    np.testing.assert_allclose(moving.wavelength / at_rest.wavelength, 1 / (1 + 30_000 / 299792458), rtol=1e-12)
+    unknown = optics_of(rates.assign_attrs(VELOSYS="N/A")).forward(1000.0, 1080.0, "S200A1")
+    assert unknown.wavelength == at_rest.wavelength
+    lamp = optics_of(rates.assign_attrs(EXP_TYPE="NRS_LAMP", FILTER="OPAQUE", LAMP="LINE1"))
+    assert not lamp.has_sky
+    seen = lamp.forward(1000.0, 1080.0, "S200A1")
+    assert np.isfinite(seen.wavelength)
+    assert seen.ra is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"GRATING": "MIRROR"}, InputFileError, "GRATING 'MIRROR', which is no exposure of spectra"),
+        ({"EXP_TYPE": "NRS_IMAGE"}, InputFileError, "EXP_TYPE is 'NRS_IMAGE'"),
+        ({"GWA_XTIL": "N/A"}, InputFileError, "keywords GWA_XTIL are missing or empty"),
+        ({"RA_REF": "N/A", "GWA_TILT": "N/A"}, InputFileError, "keywords GWA_TILT, RA_REF are missing or empty"),
+        ({"GRATING": "G395H", "FILTER": "F290LP"}, MissingReferenceError, "references disperser, fore .* are missing"),
+    ],
+)
+def test_exposures_without_optics(rates, changes, error, message):
+    with pytest.raises(error, match=message):
+        nsxr.open_optics(references("PRISM"), rates.assign_attrs(**changes))
+
+
+def test_folders_and_files_that_do_not_fit(rates, tmp_path):
+    with pytest.raises(MissingReferenceError, match="is not a folder of references"):
+        nsxr.open_optics(tmp_path / "nowhere", rates)
+    files = {path.name.split("_")[1].split(".")[0]: path for path in references("PRISM").iterdir()}
+    cut = tmp_path / "cut.asdf"
+    cut.write_bytes(files["camera"].read_bytes()[:3000])
+    with pytest.raises(ReferenceFileError, match=r"cut\.asdf"):
+        nsxr.open_optics(files | {"camera": cut}, rates)
+    with pytest.raises(ReferenceFileError, match="collimator"):
+        nsxr.open_optics(files | {"camera": files["collimator"]}, rates)
+    for path in references("PRISM").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "other_fpa.asdf").write_bytes(files["fpa"].read_bytes())
+    cut.unlink()
+    with pytest.raises(ReferenceFileError, match="fit equally well"):
+        nsxr.open_optics(tmp_path, rates)
