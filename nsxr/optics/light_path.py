@@ -106,5 +106,11 @@ class LightPath(Part):
 def flat(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
     """Return three arrays as flat float64 arrays of one length, and the shape to which they broadcast."""
     arrays = np.broadcast_arrays(a, b, c)
-    first, second, third = (np.array(array, dtype=np.float64, order="C").reshape(-1) for array in arrays)
+    first, second, third = (_plain(array) for array in arrays)
     return first, second, third, arrays[0].shape
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Return a flat array that can be written, because kernels are compiled again for arrays that are read-only."""
+    found = np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
+    return found if found.flags.writeable else found.copy()

@@ -118,17 +118,18 @@ def camera_angles(rotation: np.ndarray, alpha: float, beta: float) -> tuple[floa
 
 @kernel
 def interpolate(nodes: np.ndarray, values: np.ndarray, x: float) -> float:
-    """Return the linear interpolation at ``x``, NaN outside. ``nodes`` grow, and are nearly equidistant."""
-    last = nodes.size - 1
-    if not nodes[0] <= x <= nodes[last]:
+    """Return the linear interpolation at ``x`` between ``nodes``, which grow. NaN outside."""
+    low, high = 0, nodes.size - 1
+    if not nodes[low] <= x <= nodes[high]:
         return math.nan
-    i = min(int((x - nodes[0]) / (nodes[last] - nodes[0]) * last), last - 1)
-    while nodes[i] > x:
-        i -= 1
-    while nodes[i + 1] < x:
-        i += 1
-    share: float = (x - nodes[i]) / (nodes[i + 1] - nodes[i])
-    result: float = values[i] * (1.0 - share) + values[i + 1] * share
+    while high - low > 1:
+        middle = (low + high) // 2
+        if nodes[middle] <= x:
+            low = middle
+        else:
+            high = middle
+    share: float = (x - nodes[low]) / (nodes[high] - nodes[low])
+    result: float = values[low] * (1.0 - share) + values[high] * share
     return result
 
 
