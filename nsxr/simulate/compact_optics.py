@@ -76,8 +76,16 @@ _PRISM = {
     "wbound": [4e-07, 7e-06],
 }
 
-TILT_ZERO = (0.33, 0.13)
-"""Readings of the two sensors of the grating wheel (GWA_XTIL, GWA_YTIL) at which the angles hold."""
+TILT_ZERO: Mapping[str, tuple[float, float]] = {
+    "PRISM": (0.3395, 0.0316),
+    "G140M": (0.3282, 0.1243),
+    "G140H": (0.3604, 0.1330),
+    "G235M": (0.3201, 0.1384),
+    "G235H": (0.3548, 0.1378),
+    "G395M": (0.2833, 0.1772),
+    "G395H": (0.3193, 0.1445),
+}
+"""Readings of the two sensors of the grating wheel (GWA_XTIL, GWA_YTIL) at which the angles hold, as in flight."""
 
 WAVELENGTHS: Mapping[str, tuple[float, float]] = {
     "CLEAR_PRISM": (0.6, 5.3),
@@ -141,7 +149,8 @@ def write_compact_optics(
     -------
     dict
         Paths by type: camera, collimator, fpa, ote, fore, disperser, msa, wavelengthrange, and ifufore, ifuslicer,
-        ifupost. ASDF files with standard transforms, which the jwst package reads too.
+        ifupost. ASDF files with standard transforms, which the jwst package reads too. Only the names of fore and
+        disperser contain the filter and the grating, so that one folder can serve several gratings.
 
     Raises
     ------
@@ -172,7 +181,8 @@ def write_compact_optics(
         trees["ifupost"] = ("IFUPostModel", {f"slice_{n}": _post(models, n) for n in range(30)}, {})
     written = {}
     for kind, (model, tree, instrument) in trees.items():
-        written[kind] = folder / f"compact_{kind}_{filter}_{grating}.asdf".lower()
+        stem = "_".join(["compact", kind, *instrument.values()])
+        written[kind] = folder / f"{stem}.asdf".lower()
         asdf.AsdfFile({"meta": _meta(kind, model, instrument), **tree}).write_to(written[kind])
     return written
 
@@ -297,8 +307,8 @@ def _disperser(models: Any, grating: str) -> dict[str, Any]:
 
     content: dict[str, Any] = {
         "tilt_x": 0.0,
-        "gwa_tiltx": tilt(TILT_ZERO[0], -9000.0),
-        "gwa_tilty": tilt(TILT_ZERO[1], 3200.0),
+        "gwa_tiltx": tilt(TILT_ZERO[grating][0], -9000.0),
+        "gwa_tilty": tilt(TILT_ZERO[grating][1], 3200.0),
     }
     if grating == "PRISM":
         return content | _PRISM | {"theta_x": 0.0344, "theta_y": -0.2825, "theta_z": 0.2944, "tilt_y": 24.29}

@@ -13,11 +13,15 @@ from nsxr.model.parameters import Seed
 from nsxr.model.readout import Readout
 from nsxr.model.variables import variable_attributes
 from nsxr.simulate.artifacts import Artifacts
+from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import SUBARRAYS, Configuration, configure
 from nsxr.simulate.fits_files import open_raw, write_reference
 from nsxr.simulate.headers import Segment, integration_times, primary_header, science_header
+from nsxr.simulate.observation import Observation, checked_sky, observe
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
+from nsxr.simulate.sky import Sky
+from nsxr.simulate.sky_truth import sky_truth
 from nsxr.simulate.truth import truth_dataset, truth_path, write_truth
 from nsxr.storage.urls import local_path
 
@@ -35,12 +39,16 @@ class SimulatedExposure:
     references : dict
         Reference files by type; empty if no references were written.
     truth : Path
-        File with the true values, see :func:`nsxr.simulate.truth.truth_dataset`.
+        File with the true values, see :func:`nsxr.simulate.truth.truth_dataset` and, with a sky,
+        :func:`nsxr.simulate.sky_truth.sky_truth`.
+    shutters : Path or None
+        The MSA metafile of a sky in mode ``MOS``.
     """
 
     uncal: list[Path]
     references: dict[str, Path]
     truth: Path
+    shutters: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,14 @@ def simulate_exposure(
     groups: int = 20,
     integrations: int = 1,
     detector: str = "NRS1",
+    mode: str | None = None,
     scene: str | None = None,
+    sky: Sky | str | Path | None = None,
+    optics: str | Path | None = None,
+    shutters: str | Path | None = None,
+    grating: str | None = None,
+    dither: int = 1,
+    dithers: int = 1,
     seed: Seed = 1,
     segments: int = 1,
     columns: int | None = None,
@@ -89,8 +104,25 @@ def simulate_exposure(
         NGROUPS and NINTS.
     detector : str
         ``NRS1`` or ``NRS2``.
+    mode : str, optional
+        ``MOS``, ``FS``, ``IFU``, ``BOTS``, ``dark`` or ``flat``. Default: the mode that the subarray is made for.
     scene : str, optional
-        ``MOS``, ``FS``, ``IFU``, ``BOTS``, ``dark`` or ``flat``. Default: the scene that the subarray is made for.
+        Older spelling of ``mode``.
+    sky : Sky, str or Path, optional
+        The sky that the exposure looks at, through the optics: a :class:`nsxr.simulate.sky.Sky`, a JSON file with one
+        (:func:`nsxr.simulate.sky.read_sky`), or ``default`` for one that suits the mode. Without a sky, bands of light
+        are drawn that do not follow any optics.
+    optics : str or Path, optional
+        Folder with references of the optics, as :func:`nsxr.open_optics` takes them. By default, compact ones are
+        written beside the other references.
+    shutters : str or Path, optional
+        MSA metafile for ``MOS``. By default, shutters are opened around the sources of the sky, and the list of them is
+        written beside the exposure.
+    grating : str, optional
+        ``PRISM`` or one of the gratings, with its usual filter. Default: one that is usual for the mode and subarray.
+    dither, dithers : int
+        Number of the position in the dither pattern, and number of positions (PATT_NUM, NUMDTHPT): 3 nods for MOS and
+        FS, 4 dithers for IFU. The same sky falls on other pixels.
     seed : int
         The same seed gives the same files. The detectors and the references do not depend on it.
     segments : int
@@ -120,14 +152,18 @@ def simulate_exposure(
         groups=groups,
         integrations=integrations,
         detector=detector,
-        scene=scene,
+        scene=_one_spelling(mode, scene),
         columns=columns,
         programme=programme,
         observation=observation,
         exposure=exposure,
+        grating=grating,
+        dither=dither,
+        dithers=dithers,
     )
     if not 1 <= segments <= integrations:
         raise ParameterError(f"segments is {segments}, expected 1 to the number of integrations, {integrations}")
+    wanted = None if sky is None else checked_sky(configuration, sky)
     folder = local_path(directory)
     parts = _segments(integrations, segments)
     if not overwrite:
@@ -141,7 +177,11 @@ def simulate_exposure(
     written: dict[str, Path] = {}
     if references:
         written = _write_references(folder / "references", configuration, artifacts, overwrite)
-    ramps = Ramps(configuration, artifacts, seed)
+    seen = None
+    if wanted is not None:
+        seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed)
+        configuration = seen.configuration
+    ramps = Ramps(configuration, artifacts, seed, None if seen is None else seen.scene)
     paths = []
     drawn = ramps.groups()
     for part in parts:
@@ -153,8 +193,41 @@ def simulate_exposure(
                 ]
         paths.append(path)
     next(drawn, None)
-    truth = write_truth(folder, truth_dataset(ramps), configuration)
-    return SimulatedExposure(paths, written, truth)
+    values = truth_dataset(ramps)
+    if seen is not None:
+        values = values.merge(sky_truth(seen))
+    truth = write_truth(folder, values, configuration)
+    return SimulatedExposure(paths, written, truth, None if seen is None else seen.metafile)
+
+
+def _one_spelling(mode: str | None, scene: str | None) -> str | None:
+    """Return the mode, under its name or its older name."""
+    if mode is not None and scene is not None and mode != scene:
+        raise ParameterError(f"mode is {mode!r} and scene, its older spelling, is {scene!r}; give only mode")
+    return mode if mode is not None else scene
+
+
+def _observe(
+    folder: Path,
+    configuration: Configuration,
+    artifacts: Artifacts,
+    sky: Sky | str,
+    optics: str | Path | None,
+    shutters: str | Path | None,
+    seed: int,
+) -> Observation:
+    used: str | Path | dict[str, Path] | None = optics
+    if used is None:
+        used = write_compact_optics(
+            folder / "references",
+            grating=configuration.grating,
+            filter=configuration.filter,
+            ifu=configuration.scene == "IFU",
+        )
+    # three times the full well in one exposure for shutters, half of it for a time series
+    fill = 3.0 if configuration.scene == "MOS" else 0.5
+    peak = fill * artifacts.full_well / (configuration.groups * configuration.group_time)
+    return observe(configuration, sky, used, folder, shutters=shutters, seed=seed, peak_rate=peak)
 
 
 def write_references(

@@ -32,6 +32,17 @@ _OPERATION = {
     "dark": "NONE",
     "flat": "NONE",
 }
+_WHEEL = {
+    "PRISM": (0.3399, 0.0312),
+    "MIRROR": (0.3406, 0.1951),
+    "G140M": (0.3286, 0.1239),
+    "G140H": (0.3608, 0.1326),
+    "G235M": (0.3205, 0.1380),
+    "G235H": (0.3552, 0.1374),
+    "G395M": (0.2837, 0.1768),
+    "G395H": (0.3196, 0.1441),
+}
+"""Readings of the sensors of the grating wheel. They differ a little from those of ESA's flight model, as in flight."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +148,8 @@ def primary_header(configuration: Configuration, segment: Segment, *, contiguous
         ("GRATING", configuration.grating, "Name of the grating element used"),
         ("OPMODE", _OPERATION[configuration.scene], "Lamp operating mode"),
         ("LAMP", "FLAT5" if configuration.scene == "flat" else "NO_LAMP", "Internal lamp state"),
-        ("GWA_XTIL", 0.3579, "Grating wheel tilt along model X axis"),
-        ("GWA_YTIL", 0.1286, "Grating wheel tilt along model Y axis"),
+        ("GWA_XTIL", _WHEEL[configuration.grating][0], "Grating wheel tilt along instrmnt model Y axis"),
+        ("GWA_YTIL", _WHEEL[configuration.grating][1], "Grating wheel tilt along instrmnt model X axis"),
         ("GWA_TILT", 36.05, "[K] GWA TILT (avg/calib) temperature"),
         ("FXD_SLIT", configuration.fixed_slit, "Name of fixed slit aperture"),
         ("EXP_TYPE", configuration.exposure_type, "Type of data in the exposure"),

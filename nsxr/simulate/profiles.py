@@ -117,8 +117,10 @@ def aperture_of(slit: Slit, width: float, height: float) -> Aperture:
     """
     if not isinstance(slit, Slitlet) or slit.quadrant == 5:
         return Aperture(((-0.5, 0.5),), slit.slit_y_low, slit.slit_y_high, width, height)
-    lowest = round((slit.slit_y_low + 0.5) / slit.slit_yscale)
     is_open = [state != "0" for state in slit.state] or [True]
+    # the ends have a margin; the middle of a slitlet is that of its shutters
+    middle = 0.5 * (slit.slit_y_low + slit.slit_y_high) / slit.slit_yscale
+    lowest = round(middle - 0.5 * (len(is_open) - 1))
     centres = [(lowest + k) * slit.slit_yscale for k, there in enumerate(is_open) if there]
     return Aperture(tuple((y - 0.5, y + 0.5) for y in centres), slit.slit_y_low, slit.slit_y_high, width, height)
 

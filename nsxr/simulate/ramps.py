@@ -39,6 +39,8 @@ class Ramps:
         Amplitudes of the effects.
     seed : int
         The same seed gives the same exposure.
+    scene : Scene, optional
+        Light on the detector. By default, the bands that :func:`nsxr.simulate.scene.make_scene` draws.
 
     Attributes
     ----------
@@ -52,12 +54,14 @@ class Ramps:
         Pixels that reached full well, (row, column) bool, for each integration that has been drawn.
     """
 
-    def __init__(self, configuration: Configuration, artifacts: Artifacts, seed: int) -> None:
+    def __init__(
+        self, configuration: Configuration, artifacts: Artifacts, seed: int, scene: Scene | None = None
+    ) -> None:
         self.configuration = configuration
         self.artifacts = artifacts
         self.pixels: DetectorPixels = detector_pixels(configuration, artifacts)
         check_seed(seed)
-        self.scene: Scene = make_scene(configuration, artifacts.full_well, seed)
+        self.scene: Scene = scene or make_scene(configuration, artifacts.full_well, seed)
         which = 1 if configuration.detector == "NRS1" else 2
         events, photons, reset, noise = np.random.SeedSequence([seed, which]).spawn(4)
         self._photons, self._reset = (np.random.Generator(np.random.SFC64(s)) for s in (photons, reset))

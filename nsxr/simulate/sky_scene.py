@@ -142,6 +142,14 @@ class _Opening:
         east, north = _tangent(ra, dec, (float(ra[0]), float(dec[0])))
         half = np.hypot(east, north)
         self.aperture = aperture_of(slit, float(half[1] + half[3]), float(half[2] + half[4]))
+        middle = 0.5 * (slit.slit_y_low + slit.slit_y_high)
+        self.centre = tuple(float(part) for part in optics.slit_to_sky(0.0, middle, self.middle, slit))
+        self.half_length = 0.5 * (slit.slit_y_high - slit.slit_y_low) * self.aperture.height + self.aperture.width
+
+    def is_far(self, ra: float, dec: float, shape: Shape) -> bool:
+        """Whether a source is too far away to send light into the slit."""
+        east, north = _tangent(np.array(ra), np.array(dec), (self.centre[0], self.centre[1]))
+        return bool(np.hypot(east, north) > self.half_length + _REACH + 8 * shape.radius)
 
     def point(self, ra: float, dec: float) -> Profile | None:
         """Return the profile of a point, or None if it is too far from the slit to send light into it."""
@@ -195,6 +203,8 @@ def _illuminate(sky: Sky, positions: Sequence[tuple[float, float]], opening: _Op
         rate += flux * uniform * everywhere.in_pixels(grid)
     found = []
     for source, (ra, dec) in zip(sky.sources, positions, strict=True):
+        if opening.is_far(ra, dec, source.shape):
+            continue
         is_extended = source.shape.is_extended
         profile = opening.extended(ra, dec, source.shape) if is_extended else opening.point(ra, dec)
         if profile is None:

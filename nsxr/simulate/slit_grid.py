@@ -10,7 +10,7 @@ from nsxr.optics.slit import Slit
 __all__ = ["Geometry", "SlitGrid", "slit_grid"]
 
 _SAMPLES = 60  # wavelengths at which the edges of a slit are traced
-_NODES = (26, 6)  # Chebyshev nodes along the dispersion and along the slit
+_NODES = (48, 6)  # Chebyshev nodes along the dispersion and along the slit
 
 
 class Geometry(Protocol):
@@ -89,8 +89,9 @@ def slit_grid(
 ) -> SlitGrid | None:
     """Return the pixels that a slit sends light to, or None if there are none.
 
-    The optics are evaluated at 26 by 6 Chebyshev nodes. In between, wavelength and place along the slit are
-    polynomials. If the optics give no value at a node, they are evaluated at every pixel.
+    The optics are evaluated at 48 by 6 Chebyshev nodes. In between, wavelength and place along the slit are
+    polynomials. They are within 0.001 pixel of the optics, and 0.006 pixel at the blue end of the prism, whose glass
+    the optics know from a linear table. If the optics give no value at a node, they are evaluated at every pixel.
 
     Parameters
     ----------

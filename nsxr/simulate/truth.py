@@ -11,6 +11,7 @@ from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.detectors import bad_interleaved
 from nsxr.simulate.headers import Segment, primary_header
 from nsxr.simulate.ramps import Ramps
+from nsxr.simulate.sky_truth import sky_truth_tables
 from nsxr.storage.whole import replacing
 
 __all__ = ["DISTURBANCES", "truth_dataset", "truth_path", "write_truth"]
@@ -35,6 +36,14 @@ _MEANING = {
     "COSMIC_RAYS": "Charge left by cosmic rays, one row per pixel and hit",
     "SNOWBALLS": "Large events",
     "BAD_REFERENCE": "Bad pairs of interleaved reference pixels (IRS2)",
+    "WAVELENGTH": "Wavelength at the barycentre, in the middle of pixels",
+    "SLIT_Y": "Place along the slit, in open heights from its centre",
+    "SLIT": "Row of SLITS that lights the pixel, from 1; 0 for none",
+    "SLITS": "Slits, slitlets or slices that send light to the detector",
+    "SOURCES": "Sources of the sky",
+    "LINES": "Emission lines: flux in W/m2, or W/m2/sr of extended sources",
+    "SIGHTINGS": "Each source in each slit: place in open units, part of the light that passes",
+    "SPECTRA": "Continua of the sources and of the sky",
 }
 
 
@@ -166,6 +175,9 @@ def write_truth(directory: Path, truth: xr.Dataset, configuration: Configuration
     del header["DATAMODL"]
     hdus = [fits.PrimaryHDU(header=header)]
     images = {"RATE": "rate", "RATE_DN": "rate_dn", "DARK": "dark_current", "FLAGS": "flags", "DISTURBED": "disturbed"}
+    has_sky = "wavelength" in truth
+    if has_sky:
+        images |= {"WAVELENGTH": "wavelength", "SLIT_Y": "slit_y", "SLIT": "slit_number"}
     for name, variable in images.items():
         hdu = fits.ImageHDU(truth[variable].values, name=name)
         if "units" in truth[variable].attrs:
@@ -179,6 +191,8 @@ def write_truth(directory: Path, truth: xr.Dataset, configuration: Configuration
     for name, (_, prefix) in _TABLES.items():
         columns = {str(v).removeprefix(prefix): truth[v].values for v in truth.data_vars if str(v).startswith(prefix)}
         hdus.append(fits.BinTableHDU.from_columns([_column(n, values) for n, values in columns.items()], name=name))
+    if has_sky:
+        hdus += sky_truth_tables(truth)
     for hdu in hdus[1:]:
         hdu.header.add_comment(_MEANING[hdu.name])
     with replacing(path) as partial:

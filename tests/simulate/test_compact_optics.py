@@ -33,9 +33,9 @@ def test_spectra_fall_on_the_rows_that_subarrays_read():
 
 
 def test_the_wheel_tilt_moves_spectra():
-    sensors = dict(zip(("GWA_XTIL", "GWA_YTIL"), TILT_ZERO, strict=True))
+    sensors = dict(zip(("GWA_XTIL", "GWA_YTIL"), TILT_ZERO["PRISM"], strict=True))
     at_zero = optics_of(make_rates("FIXEDSLIT", "PRISM", **sensors)).inverse(0.0, 3.0, "S200A1")
-    moved = optics_of(make_rates("FIXEDSLIT", "PRISM", **(sensors | {"GWA_XTIL": 0.335}))).inverse(0.0, 3.0, "S200A1")
+    moved = optics_of(make_rates("FIXEDSLIT", "PRISM", **(sensors | {"GWA_XTIL": 0.3445}))).inverse(0.0, 3.0, "S200A1")
     assert 0.5 < abs(float(moved[0] - at_zero[0])) < 10
 
 

@@ -1,0 +1,100 @@
+"""The response of the simulated instrument: point-spread function, sensitivity, flats, area of pixels."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from nsxr.optics.instrument import Optics
+from nsxr.optics.slit import Slit
+
+__all__ = ["SimulatedInstrument"]
+
+_ARCSEC = math.degrees(1) * 3600
+_DIAMETER = 6.5  # m
+_AREA = 25.4  # m2
+_CORE, _WING = 0.42 * 1e-6 / _DIAMETER * _ARCSEC, 3.5  # arcsec a um; wings are that much wider
+_JITTER = 0.012  # arcsec
+_IN_WINGS = 0.15
+_PLANCK = 6.62607015e-34
+_ENDS: Mapping[str, tuple[float, float]] = {
+    "PRISM": (0.58, 5.35),
+    "G140M": (0.96, 1.90),
+    "G140H": (0.96, 1.90),
+    "G235M": (1.65, 3.20),
+    "G235H": (1.65, 3.20),
+    "G395M": (2.85, 5.30),
+    "G395H": (2.85, 5.30),
+}
+"""Wavelengths of each grating with its usual filter [um]."""
+_PIXEL_AREA = 4.8e-13  # sr
+
+
+@dataclass(frozen=True)
+class SimulatedInstrument:
+    """A smooth telescope and instrument, of about the throughput of NIRSpec.
+
+    Attributes
+    ----------
+    grating : str
+        Name of the grating, or PRISM.
+    nodes, dispersion : tuple of float
+        Wavelengths, and ranges of wavelengths of a pixel there [um].
+    """
+
+    grating: str
+    nodes: tuple[float, ...]
+    dispersion: tuple[float, ...]
+
+    @classmethod
+    def of(cls, optics: Optics) -> "SimulatedInstrument":
+        """Return the instrument with the dispersion of the first slit or slice of its optics.
+
+        Pixels of other slits have other ranges of wavelengths, by up to some percent. Flats stand for that.
+        """
+        nodes = np.linspace(*_ENDS[optics.grating], 200)
+        column, _ = optics.inverse(0.0, nodes, next(iter(optics.slits.values())))
+        dispersion = np.abs(1 / np.gradient(np.asarray(column), nodes))
+        return cls(optics.grating, tuple(nodes.tolist()), tuple(dispersion.tolist()))
+
+    def cumulative(self, distance: np.ndarray, wavelength: np.ndarray) -> np.ndarray:
+        """Return the part of the light of a point on one side of a line at a distance [arcsec]."""
+        sigma = np.hypot(_CORE * wavelength, _JITTER)
+        return np.asarray((1 - _IN_WINGS) * ndtr(distance / sigma) + _IN_WINGS * ndtr(distance / (_WING * sigma)))
+
+    def smear(self, wavelength: np.ndarray) -> np.ndarray:
+        """Return the standard deviation by which the spectrograph widens images of edges [arcsec]."""
+        return np.asarray(0.03 + 0.004 * wavelength)
+
+    def wavelengths(self, slit: Slit) -> tuple[float, float]:
+        """Return the wavelengths that reach the detector [um]."""
+        return _ENDS[self.grating]
+
+    def sensitivity(self, slit: Slit, wavelength: np.ndarray) -> np.ndarray:
+        """Return the electrons per second in one column for 1 Jy, if all light of a source passes the slit."""
+        low, high = _ENDS[self.grating]
+        edge = np.clip(np.minimum(wavelength - low, high - wavelength) / (0.03 * (high - low)), 0, 1)
+        throughput = 0.4 * np.sin(0.5 * np.pi * edge) ** 2 * (1 - 0.3 * ((wavelength - low) / (high - low) - 0.4) ** 2)
+        pixel = np.interp(wavelength, self.nodes, self.dispersion)
+        return np.asarray(1e-26 * _AREA / _PLANCK * throughput * pixel / wavelength)
+
+    def peak_rate(self) -> float:
+        """Return the electrons per second in the brightest pixel of a blue star of 1 Jy at 2 um."""
+        wavelength = np.linspace(*_ENDS[self.grating], 200)
+        slit = Slit("", 5, 0.0, 0.0, 1.0, 1.0, -0.5, 0.5, _ENDS[self.grating], -1)
+        along = 2 * self.cumulative(np.full(200, 0.05), wavelength) - 1  # a pixel is 0.1 arcsec
+        return float((self.sensitivity(slit, wavelength) * along * (wavelength / 2.0) ** -1.5).max())
+
+    def flat(self, slit: Slit, wavelength: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the product of the flats F, S and D, (row, column)."""
+        return np.ones(np.shape(wavelength))
+
+    def uniform(self, slit: Slit, wavelength: np.ndarray) -> np.ndarray:
+        """Return the factor on light that fills a slit, relative to light of a point that all passes the slit."""
+        return np.ones(np.shape(wavelength))
+
+    def pixel_area(self, slit: Slit) -> float:
+        """Return the solid angle of a pixel [sr]."""
+        return _PIXEL_AREA
