@@ -9,15 +9,13 @@ import xarray as xr
 
 from nsxr.optics.instrument import Optics
 from nsxr.references.optics import open_optics
-from nsxr.simulate.compact_optics import write_compact_optics
+from nsxr.simulate.compact_optics import TILT_ZERO, write_compact_optics
 
 FILTERS = {"PRISM": "CLEAR", "G140M": "F100LP", "G235H": "F170LP", "G395H": "F290LP", "G395M": "F290LP"}
 
 HEADER = {
     "INSTRUME": "NIRSPEC",
     "SUBARRAY": "FULL",
-    "GWA_XTIL": 0.331,
-    "GWA_YTIL": 0.129,
     "GWA_TILT": 36.9,
     "RA_REF": 53.1,
     "DEC_REF": -27.8,
@@ -51,6 +49,8 @@ def make_rates(
     images |= {"sci": (("row", "column"), sci, {"units": "DN/s"})}
     images |= {"dq": (("row", "column"), np.full(sci.shape, 4, np.uint32))}
     attrs = HEADER | {"EXP_TYPE": f"NRS_{mode}", "GRATING": grating, "FILTER": FILTERS[grating], "DETECTOR": detector}
+    wheel = TILT_ZERO[grating]
+    attrs |= {"GWA_XTIL": wheel[0] + 0.001, "GWA_YTIL": wheel[1] - 0.001}
     attrs |= {"SUBSTRT1": columns[0] + 1, "SUBSTRT2": rows[0] + 1, **header}
     return xr.Dataset(images, coords={"row": row, "column": column}, attrs=attrs)
 
