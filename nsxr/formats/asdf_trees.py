@@ -46,7 +46,9 @@ def require_plain_tree(path: str | os.PathLike[str]) -> None:
     if end is None and len(head) == _LONGEST:
         raise ReferenceFileError(f"{name}: its YAML text is longer than {_LONGEST} bytes")
     try:
-        root = yaml.compose(head[: end.end()] if end else head, Loader=yaml.SafeLoader)
+        text = head[: end.end()] if end else head
+        _require_shallow(yaml, text)  # the fast loader calls itself for each level, and does not stop
+        root = yaml.compose(text, Loader=_loader(yaml))
         if root is not None and _count(root, {}, 0) > _NODES:
             raise ValueError(f"it stands for more than {_NODES} values")
         problem = next((p for node in _all(root) if (p := _problem(node))), None)
@@ -54,6 +56,20 @@ def require_plain_tree(path: str | os.PathLike[str]) -> None:
         raise ReferenceFileError(f"{name}: its YAML text cannot be read ({first_line(error)})") from error
     if problem:
         raise ReferenceFileError(f"{name}: {problem}")
+
+
+def _loader(yaml: Any) -> Any:
+    """Return the loader that is written in C and 12 times faster, if yaml was built with it."""
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _require_shallow(yaml: Any, text: bytes) -> None:
+    """Raise ValueError if lists and mappings are nested too deeply."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_loader(yaml)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise ValueError(f"more than {_DEPTH} nested lists, or a list that contains itself")
 
 
 def _children(node: Any) -> list[Any]:
