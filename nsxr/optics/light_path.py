@@ -105,12 +105,14 @@ class LightPath(Part):
 
 def flat(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
     """Return three arrays as flat float64 arrays of one length, and the shape to which they broadcast."""
-    arrays = np.broadcast_arrays(a, b, c)
-    first, second, third = (_plain(array) for array in arrays)
-    return first, second, third, arrays[0].shape
+    arrays = [np.asarray(array, dtype=np.float64) for array in (a, b, c)]
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    first, second, third = (_plain(array, shape) for array in arrays)
+    return first, second, third, shape
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def _plain(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return a flat array that can be written, because kernels are compiled again for arrays that are read-only."""
-    found = np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
-    return found if found.flags.writeable else found.copy()
+    if array.shape != shape or not array.flags.c_contiguous or not array.flags.writeable:
+        array = np.array(np.broadcast_to(array, shape), order="C")
+    return array.reshape(-1)
