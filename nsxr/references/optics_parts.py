@@ -118,7 +118,7 @@ def inverse_of(transform: Transform) -> Transform:
             return transform
         case Shift():
             return Shift(-transform.offset)
-        case Scale():
+        case Scale() if transform.factor:
             return Scale(1 / transform.factor)
         case Rotation():
             return Rotation(-transform.angle)
@@ -216,7 +216,7 @@ class _Follower:
         self.before = before
 
     def _polynomial(self, coefficients: np.ndarray, inputs: Sequence[_Symbol]) -> _Symbol:
-        if len(inputs) == 1 and isinstance(inputs[0], _Wavelength) and coefficients.size <= 2:
+        if len(inputs) == 1 and isinstance(inputs[0], _Wavelength):
             return _Sum(coefficients.reshape(-1, 1, 1))
         lines = [one.numbers for one in inputs if isinstance(one, _Line)]
         if len(lines) != 2:
@@ -251,10 +251,9 @@ class _Follower:
                 if isinstance(one, _Line) and not one.numbers[:2].any():
                     return self._scaled(other, float(one.numbers[2]))
             for one, other in ((a, b), (b, a)):
-                if isinstance(one, _Wavelength) and not isinstance(other, _Wavelength):
-                    coefficients = self.as_sum(other).coefficients
-                    if coefficients.shape[0] == 1:
-                        return _Sum(np.concatenate([np.zeros_like(coefficients), coefficients]))
+                powers = None if isinstance(one, _Line) else self.as_sum(one).coefficients
+                if powers is not None and powers.shape[1:] == (1, 1):  # a polynomial of the wavelength alone
+                    return _Sum(_multiplied(powers[:, 0, 0], self.as_sum(other).coefficients))
         raise ReferenceFileError(
             f"two coordinates are combined by {operation!r}, expected sums, or products with the wavelength"
         )
@@ -270,6 +269,14 @@ def _kind(transform: Transform) -> str:
 
 def _padded(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.pad(array, [(0, want - have) for have, want in zip(array.shape, size, strict=True)])
+
+
+def _multiplied(powers: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Return coefficients (k, n, n) times a polynomial of the wavelength."""
+    product = np.zeros((powers.size + coefficients.shape[0] - 1, *coefficients.shape[1:]))
+    for power, factor in enumerate(powers):
+        product[power : power + coefficients.shape[0]] += factor * coefficients
+    return product
 
 
 def _of_total_degree(coefficients: np.ndarray) -> np.ndarray:

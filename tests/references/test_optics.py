@@ -2,12 +2,14 @@
 
 import pickle
 
+import asdf
 import dask.base
 import numpy as np
 import pytest
+from astropy.modeling import models
 
 import nsxr
-from nsxr.errors import InputFileError, MissingReferenceError, ReferenceFileError
+from nsxr.errors import DegradedResultWarning, InputFileError, MissingReferenceError, ReferenceFileError
 from tests.optics.exposures import make_rates, optics_of, references
 
 
@@ -27,14 +29,14 @@ def test_optics_are_equal_by_content_and_travel(rates):
 
 
 def test_velocity_and_lamps(rates):
-    at_rest = optics_of(rates.assign_attrs(VELOSYS=0.0)).forward(1000.0, 1080.0, "S200A1")
-    moving = optics_of(rates.assign_attrs(VELOSYS=30_000.0)).forward(1000.0, 1080.0, "S200A1")
+    at_rest = optics_of(rates.assign_attrs(VELOSYS=0.0)).forward(1000.0, 1050.0, "S200A1")
+    moving = optics_of(rates.assign_attrs(VELOSYS=30_000.0)).forward(1000.0, 1050.0, "S200A1")
     np.testing.assert_allclose(moving.wavelength / at_rest.wavelength, 1 / (1 + 30_000 / 299792458), rtol=1e-12)
-    unknown = optics_of(rates.assign_attrs(VELOSYS="N/A")).forward(1000.0, 1080.0, "S200A1")
+    unknown = optics_of(rates.assign_attrs(VELOSYS="N/A")).forward(1000.0, 1050.0, "S200A1")
     assert unknown.wavelength == at_rest.wavelength
     lamp = optics_of(rates.assign_attrs(EXP_TYPE="NRS_LAMP", FILTER="OPAQUE", LAMP="LINE1"))
     assert not lamp.has_sky
-    seen = lamp.forward(1000.0, 1080.0, "S200A1")
+    seen = lamp.forward(1000.0, 1050.0, "S200A1")
     assert np.isfinite(seen.wavelength)
     assert seen.ra is None
 
@@ -70,3 +72,58 @@ def test_folders_and_files_that_do_not_fit(rates, tmp_path):
     cut.unlink()
     with pytest.raises(ReferenceFileError, match="fit equally well"):
         nsxr.open_optics(tmp_path, rates)
+
+
+def test_ground_and_flight_are_not_mixed_silently(rates, tmp_path):
+    files = {path.name.split("_")[1].split(".")[0]: path for path in references("PRISM").iterdir()}
+    for kind, pedigree in (("camera", "GROUND"), ("collimator", "INFLIGHT 2022-02-01 2022-06-01")):
+        changed = tmp_path / f"{kind}.asdf"
+        with asdf.open(files[kind], memmap=False, lazy_load=False) as file:
+            tree = dict(file.tree)
+        tree["meta"] = dict(tree["meta"]) | {"pedigree": pedigree}
+        asdf.AsdfFile(tree).write_to(changed)
+        files[kind] = changed
+    message = r"references from the ground \(camera.asdf\) are mixed with references from flight \(collimator.asdf\)"
+    with pytest.warns(DegradedResultWarning, match=message):
+        nsxr.open_optics(files, rates)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("camera", {"model": models.Identity(1)}, "takes 1 coordinates"),
+        ("camera", {"model": None}, "expected a transform"),
+        ("fpa", {"nrs1_model": models.Scale(0.0) & models.Scale(1.0)}, "has no inverse"),
+        ("disperser", {"theta_x": "much"}, "theta_x is 'much', expected a number"),
+        ("disperser", {"gwa_tiltx": {}}, "gwa_tiltx has no tilt_model and zeroreadings"),
+        ("disperser", {"kcoef": [1.0]}, "kcoef and lcoef are no lists of three numbers"),
+        ("disperser", {"tref": 10.0}, "the glass was measured at 10.0 K, the prism has 36.9 K"),
+        ("msa", {f"Q{number}": None for number in range(1, 6)}, "has no quadrants Q1 to Q5"),
+        ("wavelengthrange", {"order": [-1]}, "differ in length"),
+    ],
+)
+def test_content_that_is_wrong(rates, tmp_path, kind, changes, message):
+    files = {path.name.split("_")[1].split(".")[0]: path for path in references("PRISM").iterdir()}
+    with asdf.open(files[kind], memmap=False, lazy_load=False) as file:
+        tree = dict(file.tree) | changes
+    asdf.AsdfFile(tree).write_to(tmp_path / "wrong.asdf")
+    with pytest.raises(ReferenceFileError, match=rf"wrong\.asdf: .*({message})") as error:
+        nsxr.open_optics(files | {kind: tmp_path / "wrong.asdf"}, rates)
+    assert "\n" not in str(error.value)
+
+
+def test_the_latest_reference_that_may_be_used(rates, tmp_path):
+    for path in references("PRISM").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        if "fpa" not in path.name:
+            continue
+        for name, date in (("newer", "2023-01-01T00:00:00"), ("newest", "2024-01-01T00:00:00")):
+            with asdf.open(path, memmap=False, lazy_load=False) as file:
+                tree = dict(file.tree)
+            tree["meta"] = dict(tree["meta"]) | {"useafter": date}
+            asdf.AsdfFile(tree).write_to(tmp_path / f"{name}_fpa.asdf")
+    names = [
+        dict(nsxr.open_optics(tmp_path, rates.assign_attrs(**when)).references)["fpa"]
+        for when in ({}, {"DATE-OBS": "2023-06-01"})
+    ]
+    assert names == ["newest_fpa.asdf", "newer_fpa.asdf"]
