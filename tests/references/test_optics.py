@@ -29,14 +29,14 @@ def test_optics_are_equal_by_content_and_travel(rates):
 
 
 def test_velocity_and_lamps(rates):
-    at_rest = optics_of(rates.assign_attrs(VELOSYS=0.0)).forward(1000.0, 1050.0, "S200A1")
-    moving = optics_of(rates.assign_attrs(VELOSYS=30_000.0)).forward(1000.0, 1050.0, "S200A1")
+    at_rest = optics_of(rates.assign_attrs(VELOSYS=0.0)).forward(1000.0, 1080.0, "S200A1")
+    moving = optics_of(rates.assign_attrs(VELOSYS=30_000.0)).forward(1000.0, 1080.0, "S200A1")
     np.testing.assert_allclose(moving.wavelength / at_rest.wavelength, 1 / (1 + 30_000 / 299792458), rtol=1e-12)
-    unknown = optics_of(rates.assign_attrs(VELOSYS="N/A")).forward(1000.0, 1050.0, "S200A1")
+    unknown = optics_of(rates.assign_attrs(VELOSYS="N/A")).forward(1000.0, 1080.0, "S200A1")
     assert unknown.wavelength == at_rest.wavelength
     lamp = optics_of(rates.assign_attrs(EXP_TYPE="NRS_LAMP", FILTER="OPAQUE", LAMP="LINE1"))
     assert not lamp.has_sky
-    seen = lamp.forward(1000.0, 1050.0, "S200A1")
+    seen = lamp.forward(1000.0, 1080.0, "S200A1")
     assert np.isfinite(seen.wavelength)
     assert seen.ra is None
 
