@@ -7,7 +7,11 @@ from nsxr.errors import InputFileError
 from nsxr.model.optics_header import OpticsHeader
 from tests.optics.exposures import HEADER, references
 
-SPECTRUM = HEADER | {"GWA_XTIL": 0.331, "GWA_YTIL": 0.129} | {"DETECTOR": "NRS1", "FILTER": "CLEAR", "GRATING": "PRISM", "EXP_TYPE": "NRS_MSASPEC"}
+SPECTRUM = (
+    HEADER
+    | {"GWA_XTIL": 0.331, "GWA_YTIL": 0.129}
+    | {"DETECTOR": "NRS1", "FILTER": "CLEAR", "GRATING": "PRISM", "EXP_TYPE": "NRS_MSASPEC"}
+)
 
 
 def test_values_of_both_headers():
