@@ -132,6 +132,29 @@ class Optics(Part):
             raise ParameterError(f"slit {slit!r} is unknown; these optics have {', '.join(self.slits) or 'none'}")
         return self.slits[slit]
 
+    def shutter(self, quadrant: int, number: int) -> Slit:
+        """Return the open area of one shutter as a slit.
+
+        Parameters
+        ----------
+        quadrant : int
+            Quadrant of the MSA, 1 to 4.
+        number : int
+            Number of the shutter in the table of the quadrant, see :func:`nsxr.optics.parts.shutter_id`.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such quadrant or shutter.
+        """
+        table = self.quadrant(quadrant)
+        if not 1 <= number <= table.x.size:
+            raise ParameterError(
+                f"shutter {number} of quadrant {quadrant} does not exist, expected 1 to {table.x.size}"
+            )
+        x, y, width, height = (float(axis[number - 1]) for axis in (table.x, table.y, table.width, table.height))
+        return Slit(str(number), quadrant, x, y, width, height, -0.5, 0.5, self.wavelength_range, self.order)
+
     def for_slit(self, slit: Slit | str) -> SlitOptics:
         """Return the optics of one slit, which are small enough to travel with each task.
 

@@ -16,7 +16,22 @@ import numpy as np
 from nsxr.kernels.optics.stages import Dispersing, Distorting
 from nsxr.optics.rotations import about
 
-__all__ = ["Disperser", "Distortion", "FocalPlane", "Part", "Quadrant", "Relay"]
+__all__ = [
+    "SHUTTERS_ALONG_DISPERSION",
+    "SHUTTERS_ALONG_SLIT",
+    "Disperser",
+    "Distortion",
+    "FocalPlane",
+    "Part",
+    "Quadrant",
+    "Relay",
+    "shutter_id",
+]
+
+SHUTTERS_ALONG_DISPERSION, SHUTTERS_ALONG_SLIT = 365, 171
+"""Numbers of shutters of a quadrant of the MSA."""
+
+_USUAL_PITCH = (1.35, 1.15)
 
 PRISM_WAVELENGTHS = np.arange(0.3, 8.005, 0.005) * 1e-6
 """Wavelengths [m] at which the table of the refractive index has its nodes."""
@@ -243,6 +258,17 @@ class Disperser(Part):
         return Dispersing(float(self.groove_density * self.order), prism, _frozen(indices), _frozen(nodes))
 
 
+def shutter_id(xcen: int, ycen: int) -> int:
+    """Return the number of a shutter in the table of its quadrant, from 1.
+
+    Parameters
+    ----------
+    xcen, ycen : int
+        Its numbers along the dispersion and along the slit, from 1.
+    """
+    return xcen + (ycen - 1) * SHUTTERS_ALONG_DISPERSION
+
+
 @dataclass(frozen=True, eq=False)
 class Quadrant(Part):
     """A quadrant of the MSA with all its shutters. The fifth has the fixed slits; the slicer has 30 slices.
@@ -252,8 +278,7 @@ class Quadrant(Part):
     number : int
         1 to 4 for the quadrants of the MSA, 5 for the fixed slits and for the slicer of the IFU.
     x, y : (shutter,) ndarray
-        Centres in the frame of the quadrant [m]. Shutter (i, j), from 1, along dispersion and slit has the place
-        i - 1 + 365 (j - 1).
+        Centres in the frame of the quadrant [m], in the order of :func:`shutter_id`.
     width, height : (shutter,) ndarray
         Sizes of the open areas [m].
     affine : (2, 3) ndarray
@@ -266,6 +291,17 @@ class Quadrant(Part):
     width: np.ndarray
     height: np.ndarray
     affine: np.ndarray
+
+    @property
+    def pitch(self) -> tuple[float, float]:
+        """Distance of neighbouring shutters, in open widths and in open heights. 1 and 1 for fixed slits."""
+        if self.number == 5:
+            return 1.0, 1.0
+        if self.x.size <= SHUTTERS_ALONG_DISPERSION:
+            return _USUAL_PITCH
+        along = (self.x[1] - self.x[0]) / self.width[0]
+        across = (self.y[SHUTTERS_ALONG_DISPERSION] - self.y[0]) / self.height[0]
+        return float(along), float(across)
 
     def to_plane(self, x: float, y: float, width: float, height: float) -> np.ndarray:
         """Return the affine map (2, 3) from a slit with this centre and size, in open units, to the plane [m]."""

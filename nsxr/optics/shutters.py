@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from nsxr.errors import InputFileError
+from nsxr.errors import InputFileError, ParameterError
 from nsxr.model.msa_metafile import MsaMetafile, ShutterRow
+from nsxr.optics.instrument import Optics
+from nsxr.optics.parts import shutter_id
 from nsxr.optics.slit import Slit, Slitlet, Source
 
-__all__ = ["FIXED_SLIT_IDS", "HALF_HEIGHT", "SHUTTERS_ALONG_DISPERSION", "find_slitlets", "shutter_id"]
-
-SHUTTERS_ALONG_DISPERSION = 365
-"""Number of shutters of a quadrant along the dispersion."""
+__all__ = ["FIXED_SLIT_IDS", "HALF_HEIGHT", "find_slitlets", "shutter_id", "slitlets_of"]
 
 FIXED_SLIT_IDS: Mapping[str, int] = {"S200A1": -101, "S200A2": -102, "S400A1": -103, "S1600A1": -104, "S200B1": -105}
 """SLITID of the fixed slits, in the order of the table of quadrant 5."""
@@ -29,9 +28,25 @@ Place = Callable[[int, int], Slit]
 """Gives the slit of one shutter from its quadrant and its number in the table of the quadrant, from 1."""
 
 
-def shutter_id(xcen: int, ycen: int) -> int:
-    """Return the number of a shutter in the table of its quadrant, from 1."""
-    return xcen + (ycen - 1) * SHUTTERS_ALONG_DISPERSION
+def slitlets_of(optics: Optics, metafile: MsaMetafile, metadata_id: int, dither: int, program: str) -> list[Slitlet]:
+    """Return the slitlets of one exposure, with the shutters of its optics. Parameters as for :func:`find_slitlets`."""
+
+    def place(quadrant: int, number: int) -> Slit:
+        optics.quadrant(quadrant)  # if the references lack it, the metafile is not at fault
+        try:
+            return optics.shutter(quadrant, number)
+        except ParameterError as error:
+            raise InputFileError(f"{metafile.path}: {error}") from error
+
+    return find_slitlets(
+        metafile,
+        metadata_id,
+        dither,
+        place=place,
+        fixed_slits=optics.slits,
+        scales={quadrant.number: quadrant.pitch for quadrant in optics.quadrants},
+        program=program,
+    )
 
 
 def find_slitlets(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nsxr.errors import ParameterError
+from nsxr.optics.parts import SHUTTERS_ALONG_DISPERSION, SHUTTERS_ALONG_SLIT
 
 __all__ = ["FIXED_SLITS", "WAVELENGTHS", "write_compact_optics"]
 
@@ -124,7 +125,6 @@ FIXED_SLITS: Mapping[str, tuple[float, float, float, float]] = {
 }
 """Centre, width and height of the fixed apertures [m], in the order of the table of quadrant 5."""
 
-_SHUTTERS = (365, 171)
 _TABLE = [("NO", ">i4"), ("XC", ">f4"), ("YC", ">f4"), ("SIZEX", ">f4"), ("SIZEY", ">f4")]
 _SPECTRA = "NRS_FIXEDSLIT|NRS_BRIGHTOBJ|NRS_MSASPEC|NRS_IFU|NRS_IMAGE|NRS_LAMP|NRS_AUTOWAVE|NRS_AUTOFLAT|"
 
@@ -327,8 +327,8 @@ def _placed(models: Any, angle: float, x: float, y: float) -> Any:
 def _msa(models: Any, shutters: bool) -> dict[str, Any]:
     content = {}
     for number, (angle, x, y) in _QUADRANTS.items() if shutters else ():
-        table = np.zeros(_SHUTTERS[0] * _SHUTTERS[1], _TABLE)
-        row, column = np.divmod(np.arange(table.size), _SHUTTERS[0])
+        table = np.zeros(SHUTTERS_ALONG_DISPERSION * SHUTTERS_ALONG_SLIT, _TABLE)
+        row, column = np.divmod(np.arange(table.size), SHUTTERS_ALONG_DISPERSION)
         table["NO"] = np.arange(1, table.size + 1)
         table["XC"], table["YC"] = column * PITCH[0], row * PITCH[1]
         table["SIZEX"], table["SIZEY"] = OPEN_AREA

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from nsxr.simulate.shutters import ACROSS, ALONG, shutter_slit
+from nsxr.optics.parts import SHUTTERS_ALONG_DISPERSION as ALONG
+from nsxr.optics.parts import SHUTTERS_ALONG_SLIT as ACROSS
+from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, zodiacal_light
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum
 
@@ -72,8 +74,7 @@ def _at(optics: Any, slit: Any, x: float, y: float) -> tuple[float, float]:
 
 def _shutters(optics: Any, random: np.random.Generator, brightest: float) -> _Made:
     sources: list[SkySource] = []
-    table = optics.quadrant(1)
-    scale = (table.x[1] - table.x[0]) / table.width[0], (table.y[ALONG] - table.y[0]) / table.height[0]
+    scale = optics.quadrant(1).pitch
     for pair in ((1, 3), (2, 4)):
         for j in range(4, ACROSS - 2, _SPACING):
             first = int(random.integers(5, ALONG - 5))

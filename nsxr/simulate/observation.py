@@ -12,8 +12,8 @@ from nsxr.formats.fits_headers import keywords
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.instrument import Optics
-from nsxr.optics.shutters import find_slitlets
-from nsxr.optics.slit import Slitlet
+from nsxr.optics.shutters import slitlets_of
+from nsxr.optics.slit import Slit
 from nsxr.references.optics import open_optics
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.default_skies import default_sky
@@ -21,13 +21,7 @@ from nsxr.simulate.headers import Segment, primary_header, science_header
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.pointing import Aperture, pointed
 from nsxr.simulate.scene import Scene
-from nsxr.simulate.shutters import (
-    ACROSS,
-    ALONG,
-    plan_shutters,
-    shutter_slit,
-    write_metafile,
-)
+from nsxr.simulate.shutters import plan_shutters, shutter_slit, write_metafile
 from nsxr.simulate.sky import Sky, read_sky
 from nsxr.simulate.sky_scene import Light, render_sky
 
@@ -129,7 +123,10 @@ def observe(
         if not planned:
             raise ParameterError("no source of the sky falls on a shutter; move sources, or give a list of shutters")
         metafile = write_metafile(folder, configuration, planned, sky, pointing, dithered)
-    slits = list(optics.slits.values()) if metafile is None else _slitlets(metafile, optics, configuration)
+    slits: list[Slit] = list(optics.slits.values())
+    if metafile is not None:
+        dither, program = configuration.pointing.dither, str(configuration.programme)
+        slits = list(slitlets_of(optics, read_metafile(metafile), 1, dither, program))
     open_always = [shutter_slit(optics, *place) for place in failed_open]
     light = render_sky(
         sky, optics, [*slits, *open_always], instrument, pointing, configuration.rows, configuration.columns
@@ -188,26 +185,3 @@ def _pointed(optics: Optics, configuration: Configuration, dither: int) -> Optic
     assert old is not None
     new = replace(old, ra=ra, dec=dec, v2=moved.aperture.v2, v3=moved.aperture.v3)
     return replace(optics, path=replace(optics.path, pointing=new))
-
-
-def _slitlets(metafile: Path, optics: Optics, configuration: Configuration) -> list[Slitlet]:
-    """Return the slitlets that were open in the exposure."""
-    tables = {number: optics.quadrant(number) for number in (1, 2, 3, 4)}
-    scales = {
-        number: (
-            float((table.x[ALONG - 1] - table.x[0]) / (ALONG - 1) / table.width[0]),
-            float((table.y[-1] - table.y[0]) / (ACROSS - 1) / table.height[0]),
-        )
-        for number, table in tables.items()
-    }
-    return find_slitlets(
-        read_metafile(metafile),
-        1,
-        configuration.pointing.dither,
-        place=lambda quadrant, number: shutter_slit(
-            optics, quadrant, (number - 1) % ALONG + 1, (number - 1) // ALONG + 1
-        ),
-        fixed_slits=optics.slits,
-        scales=scales,
-        program=str(configuration.programme),
-    )

@@ -3,22 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 
+from nsxr.optics.instrument import Optics
+from nsxr.optics.parts import SHUTTERS_ALONG_DISPERSION as ALONG
+from nsxr.optics.parts import SHUTTERS_ALONG_SLIT as ACROSS
+from nsxr.optics.parts import shutter_id
 from nsxr.optics.slit import Slit
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.headers import START
 from nsxr.simulate.sky import Sky
 from nsxr.storage.whole import replacing
 
-__all__ = ["ACROSS", "ALONG", "Place", "PlannedSlitlet", "place_of", "plan_shutters", "shutter_slit", "write_metafile"]
-
-ALONG, ACROSS = 365, 171
-"""Shutters of a quadrant along the dispersion and along the slit."""
+__all__ = ["Place", "PlannedSlitlet", "place_of", "plan_shutters", "shutter_slit", "write_metafile"]
 
 _CLEAR = 2  # closed shutters between slitlets whose spectra lie in the same rows
 _APART = 0.02  # distance along the dispersion from which spectra of a prism do not overlap [m]
@@ -59,7 +60,7 @@ class PlannedSlitlet:
     sources: tuple[str, ...]
 
 
-def shutter_slit(optics: Any, quadrant: int, i: int, j: int) -> Slit:
+def shutter_slit(optics: Optics, quadrant: int, i: int, j: int) -> Slit:
     """Return a single open shutter as a slit.
 
     Parameters
@@ -69,12 +70,10 @@ def shutter_slit(optics: Any, quadrant: int, i: int, j: int) -> Slit:
     quadrant, i, j : int
         Quadrant, and shutter (from 1) along the dispersion and along the slit.
     """
-    table, k = optics.quadrant(quadrant), i - 1 + ALONG * (j - 1)
-    x, y, width, height = (float(part[k]) for part in (table.x, table.y, table.width, table.height))
-    return Slit(f"{quadrant}_{i}_{j}", quadrant, x, y, width, height, -0.5, 0.5, optics.wavelength_range, optics.order)
+    return replace(optics.shutter(quadrant, shutter_id(i, j)), name=f"{quadrant}_{i}_{j}")
 
 
-def place_of(optics: Any, ra: float, dec: float, wavelength: float) -> Place | None:
+def place_of(optics: Optics, ra: float, dec: float, wavelength: float) -> Place | None:
     """Return the shutter that sky coordinates [degree] fall on, or None if it is outside of the quadrants."""
     plane = np.array([float(np.asarray(part)) for part in optics.sky_to_msa(ra, dec, wavelength)])
     for number in (1, 2, 3, 4):
@@ -88,7 +87,7 @@ def place_of(optics: Any, ra: float, dec: float, wavelength: float) -> Place | N
     return None
 
 
-def plan_shutters(optics: Any, sky: Sky, pointing: tuple[float, float]) -> tuple[PlannedSlitlet, ...]:
+def plan_shutters(optics: Optics, sky: Sky, pointing: tuple[float, float]) -> tuple[PlannedSlitlet, ...]:
     """Open a slitlet of three shutters around each source that spectra of others leave room for.
 
     Sources come in the order of the sky: one that is in a slitlet already joins it, one whose spectrum would fall on
@@ -132,10 +131,10 @@ def plan_shutters(optics: Any, sky: Sky, pointing: tuple[float, float]) -> tuple
     return tuple(planned)
 
 
-def _plane(optics: Any, quadrant: int, i: int, j: int) -> np.ndarray:
+def _plane(optics: Optics, quadrant: int, i: int, j: int) -> np.ndarray:
     """Return the centre of a shutter in the plane of the MSA [m]."""
-    table, k = optics.quadrant(quadrant), i - 1 + ALONG * (j - 1)
-    return np.asarray(table.affine[:, :2] @ [table.x[k], table.y[k]] + table.affine[:, 2])
+    table, place = optics.quadrant(quadrant), shutter_id(i, j) - 1
+    return np.asarray(table.affine[:, :2] @ [table.x[place], table.y[place]] + table.affine[:, 2])
 
 
 def write_metafile(
@@ -144,7 +143,7 @@ def write_metafile(
     slitlets: Sequence[PlannedSlitlet],
     sky: Sky,
     pointing: tuple[float, float],
-    dithered: Mapping[int, Any],
+    dithered: Mapping[int, Optics],
 ) -> Path:
     """Write the MSA metafile of an observation, and return its path. It serves all dither positions and detectors.
 

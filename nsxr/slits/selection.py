@@ -11,14 +11,10 @@ from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.fixed_slits import find_fixed_slits
 from nsxr.optics.instrument import Optics
-from nsxr.optics.parts import Quadrant
-from nsxr.optics.shutters import HALF_HEIGHT, SHUTTERS_ALONG_DISPERSION, find_slitlets
-from nsxr.optics.slit import Slit, Slitlet
+from nsxr.optics.shutters import slitlets_of
+from nsxr.optics.slit import Slitlet
 
 __all__ = ["list_slits", "require_matching", "slits_of", "window_of"]
-
-_USUAL_PITCH = (1.35, 1.15)
-"""Pitch in open widths and open heights where a quadrant has too few shutters to tell."""
 
 
 def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[str] | None = None) -> list[Slitlet]:
@@ -60,28 +56,8 @@ def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[s
         )
     if header.metadata_id is None:
         raise InputFileError(f"{header.called}: MSAMETID is missing, so the configuration of the shutters is not known")
-    scales = {quadrant.number: _pitch(quadrant) for quadrant in optics.quadrants}
-
-    def place(quadrant: int, number: int) -> Slit:
-        table = optics.quadrant(quadrant)
-        if not 1 <= number <= table.x.size:
-            raise InputFileError(
-                f"shutter {number} of quadrant {quadrant} does not exist, expected 1 to {table.x.size}"
-            )
-        x, y, width, height = (float(axis[number - 1]) for axis in (table.x, table.y, table.width, table.height))
-        return Slit(
-            str(number), quadrant, x, y, width, height, -HALF_HEIGHT, HALF_HEIGHT, optics.wavelength_range, optics.order
-        )
-
-    return find_slitlets(
-        read_metafile(shutters),
-        header.metadata_id,
-        header.dither_point,
-        place=place,
-        fixed_slits=optics.slits,
-        scales=scales,
-        program=header.program.lstrip("0"),
-    )
+    metafile, program = read_metafile(shutters), header.program.lstrip("0")
+    return slitlets_of(optics, metafile, header.metadata_id, header.dither_point, program)
 
 
 def require_matching(exposure: xr.Dataset, optics: Optics) -> OpticsHeader:
@@ -106,17 +82,6 @@ def require_matching(exposure: xr.Dataset, optics: Optics) -> OpticsHeader:
             "this exposure with nsxr.open_optics"
         )
     return header
-
-
-def _pitch(quadrant: Quadrant) -> tuple[float, float]:
-    """Return the pitch of the shutters of a quadrant, in open widths and open heights."""
-    if quadrant.number == 5:
-        return 1.0, 1.0
-    if quadrant.x.size <= SHUTTERS_ALONG_DISPERSION:
-        return _USUAL_PITCH
-    along = (quadrant.x[1] - quadrant.x[0]) / quadrant.width[0]
-    across = (quadrant.y[SHUTTERS_ALONG_DISPERSION] - quadrant.y[0]) / quadrant.height[0]
-    return float(along), float(across)
 
 
 def window_of(exposure: xr.Dataset) -> Box:
