@@ -3,15 +3,10 @@
 from collections.abc import Mapping
 
 from nsxr.errors import ModelError
-from nsxr.optics.shutters import FIXED_SLIT_IDS
-from nsxr.optics.slit import Slit, Slitlet, Source
+from nsxr.optics.shutters import FIXED_SLIT_IDS, fixed_slitlet
+from nsxr.optics.slit import ONE_SLIT, Slit, Slitlet, Source
 
 __all__ = ["find_fixed_slits", "slit_names"]
-
-_SQUARE = ("SUB2048", "SUB1024A", "SUB1024B", "SUB512", "SUB512S")
-"""Subarrays that are read around the square slit. Names of stripes (``SUB256M2_PRISM``) are not among them yet."""
-
-_OWN = {f"SUB{name}": name for name in ("S200A1", "S200A2", "S200B1", "S400A1")}
 
 
 def slit_names(subarray: str) -> tuple[str, ...]:
@@ -23,9 +18,7 @@ def slit_names(subarray: str) -> tuple[str, ...]:
         Keyword SUBARRAY. All slits for full frames, ALLSLITS, and names that are not known.
     """
     name = subarray.strip().upper()
-    if name in _SQUARE:
-        return ("S1600A1",)
-    return (_OWN[name],) if name in _OWN else tuple(FIXED_SLIT_IDS)
+    return (ONE_SLIT[name],) if name in ONE_SLIT else tuple(FIXED_SLIT_IDS)
 
 
 def find_fixed_slits(
@@ -66,24 +59,9 @@ def find_fixed_slits(
     main = order.index(primary) + 1 if primary is not None else 0
     found = []
     for name in names:
-        slit, own = slits[name], order.index(name)
-        number = 1 if name == primary else 10 * main + own + 1
+        number = 1 if name == primary else 10 * main + order.index(name) + 1
         x, y = position if name == primary else (0.0, 0.0)
         nan = float("nan")
         source = Source(number, "", "", x, y, nan, nan, nan, (0, 0))
-        found.append(
-            Slitlet(
-                **{field: getattr(slit, field) for field in Slit.__dataclass_fields__},
-                slitlet_id=FIXED_SLIT_IDS[name],
-                shutter_id=own,
-                xcen=0,
-                ycen=0,
-                state="",
-                sources=(source,),
-                source=source,
-                is_background=False,
-                slit_xscale=1.0,
-                slit_yscale=1.0,
-            )
-        )
+        found.append(fixed_slitlet(slits[name], "", (source,)))
     return found

@@ -10,7 +10,7 @@ from nsxr.optics.instrument import Optics
 from nsxr.optics.parts import shutter_id
 from nsxr.optics.slit import Slit, Slitlet, Source
 
-__all__ = ["FIXED_SLIT_IDS", "HALF_HEIGHT", "find_slitlets", "shutter_id", "slitlets_of"]
+__all__ = ["FIXED_SLIT_IDS", "HALF_HEIGHT", "find_slitlets", "fixed_slitlet", "shutter_id", "slitlets_of"]
 
 FIXED_SLIT_IDS: Mapping[str, int] = {"S200A1": -101, "S200A2": -102, "S400A1": -103, "S1600A1": -104, "S200B1": -105}
 """SLITID of the fixed slits, in the order of the table of quadrant 5."""
@@ -174,18 +174,34 @@ def _fixed_slit(
     if name not in fixed_slits:
         raise InputFileError(f"{metafile.path}: fixed slit {name} is not known, expected {_listed(FIXED_SLIT_IDS)}")
     primary = _primary(metafile, f"fixed slit {name}", rows)
-    slit = fixed_slits[name]
     sources = _sources(metafile, name, rows, program)
+    return fixed_slitlet(fixed_slits[name], "x" if primary else "1", sources, has_source=primary is not None)
+
+
+def fixed_slitlet(slit: Slit, state: str, sources: tuple[Source, ...], *, has_source: bool = True) -> Slitlet:
+    """Return a fixed slit with its sources, as a slitlet with the numbers of the observatory's products.
+
+    Parameters
+    ----------
+    slit : Slit
+        The fixed slit.
+    state : str
+        Its state in the MSA metafile, empty without one.
+    sources : tuple of Source
+        The sources in it.
+    has_source : bool
+        Whether the first of the sources is the primary one.
+    """
     return Slitlet(
         **{field: getattr(slit, field) for field in Slit.__dataclass_fields__},
-        slitlet_id=FIXED_SLIT_IDS[name],
-        shutter_id=list(FIXED_SLIT_IDS).index(name),
+        slitlet_id=FIXED_SLIT_IDS[slit.name],
+        shutter_id=list(FIXED_SLIT_IDS).index(slit.name),
         xcen=0,
         ycen=0,
-        state="x" if primary else "1",
+        state=state,
         sources=sources,
-        source=sources[0] if primary else None,
-        is_background=primary is None,
+        source=sources[0] if has_source else None,
+        is_background=not has_source,
         slit_xscale=1.0,
         slit_yscale=1.0,
     )

@@ -10,9 +10,17 @@ Two units of length are used in the plane of a slit:
 A shutter has a pitch of about 1.36 open widths and 1.15 open heights. For a fixed slit the two units are the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Slit", "Slitlet", "Source"]
+__all__ = ["ONE_SLIT", "Slit", "Slitlet", "Source"]
+
+_SQUARE = ("SUB512", "SUB512S", "SUB1024A", "SUB1024B", "SUB2048")
+
+ONE_SLIT: Mapping[str, str] = dict.fromkeys(_SQUARE, "S1600A1") | {
+    f"SUB{name}": name for name in ("S200A1", "S200A2", "S400A1", "S200B1")
+}
+"""Subarrays with the spectrum of one slit, and that slit. Stripes (``SUB256M2_PRISM``) are not among them yet."""
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,13 @@ from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.instrument import LightPath, Optics
 from nsxr.optics.parts import Disperser, Distortion, FocalPlane, Quadrant, Relay
 from nsxr.optics.pointing import Pointing
+from nsxr.optics.shutters import FIXED_SLIT_IDS, HALF_HEIGHT
 from nsxr.optics.slit import Slit
 from nsxr.references.optics_files import choose_files, warn_if_mixed
 from nsxr.references.optics_parts import affine_of, inverse_of, relay_of
 
-__all__ = ["FIXED_SLITS", "open_optics"]
+__all__ = ["open_optics"]
 
-FIXED_SLITS = ("S200A1", "S200A2", "S400A1", "S1600A1", "S200B1")
-"""Fixed slits, in the order of the fifth table of the msa reference."""
-
-_ENDS = (-0.55, 0.55)  # of fixed slits and slices, in open heights: a margin of a tenth
 _FULL_RANGE = (0.6e-6, 5.3e-6)  # m
 _ALWAYS = ("fpa", "camera", "collimator", "disperser", "wavelengthrange")
 _FOR_SKY = ("fore", "ote")
@@ -99,7 +96,7 @@ def open_optics(
     wanted = nominal if wavelength_range is None else (float(wavelength_range[0]), float(wavelength_range[1]))
     if not header.is_ifu:
         fixed = next((quadrant for quadrant in quadrants if quadrant.number == 5), None)
-        slits = {} if fixed is None else _slits(FIXED_SLITS, fixed, wanted, order)
+        slits = {} if fixed is None else _slits(tuple(FIXED_SLIT_IDS), fixed, wanted, order)
         return Optics(path, slits, quadrants, references=names)
     slicer = _slicer(files["ifuslicer"])
     slits = _slits([str(number) for number in range(slicer.x.size)], slicer, wanted, order)
@@ -199,7 +196,7 @@ def _slits(names: Sequence[str], table: Quadrant, wavelengths: tuple[float, floa
     found = {}
     for name, x, y, width, height in zip(names, table.x, table.y, table.width, table.height, strict=False):
         place = (float(x), float(y), float(width), float(height))
-        found[name] = Slit(name, 5, *place, *_ENDS, wavelengths, order)
+        found[name] = Slit(name, 5, *place, -HALF_HEIGHT, HALF_HEIGHT, wavelengths, order)
     return found
 
 

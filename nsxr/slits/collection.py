@@ -15,16 +15,11 @@ import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.model.names import plain_name
+from nsxr.optics.slit import ONE_SLIT
 
 __all__ = ["as_slit", "as_tree", "iterate_slits", "map_slits"]
 
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
-
-ONE_TRACE = (
-    *("SUB512", "SUB512S", "SUB1024A", "SUB1024B", "SUB2048"),
-    *("SUBS200A1", "SUBS200A2", "SUBS400A1", "SUBS200B1"),
-)
-"""Subarrays with the spectrum of one slit."""
 
 
 def as_slit(rates: xr.Dataset) -> xr.Dataset:
@@ -51,10 +46,10 @@ def as_slit(rates: xr.Dataset) -> xr.Dataset:
         raise ModelError(f"rates have dims {tuple(rates.dims)}, expected row and column")
     kind, subarray = (str(rates.attrs.get(key, "")).strip().upper() for key in ("EXP_TYPE", "SUBARRAY"))
     is_series = kind == "NRS_BRIGHTOBJ"
-    if not ((is_series or kind == "NRS_FIXEDSLIT") and (subarray in ONE_TRACE or (is_series and not subarray))):
+    if not ((is_series or kind == "NRS_FIXEDSLIT") and (subarray in ONE_SLIT or (is_series and not subarray))):
         raise ModelError(
             f"these count rates show no single slit: EXP_TYPE is {kind!r} and SUBARRAY {subarray!r}, expected "
-            f"NRS_BRIGHTOBJ or NRS_FIXEDSLIT in one of {', '.join(ONE_TRACE)}; cut out slits with nsxr.cut_slits, or "
+            f"NRS_BRIGHTOBJ or NRS_FIXEDSLIT in one of {', '.join(ONE_SLIT)}; cut out slits with nsxr.cut_slits, or "
             "give cal, calints or s2d"
         )
     slit = rates.drop_vars("amplifier", errors="ignore")
