@@ -5,13 +5,13 @@ are wider than what the curve can do between two samples.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from nsxr.optics.slit import Slit
+from nsxr.optics.slit_optics import SlitOptics
 
-__all__ = ["DETECTOR_LIMIT", "Box", "SlitRays", "extended_range", "find_box"]
+__all__ = ["DETECTOR_LIMIT", "Box", "extended_range", "find_box"]
 
 DETECTOR_LIMIT = 5.6
 """Wavelength beyond which the detectors see no light [um]."""
@@ -19,17 +19,6 @@ DETECTOR_LIMIT = 5.6
 _SAMPLES = 400
 _COLUMNS, _ROWS = 11, 3
 """Margins of a box [pixel]. They cover the box of the observatory's pipeline: 11 and 9 columns, 3 rows and 1 row."""
-
-
-class SlitRays(Protocol):
-    """The optics of one slit, as far as a box needs them."""
-
-    @property
-    def slit(self) -> Slit:
-        """The slit."""
-
-    def inverse(self, slit_y: np.ndarray, wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pixels (column, row) of places in the slit."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,12 @@ def extended_range(slit: Slit) -> tuple[float, float]:
     return low, max(high, DETECTOR_LIMIT)
 
 
-def find_box(optics: SlitRays, window: Box, wavelength_range: tuple[float, float] | None = None) -> Box | None:
+def find_box(optics: SlitOptics, window: Box, wavelength_range: tuple[float, float] | None = None) -> Box | None:
     """Return the box of a slit, cut at the edges of the exposure.
 
     Parameters
     ----------
-    optics : SlitRays
+    optics : SlitOptics
         The optics of the slit.
     window : Box
         Pixels that the exposure has: the whole detector or a subarray.
@@ -83,9 +72,8 @@ def find_box(optics: SlitRays, window: Box, wavelength_range: tuple[float, float
     """
     low, high = wavelength_range or optics.slit.wavelength_range
     wavelength = np.linspace(low, high, _SAMPLES)
-    ends = np.array([[optics.slit.slit_y_low], [0.5 * (optics.slit.slit_y_low + optics.slit.slit_y_high)]])
-    ends = np.concatenate([ends, [[optics.slit.slit_y_high]]])
-    column, row = (np.asarray(each, dtype=np.float64) for each in optics.inverse(ends, wavelength[np.newaxis, :]))
+    bottom, top = optics.slit.slit_y_low, optics.slit.slit_y_high
+    column, row = optics.inverse(np.array([[bottom], [0.5 * (bottom + top)], [top]]), wavelength)
     is_known = np.isfinite(column) & np.isfinite(row)
     if not is_known.any():
         return None

@@ -5,7 +5,6 @@ The optics alone give the boxes of the slits, so the shapes of all cut-outs are 
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -24,7 +23,7 @@ from nsxr.optics.slit import Slit, Slitlet
 from nsxr.slits.collection import as_tree
 from nsxr.slits.selection import slits_of, window_of
 
-__all__ = ["COORDINATES", "cut_out", "cut_slits", "describe", "slit_attributes"]
+__all__ = ["COORDINATES", "cut_slits", "describe", "places_seen", "slit_attributes"]
 
 COORDINATES: Mapping[str, tuple[type[np.generic], str]] = {
     "wavelength": (np.float32, "um"),
@@ -39,14 +38,6 @@ _MEANINGS = {
     "ra": "right ascension of the middle of a pixel",
     "dec": "declination of the middle of a pixel",
 }
-
-
-class _Cut(NamedTuple):
-    """A slit, its optics and its box."""
-
-    slit: Slit
-    rays: SlitOptics
-    box: Box
 
 
 def cut_slits(
@@ -104,41 +95,6 @@ def cut_slits(
         if unknown:
             raise ParameterError(f"slits {', '.join(unknown)} are not known, expected some of {', '.join(known)}")
         found = [slit for slit in found if slit.name in slits]
-    return cut_out(
-        exposure, optics, found, coordinates=coordinates, wavelength_range=wavelength_range, extended=extended
-    )
-
-
-def cut_out(
-    exposure: xr.Dataset,
-    optics: Optics,
-    slits: Sequence[Slit],
-    *,
-    coordinates: Collection[str] = ("wavelength",),
-    wavelength_range: tuple[float, float] | None = None,
-    extended: bool = False,
-) -> xr.DataTree:
-    """Cut slits out of count rates. Nothing is computed if the count rates are lazy.
-
-    Parameters
-    ----------
-    exposure : Dataset
-        ``sci`` [DN/s], ``dq``, ``var_poisson``, ``var_rnoise`` (row, column), with or without integration in front.
-    optics : Optics
-        The optics of the exposure.
-    slits : sequence of Slit
-        The slits. Slits that miss the pixels of the exposure are left out.
-    coordinates : collection of str
-        What the optics are asked for: ``wavelength`` float32 [um], ``slit_y`` float32 [open heights], ``ra`` and
-        ``dec`` float64 [degree], all (row, column). ``wavelength`` is always there.
-    wavelength_range, extended
-        As in :func:`cut_slits`, which also tells about the result and the errors.
-
-    Returns
-    -------
-    DataTree
-        A node for each slit, under its name.
-    """
     unknown = sorted(set(coordinates) - set(COORDINATES))
     if unknown:
         raise ParameterError(f"coordinates {', '.join(unknown)} are not known, expected {', '.join(COORDINATES)}")
@@ -148,39 +104,38 @@ def cut_out(
         )
     check_slit(exposure, "sci", "dq")
     wanted = [name for name in COORDINATES if name == "wavelength" or name in coordinates]
-    window, found = window_of(exposure), []
-    for slit in slits:
+    window, seen = window_of(exposure), []
+    for slit in found:
         rays = optics.for_slit(slit)
         box = find_box(rays, window, extended_range(slit) if extended else wavelength_range)
         if box is not None:
-            found.append(_Cut(slit, rays, box))
-    if not found:
+            seen.append((rays, box))
+    if not seen:
         raise ModelError(
-            f"none of {len(slits)} slits falls on the pixels of {exposure.attrs.get('DETECTOR', 'the detector')}: "
+            f"none of {len(found)} slits falls on the pixels of {exposure.attrs.get('DETECTOR', 'the detector')}: "
             f"rows {window.first_row} to {window.end_row - 1}, columns {window.first_column} to "
             f"{window.end_column - 1}; the other detector may see them"
         )
-    cuts = [_cut_one(exposure, window, one, wanted) for one in found]
+    cuts = [_cut_one(exposure, window, rays, box, wanted) for rays, box in seen]
     return as_tree(cuts, exposure.attrs)
 
 
-def _cut_one(exposure: xr.Dataset, window: Box, cut: _Cut, wanted: Sequence[str]) -> xr.Dataset:
+def _cut_one(exposure: xr.Dataset, window: Box, rays: SlitOptics, box: Box, wanted: Sequence[str]) -> xr.Dataset:
     """Return the Dataset of one slit."""
-    box = cut.box
     names = ["sci", "dq", *variances_of(exposure)]
     part = exposure[names].isel(
         row=slice(box.first_row - window.first_row, box.end_row - window.first_row),
         column=slice(box.first_column - window.first_column, box.end_column - window.first_column),
     )
     part = part.drop_vars("amplifier", errors="ignore")
-    places = _places(cut, wanted, exposure["sci"].chunks is not None)
+    places = _places(rays, box, wanted, exposure["sci"].chunks is not None)
     images = [one_chunk(part[name], *image_dims(part)) for name in names]
     outputs = {name: (tuple(map(str, part[name].dims)), part[name].dtype.type) for name in names}
     masked = map_blocks(_mask, *images, places["wavelength"], core=("row", "column"), outputs=outputs)
     variables = {name: masked[name].variable for name in names} | {name: places[name].variable for name in wanted}
     for name, variable in variables.items():
         variable.attrs = dict(part[name].attrs) if name in names else describe(name)
-    attrs = {**exposure.attrs, **slit_attributes(cut.slit, box, exposure.attrs)}
+    attrs = {**exposure.attrs, **slit_attributes(rays.slit, box, exposure.attrs)}
     data = {name: variables[name] for name in (*names, "wavelength")}
     others = {name: variables[name] for name in wanted if name != "wavelength"}
     return xr.Dataset(data, coords={**part.coords, **others}, attrs=attrs)
@@ -192,40 +147,59 @@ def describe(name: str) -> Entries:
     return ({"long_name": meaning} if meaning else variable_attributes(name)) | {"units": COORDINATES[name][1]}
 
 
-def _places(cut: _Cut, wanted: Sequence[str], is_lazy: bool) -> dict[str, xr.DataArray]:
+def _places(rays: SlitOptics, box: Box, wanted: Sequence[str], is_lazy: bool) -> dict[str, xr.DataArray]:
     """Return the coordinates of the pixels of a box, in one chunk."""
-    rows = xr.DataArray(np.arange(cut.box.first_row, cut.box.end_row), dims="row")
+    rows = xr.DataArray(np.arange(box.first_row, box.end_row), dims="row")
     return map_blocks(
         _evaluate,
         rows.chunk(row=-1) if is_lazy else rows,
         core=(),
         outputs={name: (("row", "column"), COORDINATES[name][0]) for name in wanted},
-        sizes={"column": cut.box.shape[1]},
-        first_column=cut.box.first_column,
-        n_columns=cut.box.shape[1],
-        rays=cut.rays,
+        sizes={"column": box.shape[1]},
+        columns=(box.first_column, box.end_column),
+        rays=rays,
         wanted=tuple(wanted),
     )
 
 
 def _evaluate(
-    rows: np.ndarray, *, first_column: int, n_columns: int, rays: SlitOptics, wanted: tuple[str, ...]
+    rows: np.ndarray, *, columns: tuple[int, int], rays: SlitOptics, wanted: tuple[str, ...]
 ) -> np.ndarray | tuple[np.ndarray, ...]:
-    """Ask the optics for the places of pixels. Pixels outside the slit are NaN in all of them."""
-    column = first_column + np.arange(n_columns, dtype=np.float64)
-    places = rays.forward(
-        column[np.newaxis, :], rows[:, np.newaxis].astype(np.float64), sky="ra" in wanted or "dec" in wanted
-    )
-    shape = (rows.size, n_columns)
-    slit_y = np.broadcast_to(places.slit_y, shape)
-    is_outside = ~(
-        np.isfinite(places.wavelength) & (slit_y >= rays.slit.slit_y_low) & (slit_y <= rays.slit.slit_y_high)
-    )
-    found = tuple(
-        np.where(is_outside, np.nan, np.broadcast_to(getattr(places, name), shape)).astype(COORDINATES[name][0])
-        for name in wanted
-    )
+    seen = places_seen(rays, rows, columns, wanted)
+    found = tuple(seen[name].astype(COORDINATES[name][0]) for name in wanted)
     return found if len(found) > 1 else found[0]
+
+
+def places_seen(
+    rays: SlitOptics, rows: np.ndarray, columns: tuple[int, int], wanted: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Return what pixels see through a slit.
+
+    Parameters
+    ----------
+    rays : SlitOptics
+        The optics of the slit.
+    rows : (row,) ndarray
+        Rows of the detector.
+    columns : (int, int)
+        First column of the detector, and the one after the last.
+    wanted : collection of str
+        Names in :data:`COORDINATES`.
+
+    Returns
+    -------
+    dict
+        (row, column) float64 by name. Pixels outside the slit are NaN in all of them. For lamps, ``ra`` and ``dec`` are
+        NaN everywhere.
+    """
+    column = np.arange(*columns, dtype=np.float64)
+    seen = rays.forward(column, rows[:, np.newaxis], sky="ra" in wanted or "dec" in wanted)
+    is_outside = np.isnan(seen.wavelength)
+    found = {}
+    for name in wanted:
+        values = getattr(seen, name)
+        found[name] = np.where(is_outside, np.nan, np.nan if values is None else values)
+    return found
 
 
 def _mask(*blocks: np.ndarray) -> tuple[np.ndarray, ...]:

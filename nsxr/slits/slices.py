@@ -11,7 +11,7 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.model.types import Entries
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.instrument import Optics, SlitOptics
-from nsxr.slits.cut_outs import COORDINATES, describe
+from nsxr.slits.cut_outs import COORDINATES, describe, places_seen
 from nsxr.slits.selection import require_matching, window_of
 
 __all__ = ["locate_slices"]
@@ -111,14 +111,12 @@ def _locate(
         if low == high:
             continue
         place = (slice(low, high), slice(one.box.first_column - first_column, one.box.end_column - first_column))
-        column = np.arange(one.box.first_column, one.box.end_column, dtype=np.float64)
-        seen = one.rays.forward(
-            column[np.newaxis, :], rows[low:high, np.newaxis].astype(np.float64), sky="ra" in wanted
-        )
+        columns = (one.box.first_column, one.box.end_column)
+        seen = places_seen(one.rays, rows[low:high], columns, {"wavelength", *wanted})
         limits = one.rays.slit.wavelength_range
-        is_inside = (seen.wavelength >= limits[0]) & (seen.wavelength <= limits[1])
+        is_inside = (seen["wavelength"] >= limits[0]) & (seen["wavelength"] <= limits[1])
         number[place][is_inside] = one.number
         for name in wanted:
-            found[name][place][is_inside] = getattr(seen, name)[is_inside]
+            found[name][place][is_inside] = seen[name][is_inside]
     results = (number, *found.values())
     return results if len(results) > 1 else number

@@ -6,7 +6,7 @@ import pytest
 import nsxr
 from nsxr.errors import ModelError, ParameterError
 from nsxr.testing.assertions import forbid_computes
-from tests.optics.exposures import make_rates, optics_of
+from tests.optics.exposures import make_rates, optics_of, references
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,27 @@ def test_pixels_of_a_slice(located):
     assert set(np.unique(image["slice"])) >= {1, 2, 3, 4, 5, 6}
     for name in ("wavelength", "slit_y", "ra", "dec"):
         np.testing.assert_array_equal(np.isnan(image[name]), image["slice"] == 0)
+
+
+def test_each_coordinate_can_be_asked_for_alone(located):
+    optics, found = located
+    rates = make_rates("IFU", "G395H", rows=(700, 760), columns=(1000, 1010))
+    for name in ("slit_y", "dec"):
+        alone = nsxr.locate_slices(rates, optics, coordinates=[name])
+        assert set(alone.data_vars) == {"slice", name}
+        np.testing.assert_array_equal(alone[name], found[name].sel(row=alone["row"], column=alone["column"]))
+    none = nsxr.locate_slices(rates, optics, coordinates=[])
+    np.testing.assert_array_equal(none["slice"], found["slice"].sel(row=none["row"], column=none["column"]))
+
+
+def test_lamps_see_no_sky():
+    lamp = make_rates(
+        "LAMP", "G395H", rows=(700, 760), columns=(1000, 1010), OPMODE="IFU", LAMP="LINE3", FILTER="OPAQUE"
+    )
+    files = {path.stem.split("_")[1]: path for path in references("G395H").iterdir()}
+    located = nsxr.locate_slices(lamp, nsxr.open_optics(files, lamp)).compute()
+    assert np.isfinite(located["wavelength"]).any()
+    assert np.isnan(located["ra"]).all()
 
 
 def test_a_slice_is_one_strip_of_the_sky(located):
