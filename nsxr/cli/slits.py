@@ -1,14 +1,17 @@
 """Define ``nsxr slits``: which slits an exposure shows, and where."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
+import xarray as xr
 
 from nsxr.cli.options import exposure_root, reports_errors
+from nsxr.optics.instrument import Optics
+from nsxr.optics.slit import Slit
 from nsxr.products.exposure import open_exposure
 from nsxr.references.optics import open_optics
-from nsxr.slits.selection import list_slits, slits_of
+from nsxr.slits.selection import slits_of, tabulate
 
 __all__ = ["slits"]
 
@@ -28,18 +31,18 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
     """
     rate = open_exposure(file)
     optics = open_optics(references, rate)
-    found: list[Any]
+    found: Sequence[Slit]
     if optics.is_ifu:
         found = list(optics.slits.values())
         click.echo(f"{len(found)} slices of the IFU; nsxr.locate_slices tells the slice of each pixel")
     else:
-        table = list_slits(rate, optics, shutters=shutters, everywhere=everywhere)
+        found = slitlets = slits_of(rate, optics, shutters)
+        table = tabulate(rate, optics, slitlets, everywhere=everywhere)
         click.echo(table.to_dataframe().to_string(float_format=lambda value: f"{value:.5g}", max_colwidth=24))
-        found = slits_of(rate, optics, shutters)
     click.echo(_draw(rate, optics, found, Path(output), exposure_root(file)))
 
 
-def _draw(rate: Any, optics: Any, found: list[Any], folder: Path, root: str) -> Path:
+def _draw(rate: xr.Dataset, optics: Optics, found: Sequence[Slit], folder: Path, root: str) -> Path:
     """Write the picture and return its path."""
     from matplotlib.figure import Figure  # drawing libraries take a second to import
 

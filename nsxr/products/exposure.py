@@ -93,10 +93,7 @@ def open_exposure(
 def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, options: StorageOptions) -> xr.Dataset:
     plain = read_dataset(name, options)
     if "group" not in plain.dims:
-        lengths = {str(dim): length for dim, length in _RATE_CHUNKS.items() if dim in plain.dims}
-        return (
-            plain if chunks is None else in_chunks(plain, lengths | ({} if chunks == "raw" else dict(chunks)), "rate")
-        )
+        return plain if chunks is None else _rates_in_chunks(plain, chunks)
     corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
     if corrected:
         raise InputFileError(
@@ -111,6 +108,12 @@ def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, opti
     lengths = raw_chunks(sizes, in_pieces=not (is_remote(name) or name.endswith(".gz")))
     lengths |= {} if chunks == "raw" else chunks
     return in_chunks(plain, lengths, "raw")
+
+
+def _rates_in_chunks(rates: xr.Dataset, chunks: Literal["raw"] | Mapping[str, int]) -> xr.Dataset:
+    lengths = {dim: length for dim, length in _RATE_CHUNKS.items() if dim in rates.dims}
+    lengths |= {} if chunks == "raw" else chunks
+    return in_chunks(rates, lengths, "rate")
 
 
 def _join(names: Sequence[str], segments: Sequence[xr.Dataset]) -> xr.Dataset:

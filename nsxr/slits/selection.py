@@ -1,6 +1,7 @@
 """Find the slits of an exposure: shutters from the metafile, fixed slits from the subarray."""
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
@@ -10,11 +11,11 @@ from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.fixed_slits import find_fixed_slits
-from nsxr.optics.instrument import Optics
+from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.optics.shutters import slitlets_of
 from nsxr.optics.slit import Slitlet
 
-__all__ = ["list_slits", "require_matching", "slits_of", "window_of"]
+__all__ = ["list_slits", "require_matching", "slits_of", "tabulate", "window_of"]
 
 
 def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[str] | None = None) -> list[Slitlet]:
@@ -127,12 +128,17 @@ def list_slits(
     InputFileError
         If a metafile is missing, cannot be read, or is of another exposure.
     """
+    return tabulate(exposure, optics, slits_of(exposure, optics, shutters), everywhere=everywhere)
+
+
+def tabulate(exposure: xr.Dataset, optics: Optics, slits: Iterable[Slitlet], *, everywhere: bool = False) -> xr.Dataset:
+    """Return the table of :func:`list_slits` for slits that are known already."""
     window, rows = window_of(exposure), []
-    for slit in slits_of(exposure, optics, shutters):
+    for slit in slits:
         rays = optics.for_slit(slit)
         box = find_box(rays, window)
         if box is not None or everywhere:
-            rows.append(_row(slit, optics, box or Box(0, 0, 0, 0), window))
+            rows.append(_row(slit, rays, box or Box(0, 0, 0, 0), window))
     if not rows:
         raise ModelError(f"no slit falls on the pixels of {optics.detector}; the other detector may see them")
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -147,11 +153,10 @@ def list_slits(
     )
 
 
-def _row(slit: Slitlet, optics: Optics, box: Box, window: Box) -> dict[str, object]:
-    rays, nan = optics.for_slit(slit), float("nan")
+def _row(slit: Slitlet, rays: SlitOptics, box: Box, window: Box) -> dict[str, object]:
+    nan = float("nan")
     low, high = slit.wavelength_range
-    middle = 0.5 * (low + high)
-    ra, dec = rays.slit_to_sky(0.0, 0.0, middle) if optics.has_sky else (nan, nan)
+    ra, dec = rays.slit_to_sky(0.0, 0.0, 0.5 * (low + high)) if rays.has_sky else (nan, nan)
     wavelength = np.linspace(low, high, 400)
     column, _ = rays.inverse(np.zeros_like(wavelength), wavelength)
     seen = wavelength[(column >= window.first_column - 0.5) & (column <= window.end_column - 0.5)]

@@ -13,15 +13,9 @@ from tests.optics.flight_references import write_flight_references
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory):
-    import os
-    from pathlib import Path
-
-    if "NSXR_REAL_DATA" not in os.environ:
-        pytest.skip("NSXR_REAL_DATA is not set: no real products to read")
+def references(real_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flight")
-    real = Path(os.environ["NSXR_REAL_DATA"])
-    return real, write_flight_references(real, folder, grating="PRISM", filter_name="CLEAR", ifu=False)
+    return write_flight_references(real_data, folder, grating="PRISM", filter_name="CLEAR", ifu=False)
 
 
 def frame_of(path) -> xr.Dataset:
@@ -36,12 +30,11 @@ def frame_of(path) -> xr.Dataset:
     return xr.Dataset(images, coords={"row": np.arange(2048), "column": np.arange(2048)}, attrs=attrs)
 
 
-def test_a_real_slitlet(references):
-    real, files = references
-    path = real / "mos_jw02565" / "jw02565007001_03101_00002_nrs2_cal.fits"
-    metafile = real / "mos_jw02565" / "jw02565007001_01_msa.fits"
+def test_a_real_slitlet(real_data, references):
+    path = real_data / "mos_jw02565" / "jw02565007001_03101_00002_nrs2_cal.fits"
+    metafile = real_data / "mos_jw02565" / "jw02565007001_01_msa.fits"
     frame = frame_of(path)
-    optics = nsxr.open_optics(files, frame)
+    optics = nsxr.open_optics(references, frame)
     ours = nsxr.cut_slits(frame, optics, shutters=metafile)["30"].to_dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the age of the product
