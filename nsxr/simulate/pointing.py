@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
+from nsxr.kernels.optics.stages import spherical
+from nsxr.optics.pointing import Pointing as Attitude
 
 __all__ = ["APERTURES", "DITHERS", "Aperture", "Pointing", "pointed"]
 
@@ -98,27 +99,9 @@ class Pointing:
 
     def _sky(self, v2: float, v3: float, ra: float, dec: float) -> tuple[float, float]:
         """Return the sky coordinates of a small distance [arcsec] from a reference point at ``ra``, ``dec``."""
-        frame = _rotation(self.aperture.v2, self.aperture.v3)
-        sky = _rotation(ra, dec, -self.roll, in_degrees=True)
-        at = _unit((self.aperture.v2 + v2) / 3600, (self.aperture.v3 + v3) / 3600)
-        x, y, z = sky.T @ (frame @ at)
-        return math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
-
-
-def _unit(longitude: float, latitude: float) -> np.ndarray:
-    """Return the unit vector at two angles [degree]."""
-    a, b = math.radians(longitude), math.radians(latitude)
-    return np.array([math.cos(b) * math.cos(a), math.cos(b) * math.sin(a), math.sin(b)])
-
-
-def _rotation(longitude: float, latitude: float, roll: float = 0.0, *, in_degrees: bool = False) -> np.ndarray:
-    """Return the rotation that brings a point to the x axis, and then turns about it. Angles in arcsec or degree."""
-    scale = 1.0 if in_degrees else 1 / 3600
-    a, b, c = math.radians(longitude * scale), math.radians(latitude * scale), math.radians(roll)
-    about_z = np.array([[math.cos(a), math.sin(a), 0], [-math.sin(a), math.cos(a), 0], [0, 0, 1]])
-    about_y = np.array([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
-    about_x = np.array([[1, 0, 0], [0, math.cos(c), math.sin(c)], [0, -math.sin(c), math.cos(c)]])
-    return np.asarray(about_x @ about_y @ about_z)
+        v2_ref, v3_ref = self.aperture.v2, self.aperture.v3
+        attitude = Attitude(ra, dec, v2_ref, v3_ref, self.roll).attitude
+        return spherical(attitude, (v2_ref + v2) / 3600, (v3_ref + v3) / 3600)
 
 
 def pointed(mode: str, slit: str, dither: int, dithers: int) -> Pointing:
