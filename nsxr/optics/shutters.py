@@ -74,13 +74,13 @@ def find_slitlets(
     scales : mapping
         Pitch in open widths and open heights, by quadrant.
     program : str
-        Number of the program, for the names of background slitlets.
+        Number of the program, for the names of sources that the catalogue does not have.
 
     Returns
     -------
     list of Slitlet
-        Centre, state and number of the source are those of the shutter with the primary source. Backgrounds are named
-        ``<program>_BKG<slitlet>``, and sources that the catalogue does not have ``<program>_VRT<slitlet>``.
+        Centre, state and number of the source are those of the shutter with the primary source. Sources that the
+        catalogue does not have are named ``<program>_VRT<slitlet>``. Background slitlets have no source.
 
     Raises
     ------
