@@ -1,0 +1,257 @@
+"""Compare wavelengths, sky coordinates, boxes and sources of slits and slices with jwst, and the time for them.
+
+    python ci/peer/compare_optics.py [--short | --speed] [SCENE...] [-o DIR] [--peer FOLDER] [--keep]
+
+Both programs read the same count rates, metafiles and references. References are the compact ones of the simulator, or
+are made from ESA's flight model; those need NSXR_REAL_DATA. Without it, and with ``--short``, only scenes of compact
+references run. Differences are of double precision values at the same pixels. Results go to ``DIR/optics.md`` and
+``DIR/optics.json``. ``--speed`` measures 42 and 81 slitlets only.
+
+Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRISM: 2e-8), sky coordinates by more than
+1e-9 degrees, if a box does not cover that of jwst, or if names, sources and states differ. A slitlet with several
+sources is an exception: jwst may take another source's shutter as its centre (the table counts them).
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+import numpy as np
+from common import PEER, add_choices, add_peer, log_command, make_parser, peer_python, table_head, table_row
+from optics_scenes import LONG, SHORT, SPEED, Scene, write_metafile, write_rate
+
+import nsxr
+from nsxr.simulate.compact_optics import write_compact_optics
+from nsxr.slits.selection import slits_of
+from tests.optics.flight_references import write_flight_references
+
+WAVELENGTH = 1e-9
+SLICE_OF_PRISM = 2e-8
+SKY = 1e-9
+SAME = {"SOURCEID": "source_id", "SRCNAME": "source_name", "SHUTSTA": "shutter_state", "SLITID": "slitlet_id"}
+SAME |= {"QUADRANT": "quadrant", "XCEN": "xcen", "YCEN": "ycen"}
+COLUMNS = ("scene", "slits", "pixels", "wavelength [um]", "slit_y", "sky [deg]", "other NaN", "boxes short by")
+COLUMNS += ("jwst's centre elsewhere", "other differences", "jwst [s CPU]", "nsxr [s CPU], first", "again")
+
+
+def real_data() -> Path | None:
+    """Return the folder of real files, if the environment names it."""
+    return Path(os.environ["NSXR_REAL_DATA"]) if "NSXR_REAL_DATA" in os.environ else None
+
+
+def prepare(scene: Scene, folder: Path) -> tuple[Path, dict[str, str], Path | None]:
+    """Write the count rates, the references and the metafile of a scene; return their paths."""
+    rate, metafile = folder / f"{scene.name}_rate.fits", None
+    write_rate(scene, rate)
+    kinds = {"shutters": scene.mode == "MOS", "ifu": scene.mode == "IFU"}
+    where, real = folder / "references", real_data()
+    if scene.optics == "compact":
+        paths = write_compact_optics(where, grating=scene.grating, filter=scene.filter, **kinds)
+    else:
+        if real is None:
+            raise RuntimeError(f"{scene.name} needs NSXR_REAL_DATA")
+        kinds["shutters"] = scene.mode != "IFU"
+        paths = write_flight_references(real, where, grating=scene.grating, filter_name=scene.filter, **kinds)
+    if scene.mode == "MOS":
+        metafile = folder / f"{scene.name}_msa.fits"
+        if scene.metafile.isdecimal():
+            write_metafile(metafile, int(scene.metafile))
+        elif real is not None:
+            (found,) = real.rglob(f"{scene.metafile}.fits*")
+            nsxr_copy(found, metafile)
+    return rate, {kind: str(path) for kind, path in paths.items()}, metafile
+
+
+def nsxr_copy(source: Path, target: Path) -> None:
+    """Copy a file, unpacked if it is gzipped."""
+    if source.suffix != ".gz":
+        shutil.copyfile(source, target)
+        return
+    import gzip
+
+    with gzip.open(source) as packed, target.open("wb") as file:
+        shutil.copyfileobj(packed, file)
+
+
+def run_ours(scene: Scene, rate: Path, references: Mapping[str, str], metafile: Path | None) -> dict[str, object]:
+    """Do with nsxr what the steps of jwst do; return the results and the processor seconds."""
+    begin = time.process_time()
+    exposure = nsxr.open_exposure(rate)
+    optics = nsxr.open_optics(dict(references), exposure)
+    if scene.mode == "IFU":
+        slices = nsxr.locate_slices(exposure, optics).compute()
+        found: dict[str, object] = {"slices": slices}
+    else:
+        tree = nsxr.cut_slits(exposure, optics, shutters=metafile)
+        cuts = {name: node.to_dataset() for name, node in tree.children.items()}
+        computed = {name: cut["wavelength"].compute() for name, cut in cuts.items()}
+        found = {
+            "cuts": cuts,
+            "wavelength": computed,
+            "slits": {s.name: s for s in slits_of(exposure, optics, metafile)},
+        }
+    return found | {"optics": optics, "seconds": time.process_time() - begin}
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray, scale: float | np.ndarray = 1.0) -> float:
+    """Return the largest difference where both are finite."""
+    both = np.isfinite(ours) & np.isfinite(theirs)
+    return float((np.abs(ours - theirs) * scale)[both].max(initial=0.0))
+
+
+def compare_places(seen: object, theirs: Mapping[str, np.ndarray], row: dict[str, float]) -> None:
+    """Update the largest differences of a scene with those of one slit."""
+    slope = np.cos(np.deg2rad(theirs["dec"]))
+    turns = (seen.ra - theirs["ra"] + 180) % 360 - 180
+    pairs = {
+        "wavelength": (seen.wavelength, theirs["wavelength"], 1.0),
+        "slit_y": (seen.slit_y, theirs["slit_y"], 1.0),
+        "ra": (turns, np.where(np.isfinite(theirs["ra"]), 0.0, np.nan), slope),
+        "dec": (seen.dec, theirs["dec"], 1.0),
+    }
+    for name, pair in pairs.items():
+        row[name] = max(row[name], difference(*pair))
+    row["pixels"] += int(np.isfinite(theirs["wavelength"]).sum())
+    row["other NaN"] += int((np.isfinite(seen.wavelength) != np.isfinite(theirs["wavelength"])).sum())
+
+
+def missing_pixels(cut: object, box: Mapping[str, int], start: tuple[int, int]) -> int:
+    """Return by how many pixels our box fails to cover that of jwst, at the worst edge."""
+    first = {"column": box["xstart"] + start[0] - 2, "row": box["ystart"] + start[1] - 2}
+    size = {"column": box["xsize"], "row": box["ysize"]}
+    edges = []
+    for dim in ("column", "row"):
+        labels = cut[dim].to_numpy()
+        edges += [labels[0] - first[dim], first[dim] + size[dim] - 1 - labels[-1]]
+    return int(max(0, *edges))
+
+
+def compare_slits(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], row: dict[str, object]) -> None:
+    """Compare all slits of a scene."""
+    listed = json.loads(str(theirs["attributes"]))["slits"]
+    cuts, slits, optics = ours["cuts"], ours["slits"], ours["optics"]
+    row["slits"] = len(listed)
+    others: list[str] = row["other differences"]
+    if set(listed) != set(cuts):
+        others.append(f"only jwst: {sorted(set(listed) - set(cuts))}, only nsxr: {sorted(set(cuts) - set(listed))}")
+    for name in sorted(set(listed) & set(cuts)):
+        attrs, expected = cuts[name].attrs, listed[name]
+        if (
+            name in slits
+            and "XCEN" in attrs
+            and attrs["XCEN"]
+            and (attrs["XCEN"], attrs["YCEN"])
+            != (
+                expected["xcen"],
+                expected["ycen"],
+            )
+        ):
+            if len(slits[name].sources) > 1:
+                row["jwst's centre elsewhere"] += 1
+            else:
+                others.append(
+                    f"{name}: centre {attrs['XCEN'], attrs['YCEN']}, jwst {expected['xcen'], expected['ycen']}"
+                )
+            continue
+        for key, peer in SAME.items():
+            if key in attrs and attrs[key] != expected[peer] and expected[peer] is not None:
+                others.append(f"{name}: {key} {attrs[key]!r}, jwst {expected[peer]!r}")
+        start = (int(attrs.get("SUBSTRT1", 1)), int(attrs.get("SUBSTRT2", 1)))
+        row["boxes"] = max(row["boxes"], missing_pixels(cuts[name], expected, start))
+        each = {key: theirs[f"{name}/{key}"] for key in ("column", "row", "slit_y", "wavelength", "ra", "dec")}
+        compare_places(optics.forward(each["column"], each["row"], slits[name]), each, row)
+
+
+def compare_slices(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], row: dict[str, object]) -> None:
+    """Compare all slices: the map, and coordinates at the pixels that jwst gives."""
+    each = {key.partition("/")[2]: theirs[key] for key in theirs if key.startswith("slices/")}
+    number, optics = ours["slices"]["slice"].to_numpy(), ours["optics"]
+    row["slits"] = len(np.unique(each["slice"])) - 1
+    unequal = int((number != each["slice"]).sum())
+    if unequal:
+        row["other differences"].append(f"{unequal} pixels in another slice or none, of {np.count_nonzero(number)}")
+    place = each["row"].astype(int), each["column"].astype(int)
+    for index in range(30):
+        inside = (each["slice"][place] == index + 1) & (number[place] == index + 1)
+        if inside.any():
+            part = {key: value[inside] for key, value in each.items() if key != "slice"}
+            compare_places(optics.forward(part["column"], part["row"], str(index)), part, row)
+
+
+def run_scene(scene: Scene, python: Path, log: Path) -> dict[str, object]:
+    """Run both programs on a scene and compare."""
+    row: dict[str, object] = {"scene": scene.name, "slits": 0, "pixels": 0, "other NaN": 0, "boxes": 0}
+    row |= {"wavelength": 0.0, "slit_y": 0.0, "ra": 0.0, "dec": 0.0}
+    row |= {"jwst's centre elsewhere": 0, "other differences": []}
+    with TemporaryDirectory(prefix="optics-") as name:
+        folder = Path(name)
+        rate, references, metafile = prepare(scene, folder)
+        listed, result = folder / "references.json", folder / "jwst.npz"
+        listed.write_text(json.dumps(references), encoding="utf-8")
+        log_command([str(python), str(PEER / "run_optics.py"), str(rate), str(result), str(listed)], log)
+        with np.load(result) as file:
+            theirs = dict(file)
+        seconds = json.loads(str(theirs["attributes"]))["seconds"]
+        first = run_ours(scene, rate, references, metafile)
+        again = run_ours(scene, rate, references, metafile)
+        (compare_slices if scene.mode == "IFU" else compare_slits)(again, theirs, row)
+    return row | {"jwst": seconds, "first": first["seconds"], "again": again["seconds"]}
+
+
+def is_good(row: Mapping[str, object], scene: Scene) -> bool:
+    """Whether a scene agrees within the limits."""
+    limit = SLICE_OF_PRISM if scene.mode == "IFU" and scene.grating == "PRISM" else WAVELENGTH
+    exact = row["wavelength"] <= limit and max(row["ra"], row["dec"]) <= SKY and not row["other NaN"]
+    return bool(exact and row["boxes"] == 0 and not row["other differences"] and row["pixels"])
+
+
+def cells(row: Mapping[str, object]) -> list[object]:
+    """Return the cells of a row of the table."""
+    theirs = ", ".join(f"{step} {cpu:.1f}" for step, (cpu, _) in row["jwst"].items())
+    found = [row["scene"], row["slits"], row["pixels"], f"{row['wavelength']:.1e}", f"{row['slit_y']:.1e}"]
+    found += [f"{max(row['ra'], row['dec']):.1e}", row["other NaN"], row["boxes"], row["jwst's centre elsewhere"]]
+    return [*found, len(row["other differences"]), theirs, f"{row['first']:.2f}", f"{row['again']:.2f}"]
+
+
+def main() -> int:
+    """Compare the scenes that are asked for."""
+    parser = make_parser(__doc__)
+    known = {scene.name: scene for scene in (*SHORT, *SPEED, *LONG)}
+    add_choices(parser, "scenes", list(known), ())
+    parser.add_argument("--short", action="store_true", help="one scene of 8 slitlets with compact references")
+    parser.add_argument("--speed", action="store_true", help="42 and 81 slitlets")
+    parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="DIR")
+    add_peer(parser)
+    options = parser.parse_args()
+    chosen = [known[name] for name in options.scenes] if options.scenes else None
+    scenes = chosen or (SHORT if options.short else SPEED if options.speed else LONG)
+    if real_data() is None:
+        scenes = [scene for scene in scenes if scene.optics == "compact"]
+    options.output.mkdir(parents=True, exist_ok=True)
+    python, rows, bad = peer_python(options.peer), [], []
+    print(table_head(COLUMNS), flush=True)
+    for scene in scenes:
+        row = run_scene(scene, python, options.output / "optics.log")
+        rows.append(row)
+        print(table_row(cells(row)), flush=True)
+        for text in row["other differences"][:8]:
+            print("    " + text, flush=True)
+        if not is_good(row, scene):
+            bad.append(scene.name)
+    table = "\n".join([table_head(COLUMNS), *(table_row(cells(row)) for row in rows)])
+    options.output.joinpath("optics.md").write_text(table + "\n", encoding="utf-8")
+    options.output.joinpath("optics.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    if bad:
+        print(f"outside the limits: {', '.join(bad)}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
