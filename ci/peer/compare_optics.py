@@ -9,7 +9,9 @@ references run. Differences are of double precision values at the same pixels. R
 
 Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRISM: 2e-8), sky coordinates by more than
 1e-9 degrees, if a box does not cover that of jwst, or if names, sources and states differ. A slitlet with several
-sources is an exception: jwst may take another source's shutter as its centre (the table counts them).
+sources is an exception: jwst may take another source's shutter as its centre. So are slits of jwst with no pixel in the
+nominal range of wavelengths, which lie beyond the edge of the detector, and pixels of slices beyond this range, which
+only jwst keeps. The table counts all of them.
 """
 
 import json
@@ -30,7 +32,7 @@ from optics_scenes import LONG, SHORT, SPEED, Scene, write_metafile, write_rate
 import nsxr
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.slits.selection import slits_of
-from tests.optics.flight_references import write_flight_references
+from tests.optics.flight_references import write_flight_references, write_no_correction
 
 WAVELENGTH = 1e-9
 SLICE_OF_PRISM = 2e-8
@@ -38,7 +40,15 @@ SKY = 1e-9
 SAME = {"SOURCEID": "source_id", "SRCNAME": "source_name", "SHUTSTA": "shutter_state", "SLITID": "slitlet_id"}
 SAME |= {"QUADRANT": "quadrant", "XCEN": "xcen", "YCEN": "ycen"}
 COLUMNS = ("scene", "slits", "pixels", "wavelength [um]", "slit_y", "sky [deg]", "other NaN", "boxes short by")
-COLUMNS += ("jwst's centre elsewhere", "other differences", "jwst [s CPU]", "nsxr [s CPU], first", "again")
+COLUMNS += (
+    "jwst's centre elsewhere",
+    "dark slits of jwst",
+    "slice pixels beyond the range",
+    "other differences",
+    "jwst [s CPU]",
+    "nsxr [s CPU], first",
+    "again",
+)
 
 
 def real_data() -> Path | None:
@@ -53,7 +63,9 @@ def prepare(scene: Scene, folder: Path) -> tuple[Path, dict[str, str], Path | No
     kinds = {"shutters": scene.mode == "MOS", "ifu": scene.mode == "IFU"}
     where, real = folder / "references", real_data()
     if scene.optics == "compact":
-        paths = write_compact_optics(where, grating=scene.grating, filter=scene.filter, **kinds)
+        paths = dict(write_compact_optics(where, grating=scene.grating, filter=scene.filter, **kinds))
+        if scene.mode == "IFU" and "chromcorr" not in paths:
+            paths["chromcorr"] = write_no_correction(where, scene.filter)
     else:
         if real is None:
             raise RuntimeError(f"{scene.name} needs NSXR_REAL_DATA")
@@ -139,8 +151,14 @@ def compare_slits(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], 
     cuts, slits, optics = ours["cuts"], ours["slits"], ours["optics"]
     row["slits"] = len(listed)
     others: list[str] = row["other differences"]
-    if set(listed) != set(cuts):
-        others.append(f"only jwst: {sorted(set(listed) - set(cuts))}, only nsxr: {sorted(set(cuts) - set(listed))}")
+    low, high = optics.wavelength_range
+    for name in sorted(set(listed) - set(cuts)):
+        wavelength = theirs[f"{name}/wavelength"]
+        if ((wavelength >= low) & (wavelength <= high)).any():
+            others.append(f"{name}: only jwst")
+        else:
+            row["dark slits of jwst"] += 1
+    others += [f"{name}: only nsxr" for name in sorted(set(cuts) - set(listed))]
     for name in sorted(set(listed) & set(cuts)):
         attrs, expected = cuts[name].attrs, listed[name]
         if (
@@ -174,9 +192,15 @@ def compare_slices(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray],
     each = {key.partition("/")[2]: theirs[key] for key in theirs if key.startswith("slices/")}
     number, optics = ours["slices"]["slice"].to_numpy(), ours["optics"]
     row["slits"] = len(np.unique(each["slice"])) - 1
-    unequal = int((number != each["slice"]).sum())
-    if unequal:
-        row["other differences"].append(f"{unequal} pixels in another slice or none, of {np.count_nonzero(number)}")
+    low, high = optics.wavelength_range
+    unequal = number != each["slice"]
+    for index in range(30):
+        y, x = np.nonzero(unequal & ((each["slice"] == index + 1) | (number == index + 1)))
+        wavelength = optics.forward(x, y, str(index), sky=False).wavelength
+        inside = int(((wavelength >= low) & (wavelength <= high)).sum())
+        row["slice pixels beyond the range"] += x.size - inside
+        if inside:
+            row["other differences"].append(f"slice {index}: {inside} pixels in another slice or none")
     place = each["row"].astype(int), each["column"].astype(int)
     for index in range(30):
         inside = (each["slice"][place] == index + 1) & (number[place] == index + 1)
@@ -189,7 +213,8 @@ def run_scene(scene: Scene, python: Path, log: Path) -> dict[str, object]:
     """Run both programs on a scene and compare."""
     row: dict[str, object] = {"scene": scene.name, "slits": 0, "pixels": 0, "other NaN": 0, "boxes": 0}
     row |= {"wavelength": 0.0, "slit_y": 0.0, "ra": 0.0, "dec": 0.0}
-    row |= {"jwst's centre elsewhere": 0, "other differences": []}
+    row |= {"jwst's centre elsewhere": 0, "dark slits of jwst": 0, "slice pixels beyond the range": 0}
+    row["other differences"] = []
     with TemporaryDirectory(prefix="optics-") as name:
         folder = Path(name)
         rate, references, metafile = prepare(scene, folder)
@@ -217,6 +242,7 @@ def cells(row: Mapping[str, object]) -> list[object]:
     theirs = ", ".join(f"{step} {cpu:.1f}" for step, (cpu, _) in row["jwst"].items())
     found = [row["scene"], row["slits"], row["pixels"], f"{row['wavelength']:.1e}", f"{row['slit_y']:.1e}"]
     found += [f"{max(row['ra'], row['dec']):.1e}", row["other NaN"], row["boxes"], row["jwst's centre elsewhere"]]
+    found += [row["dark slits of jwst"], row["slice pixels beyond the range"]]
     return [*found, len(row["other differences"]), theirs, f"{row['first']:.2f}", f"{row['again']:.2f}"]
 
 

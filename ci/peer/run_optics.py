@@ -2,8 +2,8 @@
 
     python run_optics.py RATE RESULT.npz REFERENCES.json
 
-``REFERENCES.json`` has the paths of references by type; all other types are switched off. RESULT has for each slit, under
-its name: ``column`` and ``row``, pixels of the whole detector from 0, and what jwst says of them in double precision:
+``REFERENCES.json`` has the paths of references by type; all other types are switched off. RESULT has for each slit,
+under its name: ``column`` and ``row``, pixels of the whole detector from 0, and what jwst says of them in double precision:
 ``slit_y``, ``wavelength`` [um], ``ra``, ``dec`` [degree]. ``attributes`` is a JSON text with the box and the
 metadata of each slit, and the seconds of the steps.
 """
