@@ -11,7 +11,8 @@ Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRI
 1e-9 degrees, if a box does not cover that of jwst, or if names, sources and states differ. A slitlet with several
 sources is an exception: jwst may take another source's shutter as its centre. So are slits of jwst with no pixel in the
 nominal range of wavelengths, which lie beyond the edge of the detector, and pixels of slices beyond this range, which
-only jwst keeps. The table counts all of them.
+only jwst keeps. In slitlets without a source jwst writes x for the shutter in the middle, nsxr only for a source. The
+table counts all of them.
 """
 
 import json
@@ -23,7 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from common import PEER, add_choices, add_peer, log_command, make_parser, peer_python, table_head, table_row
@@ -178,6 +180,11 @@ def compare_slits(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], 
                     f"{name}: centre {attrs['XCEN'], attrs['YCEN']}, jwst {expected['xcen'], expected['ycen']}"
                 )
             continue
+        if attrs.get("SHUTSTA") is not None and slits[name].is_background:
+            centre = expected["shutter_state"].index("x")
+            if attrs["SHUTSTA"] == expected["shutter_state"].replace("x", attrs["SHUTSTA"][centre]):
+                row["x without a source"] += attrs["SHUTSTA"] != expected["shutter_state"]
+                expected["shutter_state"] = attrs["SHUTSTA"]
         for key, peer in SAME.items():
             if key in attrs and attrs[key] != expected[peer] and expected[peer] is not None:
                 others.append(f"{name}: {key} {attrs[key]!r}, jwst {expected[peer]!r}")
@@ -213,7 +220,12 @@ def run_scene(scene: Scene, python: Path, log: Path) -> dict[str, object]:
     """Run both programs on a scene and compare."""
     row: dict[str, object] = {"scene": scene.name, "slits": 0, "pixels": 0, "other NaN": 0, "boxes": 0}
     row |= {"wavelength": 0.0, "slit_y": 0.0, "ra": 0.0, "dec": 0.0}
-    row |= {"jwst's centre elsewhere": 0, "dark slits of jwst": 0, "slice pixels beyond the range": 0}
+    row |= {
+        "jwst's centre elsewhere": 0,
+        "dark slits of jwst": 0,
+        "x without a source": 0,
+        "slice pixels beyond the range": 0,
+    }
     row["other differences"] = []
     with TemporaryDirectory(prefix="optics-") as name:
         folder = Path(name)
@@ -242,7 +254,7 @@ def cells(row: Mapping[str, object]) -> list[object]:
     theirs = ", ".join(f"{step} {cpu:.1f}" for step, (cpu, _) in row["jwst"].items())
     found = [row["scene"], row["slits"], row["pixels"], f"{row['wavelength']:.1e}", f"{row['slit_y']:.1e}"]
     found += [f"{max(row['ra'], row['dec']):.1e}", row["other NaN"], row["boxes"], row["jwst's centre elsewhere"]]
-    found += [row["dark slits of jwst"], row["slice pixels beyond the range"]]
+    found += [row["x without a source"], row["dark slits of jwst"], row["slice pixels beyond the range"]]
     return [*found, len(row["other differences"]), theirs, f"{row['first']:.2f}", f"{row['again']:.2f}"]
 
 

@@ -3,8 +3,8 @@
     python run_optics.py RATE RESULT.npz REFERENCES.json
 
 ``REFERENCES.json`` has the paths of references by type; all other types are switched off. RESULT has for each slit,
-under its name: ``column`` and ``row``, pixels of the whole detector from 0, and what jwst says of them in double precision:
-``slit_y``, ``wavelength`` [um], ``ra``, ``dec`` [degree]. ``attributes`` is a JSON text with the box and the
+under its name: ``column`` and ``row``, pixels of the whole detector from 0, and what jwst says of them in double
+precision: ``slit_y``, ``wavelength`` [um], ``ra``, ``dec`` [degree]. ``attributes`` is a JSON text with the box and the
 metadata of each slit, and the seconds of the steps.
 """
 
@@ -23,7 +23,7 @@ from run_peer import with_asdf
 STRIDE = 5
 """Every fifth column of a slit is kept."""
 KEPT = ("source_id", "source_name", "source_alias", "source_type", "source_xpos", "source_ypos", "slitlet_id")
-KEPT += ("quadrant", "xcen", "ycen", "shutter_state", "shutter_id", "xstart", "ystart", "xsize", "ysize")
+KEPT += ("quadrant", "xcen", "ycen", "shutter_state", "shutter_id", "xstart", "ystart")
 
 
 def micrometres(wavelength: np.ndarray) -> np.ndarray:
@@ -50,6 +50,7 @@ def slits(model: object, arrays: dict[str, np.ndarray], start: tuple[int, int]) 
         for name, value in (values | {"ra": ra, "dec": dec}).items():
             arrays[f"{slit.name}/{name}"] = value
         found[slit.name] = {name: plain(getattr(slit, name, None)) for name in KEPT}
+        found[slit.name] |= {"xsize": columns, "ysize": rows}
     return found
 
 
