@@ -7,7 +7,8 @@ Needs NSXR_REAL_DATA. The rows of the table:
 - all 249 660 shutters with the mirror: place in the MSA, on the sky, and on both detectors, against the tables that the
   observatory's aperture file is tested with;
 - 1326 rays of target acquisition a detector, with and without a tilt of the wheel, against tables of the same origin;
-- 20 000 random points of a slit, those of them that the detector sees: slit to detector to slit, with and without the Newton step.
+- 20 000 random points of a slit, those of them that the detector sees: slit to detector to slit, with and without the
+  Newton step.
 
 ESA's ray tables plane by plane, ESA's traces, and products with an embedded gwcs are in ``tests/optics``. The
 comparison with jwst is ``ci/peer/compare_optics.py``. Ends with status 1 if a difference is larger than its limit.

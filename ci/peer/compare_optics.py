@@ -5,7 +5,7 @@
 Both programs read the same count rates, metafiles and references. References are the compact ones of the simulator, or
 are made from ESA's flight model; those need NSXR_REAL_DATA. Without it, and with ``--short``, only scenes of compact
 references run. Differences are of double precision values at the same pixels. Results go to ``DIR/optics.md`` and
-``DIR/optics.json``. ``--speed`` measures 42 and 81 slitlets only.
+``DIR/optics.json``. ``--speed`` runs exposures with 42 and about 81 slitlets only.
 
 Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRISM: 2e-8), sky coordinates by more than
 1e-9 degrees, if a box does not cover that of jwst, or if names, sources and states differ. A slitlet with several
@@ -264,7 +264,7 @@ def main() -> int:
     known = {scene.name: scene for scene in (*SHORT, *SPEED, *LONG)}
     add_choices(parser, "scenes", list(known), ())
     parser.add_argument("--short", action="store_true", help="one scene of 8 slitlets with compact references")
-    parser.add_argument("--speed", action="store_true", help="42 and 81 slitlets")
+    parser.add_argument("--speed", action="store_true", help="42 and about 81 slitlets")
     parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="DIR")
     add_peer(parser)
     options = parser.parse_args()

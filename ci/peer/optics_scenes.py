@@ -63,7 +63,11 @@ class Scene:
 
 
 SHORT = (Scene("MOS", "PRISM", "NRS1", "compact", "8"),)
-SPEED = tuple(Scene("MOS", "PRISM", "NRS1", "flight", number) for number in ("42", "81"))
+SPEED = (
+    Scene("MOS", "PRISM", "NRS1", "flight", "jw02736007001_01_msa"),
+    Scene("MOS", "PRISM", "NRS1", "flight", "144"),
+)
+"""42 and about 81 slitlets on this detector."""
 LONG = (
     Scene("MOS", "PRISM", "NRS1", "compact", "100"),
     Scene("FS", "G395H", "NRS2", "compact"),
