@@ -14,6 +14,7 @@ from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dims import image_dims
 from nsxr.model.dq import OUTSIDE
+from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.types import Attributes, Entries
 from nsxr.model.variables import check_slit, variable_attributes, variances_of
@@ -23,7 +24,7 @@ from nsxr.optics.slit import Slit, Slitlet
 from nsxr.slits.collection import as_tree
 from nsxr.slits.selection import slits_of, window_of
 
-__all__ = ["COORDINATES", "cut_slits", "describe", "places_seen", "slit_attributes"]
+__all__ = ["COORDINATES", "cut_slits", "describe", "places_seen", "slit_attributes", "with_wcs"]
 
 COORDINATES: Mapping[str, tuple[type[np.generic], str]] = {
     "wavelength": (np.float32, "um"),
@@ -46,6 +47,7 @@ def cut_slits(
     *,
     shutters: str | os.PathLike[str] | None = None,
     slits: Collection[str] | None = None,
+    sources: Collection[str | int] | None = None,
     coordinates: Collection[str] = ("wavelength",),
     wavelength_range: tuple[float, float] | None = None,
     extended: bool = False,
@@ -64,6 +66,9 @@ def cut_slits(
         The MSA metafile (``..._msa.fits``), for exposures of shutters.
     slits : collection of str, optional
         Names of the slits to cut out, as in :func:`nsxr.list_slits`. Default: all.
+    sources : collection of str or int, optional
+        Cut out only slits with one of these sources: numbers, or names from the metafile. A source counts wherever it
+        lies in a slitlet, also if it is not the primary one.
     coordinates : collection of str
         What to compute for each pixel: ``wavelength`` float32 [um], which is always there, ``slit_y`` float32 [open
         heights], ``ra`` and ``dec`` float64 [degree], all (row, column).
@@ -82,7 +87,7 @@ def cut_slits(
     Raises
     ------
     ParameterError
-        If a coordinate or a slit is not known, or if a range is empty or given together with ``extended``.
+        If a coordinate, a slit or a source is not known, or if a range is empty or given together with ``extended``.
     ModelError
         If the exposure has no slits, or if no slit falls on its pixels.
     InputFileError
@@ -95,6 +100,8 @@ def cut_slits(
         if unknown:
             raise ParameterError(f"slits {', '.join(unknown)} are not known, expected some of {', '.join(known)}")
         found = [slit for slit in found if slit.name in slits]
+    if sources is not None:
+        found = _with_sources(found, sources)
     unknown = sorted(set(coordinates) - set(COORDINATES))
     if unknown:
         raise ParameterError(f"coordinates {', '.join(unknown)} are not known, expected {', '.join(COORDINATES)}")
@@ -116,11 +123,36 @@ def cut_slits(
             f"rows {window.first_row} to {window.end_row - 1}, columns {window.first_column} to "
             f"{window.end_column - 1}; the other detector may see them"
         )
-    cuts = [_cut_one(exposure, window, rays, box, wanted) for rays, box in seen]
-    return as_tree(cuts, exposure.attrs)
+    located = with_wcs(exposure, optics)
+    given = {"wavelength_range": list(wavelength_range)} if wavelength_range is not None else {}
+    located = record(located, "extract_2d", parameters={"extended": extended, **given})
+    cuts = [_cut_one(exposure, window, rays, box, wanted, located.attrs) for rays, box in seen]
+    return as_tree(cuts, located.attrs)
 
 
-def _cut_one(exposure: xr.Dataset, window: Box, rays: SlitOptics, box: Box, wanted: Sequence[str]) -> xr.Dataset:
+def with_wcs(exposure: xr.Dataset, optics: Optics) -> xr.Dataset:
+    """Return a Dataset without variables: the attributes of the exposure with a record of its optics."""
+    references = [xr.Dataset(attrs={"reference_type": kind, "filename": name}) for kind, name in optics.references]
+    return record(xr.Dataset(attrs=exposure.attrs), "assign_wcs", references)
+
+
+def _with_sources(slits: Sequence[Slitlet], sources: Collection[str | int]) -> list[Slitlet]:
+    """Return the slits that hold one of the sources."""
+    named = [{word for one in slit.sources for word in (str(one.id), one.name) if word} for slit in slits]
+    wanted = {str(source) for source in sources}
+    if unknown := wanted.difference(*named):
+        listed = [slit.source.name or str(slit.source.id) for slit in slits if slit.source is not None]
+        more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+        raise ParameterError(
+            f"sources {', '.join(sorted(unknown))} are not in these slits, expected some of "
+            f"{', '.join(listed[:10]) or 'none'}{more}"
+        )
+    return [slit for slit, own in zip(slits, named, strict=True) if own & wanted]
+
+
+def _cut_one(
+    exposure: xr.Dataset, window: Box, rays: SlitOptics, box: Box, wanted: Sequence[str], header: Attributes
+) -> xr.Dataset:
     """Return the Dataset of one slit."""
     names = ["sci", "dq", *variances_of(exposure)]
     part = exposure[names].isel(
@@ -135,7 +167,7 @@ def _cut_one(exposure: xr.Dataset, window: Box, rays: SlitOptics, box: Box, want
     variables = {name: masked[name].variable for name in names} | {name: places[name].variable for name in wanted}
     for name, variable in variables.items():
         variable.attrs = dict(part[name].attrs) if name in names else describe(name)
-    attrs = {**exposure.attrs, **slit_attributes(rays.slit, box, exposure.attrs)}
+    attrs = {**header, **slit_attributes(rays.slit, box, header)}
     data = {name: variables[name] for name in (*names, "wavelength")}
     others = {name: variables[name] for name in wanted if name != "wavelength"}
     return xr.Dataset(data, coords={**part.coords, **others}, attrs=attrs)

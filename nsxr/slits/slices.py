@@ -11,7 +11,7 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.model.types import Entries
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.instrument import Optics, SlitOptics
-from nsxr.slits.cut_outs import COORDINATES, describe, places_seen
+from nsxr.slits.cut_outs import COORDINATES, describe, places_seen, with_wcs
 from nsxr.slits.selection import require_matching, window_of
 
 __all__ = ["locate_slices"]
@@ -96,7 +96,7 @@ def locate_slices(
     for name, variable in variables.items():
         variable.attrs = attrs[name]
     labels = {dim: exposure[dim] for dim in ("row", "column")}
-    return xr.Dataset(variables, coords=labels, attrs=exposure.attrs)
+    return xr.Dataset(variables, coords=labels, attrs=with_wcs(exposure, optics).attrs)
 
 
 def _locate(

@@ -122,6 +122,35 @@ def test_slitlets_of_a_metafile(tmp_path):
     np.testing.assert_allclose((sky["ra"], sky["dec"]), (53.1, -27.8), atol=0.1)
 
 
+def test_slits_of_a_source(tmp_path):
+    path = write_metafile(tmp_path / "jw_msa.fits")
+    rates = make_rates("MSASPEC", "PRISM", rows=(0, 2048), columns=(0, 2048))
+    for sources in (["2736_5"], [5], ["5"]):
+        assert [*nsxr.cut_slits(rates, optics_of(rates), shutters=path, sources=sources).children] == ["1"]
+    with pytest.raises(ParameterError, match="sources 2736_6 are not in these slits, expected some of 2736_5"):
+        nsxr.cut_slits(rates, optics_of(rates), shutters=path, sources=["2736_6", 5])
+
+
+def test_history_names_the_references(fixed):
+    rates, optics = fixed
+    one = nsxr.cut_slits(rates, optics, slits=["S200A1"], wavelength_range=(1.0, 2.0))["S200A1"]
+    wcs, cut = one.nsxr.steps
+    assert (wcs["step"], wcs["references"]) == ("assign_wcs", dict(optics.references))
+    assert {"camera", "collimator", "disperser", "fore", "fpa", "msa", "ote", "wavelengthrange"} <= {*wcs["references"]}
+    assert (cut["step"], cut["parameters"]) == ("extract_2d", {"extended": False, "wavelength_range": [1.0, 2.0]})
+    assert "nsxr_steps" not in rates.attrs
+
+
+def test_subarrays_cut_what_the_frame_cuts():
+    frame = make_rates("FIXEDSLIT", "G395H", "NRS2", FXD_SLIT="S200A1")
+    part = make_rates("FIXEDSLIT", "G395H", "NRS2", (948, 1012), SUBARRAY="SUBS200A1", FXD_SLIT="S200A1")
+    whole = nsxr.cut_slits(frame, optics_of(frame), slits=["S200A1"], coordinates=ALL)["S200A1"].to_dataset()
+    cut = nsxr.cut_slits(part, optics_of(part), coordinates=ALL)["S200A1"].to_dataset()
+    shared = whole.sel(row=cut["row"], column=cut["column"])
+    assert cut.sizes["row"] > 10
+    xr.testing.assert_equal(cut, shared)
+
+
 def test_what_cannot_be_cut_is_refused_before_pixels_are_read(fixed, tmp_path):
     rates, optics = fixed
     with pytest.raises(ParameterError, match="slits S300A1 are not known, expected some of S200A1"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import nsxr
 from nsxr.errors import ModelError, ParameterError
@@ -68,6 +69,19 @@ def test_a_slice_is_one_strip_of_the_sky(located):
         < 3600 * float(np.hypot(one["dec"].max() - one["dec"].min(), 0.88 * (one["ra"].max() - one["ra"].min())))
         < 3.6
     )
+
+
+def test_one_coordinate_is_that_of_all():
+    rates = make_rates("IFU", "G395H", rows=(800, 880), columns=(1000, 1040))
+    optics = optics_of(rates)
+    everything = nsxr.locate_slices(rates, optics).compute()
+    for name in ("wavelength", "slit_y", "ra", "dec"):
+        one = nsxr.locate_slices(rates, optics, coordinates=[name]).compute()
+        assert [*one.data_vars] == ["slice", name]
+        xr.testing.assert_identical(one[name], everything[name])
+    (entry,) = everything.nsxr.steps
+    assert entry["step"] == "assign_wcs"
+    assert {"camera", "ifuslicer", "ifupost", "disperser"} <= set(entry["references"])
 
 
 def test_no_slice_and_no_slit():
