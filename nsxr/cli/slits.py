@@ -44,13 +44,9 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
 
 def _draw(rate: xr.Dataset, optics: Optics, found: Sequence[Slit], folder: Path, root: str) -> Path:
     """Write the picture and return its path."""
-    from matplotlib.figure import Figure  # drawing libraries take a second to import
+    from nsxr.plot.slits import draw_slits  # drawing libraries take a second to import
 
-    from nsxr.plot.slits import plot_slits
-
-    height = 11.0 if rate.sizes["row"] > 512 else 3.5
-    figure = Figure(figsize=(12, height), layout="constrained")
-    plot_slits(figure.subplots(), rate, optics, found)
+    figure = draw_slits(rate, optics, found)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{root.removesuffix('_rate').removesuffix('_rateints')}_slits.png"
     figure.savefig(path, dpi=130)
