@@ -48,8 +48,8 @@ def locate_slices(
     Dataset
         ``slice`` (row, column) uint8: 1 to 30, 0 between the slices, as in the extension REGIONS of the observatory's
         products; and the coordinates (row, column), NaN between the slices. All are lazy, in blocks of rows, with the
-        labels of the exposure. Pixels of M gratings on NRS2 have values wherever light of the nominal wavelengths
-        falls on them.
+        labels of the exposure. Like the box of a slit, a slice goes on for 11 columns beyond the nominal wavelengths.
+        M gratings on NRS2 have slices wherever their light falls.
 
     Raises
     ------
@@ -113,8 +113,7 @@ def _locate(
         place = (slice(low, high), slice(one.box.first_column - first_column, one.box.end_column - first_column))
         columns = (one.box.first_column, one.box.end_column)
         seen = places_seen(one.rays, rows[low:high], columns, {"wavelength", *wanted})
-        limits = one.rays.slit.wavelength_range
-        is_inside = (seen["wavelength"] >= limits[0]) & (seen["wavelength"] <= limits[1])
+        is_inside = np.isfinite(seen["wavelength"])
         number[place][is_inside] = one.number
         for name in wanted:
             found[name][place][is_inside] = seen[name][is_inside]

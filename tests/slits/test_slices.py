@@ -84,6 +84,19 @@ def test_one_coordinate_is_that_of_all():
     assert {"camera", "ifuslicer", "ifupost", "disperser"} <= set(entry["references"])
 
 
+def test_slices_go_on_for_some_columns_as_slits_do():
+    rates = make_rates("IFU", "PRISM", rows=(760, 800))
+    optics = optics_of(rates)
+    image = nsxr.locate_slices(rates, optics, coordinates=["wavelength"]).compute()
+    low, high = optics.wavelength_range
+    inside = image.where(image["slice"] > 0)
+    row = int(np.flatnonzero((image["slice"] > 0).sum("column") > 0)[5])
+    wavelength = inside["wavelength"].isel(row=row).dropna("column").to_numpy()
+    assert 8 <= (wavelength < low).sum() <= 18  # the box is straight, the slice is tilted
+    assert 8 <= (wavelength > high).sum() <= 18  # the box is straight, the slice is tilted
+    assert (np.diff(wavelength) > 0).all()
+
+
 def test_no_slice_and_no_slit():
     rates = make_rates("IFU", "G395H", rows=(0, 30))
     with pytest.raises(ModelError, match="no slice falls on NRS1 with F290LP and G395H"):
