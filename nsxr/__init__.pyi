@@ -65,6 +65,7 @@ from .slits.nod_variance import restore_background_variance as restore_backgroun
 from .slits.pixel_replacement import replace_pixels as replace_pixels
 from .slits.selection import list_slits as list_slits
 from .slits.slices import locate_slices as locate_slices
+from .slits.source_type import set_source_type as set_source_type
 from .spectra.box_extraction import extract_box as extract_box
 from .spectra.combination import combine_spectra as combine_spectra
 from .spectra.extraction import extract_spectrum as extract_spectrum
