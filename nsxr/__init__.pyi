@@ -53,6 +53,7 @@ from .references import open_references as open_references
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
 from .references.optics import open_optics as open_optics
+from .references.zero_point import open_zero_point as open_zero_point
 from .slits.background import combine_backgrounds as combine_backgrounds
 from .slits.background import nod_backgrounds as nod_backgrounds
 from .slits.background import subtract_background as subtract_background
@@ -66,6 +67,7 @@ from .slits.pixel_replacement import replace_pixels as replace_pixels
 from .slits.selection import list_slits as list_slits
 from .slits.slices import locate_slices as locate_slices
 from .slits.source_type import set_source_type as set_source_type
+from .slits.wavelength_zero_point import correct_wavelength_zero_point as correct_wavelength_zero_point
 from .spectra.box_extraction import extract_box as extract_box
 from .spectra.combination import combine_spectra as combine_spectra
 from .spectra.extraction import extract_spectrum as extract_spectrum

@@ -1,6 +1,8 @@
 """Fixtures for all tests: builders of :mod:`nsxr.testing`, small chunks for the corrections, damaged files."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +87,11 @@ def changed(tmp_path):
         return copy
 
     return change
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real products and references."""
+    if "NSXR_REAL_DATA" not in os.environ:
+        pytest.skip("NSXR_REAL_DATA is not set: no real products to read")
+    return Path(os.environ["NSXR_REAL_DATA"])

@@ -113,6 +113,9 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
     "wavelength": Variable(ONE_IMAGE, np.float32, ("um",), "wavelength of the middle of a pixel"),
+    "wavelength_uncorrected": Variable(
+        ONE_IMAGE, np.float32, ("um",), "wavelength of light from the middle of the slit across its width"
+    ),
     **{
         name: Variable(ONE_IMAGE, np.float32, (), meaning)
         for name, meaning in {

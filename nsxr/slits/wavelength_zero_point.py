@@ -1,0 +1,163 @@
+"""Correct the wavelengths of a point source that is not in the middle of its slit."""
+
+from typing import TypeVar
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError
+from nsxr.model.declarations import Needs, step
+from nsxr.model.history import record, record_skip
+from nsxr.model.keywords import about, read
+from nsxr.model.types import Attributes
+from nsxr.model.variables import check_slit
+from nsxr.slits.collection import map_slits
+
+__all__ = ["correct_wavelength_zero_point"]
+
+Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
+
+_FIXED = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
+_SHUTTERS = "MOS"
+_Shifts = tuple[np.ndarray, np.ndarray, bool]
+"""Wavelengths [um], shifts there [pixel], and whether the last values hold beyond."""
+
+
+@step("wavecorr", references=[Needs("wavecorr")], given=["added"])
+def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: xr.Dataset | None = None) -> Slits:
+    """Correct wavelengths for the position of a point source across its slit.
+
+    The optics give each pixel the wavelength of light from the middle of the slit. The spectrum of a point beside the
+    middle is shifted along the dispersion, by up to half of the width of the slit. References give this shift.
+
+    Parameters
+    ----------
+    slits : Dataset or DataTree
+        One slit or many, with ``wavelength`` (row, column) float32 [um], NaN outside the slit, and the attributes
+        SRCTYPE, SRCXPOS [pitch of shutters, or widths of a fixed slit] and, for fixed slits, SLTNAME. The dispersion is
+        along columns.
+    wavecorr : Dataset
+        From :func:`nsxr.open_zero_point`.
+    added : Dataset, optional
+        A second reference whose shifts are added, such as an empirical table.
+
+    Returns
+    -------
+    Dataset or DataTree
+        For point sources: the new ``wavelength``, and the old one as ``wavelength_uncorrected``, which corrections of
+        uniform light need. ``sci``, variances and flags do not change. Other slits come back with a record of why they
+        were skipped: sources that are not points, slits without a position, apertures that no reference has.
+
+    Raises
+    ------
+    ModelError
+        If ``wavelength`` is missing or was corrected before.
+
+    Notes
+    -----
+    As in the observatory's pipeline: the mean wavelength of each column, λ, and the mean change of wavelength from
+    pixel to pixel, dλ/dx, give the corrected mean λ' = λ + S(λ, x) dλ/dx. S is the shift in pixels. The wavelength of
+    each pixel is then changed as λ → λ' is, with a straight line beyond both ends. Where λ' would not increase with
+    the column, the wavelengths of the slit stay as they are.
+
+    The planned position is in pitch, as the references are; it is not converted to open widths.
+
+    Examples
+    --------
+    >>> slits = correct_wavelength_zero_point(slits, nsxr.open_zero_point("wavecorr.asdf"))  # doctest: +SKIP
+    """
+    references = [wavecorr] if added is None else [wavecorr, added]
+    return map_slits(lambda slit: _correct(slit, references), slits)
+
+
+def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
+    check_slit(slit, "wavelength", units={"wavelength": "um"})
+    if "wavelength_uncorrected" in slit:
+        raise ModelError(about(slit.attrs, "wavelengths were corrected for the position of the source before"))
+    kind = str(slit.attrs.get("EXP_TYPE", "")).strip().upper()
+    is_fixed = kind in _FIXED or str(slit.attrs.get("QUADRANT", "")).strip() == "5"
+    name = _aperture(slit.attrs) if is_fixed else _SHUTTERS
+    position = read(slit.attrs, "SRCXPOS", matters=False)
+    source_type = str(slit.attrs.get("SRCTYPE", "")).strip().upper()
+    if source_type != "POINT":
+        return record_skip(slit, "wavecorr", f"the source is not a point (SRCTYPE {source_type or 'missing'})")
+    if position is None:
+        return record_skip(slit, "wavecorr", "the position of the source is not known (SRCXPOS)")
+    used = [reference for reference in references if f"offset_{name}" in reference]
+    if not used:
+        return record_skip(slit, "wavecorr", f"no reference has the aperture {name}")
+    wavelength = one_chunk(slit["wavelength"], "row", "column")
+    corrected = map_blocks(
+        _shifted,
+        wavelength,
+        core=("row", "column"),
+        outputs={"wavelength": (("row", "column"), np.float32)},
+        shifts=tuple(_at(reference, name, float(position)) for reference in used),
+    )["wavelength"]
+    # a record has one reference of each type; the names of both tables are among the parameters
+    parameters = {"source_x": float(position), "tables": [str(one.attrs.get("filename", "")) for one in used]}
+    return record(
+        slit,
+        "wavecorr",
+        used[:1],
+        parameters,
+        units={"wavelength_uncorrected": "um"},
+        wavelength=corrected,
+        wavelength_uncorrected=slit["wavelength"].copy(deep=False),
+    )
+
+
+def _aperture(attrs: Attributes) -> str:
+    """Return the name of a fixed slit. The slit of time series is S1600A1 unless the header names another."""
+    return str(attrs.get("SLTNAME") or attrs.get("FXD_SLIT") or "S1600A1").strip().upper()
+
+
+def _at(reference: xr.Dataset, name: str, x: float) -> _Shifts:
+    """Return the shifts at one position of the source."""
+    table = reference[f"offset_{name}"]
+    wavelength, places = (table[dim].to_numpy() for dim in table.dims)
+    holds = reference.attrs.get("beyond") == "hold"
+    return wavelength, _interpolated(np.array([x]), places, table.to_numpy().T, holds)[0], holds
+
+
+def _interpolated(x: np.ndarray, nodes: np.ndarray, values: np.ndarray, holds: bool) -> np.ndarray:
+    """Interpolate linearly between nodes along the first axis. Beyond them, extend the line or hold the last value."""
+    if holds:
+        x = np.clip(x, nodes[0], nodes[-1])
+    left = np.clip(np.searchsorted(nodes, x) - 1, 0, nodes.size - 2)
+    part = ((x - nodes[left]) / (nodes[left + 1] - nodes[left])).reshape(-1, *(1,) * (values.ndim - 1))
+    found: np.ndarray = values[left] * (1 - part) + values[left + 1] * part
+    return found
+
+
+def _shifted(wavelength: np.ndarray, *, shifts: tuple[_Shifts, ...]) -> np.ndarray:
+    """Return the corrected wavelengths of one slit."""
+    lam = wavelength.astype(np.float64)
+    step = np.full_like(lam, np.nan)
+    if lam.shape[1] > 1:
+        difference = np.diff(lam, axis=1)
+        before, after = np.full_like(lam, np.nan), np.full_like(lam, np.nan)
+        before[:, 1:], after[:, :-1] = difference, difference
+        # the mean of both sides, or the one side that there is
+        known = np.isfinite(before).astype(int) + np.isfinite(after)
+        step = np.where(known > 0, (np.nan_to_num(before) + np.nan_to_num(after)) / np.maximum(known, 1), np.nan)
+    mean, dispersion = _column_means(lam), _column_means(step)
+    known = np.isfinite(mean) & np.isfinite(dispersion)
+    mean, dispersion = mean[known], dispersion[known]
+    moved = mean.copy()
+    for nodes, values, holds in shifts:
+        moved += _interpolated(mean, nodes, values, holds) * dispersion
+    if mean.size < 2 or not (np.diff(mean) > 0).all() or not (np.diff(moved) > 0).all():
+        return wavelength
+    change = _interpolated(lam.ravel(), mean, moved, holds=False)
+    return change.reshape(lam.shape).astype(np.float32)
+
+
+def _column_means(values: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    mean: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
