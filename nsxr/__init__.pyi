@@ -52,6 +52,7 @@ from .ramps.superbias import subtract_superbias as subtract_superbias
 from .references import open_references as open_references
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
+from .references.operability import open_operability as open_operability
 from .references.optics import open_optics as open_optics
 from .references.zero_point import open_zero_point as open_zero_point
 from .slits.background import combine_backgrounds as combine_backgrounds
@@ -67,6 +68,7 @@ from .slits.pixel_replacement import replace_pixels as replace_pixels
 from .slits.selection import list_slits as list_slits
 from .slits.slices import locate_slices as locate_slices
 from .slits.source_type import set_source_type as set_source_type
+from .slits.stuck_shutters import flag_stuck_shutters as flag_stuck_shutters
 from .slits.wavelength_zero_point import correct_wavelength_zero_point as correct_wavelength_zero_point
 from .spectra.box_extraction import extract_box as extract_box
 from .spectra.combination import combine_spectra as combine_spectra

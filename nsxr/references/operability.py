@@ -1,0 +1,87 @@
+"""Open references of the operability of shutters (type MSAOPER), which are JSON files."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.formats.fingerprint import describe_file
+from nsxr.model.types import Entries, Named
+from nsxr.storage.local import open_regular
+
+__all__ = ["open_operability"]
+
+_LONGEST = 2**28  # largest JSON reference, bytes; those of flight have a few MB
+_STATES = ("state", "TA state", "Internal state")
+_PLACE = {"Q": 4, "x": 365, "y": 171}
+"""Keys of the place of a shutter, and their largest values."""
+
+
+def open_operability(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a reference that lists shutters which do not obey commands, and keep those that never close.
+
+    Parameters
+    ----------
+    path : path
+        JSON file with a list ``msaoper``. Each entry has the quadrant ``Q``, the number of the shutter along the
+        dispersion ``x`` and along the slit ``y``, and up to three states: ``state``, ``TA state``, ``Internal state``.
+
+    Returns
+    -------
+    Dataset
+        In memory, along ``shutter``: ``quadrant``, ``xcen`` and ``ycen``, int64, of each shutter with the state
+        ``open`` in one of the three states, as in the observatory's pipeline. Each shutter is there once.
+
+    Raises
+    ------
+    ReferenceFileError
+        If the file does not exist or is damaged, if an entry has no state, or if a shutter does not exist.
+    """
+    entries = _entries(path)
+    found: dict[tuple[int, int, int], None] = {}
+    for number, entry in enumerate(entries):
+        place = _place(path, number, entry)
+        states = [str(entry[key]).strip().lower() for key in _STATES if key in entry]
+        if not states:
+            raise ReferenceFileError(f"{path}: entry {number} of msaoper has no state, expected {', '.join(_STATES)}")
+        if "open" in states:
+            found[place] = None
+    places = np.array(list(found), dtype=np.int64).reshape(-1, 3)
+    attributes: Entries = {"reference_type": "msaoper", "filename": Path(path).name}
+    attributes |= {key: value for key, value in describe_file(os.fspath(path)).items() if key != "file"}
+    columns = {name: ("shutter", places[:, axis]) for axis, name in enumerate(("quadrant", "xcen", "ycen"))}
+    return xr.Dataset(columns, attrs=attributes)
+
+
+def _entries(path: str | os.PathLike[str]) -> list[Named]:
+    try:
+        with open_regular(path) as file:
+            content = file.read(_LONGEST + 1)
+    except (OSError, InputFileError) as error:
+        raise ReferenceFileError(f"{path}: cannot be read ({error})") from error
+    if len(content) > _LONGEST:
+        raise ReferenceFileError(f"{path}: has more than {_LONGEST} bytes, expected a list of shutters")
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ReferenceFileError(f"{path}: no JSON file that can be read ({error})") from error
+    entries = tree.get("msaoper") if isinstance(tree, Mapping) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise ReferenceFileError(f"{path}: has no list of shutters msaoper; is it a reference of type MSAOPER?")
+    return entries
+
+
+def _place(path: str | os.PathLike[str], number: int, entry: Named) -> tuple[int, int, int]:
+    values = []
+    for key, most in _PLACE.items():
+        value = entry.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ReferenceFileError(
+                f"{path}: {key} of entry {number} of msaoper is {str(value)[:20]!r}, expected a number from 1 to {most}"
+            )
+        values.append(value)
+    return values[0], values[1], values[2]
