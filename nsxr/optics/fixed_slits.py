@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from nsxr.errors import ModelError
+from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.shutters import FIXED_SLIT_IDS, fixed_slitlet
 from nsxr.optics.slit import ONE_SLIT, Slit, Slitlet, Source
+from nsxr.optics.slit_optics import SlitOptics
 
-__all__ = ["find_fixed_slits", "slit_names"]
+__all__ = ["find_fixed_slits", "planned_position", "primary_slit", "slit_names"]
 
 
 def slit_names(subarray: str) -> tuple[str, ...]:
@@ -19,6 +23,48 @@ def slit_names(subarray: str) -> tuple[str, ...]:
     """
     name = subarray.strip().upper()
     return (ONE_SLIT[name],) if name in ONE_SLIT else tuple(FIXED_SLIT_IDS)
+
+
+def primary_slit(subarray: str, fixed_slit: str) -> str | None:
+    """Return the name of the slit that the target was placed in, by FXD_SLIT, else by a subarray with one slit.
+
+    None if neither tells.
+    """
+    names = slit_names(subarray)
+    if fixed_slit in FIXED_SLIT_IDS:
+        return fixed_slit
+    return names[0] if len(names) == 1 else None
+
+
+def planned_position(header: OpticsHeader, slit: SlitOptics) -> tuple[float, float]:
+    """Return where the target is in the slit that it was placed in, from the dither offsets [open widths and heights].
+
+    Parameters
+    ----------
+    header : OpticsHeader
+        Header of the exposure: the offsets in the ideal frame of the aperture, and the place of the aperture.
+    slit : SlitOptics
+        Optics of the slit.
+
+    Returns
+    -------
+    (float, float)
+        The middle of the slit, (0, 0), if the header does not tell where the aperture is, or the optics see no sky. The
+        target may also be outside of the slit.
+
+    Notes
+    -----
+    From the ideal frame (x, y), with the angle a of its y axis from V3, and its parity p: V2 = V2_ref + p x cos a +
+    y sin a; V3 = V3_ref - p x sin a + y cos a. Then through telescope and fore optics, as in the observatory's
+    pipeline.
+    """
+    v2, v3, angle, parity = header.v2, header.v3, header.ideal_angle, header.parity
+    if v2 is None or v3 is None or angle is None or parity is None or not slit.has_sky:
+        return 0.0, 0.0
+    sine, cosine = np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))
+    x, y = parity * header.offset_x, header.offset_y
+    across, along = slit.v2v3_to_slit(v2 + x * cosine + y * sine, v3 - x * sine + y * cosine, _WAVELENGTH)
+    return float(across), float(along)
 
 
 def find_fixed_slits(
@@ -54,8 +100,7 @@ def find_fixed_slits(
     if missing:
         raise ModelError(f"the msa reference lacks {', '.join(missing)}, it has {', '.join(slits) or 'no fixed slits'}")
     order = list(FIXED_SLIT_IDS)
-    if primary not in order:
-        primary = names[0] if len(names) == 1 else None
+    primary = primary_slit(subarray, primary or "")
     main = order.index(primary) + 1 if primary is not None else 0
     found = []
     for name in names:

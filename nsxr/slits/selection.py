@@ -10,7 +10,7 @@ from nsxr.errors import InputFileError, ModelError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.boxes import Box, find_box
-from nsxr.optics.fixed_slits import find_fixed_slits
+from nsxr.optics.fixed_slits import find_fixed_slits, planned_position, primary_slit
 from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.optics.shutters import slitlets_of
 from nsxr.optics.slit import Slitlet
@@ -49,7 +49,10 @@ def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[s
     if kind != "NRS_MSASPEC":
         if shutters is not None:
             raise ModelError(f"{header.called}: fixed slits need no MSA metafile; leave out shutters")
-        return find_fixed_slits(optics.slits, header.subarray, header.fixed_slit)
+        primary = primary_slit(header.subarray, header.fixed_slit)
+        known = primary is not None and primary in optics.slits
+        position = planned_position(header, optics.for_slit(str(primary))) if known else (0.0, 0.0)
+        return find_fixed_slits(optics.slits, header.subarray, primary, position)
     if shutters is None:
         raise InputFileError(
             f"{header.called}: an exposure of shutters needs its MSA metafile; give shutters, "

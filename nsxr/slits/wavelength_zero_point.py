@@ -21,6 +21,8 @@ Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 
 _FIXED = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
 _SHUTTERS = "MOS"
+_OUTSIDE = 1.0
+"""Distance from the middle of a slit beyond which its light does not pass [widths, or pitch]."""
 _Shifts = tuple[np.ndarray, np.ndarray, bool]
 """Wavelengths [um], shifts there [pixel], and whether the last values hold beyond."""
 
@@ -48,7 +50,8 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
     Dataset or DataTree
         For point sources: the new ``wavelength``, and the old one as ``wavelength_uncorrected``, which corrections of
         uniform light need. ``sci``, variances and flags do not change. Other slits come back with a record of why they
-        were skipped: sources that are not points, slits without a position, apertures that no reference has.
+        were skipped: sources that are not points or outside of the slit, slits without a
+        position, apertures that no reference has.
 
     Raises
     ------
@@ -85,6 +88,8 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
         return record_skip(slit, "wavecorr", f"the source is not a point (SRCTYPE {source_type or 'missing'})")
     if position is None:
         return record_skip(slit, "wavecorr", "the position of the source is not known (SRCXPOS)")
+    if abs(position) > _OUTSIDE:
+        return record_skip(slit, "wavecorr", f"the source is outside of the slit (SRCXPOS {position:.3g})")
     used = [reference for reference in references if f"offset_{name}" in reference]
     if not used:
         return record_skip(slit, "wavecorr", f"no reference has the aperture {name}")
