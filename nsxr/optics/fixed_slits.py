@@ -12,6 +12,8 @@ from nsxr.optics.slit_optics import SlitOptics
 
 __all__ = ["find_fixed_slits", "planned_position", "primary_slit", "slit_names"]
 
+_WAVELENGTH = 2.0  # um, of the rays from the target; the place in the slit hardly depends on it
+
 
 def slit_names(subarray: str) -> tuple[str, ...]:
     """Return the names of the fixed slits whose light a subarray is read for.

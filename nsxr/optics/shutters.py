@@ -138,9 +138,7 @@ def _slitlet(
     low, high = min(columns), max(columns)
     ycen = primary.ycen if primary else low + (high - low) // 2
     sources = _sources(metafile, f"{number}", rows, program)
-    state = "".join(
-        "x" if primary and column == ycen else "1" if column in columns else "0" for column in range(low, high + 1)
-    )
+    state = "".join("0" if column not in columns else "x" if column == ycen else "1" for column in range(low, high + 1))
     centre = place(quadrant, shutter_id(xcen, ycen))
     xscale, yscale = scales[quadrant]
     return Slitlet(
@@ -175,7 +173,7 @@ def _fixed_slit(
         raise InputFileError(f"{metafile.path}: fixed slit {name} is not known, expected {_listed(FIXED_SLIT_IDS)}")
     primary = _primary(metafile, f"fixed slit {name}", rows)
     sources = _sources(metafile, name, rows, program)
-    return fixed_slitlet(fixed_slits[name], "x" if primary else "1", sources, has_source=primary is not None)
+    return fixed_slitlet(fixed_slits[name], "x", sources, has_source=primary is not None)
 
 
 def fixed_slitlet(slit: Slit, state: str, sources: tuple[Source, ...], *, has_source: bool = True) -> Slitlet:

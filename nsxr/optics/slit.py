@@ -108,8 +108,8 @@ class Slitlet(Slit):
         Central shutter: number along the dispersion (1 to 365) and along the slit (1 to 171). Headers call them XCEN
         and YCEN, metafiles ``shutter_row`` and ``shutter_column``. 0 for fixed slits.
     state : str
-        State of the shutters from the lowest to the highest: ``x`` has the primary source, ``1`` is open, ``0`` was not
-        commanded.
+        State of the shutters from the lowest to the highest: ``x`` is the central shutter, which has the primary source
+        if there is one, ``1`` is another open shutter, ``0`` was not commanded.
     sources : tuple of Source
         All sources of the slitlet, the primary one first.
     source : Source or None

@@ -116,7 +116,8 @@ def list_slits(
         Along ``slit`` with the names of the slits as labels; ``to_dataframe()`` gives a table.
 
         - ``quadrant``, ``xcen``, ``ycen`` int64: the central shutter, along the dispersion and along the slit.
-        - ``state`` str: ``x`` is the shutter with the primary source, ``1`` is open, ``0`` was not commanded.
+        - ``state`` str: ``x`` is the central shutter, with the primary source if there is one, ``1`` is open, ``0`` was
+          not commanded.
         - ``source_id`` int64 (0 without a source), ``source_name`` str, ``stellarity`` float64.
         - ``source_x``, ``source_y`` float64: planned position of the source in its shutter [pitch].
         - ``ra``, ``dec`` float64 [degree]: the centre of the slit on the sky. NaN for lamps.
