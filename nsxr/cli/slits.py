@@ -15,6 +15,9 @@ from nsxr.slits.selection import slits_of, tabulate
 
 __all__ = ["slits"]
 
+_ANGLES = ("ra", "dec", "source_ra", "source_dec")
+"""Columns of the table in degrees: six decimals are 0.004 arcsec."""
+
 
 @click.command()
 @click.argument("file", type=click.Path())
@@ -38,7 +41,10 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
     else:
         found = slitlets = slits_of(rate, optics, shutters)
         table = tabulate(rate, optics, slitlets, everywhere=everywhere)
-        click.echo(table.to_dataframe().to_string(float_format=lambda value: f"{value:.5g}", max_colwidth=24))
+        text = table.to_dataframe().to_string(
+            float_format="{:.5g}".format, formatters=dict.fromkeys(_ANGLES, "{:.6f}".format), max_colwidth=24
+        )
+        click.echo(text)
     click.echo(_draw(rate, optics, found, Path(output), exposure_root(file)))
 
 

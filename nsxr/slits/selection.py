@@ -120,6 +120,7 @@ def list_slits(
           not commanded.
         - ``source_id`` int64 (0 without a source), ``source_name`` str, ``stellarity`` float64.
         - ``source_x``, ``source_y`` float64: planned position of the source in its shutter [pitch].
+        - ``source_ra``, ``source_dec`` float64 [degree]: the source on the sky, from the metafile. NaN if not known.
         - ``ra``, ``dec`` float64 [degree]: the centre of the slit on the sky. NaN for lamps.
         - ``wavelength_low``, ``wavelength_high`` float64 [um]: the wavelengths that fall on the pixels of the exposure.
         - ``first_row``, ``end_row``, ``first_column``, ``end_column`` int64: the box, in labels of the exposure. The
@@ -146,7 +147,9 @@ def tabulate(exposure: xr.Dataset, optics: Optics, slits: Iterable[Slitlet], *, 
     if not rows:
         raise ModelError(f"no slit falls on the pixels of {optics.detector}; the other detector may see them")
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    units = dict.fromkeys(("ra", "dec"), "degree") | dict.fromkeys(("wavelength_low", "wavelength_high"), "um")
+    units = dict.fromkeys(("ra", "dec", "source_ra", "source_dec"), "degree") | dict.fromkeys(
+        ("wavelength_low", "wavelength_high"), "um"
+    )
     return xr.Dataset(
         {
             name: ("slit", values, {"units": units[name]} if name in units else {})
@@ -177,6 +180,8 @@ def _row(slit: Slitlet, rays: SlitOptics, box: Box, window: Box) -> dict[str, ob
         "stellarity": source.stellarity if source else nan,
         "source_x": source.x if source else nan,
         "source_y": source.y if source else nan,
+        "source_ra": source.ra if source else nan,
+        "source_dec": source.dec if source else nan,
         "ra": float(ra),
         "dec": float(dec),
         "wavelength_low": float(seen[0]) if is_there else nan,

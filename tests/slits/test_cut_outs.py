@@ -119,6 +119,8 @@ def test_slitlets_of_a_metafile(tmp_path):
     assert table["source_id"].to_numpy().tolist() == [5, 0]
     assert (table["wavelength_low"] < table["wavelength_high"]).all()
     sky = table.sel(slit="1")
+    assert np.isfinite(sky["source_ra"])
+    assert np.isnan(table.sel(slit="2")["source_ra"])
     np.testing.assert_allclose((sky["ra"], sky["dec"]), (53.1, -27.8), atol=0.1)
 
 
