@@ -9,7 +9,7 @@ from nsxr.cli.calibration import Wanted, calibrate
 from nsxr.cli.options import exposure_root, reports_errors, takes_output
 from nsxr.pipelines.recipe import Recipe
 from nsxr.simulate import simulate_exposure
-from nsxr.simulate.configuration import READOUTS, SCENES, SUBARRAYS
+from nsxr.simulate.configuration import GRATINGS, READOUTS, SCENES, SUBARRAYS
 
 __all__ = ["demo", "simulate"]
 
@@ -29,10 +29,29 @@ __all__ = ["demo", "simulate"]
 )
 @click.option("--detector", type=click.Choice(["NRS1", "NRS2"]), default="NRS1", show_default=True)
 @click.option(
+    "--mode",
     "--scene",
+    "mode",
     type=click.Choice(list(SCENES)),
-    help="Default: the scene that the subarray is made for.",
+    help="Default: the mode that the subarray is made for. --scene is an older spelling.",
 )
+@click.option(
+    "--sky",
+    metavar="FILE",
+    help="JSON file with sources, or the word default for a sky that suits the mode. Light falls where the optics send "
+    "it. Without a sky, bands of light are drawn.",
+)
+@click.option(
+    "--optics", metavar="DIR", help="Folder with references of the optics. Default: compact ones are written."
+)
+@click.option(
+    "--shutters", metavar="MSA", help="MSA metafile. Default: shutters are opened around the sources of the sky."
+)
+@click.option(
+    "--grating", type=click.Choice(list(GRATINGS)), help="Default: one that is usual for the mode and the subarray."
+)
+@click.option("--dither", type=click.IntRange(1), default=1, show_default=True, help="Number of the dither position.")
+@click.option("--dithers", type=click.IntRange(1), default=1, show_default=True, help="Number of dither positions.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--programme", type=click.IntRange(1, 99999), default=1234, show_default=True, help="Programme number.")
 @click.option("--observation", type=click.IntRange(1, 999), default=1, show_default=True, help="Observation number.")
@@ -44,7 +63,8 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
     if readout is None:
         readout = "NRSIRS2RAPID" if subarray == "FULL" else "NRSRAPID"
     made = simulate_exposure(output, readout=readout, subarray=subarray, **settings)
-    for path in [*made.uncal, made.truth, *made.references.values()]:
+    shutters = [] if made.shutters is None else [made.shutters]
+    for path in [*made.uncal, *shutters, made.truth, *made.references.values()]:
         click.echo(path)
 
 
@@ -55,11 +75,12 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
 def demo(output: str, seed: int) -> None:
     """Simulate a full-frame exposure, calibrate it, write products, draw a quick look.
 
-    The exposure is NRSIRS2RAPID. Products are FITS and Zarr. Existing files in the directory are replaced.
+    The exposure shows galaxies through open shutters, with the prism, in NRSIRS2RAPID. Products are FITS and Zarr.
+    Existing files in the directory are replaced.
     """
     started = time.monotonic()
     click.echo("simulating a full-frame NRSIRS2RAPID exposure of 20 groups, with its references ...")
-    made = simulate_exposure(output, seed=seed)
+    made = simulate_exposure(output, mode="MOS", sky="default", dithers=3, seed=seed)
     simulated = time.monotonic()
     click.echo(f"  {made.uncal[0]} ({simulated - started:.0f} s)")
     click.echo("calibrating ...")

@@ -10,13 +10,24 @@ from nsxr.simulate.exposure import (
     small_exposure,
     write_references,
 )
+from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, read_sky
+from nsxr.simulate.spectra import Line, PowerLaw, Spectrum, Table
 from nsxr.simulate.traces import simulate_trace
 
 __all__ = [
     "QUIET",
     "Artifacts",
+    "Line",
+    "PowerLaw",
+    "Shape",
     "SimulatedExposure",
+    "Sky",
+    "SkySource",
     "SmallExposure",
+    "Spectrum",
+    "Table",
+    "Transit",
+    "read_sky",
     "simulate_exposure",
     "simulate_trace",
     "small_exposure",

@@ -274,7 +274,7 @@ def configure(
             ("readout", readout, READOUTS),
             ("subarray", subarray, SUBARRAYS),
             ("detector", detector, ("NRS1", "NRS2")),
-            ("scene", scene, SCENES),
+            ("mode", scene, SCENES),
             ("grating", grating.upper() if grating else "PRISM", GRATINGS),
         )
         if value not in known
@@ -296,7 +296,7 @@ def configure(
     if "IRS2" in readout and subarray != "FULL":
         problems.append(f"readout {readout} exists for FULL only, not for {subarray}; use NRSRAPID or NRS")
     if scene in ("MOS", "IFU") and subarray != "FULL":
-        problems.append(f"scene {scene} needs subarray FULL, not {subarray}; use FS or BOTS")
+        problems.append(f"mode {scene} needs subarray FULL, not {subarray}; use FS or BOTS")
     most_dithers = len(DITHERS.get(scene, ((),)))
     if not 1 <= dither <= dithers <= most_dithers:
         problems.append(

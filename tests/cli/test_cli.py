@@ -97,11 +97,47 @@ def test_simulate_writes_what_it_says(run, tmp_path):
     assert [path.read_bytes() for path in again.uncal] == [path.read_bytes() for path in raw]
 
 
+def test_simulate_looks_at_a_sky(run, tmp_path):
+    star = {"name": "star", "offset": [0, 0], "spectrum": {"continuum": {"flux": 1e-3}}}
+    (tmp_path / "sky.json").write_text(json.dumps({"sources": [star], "transit": {"depth": 0.1}}))
+    words = [
+        "--mode",
+        "BOTS",
+        "--sky",
+        tmp_path / "sky.json",
+        "--subarray",
+        "SUB512S",
+        "--groups",
+        2,
+        "--grating",
+        "G395M",
+    ]
+    told = run("simulate", "-o", tmp_path / "made", *words, "--integrations", 6).stdout.split()
+    made = tmp_path / "made"
+    assert f"{made}/jw01234001001_03101_00001_nrs1_uncal.fits" in told
+    exposure = nsxr.open_exposure(made / "jw01234001001_03101_00001_nrs1_uncal.fits")
+    optics = nsxr.open_optics(made / "references", exposure)
+    assert (optics.grating, optics.exposure_type) == ("G395M", "NRS_BRIGHTOBJ")
+    with fits.open(made / "jw01234001001_03101_00001_nrs1_truth.fits") as truth:
+        assert truth["LIGHT_CURVE"].data["factor"].min() == pytest.approx(0.9)
+        rate, wavelength = truth["RATE"].data, truth["WAVELENGTH"].data
+        column = int(rate.sum(axis=0).argmax())
+        row = int(rate[:, column].argmax())
+    row, column = row + int(exposure["row"][0]), column + int(exposure["column"][0])
+    seen = optics.forward(column, row, "S1600A1").wavelength
+    assert seen == pytest.approx(
+        wavelength[row - int(exposure["row"][0]), column - int(exposure["column"][0])], rel=1e-6
+    )
+
+
 def test_simulate_refuses(run, fails, tmp_path):
     error = fails("simulate", "-o", tmp_path, "--subarray", "SUB32", "--readout", "NRSIRS2", "--scene", "IFU")
     assert "readout NRSIRS2 exists for FULL only" in error
-    assert "scene IFU needs subarray FULL" in error
+    assert "mode IFU needs subarray FULL" in error
     assert "'SUB33' is not one of" in run("simulate", "--subarray", "SUB33", status=2).stderr
+    sky = ["--sky", tmp_path / "none.json"]
+    assert "none.json does not exist" in fails("simulate", "-o", tmp_path, "--mode", "MOS", *sky)
+    assert "mode flat with G235H does not disperse" in fails("simulate", "-o", tmp_path, "--mode", "flat", *sky)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -464,7 +500,8 @@ def test_demo_writes_everything(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("nsxr.cli.simulation.simulate_exposure", small)
     text = run("demo", "-o", tmp_path, "--seed", 3).stdout
-    assert asked == {"seed": 3}  # the rest is the simulator's default: full-frame NRSIRS2RAPID of 20 groups
+    # the rest is the simulator's default: full-frame NRSIRS2RAPID of 20 groups
+    assert asked == {"seed": 3, "mode": "MOS", "sky": "default", "dithers": 3}
     for name in ("_rate.fits", "_rateints.fits", ".zarr", "_quicklook.png", "_uncal.fits", "_truth.fits"):
         assert (tmp_path / f"{ROOT}{name}").exists()
     assert text.splitlines()[-1].endswith(f"look at {tmp_path / f'{ROOT}_quicklook.png'}")

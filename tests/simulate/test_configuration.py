@@ -105,7 +105,7 @@ def test_wrong_parameters_are_all_named():
         setup("fast", detector="NRS3", groups=0)
     with pytest.raises(ParameterError, match="NRSIRS2 exists for FULL only"):
         setup("NRSIRS2", "SUB512")
-    with pytest.raises(ParameterError, match="scene MOS needs subarray FULL"):
+    with pytest.raises(ParameterError, match="mode MOS needs subarray FULL"):
         setup(subarray="ALLSLITS", scene="MOS")
     with pytest.raises(ParameterError, match="columns is 2049"):
         setup(columns=2049)
