@@ -115,7 +115,8 @@ def observe(
     optics = _pointed(optics, configuration, configuration.pointing.dither)
     pointing = configuration.pointing.target
     if not isinstance(sky, Sky):
-        sky = default_sky(mode, first, seed, peak_rate / instrument.peak_rate())
+        # rounded, because the dispersion differs a little between the detectors, and the sky must not
+        sky = default_sky(mode, first, seed, float(f"{peak_rate / instrument.peak_rate():.1g}"))
     metafile = None if mode != "MOS" or shutters is None else Path(shutters)
     if mode == "MOS" and metafile is None:
         dithered = {n: _pointed(optics, configuration, n) for n in range(1, configuration.pointing.dithers + 1)}

@@ -164,6 +164,19 @@ def test_default_skies_shine(mode, grating, compact, tmp_path):
     assert seen.scene.light_curve.min() == pytest.approx(0.98 if mode == "BOTS" else 1.0)
 
 
+@pytest.mark.parametrize("mode", ["MOS", "FS"])
+def test_both_detectors_and_all_dithers_look_at_one_sky(mode, compact, tmp_path):
+    skies, files = [], []
+    for detector, dither in (("NRS1", 1), ("NRS2", 1), ("NRS1", 3)):
+        configuration = configured(mode, "PRISM", detector=detector, dither=dither, dithers=3)
+        configuration = replace(configuration, columns=np.arange(1000, 1002))
+        seen = observed(configuration, "default", compact, tmp_path)
+        skies.append(seen.sky)
+        files.append(seen.metafile.read_bytes() if mode == "MOS" else b"")
+    assert skies[0] == skies[1] == skies[2]
+    assert files[0] == files[1] == files[2]
+
+
 def test_files_of_an_exposure_of_the_sky(tmp_path):
     made = simulate_exposure(
         tmp_path, mode="BOTS", sky="default", subarray="SUB512S", readout="NRSRAPID", groups=2,
