@@ -55,7 +55,9 @@ def test_lines_land_at_their_wavelength(mode, grating, slit, compact, tmp_path):
     seen = observed(configuration, Sky((SkySource("star", lines(grating), ra, dec),)), compact, tmp_path)
     one = next(each for each in seen.light.slits if each.grid.slit.name == slit)
     assert "star" in [source.source for source in one.sources]
-    grid, response = one.grid, seen.instrument.sensitivity(one.grid.slit, one.grid.wavelength)
+    grid, instrument = one.grid, seen.instrument
+    flat = instrument.flat(grid.slit, grid.wavelength, grid.rows, grid.columns)
+    response = instrument.sensitivity(grid.slit, grid.wavelength) * flat
     y, x = np.meshgrid(grid.rows, grid.columns, indexing="ij")
     for line in lines(grating).lines:
         near = np.abs(grid.wavelength - line.wavelength) < 6 * grid.pixel_wavelength
