@@ -65,10 +65,14 @@ class SimulatedInstrument:
         areas = tuple((name, _pixel_area(optics, slit)) for name, slit in optics.slits.items())
         return cls(optics.grating, tuple(nodes.tolist()), tuple(dispersion.tolist()), areas)
 
-    def cumulative(self, distance: np.ndarray, wavelength: np.ndarray) -> np.ndarray:
-        """Return the part of the light of a point on one side of a line at a distance [arcsec]."""
+    def cumulative(self, distance: np.ndarray, wavelength: np.ndarray, blur: float | np.ndarray = 0.0) -> np.ndarray:
+        """Return the part of the light of a point on one side of a line at a distance [arcsec].
+
+        ``blur`` is the standard deviation by which the image is widened further [arcsec].
+        """
         sigma = np.hypot(_CORE * wavelength, _JITTER)
-        return np.asarray((1 - _IN_WINGS) * ndtr(distance / sigma) + _IN_WINGS * ndtr(distance / (_WING * sigma)))
+        core, wings = np.hypot(sigma, blur), np.hypot(_WING * sigma, blur)
+        return np.asarray((1 - _IN_WINGS) * ndtr(distance / core) + _IN_WINGS * ndtr(distance / wings))
 
     def smear(self, wavelength: np.ndarray) -> np.ndarray:
         """Return the standard deviation by which the spectrograph widens images of edges [arcsec]."""
