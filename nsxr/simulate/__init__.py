@@ -10,6 +10,7 @@ from nsxr.simulate.exposure import (
     small_exposure,
     write_references,
 )
+from nsxr.simulate.flux_references import write_flux_references
 from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, read_sky
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum, Table
 from nsxr.simulate.traces import simulate_trace
@@ -32,6 +33,7 @@ __all__ = [
     "simulate_trace",
     "small_exposure",
     "write_compact_optics",
+    "write_flux_references",
     "write_references",
 ]
 
