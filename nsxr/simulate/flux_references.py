@@ -124,8 +124,11 @@ def _fast_table(
 
 
 def _planes(image: np.ndarray, version: int = 1, dq: np.ndarray | None = None) -> Hdus:
-    """Return an image, or planes of it at two wavelengths, with one plane of errors and flags."""
-    shape = image.shape if image.ndim == 3 and image.shape[-1] != _SIZE else image.shape[-2:]
+    """Return an image, or planes of it at two wavelengths, with errors and flags.
+
+    D has one plane of errors and flags. The other cubes have as many planes of them as of values; jwst needs both.
+    """
+    shape = image.shape if dq is None else dq.shape
     error = np.full(shape, _ERROR, np.float32)
     flags = np.zeros(shape, np.uint32) if dq is None else dq
     found: Hdus = [
