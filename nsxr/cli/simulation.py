@@ -52,6 +52,11 @@ __all__ = ["demo", "simulate"]
 )
 @click.option("--dither", type=click.IntRange(1), default=1, show_default=True, help="Number of the dither position.")
 @click.option("--dithers", type=click.IntRange(1), default=1, show_default=True, help="Number of dither positions.")
+@click.option(
+    "--flux-references",
+    is_flag=True,
+    help="Write the references that turn count rates into flux, too: flats, sensitivity, path loss (150 MB).",
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--programme", type=click.IntRange(1, 99999), default=1234, show_default=True, help="Programme number.")
 @click.option("--observation", type=click.IntRange(1, 999), default=1, show_default=True, help="Observation number.")

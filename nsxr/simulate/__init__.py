@@ -3,15 +3,10 @@
 from nsxr.model.arguments import checks_all as _checks_all
 from nsxr.simulate.artifacts import QUIET, Artifacts
 from nsxr.simulate.compact_optics import write_compact_optics
-from nsxr.simulate.exposure import (
-    SimulatedExposure,
-    SmallExposure,
-    simulate_exposure,
-    small_exposure,
-    write_references,
-)
+from nsxr.simulate.exposure import SimulatedExposure, simulate_exposure, write_references
 from nsxr.simulate.flux_references import write_flux_references
 from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, read_sky
+from nsxr.simulate.small_exposure import SmallExposure, small_exposure
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum, Table
 from nsxr.simulate.traces import simulate_trace
 

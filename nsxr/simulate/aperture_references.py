@@ -1,7 +1,7 @@
 """References of what slits, bars and apertures do to light: path loss, bar shadow, apertures and their corrections."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +20,7 @@ from nsxr.simulate.reference_headers import EXPOSURE_TYPES, reference_hdu, refer
 from nsxr.simulate.shutters import shutter_slit
 from nsxr.storage.whole import replacing
 
-__all__ = ["FAILED_OPEN", "aperture_references", "bar_shadow", "geometry_of", "point_loss"]
-
-FAILED_OPEN = ((1, 120, 60), (2, 300, 100), (3, 40, 150), (4, 200, 20))
-"""Shutters that are always open: quadrant, number along the dispersion, number along the slit."""
+__all__ = ["aperture_references", "bar_shadow", "geometry_of", "point_loss"]
 
 _UM = 1e-6
 _PLANES = 31
@@ -46,7 +43,13 @@ class Geometry:
     pixel: float
 
 
-def aperture_references(folder: Path, optics: Optics, instrument: SimulatedInstrument, mode: str) -> dict[str, Path]:
+def aperture_references(
+    folder: Path,
+    optics: Optics,
+    instrument: SimulatedInstrument,
+    mode: str,
+    failed_open: Sequence[tuple[int, int, int]],
+) -> dict[str, Path]:
     """Write the references of apertures and return their paths by type, see ``write_flux_references``."""
     low, high = instrument.nodes[0], instrument.nodes[-1]
     wavelength = np.linspace(low, high, _PLANES)
@@ -72,7 +75,7 @@ def aperture_references(folder: Path, optics: Optics, instrument: SimulatedInstr
         meta = reference_meta("wavecorr", "WaveCorrModel", mode)
         trees["wavecorr"] = {"meta": meta, "apertures": _zero_points(optics, instrument, mode, wavelength)}
     if mode in ("MOS", "IFU"):
-        written["msaoper"] = _write_json(folder, "msaoper", name, {"msaoper": _failed_shutters()}, mode)
+        written["msaoper"] = _write_json(folder, "msaoper", name, {"msaoper": _failed_shutters(failed_open)}, mode)
     asdf: Any = import_module("asdf")
     for kind, tree in trees.items():
         written[kind] = folder / f"jwst_nirspec_{kind}_sim_{name}.asdf"
@@ -322,8 +325,8 @@ def _zero_points(
     return found
 
 
-def _failed_shutters() -> list[dict[str, Any]]:
+def _failed_shutters(failed_open: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
     return [
         {"Q": q, "x": x, "y": y, "state": "open", "TA state": "closed", "Internal state": "normal", "Vignetted": "No"}
-        for q, x, y in FAILED_OPEN
+        for q, x, y in failed_open
     ]

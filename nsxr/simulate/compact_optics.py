@@ -128,6 +128,8 @@ FIXED_SLITS: Mapping[str, tuple[float, float, float, float]] = {
 _TABLE = [("NO", ">i4"), ("XC", ">f4"), ("YC", ">f4"), ("SIZEX", ">f4"), ("SIZEY", ">f4")]
 _SPECTRA = "NRS_FIXEDSLIT|NRS_BRIGHTOBJ|NRS_MSASPEC|NRS_IFU|NRS_IMAGE|NRS_LAMP|NRS_AUTOWAVE|NRS_AUTOFLAT|"
 
+_IFU_ONLY = ("ifufore", "ifuslicer", "ifupost", "chromcorr")
+
 
 def write_compact_optics(
     folder: str | Path, *, grating: str, filter: str, shutters: bool = True, ifu: bool = True
@@ -149,8 +151,9 @@ def write_compact_optics(
     -------
     dict
         Paths by type: camera, collimator, fpa, ote, fore, disperser, msa, wavelengthrange, and ifufore, ifuslicer,
-        ifupost. ASDF files with standard transforms, which the jwst package reads too. Only the names of fore and
-        disperser contain the filter and the grating, so that one folder can serve several gratings.
+        ifupost, chromcorr (which changes nothing). ASDF files with standard transforms, which the jwst package reads
+        too. Only the names of fore, chromcorr and disperser contain the filter or the grating, so that one folder can
+        serve several gratings.
 
     Raises
     ------
@@ -178,6 +181,7 @@ def write_compact_optics(
     if ifu:
         trees["ifufore"] = ("IFUFOREModel", {"model": _ifu_fore(models)}, {})
         trees["ifuslicer"] = ("IFUSlicerModel", {"model": _placed(models, 0, 0, 0), "data": _slices()}, {})
+        trees["chromcorr"] = ("ChromCorrModel", {"model": models.Identity(3)}, {"filter": filter})
         trees["ifupost"] = ("IFUPostModel", {f"slice_{n}": _post(models, n) for n in range(30)}, {})
     written = {}
     for kind, (model, tree, instrument) in trees.items():
@@ -188,12 +192,13 @@ def write_compact_optics(
 
 
 def _meta(kind: str, model: str, instrument: Mapping[str, str]) -> dict[str, Any]:
-    modes = "NRS_IFU|" if kind.startswith("ifu") else _SPECTRA
+    is_ifu = kind in _IFU_ONLY
+    modes = "NRS_IFU|" if is_ifu else _SPECTRA
     return {
         "author": "nsxr",
         "date": "2026-01-01T00:00:00.000",
         "description": f"{kind} of the compact optics of the nsxr simulator",
-        "exposure": {"type": "NRS_IFU" if kind.startswith("ifu") else "N/A", "p_exptype": modes},
+        "exposure": {"type": "NRS_IFU" if is_ifu else "N/A", "p_exptype": modes},
         "instrument": {"name": "NIRSPEC", "p_detector": "NRS1|NRS2|", **instrument},
         "model_type": model,
         "pedigree": "SIMULATION",

@@ -1,31 +1,29 @@
-"""Simulate exposures as files, or small exposures in memory."""
+"""Simulate exposures as files."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
 from nsxr.errors import OutputExistsError, ParameterError
-from nsxr.formats.fits_headers import keywords
 from nsxr.model.parameters import Seed
-from nsxr.model.readout import Readout
-from nsxr.model.variables import variable_attributes
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.compact_optics import write_compact_optics
-from nsxr.simulate.configuration import SUBARRAYS, Configuration, configure
+from nsxr.simulate.configuration import Configuration, configure
 from nsxr.simulate.fits_files import open_raw, write_reference
-from nsxr.simulate.headers import Segment, integration_times, primary_header, science_header
+from nsxr.simulate.flux_references import write_flux_references
+from nsxr.simulate.headers import Segment
 from nsxr.simulate.observation import Observation, checked_sky, observe
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
+from nsxr.simulate.shutters import FAILED_OPEN
 from nsxr.simulate.sky import Sky
 from nsxr.simulate.sky_truth import sky_truth
 from nsxr.simulate.truth import truth_dataset, truth_path, write_truth
 from nsxr.storage.urls import local_path
 
-__all__ = ["SimulatedExposure", "SmallExposure", "simulate_exposure", "small_exposure", "write_references"]
+__all__ = ["SimulatedExposure", "simulate_exposure", "write_references"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,6 @@ class SimulatedExposure:
     shutters: Path | None = None
 
 
-@dataclass(frozen=True)
-class SmallExposure:
-    """A simulated exposure in memory: the raw exposure, its references by type, and the truth."""
-
-    exposure: xr.Dataset
-    references: dict[str, xr.Dataset]
-    truth: xr.Dataset
-
-
 def simulate_exposure(
     directory: str | Path,
     *,
@@ -73,6 +62,7 @@ def simulate_exposure(
     sky: Sky | str | Path | None = None,
     optics: str | Path | None = None,
     shutters: str | Path | None = None,
+    failed_open: Sequence[tuple[int, int, int]] = FAILED_OPEN,
     grating: str | None = None,
     dither: int = 1,
     dithers: int = 1,
@@ -81,6 +71,7 @@ def simulate_exposure(
     columns: int | None = None,
     artifacts: Artifacts | None = None,
     references: bool = True,
+    flux_references: bool = False,
     programme: int = 1234,
     observation: int = 1,
     exposure: int = 1,
@@ -118,6 +109,9 @@ def simulate_exposure(
     shutters : str or Path, optional
         MSA metafile for ``MOS``. By default, shutters are opened around the sources of the sky, and the list of them is
         written beside the exposure.
+    failed_open : sequence of (int, int, int)
+        Shutters that let the light of the sky in all the time, for ``MOS`` and ``IFU``: quadrant, number along the
+        dispersion (1 to 365), number along the slit (1 to 171). Default: one in each quadrant.
     grating : str, optional
         ``PRISM`` or one of the gratings, with its usual filter. Default: one that is usual for the mode and subarray.
     dither, dithers : int
@@ -132,7 +126,10 @@ def simulate_exposure(
     artifacts : Artifacts, optional
         Amplitudes of the effects.
     references : bool
-        Whether to write references.
+        Whether to write references of stage 1.
+    flux_references : bool
+        Whether to write references of stage 2 too, with a sky: :func:`nsxr.simulate.write_flux_references`. They take
+        about 150 MB.
     programme, observation, exposure : int
         Numbers in the name of the exposure. Exposures follow each other in time. Observations are a day apart.
     overwrite : bool
@@ -161,43 +158,61 @@ def simulate_exposure(
         dither=dither,
         dithers=dithers,
     )
+    if flux_references and sky is None:
+        raise ParameterError("references of flux need a sky; give sky, or leave out flux_references")
     if not 1 <= segments <= integrations:
         raise ParameterError(f"segments is {segments}, expected 1 to the number of integrations, {integrations}")
     wanted = None if sky is None else checked_sky(configuration, sky)
     folder = local_path(directory)
     parts = _segments(integrations, segments)
     if not overwrite:
-        finals = [*(folder / part.file_name(configuration) for part in parts), truth_path(folder, configuration)]
-        existing = [str(path) for path in finals if path.exists()]
-        if existing:
-            raise OutputExistsError(
-                f"{', '.join(existing)} already there; ask for overwriting, other numbers or another directory"
-            )
+        _require_new([*(folder / part.file_name(configuration) for part in parts), truth_path(folder, configuration)])
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
     if references:
         written = _write_references(folder / "references", configuration, artifacts, overwrite)
     seen = None
     if wanted is not None:
-        seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed)
+        seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed, failed_open)
         configuration = seen.configuration
+    if seen is not None and flux_references:
+        written |= write_flux_references(
+            folder / "references",
+            seen.optics,
+            mode=configuration.scene,
+            artifacts=artifacts,
+            failed_open=failed_open,
+        )
     ramps = Ramps(configuration, artifacts, seed, None if seen is None else seen.scene)
-    paths = []
-    drawn = ramps.groups()
-    for part in parts:
-        path = folder / part.file_name(configuration)
-        with open_raw(path, configuration, part) as target:
-            for integration, group in np.ndindex(part.last - part.first + 1, groups):
-                target[integration : integration + 1, group : group + 1] = digitize(next(drawn), configuration)[
-                    None, None
-                ]
-        paths.append(path)
-    next(drawn, None)
+    paths = _write_raw(folder, parts, configuration, ramps)
     values = truth_dataset(ramps)
     if seen is not None:
         values = values.merge(sky_truth(seen))
     truth = write_truth(folder, values, configuration)
     return SimulatedExposure(paths, written, truth, None if seen is None else seen.metafile)
+
+
+def _require_new(paths: Sequence[Path]) -> None:
+    """Raise OutputExistsError if one of the files exists."""
+    existing = [str(path) for path in paths if path.exists()]
+    if existing:
+        raise OutputExistsError(
+            f"{', '.join(existing)} already there; ask for overwriting, other numbers or another directory"
+        )
+
+
+def _write_raw(folder: Path, parts: Sequence[Segment], configuration: Configuration, ramps: Ramps) -> list[Path]:
+    """Simulate one group after the other, and write each at once. Return the paths of the raw files."""
+    paths, drawn = [], ramps.groups()
+    for part in parts:
+        path = folder / part.file_name(configuration)
+        with open_raw(path, configuration, part) as target:
+            for integration, group in np.ndindex(part.last - part.first + 1, configuration.groups):
+                place = (slice(integration, integration + 1), slice(group, group + 1))
+                target[place] = digitize(next(drawn), configuration)[None, None]
+        paths.append(path)
+    next(drawn, None)
+    return paths
 
 
 def _one_spelling(mode: str | None, scene: str | None) -> str | None:
@@ -215,6 +230,7 @@ def _observe(
     optics: str | Path | None,
     shutters: str | Path | None,
     seed: int,
+    failed_open: Sequence[tuple[int, int, int]],
 ) -> Observation:
     used: str | Path | dict[str, Path] | None = optics
     if used is None:
@@ -227,7 +243,16 @@ def _observe(
     # three times the full well in one exposure for shutters, half of it for a time series
     fill = 3.0 if configuration.scene == "MOS" else 0.5
     peak = fill * artifacts.full_well / (configuration.groups * configuration.group_time)
-    return observe(configuration, sky, used, folder, shutters=shutters, seed=seed, peak_rate=peak)
+    return observe(
+        configuration,
+        sky,
+        used,
+        folder,
+        shutters=shutters,
+        seed=seed,
+        peak_rate=peak,
+        failed_open=failed_open if configuration.scene in ("MOS", "IFU") else (),
+    )
 
 
 def write_references(
@@ -268,103 +293,6 @@ def _write_references(
         kind: write_reference(folder, kind, dataset, configuration, overwrite)
         for kind, dataset in reference_datasets(configuration, artifacts)
     }
-
-
-def small_exposure(
-    *,
-    readout: str = "NRSIRS2RAPID",
-    subarray: str = "FULL",
-    groups: int = 5,
-    integrations: int = 1,
-    detector: str = "NRS1",
-    scene: str | None = None,
-    seed: Seed = 1,
-    columns: int | None = 32,
-    artifacts: Artifacts | None = None,
-    rounded: bool = True,
-) -> SmallExposure:
-    """Simulate an exposure with few columns in memory, as :func:`nsxr.open_exposure` would return it.
-
-    All rows are simulated, so the amplifiers, the interleaved rows and the order of reading are real. Only the
-    first and the last ``columns / 2`` columns of the subarray are simulated, with their own labels. So there are
-    reference pixels at both ends. A frame has as many lines as there are columns, and the nominal times.
-
-    Parameters
-    ----------
-    readout, subarray, groups, integrations, detector, seed, artifacts
-        As in :func:`simulate_exposure`.
-    scene : str, optional
-        The default for full frames is ``IFU``, because its spectra reach all columns.
-    columns : int, optional
-        Even number of columns to simulate. With None, or with a larger number than there are, all columns.
-    rounded : bool
-        Whether values are integers, as stored on board. If not, they are exact: the mean over frames
-        times NFRAMES / FRMDIVSR.
-
-    Returns
-    -------
-    SmallExposure
-        ``exposure`` with ``sci`` (integration, group, row, column) float32 [DN], ``references`` by type, and
-        ``truth`` from :func:`nsxr.simulate.truth.truth_dataset`.
-    """
-    artifacts = artifacts or Artifacts()
-    size = SUBARRAYS.get(subarray.upper())
-    labels = None
-    if size is not None and columns is not None and columns < size.columns:
-        if columns < 2 or columns % 2:
-            raise ParameterError(f"columns is {columns}, expected an even number of 2 or more")
-        start = size.column_start[detector.upper() == "NRS2"] - 1
-        inner = np.arange(columns // 2)
-        labels = np.concatenate([start + inner, start + size.columns - columns // 2 + inner])
-    configuration = configure(
-        readout=readout,
-        subarray=subarray,
-        groups=groups,
-        integrations=integrations,
-        detector=detector,
-        scene=scene or ("IFU" if subarray.upper() == "FULL" else None),
-        columns=labels,
-    )
-    ramps = Ramps(configuration, artifacts, seed)
-    shape = (integrations, groups, configuration.raw_rows, configuration.columns.size)
-    sci = np.empty(shape, dtype=np.float32)
-    factor = np.float32(configuration.n_frames / configuration.frame_divisor)
-    for plane, group in zip(sci.reshape(-1, *shape[2:]), ramps.groups(), strict=True):
-        plane[:] = digitize(group, configuration) if rounded else group * factor
-    references = dict(reference_datasets(configuration, artifacts, ramps.pixels))
-    return SmallExposure(_exposure_dataset(configuration, sci), references, truth_dataset(ramps))
-
-
-def _exposure_dataset(configuration: Configuration, sci: np.ndarray) -> xr.Dataset:
-    segment = Segment(1, 1, 1, configuration.integrations)
-    header = primary_header(configuration, segment, contiguous=_is_contiguous(configuration))
-    readout = Readout.from_header(header)
-    times: Mapping[str, np.ndarray] = integration_times(configuration)
-    coordinates = {
-        **readout.row_coordinates(configuration.raw_rows),
-        "column": ("column", configuration.columns),
-        "integration": ("integration", times["integration_number"].astype(np.int64)),
-        "group": ("group", np.arange(1, configuration.groups + 1)),
-    }
-    coordinates |= {name: ("integration", values) for name, values in times.items() if name != "integration_number"}
-    attributes = {
-        **keywords(header),
-        "fits_header": header.tostring(sep="\n"),
-        "sci_header": science_header(configuration).tostring(sep="\n"),
-        "filename": segment.file_name(configuration),
-        "nsxr_steps": "[]",
-    }
-    extension = {
-        **variable_attributes("sci"),
-        "units": "DN",
-    }
-    return xr.Dataset(
-        {"sci": (("integration", "group", "row", "column"), sci, extension)}, coords=coordinates, attrs=attributes
-    )
-
-
-def _is_contiguous(configuration: Configuration) -> bool:
-    return bool((np.diff(configuration.columns) == 1).all())
 
 
 def _segments(integrations: int, segments: int) -> list[Segment]:

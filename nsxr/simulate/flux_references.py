@@ -1,6 +1,6 @@
 """References of stage 2 in the observatory's format: they sample the response of the simulated instrument."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nsxr.simulate.response import (
     spectrograph_fast,
     spectrograph_image,
 )
-from nsxr.simulate.shutters import shutter_slit
+from nsxr.simulate.shutters import FAILED_OPEN, shutter_slit
 from nsxr.storage.whole import replacing
 
 __all__ = ["write_flux_references"]
@@ -43,7 +43,12 @@ Hdus = list[fits.ImageHDU | fits.BinTableHDU]
 
 
 def write_flux_references(
-    folder: str | Path, optics: Optics, *, mode: str, artifacts: Artifacts | None = None
+    folder: str | Path,
+    optics: Optics,
+    *,
+    mode: str,
+    artifacts: Artifacts | None = None,
+    failed_open: Sequence[tuple[int, int, int]] = FAILED_OPEN,
 ) -> dict[str, Path]:
     """Write all references that take count rates of a simulated exposure to flux densities and spectra.
 
@@ -60,6 +65,8 @@ def write_flux_references(
         ``FS``, ``MOS``, ``IFU`` or ``BOTS``.
     artifacts : Artifacts, optional
         Those of the exposure: bad pixels, and the scatter of properties of pixels.
+    failed_open : sequence of (int, int, int)
+        Those of the exposure, as in :func:`simulate_exposure`.
 
     Returns
     -------
@@ -94,7 +101,7 @@ def write_flux_references(
             hdus = [reference_hdu(kind, optics, mode, path.name), *make()]
             fits.HDUList(hdus).writeto(partial)
         written[kind] = path
-    return written | aperture_references(folder, optics, instrument, mode)
+    return written | aperture_references(folder, optics, instrument, mode, failed_open)
 
 
 def _file_name(kind: str, optics: Optics, mode: str) -> str:

@@ -120,9 +120,11 @@ def observe(
     metafile = None if mode != "MOS" or shutters is None else Path(shutters)
     if mode == "MOS" and metafile is None:
         dithered = {n: _pointed(optics, configuration, n) for n in range(1, configuration.pointing.dithers + 1)}
-        planned = plan_shutters(first, sky, pointing)
+        planned = plan_shutters(first, sky, pointing, failed_open)
         if not planned:
-            raise ParameterError("no source of the sky falls on a shutter; move sources, or give a list of shutters")
+            raise ParameterError(
+                "no source of the sky falls on a shutter whose spectrum has room; move sources, or give a list of shutters"
+            )
         metafile = write_metafile(folder, configuration, planned, sky, pointing, dithered)
     slits: list[Slit] = list(optics.slits.values())
     if metafile is not None:
@@ -130,7 +132,7 @@ def observe(
         slits = list(slitlets_of(optics, read_metafile(metafile), 1, dither, program))
     open_always = [shutter_slit(optics, *place) for place in failed_open]
     light = render_sky(
-        sky, optics, [*slits, *open_always], instrument, pointing, configuration.rows, configuration.columns
+        sky, optics, [*open_always, *slits], instrument, pointing, configuration.rows, configuration.columns
     )
     return Observation(configuration, sky, pointing, optics, instrument, light, metafile)
 

@@ -19,7 +19,10 @@ from nsxr.simulate.headers import START
 from nsxr.simulate.sky import Sky
 from nsxr.storage.whole import replacing
 
-__all__ = ["Place", "PlannedSlitlet", "place_of", "plan_shutters", "shutter_slit", "write_metafile"]
+__all__ = ["FAILED_OPEN", "Place", "PlannedSlitlet", "place_of", "plan_shutters", "shutter_slit", "write_metafile"]
+
+FAILED_OPEN = ((1, 120, 60), (2, 300, 100), (3, 40, 150), (4, 200, 20))
+"""Shutters that are always open: quadrant, number along the dispersion, number along the slit."""
 
 _CLEAR = 2  # closed shutters between slitlets whose spectra lie in the same rows
 _APART = 0.02  # distance along the dispersion from which spectra of a prism do not overlap [m]
@@ -87,11 +90,13 @@ def place_of(optics: Optics, ra: float, dec: float, wavelength: float) -> Place 
     return None
 
 
-def plan_shutters(optics: Optics, sky: Sky, pointing: tuple[float, float]) -> tuple[PlannedSlitlet, ...]:
+def plan_shutters(
+    optics: Optics, sky: Sky, pointing: tuple[float, float], failed_open: Sequence[tuple[int, int, int]] = ()
+) -> tuple[PlannedSlitlet, ...]:
     """Open a slitlet of three shutters around each source that spectra of others leave room for.
 
     Sources come in the order of the sky: one that is in a slitlet already joins it, one whose spectrum would fall on
-    that of an earlier slitlet gets none.
+    that of an earlier slitlet, or on that of a shutter which is always open, gets none.
 
     Parameters
     ----------
@@ -101,9 +106,12 @@ def plan_shutters(optics: Optics, sky: Sky, pointing: tuple[float, float]) -> tu
         The sources.
     pointing : (float, float)
         Sky coordinates that offsets count from [degree].
+    failed_open : sequence of (int, int, int)
+        Shutters that are always open: quadrant, number along the dispersion, number along the slit.
     """
     planned: list[PlannedSlitlet] = []
-    taken: list[tuple[float, int, int, int]] = []  # x in the plane [m], half of the MSA, first and last shutter
+    # x in the plane [m], half of the MSA, first and last shutter
+    taken = [(float(_plane(optics, q, i, j)[0]), q % 2, j, j) for q, i, j in failed_open]
     wavelength = 0.5 * sum(optics.wavelength_range)
     apart = _APART if optics.grating == "PRISM" else np.inf  # spectra of gratings are longer than the detectors
     for source in sky.sources:

@@ -1,19 +1,23 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
+import nsxr
 from nsxr.errors import ParameterError
 from nsxr.formats.msa_metafile import read_metafile
+from nsxr.model.dq import PixelFlag
 from nsxr.simulate import simulate_exposure
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import configure
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import observe
-from nsxr.simulate.shutters import place_of, shutter_slit
+from nsxr.simulate.shutters import FAILED_OPEN, place_of, shutter_slit
 from nsxr.simulate.sky import Sky, SkySource
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum
+from tests.optics.exposures import make_rates
 
 FILTERS = {"PRISM": "CLEAR", "G395H": "F290LP"}
 LINES = {"PRISM": (1.2, 2.5, 4.1), "G395H": (3.0, 3.3, 3.6)}
@@ -146,9 +150,8 @@ def test_the_target_is_in_the_middle_of_its_slit(compact, tmp_path):
 def test_failed_shutters_let_the_sky_in(compact, tmp_path):
     configuration = configured("MOS", "PRISM")
     sky = Sky((SkySource("corner", Spectrum(), offset=(-60.0, 20.0)),), Spectrum(PowerLaw(0.3)))
-    seen = observed(configuration, sky, compact, tmp_path, failed_open=[(3, 200, 100)])
-    one = seen.light.slits[-1]
-    assert one.grid.slit.name == "3_200_100"
+    seen = observed(configuration, sky, compact, tmp_path, failed_open=[(3, 200, 60)])
+    (one,) = (slit for slit in seen.light.slits if slit.grid.slit.name == "3_200_60")
     expected = seen.optics.inverse(0.0, 2.0, one.grid.slit)
     row, column = (round(float(v)) for v in expected[::-1])
     assert seen.light.rate[row, column] > 0
@@ -184,8 +187,10 @@ def test_both_detectors_and_all_dithers_look_at_one_sky(mode, compact, tmp_path)
 def test_files_of_an_exposure_of_the_sky(tmp_path):
     made = simulate_exposure(
         tmp_path, mode="BOTS", sky="default", subarray="SUB512S", readout="NRSRAPID", groups=2,
-        integrations=2, references=False,
+        integrations=2, references=False, flux_references=True,
     )  # fmt: skip
+    assert {"fflat", "sflat", "dflat", "photom", "area", "extract1d", "apcorr", "wavecorr"} == set(made.references)
+    assert all(path.exists() for path in made.references.values())
     with fits.open(made.truth) as truth:
         assert {"WAVELENGTH", "SLIT_Y", "SLIT", "SLITS", "SOURCES", "LINES", "SIGHTINGS", "SPECTRA"} <= {
             hdu.name for hdu in truth
@@ -200,8 +205,29 @@ def test_files_of_an_exposure_of_the_sky(tmp_path):
     assert made.shutters is None
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("MOS", "MSASPEC"), ("IFU", "IFU")])
+def test_light_of_shutters_that_never_close_falls_where_their_reference_says(mode, kind, compact, tmp_path):
+    sky = Sky((SkySource("corner", Spectrum(), offset=(-60.0, 20.0)),), Spectrum(PowerLaw(0.3)))
+    seen = observed(configured(mode, "PRISM"), sky, compact, tmp_path, failed_open=FAILED_OPEN)
+    stuck = [one for one in seen.light.slits if one.grid.slit.name in {f"{q}_{i}_{j}" for q, i, j in FAILED_OPEN}]
+    assert len(stuck) == 2  # the spectra of two quadrants fall on the other detector
+    lit = np.zeros((2048, 2048), bool)
+    for one in stuck:
+        lit[np.ix_(one.grid.rows, one.grid.columns)] |= one.rate > 0.5 * one.rate.max(axis=0)
+    places = [{"Q": q, "x": i, "y": j, "state": "open"} for q, i, j in FAILED_OPEN]
+    (tmp_path / "msaoper.json").write_text(json.dumps({"msaoper": places}))
+    rates = make_rates(kind, "PRISM")
+    flags = nsxr.flag_stuck_shutters(rates, nsxr.open_operability(tmp_path / "msaoper.json"), optics=seen.optics)
+    flagged = (flags["dq"].to_numpy() & PixelFlag.MSA_FAILED_OPEN) > 0
+    assert flagged.sum() > 1000
+    assert (seen.light.rate[flagged] > 0).all()
+    assert (lit != flagged).sum() < 0.1 * lit.sum()  # edges, and light beyond the nominal wavelengths
+
+
 def test_modes_without_a_sky(tmp_path):
     with pytest.raises(ParameterError, match="mode dark with MIRROR does not disperse"):
         simulate_exposure(tmp_path, mode="dark", sky="default", readout="NRSRAPID", references=False, optics=tmp_path)
     with pytest.raises(ParameterError, match="mode is 'MOS' and scene, its older spelling, is 'FS'"):
         simulate_exposure(tmp_path, mode="MOS", scene="FS")
+    with pytest.raises(ParameterError, match="references of flux need a sky"):
+        simulate_exposure(tmp_path, mode="MOS", flux_references=True)
