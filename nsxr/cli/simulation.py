@@ -69,7 +69,7 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
         readout = "NRSIRS2RAPID" if subarray == "FULL" else "NRSRAPID"
     made = simulate_exposure(output, readout=readout, subarray=subarray, **settings)
     shutters = [] if made.shutters is None else [made.shutters]
-    for path in [*made.uncal, *shutters, made.truth, *made.references.values()]:
+    for path in [*made.uncal, *shutters, made.truth, *made.references.values(), *made.flux_references.values()]:
         click.echo(path)
 
 

@@ -7,6 +7,7 @@ import click
 import xarray as xr
 
 from nsxr.cli.options import exposure_root, reports_errors
+from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.instrument import Optics
 from nsxr.optics.slit import Slit
 from nsxr.products.exposure import open_exposure
@@ -22,7 +23,11 @@ _ANGLES = ("ra", "dec", "source_ra", "source_dec")
 @click.command()
 @click.argument("file", type=click.Path())
 @click.option("--references", required=True, type=click.Path(), help="Directory of the references of the optics.")
-@click.option("--shutters", type=click.Path(), help="MSA metafile, ..._msa.fits, for exposures of shutters.")
+@click.option(
+    "--shutters",
+    type=click.Path(),
+    help="MSA metafile, ..._msa.fits, for exposures of shutters. Default: that of the header, beside FILE.",
+)
 @click.option("-o", "--output", type=click.Path(), default=".", show_default=True, help="Directory of the picture.")
 @click.option("--all", "everywhere", is_flag=True, help="List slits too whose light misses this detector.")
 @reports_errors
@@ -39,13 +44,22 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
         found = list(optics.slits.values())
         click.echo(f"{len(found)} slices of the IFU; nsxr.locate_slices tells the slice of each pixel")
     else:
-        found = slitlets = slits_of(rate, optics, shutters)
+        found = slitlets = slits_of(rate, optics, shutters or _metafile_beside(file, rate))
         table = tabulate(rate, optics, slitlets, everywhere=everywhere)
         text = table.to_dataframe().to_string(
             float_format="{:.5g}".format, formatters=dict.fromkeys(_ANGLES, "{:.6f}".format), max_colwidth=24
         )
         click.echo(text)
     click.echo(_draw(rate, optics, found, Path(output), exposure_root(file)))
+
+
+def _metafile_beside(file: str, rate: xr.Dataset) -> Path | None:
+    """Return the MSA metafile that the header names, if it lies beside the exposure."""
+    header = OpticsHeader.from_attributes(rate.attrs)
+    if header.exposure_type != "NRS_MSASPEC" or not header.metafile:
+        return None
+    path = Path(file).parent / Path(header.metafile).name
+    return path if path.is_file() else None
 
 
 def _draw(rate: xr.Dataset, optics: Optics, found: Sequence[Slit], folder: Path, root: str) -> Path:

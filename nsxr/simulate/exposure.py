@@ -1,7 +1,7 @@
 """Simulate exposures as files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +35,21 @@ class SimulatedExposure:
     uncal : list of Path
         Raw files, one for each segment, in the order of the segments.
     references : dict
-        Reference files by type; empty if no references were written.
+        Reference files of stage 1 by type; empty if no references were written.
     truth : Path
         File with the true values, see :func:`nsxr.simulate.truth.truth_dataset` and, with a sky,
         :func:`nsxr.simulate.sky_truth.sky_truth`.
     shutters : Path or None
         The MSA metafile of a sky in mode ``MOS``.
+    flux_references : dict
+        Reference files of stage 2 by type; empty if none were written.
     """
 
     uncal: list[Path]
     references: dict[str, Path]
     truth: Path
     shutters: Path | None = None
+    flux_references: dict[str, Path] = field(default_factory=dict)
 
 
 def simulate_exposure(
@@ -171,12 +174,12 @@ def simulate_exposure(
     written: dict[str, Path] = {}
     if references:
         written = _write_references(folder / "references", configuration, artifacts, overwrite)
-    seen = None
+    seen, flux = None, {}
     if wanted is not None:
         seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed, failed_open)
         configuration = seen.configuration
     if seen is not None and flux_references:
-        written |= write_flux_references(
+        flux = write_flux_references(
             folder / "references",
             seen.optics,
             mode=configuration.scene,
@@ -189,7 +192,7 @@ def simulate_exposure(
     if seen is not None:
         values = values.merge(sky_truth(seen))
     truth = write_truth(folder, values, configuration)
-    return SimulatedExposure(paths, written, truth, None if seen is None else seen.metafile)
+    return SimulatedExposure(paths, written, truth, None if seen is None else seen.metafile, flux)
 
 
 def _require_new(paths: Sequence[Path]) -> None:

@@ -123,7 +123,7 @@ def observe(
         planned = plan_shutters(first, sky, pointing, failed_open)
         if not planned:
             raise ParameterError(
-                "no source of the sky falls on a shutter whose spectrum has room; move sources, or give a list of shutters"
+                "no source of the sky falls on a shutter with room for its spectrum; move sources, or give shutters"
             )
         metafile = write_metafile(folder, configuration, planned, sky, pointing, dithered)
     slits: list[Slit] = list(optics.slits.values())

@@ -4,6 +4,7 @@ import numpy as np
 from astropy.io import fits
 
 from tests.optics.exposures import HEADER, make_rates, references
+from tests.products.metafiles import write_metafile
 
 IN_SCI = ("RA_REF", "DEC_REF", "V2_REF", "V3_REF", "ROLL_REF", "VELOSYS", "VA_SCALE")
 
@@ -35,3 +36,13 @@ def test_the_slit_of_a_subarray(run, tmp_path):
     assert (tmp_path / "jw1_nrs1_slits.png").stat().st_size > 10_000
     refused = run("slits", path, "--shutters", tmp_path / "jw1_msa.fits", *where, status=1)
     assert "fixed slits need no MSA metafile; leave out shutters" in refused.output
+
+
+def test_the_metafile_of_the_header_is_found_beside_the_exposure(run, tmp_path):
+    path = tmp_path / "jw1_nrs1_rate.fits"
+    write_rate(path, make_rates("MSASPEC", "PRISM", MSAMETFL="jw_msa.fits"))
+    where = ["--references", references("PRISM"), "-o", tmp_path]
+    assert "give shutters, jw_msa.fits" in run("slits", path, *where, status=1).output
+    write_metafile(tmp_path / "jw_msa.fits")
+    lines = run("slits", path, *where).output.splitlines()
+    assert [line.split()[0] for line in lines[2:-1]] == ["1", "2"]

@@ -189,8 +189,8 @@ def test_files_of_an_exposure_of_the_sky(tmp_path):
         tmp_path, mode="BOTS", sky="default", subarray="SUB512S", readout="NRSRAPID", groups=2,
         integrations=2, references=False, flux_references=True,
     )  # fmt: skip
-    assert {"fflat", "sflat", "dflat", "photom", "area", "extract1d", "apcorr", "wavecorr"} == set(made.references)
-    assert all(path.exists() for path in made.references.values())
+    assert {"fflat", "sflat", "dflat", "photom", "area", "extract1d", "apcorr", "wavecorr"} == set(made.flux_references)
+    assert all(path.exists() for path in made.flux_references.values())
     with fits.open(made.truth) as truth:
         assert {"WAVELENGTH", "SLIT_Y", "SLIT", "SLITS", "SOURCES", "LINES", "SIGHTINGS", "SPECTRA"} <= {
             hdu.name for hdu in truth
