@@ -13,6 +13,7 @@ from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
 __all__ = [
     "EVENT_PROPERTIES",
+    "FACTOR_VARIANCES",
     "IMAGE",
     "RAMP",
     "RATES",
@@ -31,6 +32,8 @@ IMAGES = (RATES, IMAGE, RESAMPLED, ("integration", *RESAMPLED))
 """Dims of rates and slits: those of the detector, or those of resampled data."""
 ONE_IMAGE = (IMAGE, RESAMPLED)
 SPECTRA = (SPECTRUM, ("integration", *SPECTRUM))
+FACTOR_VARIANCES = ("var_flat", "var_pathloss", "var_barshadow", "var_photom")
+"""Variances from the uncertainties of factors, which all exposures and, in part, all pixels share."""
 VARIANCES = ("poisson", "rnoise", "flat")
 """Kinds of variances: ``var_poisson``, ``var_rnoise``, ``var_flat`` of rates and slits, ``flux_var_*`` of spectra."""
 EVENT_PROPERTIES = (
@@ -91,6 +94,14 @@ VARIABLES: Mapping[str, Variable] = {
     "median_rate": Variable((IMAGE,), np.float32, ("DN/s",), "rate that the integrations share"),
     "var_rnoise": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from read noise"),
     "var_flat": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from the flat field"),
+    **{
+        f"var_{kind}": Variable(IMAGES, np.float32, ("(MJy)2", "(DN/s)2"), f"variance from {meaning}")
+        for kind, meaning in {
+            "pathloss": "the path loss",
+            "barshadow": "the bar shadow",
+            "photom": "the sensitivity",
+        }.items()
+    },
     "var_background": Variable(
         ONE_IMAGE, np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
     ),

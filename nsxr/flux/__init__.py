@@ -1,0 +1,1 @@
+"""Turn count rates of slits and slices into flux (stage 2), one correction in each file."""

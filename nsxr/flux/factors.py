@@ -1,0 +1,123 @@
+"""Divide the pixels of a slit by a factor, with its uncertainty and its flags, and undo it.
+
+The flat field, the path loss, the bar shadow and the sensitivity are factors that depend on the wavelength of a pixel
+and on its place in the slit. Each correction makes its factor; this file has the one rule of how a factor is used.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.model.dq import PixelFlag
+from nsxr.model.variables import FACTOR_VARIANCES, variances_of
+
+__all__ = ["Factor", "divide", "multiply"]
+
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+
+
+class Factor(NamedTuple):
+    """What the pixels of a slit are divided by. All arrays are (row, column), lazy if the slit is.
+
+    Attributes
+    ----------
+    value : DataArray
+        The factor. Pixels where it is NaN or 0 have no value afterwards.
+    relative_variance : DataArray or None
+        Variance of the factor, divided by its square. None if the reference does not tell.
+    dq : DataArray or None
+        Flags uint32 to add.
+    """
+
+    value: xr.DataArray
+    relative_variance: xr.DataArray | None = None
+    dq: xr.DataArray | None = None
+
+
+def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataArray]:
+    """Return the variables of a slit, divided by a factor.
+
+    Parameters
+    ----------
+    slit : Dataset
+        ``sci``, ``dq`` and variances (row, column), with or without integration in front.
+    factor : Factor
+        The factor.
+    kind : str
+        Name of the variance of the factor: ``flat``, ``pathloss``, ``barshadow`` or ``photom``.
+
+    Returns
+    -------
+    dict of DataArray
+        ``sci``, ``dq`` and the variances. Variances are divided by the square of the factor. If the factor has a
+        variance, ``var_KIND`` is the square of the new ``sci`` times the relative variance of the factor. Pixels with
+        DO_NOT_USE, and pixels without a factor, are NaN in ``sci`` and in all variances. Pixels that are NaN in ``sci``
+        get DO_NOT_USE.
+    """
+    names = _variances(slit)
+    optional = {"relative_variance": factor.relative_variance, "flags": factor.dq}
+    given = {name: array for name, array in optional.items() if array is not None}
+    dims = tuple(map(str, slit["sci"].dims))
+    made = [f"var_{kind}"] if factor.relative_variance is not None and f"var_{kind}" not in names else []
+    outputs = {name: (dims, slit[name].dtype.type) for name in ("sci", "dq", *names)}
+    outputs |= dict.fromkeys(made, (dims, np.float32))
+    return map_blocks(
+        _divide,
+        *(slit[name] for name in ("sci", "dq", *names)),
+        factor.value,
+        *given.values(),
+        core=(),
+        outputs=outputs,
+        given=tuple(given),
+        new=[*names, *made].index(f"var_{kind}") if factor.relative_variance is not None else None,
+    )
+
+
+def multiply(slit: xr.Dataset, value: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return ``sci`` and the variances of a slit, multiplied by a factor: :func:`divide` is undone.
+
+    Pixels that lost their value stay NaN. Flags stay.
+    """
+    names, dims = _variances(slit), tuple(map(str, slit["sci"].dims))
+    return map_blocks(
+        _multiply,
+        *(slit[name] for name in ("sci", *names)),
+        value,
+        core=(),
+        outputs={name: (dims, slit[name].dtype.type) for name in ("sci", *names)},
+    )
+
+
+def _variances(slit: xr.Dataset) -> list[str]:
+    """Return the names of all variances of a slit. ``var_flat`` is in both lists."""
+    return list(dict.fromkeys([*variances_of(slit), *(name for name in FACTOR_VARIANCES if name in slit)]))
+
+
+def _divide(*blocks: np.ndarray, given: tuple[str, ...], new: int | None) -> tuple[np.ndarray, ...]:
+    """Return signal, flags and variances. The last blocks are the factor, its relative variance and its flags."""
+    count = len(blocks) - 1 - len(given)
+    sci, dq, *variances = blocks[:count]
+    optional = dict(zip(given, blocks[count + 1 :], strict=True))
+    with np.errstate(all="ignore"):
+        inverse = 1.0 / blocks[count].astype(np.float64)
+        result = (sci * inverse).astype(np.float32)
+        flags = dq | optional["flags"] if "flags" in optional else dq.copy()
+        is_lost = ~np.isfinite(result) | ((flags & _DO_NOT_USE) > 0)
+        square = inverse * inverse
+        scaled = [(variance * square).astype(np.float32) for variance in variances]
+        if new is not None:
+            own = (result.astype(np.float64) ** 2 * optional["relative_variance"]).astype(np.float32)
+            scaled[new : new + 1] = [own]
+    flags |= np.where(is_lost, _DO_NOT_USE, np.uint32(0))
+    for image in (result, *scaled):
+        image[is_lost] = np.nan
+    return result, flags, *scaled
+
+
+def _multiply(*blocks: np.ndarray) -> tuple[np.ndarray, ...]:
+    sci, *variances, value = blocks
+    factor = value.astype(np.float64)
+    square = factor * factor
+    return (sci * factor).astype(np.float32), *((variance * square).astype(np.float32) for variance in variances)
