@@ -10,6 +10,9 @@ from .archive import open_raw as open_raw
 from .archive import replay_archive as replay_archive
 from .archive import resume_archive as resume_archive
 from .archive import select_exposures as select_exposures
+from .associate.associations import read_association as read_association
+from .associate.backgrounds import choose_backgrounds as choose_backgrounds
+from .associate.backgrounds import nod_backgrounds as nod_backgrounds
 from .diagnostics.linearity_residual import linearity_table as linearity_table
 from .diagnostics.linearity_residual import measure_linearity_residual as measure_linearity_residual
 from .diagnostics.noise import noise_spectrum as noise_spectrum
@@ -56,7 +59,6 @@ from .references.operability import open_operability as open_operability
 from .references.optics import open_optics as open_optics
 from .references.zero_point import open_zero_point as open_zero_point
 from .slits.background import combine_backgrounds as combine_backgrounds
-from .slits.background import nod_backgrounds as nod_backgrounds
 from .slits.background import subtract_background as subtract_background
 from .slits.collection import as_slit as as_slit
 from .slits.collection import iterate_slits as iterate_slits

@@ -1,13 +1,13 @@
 """Subtract backgrounds: other nods or dedicated exposures, with their uncertainties."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import xarray as xr
 
-from nsxr.associate.exposures import require_distinct, require_distinct_headers
+from nsxr.associate.exposures import require_distinct
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like, one_chunk
 from nsxr.errors import ModelError, ParameterError
@@ -21,7 +21,7 @@ from nsxr.model.parameters import Choices
 from nsxr.model.provenance import merged
 from nsxr.model.variables import check, variable_attributes, variances_of
 
-__all__ = ["combine_backgrounds", "nod_backgrounds", "subtract_background"]
+__all__ = ["combine_backgrounds", "subtract_background"]
 
 Method = Annotated[str, Choices("optimal", "jwst", peer="jwst")]
 _LEVELS = {"optimal": 4.0, "jwst": 3.0}
@@ -312,39 +312,3 @@ def subtract_background(
         flat = (science["var_flat"] + added["var_flat"]).assign_attrs(science["var_flat"].attrs)
         result = result.assign(var_flat=flat)
     return result.assign(var_background=total.assign_coords(science[list(dims)].coords))
-
-
-def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Return which exposures of a visit are backgrounds of each other.
-
-    Parameters
-    ----------
-    headers : sequence of mapping
-        Keywords of the exposures: PROGRAM, OBSERVTN, VISIT, DETECTOR, FILTER, GRATING, TARGNAME, PATT_NUM, SUBPXPTS.
-
-    Returns
-    -------
-    list of list of int
-        For each exposure the positions of its backgrounds in the list. They have the same visit, detector and target,
-        and another primary dither point, ``(PATT_NUM - 1) // SUBPXPTS``. Exposures that differ only by a subpixel step
-        show the source at the same place, and are not backgrounds.
-
-    Raises
-    ------
-    ParameterError
-        If an exposure comes twice.
-    """
-    require_distinct_headers(headers)
-    same = ("PROGRAM", "OBSERVTN", "VISIT", "DETECTOR", "FILTER", "GRATING", "TARGNAME")
-
-    def place(header: Mapping[str, Any]) -> int:
-        return int(read(header, "PATT_NUM") - 1) // int(read(header, "SUBPXPTS", matters=False))
-
-    return [
-        [
-            j
-            for j, other in enumerate(headers)
-            if j != i and all(other.get(k) == header.get(k) for k in same) and place(other) != place(header)
-        ]
-        for i, header in enumerate(headers)
-    ]

@@ -10,11 +10,12 @@ import xarray as xr
 from click.testing import CliRunner
 
 import nsxr
+from nsxr.associate.backgrounds import nod_backgrounds
 from nsxr.associate.exposures import exposures_of, identity, require_distinct
 from nsxr.cli import main
 from nsxr.errors import DegradedResultWarning, ParameterError
 from nsxr.simulate import simulate_trace
-from nsxr.slits.background import combine_backgrounds, nod_backgrounds, subtract_background
+from nsxr.slits.background import combine_backgrounds, subtract_background
 from nsxr.slits.exposure_mean import average_exposures
 from nsxr.slits.nod_variance import restore_background_variance
 from tests.products.slit_files import write_cal

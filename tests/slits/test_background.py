@@ -9,7 +9,7 @@ from astropy.stats import sigma_clip
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dq import PixelFlag
-from nsxr.slits.background import combine_backgrounds, nod_backgrounds, subtract_background
+from nsxr.slits.background import combine_backgrounds, subtract_background
 from nsxr.slits.exposure_mean import average_exposures
 from nsxr.testing import forbid_computes, make_rates
 
@@ -160,14 +160,6 @@ def test_slits_too() -> None:
     names = {"row": "cross_dispersion", "column": "dispersion"}
     result = subtract_background(exposure(0).rename(names), [exposure(1).rename(names)])
     assert pull(result) == pytest.approx(1.0, abs=0.015)
-
-
-def test_nods() -> None:
-    header = {"PROGRAM": "1", "VISIT": "1", "TARGNAME": "A", "SUBPXPTS": 2}
-    headers = [{**header, "PATT_NUM": n} for n in range(1, 7)] + [{**header, "PATT_NUM": 1, "TARGNAME": "B"}]
-    assert nod_backgrounds(headers)[0] == [2, 3, 4, 5]
-    assert nod_backgrounds(headers)[3] == [0, 1, 4, 5]
-    assert nod_backgrounds(headers)[6] == []
 
 
 def test_refused_by_name() -> None:

@@ -1,0 +1,96 @@
+"""Choose the backgrounds of exposures from their headers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsxr.associate.exposures import require_distinct_headers
+from nsxr.model.keywords import read
+
+__all__ = ["choose_backgrounds", "nod_backgrounds"]
+
+
+def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Return which exposures of a visit are backgrounds of each other.
+
+    Parameters
+    ----------
+    headers : sequence of mapping
+        Keywords of the exposures: PROGRAM, OBSERVTN, VISIT, DETECTOR, FILTER, GRATING, TARGNAME, PATT_NUM, SUBPXPTS.
+
+    Returns
+    -------
+    list of list of int
+        For each exposure the positions of its backgrounds in the list. They have the same visit, detector and target,
+        and another primary dither point, ``(PATT_NUM - 1) // SUBPXPTS``. Exposures that differ only by a subpixel step
+        show the source at the same place, and are not backgrounds.
+
+    Raises
+    ------
+    ParameterError
+        If an exposure comes twice.
+    """
+    require_distinct_headers(headers)
+    same = ("PROGRAM", "OBSERVTN", "VISIT", "DETECTOR", "FILTER", "GRATING", "TARGNAME")
+
+    def place(header: Mapping[str, Any]) -> int:
+        return int(read(header, "PATT_NUM") - 1) // int(read(header, "SUBPXPTS", matters=False))
+
+    return [
+        [
+            j
+            for j, other in enumerate(headers)
+            if j != i and all(other.get(k) == header.get(k) for k in same) and place(other) != place(header)
+        ]
+        for i, header in enumerate(headers)
+    ]
+
+
+def choose_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Return the backgrounds of each exposure, as far as headers tell.
+
+    Exposures of a background target (BKGDTARG) are backgrounds of all others with the same detector, filter, grating
+    and position of the grating wheel. Without such exposures, nods are backgrounds of each other, see
+    :func:`nod_backgrounds`: all positions of a dither of shutters or of a fixed slit, and those of the IFU whose
+    pattern is called a nod (PATTTYPE).
+
+    Parameters
+    ----------
+    headers : sequence of mapping
+        Keywords of the exposures.
+
+    Returns
+    -------
+    list of list of int
+        For each exposure the positions of its backgrounds in the list. Backgrounds themselves, and exposures of a time
+        series, have none.
+
+    Raises
+    ------
+    ParameterError
+        If an exposure comes twice.
+    """
+    nods = nod_backgrounds(headers)
+    same = ("EXP_TYPE", "DETECTOR", "FILTER", "GRATING", "GWA_XTIL", "GWA_YTIL")
+
+    def is_background(header: Mapping[str, Any]) -> bool:
+        return str(header.get("BKGDTARG")).strip().upper() in ("T", "TRUE")
+
+    def is_nodded(header: Mapping[str, Any]) -> bool:
+        kind = str(header.get("EXP_TYPE")).strip().upper()
+        return kind in ("NRS_MSASPEC", "NRS_FIXEDSLIT") or (
+            kind == "NRS_IFU" and "NOD" in str(header.get("PATTTYPE")).upper()
+        )
+
+    found: list[list[int]] = []
+    for i, header in enumerate(headers):
+        own: list[int] = []
+        if not is_background(header) and str(header.get("EXP_TYPE")).strip().upper() != "NRS_BRIGHTOBJ":
+            own = [
+                j
+                for j, other in enumerate(headers)
+                if is_background(other) and all(other.get(key) == header.get(key) for key in same)
+            ]
+            if not own and is_nodded(header):
+                own = [j for j in nods[i] if not is_background(headers[j])]
+        found.append(own)
+    return found
