@@ -49,9 +49,9 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
     -------
     Dataset or DataTree
         For point sources: the new ``wavelength``, and the old one as ``wavelength_uncorrected``, which corrections of
-        uniform light need. ``sci``, variances and flags do not change. Other slits come back with a record of why they
-        were skipped: sources that are not points or outside of the slit, slits without a
-        position, apertures that no reference has.
+        uniform light need. The two are equal if the corrected wavelengths of a slit would not increase. ``sci``,
+        variances and flags do not change. Other slits come back with a record of why they were skipped: sources that
+        are not points or outside of the slit, slits without a position, apertures that no reference has.
 
     Raises
     ------
@@ -60,10 +60,10 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
 
     Notes
     -----
-    As in the observatory's pipeline: the mean wavelength of each column, λ, and the mean change of wavelength from
-    pixel to pixel, dλ/dx, give the corrected mean λ' = λ + S(λ, x) dλ/dx. S is the shift in pixels. The wavelength of
-    each pixel is then changed as λ → λ' is, with a straight line beyond both ends. Where λ' would not increase with
-    the column, the wavelengths of the slit stay as they are.
+    As in the observatory's pipeline: the mean wavelength of each column, λ, and the mean change of wavelength across a
+    pixel, dλ/dx, give the corrected mean λ' = λ + S(λ, x) dλ/dx. S is the shift in pixels. The wavelength of each pixel
+    is then changed as λ → λ' is, with a straight line beyond both ends. If λ' does not increase with the column
+    everywhere, all wavelengths of the slit stay as they are.
 
     The planned position is in pitch, as the references are; it is not converted to open widths.
 
@@ -140,15 +140,7 @@ def _interpolated(x: np.ndarray, nodes: np.ndarray, values: np.ndarray, holds: b
 def _shifted(wavelength: np.ndarray, *, shifts: tuple[_Shifts, ...]) -> np.ndarray:
     """Return the corrected wavelengths of one slit."""
     lam = wavelength.astype(np.float64)
-    step = np.full_like(lam, np.nan)
-    if lam.shape[1] > 1:
-        difference = np.diff(lam, axis=1)
-        before, after = np.full_like(lam, np.nan), np.full_like(lam, np.nan)
-        before[:, 1:], after[:, :-1] = difference, difference
-        # the mean of both sides, or the one side that there is
-        known = np.isfinite(before).astype(int) + np.isfinite(after)
-        step = np.where(known > 0, (np.nan_to_num(before) + np.nan_to_num(after)) / np.maximum(known, 1), np.nan)
-    mean, dispersion = _column_means(lam), _column_means(step)
+    mean, dispersion = _column_means(lam), _column_means(_dispersion(lam))
     known = np.isfinite(mean) & np.isfinite(dispersion)
     mean, dispersion = mean[known], dispersion[known]
     moved = mean.copy()
@@ -158,6 +150,22 @@ def _shifted(wavelength: np.ndarray, *, shifts: tuple[_Shifts, ...]) -> np.ndarr
         return wavelength
     change = _interpolated(lam.ravel(), mean, moved, holds=False)
     return change.reshape(lam.shape).astype(np.float32)
+
+
+def _dispersion(lam: np.ndarray) -> np.ndarray:
+    """Return the change of wavelength from half a pixel before the middle of each pixel to half a pixel after it.
+
+    It is interpolated in the differences of neighbouring pixels: those two before and two after a pixel if they are
+    known, else fewer. At an end of a slit, a straight line through the next two differences is extended.
+    """
+    rows, columns = lam.shape
+    unknown = np.full((rows, 2), np.nan)
+    differences = np.concatenate([unknown, np.diff(lam, axis=1), unknown], axis=1)
+    before2, before, after, after2 = (differences[:, first : first + columns] for first in range(4))
+    found: np.ndarray = (9 * (before + after) - before2 - after2) / 16
+    for estimate in (0.5 * (before + after), 1.5 * after - 0.5 * after2, 1.5 * before - 0.5 * before2, after, before):
+        found = np.where(np.isnan(found), estimate, found)
+    return found
 
 
 def _column_means(values: np.ndarray) -> np.ndarray:

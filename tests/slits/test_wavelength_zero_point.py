@@ -61,6 +61,22 @@ def test_the_peers_formula_in_other_words():
     assert np.isfinite(found.to_numpy()).sum() == np.isfinite(lam).sum()
 
 
+def test_a_dispersion_that_changes_is_that_of_each_pixel():
+    """The peer takes the wavelengths half a pixel before and after the middle of each pixel, at the ends too."""
+
+    def lam(column):
+        u = (column - 70) / 20
+        return 1.0 + 0.1 * u + 0.02 * u**2 + 0.03 * u**3
+
+    slit = make_slit()
+    column = slit["column"].to_numpy().astype(float)
+    slit["wavelength"] = slit["wavelength"].copy(data=np.tile(lam(column), (6, 1)).astype(np.float32))
+    found = nsxr.correct_wavelength_zero_point(slit, make_reference())["wavelength"]
+    expected = lam(column) + 0.8 * 0.25 * (lam(column + 0.5) - lam(column - 0.5))
+    np.testing.assert_allclose(found[0, 2:-2], expected[2:-2], rtol=0, atol=2.5e-7)
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-6)
+
+
 def test_two_references_add_up():
     slit, one = make_slit(), make_reference()
     twice = nsxr.correct_wavelength_zero_point(slit, one, added=make_reference(beyond="hold"))["wavelength"]
@@ -104,6 +120,7 @@ def test_wavelengths_that_would_not_increase_stay():
     slit = make_slit()
     found = nsxr.correct_wavelength_zero_point(slit, jump)
     np.testing.assert_array_equal(found["wavelength"], slit["wavelength"])
+    np.testing.assert_array_equal(found["wavelength_uncorrected"], slit["wavelength"])
 
 
 @pytest.mark.parametrize("chunks", [{"row": 1}, {"column": 7}, {"row": 4, "column": 13}])
