@@ -1,18 +1,22 @@
 """Compare wavelengths, sky coordinates, boxes and sources of slits and slices with jwst, and the time for them.
 
-    python ci/peer/compare_optics.py [--short | --speed] [SCENE...] [-o DIR] [--peer FOLDER] [--keep]
+    python ci/peer/compare_optics.py [--short | --speed] [SCENE...] [-o DIR] [--peer FOLDER]
+
+It also compares the steps after that: types of sources, the zero point of wavelengths, pixels that see stuck shutters;
+and cut-outs of more wavelengths than those of the filter and the grating.
 
 Both programs read the same count rates, metafiles and references. References are the compact ones of the simulator, or
 are made from ESA's flight model; those need NSXR_REAL_DATA. Without it, and with ``--short``, only scenes of compact
 references run. Differences are of double precision values at the same pixels. Results go to ``DIR/optics.md`` and
-``DIR/optics.json``. ``--speed`` runs exposures with 42 and about 81 slitlets only.
+``DIR/optics.json``. ``--speed`` runs exposures with 42 and about 81 slitlets only, and also computes the coordinates of
+all pixels of a detector through one slit.
 
 Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRISM: 2e-8), sky coordinates by more than
 1e-9 degrees, if a box does not cover that of jwst, or if names, sources and states differ. A slitlet with several
 sources is an exception: jwst may take another source's shutter as its centre. So are slits of jwst with no pixel in the
 nominal range of wavelengths, which lie beyond the edge of the detector, and pixels of slices beyond this range, which
-only jwst keeps. In slitlets without a source jwst writes x for the shutter in the middle, nsxr only for a source. The
-table counts all of them.
+only jwst keeps. jwst flags stuck shutters in the margins of their boxes too, beyond this range. In slitlets without a
+source jwst writes x for the shutter in the middle, nsxr only for a source. The table counts all of them.
 """
 
 import json
@@ -20,7 +24,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,10 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+import xarray as xr
 from common import PEER, add_choices, add_peer, log_command, make_parser, peer_python, table_head, table_row
+from compare_steps import COLUMNS as STEP_COLUMNS
+from compare_steps import cases_of, compare_steps, faults, step_cells, widen, write_step_references
 from optics_scenes import LONG, SHORT, SPEED, Scene, write_metafile, write_rate
 
 import nsxr
+from nsxr.optics.slit_optics import Coordinates
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.slits.selection import slits_of
 from tests.optics.flight_references import write_flight_references, write_no_correction
@@ -39,11 +48,17 @@ from tests.optics.flight_references import write_flight_references, write_no_cor
 WAVELENGTH = 1e-9
 SLICE_OF_PRISM = 2e-8
 SKY = 1e-9
+SINGLE = 2.5e-7
+"""Half of the distance of numbers of single precision near 5 um, as in cut-outs."""
+TIMED = ("assign_wcs", "extract_2d", "coordinates of a fifteenth of the pixels")
+"""What nsxr does too in the time that the table gives."""
 SAME = {"SOURCEID": "source_id", "SRCNAME": "source_name", "SHUTSTA": "shutter_state", "SLITID": "slitlet_id"}
 SAME |= {"QUADRANT": "quadrant", "XCEN": "xcen", "YCEN": "ycen"}
-COLUMNS = ("scene", "slits", "pixels", "wavelength [um]", "slit_y", "sky [deg]", "other NaN", "boxes short by")
+COLUMNS = ("scene", "slits", "pixels", "wavelength [um]", "slit_y", "sky [deg]", "cut-outs [um]", "other NaN")
 COLUMNS += (
+    "boxes short by",
     "jwst's centre elsewhere",
+    "x without a source",
     "dark slits of jwst",
     "slice pixels beyond the range",
     "other differences",
@@ -51,6 +66,8 @@ COLUMNS += (
     "nsxr [s CPU], first",
     "again",
 )
+FRAME = ("slit", "pixels compared", "wavelength [um]", "sky [deg]", "other NaN")
+FRAME += ("jwst, 2048 x 2048 pixels [s CPU (s)]", "nsxr", "nsxr, slit as high as the detector")
 
 
 def real_data() -> Path | None:
@@ -59,10 +76,13 @@ def real_data() -> Path | None:
 
 
 def prepare(scene: Scene, folder: Path) -> tuple[Path, dict[str, str], Path | None]:
-    """Write the count rates, the references and the metafile of a scene; return their paths."""
+    """Write the count rates, the references and the metafile of a scene; return their paths.
+
+    The ranges of wavelengths are nominal ones.
+    """
     rate, metafile = folder / f"{scene.name}_rate.fits", None
     write_rate(scene, rate)
-    kinds = {"shutters": scene.mode == "MOS", "ifu": scene.mode == "IFU"}
+    kinds = {"shutters": scene.mode in ("MOS", "IFU"), "ifu": scene.mode == "IFU"}
     where, real = folder / "references", real_data()
     if scene.optics == "compact":
         paths = dict(write_compact_optics(where, grating=scene.grating, filter=scene.filter, **kinds))
@@ -71,7 +91,7 @@ def prepare(scene: Scene, folder: Path) -> tuple[Path, dict[str, str], Path | No
     else:
         if real is None:
             raise RuntimeError(f"{scene.name} needs NSXR_REAL_DATA")
-        kinds["shutters"] = scene.mode != "IFU"
+        kinds["shutters"] = True
         paths = write_flight_references(real, where, grating=scene.grating, filter_name=scene.filter, **kinds)
     if scene.mode == "MOS":
         metafile = folder / f"{scene.name}_msa.fits"
@@ -103,7 +123,7 @@ def run_ours(scene: Scene, rate: Path, references: Mapping[str, str], metafile: 
         slices = nsxr.locate_slices(exposure, optics).compute()
         found: dict[str, object] = {"slices": slices}
     else:
-        tree = nsxr.cut_slits(exposure, optics, shutters=metafile)
+        tree = nsxr.cut_slits(exposure, optics, shutters=metafile, wavelength_range=scene.wider)
         cuts = {name: node.to_dataset() for name, node in tree.children.items()}
         computed = {name: cut["wavelength"].compute() for name, cut in cuts.items()}
         found = {
@@ -111,7 +131,7 @@ def run_ours(scene: Scene, rate: Path, references: Mapping[str, str], metafile: 
             "wavelength": computed,
             "slits": {s.name: s for s in slits_of(exposure, optics, metafile)},
         }
-    return found | {"optics": optics, "seconds": time.process_time() - begin}
+    return found | {"exposure": exposure, "optics": optics, "seconds": time.process_time() - begin}
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray, scale: float | np.ndarray = 1.0) -> float:
@@ -147,13 +167,24 @@ def missing_pixels(cut: object, box: Mapping[str, int], start: tuple[int, int]) 
     return int(max(0, *edges))
 
 
-def compare_slits(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], row: dict[str, object]) -> None:
+def compare_cut(wavelength: xr.DataArray, theirs: Mapping[str, np.ndarray], row: dict[str, float]) -> None:
+    """Update the largest difference of a scene with that of the wavelengths of one cut-out, in single precision."""
+    labels = {"row": theirs["row"][:, 0].astype(int), "column": theirs["column"][0].astype(int)}
+    if all(np.isin(places, wavelength.indexes[dim]).all() for dim, places in labels.items()):
+        cut = wavelength.sel(labels).to_numpy().astype(np.float64)
+        row["cut-outs"] = max(row["cut-outs"], difference(cut, theirs["wavelength"]))
+        row["other NaN"] += int((np.isfinite(cut) != np.isfinite(theirs["wavelength"])).sum())
+
+
+def compare_slits(
+    ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], row: dict[str, object], scene: Scene
+) -> None:
     """Compare all slits of a scene."""
     listed = json.loads(str(theirs["attributes"]))["slits"]
     cuts, slits, optics = ours["cuts"], ours["slits"], ours["optics"]
     row["slits"] = len(listed)
     others: list[str] = row["other differences"]
-    low, high = optics.wavelength_range
+    low, high = scene.wider or optics.wavelength_range
     for name in sorted(set(listed) - set(cuts)):
         wavelength = theirs[f"{name}/wavelength"]
         if ((wavelength >= low) & (wavelength <= high)).any():
@@ -192,9 +223,12 @@ def compare_slits(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], 
         row["boxes"] = max(row["boxes"], missing_pixels(cuts[name], expected, start))
         each = {key: theirs[f"{name}/{key}"] for key in ("column", "row", "slit_y", "wavelength", "ra", "dec")}
         compare_places(optics.forward(each["column"], each["row"], slits[name]), each, row)
+        compare_cut(ours["wavelength"][name], each, row)
 
 
-def compare_slices(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], row: dict[str, object]) -> None:
+def compare_slices(
+    ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], row: dict[str, object], scene: Scene
+) -> None:
     """Compare all slices: the map, and coordinates at the pixels that jwst gives."""
     each = {key.partition("/")[2]: theirs[key] for key in theirs if key.startswith("slices/")}
     number, optics = ours["slices"]["slice"].to_numpy(), ours["optics"]
@@ -216,36 +250,72 @@ def compare_slices(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray],
             compare_places(optics.forward(part["column"], part["row"], str(index)), part, row)
 
 
-def run_scene(scene: Scene, python: Path, log: Path) -> dict[str, object]:
-    """Run both programs on a scene and compare."""
-    row: dict[str, object] = {"scene": scene.name, "slits": 0, "pixels": 0, "other NaN": 0, "boxes": 0}
-    row |= {"wavelength": 0.0, "slit_y": 0.0, "ra": 0.0, "dec": 0.0}
-    row |= {
-        "jwst's centre elsewhere": 0,
-        "dark slits of jwst": 0,
-        "x without a source": 0,
-        "slice pixels beyond the range": 0,
+def compare_frame(
+    ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], seconds: Mapping[str, list[float]]
+) -> list[object]:
+    """Compare the coordinates of all pixels of a detector through one slit; return a row of the table."""
+    name = next(iter(json.loads(str(theirs["attributes"]))["slits"]))
+    slit, optics = ours["slits"][name], ours["optics"]
+    row, column = np.mgrid[:2048, :2048].astype(float)
+    times = []
+    # a slit of the height of the detector has no pixel outside, where nothing is to be computed
+    for seen in (slit, replace(slit, slit_y_low=-2000.0, slit_y_high=2000.0)):
+        optics.forward(column[:64], row[:64], seen)
+        begin, wall = time.process_time(), time.perf_counter()
+        places = optics.forward(column, row, seen)
+        times.append(f"{time.process_time() - begin:.2f} ({time.perf_counter() - wall:.2f})")
+        if seen is slit:
+            mine = Coordinates(*(None if axis is None else axis[:, ::16] for axis in places))
+    each = {key: theirs[f"whole/{key}"] for key in ("wavelength", "ra", "dec")} | {
+        "slit_y": np.full((2048, 128), np.nan)
     }
-    row["other differences"] = []
+    found = dict.fromkeys(("wavelength", "slit_y", "ra", "dec"), 0.0) | {"pixels": 0, "other NaN": 0}
+    compare_places(mine, each, found)
+    differences = [f"{found['wavelength']:.1e}", f"{max(found['ra'], found['dec']):.1e}", found["other NaN"]]
+    return [name, found["pixels"], *differences, "{:.2f} ({:.2f})".format(*seconds["whole frame"]), *times]
+
+
+def run_scene(scene: Scene, python: Path, log: Path, is_whole: bool) -> dict[str, object]:
+    """Run both programs on a scene and compare."""
+    row: dict[str, object] = dict.fromkeys(("wavelength", "slit_y", "ra", "dec", "cut-outs"), 0.0)
+    row |= dict.fromkeys(("slits", "pixels", "other NaN", "boxes", "jwst's centre elsewhere", "dark slits of jwst"), 0)
+    row |= {"scene": scene.name, "x without a source": 0, "slice pixels beyond the range": 0, "other differences": []}
     with TemporaryDirectory(prefix="optics-") as name:
         folder = Path(name)
         rate, references, metafile = prepare(scene, folder)
-        listed, result = folder / "references.json", folder / "jwst.npz"
-        listed.write_text(json.dumps(references), encoding="utf-8")
-        log_command([str(python), str(PEER / "run_optics.py"), str(rate), str(result), str(listed)], log)
+        first = run_ours(scene, rate, references, metafile)
+        references |= write_step_references(scene, first["exposure"], references)
+        task, result, cases = folder / "task.json", folder / "jwst.npz", cases_of(scene)
+        asked = {"references": dict(references), "cases": cases, "is_whole": is_whole}
+        if scene.wider:
+            asked["references"]["wavelengthrange"] = widen(references["wavelengthrange"], scene)
+        task.write_text(json.dumps(asked), encoding="utf-8")
+        log_command([str(python), str(PEER / "run_optics.py"), str(rate), str(result), str(task)], log)
         with np.load(result) as file:
             theirs = dict(file)
         seconds = json.loads(str(theirs["attributes"]))["seconds"]
-        first = run_ours(scene, rate, references, metafile)
         again = run_ours(scene, rate, references, metafile)
-        (compare_slices if scene.mode == "IFU" else compare_slits)(again, theirs, row)
-    return row | {"jwst": seconds, "first": first["seconds"], "again": again["seconds"]}
+        (compare_slices if scene.mode == "IFU" else compare_slits)(again, theirs, row, scene)
+        steps = compare_steps(again, again["exposure"], references, cases, theirs)
+        row["other differences"] += faults(steps, scene)
+        if is_whole:
+            row["frame"] = compare_frame(again, theirs, seconds)
+    return (
+        row
+        | {"steps": step_cells(scene, steps, seconds)}
+        | {
+            "jwst": {step: seconds[step] for step in seconds if step in TIMED},
+            "first": first["seconds"],
+            "again": again["seconds"],
+        }
+    )
 
 
 def is_good(row: Mapping[str, object], scene: Scene) -> bool:
     """Whether a scene agrees within the limits."""
     limit = SLICE_OF_PRISM if scene.mode == "IFU" and scene.grating == "PRISM" else WAVELENGTH
     exact = row["wavelength"] <= limit and max(row["ra"], row["dec"]) <= SKY and not row["other NaN"]
+    exact = exact and row["cut-outs"] <= SINGLE
     return bool(exact and row["boxes"] == 0 and not row["other differences"] and row["pixels"])
 
 
@@ -253,9 +323,15 @@ def cells(row: Mapping[str, object]) -> list[object]:
     """Return the cells of a row of the table."""
     theirs = ", ".join(f"{step} {cpu:.1f}" for step, (cpu, _) in row["jwst"].items())
     found = [row["scene"], row["slits"], row["pixels"], f"{row['wavelength']:.1e}", f"{row['slit_y']:.1e}"]
-    found += [f"{max(row['ra'], row['dec']):.1e}", row["other NaN"], row["boxes"], row["jwst's centre elsewhere"]]
+    found += [f"{max(row['ra'], row['dec']):.1e}", f"{row['cut-outs']:.1e}" if row["cut-outs"] else ""]
+    found += [row["other NaN"], row["boxes"], row["jwst's centre elsewhere"]]
     found += [row["x without a source"], row["dark slits of jwst"], row["slice pixels beyond the range"]]
     return [*found, len(row["other differences"]), theirs, f"{row['first']:.2f}", f"{row['again']:.2f}"]
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join([table_head(columns), *map(table_row, rows)]) + "\n"
 
 
 def main() -> int:
@@ -276,15 +352,18 @@ def main() -> int:
     python, rows, bad = peer_python(options.peer), [], []
     print(table_head(COLUMNS), flush=True)
     for scene in scenes:
-        row = run_scene(scene, python, options.output / "optics.log")
+        row = run_scene(scene, python, options.output / "optics.log", options.speed)
         rows.append(row)
         print(table_row(cells(row)), flush=True)
         for text in row["other differences"][:8]:
             print("    " + text, flush=True)
         if not is_good(row, scene):
             bad.append(scene.name)
-    table = "\n".join([table_head(COLUMNS), *(table_row(cells(row)) for row in rows)])
-    options.output.joinpath("optics.md").write_text(table + "\n", encoding="utf-8")
+    tables = [write_table(COLUMNS, map(cells, rows)), write_table(STEP_COLUMNS, (row["steps"] for row in rows))]
+    if options.speed:
+        tables.append(write_table(FRAME, (row["frame"] for row in rows)))
+    print("\n" + "\n".join(tables[1:]))
+    options.output.joinpath("optics.md").write_text("\n".join(tables), encoding="utf-8")
     options.output.joinpath("optics.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if bad:
         print(f"outside the limits: {', '.join(bad)}")

@@ -41,6 +41,8 @@ class Scene:
         For MOS: a number of slitlets to invent, or the name of a real file without ``.fits``.
     subarray : str
         Name of the subarray.
+    wider : (float, float), optional
+        Wavelengths to cut out instead of those of the filter and the grating [um].
     """
 
     mode: str
@@ -49,11 +51,13 @@ class Scene:
     optics: str = "flight"
     metafile: str = ""
     subarray: str = "FULL"
+    wider: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:
         """A name for files and tables."""
         parts = (self.mode, self.grating, self.detector, self.optics, self.metafile, self.subarray)
+        parts += ("wider" if self.wider else "",)
         return "-".join(part for part in parts if part and part != "FULL")
 
     @property
@@ -71,12 +75,14 @@ SPEED = (
 LONG = (
     Scene("MOS", "PRISM", "NRS1", "compact", "100"),
     Scene("FS", "G395H", "NRS2", "compact"),
+    Scene("FS", "G140M", "NRS2", "compact", wider=(0.97, 3.3)),
     Scene("IFU", "PRISM", "NRS1", "compact"),
     Scene("MOS", "PRISM", "NRS1", "flight", "100"),
     Scene("MOS", "PRISM", "NRS1", "flight", "jw02736007001_01_msa"),
     Scene("MOS", "PRISM", "NRS2", "flight", "jw02565007001_01_msa_original"),
     Scene("MOS", "G395H", "NRS1", "flight", "100"),
     Scene("MOS", "G140M", "NRS2", "flight", "jw02736007001_01_msa"),
+    Scene("MOS", "G140M", "NRS2", "flight", "jw02736007001_01_msa", wider=(0.97, 3.3)),
     Scene("MOS", "G235M", "NRS1", "flight", "jw02565007001_01_msa_original"),
     Scene("FS", "PRISM", "NRS1"),
     Scene("FS", "G395H", "NRS1"),
@@ -149,7 +155,7 @@ def write_metafile(path: Path, n_slitlets: int) -> None:
                 rows.append((slitlet, 1, quadrant, xcen, ycen + shift, source, *kind))
         if source:
             name = f"1234_{source}"
-            star = float(rng.uniform(0, 1))
+            star = float(rng.uniform(-0.5, 1))  # negative: not known, which counts as a point
             sources.append((1234, source, name, str(source), 150.0 + x, 2.3 + y, "None", star))
     names = ("slitlet_id", "msa_metadata_id", "shutter_quadrant", "shutter_row", "shutter_column", "source_id")
     names += ("background", "shutter_state", "estimated_source_in_shutter_x", "estimated_source_in_shutter_y")
