@@ -155,15 +155,23 @@ def _shifted(wavelength: np.ndarray, *, shifts: tuple[_Shifts, ...]) -> np.ndarr
 def _dispersion(lam: np.ndarray) -> np.ndarray:
     """Return the change of wavelength from half a pixel before the middle of each pixel to half a pixel after it.
 
-    It is interpolated in the differences of neighbouring pixels: those two before and two after a pixel if they are
-    known, else fewer. At an end of a slit, a straight line through the next two differences is extended.
+    Polynomials through the differences of neighbouring pixels give it: two before and two after a pixel; near the end
+    of a slit, the next three; in slits of few columns, the mean of those that there are.
     """
     rows, columns = lam.shape
-    unknown = np.full((rows, 2), np.nan)
+    unknown = np.full((rows, 3), np.nan)
     differences = np.concatenate([unknown, np.diff(lam, axis=1), unknown], axis=1)
-    before2, before, after, after2 = (differences[:, first : first + columns] for first in range(4))
+    before3, before2, before, after, after2, after3 = (differences[:, k : k + columns] for k in range(6))
     found: np.ndarray = (9 * (before + after) - before2 - after2) / 16
-    for estimate in (0.5 * (before + after), 1.5 * after - 0.5 * after2, 1.5 * before - 0.5 * before2, after, before):
+    for estimate in (
+        (3 * before + 6 * after - after2) / 8,
+        (3 * after + 6 * before - before2) / 8,
+        (15 * after - 10 * after2 + 3 * after3) / 8,
+        (15 * before - 10 * before2 + 3 * before3) / 8,
+        (before + after) / 2,
+        after,
+        before,
+    ):
         found = np.where(np.isnan(found), estimate, found)
     return found
 
