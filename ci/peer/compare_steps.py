@@ -23,12 +23,21 @@ from nsxr.slits.collection import as_tree
 
 __all__ = ["COLUMNS", "cases_of", "compare_steps", "faults", "step_cells", "widen", "write_step_references"]
 
-ZERO_POINT, OF_PRISM = 1e-6, 3e-6
-"""Largest differences of wavelengths after wavecorr [um]. Below 0.65 um, wavelengths of the PRISM have kinks: both
-programs interpolate the refractive index linearly every 5 nm. There jwst differs, which evaluates half pixels."""
+ZERO_POINT = 1e-6
+"""Largest difference of wavelengths after wavecorr [um], in the range of the filter and the grating. In the margins of
+boxes beyond that, wavelengths of the PRISM have kinks: both programs interpolate the refractive index linearly every
+5 nm. jwst evaluates half pixels there, nsxr does not."""
 
 COLUMNS = ("scene", "source types", "differ", "zero points", "of one program", "largest correction [pixel]")
-COLUMNS += ("difference [um]", "[pixel]", "NaN of one", "pixels that see stuck shutters", "only nsxr", "only jwst")
+COLUMNS += (
+    "difference [um]",
+    "[pixel]",
+    "beyond the range [um]",
+    "NaN of one",
+    "pixels that see stuck shutters",
+    "only nsxr",
+    "only jwst",
+)
 COLUMNS += ("only jwst, beyond the range", "wavecorr of jwst [s CPU]", "msa_flagging of jwst [s CPU]")
 
 Case = tuple[dict[str, object], str | None]
@@ -115,7 +124,7 @@ def compare_steps(
     cuts = ours.get("cuts", {})
     found = compare_types(exposure, cuts, cases, types)
     if "wavecorr" in references:
-        found |= compare_zero_points(exposure, cuts, references["wavecorr"], theirs)
+        found |= compare_zero_points(exposure, cuts, references["wavecorr"], theirs, ours["range"])
     if "msaoper" in references:
         found |= compare_stuck(exposure, ours["optics"], references["msaoper"], theirs["stuck"])
     return found
@@ -149,12 +158,18 @@ def compare_types(
 
 
 def compare_zero_points(
-    exposure: xr.Dataset, cuts: Mapping[str, xr.Dataset], reference: str, theirs: Mapping[str, np.ndarray]
+    exposure: xr.Dataset,
+    cuts: Mapping[str, xr.Dataset],
+    reference: str,
+    theirs: Mapping[str, np.ndarray],
+    wavelength_range: tuple[float, float],
 ) -> dict[str, object]:
-    """Compare wavelengths of point sources after the correction."""
+    """Compare wavelengths of point sources after the correction; pixels beyond the range have a figure of their own."""
     tree = nsxr.set_source_type(as_tree(list(cuts.values()), exposure.attrs))
     done = nsxr.correct_wavelength_zero_point(tree, nsxr.open_zero_point(reference))
-    largest = {"zero point [um]": 0.0, "zero point [pixel]": 0.0, "correction [pixel]": 0.0, "NaN of one": 0}
+    largest = dict.fromkeys(("zero point [um]", "zero point [pixel]", "correction [pixel]", "beyond [um]"), 0.0)
+    largest["NaN of one"] = 0
+    low, high = wavelength_range
     n, only_one = 0, []
     for name, node in done.children.items():
         expected = theirs.get(f"{name}/corrected")
@@ -166,10 +181,11 @@ def compare_zero_points(
         pixels = {"row": theirs[f"{name}/row"][:, 0].astype(int), "column": theirs[f"{name}/column"][0].astype(int)}
         after, before = (node[key].sel(pixels).to_numpy() for key in ("wavelength", "wavelength_uncorrected"))
         step = np.abs(np.gradient(before, axis=1)) / np.diff(pixels["column"])[0]
-        difference = np.abs(after - expected)
-        values = (difference, difference / step, np.abs(after - before) / step)
-        for key, value in zip(largest, values, strict=False):
-            largest[key] = max(largest[key], float(value[np.isfinite(value)].max(initial=0.0)))
+        is_inside, difference = (before >= low) & (before <= high), np.abs(after - expected)
+        values = {"zero point [um]": difference[is_inside], "zero point [pixel]": (difference / step)[is_inside]}
+        values |= {"correction [pixel]": np.abs(after - before)[is_inside] / step[is_inside]}
+        values |= {"beyond [um]": difference[np.isfinite(before) & ~is_inside]}
+        largest |= {key: max(largest[key], float(np.nanmax(value, initial=0.0))) for key, value in values.items()}
         largest["NaN of one"] += int((np.isfinite(after) != np.isfinite(expected)).sum())
     return {"corrected": n, "corrected by one": only_one, **largest}
 
@@ -202,8 +218,8 @@ def faults(found: Mapping[str, object], scene: Scene) -> list[str]:
     texts = [f"type of source: {text}" for text in found["types differ"]]
     if "corrected" in found:
         texts += [f"zero point of slit {name}: of one program only" for name in found["corrected by one"]]
-        limit = OF_PRISM if scene.grating == "PRISM" else ZERO_POINT
-        if found["zero point [um]"] > limit or found["NaN of one"] or not found["corrected"]:
+        is_real = scene.metafile.startswith("jw")  # these need not have a point
+        if found["zero point [um]"] > ZERO_POINT or found["NaN of one"] or not (found["corrected"] or is_real):
             texts.append(f"zero points of {found['corrected']} slits: {found['zero point [um]']:.1e} um")
     if "stuck" in found and (found["only nsxr"] or found["only jwst"] or not found["stuck"]):
         texts.append(f"stuck shutters: {found['only nsxr']} pixels of nsxr only, {found['only jwst']} of jwst only")
@@ -218,6 +234,6 @@ def step_cells(scene: Scene, found: Mapping[str, object], seconds: Mapping[str, 
 
     cells: list[object] = [scene.name, found["types"], len(found["types differ"]), found.get("corrected", "")]
     cells += [len(found["corrected by one"]) if "corrected" in found else "", number("correction [pixel]")]
-    cells += [number("zero point [um]"), number("zero point [pixel]"), found.get("NaN of one", "")]
+    cells += [*map(number, ("zero point [um]", "zero point [pixel]", "beyond [um]")), found.get("NaN of one", "")]
     cells += [found.get(name, "") for name in ("stuck", "only nsxr", "only jwst", "only jwst, beyond")]
     return cells + [f"{seconds[step][0]:.1f}" if step in seconds else "" for step in ("wavecorr", "msa_flagging")]
