@@ -61,7 +61,8 @@ def set_source_type(slits: Slits, *, source_type: SourceType | None = None) -> S
 
     For shutters, a source is a point if its stellarity is above 0.75, or not known (negative or missing).
 
-    These are the rules of the observatory's pipeline, with one exception: there the argument is ignored for shutters.
+    These are the rules of the observatory's pipeline, with two exceptions for shutters: there the argument is ignored,
+    and a source whose stellarity is NaN is extended.
 
     Examples
     --------
