@@ -19,6 +19,7 @@ from .diagnostics.noise import noise_spectrum as noise_spectrum
 from .diagnostics.noise import noise_table as noise_table
 from .diagnostics.picture_frame import build_picture_frame as build_picture_frame
 from .diagnostics.picture_frame import write_picture_frame as write_picture_frame
+from .flux.photometry import calibrate_flux as calibrate_flux
 from .model.dq import GroupFlag as GroupFlag
 from .model.dq import PixelFlag as PixelFlag
 from .pipelines.detector1 import correct_ramps as correct_ramps
@@ -57,6 +58,8 @@ from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
 from .references.operability import open_operability as open_operability
 from .references.optics import open_optics as open_optics
+from .references.photometry import open_photometry as open_photometry
+from .references.photometry import open_pixel_area as open_pixel_area
 from .references.zero_point import open_zero_point as open_zero_point
 from .slits.background import combine_backgrounds as combine_backgrounds
 from .slits.background import subtract_background as subtract_background

@@ -134,6 +134,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "SUBPXPTS": _whole("dithers below a pixel at each position", 1, 10_000, default=1),
     # times
     "EXPSTART": _number("start of the exposure, MJD in d", 0, 1e6),
+    "EXPMID": _number("middle of the exposure, MJD in d", 0, 1e6),
     "EXPEND": _number("end of the exposure, MJD in d", 0, 1e6),
     "EFFEXPTM": _number("exposure time in s", 0, 1e9, default=0.0),
     "DATE-OBS": Keyword("date", "the date of the exposure"),

@@ -7,10 +7,10 @@ from typing import Any
 import xarray as xr
 
 from nsxr.errors import ModelError
-from nsxr.model.keywords import read
+from nsxr.model.keywords import read, whole_number
 from nsxr.model.types import Attributes
 
-__all__ = ["SlitHeader"]
+__all__ = ["SlitHeader", "quadrant_of"]
 
 _COMPLETE = "COMPLETE"
 
@@ -137,6 +137,15 @@ class SlitHeader:
     def called(self, otherwise: str) -> str:
         """Return the name of the exposure for messages, or ``otherwise`` if the header has none."""
         return self.exposure or otherwise
+
+
+def quadrant_of(attrs: Attributes) -> int | None:
+    """Return the quadrant of the shutters of a slit, 5 for fixed slits and slices. None if the header has none.
+
+    The keyword of the observatory's files is MSAQUAD; slits that nsxr cut out may have QUADRANT.
+    """
+    found = whole_number(attrs.get("MSAQUAD", attrs.get("QUADRANT")))
+    return found if found is not None and 1 <= found <= 5 else None
 
 
 def _text(attrs: Attributes, key: str) -> str:
