@@ -60,6 +60,7 @@ from .references.operability import open_operability as open_operability
 from .references.optics import open_optics as open_optics
 from .references.photometry import open_photometry as open_photometry
 from .references.photometry import open_pixel_area as open_pixel_area
+from .references.spec2 import open_spec2_references as open_spec2_references
 from .references.zero_point import open_zero_point as open_zero_point
 from .slits.background import combine_backgrounds as combine_backgrounds
 from .slits.background import subtract_background as subtract_background

@@ -146,6 +146,7 @@ REFERENCES: Mapping[str, ReferenceName] = {
     "specwcs": ReferenceName("R_SPCWCS", "Spectral distortion reference file name"),
     "wavelengthrange": ReferenceName("R_WAVRAN", "Wavelength range reference file name"),
     # stages 2 and 3: flux and geometry
+    "apcorr": ReferenceName("R_APCORR", "Aperture correction reference file name"),
     "area": ReferenceName("R_AREA", "Pixel area reference file name"),
     "barshadow": ReferenceName("R_BARSHA", "Bar shadow reference file name"),
     "cubepar": ReferenceName("R_CUBPAR", "IFU cube parameters reference file name"),

@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
 from nsxr.errors import InputFileError, ParameterError, ReferenceFileError
+from nsxr.formats.fingerprint import describe_file
 from nsxr.model.keywords import read
 from nsxr.model.types import Named
 from nsxr.storage.local import open_regular
 
-__all__ = ["Aperture", "read_aperture"]
+__all__ = ["Aperture", "open_apertures", "read_aperture"]
 
 _ANY = "ANY"
 _LONGEST = 2**26  # largest JSON reference, bytes
@@ -114,13 +116,52 @@ def _is_whole(number: object) -> bool:
 _KNOWN = tuple(field.name for field in fields(Aperture) if field.name not in ("name", "filename"))
 
 
-def read_aperture(reference: str | os.PathLike[str] | Named, slit: xr.Dataset) -> Aperture:
+def open_apertures(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a reference of apertures (type extract1d) for :func:`read_aperture`.
+
+    Parameters
+    ----------
+    path : path
+        JSON file with a list ``apertures``.
+
+    Returns
+    -------
+    Dataset
+        Without variables. Its attribute ``apertures`` is the list as JSON text.
+
+    Raises
+    ------
+    ReferenceFileError
+        If the file cannot be read, or has no such list.
+    """
+    text = json.dumps(_entries_of(Path(path)))
+    described = {key: value for key, value in describe_file(os.fspath(path)).items() if key != "file"}
+    attributes = {"reference_type": "extract1d", "filename": Path(path).name, "apertures": text}
+    return xr.Dataset(attrs=attributes | described)
+
+
+def _entries_of(path: Path) -> Any:
+    """Return the list of apertures in a file."""
+    try:
+        with open_regular(path) as file:
+            content = json.loads(file.read(_LONGEST).decode("utf-8"))
+    except InputFileError as error:
+        raise ReferenceFileError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ReferenceFileError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, Mapping) or "apertures" not in content:
+        raise ReferenceFileError(f"{path} has no list 'apertures', expected an extract1d reference")
+    return content["apertures"]
+
+
+def read_aperture(reference: str | os.PathLike[str] | Named | xr.Dataset, slit: xr.Dataset) -> Aperture:
     """Return the aperture of a slit.
 
     Parameters
     ----------
-    reference : path or mapping
-        A JSON reference, its contents (with ``apertures``), or parameters of one aperture, see :class:`Aperture`.
+    reference : path, mapping or Dataset
+        A JSON reference, also as from :func:`open_apertures`; its contents (with ``apertures``); or parameters of one
+        aperture, see :class:`Aperture`.
     slit : Dataset
         The entry is selected by the name of the slit (attribute SLTNAME, or coordinate ``slit`` of a padded set) and
         its spectral order (SPORDER, default 1). It is the first entry whose ``id`` is the name or ANY, whose
@@ -144,32 +185,27 @@ def read_aperture(reference: str | os.PathLike[str] | Named, slit: xr.Dataset) -
     >>> read_aperture({"ystart": 3, "ystop": 8}, slit).ystop  # doctest: +SKIP
     8.0
     """
-    if isinstance(reference, Mapping):
-        content, filename = reference, ""
-        if "apertures" not in content:
-            unknown = sorted(set(content) - {*_KNOWN, *_NOT_USED})
-            if unknown:
-                raise ParameterError(f"unknown parameters of an aperture: {', '.join(unknown)}; known: {_KNOWN}")
-            return _aperture(content, "")
+    filename, content = "", dict[str, Any]()
+    if isinstance(reference, xr.Dataset):
+        filename = str(reference.attrs.get("filename", ""))
+        content["apertures"] = json.loads(reference.attrs["apertures"])
+    elif isinstance(reference, str | os.PathLike):
+        filename = Path(reference).name
+        content["apertures"] = _entries_of(Path(reference))
     else:
-        path = Path(reference)
-        filename = path.name
-        try:
-            with open_regular(path) as file:
-                content = json.loads(file.read(_LONGEST).decode("utf-8"))
-        except InputFileError as error:
-            raise ReferenceFileError(str(error)) from error
-        except (ValueError, RecursionError) as error:
-            raise ReferenceFileError(f"{path} is no JSON file: {error}") from error
-        if not isinstance(content, Mapping) or "apertures" not in content:
-            raise ReferenceFileError(f"{path} has no list 'apertures', expected an extract1d reference")
+        content |= {str(key): value for key, value in reference.items()}
+    if "apertures" not in content:
+        unknown = sorted(set(content) - {*_KNOWN, *_NOT_USED})
+        if unknown:
+            raise ParameterError(f"unknown parameters of an aperture: {', '.join(unknown)}; known: {_KNOWN}")
+        return _aperture(content, "")
+    entries = content["apertures"]
     names = (
         [str(name) for name in slit["slit"].to_numpy()]
         if "slit" in slit.coords
         else [str(slit.attrs.get("SLTNAME", _ANY)).strip()]
     )
     order = read(slit.attrs, "SPORDER")
-    entries = content["apertures"]
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, Mapping) for entry in entries):
         raise ReferenceFileError(f"extract1d {filename}: 'apertures' is no list of apertures")
     found = {id(entry): entry for entry in (_pick(entries, name, order, filename) for name in names)}

@@ -71,11 +71,13 @@ def aperture_references(
     if mode == "IFU":
         trees |= circle_references(optics, instrument, wavelength)
     else:
-        written["extract1d"] = _write_json(folder, "extract1d", name, {"apertures": _boxes(optics, mode)}, mode)
-        meta = reference_meta("wavecorr", "WaveCorrModel", mode)
+        written["extract1d"] = _write_json(folder, "extract1d", name, {"apertures": _boxes(optics, mode)}, optics, mode)
+        meta = reference_meta("wavecorr", "WaveCorrModel", optics, mode)
         trees["wavecorr"] = {"meta": meta, "apertures": _zero_points(optics, instrument, mode, wavelength)}
     if mode in ("MOS", "IFU"):
-        written["msaoper"] = _write_json(folder, "msaoper", name, {"msaoper": _failed_shutters(failed_open)}, mode)
+        written["msaoper"] = _write_json(
+            folder, "msaoper", name, {"msaoper": _failed_shutters(failed_open)}, optics, mode
+        )
     asdf: Any = import_module("asdf")
     for kind, tree in trees.items():
         written[kind] = folder / f"jwst_nirspec_{kind}_sim_{name}.asdf"
@@ -85,9 +87,9 @@ def aperture_references(
     return written
 
 
-def _write_json(folder: Path, kind: str, name: str, content: Mapping[str, Any], mode: str) -> Path:
+def _write_json(folder: Path, kind: str, name: str, content: Mapping[str, Any], optics: Optics, mode: str) -> Path:
     path = folder / f"jwst_nirspec_{kind}_sim_{name}.json"
-    meta = reference_meta(kind, "JsonModel", mode)
+    meta = reference_meta(kind, "JsonModel", optics, mode)
     instrument = {"reftype": kind.upper(), "instrument": "NIRSPEC", "exp_type": EXPOSURE_TYPES[mode]}
     with replacing(path) as partial:
         partial.write_text(json.dumps({**instrument, "meta": meta, **content}, indent=1), encoding="utf-8")

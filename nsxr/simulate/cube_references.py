@@ -17,16 +17,16 @@ _PIXEL = 0.1  # height of a pixel and width of a slice, arcsec
 
 def circle_references(optics: Optics, instrument: SimulatedInstrument, wavelength: np.ndarray) -> dict[str, Any]:
     """Return the trees of the references of extraction and of its correction, by type."""
-    meta = reference_meta("apcorr", "NrsIfuApcorrModel", "IFU")
+    meta = reference_meta("apcorr", "NrsIfuApcorrModel", optics, "IFU")
     return {
-        "extract1d": {"meta": _circle_meta(), "data": _circles(wavelength)},
+        "extract1d": {"meta": _circle_meta(optics), "data": _circles(wavelength)},
         "apcorr": {"meta": meta, "apcorr_table": _circle_corrections(optics, instrument, wavelength)},
     }
 
 
-def _circle_meta() -> dict[str, Any]:
+def _circle_meta(optics: Optics) -> dict[str, Any]:
     more = {"region_type": "target", "subtract_background": False, "method": "subpixel", "subpixels": 10}
-    return reference_meta("extract1d", "Extract1dIFUModel", "IFU", **more)
+    return reference_meta("extract1d", "Extract1dIFUModel", optics, "IFU", **more)
 
 
 def _circles(wavelength: np.ndarray) -> dict[str, Any]:

@@ -63,10 +63,8 @@ def reference_hdu(kind: str, optics: Optics, mode: str, name: str) -> fits.Prima
         ("EXP_TYPE", exposure),
         ("P_EXP_TY", both),
     ]
-    if kind in ("fflat", "sflat", "area"):
+    if kind != "dflat":  # one file serves all filters and gratings
         values += [("FILTER", optics.filter), ("GRATING", optics.grating)]
-    if kind == "barshadow":
-        values.append(("GRATING", optics.grating))
     if kind in ("sflat", "dflat", "fflat"):
         values += [*_FULL, ("FASTAXIS", 2), ("SLOWAXIS", 1)]
     for keyword, value in values:
@@ -75,7 +73,7 @@ def reference_hdu(kind: str, optics: Optics, mode: str, name: str) -> fits.Prima
     return hdu
 
 
-def reference_meta(kind: str, model: str, mode: str, **more: Any) -> dict[str, Any]:
+def reference_meta(kind: str, model: str, optics: Optics, mode: str, **more: Any) -> dict[str, Any]:
     """Return the ``meta`` of a reference that is no FITS file."""
     exposure = EXPOSURE_TYPES[mode]
     both = "NRS_FIXEDSLIT|NRS_BRIGHTOBJ|" if mode in ("FS", "BOTS") else f"{exposure}|"
@@ -84,7 +82,12 @@ def reference_meta(kind: str, model: str, mode: str, **more: Any) -> dict[str, A
         "date": _DATE,
         "description": f"Simulated {kind}, mode {mode}",
         "exposure": {"type": exposure, "p_exptype": both},
-        "instrument": {"name": "NIRSPEC", "p_detector": "NRS1|NRS2|"},
+        "instrument": {
+            "name": "NIRSPEC",
+            "p_detector": "NRS1|NRS2|",
+            "filter": optics.filter,
+            "grating": optics.grating,
+        },
         "model_type": model,
         "origin": "nsxr",
         "pedigree": "DUMMY",

@@ -122,8 +122,8 @@ def test_the_latest_reference_that_may_be_used(rates, tmp_path):
                 tree = dict(file.tree)
             tree["meta"] = dict(tree["meta"]) | {"useafter": date}
             asdf.AsdfFile(tree).write_to(tmp_path / f"{name}_fpa.asdf")
-    names = [
-        dict(nsxr.open_optics(tmp_path, rates.assign_attrs(**when)).references)["fpa"]
-        for when in ({}, {"DATE-OBS": "2023-06-01"})
-    ]
+    with pytest.warns(DegradedResultWarning, match="the latest fpa reference is taken, newest_fpa.asdf"):
+        latest = nsxr.open_optics(tmp_path, rates)
+    dated = nsxr.open_optics(tmp_path, rates.assign_attrs({"DATE-OBS": "2023-06-01"}))
+    names = [dict(optics.references)["fpa"] for optics in (latest, dated)]
     assert names == ["newest_fpa.asdf", "newer_fpa.asdf"]
