@@ -19,6 +19,8 @@ from .diagnostics.noise import noise_spectrum as noise_spectrum
 from .diagnostics.noise import noise_table as noise_table
 from .diagnostics.picture_frame import build_picture_frame as build_picture_frame
 from .diagnostics.picture_frame import write_picture_frame as write_picture_frame
+from .flux.bar_shadow import correct_bar_shadow as correct_bar_shadow
+from .flux.path_loss import correct_path_loss as correct_path_loss
 from .flux.photometry import calibrate_flux as calibrate_flux
 from .model.dq import GroupFlag as GroupFlag
 from .model.dq import PixelFlag as PixelFlag
@@ -56,8 +58,10 @@ from .ramps.superbias import subtract_superbias as subtract_superbias
 from .references import open_references as open_references
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
+from .references.bar_shadow import open_bar_shadow as open_bar_shadow
 from .references.operability import open_operability as open_operability
 from .references.optics import open_optics as open_optics
+from .references.path_loss import open_path_loss as open_path_loss
 from .references.photometry import open_photometry as open_photometry
 from .references.photometry import open_pixel_area as open_pixel_area
 from .references.spec2 import open_spec2_references as open_spec2_references

@@ -167,6 +167,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "SRCDEC": _number("declination of the source in degrees", -90, 90),
     "STLARITY": _number("stellarity of the source", -1e6, 1e6),
     "PIXAR_SR": _number("area of a pixel in sr", 1e-20, 1.0),
+    "SLTYSCL": _number("pitch of shutters along the slit, in open heights", 1, 2, default=1.15),
     "SLTSTRT1": _whole("first column of the slit in the subarray", -4096, 4096),
     "SLTSTRT2": _whole("first row of the slit in the subarray", -4096, 4096),
     "SPORDER": _whole("spectral order", -100, 100, default=1),

@@ -1,0 +1,81 @@
+"""Tell what the attributes of a slit say of its light: its source, its place, and the slit that it passes."""
+
+import warnings
+
+import xarray as xr
+
+from nsxr.errors import DegradedResultWarning
+from nsxr.model.keywords import about, read
+from nsxr.model.types import Attributes
+from nsxr.optics.shutters import FIXED_SLIT_IDS
+
+__all__ = ["exposure_type", "fixed_slit", "is_point", "shutter_states", "source_position"]
+
+_SERIES_SLIT = "S1600A1"
+
+
+def exposure_type(attrs: Attributes) -> str:
+    """Return EXP_TYPE in capitals, empty if it is missing."""
+    return _word(attrs, "EXP_TYPE")
+
+
+def is_point(attrs: Attributes) -> bool:
+    """Return whether the source is a point. A source of unknown type counts as uniform light, as in jwst."""
+    return _word(attrs, "SRCTYPE") == "POINT"
+
+
+def fixed_slit(attrs: Attributes) -> str | None:
+    """Return the name of the fixed slit, also of one in a shutter exposure. None for slitlets of shutters and slices.
+
+    Data of fixed slits without the name of a slit are from that of the target; the slit of time series is S1600A1.
+    """
+    name = _word(attrs, "SLTNAME")
+    if name in FIXED_SLIT_IDS:
+        return name
+    kind = exposure_type(attrs)
+    if kind not in ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ"):
+        return None
+    return name or _word(attrs, "FXD_SLIT") or (_SERIES_SLIT if kind == "NRS_BRIGHTOBJ" else "")
+
+
+def shutter_states(attrs: Attributes) -> tuple[str, int]:
+    """Return the states of the shutters of a slitlet, lowest first, and which of them the positions count from.
+
+    States are ``0`` for closed and ``1`` for open. Positions count from the shutter with the source (``x`` in SHUTSTA),
+    else from the middle one.
+
+    Raises
+    ------
+    ValueError
+        If SHUTSTA has other characters. The message says what was found.
+    """
+    states = _word(attrs, "SHUTSTA")
+    if not states or set(states) - set("01X"):
+        raise ValueError(f"the states of the shutters (SHUTSTA) are {states!r}, expected 0, 1 and x")
+    source = states.find("X")
+    return states.replace("X", "1"), source if source >= 0 else (len(states) - 1) // 2
+
+
+def source_position(slit: xr.Dataset) -> tuple[float, float]:
+    """Return the planned position of the source across and along the slit: SRCXPOS, SRCYPOS.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If a position is missing for a point. It is then taken to be in the middle.
+    """
+    found = [read(slit.attrs, key, matters=False) for key in ("SRCXPOS", "SRCYPOS")]
+    if None in found and is_point(slit.attrs):
+        name = slit.attrs.get("SLTNAME", "")
+        warnings.warn(
+            about(slit.attrs, f"slit {name}: the position of the source (SRCXPOS, SRCYPOS) is not known; 0 is used"),
+            DegradedResultWarning,
+            stacklevel=2,
+        )
+    x, y = (float(value or 0.0) for value in found)
+    return x, y
+
+
+def _word(attrs: Attributes, key: str) -> str:
+    value = attrs.get(key)
+    return "" if value is None else str(value).strip().upper()

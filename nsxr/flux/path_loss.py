@@ -1,0 +1,273 @@
+"""Correct for the light that slits and shutters do not let pass."""
+
+import warnings
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.flux.factors import Factor, divide
+from nsxr.flux.light import exposure_type, fixed_slit, is_point, shutter_states, source_position
+from nsxr.model.declarations import Needs, step
+from nsxr.model.history import record, record_skip
+from nsxr.model.keywords import about
+from nsxr.model.types import Attributes
+from nsxr.model.variables import check_slit
+from nsxr.slits.collection import map_slits
+
+__all__ = ["correct_path_loss", "path_loss_factor"]
+
+Light = Literal["point", "uniform"]
+Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
+
+_STEP = "pathloss"
+_ROUNDING = 1e-6  # of a position; the last nodes of flight references end 1e-14 before the edge
+
+
+class _Curve(NamedTuple):
+    """A path loss along wavelength, and its variance if it is known."""
+
+    wavelength: np.ndarray
+    value: np.ndarray
+    variance: np.ndarray | None
+
+
+class _Aperture(NamedTuple):
+    """The apertures of a reference that a slit needs, and where its source is in the first of them.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The aperture of a point, and those whose mean holds for uniform light.
+    x, y : float
+        Position of the source in the first aperture.
+    """
+
+    names: tuple[str, ...]
+    x: float
+    y: float
+
+
+@step(_STEP, references=[Needs("pathloss")])
+def correct_path_loss(slits: Slits, pathloss: xr.Dataset) -> Slits:
+    """Correct for the light that slits and shutters do not let pass.
+
+    The path loss of a point depends on where it is in its slit; that of uniform light does not. Both are relative to a
+    point in the middle, so slits with points and with extended sources have the same units afterwards.
+
+    Parameters
+    ----------
+    slits : Dataset or DataTree
+        One slit, many slits, or an exposure of the IFU with what :func:`nsxr.locate_slices` tells: ``sci``, ``dq``,
+        variances and ``wavelength`` (row, column) float32 [um], NaN outside, with or without integration in front.
+        Attributes: EXP_TYPE, SRCTYPE, SRCXPOS and SRCYPOS [pitch, or widths and heights of a fixed slit], SHUTSTA or
+        the name of a fixed slit (SLTNAME).
+    pathloss : Dataset
+        From :func:`nsxr.open_path_loss`.
+
+    Returns
+    -------
+    Dataset or DataTree
+        ``sci`` divided by the path loss, and variances by its square. ``var_pathloss`` is what the uncertainty of the
+        reference adds, if the reference tells it. ``pathloss_point`` and ``pathloss_uniform`` (row, column) are both
+        divisors; PTHLOSS says which one was used. Pixels at wavelengths that the reference does not have become NaN
+        with DO_NOT_USE, as all pixels with DO_NOT_USE. Slits whose aperture the reference does not have, and time
+        series, come back with a record of why they were skipped.
+
+    Raises
+    ------
+    ModelError
+        If ``wavelength`` is missing, if the slit was corrected before, or if SHUTSTA does not make sense.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If a point is outside of the grid of the reference. The value at the edge of the grid is used, so the flux is a
+        lower limit. Also if the position of a point is not known.
+
+    Notes
+    -----
+    As in the observatory's pipeline: bilinear in the position of the source, linear in wavelength. A shutter between
+    closed ones uses the aperture of one shutter (MOS1x1), others that of three (MOS1x3). There, y is lowered by one
+    pitch if the shutter is the lowest of its slitlet, and raised if it is the highest. In slitlets of two shutters,
+    uniform light has the mean of both. Uniform light in a fixed slit has the wavelengths before they were corrected for
+    the position of the source.
+
+    Other than there, a source outside of the grid keeps both path losses. Uniform light never depends on the position.
+
+    Examples
+    --------
+    >>> slits = correct_path_loss(slits, nsxr.open_path_loss("pathloss.fits"))  # doctest: +SKIP
+    """
+    return map_slits(lambda slit: _correct(slit, pathloss), slits)
+
+
+def path_loss_factor(slit: xr.Dataset, pathloss: xr.Dataset, *, light: Light) -> Factor:
+    """Return the path loss of a slit for the light of a point at the planned position, or for uniform light.
+
+    Parameters
+    ----------
+    slit : Dataset
+        As for :func:`correct_path_loss`; ``sci`` is not used.
+    pathloss : Dataset
+        From :func:`nsxr.open_path_loss`.
+    light : {"point", "uniform"}
+        Kind of light. The type of the source of the slit does not matter.
+
+    Returns
+    -------
+    Factor
+        (row, column) float32, NaN at wavelengths that the reference does not have.
+
+    Raises
+    ------
+    ModelError
+        If the reference does not have the aperture of the slit, and as :func:`correct_path_loss`.
+    """
+    check_slit(slit, "wavelength", units={"wavelength": "um"})
+    if isinstance(found := _aperture(slit, pathloss), str):
+        raise ModelError(about(slit.attrs, found))
+    return _factor(slit, pathloss, found, light)
+
+
+def _correct(slit: xr.Dataset, pathloss: xr.Dataset) -> xr.Dataset:
+    check_slit(slit, "sci", "dq", "wavelength", units={"wavelength": "um"})
+    if "pathloss_uniform" in slit:
+        raise ModelError(about(slit.attrs, "the path loss was corrected before: the slit has pathloss_uniform"))
+    if isinstance(found := _aperture(slit, pathloss), str):
+        return record_skip(slit, _STEP, found)
+    lights: dict[Light, Factor] = {light: _factor(slit, pathloss, found, light) for light in ("point", "uniform")}
+    light: Light = "point" if is_point(slit.attrs) else "uniform"
+    if light == "point":
+        _warn_outside(slit.attrs, pathloss, found)
+    return record(
+        slit,
+        _STEP,
+        [pathloss],
+        {"apertures": list(found.names), "source_x": found.x, "source_y": found.y, "light": light},
+        {"var_pathloss": f"({slit['sci'].attrs.get('units', 'DN/s')})2"},
+        (),
+        {"PTHLOSS": light.upper()},
+        **divide(slit, lights[light], kind="pathloss"),
+        pathloss_point=lights["point"].value,
+        pathloss_uniform=lights["uniform"].value,
+    )
+
+
+def _aperture(slit: xr.Dataset, pathloss: xr.Dataset) -> _Aperture | str:
+    """Return the apertures of a slit, or why it has none."""
+    listed = {str(name).partition("_")[2]: pathloss[name] for name in pathloss if _is_aperture(str(name))}
+    kind, name = exposure_type(slit.attrs), fixed_slit(slit.attrs)
+    if kind == "NRS_BRIGHTOBJ":
+        return "time series have no path loss; the sensitivity of their slit includes it"
+    if kind == "NRS_IFU":
+        return _Aperture((next(iter(listed)),), 0.0, 0.0)  # jwst too takes each source as one in the middle
+    if name is not None:
+        x, y = source_position(slit)
+        there = f"the reference of path loss has no aperture {name}, only {', '.join(listed)}"
+        return _Aperture((name,), x, y) if name in listed else there
+    try:
+        states, source = shutter_states(slit.attrs)
+    except ValueError as error:
+        raise ModelError(about(slit.attrs, str(error))) from None
+    return _of_shutters(slit, states, source, {int(array.attrs["shutters"]): key for key, array in listed.items()})
+
+
+def _of_shutters(slit: xr.Dataset, states: str, source: int, by_shutters: dict[int, str]) -> _Aperture | str:
+    """Return the apertures of a slitlet by its shutters."""
+    below, above = (0 <= shutter < len(states) and states[shutter] == "1" for shutter in (source - 1, source + 1))
+    wanted = [3] if below or above else [1]
+    if len(states) == 2:
+        wanted += [1] if wanted == [3] else [3]
+    lacking = [shutters for shutters in wanted if shutters not in by_shutters]
+    if lacking:
+        return f"the reference of path loss has no aperture of {lacking[0]} shutter(s)"
+    x, y = source_position(slit)
+    shift = (1.0 if below else -1.0) if below != above else 0.0
+    return _Aperture(tuple(by_shutters[shutters] for shutters in wanted), x, y + shift)
+
+
+def _is_aperture(name: str) -> bool:
+    return name.startswith("point_") and not name.startswith("point_variance_")
+
+
+def _warn_outside(attrs: Attributes, pathloss: xr.Dataset, aperture: _Aperture) -> None:
+    """Warn if the position of a point is outside of the grid."""
+    grid = pathloss[f"point_{aperture.names[0]}"]
+    for axis, place in (("x", aperture.x), ("y", aperture.y)):
+        nodes = grid[f"{axis}_{aperture.names[0]}"].to_numpy()
+        if not nodes[0] - _ROUNDING <= place <= nodes[-1] + _ROUNDING:
+            warnings.warn(
+                about(
+                    attrs,
+                    f"slit {attrs.get('SLTNAME', '')}: the source is outside of aperture {aperture.names[0]} ({axis} "
+                    f"{place:.3g}, its path loss is known from {nodes[0]:.3g} to {nodes[-1]:.3g}); the path loss at "
+                    "the edge is used, and the flux is a lower limit",
+                ),
+                DegradedResultWarning,
+                stacklevel=2,
+            )
+
+
+def _factor(slit: xr.Dataset, pathloss: xr.Dataset, aperture: _Aperture, light: Light) -> Factor:
+    curves = (
+        [_point_curve(pathloss, aperture)]
+        if light == "point"
+        else [_uniform_curve(pathloss, name) for name in aperture.names]
+    )
+    name = "wavelength"
+    if light == "uniform" and fixed_slit(slit.attrs) is not None and "wavelength_uncorrected" in slit:
+        name = "wavelength_uncorrected"
+    has_variance = all(curve.variance is not None for curve in curves)
+    outputs = {"value": (("row", "column"), np.float32)}
+    outputs |= {"relative_variance": outputs["value"]} if has_variance else {}
+    found = map_blocks(_interpolate, slit[name], core=(), outputs=outputs, curves=tuple(curves))
+    return Factor(found["value"], found.get("relative_variance"))
+
+
+def _uniform_curve(pathloss: xr.Dataset, name: str) -> _Curve:
+    uniform = pathloss[f"uniform_{name}"]
+    variance = pathloss.get(f"uniform_variance_{name}")
+    wavelength = uniform[f"uniform_wavelength_{name}"].to_numpy()
+    return _Curve(wavelength, uniform.to_numpy(), None if variance is None else variance.to_numpy())
+
+
+def _point_curve(pathloss: xr.Dataset, aperture: _Aperture) -> _Curve:
+    """Return the path loss of a point at its position, or at the nearest place of the grid."""
+    name = aperture.names[0]
+    grid = pathloss[f"point_{name}"]
+    axes = [grid[f"{axis}_{name}"].to_numpy() for axis in ("y", "x")]
+    weights = np.multiply.outer(*(_weights(axis, at) for axis, at in zip(axes, (aperture.y, aperture.x), strict=True)))
+    value, variance = (
+        None if cube is None else np.einsum("wyx,yx->w", cube.to_numpy(), weights)
+        for cube in (grid, pathloss.get(f"point_variance_{name}"))
+    )
+    assert value is not None
+    return _Curve(grid[f"wavelength_{name}"].to_numpy(), value, variance)
+
+
+def _weights(nodes: np.ndarray, at: float) -> np.ndarray:
+    """Return the weight of each node in a linear interpolation. Beyond the ends, the last node has all weight."""
+    place = np.interp(at, nodes, np.arange(nodes.size))
+    return np.maximum(0.0, 1.0 - np.abs(np.arange(nodes.size) - place))
+
+
+def _interpolate(wavelength: np.ndarray, *, curves: tuple[_Curve, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Return the mean of path losses at wavelengths and, if it is known, its variance over its square."""
+    lam = wavelength.astype(np.float64)
+    means = []
+    for part in ("value", "variance"):
+        values = [getattr(curve, part) for curve in curves]
+        if any(array is None for array in values):
+            break
+        each = [
+            np.interp(lam, curve.wavelength, array, left=np.nan, right=np.nan)
+            for curve, array in zip(curves, values, strict=True)
+        ]
+        means.append(sum(each) / len(each))
+    if len(means) == 1:
+        return np.asarray(means[0], np.float32)
+    value, variance = means
+    return value.astype(np.float32), (variance / value**2).astype(np.float32)
