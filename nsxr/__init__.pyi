@@ -20,6 +20,7 @@ from .diagnostics.noise import noise_table as noise_table
 from .diagnostics.picture_frame import build_picture_frame as build_picture_frame
 from .diagnostics.picture_frame import write_picture_frame as write_picture_frame
 from .flux.bar_shadow import correct_bar_shadow as correct_bar_shadow
+from .flux.flat_field import correct_flat_field as correct_flat_field
 from .flux.path_loss import correct_path_loss as correct_path_loss
 from .flux.photometry import calibrate_flux as calibrate_flux
 from .model.dq import GroupFlag as GroupFlag
@@ -59,6 +60,7 @@ from .references import open_references as open_references
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
 from .references.bar_shadow import open_bar_shadow as open_bar_shadow
+from .references.flats import open_flat as open_flat
 from .references.operability import open_operability as open_operability
 from .references.optics import open_optics as open_optics
 from .references.path_loss import open_path_loss as open_path_loss

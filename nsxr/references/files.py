@@ -26,7 +26,7 @@ from nsxr.references.limits import flag_unphysical
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote
 
-__all__ = ["ANY", "OPTIONAL", "TYPES", "open_reference", "region", "sampling", "scan_reference"]
+__all__ = ["ANY", "OPTIONAL", "TYPES", "flag_definitions", "open_reference", "region", "sampling", "scan_reference"]
 
 logger = logging.getLogger(__name__)
 
@@ -227,14 +227,17 @@ def _positions_of(exposure: xr.Dataset, rows: int, columns: int, file: FitsFile)
     return slice(max(row, 0), max(row + readout.n_rows, 0)), slice(max(column, 0), max(column + readout.n_columns, 0))
 
 
-def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place: tuple[slice, slice]) -> xr.DataArray:
-    """Translate flags by their names in DQ_DEF, block by block. Without DQ_DEF they are standard flags.
+def flag_definitions(file: FitsFile) -> list[Entries]:
+    """Return NAME and VALUE of the flags that DQ_DEF defines. Empty if there is no table: flags are standard ones.
 
-    If DQ_DEF has names that are not standard, the flags are read now to warn if flags are lost.
+    Raises
+    ------
+    ReferenceFileError
+        If the table lacks a column, or a value is no number of 32 bits.
     """
     table = file.extensions["DQ_DEF"].table if "DQ_DEF" in file.extensions else None
     if table is None or not table.size:
-        return dq
+        return []
     names = {name.upper(): name for name in table.dtype.names or ()}
     missing = [column for column in ("NAME", "VALUE") if column not in names]
     if missing:
@@ -249,6 +252,17 @@ def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place
                 f"{file.path}: DQ_DEF gives {flag_name(name)} the value {value!r}, expected a whole number of 32 bits"
             )
         definitions.append({"NAME": flag_name(name), "VALUE": bits & 0xFFFFFFFF})
+    return definitions
+
+
+def _standard_flags(dq: xr.DataArray, file: FitsFile, source: PixelSource, place: tuple[slice, slice]) -> xr.DataArray:
+    """Translate flags by their names in DQ_DEF, block by block. Without DQ_DEF they are standard flags.
+
+    If DQ_DEF has names that are not standard, the flags are read now to warn if flags are lost.
+    """
+    definitions = flag_definitions(file)
+    if not definitions:
+        return dq
     strange = [row for row in definitions if row["NAME"] not in (*PixelFlag.__members__, *_KNOWN_TO_NOBODY)]
     unknown = {str(row["NAME"]): np.uint32(row["VALUE"]) for row in strange}
     if unknown:

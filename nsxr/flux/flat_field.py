@@ -1,0 +1,188 @@
+"""Divide count rates by the flat field: the product of the flats of telescope, spectrograph and detector.
+
+Flats have a part that changes slowly with wavelength, in images, and a fast one, in tables. A task reads the pixels of
+the images that its slit covers, and nothing else.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import Output, map_blocks
+from nsxr.compute.layouts import one_chunk
+from nsxr.errors import ModelError
+from nsxr.flux.factors import Factor, divide
+from nsxr.flux.flats import LOST, Flat, FlatImages
+from nsxr.kernels.flux.flats import finish_flat, multiply_table
+from nsxr.model.declarations import Needs, step
+from nsxr.model.dq import PixelFlag
+from nsxr.model.history import record
+from nsxr.model.keywords import about
+from nsxr.model.variables import check_slit
+from nsxr.references.match import require_kind
+from nsxr.slits.collection import map_slits
+
+__all__ = ["correct_flat_field", "flat_factor"]
+
+Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
+Light = Literal["point", "uniform"]
+
+_DO_NOT_USE, _NO_FLAT = np.uint32(PixelFlag.DO_NOT_USE), np.uint32(PixelFlag.NO_FLAT_FIELD)
+_BAD = LOST | np.uint32(PixelFlag.UNRELIABLE_FLAT)
+_SLICES, _SERIES = "NRS_IFU", "NRS_BRIGHTOBJ"
+
+
+@step("flat_field", references=[Needs("fflat"), Needs("sflat"), Needs("dflat")])
+def correct_flat_field(slits: Slits, fflat: xr.Dataset, sflat: xr.Dataset, dflat: xr.Dataset) -> Slits:
+    """Divide count rates by the flat field.
+
+    Parameters
+    ----------
+    slits : Dataset or DataTree
+        One slit or many, or an exposure of the IFU: ``sci``, ``dq`` and variances (row, column), with or without
+        integration in front, and ``wavelength`` (row, column) float32 [um], NaN outside of slits and slices. Slits of
+        points may have ``wavelength_uncorrected`` too. Rows and columns are labelled with pixels of the detector.
+        Fixed slits need SLTNAME; slitlets need QUADRANT, XCEN and YCEN.
+    fflat, sflat, dflat : Dataset
+        Flats of the telescope, the spectrograph and the detector, from :func:`nsxr.open_flat`.
+
+    Returns
+    -------
+    Dataset or DataTree
+        ``sci`` is divided by the flat field, variances by its square. ``var_flat`` is the variance that the
+        uncertainties of the three flats add. ``flatfield_point`` (point sources) and ``flatfield_uniform`` (others) are
+        the flat field float32; point sources in slits and shutters keep both. Pixels without a flat field are NaN and
+        have DO_NOT_USE, NO_FLAT_FIELD and UNRELIABLE_FLAT.
+
+    Raises
+    ------
+    ModelError
+        If a variable or keyword is missing, or if the slit was divided by a flat field before.
+    ReferenceFileError
+        If a flat is of another detector, filter, grating or mode, has no table for a slit, or does not cover it.
+
+    Notes
+    -----
+    The flat field of a pixel is F S D at the wavelength of the pixel. Images are interpolated linearly in wavelength. A
+    table is averaged over the wavelengths that the pixel sees, from its middle to half a step to both sides, with
+    the Gauss-Legendre rule of three points. F of a slitlet is that of the shutter with the source. Relative variances
+    of all parts add up: σ²/flat² = Σ (σᵢ/flatᵢ)².
+
+    These are the rules of the observatory's pipeline, with exceptions: a pixel without F has no value, also in slits;
+    ``flatfield_point`` and ``flatfield_uniform`` are NaN where there is no flat field, not 1; the width of a pixel
+    comes from neighbours in its own row, also at the edge of a slit; the errors of F of shutters are relative to their
+    own part, and the flags of F of shutters count.
+
+    Examples
+    --------
+    >>> flats = [nsxr.open_flat(path) for path in ("fflat.fits", "sflat.fits", "dflat.fits")]  # doctest: +SKIP
+    >>> slits = nsxr.correct_flat_field(slits, *flats)  # doctest: +SKIP
+    """
+    flats = _opened(fflat, sflat, dflat)
+    return map_slits(lambda slit: _correct(slit, flats), slits)
+
+
+def flat_factor(
+    slit: xr.Dataset, fflat: xr.Dataset, sflat: xr.Dataset, dflat: xr.Dataset, *, light: Light = "point"
+) -> Factor:
+    """Return the flat field of one slit, or of an exposure of the IFU, see :func:`correct_flat_field`.
+
+    Parameters
+    ----------
+    slit : Dataset
+        One slit, or an exposure of the IFU.
+    fflat, sflat, dflat : Dataset
+        The flats.
+    light : {"point", "uniform"}
+        For uniform light, wavelengths without the correction for the position of a point source are used, if the slit
+        has them.
+    """
+    name = "wavelength_uncorrected" if light == "uniform" and "wavelength_uncorrected" in slit else "wavelength"
+    return _flat_of(slit, _opened(fflat, sflat, dflat), [name])[0]
+
+
+def _correct(slit: xr.Dataset, flats: Sequence[Flat]) -> xr.Dataset:
+    check_slit(slit, "sci", "dq", "wavelength", units={"wavelength": "um"})
+    if "flatfield_point" in slit or "flatfield_uniform" in slit:
+        raise ModelError(about(slit.attrs, "count rates were divided by a flat field before"))
+    kind, source = (str(slit.attrs.get(key, "")).strip().upper() for key in ("EXP_TYPE", "SRCTYPE"))
+    is_point = source == "POINT"
+    names = (
+        ["wavelength", "wavelength_uncorrected"] if is_point and "wavelength_uncorrected" in slit else ["wavelength"]
+    )
+    factor, uniform = _flat_of(slit, flats, names)
+    stored = {"flatfield_point" if is_point else "flatfield_uniform": factor.value}
+    if is_point and kind not in (_SLICES, _SERIES):
+        stored["flatfield_uniform"] = uniform
+    divided = divide(slit, factor, kind="flat")
+    units = {"var_flat": str(slit["sci"].attrs["units"]).join(("(", ")2"))}
+    references = [flat.reference for flat in flats]
+    return record(slit, "flat_field", references, None, units, (), None, **divided, **stored)
+
+
+def _opened(fflat: xr.Dataset, sflat: xr.Dataset, dflat: xr.Dataset) -> list[Flat]:
+    for reference, kind in ((fflat, "fflat"), (sflat, "sflat"), (dflat, "dflat")):
+        require_kind(reference, kind, pixels=False)
+    return [Flat(fflat), Flat(sflat), Flat(dflat)]
+
+
+class _Source(NamedTuple):
+    """Where the task of a block finds the images of the three flats: in files and in memory, or in its last blocks."""
+
+    images: tuple[FlatImages | None, ...]
+    n_blocks: tuple[int, ...]
+    n_wavelengths: int
+
+
+def _flat_of(slit: xr.Dataset, flats: Sequence[Flat], names: Sequence[str]) -> tuple[Factor, xr.DataArray]:
+    """Return the flat field at the first of one or two wavelengths, and the values at the last one."""
+    for flat in flats:
+        flat.require_fit(slit)
+    wavelengths = [one_chunk(slit[name], "column") for name in names]
+    rows = xr.DataArray(slit.indexes["row"].to_numpy().astype(np.int64), dims="row")
+    image = ("row", "column")
+    outputs: dict[str, Output] = {
+        "value": (image, np.float32),
+        "relative_variance": (image, np.float32),
+        "dq": (image, np.uint32),
+    }
+    outputs |= {"uniform": (image, np.float32)} if len(names) > 1 else {}
+    images = [flat.images(slit) for flat in flats]
+    chunked = [one.chunked(slit, flat.kind) if one else [] for one, flat in zip(images, flats, strict=True)]
+    found = map_blocks(
+        _evaluate,
+        *wavelengths,
+        rows,
+        *(flat.table(slit) for flat in flats),
+        *(array for arrays in chunked for array in arrays),
+        core=("column",),
+        outputs=outputs,
+        source=_Source(tuple(images), tuple(map(len, chunked)), len(names)),
+    )
+    factor = Factor(found["value"], found["relative_variance"], found["dq"])
+    return factor, found.get("uniform", factor.value)
+
+
+def _evaluate(*blocks: np.ndarray, source: _Source) -> tuple[np.ndarray, ...]:
+    """Return the flat field, its relative variance and its flags, and the flat field at the second wavelength."""
+    count, n_flats = source.n_wavelengths, len(source.images)
+    wavelengths, rows, tables = blocks[:count], blocks[count], blocks[count + 1 : count + 1 + n_flats]
+    rest, flats = list(blocks[count + 1 + n_flats :]), []
+    for images, n_blocks in zip(source.images, source.n_blocks, strict=True):
+        flats.append(images.given(rest[:n_blocks], rows) if images and n_blocks else images)
+        del rest[:n_blocks]
+    found: list[tuple[np.ndarray, ...]] = []
+    for wavelength in wavelengths:
+        shape = wavelength.shape
+        results = np.ones(shape), np.zeros(shape), np.zeros(shape, np.uint32)
+        for table, images in zip(tables, flats, strict=True):
+            nodes, data, err = images.fold(table) if images else table
+            multiply_table(wavelength, nodes, data, err, LOST, *results)
+            if images is not None:
+                images.multiply(wavelength, rows, *results)
+        finish_flat(wavelength, _DO_NOT_USE, _NO_FLAT, _BAD, *results)
+        value, relative_variance, flags = results
+        found.append((value.astype(np.float32), relative_variance.astype(np.float32), flags))
+    return (*found[0], found[1][0]) if count > 1 else found[0]

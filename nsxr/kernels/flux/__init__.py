@@ -1,0 +1,1 @@
+"""Kernels for the flux of slits and slices, on NumPy arrays."""
