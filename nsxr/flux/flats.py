@@ -53,7 +53,7 @@ class FlatImages:
     first_row: int | None
 
     def chunked(self, slit: xr.Dataset, kind: str) -> list[xr.DataArray]:
-        """Return the pixels of a slit as arrays of dask, if the flat was given as such. They go to the task as blocks."""
+        """Return the pixels of a slit as lazy arrays, if the flat is in chunks. They reach the task as blocks."""
         if self.sci.chunks is None:
             return []
         found = [xr.DataArray(array) for array in (self.sci, self.err, self.dq)]
