@@ -8,13 +8,13 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import ModelError, ParameterError, ReferenceFileError
 from nsxr.flux.factors import Factor, divide
+from nsxr.flux.light import exposure_type, is_point
 from nsxr.flux.sensitivity import NotInTable, Sensitivity, areas_of, sensitivity_of
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dims import IMAGE
 from nsxr.model.dq import OUTSIDE
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about
-from nsxr.model.slit_header import SlitHeader
 from nsxr.model.types import Attributes, Entries
 from nsxr.model.variables import FACTOR_VARIANCES, check, check_slit, variances_of
 from nsxr.references.match import require_kind
@@ -125,7 +125,7 @@ def _calibrate(slit: xr.Dataset, photom: xr.Dataset, area: xr.Dataset) -> xr.Dat
         check(slit, "sci", "dq", "wavelength", units=units)
     else:
         check_slit(slit, "sci", "dq", "wavelength", units=units)
-    is_point = not is_sliced and _is_point(slit.attrs)
+    has_point = not is_sliced and _has_point(slit.attrs)
     try:
         sensitivity = sensitivity_of(slit, photom)
     except NotInTable as error:
@@ -135,16 +135,16 @@ def _calibrate(slit: xr.Dataset, photom: xr.Dataset, area: xr.Dataset) -> xr.Dat
         areas = areas_of(slit, area)
     except NotInTable as error:
         missing = str(error)
-        if not is_point:
+        if not has_point:
             return record_skip(slit, "photom", missing)
-    light = "point" if is_point else "uniform"
+    light = "point" if has_point else "uniform"
     factor, conversion = _factor(slit, sensitivity, light, areas)
     found = divide(slit, factor, kind="photom") | {f"photom_{light}": conversion}
-    if is_point and areas is not None:
+    if has_point and areas is not None:
         found["photom_uniform"] = _factor(slit, sensitivity, "uniform", areas)[1]
-    unit = "MJy" if is_point else "MJy/sr"
+    unit = "MJy" if has_point else "MJy/sr"
     variances = {*variances_of(slit), *(name for name in (*FACTOR_VARIANCES, *found) if name.startswith("var_"))}
-    attrs = _keywords(sensitivity, areas, is_point)
+    attrs = _keywords(sensitivity, areas, has_point)
     parameters: Entries = {"light": light, "throughput": sensitivity.throughput}
     parameters |= {"without_area": missing} if missing else {}
     units = {"sci": unit} | dict.fromkeys(variances, f"({unit})2")
@@ -156,22 +156,21 @@ def _is_sliced(slit: xr.Dataset) -> bool:
     """Return whether this is an exposure of the IFU. Raise ModelError if it is, and its slices are not known."""
     if "slice" in slit.variables:
         return True
-    if str(slit.attrs.get("EXP_TYPE", "")).strip().upper() == "NRS_IFU":
+    if exposure_type(slit.attrs) == "NRS_IFU":
         raise ModelError(about(slit.attrs, "variable 'slice' is missing; merge the result of nsxr.locate_slices"))
     return False
 
 
-def _is_point(attrs: Attributes) -> bool:
+def _has_point(attrs: Attributes) -> bool:
     """Return whether a slit shows a point source. The source of a time series is one unless the header differs."""
-    header = SlitHeader.from_attributes(attrs)
-    return header.source_type == "POINT" or (not header.source_type and header.exposure_type == "NRS_BRIGHTOBJ")
+    return is_point(attrs) or (not attrs.get("SRCTYPE") and exposure_type(attrs) == "NRS_BRIGHTOBJ")
 
 
-def _keywords(sensitivity: Sensitivity, areas: np.ndarray | None, is_point: bool) -> dict[str, float]:
+def _keywords(sensitivity: Sensitivity, areas: np.ndarray | None, has_point: bool) -> dict[str, float]:
     """Return the keywords of the observatory's products. Those of slices are of the mean area."""
     scale, mean = sensitivity.scale, None if areas is None else float(np.nanmean(areas))
     found = {} if mean is None else {"PIXAR_SR": mean * _ARCSEC2, "PIXAR_A2": mean}
-    if not is_point and mean is not None:
+    if not has_point and mean is not None:
         scale /= mean * _ARCSEC2
     return {"PHOTMJSR": scale, "PHOTUJA2": scale * _MICROJANSKY, **found}
 

@@ -7,15 +7,15 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ReferenceFileError
+from nsxr.flux.light import fixed_slit
 from nsxr.model.keywords import about, require
-from nsxr.model.slit_header import SlitHeader, quadrant_of
+from nsxr.model.slit_header import quadrant_of
 from nsxr.model.types import Attributes
 from nsxr.references.photometry import TIME_FORMS
 
 __all__ = ["NotInTable", "Sensitivity", "areas_of", "sensitivity_of", "time_dependence"]
 
 _YEAR = 365.0  # days of a year in references of time dependence
-_FIXED_QUADRANT = 5
 
 
 class NotInTable(ReferenceFileError):
@@ -63,7 +63,7 @@ def sensitivity_of(slit: xr.Dataset, photom: xr.Dataset) -> Sensitivity:
     described = ", ".join(f"{key.upper()} {value!r}" for key, value in wanted.items())
     if not fits.any():
         raise ReferenceFileError(about(slit.attrs, f"photom {name} has no row for {described}"))
-    fixed = _fixed_slit(slit)
+    fixed = fixed_slit(slit.attrs)
     if fixed is None and "slit" in photom:
         raise ReferenceFileError(f"photom {name} is for fixed slits, expected one for shutters or slices")
     if fixed is not None:
@@ -150,16 +150,6 @@ def _middle(attrs: Attributes) -> float:
     return 0.5 * float(found["EXPSTART"] + found["EXPEND"])
 
 
-def _fixed_slit(slit: xr.Dataset) -> str | None:
-    """Return the name of a fixed slit, None for shutters and slices. A time series without a name is of S1600A1."""
-    header = SlitHeader.of(slit)
-    if header.exposure_type == "NRS_BRIGHTOBJ":
-        return (header.name or header.fixed_slit or "S1600A1").upper()
-    if header.exposure_type == "NRS_FIXEDSLIT" or quadrant_of(slit.attrs) == _FIXED_QUADRANT:
-        return header.name.upper()
-    return None
-
-
 def areas_of(slit: xr.Dataset, area: xr.Dataset) -> np.ndarray:
     """Return the area of a pixel [arcsec2]: one number for a slit, one for each slice with NaN for no slice.
 
@@ -178,7 +168,7 @@ def areas_of(slit: xr.Dataset, area: xr.Dataset) -> np.ndarray:
         if missing.size:
             raise ReferenceFileError(f"area {name} has no area for slices {', '.join(map(str, missing))}")
         return np.concatenate([[np.nan], table.to_numpy()])
-    fixed = _fixed_slit(slit)
+    fixed = fixed_slit(slit.attrs)
     if fixed is not None:
         found = table.to_numpy()[table["slit"].to_numpy() == fixed] if "slit" in table.dims else np.array([])
         place = f"slit {fixed}"

@@ -8,7 +8,8 @@ import xarray as xr
 
 from nsxr.errors import ReferenceFileError
 from nsxr.formats.fits_headers import FitsFile
-from nsxr.references.tables import columns_of, describe_reference, scan_tables
+from nsxr.references.sampled import describe_reference, scan_of_type
+from nsxr.references.tables import columns_of
 
 __all__ = ["TIME_FORMS", "open_photometry", "open_pixel_area"]
 
@@ -50,7 +51,7 @@ def open_photometry(path: str | os.PathLike[str]) -> xr.Dataset:
     ReferenceFileError
         If the file cannot be read, is of another type, lacks columns, or if the rows of its tables differ.
     """
-    file = scan_tables(path, "photom", "PHOTOM", *(f"TIMECOEFF_{form.upper()}" for form in TIME_FORMS))
+    file = scan_of_type("photom", path, "PHOTOM", *(f"TIMECOEFF_{form.upper()}" for form in TIME_FORMS))
     columns = columns_of(file, "PHOTOM", "filter", "grating", "photmj", "wavelength", "relresponse")
     nodes = {name: np.atleast_2d(columns[name].T).T for name in ("wavelength", "relresponse")}
     nodes["reluncertainty"] = _known(columns.get("reluncertainty"), nodes["wavelength"])
@@ -136,7 +137,7 @@ def open_pixel_area(path: str | os.PathLike[str]) -> xr.Dataset:
         If the file cannot be read, is of another type, lacks columns, has an entry twice, or if areas are not in
         arcsec2.
     """
-    file = scan_tables(path, "area", "AREA")
+    file = scan_of_type("area", path, "AREA")
     columns = columns_of(file, "AREA", "pixarea")
     area = columns["pixarea"]
     known = area[np.isfinite(area) & (area > 0)]

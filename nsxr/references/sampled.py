@@ -8,9 +8,8 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError, ReferenceFileError
 from nsxr.formats.fingerprint import describe_file
-from nsxr.formats.fits_headers import FitsFile, keywords
+from nsxr.formats.fits_headers import FitsFile, keywords, scan
 from nsxr.model.types import Entries
-from nsxr.references.files import scan_reference
 
 __all__ = ["describe_reference", "in_micrometres", "read_image", "sampled_axis", "scan_of_type"]
 
@@ -18,8 +17,8 @@ _METRES = 1e6
 _LIMITS = (0.01, 100.0)  # wavelengths that a table in metres may have [um]
 
 
-def scan_of_type(kind: str, path: str | os.PathLike[str]) -> FitsFile:
-    """Read the headers of a reference, and check that it is of a type and of NIRSpec.
+def scan_of_type(kind: str, path: str | os.PathLike[str], *tables: str) -> FitsFile:
+    """Read the headers of a reference and the tables that are named, and check that it is of a type and of NIRSpec.
 
     Raises
     ------
@@ -29,7 +28,7 @@ def scan_of_type(kind: str, path: str | os.PathLike[str]) -> FitsFile:
     if not os.path.isfile(path):
         raise ReferenceFileError(f"{path}: no such file, expected a reference of type {kind.upper()}")
     try:
-        file = scan_reference(path)
+        file = scan(path, tables)
     except InputFileError as error:
         raise ReferenceFileError(str(error)) from error
     header = keywords(file.primary)

@@ -9,10 +9,13 @@ import xarray as xr
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.keywords import about, start_of
 from nsxr.references.apertures import open_apertures
+from nsxr.references.bar_shadow import open_bar_shadow
 from nsxr.references.candidates import Wanted, choose, header_of
 from nsxr.references.choose import References
 from nsxr.references.crds import CRDS, best_references, crds_state, fetch_reference
+from nsxr.references.flats import open_flat
 from nsxr.references.operability import open_operability
+from nsxr.references.path_loss import open_path_loss
 from nsxr.references.photometry import open_photometry, open_pixel_area
 from nsxr.references.zero_point import open_zero_point
 
@@ -31,6 +34,11 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
 """Types of references by EXP_TYPE."""
 
 _OPENERS: Mapping[str, Callable[[str], xr.Dataset]] = {
+    "fflat": open_flat,
+    "sflat": open_flat,
+    "dflat": open_flat,
+    "pathloss": open_path_loss,
+    "barshadow": open_bar_shadow,
     "photom": open_photometry,
     "area": open_pixel_area,
     "wavecorr": open_zero_point,

@@ -1,35 +1,11 @@
-"""Read the tables of FITS references of flux, and describe the file in attributes."""
-
-import os
+"""Read the columns of tables in FITS references."""
 
 import numpy as np
 
 from nsxr.errors import InputFileError, ReferenceFileError
-from nsxr.formats.fingerprint import describe_file
-from nsxr.formats.fits_headers import FitsFile, keywords, scan
-from nsxr.model.types import Entries
+from nsxr.formats.fits_headers import FitsFile
 
-__all__ = ["columns_of", "describe_reference", "scan_tables"]
-
-
-def scan_tables(path: str | os.PathLike[str], kind: str, *names: str) -> FitsFile:
-    """Read the headers of a reference, and those of its tables that are named.
-
-    Raises
-    ------
-    ReferenceFileError
-        If the file cannot be read, or is a reference of another type or another instrument.
-    """
-    try:
-        file = scan(path, names)
-    except InputFileError as error:
-        raise ReferenceFileError(f"{kind} reference {error}") from error
-    header = keywords(file.primary)
-    for keyword, wanted in {"REFTYPE": kind.upper(), "INSTRUME": "NIRSPEC"}.items():
-        found = str(header.get(keyword, wanted if keyword == "INSTRUME" else "")).strip().upper()
-        if found != wanted:
-            raise ReferenceFileError(f"{file.path}: {keyword} is {found!r}, expected {wanted!r}")
-    return file
+__all__ = ["columns_of"]
 
 
 def columns_of(file: FitsFile, name: str, *required: str) -> dict[str, np.ndarray]:
@@ -61,10 +37,3 @@ def _plain(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "U":
         return np.asarray(np.char.upper(np.char.strip(values)))
     return values.astype(np.float64)
-
-
-def describe_reference(file: FitsFile, kind: str) -> Entries:
-    """Return the attributes by which a reference is recorded: its type, name, size and fingerprint."""
-    described = describe_file(file.location, file.stamp)
-    attributes: Entries = {"reference_type": kind, "filename": os.path.basename(file.path)}
-    return attributes | {key: value for key, value in described.items() if key != "file"}
