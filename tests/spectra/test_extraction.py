@@ -11,7 +11,7 @@ from nsxr.simulate import simulate_trace
 from nsxr.spectra.box_extraction import extract_box
 from nsxr.spectra.extraction import extract_spectrum, model_image
 from nsxr.spectra.trace_model import fit_trace_model
-from nsxr.testing import forbid_computes
+from nsxr.testing import forbid_computes, make_slit
 
 IMAGE = ("row", "column")
 PARTS = ("poisson", "rnoise", "flat")
@@ -265,3 +265,19 @@ def test_slits_without_pixels(dim: str) -> None:
         with pytest.raises(ModelError, match=f"^dim '{dim}' is empty, expected a length of 1 at least$"):
             extract(empty)
     assert (extract_spectrum(slit.assign(dq=slit["dq"] | np.uint32(1)))["dq"] == 1).all()
+
+
+@pytest.mark.parametrize(("bright", "cut"), [(50, 15), (5, 16)])
+def test_columns_with_a_faint_wing_alone_change_no_other(bright, cut):
+    """At the slanted end of a slit, a few pixels far from the trace are left. Their flux is arbitrary."""
+    row, column = np.mgrid[0:27, 0:120]
+    light = bright * np.exp(-0.5 * ((row - 9 - 0.01 * column) / 0.4) ** 2)
+    sci = light + np.random.default_rng(0).normal(0, 0.3, light.shape)
+    for n in range(3):
+        sci[: cut - n, n] = np.nan
+    wavelength = np.where(np.isnan(sci), np.nan, 1.0 + 0.01 * column)
+    slit = make_slit(sci, (0.01, 0.08, 0.0), wavelength=wavelength, units="MJy", SRCYPOS=0.0)
+    spectrum = extract_spectrum(slit, position=1209.6)
+    expected = 1e6 * bright * 0.4 * np.sqrt(2 * np.pi)
+    assert abs(np.median(spectrum["flux"][3:]) / expected - 1) < 0.15
+    assert (spectrum["dq"][:3] & PixelFlag.DO_NOT_USE).all()

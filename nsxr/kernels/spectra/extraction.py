@@ -27,6 +27,7 @@ __all__ = ["Place", "Source", "column_weights", "fit_source", "model_variance", 
 
 REFINEMENTS = 3
 """Number of iterations of fluxes, variances and profile."""
+_LEAST_SEEN = 0.1  # part of the profile on good pixels, below which a column does not help to find the profile
 _DOUBT = 0.1  # error of the shape of other sources, as a part of their light
 _TOLERANCE = 0.02
 """Error of the profile, as a part of the light of a pixel, that does not make the pixel an outlier."""
@@ -135,7 +136,7 @@ def fit_source(
     variance = np.where(can_be_used, 1 / np.where(can_be_used, precision, 1.0), 0.0)
     beside, scale, relative = np.zeros(images.shape), np.ones(n), 0.0
     for number in range(REFINEMENTS):
-        _, aperture = profile.evaluate(n_rows)
+        alone, aperture = profile.evaluate(n_rows)
         shape, lit = profile.response(n_rows)
         if others:  # all pixels are used to fit the brightness of the others
             known = np.where(can_be_used & (is_used | taken), 1 / np.where(can_be_used, variance, 1.0), 0.0)
@@ -175,7 +176,9 @@ def fit_source(
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
         levels = levels_of(place.sky, order) if place.slit is not None else []
         levels += list(others.shapes(profile, n_rows)) if others else []
-        profile = refine_profile(residual, np.where(on_profile, 1 / doubtful, 0.0), flux, profile, levels)
+        # columns in which a faint wing alone is left, as at the slanted end of a slit, have no flux to speak of
+        is_known = np.where(is_used, alone, 0.0).sum(1, keepdims=True) > _LEAST_SEEN
+        profile = refine_profile(residual, np.where(on_profile & is_known, 1 / doubtful, 0.0), flux, profile, levels)
     profile_alone, _ = profile.evaluate(n_rows)
     _, lit = profile.response(n_rows)
     from_nods = np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone)
