@@ -35,6 +35,7 @@ _COMMANDS = {
     "parameters": ("parameters", "List the parameters of the steps, or of one STEP, with types, units and defaults."),
     "simulate": ("simulation", "Simulate a raw exposure with its references and its true count rates."),
     "slits": ("slits", "List the slits of an exposure, and draw where their light falls."),
+    "spec2": ("spec2", "Calibrate count rates to slits or slices in units of flux, and extract spectra."),
     "steps": ("parameters", "List the steps in their order, with keywords and references."),
 }
 """Module below :mod:`nsxr.cli` of each command, and the first sentence of its help."""

@@ -13,6 +13,7 @@ from nsxr.cli.options import literal, shortened, split_pair, takes_storage_optio
 from nsxr.errors import ParameterError
 from nsxr.model.types import ByStep, Entries, Function, Named
 from nsxr.pipelines.detector1 import DETECTOR1
+from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.recipe import Recipe
 from nsxr.references.files import OPTIONAL, TYPES
 
@@ -138,7 +139,7 @@ def _over(
     )
 
 
-def step_parameters(settings: Sequence[str]) -> dict[str, Entries]:
+def step_parameters(settings: Sequence[str], pipeline: Pipeline = DETECTOR1) -> dict[str, Entries]:
     """Turn STEP.PARAMETER=VALUE into nested dictionaries. Values are Python literals or strings."""
     parameters: dict[str, Entries] = {}
     for text in settings:
@@ -146,7 +147,7 @@ def step_parameters(settings: Sequence[str]) -> dict[str, Entries]:
         step, dot, parameter = name.partition(".")
         if not (dot and parameter):
             raise ParameterError(f"{shortened(text)!r} is not of the form STEP.PARAMETER=VALUE")
-        declared = DETECTOR1.steps[step].parameters.get(parameter) if step in DETECTOR1.steps else None
+        declared = pipeline.steps[step].parameters.get(parameter) if step in pipeline.steps else None
         if declared is not None and declared.kind is xr.DataArray:
             raise ParameterError(f"{name} is an array; it can be given from Python, but not on the command line")
         parameters.setdefault(step, {})[parameter] = literal(value)

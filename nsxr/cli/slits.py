@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 import xarray as xr
 
-from nsxr.cli.options import exposure_root, reports_errors
-from nsxr.model.optics_header import OpticsHeader
+from nsxr.cli.options import exposure_root, metafile_beside, reports_errors
 from nsxr.optics.instrument import Optics
 from nsxr.optics.slit import Slit
 from nsxr.products.exposure import open_exposure
@@ -44,22 +43,13 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
         found = list(optics.slits.values())
         click.echo(f"{len(found)} slices of the IFU; nsxr.locate_slices tells the slice of each pixel")
     else:
-        found = slitlets = slits_of(rate, optics, shutters or _metafile_beside(file, rate))
+        found = slitlets = slits_of(rate, optics, shutters or metafile_beside(Path(file), rate))
         table = tabulate(rate, optics, slitlets, everywhere=everywhere)
         text = table.to_dataframe().to_string(
             float_format="{:.5g}".format, formatters=dict.fromkeys(_ANGLES, "{:.6f}".format), max_colwidth=24
         )
         click.echo(text)
     click.echo(_draw(rate, optics, found, Path(output), exposure_root(file)))
-
-
-def _metafile_beside(file: str, rate: xr.Dataset) -> Path | None:
-    """Return the MSA metafile that the header names, if it lies beside the exposure."""
-    header = OpticsHeader.from_attributes(rate.attrs)
-    if header.exposure_type != "NRS_MSASPEC" or not header.metafile:
-        return None
-    path = Path(file).parent / Path(header.metafile).name
-    return path if path.is_file() else None
 
 
 def _draw(rate: xr.Dataset, optics: Optics, found: Sequence[Slit], folder: Path, root: str) -> Path:

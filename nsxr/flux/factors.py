@@ -16,6 +16,7 @@ from nsxr.model.variables import FACTOR_VARIANCES, variances_of
 __all__ = ["Factor", "divide", "multiply"]
 
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+_LOST = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
 
 
 class Factor(NamedTuple):
@@ -53,8 +54,8 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
     dict of DataArray
         ``sci``, ``dq`` and the variances. Variances are divided by the square of the factor. If the factor has a
         variance, ``var_KIND`` is the square of the new ``sci`` times the relative variance of the factor. Pixels with
-        DO_NOT_USE, and pixels without a factor, are NaN in ``sci`` and in all variances. Pixels that are NaN in ``sci``
-        get DO_NOT_USE.
+        DO_NOT_USE, reference pixels, and pixels without a factor are NaN in ``sci`` and in all variances. Pixels that
+        are NaN in ``sci`` get DO_NOT_USE.
     """
     names = _variances(slit)
     optional = {"relative_variance": factor.relative_variance, "flags": factor.dq}
@@ -104,7 +105,7 @@ def _divide(*blocks: np.ndarray, given: tuple[str, ...], new: int | None) -> tup
         inverse = 1.0 / blocks[count].astype(np.float64)
         result = (sci * inverse).astype(np.float32)
         flags = dq | optional["flags"] if "flags" in optional else dq.copy()
-        is_lost = ~np.isfinite(result) | ((flags & _DO_NOT_USE) > 0)
+        is_lost = ~np.isfinite(result) | ((flags & _LOST) > 0)
         square = inverse * inverse
         scaled = [(variance * square).astype(np.float32) for variance in variances]
         if new is not None:

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import xarray as xr
@@ -19,6 +20,7 @@ from nsxr.model.types import ByStep, Entries, Function, Named
 from nsxr.pipelines.settings import Settings, checked
 from nsxr.references.choose import References
 from nsxr.references.match import require_kind
+from nsxr.slits.collection import map_slits
 
 __all__ = ["Pipeline"]
 
@@ -204,7 +206,8 @@ class Pipeline:
         ]
         by_integration = any(step.by_integration for step, why_not in todo if why_not is None)
         with rechunk_by_tasks():
-            start = arranged(exposure, by_integration) if by_integration or until is None else exposure
+            is_ramp = "group" in exposure.dims
+            start = arranged(exposure, by_integration) if is_ramp and (by_integration or until is None) else exposure
             return self._run(todo, start, exposure, inputs, given or {})
 
     def _run(
@@ -220,7 +223,7 @@ class Pipeline:
         current = start
         for number, (step, why_not) in enumerate(todo):
             if why_not is not None:
-                current = record_skip(current, step.name, why_not)
+                current = map_slits(partial(record_skip, step=step.name, reason=why_not), current)
             else:
                 current = to_blocks(current) if step.by_integration else current
                 more = dict(given.get(step.name, {}))

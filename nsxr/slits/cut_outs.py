@@ -13,7 +13,7 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.dims import image_dims
-from nsxr.model.dq import OUTSIDE
+from nsxr.model.dq import OUTSIDE, PixelFlag
 from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.types import Attributes, Entries
@@ -34,6 +34,7 @@ COORDINATES: Mapping[str, tuple[type[np.generic], str]] = {
 }
 """Dtype and unit of what the optics say of a pixel."""
 
+_REFERENCE_PIXEL = np.uint32(PixelFlag.REFERENCE_PIXEL)
 _MEANINGS = {
     "slit_y": "place along the slit, in heights of the open area",
     "ra": "right ascension of the middle of a pixel",
@@ -81,8 +82,8 @@ def cut_slits(
     -------
     DataTree
         A node for each slit, under its name, with detector labels and the keywords of a slit (SLTNAME, SOURCEID, ...).
-        ``sci`` and the variances are NaN outside the slit. ``dq`` has DO_NOT_USE and NON_SCIENCE there in addition to
-        earlier flags. Slits that miss the pixels of the exposure are left out.
+        ``sci`` and the variances are NaN outside the slit and in reference pixels. ``dq`` has DO_NOT_USE and
+        NON_SCIENCE there in addition to earlier flags. Slits that miss the pixels of the exposure are left out.
 
     Raises
     ------
@@ -235,9 +236,15 @@ def places_seen(
 
 
 def _mask(*blocks: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return signal, flags and variances of a slit. The last block has its wavelengths, NaN outside."""
+    """Return signal, flags and variances of a slit. The last block has its wavelengths, NaN outside.
+
+    Reference pixels, at the edge of the detector, see no light.
+    """
     *images, wavelength = blocks
     is_outside = np.isnan(wavelength)
+    for image in images:
+        if image.dtype == np.uint32:
+            is_outside = is_outside | ((image & _REFERENCE_PIXEL) > 0)
     return tuple(
         image | np.where(is_outside, OUTSIDE, np.uint32(0))
         if image.dtype == np.uint32

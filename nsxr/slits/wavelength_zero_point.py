@@ -102,7 +102,7 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
         shifts=tuple(_at(reference, name, float(position)) for reference in used),
     )["wavelength"]
     # a record has one reference of each type; the names of both tables are among the parameters
-    parameters = {"source_x": float(position), "tables": [str(one.attrs.get("filename", "")) for one in used]}
+    parameters = {"tables": [str(one.attrs.get("filename", "")) for one in used]}
     return record(
         slit,
         "wavecorr",

@@ -1,0 +1,184 @@
+"""Define ``nsxr spec2``: count rates to calibrated slits, slices and spectra."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from nsxr.associate.associations import read_association
+from nsxr.associate.backgrounds import choose_backgrounds
+from nsxr.cli.options import (
+    metafile_beside,
+    phase,
+    reports_errors,
+    run_each,
+    split_pair,
+    takes_cluster_options,
+    takes_output,
+)
+from nsxr.cli.recipes import step_parameters
+from nsxr.compute.cluster import worker_errors
+from nsxr.errors import ParameterError
+from nsxr.model.types import ByStep
+from nsxr.pipelines.spec2 import SPEC2
+from nsxr.pipelines.spec2 import spec2 as run_spec2
+from nsxr.products.exposure import open_exposure
+from nsxr.products.slits_write import write_slits
+from nsxr.products.spectra_write import write_spectra
+from nsxr.references.optics import open_optics
+from nsxr.references.spec2 import open_spec2_references
+from nsxr.storage.whole import refuse_existing
+
+__all__ = ["spec2"]
+
+_RATE = re.compile(r"(?P<root>.+?)_rate(?P<ints>ints)?\.fits(?:\.gz)?$")
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    """The count rates of an exposure, and those of its backgrounds."""
+
+    science: Path
+    backgrounds: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of the command that hold for every exposure."""
+
+    output: str
+    source: str
+    named: dict[str, str]
+    shutters: str | None
+    parameters: ByStep
+    skip: tuple[str, ...]
+    run: tuple[str, ...]
+    formats: tuple[str, ...]
+    overwrite: bool
+    progress: bool
+
+
+@click.command(epilog=f"Steps: {', '.join(SPEC2.steps)}.")
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@takes_output(".", "Directory of the products.")
+@click.option("--references", "source", metavar="DIR", required=True, help="Directory of references, or 'crds'.")
+@click.option("--reference", "named", metavar="TYPE=PATH", multiple=True, help="Path of one reference. Repeatable.")
+@click.option("--shutters", type=click.Path(), help="MSA metafile. Default: that of the header, beside the exposure.")
+@click.option(
+    "--background",
+    "backgrounds",
+    type=click.Path(),
+    multiple=True,
+    help="Count rates to subtract from every exposure. Repeatable. Default: nods and background targets among FILES.",
+)
+@click.option("--no-background", is_flag=True, help="Subtract nothing.")
+@click.option("--input", "folder", type=click.Path(), help="Directory of the members of association files.")
+@click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Set a parameter. Repeatable.")
+@click.option("--skip", metavar="STEP", multiple=True, help="Skip a step. Repeatable.")
+@click.option("--run", "asked", metavar="STEP", multiple=True, help="Run a step that is off by default. Repeatable.")
+@click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace existing products.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
+@reports_errors
+@takes_cluster_options
+def spec2(
+    files: tuple[str, ...],
+    output: str,
+    source: str,
+    named: tuple[str, ...],
+    shutters: str | None,
+    backgrounds: tuple[str, ...],
+    no_background: bool,
+    folder: str | None,
+    settings: tuple[str, ...],
+    skip: tuple[str, ...],
+    asked: tuple[str, ...],
+    form: str,
+    overwrite: bool,
+    progress: bool,
+    client: object,
+) -> None:
+    """Calibrate count rates to slits or slices in units of flux, and extract spectra.
+
+    FILES are count rates, ROOT_rate.fits or ROOT_rateints.fits, or association files of the observatory. For each
+    exposure, the command writes ROOT_cal.fits and ROOT_x1d.fits, ROOT_calints.fits and ROOT_x1dints.fits for time
+    series, and ROOT_cal.fits alone for slices. An exposure that fails does not stop the others.
+    """
+    if no_background and backgrounds:
+        raise ParameterError("--background and --no-background exclude each other")
+    parameters = step_parameters(settings, SPEC2)
+    SPEC2.settings(parameters, skip, asked)
+    formats = ("fits", "zarr") if form == "both" else (form,)
+    references = dict(split_pair(text, "TYPE=PATH") for text in named)
+    options = _Options(output, source, references, shutters, parameters, skip, asked, formats, overwrite, progress)
+    exposures = _planned(files, folder)
+    if no_background or backgrounds:
+        own = tuple(Path(path) for path in backgrounds)
+        exposures = {root: _Exposure(one.science, own) for root, one in exposures.items()}
+    run_each(exposures, lambda root, one: _calibrate(root, one, options))
+
+
+def _planned(files: Sequence[str], folder: str | None) -> dict[str, _Exposure]:
+    """Return the exposures by root. Association files, or else headers, tell the backgrounds."""
+    found: dict[str, _Exposure] = {}
+    rates: list[Path] = []
+    for file in files:
+        if file.lower().endswith(".json"):
+            for product in read_association(file, folder):
+                for science in product.science:
+                    found[_root(science)] = _Exposure(science, product.background)
+        else:
+            rates.append(Path(file))
+    headers = [open_exposure(path).attrs for path in rates] if len(rates) > 1 else [{}] * len(rates)
+    chosen = choose_backgrounds(headers) if len(rates) > 1 else [[]] * len(rates)
+    used = {j for own in chosen for j in own}
+    for number, (path, own) in enumerate(zip(rates, chosen, strict=True)):
+        if own or number not in used:  # an exposure that is only a background has no product
+            root = _root(path)
+            if root in found:
+                raise ParameterError(f"{path} and {found[root].science} would both be written as {root}")
+            found[root] = _Exposure(path, tuple(rates[j] for j in own))
+    return found
+
+
+def _root(path: Path) -> str:
+    match = _RATE.match(path.name)
+    if match is None:
+        raise ParameterError(f"{path}: its name does not end in _rate.fits or _rateints.fits, expected count rates")
+    return match["root"]
+
+
+def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
+    """Calibrate one exposure and write its products."""
+    rate = open_exposure(exposure.science)
+    is_series = "integration" in rate.dims
+    is_frame = str(rate.attrs.get("EXP_TYPE", "")).strip().upper() == "NRS_IFU"
+    kinds = ("cal",) if is_frame else ("cal", "x1d")
+    names = {kind: f"{kind}ints" if is_series else kind for kind in kinds}
+    folder = Path(options.output)
+    paths = {kind: [folder / f"{root}_{name}.{form}" for form in options.formats] for kind, name in names.items()}
+    if not options.overwrite:
+        refuse_existing([path for each in paths.values() for path in each])
+    with phase(f"{root}: choosing references", options.progress and options.source == "crds"):
+        references = open_spec2_references(options.source, rate, options.named)
+        optics = open_optics(options.source, rate)
+    tree = run_spec2(
+        rate,
+        references,
+        optics,
+        shutters=options.shutters or metafile_beside(exposure.science, rate),
+        backgrounds=[open_exposure(path) for path in exposure.backgrounds],
+        skip=options.skip,
+        run=options.run,
+        **options.parameters,
+    )
+    with phase(f"{root}: calibrating", options.progress), worker_errors():
+        done = tree if is_series else tree.compute()
+    for kind, each in paths.items():
+        write = write_slits if kind == "cal" else write_spectra
+        node = done.children[kind]
+        content = node if node.children else node.to_dataset()
+        for path in each:
+            click.echo(write(content, path, overwrite=options.overwrite, progress=options.progress))

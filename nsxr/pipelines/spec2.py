@@ -1,0 +1,185 @@
+"""Run stage 2: from count rates to calibrated slits or slices, and to spectra, in order."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from nsxr.errors import ModelError
+from nsxr.flux.bar_shadow import correct_bar_shadow
+from nsxr.flux.flat_field import correct_flat_field
+from nsxr.flux.path_loss import correct_path_loss
+from nsxr.flux.photometry import calibrate_flux
+from nsxr.model.declarations import step
+from nsxr.model.history import steps
+from nsxr.model.keywords import about
+from nsxr.model.provenance import noted
+from nsxr.model.types import Function, Named
+from nsxr.model.variables import check
+from nsxr.optics.instrument import Optics
+from nsxr.pipelines.pipeline import Pipeline
+from nsxr.slits.background import subtract_background
+from nsxr.slits.collection import map_slits
+from nsxr.slits.cut_outs import cut_slits
+from nsxr.slits.pixel_replacement import replace_pixels
+from nsxr.slits.slices import locate_slices
+from nsxr.slits.source_type import set_source_type
+from nsxr.slits.stuck_shutters import flag_stuck_shutters
+from nsxr.slits.wavelength_zero_point import correct_wavelength_zero_point
+from nsxr.spectra.extraction import Weighting, extract_spectrum
+from nsxr.spectra.trace_model import fit_trace_model
+
+__all__ = ["MODES", "SPEC2", "spec2"]
+
+
+@step("extract_2d", given=["optics", "shutters"], is_essential=True)
+def cut(
+    rate: xr.Dataset,
+    *,
+    optics: Optics,
+    shutters: str | os.PathLike[str] | None = None,
+    extended: bool = False,
+) -> xr.DataTree:
+    """Cut the slits out of count rates, with wavelengths and places along the slit.
+
+    Parameters
+    ----------
+    rate : Dataset
+        Count rates.
+    optics, shutters
+        As for :func:`nsxr.cut_slits`.
+    extended : bool, default False
+        Whether to cut out all wavelengths that the detector sees.
+    """
+    return cut_slits(rate, optics, shutters=shutters, coordinates=["slit_y"], extended=extended)
+
+
+@step("assign_wcs", given=["optics"], is_essential=True)
+def locate(rate: xr.Dataset, *, optics: Optics) -> xr.Dataset:
+    """Add slice, wavelength and place along the slice to each pixel of the IFU.
+
+    Parameters
+    ----------
+    rate : Dataset
+        Count rates.
+    optics : Optics
+        From :func:`nsxr.open_optics`.
+    """
+    slices = locate_slices(rate, optics, coordinates=["wavelength", "slit_y"])
+    found = rate.drop_vars("amplifier", errors="ignore").assign(wavelength=slices["wavelength"])
+    return found.assign_coords(slice=slices["slice"], slit_y=slices["slit_y"]).assign_attrs(slices.attrs)
+
+
+@step("extract_1d", parts=(fit_trace_model,))
+def extract(slits: xr.DataTree, *, weighting: Weighting = "auto", **fitting: Any) -> xr.DataTree:
+    """Extract the spectrum of the source in each slit.
+
+    Parameters
+    ----------
+    slits : DataTree
+        Calibrated slits.
+    weighting : {"auto", "profile", "box"}
+        As for :func:`nsxr.extract_spectrum`.
+    **fitting
+        Parameters of :func:`nsxr.fit_trace_model`.
+    """
+    return map_slits(lambda slit: extract_spectrum(slit, weighting=weighting, **fitting), slits)
+
+
+_CALIBRATION: list[Function] = [set_source_type, correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
+_SPECTRA: list[Function] = [calibrate_flux, replace_pixels, extract]
+_BEFORE: list[Function] = [flag_stuck_shutters, subtract_background]
+
+MODES: Mapping[str, list[Function]] = {
+    "NRS_FIXEDSLIT": [subtract_background, cut, *_CALIBRATION, *_SPECTRA],
+    "NRS_MSASPEC": [*_BEFORE, cut, *_CALIBRATION, correct_bar_shadow, *_SPECTRA],
+    "NRS_IFU": [*_BEFORE, locate, set_source_type, correct_flat_field, correct_path_loss, calibrate_flux],
+    "NRS_BRIGHTOBJ": [cut, set_source_type, correct_wavelength_zero_point, correct_flat_field, *_SPECTRA],
+}
+"""Steps of each EXP_TYPE in order."""
+
+SPEC2 = Pipeline(
+    "spec2",
+    [*_BEFORE, locate, cut, *_CALIBRATION, correct_bar_shadow, *_SPECTRA],
+    products=("cal", "x1d"),
+    modes=MODES,
+)
+"""The steps of stage 2. Exposures of each EXP_TYPE have some of them, see :data:`MODES`."""
+
+
+@SPEC2.shows_steps
+def spec2(
+    rate: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    optics: Optics,
+    *,
+    shutters: str | os.PathLike[str] | None = None,
+    backgrounds: Sequence[xr.Dataset] = (),
+    skip: Collection[str] = (),
+    run: Collection[str] = (),
+    **parameters: Named,
+) -> xr.DataTree:
+    """Calibrate count rates to slits or slices in units of flux, and extract spectra.
+
+    Parameters
+    ----------
+    rate : Dataset
+        Count rates, as from :func:`nsxr.open_exposure` or :func:`nsxr.detector1`: ``sci`` [DN/s], ``dq``,
+        ``var_poisson``, ``var_rnoise`` (row, column), with integration in front for time series.
+    references : mapping of str to Dataset
+        References by type, as from :func:`nsxr.open_spec2_references`.
+    optics : Optics
+        From :func:`nsxr.open_optics`.
+    shutters : path, optional
+        The MSA metafile, for exposures of shutters.
+    backgrounds : sequence of Dataset
+        Count rates of backgrounds: other nods, or dedicated exposures. Their mean is subtracted, with its variance.
+    skip, run, **parameters
+        As for :func:`nsxr.detector1`.
+
+    Returns
+    -------
+    DataTree
+        ``cal``: a node for each slit, or the frame of the IFU, with ``sci`` [MJy, or MJy/sr for extended sources],
+        ``dq``, ``var_poisson``, ``var_rnoise``, ``var_flat``, variances of the other factors, ``wavelength`` [um], and
+        the factors themselves. ``x1d``: a spectrum for each slit, see :func:`nsxr.extract_spectrum`; not for the IFU,
+        whose spectra come from cubes. Lazy if the count rates are lazy.
+
+    Raises
+    ------
+    ModelError
+        If these are no count rates of a spectrum, or were calibrated before.
+    MissingReferenceError
+        If steps lack references. The message names all missing references.
+    ParameterError
+        If a step or parameter is unknown, or a value is not allowed.
+    """
+    settings = SPEC2.settings(parameters, skip, run)
+    kind = str(rate.attrs.get("EXP_TYPE", "")).strip().upper()
+    if kind not in MODES:
+        raise ModelError(about(rate.attrs, f"EXP_TYPE is {kind!r}, expected {', '.join(MODES)}"))
+    check(rate, "sci", "dq", "var_poisson", "var_rnoise", units={"sci": "DN/s"})
+    done = [entry["step"] for entry in steps(rate) if entry["status"] == "COMPLETE" and entry["step"] in SPEC2.steps]
+    if done:
+        raise ModelError(about(rate.attrs, f"{', '.join(done)} was done already, expected count rates of stage 1"))
+    given: dict[str, dict[str, object]] = {
+        "msa_flagging": {"optics": optics},
+        "assign_wcs": {"optics": optics},
+        "extract_2d": {"optics": optics, "shutters": shutters},
+    }
+    left_out = {}
+    if backgrounds:
+        given["bkg_subtract"] = {"backgrounds": list(backgrounds)}
+    else:
+        left_out["bkg_subtract"] = "no background was given"
+    stages = SPEC2.correct(rate, references, settings, given=given, left_out=left_out)
+    products = {"cal": stages["photom"]}
+    if "extract_1d" in stages:
+        products["x1d"] = stages["extract_1d"]
+    recipe = SPEC2.recipe(settings)
+    tree = xr.DataTree()
+    for name, product in products.items():
+        with_recipe = map_slits(lambda one: one.assign_attrs(noted(one.attrs, recipe=recipe)), product)
+        tree[name] = with_recipe if isinstance(with_recipe, xr.DataTree) else xr.DataTree(with_recipe)
+    return tree
