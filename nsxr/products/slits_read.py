@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +10,12 @@ import xarray as xr
 from xarray.core import indexing
 
 from nsxr.associate.exposures import COMBINED, identity
-from nsxr.errors import DegradedResultWarning, InputFileError, ModelError, ParameterError, install
+from nsxr.errors import InputFileError, ModelError, ParameterError
 from nsxr.formats.fits_headers import FitsFile, keywords, scan
 from nsxr.formats.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
+from nsxr.formats.gwcs_read import wcs_bytes
 from nsxr.formats.pixels import FitsArray
-from nsxr.formats.wcs import WcsArray, WcsWavelength, can_evaluate, wcs_bytes
+from nsxr.formats.wcs import WcsArray, WcsWavelength
 from nsxr.formats.zarr_read import open_store
 from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
 from nsxr.model.dq import OUTSIDE
@@ -82,12 +82,7 @@ def open_slits(
         dim of the signal and variances. Keywords of the primary header and of the slit are attributes.
         ``attrs["fits_header"]`` and ``attrs["slit_header"]`` are the headers as text. If the file has no DQ, pixels
         whose signal is NaN or whose weight is 0 are flagged DO_NOT_USE and NON_SCIENCE. If the file has no WAVELENGTH,
-        wavelengths are computed from its gwcs when they are used. This needs the extra ``gwcs``.
-
-    Warns
-    -----
-    DegradedResultWarning
-        If WAVELENGTH is missing, the file has a gwcs, and the libraries to read it are not installed.
+        wavelengths are computed from its gwcs when they are used.
 
     Raises
     ------
@@ -211,14 +206,6 @@ def _with_wavelengths(slits: dict[str, xr.Dataset], file: FitsFile) -> dict[str,
     """Return slits with wavelengths from the gwcs in the file, if the file has no WAVELENGTH."""
     lacking = [key for key, slit in slits.items() if "wavelength" not in slit]
     if not lacking or (tree := wcs_bytes(file)) is None:
-        return slits
-    if not can_evaluate():
-        warnings.warn(
-            f"{file.path}: WAVELENGTH is missing, and reading it from the gwcs in the file needs the libraries asdf, "
-            f"gwcs and stdatamodels: {install('gwcs')}",
-            DegradedResultWarning,
-            stacklevel=4,
-        )
         return slits
     attrs = variable_attributes("wavelength") | {"units": "um"}
     for key in lacking:
