@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import ReferenceFileError
+from nsxr.errors import ParameterError, ReferenceFileError
 from nsxr.formats.asdf_blocks import AsdfFile
 from nsxr.formats.asdf_transforms import Polynomial, Transform, read_transform
 from nsxr.model.keywords import start_of
@@ -19,6 +19,7 @@ from nsxr.optics.parts import Disperser, Distortion, FocalPlane, Quadrant, Relay
 from nsxr.optics.pointing import Pointing
 from nsxr.optics.shutters import FIXED_SLIT_IDS, HALF_HEIGHT
 from nsxr.optics.slit import Slit
+from nsxr.references.embedded_optics import optics_of_product
 from nsxr.references.optics_files import choose_files, warn_if_mixed
 from nsxr.references.optics_parts import affine_of, inverse_of, relay_of
 
@@ -35,7 +36,7 @@ _NEAR = 20.0  # K, between the prism and the measurement of its glass
 
 def open_optics(
     references: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
-    exposure: xr.Dataset | OpticsHeader,
+    exposure: xr.Dataset | OpticsHeader | None = None,
     *,
     wavelength_range: tuple[float, float] | None = None,
 ) -> Optics:
@@ -47,9 +48,11 @@ def open_optics(
         A folder of reference files in ASDF format, which are recognized by their headers; or paths by type. Types:
         ``fpa``, ``camera``, ``collimator``, ``disperser``, ``wavelengthrange``, ``msa``; ``fore`` and ``ote`` for light
         from the sky; ``ifufore``, ``ifuslicer``, ``ifupost`` and, if there is one, ``chromcorr`` for the IFU. The IFU
-        does not need ``msa``.
-    exposure : Dataset or OpticsHeader
-        Exposure from :func:`nsxr.open_exposure`, or what its header says. Its pixels are not read.
+        does not need ``msa``. Or one product in FITS format with cut-outs of slits, such as ``_cal``: the gwcs in it
+        holds the optics of its slits.
+    exposure : Dataset or OpticsHeader, optional
+        Exposure from :func:`nsxr.open_exposure`, or what its header says. Its pixels are not read. A product needs
+        none.
     wavelength_range : (float, float), optional
         Wavelengths [um] that slits are looked at for, if light outside of the nominal range is wanted. By default the
         nominal range of the filter and the grating.
@@ -57,12 +60,17 @@ def open_optics(
     Returns
     -------
     Optics
-        Frozen object that holds numbers only. Exposures of lamps have no sky: ``has_sky`` is False.
+        Frozen object that holds numbers only. Exposures of lamps have no sky: ``has_sky`` is False. From a product,
+        ``slits`` has the slits of the product by name, with wavelengths before a correction for the place of the source
+        in its slit; the other slits of the exposure are not known.
 
     Raises
     ------
+    ParameterError
+        If references are no product, and there is no exposure.
     InputFileError
-        If the exposure has no spectra, or keywords of the grating wheel or of the pointing are missing.
+        If a product has no gwcs of slits. If the exposure has no spectra, or keywords of the grating wheel or of the
+        pointing are missing.
     MissingReferenceError
         If references are missing, or the folder does not exist.
     ReferenceFileError
@@ -79,6 +87,10 @@ def open_optics(
     >>> optics = nsxr.open_optics("references", exposure)  # doctest: +SKIP
     >>> slit_y, wavelength, ra, dec = optics.forward(1000, 1100, "S200A1")  # doctest: +SKIP
     """
+    if not isinstance(references, Mapping) and os.fspath(references).endswith((".fits", ".fits.gz")):
+        return optics_of_product(references)
+    if exposure is None:
+        raise ParameterError("references of the optics need an exposure; only a product (FITS) holds optics on its own")
     start: datetime | None = None
     if isinstance(exposure, OpticsHeader):
         header = exposure
