@@ -24,6 +24,7 @@ __all__ = [
     "TIME_COLUMNS",
     "LateTable",
     "asdf_marker",
+    "asdf_table",
     "groups",
     "integration_times",
     "kept_origin",
@@ -169,7 +170,12 @@ def asdf_marker() -> np.ndarray:
         "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
         f"asdf_library: !core/software-1.0.0 {{name: nsxr, version: {json.dumps(version('nsxr'))}}}\n...\n"
     )
-    data = np.frombuffer(text.encode("ascii"), dtype="u1")
+    return asdf_table(text.encode("ascii"))
+
+
+def asdf_table(content: bytes) -> np.ndarray:
+    """Return the bytes of an ASDF file as the table that FITS files hold it in."""
+    data = np.frombuffer(content, dtype="u1")
     return np.array([(data,)], dtype=[("ASDF_METADATA", "u1", (len(data),))])
 
 

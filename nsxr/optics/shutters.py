@@ -10,7 +10,15 @@ from nsxr.optics.instrument import Optics
 from nsxr.optics.parts import shutter_id
 from nsxr.optics.slit import Slit, Slitlet, Source
 
-__all__ = ["FIXED_SLIT_IDS", "HALF_HEIGHT", "find_slitlets", "fixed_slitlet", "shutter_id", "slitlets_of"]
+__all__ = [
+    "FIXED_SLIT_IDS",
+    "HALF_HEIGHT",
+    "ends_of_slitlet",
+    "find_slitlets",
+    "fixed_slitlet",
+    "shutter_id",
+    "slitlets_of",
+]
 
 FIXED_SLIT_IDS: Mapping[str, int] = {"S200A1": -101, "S200A2": -102, "S400A1": -103, "S1600A1": -104, "S200B1": -105}
 """SLITID of the fixed slits, in the order of the table of quadrant 5."""
@@ -47,6 +55,12 @@ def slitlets_of(optics: Optics, metafile: MsaMetafile, metadata_id: int, dither:
         scales={quadrant.number: quadrant.pitch for quadrant in optics.quadrants},
         program=program,
     )
+
+
+def ends_of_slitlet(below: int, above: int) -> tuple[float, float]:
+    """Return the ends of a slitlet [open heights] with these numbers of shutters below and above the central one."""
+    half = HALF_HEIGHT + _MARGIN
+    return -half - below * _PITCH_IN_OPEN_HEIGHTS, half + above * _PITCH_IN_OPEN_HEIGHTS
 
 
 def find_slitlets(
@@ -140,6 +154,7 @@ def _slitlet(
     sources = _sources(metafile, f"{number}", rows, program)
     state = "".join("0" if column not in columns else "x" if column == ycen else "1" for column in range(low, high + 1))
     centre = place(quadrant, shutter_id(xcen, ycen))
+    ends = ends_of_slitlet(ycen - low, high - ycen)
     xscale, yscale = scales[quadrant]
     return Slitlet(
         name=str(number),
@@ -148,8 +163,8 @@ def _slitlet(
         y=centre.y,
         width=centre.width,
         height=centre.height,
-        slit_y_low=-HALF_HEIGHT - _MARGIN + (low - ycen) * _PITCH_IN_OPEN_HEIGHTS,
-        slit_y_high=HALF_HEIGHT + _MARGIN + (high - ycen) * _PITCH_IN_OPEN_HEIGHTS,
+        slit_y_low=ends[0],
+        slit_y_high=ends[1],
         wavelength_range=centre.wavelength_range,
         order=centre.order,
         slitlet_id=number,

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from nsxr.errors import ModelError
 from nsxr.formats.fits_layout import Part, Target, image_header, lay_out
-from nsxr.formats.fits_tables import asdf_marker, integration_times, origin, provenance, table
+from nsxr.formats.fits_tables import asdf_marker, asdf_table, integration_times, origin, provenance, table
 from nsxr.formats.keywords import as_product, primary_header, set_keyword
 from nsxr.formats.spectra_tables import SLIT_KEYWORDS
 from nsxr.formats.zarr import create_zarr
@@ -19,7 +19,9 @@ from nsxr.model.dims import image_dims
 from nsxr.model.keywords import read
 from nsxr.model.provenance import merged
 from nsxr.model.variables import check_slit, variances_of
+from nsxr.optics.instrument import Optics
 from nsxr.products.padding import is_resampled, pad_slits
+from nsxr.products.slit_gwcs import coordinates_tree
 from nsxr.products.slits_read import SLIT_IMAGES
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
@@ -32,6 +34,7 @@ def write_slits(
     slits: xr.Dataset | xr.DataTree,
     path: str | os.PathLike[str],
     *,
+    optics: Optics | None = None,
     overwrite: bool = False,
     progress: bool | Literal["force"] = True,
 ) -> Path:
@@ -43,6 +46,9 @@ def write_slits(
         One slit, or a DataTree of slits as from :func:`nsxr.open_slits`.
     path : path
         File to write. Its directory is made if it does not exist.
+    optics : Optics, optional
+        The optics of the exposure, from :func:`nsxr.open_optics`, with which the slits were cut out. FITS files then
+        have a gwcs for each slit, which the observatory's software needs for its next steps. Zarr does not have it.
     overwrite : bool, default False
         Whether an existing file may be replaced.
     progress : bool or "force", default True
@@ -56,7 +62,7 @@ def write_slits(
     Raises
     ------
     ModelError
-        If a variable is missing or not as declared.
+        If a variable is missing or not as declared, or if the optics do not have a slit.
     OutputExistsError
         If the file already exists, or another process is writing it.
     OSError
@@ -76,7 +82,7 @@ def write_slits(
             nodes = _zarr_nodes(slits)
             model = _model([slit for _, slit in iterate_slits(slits)])
             return list(create_zarr(partials[0], {k: as_product(node, final.name, model) for k, node in nodes.items()}))
-        return _create(partials[0], slits, final.name)
+        return _create(partials[0], slits, final.name, optics)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)
     return final
@@ -117,7 +123,9 @@ def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
     return found
 
 
-def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[tuple[xr.DataArray, Target]]:
+def _create(
+    path: Path, slits: xr.Dataset | xr.DataTree, filename: str, optics: Optics | None
+) -> list[tuple[xr.DataArray, Target]]:
     each = [slit for _, slit in iterate_slits(slits)]
     if not each:
         raise ModelError("there are no slits to write")
@@ -133,9 +141,10 @@ def _create(path: Path, slits: xr.Dataset | xr.DataTree, filename: str) -> list[
             header = image_header(extension, array)
             header["EXTVER"] = (version, "extension value")
             parts.append(Part(header, array))
+    asdf_part = asdf_marker() if optics is None else asdf_table(coordinates_tree(each, optics, _model(each)))
     times = integration_times(first) if "integration" in first.dims else None
     records, known = provenance(first), origin({**slits.attrs, **merged([slit.attrs for slit in each])})
-    tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_marker())]
+    tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_part)]
     parts += [Part(*table(name, rows)) for name, rows in tables if rows is not None]
     return lay_out(path, parts)
 

@@ -279,15 +279,22 @@ def _collimator(to_slit: Transform, plane: np.ndarray) -> Distortion:
     """Return the way from the plane of the MSA to slopes at the wheel. The file has it for places in the slit."""
     best: list[Transform] = []
     for part in _walk(to_slit):
-        if isinstance(part, Compose):
-            before = _until_cosines(_chain(part))
-            if before and count_inputs(before[0]) == 2 and len(before) > len(best):
-                best = before
+        before = _until_cosines(_chain(part)) or []
+        sizes = [number for number, one in enumerate(before) if _is_size(one)]
+        if sizes:
+            best = before[sizes[-1] :]
     if not best:
         raise ReferenceFileError("the collimator is not found between the frames gwa and slit_frame")
     whole = distortion_of(_joined(best))
     back = np.linalg.inv(np.vstack([plane, [0, 0, 1]]))
     return replace(whole, before=whole.before @ back)
+
+
+def _is_size(transform: Transform) -> bool:
+    """Return whether a transform multiplies a place in the slit by the size of the slit."""
+    return isinstance(transform, Concatenate) and all(
+        isinstance(part, Scale) and part.factor for part in (transform.first, transform.second)
+    )
 
 
 def _disperser(camera_side: list[Transform], to_slit: Transform, grating: str) -> Disperser:

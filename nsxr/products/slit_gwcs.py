@@ -1,0 +1,283 @@
+"""Describe the optics of a slit as the steps of a gwcs, with the frames that the observatory's files have.
+
+The steps that all slits share are made once. The file then holds them once, see :mod:`nsxr.formats.gwcs_write`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nsxr.errors import ModelError
+from nsxr.formats import gwcs_write as write
+from nsxr.formats.gwcs_write import Node, beside, chain, identity, pick, scale
+from nsxr.model.keywords import read
+from nsxr.model.types import Attributes
+from nsxr.optics.instrument import Optics
+from nsxr.optics.light_path import LightPath
+from nsxr.optics.parts import Distortion, Relay
+from nsxr.optics.shutters import ends_of_slitlet
+from nsxr.optics.slit import Slit
+from nsxr.optics.slit_optics import SlitOptics
+
+__all__ = ["coordinates_tree", "slit_of_attributes", "slit_wcs"]
+
+
+def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) -> bytes:
+    """Return the ASDF part of a product: a gwcs for each slit.
+
+    Parameters
+    ----------
+    slits : sequence of Dataset
+        Cut-outs with detector labels.
+    optics : Optics
+        The optics of their exposure.
+    model : str
+        Data model of the product (DATAMODL).
+
+    Raises
+    ------
+    ModelError
+        If slits are resampled, or are of several exposures, or the optics do not have them.
+    """
+    if model == "MultiExposureModel":
+        raise ModelError("slits of several exposures have no common optics; write them without optics")
+    entries = []
+    for attrs, row, column in [(slit.attrs, slit.get("row"), slit.get("column")) for slit in slits]:
+        if row is None or column is None:
+            raise ModelError(f"slit {attrs.get('SLTNAME', '')!r} has no detector rows and columns, so it has no gwcs")
+        slit = slit_of_attributes(optics, attrs)
+        first_row, first_column = (int(label.to_numpy()[0]) for label in (row, column))
+        node = slit_wcs(optics.for_slit(slit), first_column, first_row, (row.size, column.size))
+        ends = {"slit_ymin": slit.slit_y_low, "slit_ymax": slit.slit_y_high}
+        entries.append({"meta": {"wcs": node}, **ends})
+    return write.asdf_text({"slits": entries} if model == "MultiSlitModel" else entries[0])
+
+
+def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
+    """Return the slit that the keywords of a cut-out describe.
+
+    Parameters
+    ----------
+    optics : Optics
+        The optics of the exposure. A slit of this name in ``optics.slits`` is taken as it is.
+    attrs : mapping
+        Keywords of the cut-out: SLTNAME; for slitlets QUADRANT, SHUTTRID and SHUTSTA too.
+
+    Raises
+    ------
+    ModelError
+        If the optics do not have the slit.
+    """
+    name = str(attrs.get("SLTNAME", ""))
+    if name in optics.slits:
+        return optics.slits[name]
+    known = {quadrant.number: quadrant for quadrant in optics.quadrants}
+    number, state = read(attrs, "QUADRANT"), str(attrs.get("SHUTSTA", ""))
+    shutter = int(attrs["SHUTTRID"]) - 1 if "SHUTTRID" in attrs else -1
+    if number not in known or number == 5 or not 0 <= shutter < known[number].x.size or not state:
+        raise ModelError(
+            f"slit {name!r} is not one of these optics: found QUADRANT {number}, SHUTTRID {shutter + 1} and SHUTSTA "
+            f"{state!r}, expected keywords as from nsxr.cut_slits, and the optics of the same exposure"
+        )
+    table = known[number]
+    centre = state.index("x") if "x" in state else (len(state) - 1) // 2
+    x, y, width, height = (float(axis[shutter]) for axis in (table.x, table.y, table.width, table.height))
+    ends = ends_of_slitlet(centre, len(state) - 1 - centre)
+    return Slit(name, number, x, y, width, height, *ends, optics.wavelength_range, optics.order)
+
+
+def slit_wcs(optics: SlitOptics, first_column: int, first_row: int, shape: tuple[int, int]) -> Node:
+    """Return the gwcs of a cut-out.
+
+    Parameters
+    ----------
+    optics : SlitOptics
+        The optics of the slit.
+    first_column, first_row : int
+        Pixel of the detector, from 0, that is the first pixel of the cut-out.
+    shape : (rows, columns)
+        Shape of the cut-out.
+    """
+    shared = _shared(optics.path)
+    plane = optics.affine
+    slit = optics.slit
+    size = beside(scale(slit.width), scale(slit.height))
+    centre = beside(write.shift(slit.x), write.shift(slit.y))
+    linear = plane[:, :2] / [slit.width, slit.height]
+    quadrant = write.affine(np.column_stack([linear, plane[:, 2] - linear @ [slit.x, slit.y]]))
+    to_plane = chain(size, centre, quadrant)
+    frames, box = shared.frames, write.bounding_box(shape[1], shape[0])
+    pixel = beside(write.shift(first_column), write.shift(first_row))
+    turned = beside(*(chain(write.shift(-2047.0), scale(-1.0)) for _ in range(2)))
+    whole = chain(pixel, turned if optics.path.detector == "NRS2" else identity(2), bounding_box=box)
+    steps = [
+        write.step(frames["detector"], whole),
+        write.step(frames["sca"], shared.to_wheel),
+        write.step(frames["gwa"], _wheel_to_slit(optics, shared, to_plane)),
+    ]
+    if not optics.has_sky:
+        to_msa = beside(to_plane, scale(1e6))
+        return write.wcs([*steps, write.step(frames["slit_frame"], to_msa), write.step(frames["msa_frame"], None)])
+    return write.wcs([*steps, write.step(frames["slit_frame"], beside(to_plane, identity(1))), *shared.to_sky])
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all slits of an exposure have in common."""
+
+    frames: Mapping[str, Node]
+    to_wheel: Node
+    collimator: tuple[Node, ...]
+    wavelength: Node
+    angle: Node
+    velocity: Node
+    back: Node
+    to_sky: tuple[Node, ...]
+
+
+@lru_cache(maxsize=4)
+def _shared(path: LightPath) -> _Shared:
+    disperser = path.disperser
+    angles = (disperser.theta_x, disperser.theta_y, disperser.theta_z, disperser.tilt_y)
+    rotation = write.rotation_to_wheel(angles, "xyzy")
+    turned_back = write.rotation_to_wheel([-angle for angle in angles[::-1]], "yzyx")
+    focal = chain(write.affine(path.focal_plane.affine), identity(2), inverse=write.affine(path.focal_plane.inverse))
+    camera = _relay(path.camera)
+    to_wheel = chain(
+        focal,
+        camera,
+        write.slopes_to_cosines(),
+        rotation,
+        inverse=chain(
+            turned_back,
+            write.cosines_to_slopes(),
+            _distortion(path.camera.backward),
+            write.affine(path.focal_plane.inverse),
+        ),
+    )
+    velocity = 1.0 / (1.0 + path.velocity / 299792458.0)
+    if disperser.is_prism:
+        numbers = disperser.numbers
+        lookup = write.table(numbers.indices, numbers.wavelengths)
+        wavelength = chain(write.index_of_prism(disperser.prism_angle), lookup)
+        angle = write.way_through_prism(disperser.prism_angle, disperser.glass_k, disperser.glass_l)
+    else:
+        wavelength = write.grating(disperser.groove_density, disperser.order, "wavelength")
+        angle = write.grating(disperser.groove_density, disperser.order, "angle")
+    return _Shared(
+        frames=_frames(path.has_sky),
+        to_wheel=to_wheel,
+        collimator=(_distortion(path.collimator.backward), write.slopes_to_cosines(), rotation),
+        wavelength=wavelength,
+        angle=angle,
+        velocity=scale(velocity, "velocity_correction"),
+        back=scale(1.0 / velocity, "inv_vel_correction"),
+        to_sky=_to_sky(path) if path.has_sky else (),
+    )
+
+
+def _wheel_to_slit(optics: SlitOptics, shared: _Shared, to_plane: Node) -> Node:
+    """Return the step from directions at the wheel to the place in the slit and the wavelength [m], with its inverse.
+
+    Intermediate coordinates: (alpha_out, y), then (alpha_in, beta_in, z, alpha_out, y).
+    """
+    towards = chain(to_plane, *shared.collimator)
+    beta, slit_y = optics.table
+    along = beside(identity(1), chain(scale(-1.0), write.table(beta, slit_y)))
+    incoming = beside(chain(beside(scale(0.0), identity(1)), towards), identity(2))
+    found = beside(scale(0.0), identity(1), chain(shared.wavelength, shared.velocity))
+    back = chain(beside(towards, shared.back), pick(3, 0, 1, 2, of=4), shared.angle)
+    return chain(
+        pick(0, 1, of=3),
+        along,
+        pick(1, 1, 0, 1, of=2),
+        incoming,
+        pick(4, 4, 0, 1, 3, of=5),
+        found,
+        inverse=back,
+    )
+
+
+def _distortion(part: Distortion) -> Node:
+    """Return a distortion of (x, y)."""
+    if not part.coefficients.shape[1]:
+        return identity(2)
+    if part.coefficients.shape[1] > 1:
+        raise ModelError("a distortion depends on the wavelength, expected only the fore optics to do so")
+    both = beside(*(write.polynomial(one) for one in part.coefficients[:, 0]))
+    return chain(write.affine(part.before), pick(0, 1, 0, 1, of=2), both)
+
+
+def _relay(relay: Relay) -> Node:
+    forward = _distortion(relay.forward)
+    return replace(forward, content={**forward.content, "inverse": _distortion(relay.backward)})
+
+
+def _coloured(part: Distortion) -> Node:
+    """Return a distortion of (x, y, wavelength) to (x, y)."""
+    axes = []
+    for one in part.coefficients:
+        node = chain(pick(0, 1, of=3), write.polynomial(one[0]))
+        if one.shape[0] > 1:
+            slope = chain(pick(0, 1, of=3), write.polynomial(one[1]))
+            by_wavelength = write.combined("multiply", slope, chain(pick(2, of=3), identity(1)))
+            node = write.combined("add", node, by_wavelength)
+        axes.append(node)
+    before = beside(write.affine(part.before), identity(1))
+    return chain(before, pick(0, 1, 2, 0, 1, 2, of=3), beside(*axes))
+
+
+def _to_sky(path: LightPath) -> tuple[Node, ...]:
+    """Return the steps from the plane of the MSA to the sky, which all slits share."""
+    fore, telescope, pointing = path.fore, path.telescope, path.pointing
+    if fore is None or telescope is None or pointing is None or path.correction is not None:
+        raise ModelError("the way to the sky is not that of slits; slices of the IFU have no gwcs yet")
+    frames = _frames(True)
+    copy = pick(0, 1, 2, 2, of=3)
+    to_oteip = chain(
+        copy,
+        beside(_with_inverse(_coloured(fore.forward), _coloured(fore.backward)), identity(1)),
+        inverse=chain(copy, beside(_coloured(fore.backward), identity(1))),
+    )
+    to_v2v3 = beside(_relay(telescope), scale(1e6))
+    matrix = pointing.affine()
+    stretched = beside(scale(matrix[0, 0]), scale(matrix[1, 1]))
+    moved = beside(write.shift(matrix[0, 2]), write.shift(matrix[1, 2]))
+    to_sky = write.sky_of_v2v3(pointing.v2, pointing.v3, pointing.roll, pointing.ra, pointing.dec)
+    return (
+        write.step(frames["msa_frame"], to_oteip),
+        write.step(frames["oteip"], to_v2v3),
+        write.step(frames["v2v3"], beside(chain(stretched, moved), identity(1))),
+        write.step(frames["v2v3vacorr"], beside(to_sky, identity(1))),
+        write.step(frames["world"], None),
+    )
+
+
+def _with_inverse(node: Node, inverse: Node) -> Node:
+    return replace(node, content={**node.content, "inverse": inverse})
+
+
+@lru_cache(maxsize=2)
+def _frames(has_sky: bool) -> Mapping[str, Node]:
+    """Return the frames by name."""
+    wavelength = write.wavelength_frame()
+    found: dict[str, Any] = {
+        "detector": write.plane_frame("detector", ("x", "y"), "pixel"),
+        "sca": write.plane_frame("sca", ("x", "y"), "pixel"),
+        "gwa": write.plane_frame("gwa", ("alpha_in", "beta_in"), "rad"),
+        "world": write.composite_frame("world", write.sky_frame(), wavelength),
+    }
+    planes = {
+        "slit_frame": ("slit_spatial", ("x_slit", "y_slit"), ""),
+        "msa_frame": ("msa_spatial", ("x_msa", "y_msa"), "m"),
+        "oteip": ("oteip", ("X_OTEIP", "Y_OTEIP"), "deg"),
+        "v2v3": ("v2v3_spatial", ("v2", "v3"), "arcsec"),
+        "v2v3vacorr": ("v2v3vacorr_spatial", ("v2", "v3"), "arcsec"),
+    }
+    for name, plane in planes.items():
+        found[name] = write.composite_frame(name, write.plane_frame(*plane), wavelength)
+    return found

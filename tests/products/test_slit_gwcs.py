@@ -1,0 +1,123 @@
+"""The gwcs that is written with slits gives the wavelengths and places of the optics, in nsxr and in gwcs itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import nsxr
+from nsxr.errors import ModelError
+from nsxr.optics.instrument import Optics
+from nsxr.products.slit_gwcs import slit_of_attributes
+from nsxr.slits.collection import iterate_slits
+from nsxr.slits.selection import slits_of
+from nsxr.testing import forbid_computes
+from tests.optics.exposures import make_rates, optics_of
+from tests.products.metafiles import write_metafile
+
+
+def same(one: np.ndarray, other: np.ndarray, within: float) -> None:
+    np.testing.assert_allclose(one, other, rtol=0, atol=within)  # NaN at the same pixels
+
+
+def grid_of(slit: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    row, column = np.meshgrid(slit["row"], slit["column"], indexing="ij")
+    return column, row
+
+
+def fixed_slits(**header: object) -> tuple[xr.Dataset, Optics, xr.DataTree]:
+    rates = make_rates("FIXEDSLIT", **header)  # type: ignore[arg-type]
+    optics = optics_of(rates)
+    return rates, optics, nsxr.cut_slits(rates, optics)
+
+
+@pytest.mark.parametrize(("grating", "detector"), [("PRISM", "NRS1"), ("G395H", "NRS2"), ("G140M", "NRS1")])
+def test_optics_are_read_back(tmp_path: Path, grating: str, detector: str) -> None:
+    _, optics, slits = fixed_slits(grating=grating, detector=detector)
+    path = nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics)
+    again = nsxr.open_optics(path)
+    assert set(again.slits) == set(slits.children)
+    for name, slit in iterate_slits(slits):
+        column, row = grid_of(slit)
+        ours, theirs = again.forward(column, row, name), optics.forward(column, row, name)
+        for one, other, within in zip(ours, theirs, (1e-11, 1e-12, 1e-12, 1e-12), strict=True):
+            same(one, other, within)
+        wavelength = np.linspace(*optics.wavelength_range, 20)
+        for one, other in zip(again.inverse(0.2, wavelength, name), optics.inverse(0.2, wavelength, name), strict=True):
+            same(one, other, 1e-9)
+    plain = nsxr.open_slits(path)
+    with forbid_computes():
+        assert all(set(slit.data_vars) >= {"sci", "wavelength"} for _, slit in iterate_slits(plain))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("grating", "detector"), [("PRISM", "NRS1"), ("G395H", "NRS2")])
+def test_the_observatorys_models_open_it(tmp_path: Path, grating: str, detector: str) -> None:
+    pytest.importorskip("gwcs")
+    datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
+    _, optics, slits = fixed_slits(grating=grating, detector=detector)
+    path = nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics)
+    with datamodels.open(path) as model:
+        each = {slit.name: slit for slit in model.slits} if hasattr(model, "slits") else {model.name: model}
+        assert set(each) == set(slits.children)
+        for name, slit in iterate_slits(slits):
+            wcs = each[name].meta.wcs
+            first_column, first_row = int(slit["column"][0]), int(slit["row"][0])
+            column, row = grid_of(slit)
+            column, row = column[::4, ::16], row[::4, ::16]
+            slit_y, wavelength, ra, dec = optics.forward(column, row, name)
+            found = wcs(column - first_column, row - first_row)
+            for one, other in zip((ra, dec, wavelength), found, strict=True):
+                same(one, other, 1e-9)
+            same(slit_y, wcs.get_transform("detector", "slit_frame")(column - first_column, row - first_row)[1], 1e-9)
+            wavelength = np.linspace(*optics.wavelength_range, 20)
+            back = wcs.get_transform("slit_frame", "detector")(0 * wavelength, 0.2 + 0 * wavelength, wavelength * 1e-6)
+            for one, other, start in zip(
+                optics.inverse(0.2, wavelength, name), back, (first_column, first_row), strict=True
+            ):
+                same(one, other + start, 1e-7)
+            assert each[name].slit_ymin == optics.slits[name].slit_y_low
+
+
+def test_shared_optics_stand_in_the_file_once(tmp_path: Path) -> None:
+    _, optics, slits = fixed_slits(grating="PRISM")
+    one = xr.DataTree.from_dict({"S200A1": slits["S200A1"].to_dataset()})
+    sizes = []
+    for number, tree in enumerate((one, slits)):
+        path = nsxr.write_slits(tree, tmp_path / f"x{number}_cal.fits", optics=optics)
+        content = path.read_bytes()
+        sizes.append(len(content) - content.rindex(b"XTENSION"))  # the last extension has the coordinates
+    more = len(slits.children) - 1
+    assert sizes[1] - sizes[0] < more * 30_000  # two tables of 8 kB and a few lines for each slit
+    assert sizes[0] > 60_000
+
+
+def test_slitlets_are_known_by_their_keywords(tmp_path: Path) -> None:
+    rates = make_rates("MSASPEC", "PRISM", MSAMETID=1)
+    optics, metafile = optics_of(rates), write_metafile(tmp_path / "x_msa.fits")
+    slits = nsxr.cut_slits(rates, optics, shutters=metafile)
+    wanted = {slit.name: slit for slit in slits_of(rates, optics, metafile)}
+    for name, slit in iterate_slits(slits):
+        found = slit_of_attributes(optics, slit.attrs)
+        for field in ("name", "quadrant", "x", "y", "width", "height", "wavelength_range", "order"):
+            assert getattr(found, field) == getattr(wanted[name], field)
+        assert (found.slit_y_low, found.slit_y_high) == pytest.approx((wanted[name].slit_y_low, wanted[name].slit_y_high))
+    again = nsxr.open_optics(nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics))
+    for name, slit in iterate_slits(slits):
+        column, row = grid_of(slit)
+        for one, other in zip(again.forward(column, row, name), optics.forward(column, row, wanted[name]), strict=True):
+            same(one, other, 1e-10)
+
+
+def test_slits_that_optics_do_not_have_are_refused(tmp_path: Path) -> None:
+    _, optics, slits = fixed_slits(grating="PRISM")
+    slit = slits["S200A1"].to_dataset()
+    with pytest.raises(ModelError, match=r"slit '77' is not one of these optics: found QUADRANT 5"):
+        nsxr.write_slits(slit.assign_attrs(SLTNAME="77"), tmp_path / "x_cal.fits", optics=optics)
+    with pytest.raises(ModelError, match="several exposures"):
+        several = xr.DataTree.from_dict({"exposure1": slit, "exposure2": slit})
+        several.attrs["DATAMODL"] = "MultiExposureModel"
+        several["exposure1"].attrs["DATAMODL"] = "MultiExposureModel"
+        nsxr.write_slits(several, tmp_path / "x_cal.fits", optics=optics)
+    assert not list(tmp_path.glob("*.fits"))
