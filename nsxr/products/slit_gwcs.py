@@ -51,7 +51,8 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
             raise ModelError(f"slit {attrs.get('SLTNAME', '')!r} has no detector rows and columns, so it has no gwcs")
         slit = slit_of_attributes(optics, attrs)
         first_row, first_column = (int(label.to_numpy()[0]) for label in (row, column))
-        node = slit_wcs(optics.for_slit(slit), first_column, first_row, (row.size, column.size))
+        affine = optics.quadrant(slit.quadrant).affine
+        node = slit_wcs(optics.for_slit(slit), affine, first_column, first_row, (row.size, column.size))
         ends = {"slit_ymin": slit.slit_y_low, "slit_ymax": slit.slit_y_high}
         entries.append({"meta": {"wcs": node}, **ends})
     return write.asdf_text({"slits": entries} if model == "MultiSlitModel" else entries[0])
@@ -90,26 +91,25 @@ def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
     return Slit(name, number, x, y, width, height, *ends, optics.wavelength_range, optics.order)
 
 
-def slit_wcs(optics: SlitOptics, first_column: int, first_row: int, shape: tuple[int, int]) -> Node:
+def slit_wcs(optics: SlitOptics, affine: np.ndarray, first_column: int, first_row: int, shape: tuple[int, int]) -> Node:
     """Return the gwcs of a cut-out.
 
     Parameters
     ----------
     optics : SlitOptics
         The optics of the slit.
+    affine : (2, 3) ndarray
+        From the frame of the slit's quadrant to the plane of the MSA [m].
     first_column, first_row : int
         Pixel of the detector, from 0, that is the first pixel of the cut-out.
     shape : (rows, columns)
         Shape of the cut-out.
     """
     shared = _shared(optics.path)
-    plane = optics.affine
     slit = optics.slit
     size = beside(scale(slit.width), scale(slit.height))
     centre = beside(write.shift(slit.x), write.shift(slit.y))
-    linear = plane[:, :2] / [slit.width, slit.height]
-    quadrant = write.affine(np.column_stack([linear, plane[:, 2] - linear @ [slit.x, slit.y]]))
-    to_plane = chain(size, centre, quadrant)
+    to_plane = chain(size, centre, write.affine(affine))
     frames, box = shared.frames, write.bounding_box(shape[1], shape[0])
     pixel = beside(write.shift(first_column), write.shift(first_row))
     turned = beside(*(chain(write.shift(-2047.0), scale(-1.0)) for _ in range(2)))

@@ -153,8 +153,10 @@ def _slit_header(slit: xr.Dataset) -> str:
     """Return the header of a slit as text: its original header, its keywords, and the place that its labels give."""
     header = fits.Header.fromstring(str(slit.attrs.get("slit_header", "")), sep="\n")
     for keyword, meaning in SLIT_KEYWORDS.items():
-        if keyword in slit.attrs and keyword not in header:
-            set_keyword(header, keyword, slit.attrs[keyword], meaning)
+        value = slit.attrs.get(keyword)
+        is_unknown = value is None or (isinstance(value, float | np.floating) and not np.isfinite(value))
+        if not is_unknown and keyword not in header:  # FITS has no NaN: place of a source that is not known
+            set_keyword(header, keyword, value, meaning)
     if not is_resampled(slit, slit.attrs):  # resampled pixels are not detector pixels
         for axis, dim in zip(("2", "1"), image_dims(slit), strict=True):
             if dim in slit.coords:

@@ -261,7 +261,7 @@ def _slit_and_quadrant(steps: GwcsSteps, to_slit: Transform, attrs: Attributes) 
     place = (x.offset, y.offset, width.factor, height.factor)
     name = plain_name(attrs.get("SLTNAME", "slit"), "slit")
     slit = Slit(name, number, *place, *_ends(to_slit), (low, high), -abs(read(attrs, "SPORDER")) or -1)
-    return quadrant.to_plane(*place), slit, quadrant
+    return affine_of(to_plane), slit, quadrant
 
 
 def _ends(to_slit: Transform) -> tuple[float, float]:
@@ -285,9 +285,10 @@ def _collimator(to_slit: Transform, plane: np.ndarray) -> Distortion:
             best = before[sizes[-1] :]
     if not best:
         raise ReferenceFileError("the collimator is not found between the frames gwa and slit_frame")
-    whole = distortion_of(_joined(best))
-    back = np.linalg.inv(np.vstack([plane, [0, 0, 1]]))
-    return replace(whole, before=whole.before @ back)
+    for count in range(2, len(best)):
+        if _is_linear(_joined(best[:count])) and np.array_equal(affine_of(_joined(best[:count])), plane):
+            return distortion_of(_joined(best[count:]))
+    raise ReferenceFileError("light leaves the slit from another place than it has in the plane of the MSA")
 
 
 def _is_size(transform: Transform) -> bool:

@@ -102,7 +102,9 @@ def test_slitlets_are_known_by_their_keywords(tmp_path: Path) -> None:
         found = slit_of_attributes(optics, slit.attrs)
         for field in ("name", "quadrant", "x", "y", "width", "height", "wavelength_range", "order"):
             assert getattr(found, field) == getattr(wanted[name], field)
-        assert (found.slit_y_low, found.slit_y_high) == pytest.approx((wanted[name].slit_y_low, wanted[name].slit_y_high))
+        assert (found.slit_y_low, found.slit_y_high) == pytest.approx(
+            (wanted[name].slit_y_low, wanted[name].slit_y_high)
+        )
     again = nsxr.open_optics(nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics))
     for name, slit in iterate_slits(slits):
         column, row = grid_of(slit)
