@@ -65,9 +65,10 @@ def scale(factor: float, name: str = "") -> Node:
     return Node(f"{_TRANSFORM}scale-1.2.0", {"factor": float(factor)} | ({"name": name} if name else {}), 1)
 
 
-def affine(matrix: np.ndarray) -> Node:
+def affine(matrix: np.ndarray, name: str = "") -> Node:
     """Return an affine map (2, 3) of x and y."""
-    content = {"matrix": _inline(matrix[:, :2]), "translation": _inline(matrix[:, 2])}
+    content: dict[str, Any] = {"matrix": _inline(matrix[:, :2]), "translation": _inline(matrix[:, 2])}
+    content |= {"name": name} if name else {}
     return Node(f"{_TRANSFORM}affine-1.3.0", content, 2)
 
 

@@ -31,6 +31,7 @@ __all__ = [
 SLIT_KEYWORDS: Mapping[str, str] = {
     "SLTNAME": "Name of the slit",
     "SLITID": "Slitlet ID",
+    "SHUTTRID": "Shutter (slit) ID",
     "SOURCEID": "Source ID",
     "SRCNAME": "Source name",
     "SRCALIAS": "Source alias",
@@ -47,6 +48,8 @@ SLIT_KEYWORDS: Mapping[str, str] = {
     "SLTXSCL": "Scale open to full MSA slit coordinates (X dir)",
     "SLTYSCL": "Scale open to full MSA slit coordinates (Y dir)",
     "SPORDER": "Spectral order number",
+    "WAVSTART": "Lower bound of the default wavelength range",
+    "WAVEND": "Upper bound of the default wavelength range",
     "DISPAXIS": "Dispersion direction",
     "WAVECOR": "Wavelength corrected (T/F)",
     "PTHLOSS": "Type of pathloss correction applied",

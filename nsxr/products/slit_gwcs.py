@@ -54,7 +54,9 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
         affine = optics.quadrant(slit.quadrant).affine
         node = slit_wcs(optics.for_slit(slit), affine, first_column, first_row, (row.size, column.size))
         ends = {"slit_ymin": slit.slit_y_low, "slit_ymax": slit.slit_y_high}
-        entries.append({"meta": {"wcs": node}, **ends})
+        place = {"quadrant": slit.quadrant}  # these have no keyword in all versions of the observatory's models
+        place |= {key.lower(): int(attrs[key]) for key in ("XCEN", "YCEN") if key in attrs}
+        entries.append({"meta": {"wcs": node}, **ends, **place})
     return write.asdf_text({"slits": entries} if model == "MultiSlitModel" else entries[0])
 
 
@@ -66,7 +68,7 @@ def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
     optics : Optics
         The optics of the exposure. A slit of this name in ``optics.slits`` is taken as it is.
     attrs : mapping
-        Keywords of the cut-out: SLTNAME; for slitlets QUADRANT, SHUTTRID and SHUTSTA too.
+        Keywords of the cut-out: SLTNAME; for slitlets MSAQUAD, SHUTTRID and SHUTSTA too.
 
     Raises
     ------
@@ -77,11 +79,11 @@ def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
     if name in optics.slits:
         return optics.slits[name]
     known = {quadrant.number: quadrant for quadrant in optics.quadrants}
-    number, state = read(attrs, "QUADRANT"), str(attrs.get("SHUTSTA", ""))
+    number, state = read(attrs, "MSAQUAD"), str(attrs.get("SHUTSTA", ""))
     shutter = int(attrs["SHUTTRID"]) - 1 if "SHUTTRID" in attrs else -1
     if number not in known or number == 5 or not 0 <= shutter < known[number].x.size or not state:
         raise ModelError(
-            f"slit {name!r} is not one of these optics: found QUADRANT {number}, SHUTTRID {shutter + 1} and SHUTSTA "
+            f"slit {name!r} is not one of these optics: found MSAQUAD {number}, SHUTTRID {shutter + 1} and SHUTSTA "
             f"{state!r}, expected keywords as from nsxr.cut_slits, and the optics of the same exposure"
         )
     table = known[number]
@@ -109,7 +111,7 @@ def slit_wcs(optics: SlitOptics, affine: np.ndarray, first_column: int, first_ro
     slit = optics.slit
     size = beside(scale(slit.width), scale(slit.height))
     centre = beside(write.shift(slit.x), write.shift(slit.y))
-    to_plane = chain(size, centre, write.affine(affine))
+    to_plane = chain(size, centre, write.affine(affine, name=f"msa_Q{slit.quadrant}"))
     frames, box = shared.frames, write.bounding_box(shape[1], shape[0])
     pixel = beside(write.shift(first_column), write.shift(first_row))
     turned = beside(*(chain(write.shift(-2047.0), scale(-1.0)) for _ in range(2)))

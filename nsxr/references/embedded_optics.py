@@ -254,7 +254,7 @@ def _slit_and_quadrant(steps: GwcsSteps, to_slit: Transform, attrs: Attributes) 
             raise ReferenceFileError("the slit does not start with its size and place, expected scales and shifts")
     names = (part.name for part in _walk(to_plane))
     named = next((int(found[1]) for name in names if (found := re.search(r"_Q([1-5])(_|$)", name))), 5)
-    number = read(attrs, "QUADRANT") if "QUADRANT" in attrs else named
+    number = read(attrs, "MSAQUAD") if "MSAQUAD" in attrs else named
     empty = np.zeros(0)
     quadrant = Quadrant(number, empty, empty, empty, empty, affine)
     low, high = (read(attrs, key) * 1e6 for key in ("WAVSTART", "WAVEND"))

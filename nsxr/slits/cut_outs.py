@@ -265,7 +265,7 @@ def slit_attributes(slit: Slit, box: Box, header: Attributes) -> Entries:
         "SLTSIZE1": box.shape[1],
         "SLTSTRT2": box.first_row - first[2] + 2,
         "SLTSIZE2": box.shape[0],
-        "QUADRANT": slit.quadrant,
+        "MSAQUAD": slit.quadrant,
         "SPORDER": slit.order,
         "WAVSTART": slit.wavelength_range[0] * 1e-6,
         "WAVEND": slit.wavelength_range[1] * 1e-6,
