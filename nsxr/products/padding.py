@@ -81,12 +81,12 @@ def pad_slits(slits: xr.DataTree) -> xr.Dataset:
         raise ModelError("there are no slits")
     each = list(named.values())
     first = each[0]
-    differing = sorted({str(name) for slit in each for name in set(slit.data_vars) ^ set(first.data_vars)})
+    differing = sorted({str(name) for slit in each for name in set(_images(slit)) ^ set(_images(first))})
     if differing:
         raise ModelError(f"slits do not all have {', '.join(differing)}")
     lengths = {dim: max(slit.sizes[dim] for slit in each) for dim in _LABELS}
     variables = {}
-    for name, model in first.data_vars.items():
+    for name, model in _images(first).items():
         arrays = [_padded(slit[name], lengths) for slit in each]
         variables[name] = xr.concat(arrays, "slit").assign_attrs(
             {key: value for key, value in model.attrs.items() if key != "fits_header"}
@@ -103,11 +103,18 @@ def pad_slits(slits: xr.DataTree) -> xr.Dataset:
     coordinates["slit_header"] = ("slit", np.array(headers, dtype=object))
     shared = {name: c.variable for name, c in first.coords.items() if set(c.dims) <= {"integration"}}
     result = xr.Dataset(variables).assign_coords(shared | coordinates)
+    result = result.set_coords([name for name in variables if name in first.coords])
     common = [slit.attrs for slit in each]
     result.attrs = {key: value for key, value in common[0].items() if all(_same(a.get(key), value) for a in common)}
     for key in ("slit_header", "SLTNAME", *(keyword for keyword, _ in SLIT_COORDINATES.values())):
         result.attrs.pop(key, None)
     return result
+
+
+def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the variables of a slit, and the coordinates that each pixel has: its place on the sky."""
+    places = {str(name): array for name, array in slit.coords.items() if set(_LABELS) <= set(array.dims)}
+    return {str(name): array for name, array in slit.data_vars.items()} | places
 
 
 def _in_storage(slit: xr.Dataset) -> xr.Dataset:

@@ -3,6 +3,7 @@
 The steps that all slits share are made once. The file then holds them once, see :mod:`nsxr.formats.gwcs_write`.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.formats import gwcs_write as write
 from nsxr.formats.gwcs_write import Node, beside, chain, identity, pick, scale
 from nsxr.model.keywords import read
@@ -38,11 +39,23 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
     model : str
         Data model of the product (DATAMODL).
 
+    Warns
+    -----
+    DegradedResultWarning
+        If wavelengths of slits were corrected for the places of their sources. The gwcs has those before.
+
     Raises
     ------
     ModelError
         If slits are resampled, or are of several exposures, or the optics do not have them.
     """
+    corrected = [str(slit.attrs.get("SLTNAME", "")) for slit in slits if slit.attrs.get("WAVECOR") in (True, "T")]
+    if corrected:
+        warnings.warn(
+            f"slits {', '.join(corrected)}: WAVELENGTH is corrected for the place of the source, the gwcs is not",
+            DegradedResultWarning,
+            stacklevel=2,
+        )
     if model == "MultiExposureModel":
         raise ModelError("slits of several exposures have no common optics; write them without optics")
     entries = []
@@ -56,7 +69,7 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
         ends = {"slit_ymin": slit.slit_y_low, "slit_ymax": slit.slit_y_high}
         place = {"quadrant": slit.quadrant}  # these have no keyword in all versions of the observatory's models
         place |= {key.lower(): int(attrs[key]) for key in ("XCEN", "YCEN") if key in attrs}
-        entries.append({"meta": {"wcs": node}, **ends, **place})
+        entries.append({"meta": {"model_type": "SlitModel", "wcs": node}, **ends, **place})
     return write.asdf_text({"slits": entries} if model == "MultiSlitModel" else entries[0])
 
 

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import nsxr
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.optics.instrument import Optics
 from nsxr.products.slit_gwcs import slit_of_attributes
 from nsxr.slits.collection import iterate_slits
@@ -121,3 +121,27 @@ def test_slits_that_optics_do_not_have_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="several exposures"):
         nsxr.write_slits(several, tmp_path / "x_cal.fits", optics=optics)
     assert not list(tmp_path.glob("*.fits"))
+
+
+def test_corrected_wavelengths_are_told(tmp_path: Path) -> None:
+    _, optics, slits = fixed_slits(grating="PRISM")
+    slit = slits["S200A1"].to_dataset().assign_attrs(WAVECOR=True)
+    with pytest.warns(DegradedResultWarning, match="slits S200A1: WAVELENGTH is corrected"):
+        nsxr.write_slits(slit, tmp_path / "x_cal.fits", optics=optics)
+
+
+@pytest.mark.parametrize("mode", ["FIXEDSLIT", "MSASPEC"])  # of shutters, all slits are padded in one group
+def test_places_of_pixels_stay_coordinates_in_zarr(tmp_path: Path, mode: str) -> None:
+    rates = make_rates(mode, "PRISM", MSAMETID=1).chunk()
+    metafile = write_metafile(tmp_path / "x_msa.fits") if mode == "MSASPEC" else None
+    names = ("slit_y", "ra", "dec")
+    slits = nsxr.cut_slits(rates, optics_of(rates), shutters=metafile, coordinates=names)
+    again = nsxr.open_slits(nsxr.write_slits(slits, tmp_path / "x.zarr"))
+    assert len(again.children) == len(slits.children) > 1
+    for name, slit in iterate_slits(slits):
+        for coordinate in names:
+            xr.testing.assert_identical(again[name][coordinate].variable, slit[coordinate].variable)
+            assert coordinate in again[name].coords
+        assert again[name]["ra"].dtype == np.float64
+        assert again[name]["ra"].attrs["units"] == "degree"
+        assert again[name]["wavelength"].attrs["units"] == "um"
