@@ -145,9 +145,11 @@ VARIABLES: Mapping[str, Variable] = {
 
 
 def variable_attributes(name: str) -> dict[str, object]:
-    """Return the constant attributes of a declared variable: its meaning and, for DQ, its flags."""
+    """Return the constant attributes of a declared variable: its meaning, for DQ its flags."""
     attributes: dict[str, object] = {"long_name": VARIABLES[name].meaning}
-    if name == "groupdq":
+    if name == "wavelength":
+        attributes["standard_name"] = "radiation_wavelength"  # of the CF conventions
+    elif name == "groupdq":
         attributes |= flag_attributes(GroupFlag, np.uint8)
     elif name in ("pixeldq", "dq"):
         attributes |= flag_attributes(PixelFlag, np.uint32)
