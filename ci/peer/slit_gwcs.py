@@ -3,8 +3,8 @@
 python ci/peer/slit_gwcs.py FILE...
 
 Executed by the Python of jwst's environment; imports nothing of nsxr. The files have cut-outs written with
-``nsxr.write_slits(slits, path, optics=optics)`` from an exposure whose header is complete. Ends with status 1 if the gwcs
-gives other wavelengths than the file has, or if the resampling fails.
+``nsxr.write_slits(slits, path, optics=optics)`` from an exposure whose header is complete. Ends with status 1 if the
+gwcs gives other wavelengths than the file has, or if the resampling fails.
 """
 
 import sys
@@ -38,9 +38,7 @@ def main() -> None:
                 status = ResampleSpecStep.call(model).meta.cal_step.resample
                 if status != "COMPLETE":
                     sys.exit(f"{path}: the resampling ended with status {status}")
-            print(
-                f"{path.name}: {len(slits)} slits opened in {opened:.1f} s, wavelengths within {worst:.1g} um, resampled"
-            )
+            print(f"{path.name}: {len(slits)} slits, opened in {opened:.1f} s, within {worst:.1g} um, resampled")
 
 
 if __name__ == "__main__":
