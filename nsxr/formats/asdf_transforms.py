@@ -20,6 +20,7 @@ __all__ = [
     "Compose",
     "Concatenate",
     "Constant",
+    "FixInputs",
     "Identity",
     "OtherTransform",
     "Polynomial",
@@ -145,6 +146,14 @@ class Tabular(Transform):
     points: tuple[np.ndarray, ...]
     values: np.ndarray
     fill: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class FixInputs(Transform):
+    """``transform`` with some of its inputs given: ``values`` by the number of the input. It takes the others."""
+
+    transform: Transform
+    values: Mapping[int, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,6 +291,14 @@ def _identity(node: Any, arrays: AsdfArrays, memory: _Memory) -> Transform:
     return Identity(n)
 
 
+def _fix_inputs(node: Any, arrays: AsdfArrays, memory: _Memory) -> Transform:
+    inner, given = node["forward"]
+    names = list(inner.get("inputs", ()))
+    places = [names.index(key) if isinstance(key, str) else int(key) for key in given["keys"]]
+    values = [float(arrays.read(value).reshape(-1)[0]) for value in given["values"]]
+    return FixInputs(read_transform(inner, arrays, memory), dict(zip(places, values, strict=True)))
+
+
 def _combined(operation: str) -> Reader:
     def read(node: Any, arrays: AsdfArrays, memory: _Memory) -> Transform:
         return Combination(operation, *_pair(node, arrays, memory))
@@ -307,4 +324,5 @@ _READERS: Mapping[str, Reader] = {
     "multiply": _combined("multiply"),
     "divide": _combined("divide"),
     "tabular": _tabular,
+    "fix_inputs": _fix_inputs,
 }

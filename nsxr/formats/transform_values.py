@@ -17,6 +17,7 @@ from nsxr.formats.asdf_transforms import (
     Compose,
     Concatenate,
     Constant,
+    FixInputs,
     Identity,
     OtherTransform,
     Polynomial,
@@ -58,6 +59,8 @@ def count_inputs(transform: Transform) -> int:
             return count_inputs(transform.first)
         case Concatenate():
             return count_inputs(transform.first) + count_inputs(transform.second)
+        case FixInputs():
+            return count_inputs(transform.transform) - len(transform.values)
         case OtherTransform(node={"inputs": [*names]}):
             return len(names)
     raise _unknown(transform)
@@ -97,6 +100,14 @@ def evaluate(transform: Transform, inputs: Arrays, arrays: AsdfArrays) -> list[n
         case Combination():
             pair = (evaluate(part, inputs, arrays) for part in (transform.first, transform.second))
             return [_OPERATIONS[transform.operation](a, b) for a, b in zip(*pair, strict=True)]
+        case FixInputs():
+            waiting = iter(inputs)
+            like = inputs[0] if inputs else np.zeros(())
+            whole = [
+                np.full_like(like, transform.values[number]) if number in transform.values else next(waiting)
+                for number in range(count_inputs(transform.transform))
+            ]
+            return evaluate(transform.transform, whole, arrays)
         case OtherTransform():
             kind = _kind(transform)
             if kind not in _OTHERS:
@@ -206,10 +217,12 @@ def _index_of_prism(node: Mapping[str, Any], inputs: Arrays, arrays: AsdfArrays)
 
 
 def _grating(node: Mapping[str, Any], inputs: Arrays, arrays: AsdfArrays) -> list[np.ndarray]:
+    """Solve the grating equation as the observatory's pipeline does, or as gwcs does: with other inputs and signs."""
     grooves = float(node["groove_density"]) * float(node["order"])
     if node["output"] == "wavelength":
-        return [-(inputs[0] + inputs[2]) / grooves]
-    x, y = -inputs[1] - grooves * inputs[0], -inputs[2]
+        return [-(inputs[0] + inputs[2]) / grooves] if len(inputs) == 3 else [(inputs[0] + inputs[1]) / grooves]
+    sign = -1 if len(inputs) == 4 else 1
+    x, y = sign * inputs[1] - grooves * inputs[0], -inputs[2]
     return [x, y, _root(1 - x**2 - y**2)]
 
 

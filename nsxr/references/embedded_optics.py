@@ -7,7 +7,7 @@ file spells them.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,10 @@ from nsxr.formats.asdf_transforms import (
     Compose,
     Concatenate,
     Constant,
+    FixInputs,
     Identity,
     OtherTransform,
+    RemapAxes,
     Scale,
     Shift,
     Tabular,
@@ -100,7 +102,9 @@ def optics_of_product(path: str | os.PathLike[str]) -> Optics:
     for version in versions:
         attrs = {**primary, **keywords(file.versions["SCI", version].header)}
         try:
-            one = optics_of_gwcs(read_gwcs(tree, version), attrs)
+            steps = read_gwcs(tree, version)
+            one = optics_of_gwcs(steps, attrs)
+            _require_same(one, steps, file.versions["SCI", version].shape[-2:])
         except InputFileError:
             raise
         except Exception as error:  # a damaged tree may raise any error when it is parsed
@@ -117,6 +121,22 @@ def optics_of_product(path: str | os.PathLike[str]) -> Optics:
         raise InputFileError(f"{name}: its slits have different optics, expected slits of one exposure")
     slits = {key: one.slit for key, one in found.items()}
     return Optics(each[0].path, slits, tuple(quadrants[number] for number in sorted(quadrants)))
+
+
+def _require_same(one: EmbeddedSlit, steps: GwcsSteps, shape: Sequence[int]) -> None:
+    """Raise ReferenceFileError if optics and gwcs differ at some pixels: the gwcs then has parts that are not known."""
+    row, column = (grid.astype(np.float64) for grid in np.mgrid[0 : shape[0] : 7j, 0 : shape[1] : 5j])
+    optics = Optics(one.path, {}, (one.quadrant,)).for_slit(one.slit)
+    found = optics.forward(column + one.first_column, row + one.first_row, sky=False)
+    _, slit_y, metres, *_ = steps.evaluate(column, row, "slit_frame")
+    pairs = [(found.slit_y, slit_y, 1e-9), (found.wavelength, metres * 1e6, 1e-9)]
+    if optics.has_sky:
+        ra, dec, corrected, *_ = steps.evaluate(column, row)
+        pairs += [(a, b, 1e-9) for a, b in zip(optics.slit_to_sky(0, slit_y, corrected), (ra, dec), strict=True)]
+    for ours, theirs, within in pairs:
+        if not np.allclose(ours, theirs, rtol=0, atol=within, equal_nan=True):
+            worst = float(np.nan_to_num(np.abs(ours - theirs), nan=np.inf).max())
+            raise ReferenceFileError(f"it has parts that these optics do not have: coordinates differ by {worst:.2g}")
 
 
 def optics_of_gwcs(steps: GwcsSteps, attrs: Attributes) -> EmbeddedSlit:
@@ -170,9 +190,24 @@ def _step(steps: GwcsSteps, *frames: str) -> Transform:
     for first in frames[:-1]:
         found = steps.between(first, frames[-1])
         if found is not None:
-            return found
+            return _unnamed(found)
     names = ", ".join(step.frame for step in steps.steps)
     raise ReferenceFileError(f"its frames are {names}, expected a step from {frames[0]} to {frames[-1]}")
+
+
+def _unnamed(transform: Transform) -> Transform:
+    """Return a transform without the number of the slit, which version 3 of the pipeline passes on beside x and y."""
+    if not isinstance(transform, Compose):
+        return transform
+    if isinstance(transform.first, FixInputs) and isinstance(transform.second, RemapAxes):
+        inner = transform.first.transform
+        while isinstance(inner, Compose):
+            inner = inner.first
+        if isinstance(inner, Concatenate) and isinstance(inner.second, Identity):
+            return inner.first
+    first, second = _unnamed(transform.first), _unnamed(transform.second)
+    is_same = first is transform.first and second is transform.second
+    return transform if is_same else Compose(first, second)
 
 
 def _chain(transform: Transform) -> list[Transform]:
@@ -257,7 +292,7 @@ def _slit_and_quadrant(steps: GwcsSteps, to_slit: Transform, attrs: Attributes) 
     number = read(attrs, "MSAQUAD") if "MSAQUAD" in attrs else named
     empty = np.zeros(0)
     quadrant = Quadrant(number, empty, empty, empty, empty, affine)
-    low, high = (read(attrs, key) * 1e6 for key in ("WAVSTART", "WAVEND"))
+    low, high = (round(read(attrs, key) * 1e6, 9) for key in ("WAVSTART", "WAVEND"))
     place = (x.offset, y.offset, width.factor, height.factor)
     name = plain_name(attrs.get("SLTNAME", "slit"), "slit")
     slit = Slit(name, number, *place, *_ends(to_slit), (low, high), -abs(read(attrs, "SPORDER")) or -1)
@@ -338,7 +373,7 @@ def _velocity(to_slit: Transform) -> float:
 def _of_plane(transform: Transform) -> Transform:
     """Return the part of a step that makes two coordinates. Beside it, the wavelength is passed on."""
     for part in _chain(transform):
-        if isinstance(part, Concatenate):
+        if isinstance(part, Concatenate) and count_inputs(part) != 2:
             return part.first
     return transform
 
@@ -350,10 +385,8 @@ def _sky(steps: GwcsSteps) -> tuple[Relay | None, Relay | None, Pointing | None]
     fore = relay_of(_of_plane(_step(steps, "msa_frame", "oteip")))
     telescope = relay_of(_of_plane(_step(steps, "oteip", "v2v3")))
     scale, rotation = 1.0, None
-    aberrations = steps.between("v2v3", "v2v3vacorr")
-    if aberrations is not None:
-        first = aberrations.first if isinstance(aberrations, Concatenate) else aberrations
-        scale = float(affine_of(first)[0, 0]) if count_inputs(first) == 2 else 1.0
+    if steps.between("v2v3", "v2v3vacorr") is not None:
+        scale = float(affine_of(_of_plane(_step(steps, "v2v3", "v2v3vacorr")))[0, 0])
     for node in _nodes(_step(steps, "v2v3vacorr", "v2v3", "world"), "rotate_sequence_3d"):
         rotation = node
     if rotation is None or rotation["axes_order"] != "zyxyz":
