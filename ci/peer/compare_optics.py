@@ -53,7 +53,7 @@ SINGLE = 2.5e-7
 TIMED = ("assign_wcs", "extract_2d", "coordinates of a fifteenth of the pixels")
 """What nsxr does too in the time that the table gives."""
 SAME = {"SOURCEID": "source_id", "SRCNAME": "source_name", "SHUTSTA": "shutter_state", "SLITID": "slitlet_id"}
-SAME |= {"QUADRANT": "quadrant", "XCEN": "xcen", "YCEN": "ycen"}
+SAME |= {"MSAQUAD": "quadrant", "XCEN": "xcen", "YCEN": "ycen"}
 COLUMNS = ("scene", "slits", "pixels", "wavelength [um]", "slit_y", "sky [deg]", "cut-outs [um]", "other NaN")
 COLUMNS += (
     "boxes short by",

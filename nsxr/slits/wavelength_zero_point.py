@@ -80,7 +80,7 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
     if "wavelength_uncorrected" in slit:
         raise ModelError(about(slit.attrs, "wavelengths were corrected for the position of the source before"))
     kind = str(slit.attrs.get("EXP_TYPE", "")).strip().upper()
-    is_fixed = kind in _FIXED or str(slit.attrs.get("QUADRANT", "")).strip() == "5"
+    is_fixed = kind in _FIXED or str(slit.attrs.get("MSAQUAD", "")).strip() == "5"
     name = _aperture(slit.attrs) if is_fixed else _SHUTTERS
     position = read(slit.attrs, "SRCXPOS", matters=False)
     source_type = str(slit.attrs.get("SRCTYPE", "")).strip().upper()

@@ -98,7 +98,7 @@ def test_sources_beyond_the_table(beyond, shift):
         ({"SRCXPOS": None}, "not known"),
         ({"SRCXPOS": -1.2}, "outside of the slit"),
         ({"EXP_TYPE": "NRS_FIXEDSLIT", "SLTNAME": "S400A1"}, "aperture S400A1"),
-        ({"QUADRANT": 5, "SLTNAME": "S200A1"}, "aperture S200A1"),
+        ({"MSAQUAD": 5, "SLTNAME": "S200A1"}, "aperture S200A1"),
     ],
 )
 def test_slits_that_are_skipped_say_why(attrs, reason):
