@@ -23,7 +23,7 @@ from nsxr.formats.pixels import PixelSource
 from nsxr.formats.transform_values import evaluate
 from nsxr.storage.urls import shown
 
-__all__ = ["GwcsStep", "GwcsSteps", "read_gwcs", "wcs_bytes"]
+__all__ = ["GwcsStep", "GwcsSteps", "read_gwcs", "read_quadrant", "wcs_bytes"]
 
 _BLOCK = b"\xd3BLK"
 _END_OF_TREE = b"\n..."
@@ -134,7 +134,7 @@ def read_gwcs(source: PixelSource, version: int) -> GwcsSteps:
         If the tree is damaged, refers to something outside of the file, or is too large.
     """
     tree, arrays = _parsed(source)
-    node = _slit(tree, version)
+    node = _slit(tree, version)["meta"]["wcs"]
     _require_own(node, {})
     memory: dict[int, Transform] = {}
     steps = []
@@ -170,13 +170,18 @@ def _require_plain_blocks(content: bytes) -> None:
         place += allocated
 
 
+def read_quadrant(source: PixelSource, version: int) -> int | None:
+    """Return the quadrant of a slit as the tree has it. Products of versions to 1.15 have no keyword for it."""
+    number = _slit(_parsed(source)[0], version).get("quadrant")
+    return number if isinstance(number, int) else None
+
+
 def _slit(tree: Any, version: int) -> Any:
-    """Return the coordinates of a slit in the tree of a MultiSlitModel, MultiExposureModel or SlitModel."""
+    """Return the node of a slit in the tree of a MultiSlitModel, MultiExposureModel or SlitModel."""
     for group in ("slits", "exposures"):
         if tree.get(group):
-            tree = tree[group][version - 1]
-            break
-    return tree["meta"]["wcs"]
+            return tree[group][version - 1]
+    return tree
 
 
 def _require_own(node: Any, sizes: dict[int, int]) -> int:

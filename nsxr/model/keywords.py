@@ -170,6 +170,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "SLTYSCL": _number("pitch of shutters along the slit, in open heights", 1, 2, default=1.15),
     "SLTSTRT1": _whole("first column of the slit in the subarray", -4096, 4096),
     "SLTSTRT2": _whole("first row of the slit in the subarray", -4096, 4096),
+    "SHUTTRID": _whole("number of the central shutter in its quadrant, from 1", 0, 100_000, default=0),
     "MSAQUAD": _whole("quadrant of the MSA, 5 for fixed slits", 1, 5, default=5),
     "WAVSTART": _number("first wavelength of the slit in m", 0, 1e-4, default=0.6e-6),
     "WAVEND": _number("last wavelength of the slit in m", 0, 1e-4, default=5.3e-6),

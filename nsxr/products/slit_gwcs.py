@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.formats import gwcs_write as write
 from nsxr.formats.gwcs_write import Node, beside, chain, identity, pick, scale
 from nsxr.model.keywords import read
@@ -22,7 +22,7 @@ from nsxr.optics.light_path import LightPath
 from nsxr.optics.parts import Distortion, Relay
 from nsxr.optics.shutters import ends_of_slitlet
 from nsxr.optics.slit import Slit
-from nsxr.optics.slit_optics import SlitOptics
+from nsxr.optics.slit_optics import SPEED_OF_LIGHT, SlitOptics
 
 __all__ = ["coordinates_tree", "slit_of_attributes", "slit_wcs"]
 
@@ -91,19 +91,18 @@ def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
     name = str(attrs.get("SLTNAME", ""))
     if name in optics.slits:
         return optics.slits[name]
-    known = {quadrant.number: quadrant for quadrant in optics.quadrants}
-    number, state = read(attrs, "MSAQUAD"), str(attrs.get("SHUTSTA", ""))
-    shutter = int(attrs["SHUTTRID"]) - 1 if "SHUTTRID" in attrs else -1
-    if number not in known or number == 5 or not 0 <= shutter < known[number].x.size or not state:
+    quadrant, shutter, state = read(attrs, "MSAQUAD"), read(attrs, "SHUTTRID"), str(attrs.get("SHUTSTA", ""))
+    try:
+        if quadrant == 5 or "x" not in state:
+            raise ParameterError("these are no keywords of a slitlet")
+        opening = optics.shutter(quadrant, shutter)
+    except ParameterError as error:
         raise ModelError(
-            f"slit {name!r} is not one of these optics: found MSAQUAD {number}, SHUTTRID {shutter + 1} and SHUTSTA "
-            f"{state!r}, expected keywords as from nsxr.cut_slits, and the optics of the same exposure"
-        )
-    table = known[number]
-    centre = state.index("x") if "x" in state else (len(state) - 1) // 2
-    x, y, width, height = (float(axis[shutter]) for axis in (table.x, table.y, table.width, table.height))
-    ends = ends_of_slitlet(centre, len(state) - 1 - centre)
-    return Slit(name, number, x, y, width, height, *ends, optics.wavelength_range, optics.order)
+            f"slit {name!r} is not one of these optics: found MSAQUAD {quadrant}, SHUTTRID {shutter} and SHUTSTA "
+            f"{state!r}, expected keywords as from nsxr.cut_slits, and the optics of the same exposure ({error})"
+        ) from error
+    low, high = ends_of_slitlet(state.index("x"), len(state) - 1 - state.index("x"))
+    return replace(opening, name=name, slit_y_low=low, slit_y_high=high)
 
 
 def slit_wcs(optics: SlitOptics, affine: np.ndarray, first_column: int, first_row: int, shape: tuple[int, int]) -> Node:
@@ -174,7 +173,7 @@ def _shared(path: LightPath) -> _Shared:
             write.affine(path.focal_plane.inverse),
         ),
     )
-    velocity = 1.0 / (1.0 + path.velocity / 299792458.0)
+    velocity = 1.0 / (1.0 + path.velocity / SPEED_OF_LIGHT)
     if disperser.is_prism:
         numbers = disperser.numbers
         lookup = write.table(numbers.indices, numbers.wavelengths)

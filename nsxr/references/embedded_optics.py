@@ -6,7 +6,6 @@ file spells them.
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +28,7 @@ from nsxr.formats.asdf_transforms import (
     Transform,
 )
 from nsxr.formats.fits_headers import keywords, scan
-from nsxr.formats.gwcs_read import GwcsSteps, read_gwcs, wcs_bytes
+from nsxr.formats.gwcs_read import GwcsSteps, read_gwcs, read_quadrant, wcs_bytes
 from nsxr.formats.transform_values import count_inputs
 from nsxr.model.keywords import read
 from nsxr.model.names import plain_name
@@ -103,7 +102,7 @@ def optics_of_product(path: str | os.PathLike[str]) -> Optics:
         attrs = {**primary, **keywords(file.versions["SCI", version].header)}
         try:
             steps = read_gwcs(tree, version)
-            one = optics_of_gwcs(steps, attrs)
+            one = optics_of_gwcs(steps, {"MSAQUAD": read_quadrant(tree, version), **attrs})
             _require_same(one, steps, file.versions["SCI", version].shape[-2:])
         except InputFileError:
             raise
@@ -163,8 +162,8 @@ def optics_of_gwcs(steps: GwcsSteps, attrs: Attributes) -> EmbeddedSlit:
     camera_side = _chain(_step(steps, "sca", "gwa"))
     focal, camera = _focal_plane_and_camera(camera_side, detector)
     to_slit = _step(steps, "gwa", "slit_frame")
-    plane, slit, quadrant = _slit_and_quadrant(steps, to_slit, attrs)
     disperser = _disperser(camera_side, to_slit, str(attrs.get("GRATING", "")).strip())
+    plane, slit, quadrant = _slit_and_quadrant(steps, to_slit, attrs, disperser.order)
     fore, telescope, pointing = _sky(steps)
     light_path = LightPath(
         detector=detector,
@@ -273,7 +272,9 @@ def _focal_plane_and_camera(chain: list[Transform], detector: str) -> tuple[Foca
     return plane, relay_of(_joined(parts[count:]))
 
 
-def _slit_and_quadrant(steps: GwcsSteps, to_slit: Transform, attrs: Attributes) -> tuple[np.ndarray, Slit, Quadrant]:
+def _slit_and_quadrant(
+    steps: GwcsSteps, to_slit: Transform, attrs: Attributes, order: int
+) -> tuple[np.ndarray, Slit, Quadrant]:
     """Return the map from slit to MSA (2, 3), the slit, and the frame of its quadrant."""
     to_plane = _step(steps, "wavecorr_frame", "slit_frame", "msa_frame")
     if isinstance(to_plane, Concatenate) and count_inputs(to_plane.first) == 2:
@@ -287,15 +288,13 @@ def _slit_and_quadrant(steps: GwcsSteps, to_slit: Transform, attrs: Attributes) 
             affine = affine_of(_joined(rest))
         case _:
             raise ReferenceFileError("the slit does not start with its size and place, expected scales and shifts")
-    names = (part.name for part in _walk(to_plane))
-    named = next((int(found[1]) for name in names if (found := re.search(r"_Q([1-5])(_|$)", name))), 5)
-    number = read(attrs, "MSAQUAD") if "MSAQUAD" in attrs else named
+    number = read(attrs, "MSAQUAD")
     empty = np.zeros(0)
     quadrant = Quadrant(number, empty, empty, empty, empty, affine)
     low, high = (round(read(attrs, key) * 1e6, 9) for key in ("WAVSTART", "WAVEND"))
     place = (x.offset, y.offset, width.factor, height.factor)
     name = plain_name(attrs.get("SLTNAME", "slit"), "slit")
-    slit = Slit(name, number, *place, *_ends(to_slit), (low, high), -abs(read(attrs, "SPORDER")) or -1)
+    slit = Slit(name, number, *place, *_ends(to_slit), (low, high), order)
     return affine_of(to_plane), slit, quadrant
 
 
@@ -338,7 +337,7 @@ def _disperser(camera_side: list[Transform], to_slit: Transform, grating: str) -
     if not isinstance(rotation, OtherTransform) or rotation.node["axes_order"] != "xyzy":
         raise ReferenceFileError("the rotation to the grating wheel is not found, expected angles about x, y, z, y")
     theta_x, theta_y, theta_z, tilt_y = (float(angle) for angle in rotation.node["angles"])
-    bare = Disperser(grating, theta_x, theta_y, theta_z, tilt_y, -1)
+    bare = Disperser(grating, theta_x, theta_y, theta_z, tilt_y, 0)
     for node in _nodes(to_slit, "grating_equation"):
         return replace(bare, groove_density=float(node["groove_density"]), order=int(node["order"]))
     prisms = [node for part in _everything(to_slit) for node in _nodes(part, "snell")]

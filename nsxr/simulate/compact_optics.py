@@ -374,5 +374,5 @@ def _wavelength_range() -> dict[str, Any]:
     return {
         "waverange_selector": list(WAVELENGTHS),
         "wavelengthrange": [[low * 1e-6, high * 1e-6] for low, high in WAVELENGTHS.values()],
-        "order": [-1] * len(WAVELENGTHS),
+        "order": [0 if name.endswith("PRISM") else -1 for name in WAVELENGTHS],
     }

@@ -267,8 +267,8 @@ def slit_attributes(slit: Slit, box: Box, header: Attributes) -> Entries:
         "SLTSIZE2": box.shape[0],
         "MSAQUAD": slit.quadrant,
         "SPORDER": slit.order,
-        "WAVSTART": slit.wavelength_range[0] * 1e-6,
-        "WAVEND": slit.wavelength_range[1] * 1e-6,
+        "WAVSTART": round(slit.wavelength_range[0] * 1e-6, 15),
+        "WAVEND": round(slit.wavelength_range[1] * 1e-6, 15),
         "DISPAXIS": 1,
     }
     if not isinstance(slit, Slitlet):

@@ -1,5 +1,6 @@
 """The gwcs that is written with slits gives the wavelengths and places of the optics, in nsxr and in gwcs itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,11 @@ def test_optics_are_read_back(tmp_path: Path, grating: str, detector: str) -> No
     path = nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics)
     again = nsxr.open_optics(path)
     assert set(again.slits) == set(slits.children)
+    assert again.order == optics.order == (0 if grating == "PRISM" else -1)
     for name, slit in iterate_slits(slits):
+        ours, theirs = again.slits[name], optics.slits[name]
+        assert ours.wavelength_range == pytest.approx(theirs.wavelength_range, abs=1e-9)
+        assert replace(ours, wavelength_range=theirs.wavelength_range) == theirs
         column, row = grid_of(slit)
         ours, theirs = again.forward(column, row, name), optics.forward(column, row, name)
         for one, other, within in zip(ours, theirs, (1e-11, 1e-12, 1e-12, 1e-12), strict=True):
