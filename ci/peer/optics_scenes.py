@@ -61,6 +61,11 @@ class Scene:
         return "-".join(part for part in parts if part and part != "FULL")
 
     @property
+    def exchanges(self) -> bool:
+        """Whether each program opens the product of the other. jwst takes half a second a slit for that."""
+        return self.mode == "FS" or (self.mode == "MOS" and self.metafile == "8")
+
+    @property
     def filter(self) -> str:
         """Name of the filter."""
         return FILTERS[self.grating]
@@ -113,6 +118,7 @@ def write_rate(scene: Scene, path: Path) -> None:
     primary["FASTAXIS"], primary["SLOWAXIS"] = (2, 1) if scene.detector == "NRS1" else (-2, -1)
     primary["READPATT"], primary["NINTS"], primary["NGROUPS"] = "NRSRAPID", 1, 5
     primary["DATE-OBS"], primary["TIME-OBS"], primary["EXPSTART"] = "2023-01-06", "05:50:32.854", 59950.0
+    primary["EFFEXPTM"] = 53.7  # s, a weight when slits are resampled
     primary["PROGRAM"], primary["OBSERVTN"], primary["VISIT"] = _program(scene), "007", "001"
     primary["PATT_NUM"], primary["NUMDTHPT"], primary["XOFFSET"], primary["YOFFSET"] = 1, 3, 0.01, 0.02
     if scene.mode == "MOS":
