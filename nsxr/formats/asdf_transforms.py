@@ -30,6 +30,8 @@ __all__ = [
     "Shift",
     "Tabular",
     "Transform",
+    "count_inputs",
+    "kind_of",
     "read_transform",
 ]
 
@@ -216,6 +218,43 @@ def read_transform(node: Any, arrays: AsdfArrays, memory: _Memory | None = None)
         raise ReferenceFileError(f"a transform {tag or 'without a tag'} cannot be read ({error!r:.80})") from error
     memory[id(node)] = made
     return made
+
+
+def kind_of(transform: Transform) -> str:
+    """Return the kind of a transform, for messages: its tag if it has one, else its class."""
+    return str(getattr(transform, "tag", "")).removeprefix("transform/") or type(transform).__name__
+
+
+def count_inputs(transform: Transform) -> int:
+    """Return how many coordinates a transform takes.
+
+    Raises
+    ------
+    ReferenceFileError
+        If the transform is of a kind that is not known, and does not list its inputs.
+    """
+    match transform:
+        case Identity() | Constant():
+            return transform.n
+        case Shift() | Scale():
+            return 1
+        case Rotation() | Affine():
+            return 2
+        case Polynomial():
+            return transform.coefficients.ndim
+        case RemapAxes():
+            return transform.n_inputs
+        case Tabular():
+            return len(transform.points)
+        case Compose() | Combination():
+            return count_inputs(transform.first)
+        case Concatenate():
+            return count_inputs(transform.first) + count_inputs(transform.second)
+        case FixInputs():
+            return count_inputs(transform.transform) - len(transform.values)
+        case OtherTransform(node={"inputs": [*names]}):
+            return len(names)
+    raise ReferenceFileError(f"a transform of the kind {kind_of(transform)!r} is not known")
 
 
 def _number(node: Any, key: str, arrays: AsdfArrays) -> float:

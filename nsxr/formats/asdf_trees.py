@@ -14,7 +14,7 @@ from nsxr.errors import InputFileError, ReferenceFileError
 from nsxr.formats.zarr_metadata import first_line
 from nsxr.storage.local import open_regular
 
-__all__ = ["require_plain_tree"]
+__all__ = ["require_plain_tree", "require_shallow"]
 
 _LONGEST = 2**22  # bytes of YAML; references have about 1000
 _NODES = 10**5  # a node counts as often as it is referred to
@@ -47,7 +47,7 @@ def require_plain_tree(path: str | os.PathLike[str]) -> None:
         raise ReferenceFileError(f"{name}: its YAML text is longer than {_LONGEST} bytes")
     try:
         text = head[: end.end()] if end else head
-        _require_shallow(yaml, text)  # the fast loader calls itself for each level, and does not stop
+        require_shallow(text)
         root = yaml.compose(text, Loader=_loader(yaml))
         if root is not None and _count(root, {}, 0) > _NODES:
             raise ValueError(f"it stands for more than {_NODES} values")
@@ -63,8 +63,12 @@ def _loader(yaml: Any) -> Any:
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _require_shallow(yaml: Any, text: bytes) -> None:
-    """Raise ValueError if lists and mappings are nested too deeply."""
+def require_shallow(text: bytes) -> None:
+    """Raise ValueError if lists and mappings are nested too deeply.
+
+    The fast loader of YAML calls itself for each level, and may end the process.
+    """
+    yaml: Any = import_module("yaml")
     depth = 0
     for event in yaml.parse(text, Loader=_loader(yaml)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

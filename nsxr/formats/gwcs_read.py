@@ -18,6 +18,7 @@ from astropy import units
 from nsxr.errors import ReferenceFileError
 from nsxr.formats.asdf_blocks import AsdfArrays, tag_of
 from nsxr.formats.asdf_transforms import Transform, read_transform
+from nsxr.formats.asdf_trees import require_shallow
 from nsxr.formats.fits_headers import FitsFile
 from nsxr.formats.pixels import PixelSource
 from nsxr.formats.transform_values import evaluate
@@ -153,6 +154,7 @@ def _parsed(source: PixelSource) -> tuple[Any, AsdfArrays]:
     """Return the tree of an ASDF extension as plain nodes, and its arrays."""
     content = source.read((slice(None),)).tobytes()
     _require_plain_blocks(content)
+    require_shallow(content[: max(content.find(_END_OF_TREE), 0) + len(_END_OF_TREE)])
     asdf: Any = import_module("asdf.util")
     return asdf.load_yaml(io.BytesIO(content), tagged=True), AsdfArrays(content, shown(source.path))
 

@@ -26,10 +26,10 @@ from nsxr.formats.asdf_transforms import (
     Shift,
     Tabular,
     Transform,
+    count_inputs,
 )
 from nsxr.formats.fits_headers import keywords, scan
 from nsxr.formats.gwcs_read import GwcsSteps, read_gwcs, read_quadrant, wcs_bytes
-from nsxr.formats.transform_values import count_inputs
 from nsxr.model.keywords import read
 from nsxr.model.names import plain_name
 from nsxr.model.types import Attributes

@@ -25,10 +25,12 @@ from nsxr.formats.asdf_transforms import (
     Scale,
     Shift,
     Transform,
+    count_inputs,
+    kind_of,
 )
 from nsxr.optics.parts import Distortion, Relay
 
-__all__ = ["affine_of", "distortion_of", "inverse_of", "number_of_inputs", "relay_of"]
+__all__ = ["affine_of", "distortion_of", "inverse_of", "relay_of"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def distortion_of(transform: Transform) -> Distortion:
     ReferenceFileError
         If the transform has another form: more than one polynomial after the other, or transforms of other kinds.
     """
-    n = number_of_inputs(transform)
+    n = count_inputs(transform)
     if n not in (2, 3):
         raise ReferenceFileError(f"a distortion takes {n} coordinates, expected x, y, and possibly the wavelength")
     inputs: list[_Symbol] = [_Line(np.array([1.0, 0, 0])), _Line(np.array([0.0, 1, 0])), _Wavelength()]
@@ -132,32 +134,6 @@ def inverse_of(transform: Transform) -> Transform:
     raise ReferenceFileError(f"a transform {type(transform).__name__} {transform.name!r} has no inverse")
 
 
-def number_of_inputs(transform: Transform) -> int:
-    """Return how many coordinates a transform takes.
-
-    Raises
-    ------
-    ReferenceFileError
-        If the kind of transform is not known.
-    """
-    match transform:
-        case Identity() | Constant():
-            return transform.n
-        case Shift() | Scale():
-            return 1
-        case Rotation() | Affine():
-            return 2
-        case Polynomial():
-            return transform.coefficients.ndim
-        case RemapAxes():
-            return transform.n_inputs
-        case Compose() | Combination():
-            return number_of_inputs(transform.first)
-        case Concatenate():
-            return number_of_inputs(transform.first) + number_of_inputs(transform.second)
-    raise ReferenceFileError(f"a transform of the kind {_kind(transform)} is in the optics, expected polynomials")
-
-
 class _Follower:
     """Follows symbols through transforms. ``before`` is the affine map that leads to the arguments of polynomials."""
 
@@ -166,9 +142,9 @@ class _Follower:
 
     def through(self, transform: Transform, inputs: Sequence[_Symbol]) -> list[_Symbol]:
         """Return the images of symbols under a transform."""
-        n = number_of_inputs(transform)
+        n = count_inputs(transform)
         if n != len(inputs) and not (isinstance(transform, Constant) and not n):
-            raise ReferenceFileError(f"a transform {_kind(transform)} takes {n} coordinates, but gets {len(inputs)}")
+            raise ReferenceFileError(f"a transform {kind_of(transform)} takes {n} coordinates, but gets {len(inputs)}")
         match transform:
             case Identity():
                 return list(inputs)
@@ -177,7 +153,7 @@ class _Follower:
             case Compose():
                 return self.through(transform.second, self.through(transform.first, inputs))
             case Concatenate():
-                cut = number_of_inputs(transform.first)
+                cut = count_inputs(transform.first)
                 return self.through(transform.first, inputs[:cut]) + self.through(transform.second, inputs[cut:])
             case Combination():
                 pair = (self.through(transform.first, inputs), self.through(transform.second, inputs))
@@ -195,7 +171,7 @@ class _Follower:
             case Rotation():
                 sine, cosine = np.sin(np.deg2rad(transform.angle)), np.cos(np.deg2rad(transform.angle))
                 return self._matrix(np.array([[cosine, -sine], [sine, cosine]]), np.zeros(2), inputs)
-        raise ReferenceFileError(f"a transform of the kind {_kind(transform)} is in the optics, expected polynomials")
+        raise ReferenceFileError(f"a transform of the kind {kind_of(transform)} is in the optics, expected polynomials")
 
     def as_sum(self, symbol: _Symbol) -> _Sum:
         """Return a symbol as a polynomial of the arguments that all polynomials have."""
@@ -261,10 +237,6 @@ class _Follower:
 
 def _constant(value: float) -> _Line:
     return _Line(np.array([0.0, 0.0, value]))
-
-
-def _kind(transform: Transform) -> str:
-    return str(getattr(transform, "tag", "") or type(transform).__name__)
 
 
 def _padded(array: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -12,8 +12,8 @@ from astropy.modeling.rotations import RotationSequence3D
 
 from nsxr.errors import ReferenceFileError
 from nsxr.formats.asdf_blocks import AsdfArrays
-from nsxr.formats.asdf_transforms import OtherTransform, read_transform
-from nsxr.formats.transform_values import count_inputs, evaluate
+from nsxr.formats.asdf_transforms import OtherTransform, count_inputs, read_transform
+from nsxr.formats.transform_values import evaluate
 
 asdf = pytest.importorskip("asdf")
 

@@ -69,8 +69,9 @@ def test_a_file_without_a_gwcs_has_no_wavelengths(tmp_path: Path) -> None:
         ("{}", b"\xd3BLK\0\x30" + bytes(4) + b"zlib" + bytes(40), "compressed"),
         ("{}", b"\xd3BLK\0\x30" + bytes(8) + (1 << 40).to_bytes(8, "big") * 3 + bytes(16), "cut off"),
         ("[" * 5000, b"", "cannot be evaluated"),
+        ("[" * 200 + "]" * 200, b"", "more than 100 nested lists"),
     ],
-    ids=["url", "ref", "externalarray", "strides", "aliases", "compressed", "beyond", "deep"],
+    ids=["url", "ref", "externalarray", "strides", "aliases", "compressed", "beyond", "deep", "nested"],
 )
 def test_a_hostile_tree_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str, blocks: bytes, reason: str
