@@ -53,11 +53,9 @@ def evaluate(transform: Transform, inputs: Arrays, arrays: AsdfArrays) -> list[n
     ReferenceFileError
         If the transform has a part of a kind that is not known, or takes another number of coordinates.
     """
-    expected = count_inputs(transform)
+    expected, kind = count_inputs(transform), kind_of(transform)
     if expected != len(inputs) and not (isinstance(transform, Constant) and not expected):
-        raise ReferenceFileError(
-            f"a transform {kind_of(transform)} takes {expected} coordinates, but gets {len(inputs)}"
-        )
+        raise ReferenceFileError(f"a transform {kind} takes {expected} coordinates, but gets {len(inputs)}")
     match transform:
         case Identity():
             return list(inputs)

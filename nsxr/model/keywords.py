@@ -35,19 +35,8 @@ logger = logging.getLogger(__name__)
 
 _NOTHING = ("", "N/A", "NA", "NONE", "NULL", "UNKNOWN", "UNDEFINED")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([EeDd][+-]?[0-9]+)?")
-_DATES = (
-    "%Y-%m-%d",
-    "%Y/%m/%d",
-    "%Y.%m.%d",
-    "%Y%m%d",
-    "%b %d %Y",
-    "%B %d %Y",
-    "%d %b %Y",
-    "%d %B %Y",
-    "%d-%b-%Y",
-    "%Y-%b-%d",
-    "%Y-%j",
-)
+_DATES: tuple[str, ...] = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d")
+_DATES += ("%b %d %Y", "%B %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%Y-%b-%d", "%Y-%j")
 _TIMES = ("%H:%M:%S.%f", "%H:%M:%S", "%H:%M", "%H%M%S")
 _CLOCK = re.compile(r"(?:(?<=[0-9])T|\s+)([0-9]{1,2}(?::[0-9]{2}){1,2}(?:\.[0-9]*)?|[0-9]{6})$")
 
