@@ -32,6 +32,8 @@ SLIT_KEYWORDS: Mapping[str, str] = {
     "SLTNAME": "Name of the slit",
     "SLITID": "Slitlet ID",
     "SHUTTRID": "Shutter (slit) ID",
+    "XCEN": "Center of shutter in MSA coordinates (X dir)",
+    "YCEN": "Center of shutter in MSA coordinates (Y dir)",
     "SOURCEID": "Source ID",
     "SRCNAME": "Source name",
     "SRCALIAS": "Source alias",

@@ -145,7 +145,7 @@ VARIABLES: Mapping[str, Variable] = {
 
 
 def variable_attributes(name: str) -> dict[str, object]:
-    """Return the constant attributes of a declared variable: its meaning, for DQ its flags."""
+    """Return the constant attributes of a declared variable: its meaning, its CF name, the flags of DQ."""
     attributes: dict[str, object] = {"long_name": VARIABLES[name].meaning}
     if name == "wavelength":
         attributes["standard_name"] = "radiation_wavelength"  # of the CF conventions

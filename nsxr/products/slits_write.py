@@ -12,8 +12,8 @@ from astropy.io import fits
 from nsxr.errors import ModelError
 from nsxr.formats.fits_layout import Part, Target, image_header, lay_out
 from nsxr.formats.fits_tables import asdf_marker, asdf_table, integration_times, origin, provenance, table
-from nsxr.formats.keywords import as_product, primary_header, set_keyword
-from nsxr.formats.spectra_tables import SLIT_KEYWORDS
+from nsxr.formats.keywords import as_product, carried_header, primary_header, set_keyword
+from nsxr.formats.spectra_tables import SLIT_KEYWORDS, is_of_spectrum
 from nsxr.formats.zarr import create_zarr
 from nsxr.model.dims import image_dims
 from nsxr.model.keywords import read
@@ -155,8 +155,16 @@ def _create(
 
 
 def _slit_header(slit: xr.Dataset) -> str:
-    """Return the header of a slit as text: its original header, its keywords, and the place that its labels give."""
+    """Return the header of a slit as text: its original header, its keywords, and the place that its labels give.
+
+    Slits that were cut out have no header of their own. They get what the header of the exposure says of time,
+    ephemeris and pointing, but not its FITS coordinates and its region on the sky, which are those of the whole image.
+    """
     header = fits.Header.fromstring(str(slit.attrs.get("slit_header", "")), sep="\n")
+    if not header:
+        exposure = carried_header({"fits_header": slit.attrs.get("sci_header", "")})
+        gone = {"S_REGION", *(keyword for keyword in SLIT_KEYWORDS if keyword in slit.attrs)}
+        header = fits.Header([one for one in exposure.cards if is_of_spectrum(one.keyword) and one.keyword not in gone])
     for keyword, meaning in SLIT_KEYWORDS.items():
         value = slit.attrs.get(keyword)
         is_unknown = value is None or (isinstance(value, float | np.floating) and not np.isfinite(value))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 
 import nsxr
 from nsxr.errors import DegradedResultWarning, ModelError
@@ -115,6 +116,22 @@ def test_slitlets_are_known_by_their_keywords(tmp_path: Path) -> None:
         column, row = grid_of(slit)
         for one, other in zip(again.forward(column, row, name), optics.forward(column, row, wanted[name]), strict=True):
             same(one, other, 1e-10)
+
+
+def test_headers_say_what_the_exposure_and_the_slit_are(tmp_path: Path) -> None:
+    rates = make_rates("MSASPEC", "PRISM", MSAMETID=1)
+    header = fits.Header({"TDB-MID": 59950.25, "RA_V1": 83.1, "S_REGION": "POLYGON ICRS 1 2 3 4 5 6", "CRPIX1": 1024.0})
+    header["SPORDER"] = 7
+    rates = rates.assign_attrs(sci_header=header.tostring(sep="\n"))
+    slits = nsxr.cut_slits(rates, optics_of(rates), shutters=write_metafile(tmp_path / "x_msa.fits"))
+    with fits.open(nsxr.write_slits(slits, tmp_path / "x_cal.fits")) as file:
+        for _, slit in iterate_slits(slits):
+            (found,) = [hdu.header for hdu in file if hdu.header.get("SLTNAME") == slit.attrs["SLTNAME"]]
+            keys = ("MSAQUAD", "SHUTTRID", "XCEN", "YCEN", "SPORDER", "SHUTSTA")
+            assert {key: found[key] for key in keys} == {key: slit.attrs[key] for key in keys}
+            assert (found["TDB-MID"], found["RA_V1"]) == (59950.25, 83.1)
+            assert not {"S_REGION", "CRPIX1"} & set(found)
+        assert not {"XCEN", "TDB-MID", "RA_V1", "SPORDER", "MSAQUAD"} & set(file[0].header)
 
 
 def test_slits_that_optics_do_not_have_are_refused(tmp_path: Path) -> None:
