@@ -49,7 +49,7 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
     ModelError
         If slits are resampled, or are of several exposures, or the optics do not have them.
     """
-    corrected = [str(slit.attrs.get("SLTNAME", "")) for slit in slits if slit.attrs.get("WAVECOR") in (True, "T")]
+    corrected = [str(slit.attrs.get("SLTNAME", "")) for slit in slits if slit.attrs.get("WAVECOR")]
     if corrected:
         warnings.warn(
             f"slits {', '.join(corrected)}: WAVELENGTH is corrected for the place of the source, the gwcs is not",

@@ -51,7 +51,8 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
         For point sources: the new ``wavelength``, and the old one as ``wavelength_uncorrected``, which corrections of
         uniform light need. The two are equal if the corrected wavelengths of a slit would not increase. ``sci``,
         variances and flags do not change. Other slits come back with a record of why they were skipped: sources that
-        are not points or outside of the slit, slits without a position, apertures that no reference has.
+        are not points or outside of the slit, slits without a position, apertures that no reference has. The attribute
+        WAVECOR is 1 for slits that were corrected, 0 for others.
 
     Raises
     ------
@@ -72,7 +73,12 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
     >>> slits = correct_wavelength_zero_point(slits, nsxr.open_zero_point("wavecorr.asdf"))  # doctest: +SKIP
     """
     references = [wavecorr] if added is None else [wavecorr, added]
-    return map_slits(lambda slit: _correct(slit, references), slits)
+
+    def correct(slit: xr.Dataset) -> xr.Dataset:
+        result = _correct(slit, references)
+        return result.assign_attrs(WAVECOR=int("wavelength_uncorrected" in result))
+
+    return map_slits(correct, slits)
 
 
 def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:

@@ -42,6 +42,7 @@ def test_a_constant_dispersion_moves_by_whole_pixels():
     assert found["wavelength"].dtype == np.float32
     assert found["wavelength"].attrs["units"] == found["wavelength_uncorrected"].attrs["units"] == "um"
     assert "wavelength_uncorrected" not in slit
+    assert found.attrs["WAVECOR"] == 1  # as the observatory's pipeline says it
 
 
 def test_the_peers_formula_in_other_words():
@@ -106,6 +107,7 @@ def test_slits_that_are_skipped_say_why(attrs, reason):
     found = nsxr.correct_wavelength_zero_point(slit, make_reference())
     xr.testing.assert_equal(found, slit)
     assert reason in found.attrs["nsxr_steps"]
+    assert found.attrs["WAVECOR"] == 0
 
 
 def test_fixed_slits_have_their_own_tables():
