@@ -10,6 +10,7 @@ from xarray.core import indexing
 from nsxr.errors import InputFileError
 from nsxr.formats.gwcs_read import read_gwcs
 from nsxr.formats.pixels import PixelSource
+from nsxr.formats.zarr_metadata import first_line
 from nsxr.storage.urls import shown
 
 __all__ = ["WcsArray", "WcsWavelength"]
@@ -49,7 +50,7 @@ class WcsWavelength:
         except Exception as error:  # a damaged tree may raise any error when it is parsed
             raise InputFileError(
                 f"{shown(self.tree.path)}: WAVELENGTH is missing, and the gwcs of slit {self.version} cannot be "
-                f"evaluated ({str(error) or type(error).__name__}); drop it with drop_vars('wavelength')"
+                f"evaluated ({first_line(error)}); drop it with drop_vars('wavelength')"
             ) from error
         return np.asarray(wavelength, dtype=np.float32)
 

@@ -9,7 +9,7 @@ import xarray as xr
 from astropy.io import fits
 
 import nsxr
-from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.errors import DegradedResultWarning, InputFileError, ModelError
 from nsxr.optics.instrument import Optics
 from nsxr.products.slit_gwcs import slit_of_attributes
 from nsxr.slits.collection import iterate_slits
@@ -84,6 +84,35 @@ def test_the_observatorys_models_open_it(tmp_path: Path, grating: str, detector:
             ):
                 same(one, other + start, 1e-7)
             assert each[name].slit_ymin == optics.slits[name].slit_y_low
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_lamps_end_at_the_plane_of_the_msa(tmp_path: Path) -> None:
+    datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
+    _, optics, slits = fixed_slits(grating="PRISM")
+    optics = replace(optics, path=replace(optics.path, fore=None, telescope=None, pointing=None))  # as of a lamp
+    path = nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics)
+    again, slit = nsxr.open_optics(path), slits["S200A1"].to_dataset()
+    assert not again.has_sky
+    column, row = grid_of(slit)
+    slit_y, wavelength, _, _ = optics.forward(column, row, "S200A1")
+    same(again.forward(column, row, "S200A1").wavelength, wavelength, 1e-12)
+    with datamodels.open(path) as model:
+        wcs = next(one.meta.wcs for one in model.slits if one.name == "S200A1")
+        x, y, found = wcs(column - slit["column"].values[0], row - slit["row"].values[0])
+    same(found, wavelength, 1e-9)
+    for one, other in zip(optics.slit_to_msa(0, slit_y, "S200A1"), (x, y), strict=True):
+        same(one, other, 1e-12)
+
+
+def test_a_gwcs_with_parts_that_optics_do_not_have_is_refused(tmp_path: Path) -> None:
+    _, optics, slits = fixed_slits(grating="PRISM")
+    path = nsxr.write_slits(slits["S200A1"].to_dataset(), tmp_path / "x_cal.fits", optics=optics)
+    content = path.read_bytes()
+    assert content.count(b'name: "velocity_correction') == 1
+    path.write_bytes(content.replace(b'name: "velocity_correction', b'name: "some_factor_of_ours'))
+    with pytest.raises(InputFileError, match=r"parts that these optics do not have: coordinates differ by 2.7e-05"):
+        nsxr.open_optics(path)
 
 
 def test_shared_optics_stand_in_the_file_once(tmp_path: Path) -> None:

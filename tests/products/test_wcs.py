@@ -83,7 +83,7 @@ def test_a_hostile_tree_is_refused(
     with pytest.raises(InputFileError, match=reason) as caught:
         slit["wavelength"].compute()
     assert "y_cal.fits: WAVELENGTH is missing" in str(caught.value)
-    assert "\n" not in str(caught.value).split("(", 1)[0]
+    assert "\n" not in str(caught.value)
     slit["sci"].compute()
 
 
