@@ -34,6 +34,8 @@ import numpy as np
 import xarray as xr
 from common import make_parser
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import nsxr
 from nsxr import archive as archives
 from nsxr.errors import NsxrError
@@ -48,7 +50,9 @@ from nsxr.products.write import write_products
 from nsxr.references.apertures import read_aperture
 from nsxr.references.sirs_kernels import open_sirs_kernel
 from nsxr.simulate import simulate_exposure, simulate_trace
+from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.storage.folder import Folder
+from tests.optics.exposures import make_rates
 
 MEMORY = 2**31  # bytes, on top of the memory of the samples
 SECONDS = 10  # of one case
@@ -173,6 +177,12 @@ def slits(path: Path) -> None:
     compute(*nodes(open_slits(path)))
 
 
+def gwcs(path: Path) -> None:
+    """Read the optics of slits, and compute the wavelengths that their file does not have."""
+    quietly(slits, path)
+    nsxr.open_optics(path)
+
+
 def spectra(path: Path) -> None:
     """Open spectra."""
     quietly(describe, path)
@@ -251,6 +261,11 @@ def make_samples(folder: Path) -> list[Sample]:
     cut_out, _ = simulate_trace(columns=60)
     write_spectra(nsxr.extract_spectrum(cut_out).compute(), folder / "x_x1d.fits", progress=False)
     nsxr.write_slits(cut_out, folder / "x_cal.fits", progress=False)
+    rates = make_rates("FIXEDSLIT", rows=(900, 1150))
+    files = write_compact_optics(folder / "optics", grating="PRISM", filter="CLEAR", shutters=False)
+    optics = nsxr.open_optics(files, rates)
+    cut_outs = nsxr.cut_slits(rates, optics, slits=["S200A1"])["S200A1"].to_dataset().isel(column=slice(200, 216))
+    nsxr.write_slits(cut_outs.drop_vars("wavelength"), folder / "y_cal.fits", optics=optics, progress=False)
     entry = {"id": "ANY", "ystart": 3, "ystop": 8, "bkg_coeff": [[1.0], [2.0, 0.1]], "bkg_order": 1, "bkg_fit": "poly"}
     (folder / "extract1d.json").write_text(json.dumps({"reftype": "EXTRACT1D", "apertures": [entry]}))
     found = [
@@ -260,6 +275,7 @@ def make_samples(folder: Path) -> list[Sample]:
         Sample("rate", "_rate.fits", folder / "x_rate.fits", rate),
         Sample("rateints", "_rateints.fits", folder / "x_rateints.fits", rate),
         Sample("cal", "_cal.fits", folder / "x_cal.fits", slits),
+        Sample("gwcs", "_cal.fits", folder / "y_cal.fits", gwcs),
         Sample("x1d", "_x1d.fits", folder / "x_x1d.fits", spectra),
         Sample("store", ".zarr", folder / "x.zarr", stored(folder / "x.zarr")),
         Sample("archive", ".zarr", folder / "a.zarr", archived(folder / "a.zarr", node)),
