@@ -77,7 +77,7 @@ def find_fixed_slits(
     Parameters
     ----------
     slits : mapping
-        The fixed slits of the optics, by name.
+        The fixed slits of the optics, by name. Optics from a product have only those that the product has.
     subarray : str
         Keyword SUBARRAY.
     primary : str or None
@@ -95,12 +95,12 @@ def find_fixed_slits(
     Raises
     ------
     ModelError
-        If the optics do not have a slit.
+        If the optics have none of the slits.
     """
-    names = slit_names(subarray)
-    missing = [name for name in names if name not in slits]
-    if missing:
-        raise ModelError(f"the msa reference lacks {', '.join(missing)}, it has {', '.join(slits) or 'no fixed slits'}")
+    names = [name for name in slit_names(subarray) if name in slits]
+    if not names:
+        expected = ", ".join(slit_names(subarray))
+        raise ModelError(f"the optics have none of {expected}: they have {', '.join(slits) or 'no fixed slits'}")
     order = list(FIXED_SLIT_IDS)
     primary = primary_slit(subarray, primary or "")
     main = order.index(primary) + 1 if primary is not None else 0

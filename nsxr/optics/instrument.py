@@ -145,9 +145,14 @@ class Optics(Part):
         Raises
         ------
         ParameterError
-            If there is no such quadrant or shutter.
+            If there is no such quadrant or shutter, or if the optics are from a product and know no shutters.
         """
         table = self.quadrant(quadrant)
+        if not table.x.size:
+            raise ParameterError(
+                "these optics are from a product, which has its own slits but no other shutters; open the optics from "
+                "references"
+            )
         if not 1 <= number <= table.x.size:
             raise ParameterError(
                 f"shutter {number} of quadrant {quadrant} does not exist, expected 1 to {table.x.size}"

@@ -121,7 +121,8 @@ def optics_of_product(path: str | os.PathLike[str]) -> Optics:
     if differing or any(one.path != each[0].path for one in each):
         raise InputFileError(f"{name}: its slits have different optics, expected slits of one exposure")
     slits = {key: one.slit for key, one in found.items()}
-    return Optics(each[0].path, slits, tuple(quadrants[number] for number in sorted(quadrants)))
+    frames = tuple(quadrants[number] for number in sorted(quadrants))
+    return Optics(each[0].path, slits, frames, references=(("gwcs", os.path.basename(name)),))
 
 
 def _require_same(one: EmbeddedSlit, steps: GwcsSteps, shape: Sequence[int]) -> None:

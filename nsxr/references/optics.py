@@ -67,7 +67,7 @@ def open_optics(
     Raises
     ------
     ParameterError
-        If references are no product, and there is no exposure.
+        If references are no product, and there is no exposure. If a range of wavelengths is given with a product.
     InputFileError
         If a product has no gwcs of slits. If the exposure has no spectra, or keywords of the grating wheel or of the
         pointing are missing.
@@ -88,6 +88,8 @@ def open_optics(
     >>> slit_y, wavelength, ra, dec = optics.forward(1000, 1100, "S200A1")  # doctest: +SKIP
     """
     if not isinstance(references, Mapping) and os.fspath(references).endswith((".fits", ".fits.gz")):
+        if wavelength_range is not None:
+            raise ParameterError("the slits of a product have the wavelengths of its gwcs; leave out wavelength_range")
         return optics_of_product(references)
     if exposure is None:
         raise ParameterError("references of the optics need an exposure; only a product (FITS) holds optics on its own")

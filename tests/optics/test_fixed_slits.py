@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nsxr
+from nsxr.errors import ModelError
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.fixed_slits import find_fixed_slits, planned_position, primary_slit, slit_names
 from nsxr.optics.instrument import Optics
@@ -25,6 +26,14 @@ SLITS = {name: Slit(name, 5, 0.0, 0.0, 2e-4, 3e-3, -0.55, 0.55, (0.6, 5.3), -1) 
 def test_the_subarray_chooses(subarray, names):
     assert slit_names(subarray) == names
     assert [slit.name for slit in find_fixed_slits(SLITS, subarray, None)] == [*names]
+
+
+def test_slits_of_a_product_are_those_that_it_has():
+    some = {name: SLITS[name] for name in ("S200A1", "S400A1")}
+    found = find_fixed_slits(some, "FULL", "S400A1")
+    assert [(slit.name, slit.source.id) for slit in found] == [("S200A1", 31), ("S400A1", 1)]
+    with pytest.raises(ModelError, match="the optics have none of S1600A1: they have S200A1, S400A1"):
+        find_fixed_slits(some, "SUB2048", None)
 
 
 def test_numbers_of_slits_and_sources():

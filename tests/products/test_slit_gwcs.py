@@ -86,6 +86,16 @@ def test_the_observatorys_models_open_it(tmp_path: Path, grating: str, detector:
             assert each[name].slit_ymin == optics.slits[name].slit_y_low
 
 
+def test_a_product_serves_to_cut_its_slits_again(tmp_path: Path) -> None:
+    rates, optics, slits = fixed_slits(grating="PRISM")
+    again = nsxr.open_optics(nsxr.write_slits(slits, tmp_path / "x_cal.fits", optics=optics))
+    cuts = nsxr.cut_slits(rates, again)
+    assert "x_cal.fits" in cuts.attrs["nsxr_steps"]
+    for name, slit in iterate_slits(slits):
+        xr.testing.assert_equal(cuts[name].to_dataset(), slit)
+    assert set(cuts.children) == set(slits.children) == {"S200A1", "S200A2", "S400A1", "S1600A1"}
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_lamps_end_at_the_plane_of_the_msa(tmp_path: Path) -> None:
     datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")

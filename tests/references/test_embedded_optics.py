@@ -116,6 +116,15 @@ def test_products_without_optics_of_one_exposure_are_refused() -> None:
         nsxr.open_optics(Path(str(REAL), "mos_jw02565/jw02565007001_03101_00002_nrs2_x1d.fits"))
 
 
+@needs_real_data
+def test_a_product_knows_its_own_slits_only() -> None:
+    optics = nsxr.open_optics(Path(str(REAL), CAL))
+    with pytest.raises(ParameterError, match="from a product, which has its own slits but no other shutters"):
+        optics.shutter(2, 39923)
+    with pytest.raises(ParameterError, match="leave out wavelength_range"):
+        nsxr.open_optics(Path(str(REAL), CAL), wavelength_range=(1.0, 2.0))
+
+
 def test_references_need_an_exposure(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="need an exposure"):
         nsxr.open_optics(tmp_path)
