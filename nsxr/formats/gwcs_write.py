@@ -320,6 +320,7 @@ def _tag(tag: str) -> str:
 
 def _plain(value: Any) -> str:
     """Return a number, a text, a truth value or None as YAML."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         if not math.isfinite(value):
             return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"

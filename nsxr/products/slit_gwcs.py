@@ -210,7 +210,7 @@ def _wheel_to_slit(optics: SlitOptics, shared: _Shared, to_plane: Node) -> Node:
         along,
         pick(1, 1, 0, 1, of=2),
         incoming,
-        pick(4, 4, 0, 1, 3, of=5),
+        pick(3, 4, 0, 1, 3, of=5),
         found,
         inverse=back,
     )
