@@ -16,7 +16,9 @@ Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRI
 sources is an exception: jwst may take another source's shutter as its centre. So are slits of jwst with no pixel in the
 nominal range of wavelengths, which lie beyond the edge of the detector, and pixels of slices beyond this range, which
 only jwst keeps. jwst flags stuck shutters in the margins of their boxes too, beyond this range. In slitlets without a
-source jwst writes x for the shutter in the middle, nsxr only for a source. The table counts all of them.
+source jwst writes x for the shutter in the middle, nsxr only for a source. The table counts all of them. In scenes of
+few slits each program also opens the product of the other, with the same limits for the coordinates of the gwcs in it,
+and jwst resamples the slits that nsxr cut out.
 """
 
 import json
@@ -56,6 +58,7 @@ SAME = {"SOURCEID": "source_id", "SRCNAME": "source_name", "SHUTSTA": "shutter_s
 SAME |= {"MSAQUAD": "quadrant", "XCEN": "xcen", "YCEN": "ycen"}
 COLUMNS = ("scene", "slits", "pixels", "wavelength [um]", "slit_y", "sky [deg]", "cut-outs [um]", "other NaN")
 COLUMNS += (
+    "gwcs in products [um]",
     "boxes short by",
     "jwst's centre elsewhere",
     "x without a source",
@@ -251,6 +254,25 @@ def compare_slices(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray],
             compare_places(optics.forward(part["column"], part["row"], str(index)), part, row)
 
 
+def exchange(
+    ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], product: Path, python: Path, log: Path
+) -> dict[str, float]:
+    """Return the largest differences of coordinates where each program uses the gwcs that the other one wrote."""
+    row = dict.fromkeys(("wavelength", "slit_y", "ra", "dec"), 0.0) | {"pixels": 0, "other NaN": 0}
+    optics, slits = ours["optics"], ours["slits"]
+    written, result = product.with_name("nsxr_cal.fits"), product.with_name("gwcs.npz")
+    nsxr.write_slits(xr.DataTree.from_dict(ours["cuts"]), written, optics=optics)
+    log_command([str(python), str(PEER / "slit_gwcs.py"), str(written), str(result)], log)
+    with np.load(result) as file:
+        evaluated = dict(file)
+    read = nsxr.open_optics(product)
+    for name in read.slits:
+        for used, found, slit in ((read, theirs, name), (optics, evaluated, slits[name])):
+            each = {key: found[f"{name}/{key}"] for key in ("column", "row", "slit_y", "wavelength", "ra", "dec")}
+            compare_places(used.forward(each["column"], each["row"], slit), each, row)
+    return row
+
+
 def compare_frame(
     ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], seconds: Mapping[str, list[float]]
 ) -> list[object]:
@@ -287,7 +309,9 @@ def run_scene(scene: Scene, python: Path, log: Path, is_whole: bool) -> dict[str
         first = run_ours(scene, rate, references, metafile)
         references |= write_step_references(scene, first["exposure"], references)
         task, result, cases = folder / "task.json", folder / "jwst.npz", cases_of(scene)
+        product = folder / "jwst_cal.fits"
         asked = {"references": dict(references), "cases": cases, "is_whole": is_whole}
+        asked["product"] = str(product) if scene.exchanges else ""
         if scene.wider:
             asked["references"]["wavelengthrange"] = widen(references["wavelengthrange"], scene)
         task.write_text(json.dumps(asked), encoding="utf-8")
@@ -299,6 +323,7 @@ def run_scene(scene: Scene, python: Path, log: Path, is_whole: bool) -> dict[str
         (compare_slices if scene.mode == "IFU" else compare_slits)(again, theirs, row)
         steps = compare_steps(again, again["exposure"], references, cases, theirs)
         row["other differences"] += faults(steps, scene)
+        row["exchanged"] = exchange(again, theirs, product, python, log) if scene.exchanges else None
         if is_whole:
             row["frame"] = compare_frame(again, theirs, seconds)
     return (
@@ -315,9 +340,11 @@ def run_scene(scene: Scene, python: Path, log: Path, is_whole: bool) -> dict[str
 def is_good(row: Mapping[str, object], scene: Scene) -> bool:
     """Whether a scene agrees within the limits."""
     limit = SLICE_OF_PRISM if scene.mode == "IFU" and scene.grating == "PRISM" else WAVELENGTH
-    exact = row["wavelength"] <= limit and max(row["ra"], row["dec"]) <= SKY and not row["other NaN"]
-    exact = exact and row["cut-outs"] <= SINGLE
-    return bool(exact and row["boxes"] == 0 and not row["other differences"] and row["pixels"])
+    exact = all(
+        part["wavelength"] <= limit and max(part["ra"], part["dec"]) <= SKY and not part["other NaN"] and part["pixels"]
+        for part in (row, *([row["exchanged"]] if scene.exchanges else ()))
+    )
+    return bool(exact and row["cut-outs"] <= SINGLE and row["boxes"] == 0 and not row["other differences"])
 
 
 def cells(row: Mapping[str, object]) -> list[object]:
@@ -325,7 +352,8 @@ def cells(row: Mapping[str, object]) -> list[object]:
     theirs = ", ".join(f"{step} {cpu:.1f}" for step, (cpu, _) in row["jwst"].items())
     found = [row["scene"], row["slits"], row["pixels"], f"{row['wavelength']:.1e}", f"{row['slit_y']:.1e}"]
     found += [f"{max(row['ra'], row['dec']):.1e}", f"{row['cut-outs']:.1e}" if row["cut-outs"] else ""]
-    found += [row["other NaN"], row["boxes"], row["jwst's centre elsewhere"]]
+    found += [row["other NaN"], f"{row['exchanged']['wavelength']:.1e}" if row["exchanged"] else ""]
+    found += [row["boxes"], row["jwst's centre elsewhere"]]
     found += [row["x without a source"], row["dark slits of jwst"], row["slice pixels beyond the range"]]
     return [*found, len(row["other differences"]), theirs, f"{row['first']:.2f}", f"{row['again']:.2f}"]
 

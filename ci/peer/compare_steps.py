@@ -17,8 +17,9 @@ from nsxr.model.dq import PixelFlag
 from nsxr.optics.instrument import Optics
 from nsxr.optics.shutters import shutter_id
 from nsxr.optics.slit import Slit
-from nsxr.simulate.aperture_references import FAILED_OPEN, aperture_references
+from nsxr.simulate.aperture_references import aperture_references
 from nsxr.simulate.instrument import SimulatedInstrument
+from nsxr.simulate.shutters import FAILED_OPEN
 from nsxr.slits.collection import as_tree
 
 __all__ = ["COLUMNS", "cases_of", "compare_steps", "faults", "step_cells", "widen", "write_step_references"]
@@ -91,7 +92,7 @@ def cases_of(scene: Scene) -> tuple[Case, ...]:
 def write_step_references(scene: Scene, exposure: xr.Dataset, references: Mapping[str, str]) -> dict[str, str]:
     """Write wavecorr as the simulator does, and a list of stuck shutters; return their paths by type."""
     optics, folder = nsxr.open_optics(dict(references), exposure), Path(references["camera"]).parent
-    written = aperture_references(folder, optics, SimulatedInstrument.of(optics), scene.mode)
+    written = aperture_references(folder, optics, SimulatedInstrument.of(optics), scene.mode, FAILED_OPEN)
     found = {"wavecorr": str(written["wavecorr"])} if "wavecorr" in written else {}
     if "msaoper" in written:
         states = ("state", "TA state", "Internal state")

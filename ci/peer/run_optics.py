@@ -3,12 +3,14 @@
     python run_optics.py RATE RESULT.npz TASK.json
 
 ``TASK.json`` has ``references``, paths by type; all other types are switched off. It has ``cases`` of source types,
-each some keywords and the argument ``source_type``, and says by ``is_whole`` whether to measure a whole frame. RESULT
-has for each slit, under its name: ``column`` and ``row``, pixels of the whole detector from 0, and what jwst says of
-them in double precision: ``slit_y``, ``wavelength`` [um], ``ra``, ``dec`` [degree]; and ``corrected``, the wavelengths
-after the step wavecorr [um], if it changed them. ``stuck`` has the pixels, counted by rows, that see failed-open
-shutters. ``attributes`` is a JSON text with the box and the metadata of each slit, its source types, and the seconds of
-the steps.
+each some keywords and the argument ``source_type``, and says by ``is_whole`` whether to measure a whole frame. If it
+has ``product``, a path, the slits are saved there.
+
+RESULT has for each slit, under its name: ``column`` and ``row``, pixels of the whole detector from 0, and what jwst
+says of them in double precision: ``slit_y``, ``wavelength`` [um], ``ra``, ``dec`` [degree]; and ``corrected``, the
+wavelengths after the step wavecorr [um], if it changed them. ``stuck`` has the pixels, counted by rows, that see
+failed-open shutters. ``attributes`` is a JSON text with the box and the metadata of each slit, its source types, and
+the seconds of the steps.
 """
 
 import json
@@ -179,6 +181,8 @@ def main() -> None:
             types = source_types(model, asked["cases"])
             model = SourceTypeStep.call(model)
             attributes = slits(model, arrays, start)
+            if asked["product"]:
+                model.save(asked["product"])
             if asked["is_whole"]:
                 with timed(seconds, "whole frame"):
                     whole_frame(slits_in(model)[0], start, arrays)

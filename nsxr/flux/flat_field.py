@@ -44,7 +44,7 @@ def correct_flat_field(slits: Slits, fflat: xr.Dataset, sflat: xr.Dataset, dflat
         One slit or many, or an exposure of the IFU: ``sci``, ``dq`` and variances (row, column), with or without
         integration in front, and ``wavelength`` (row, column) float32 [um], NaN outside of slits and slices. Slits of
         points may have ``wavelength_uncorrected`` too. Rows and columns are labelled with pixels of the detector.
-        Fixed slits need SLTNAME; slitlets need QUADRANT, XCEN and YCEN.
+        Fixed slits need SLTNAME; slitlets need MSAQUAD, XCEN and YCEN.
     fflat, sflat, dflat : Dataset
         Flats of the telescope, the spectrograph and the detector, from :func:`nsxr.open_flat`.
 

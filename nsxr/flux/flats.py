@@ -248,7 +248,7 @@ def _shutter(attrs: Attributes) -> tuple[int, int, int]:
 
 
 def _quadrant(attrs: Attributes) -> int | None:
-    return whole_number(attrs.get("MSAQUAD", attrs.get("QUADRANT")))
+    return whole_number(attrs.get("MSAQUAD"))
 
 
 def _word(attrs: Attributes, key: str) -> str:

@@ -140,11 +140,8 @@ class SlitHeader:
 
 
 def quadrant_of(attrs: Attributes) -> int | None:
-    """Return the quadrant of the shutters of a slit, 5 for fixed slits and slices. None if the header has none.
-
-    The keyword of the observatory's files is MSAQUAD; slits that nsxr cut out may have QUADRANT.
-    """
-    found = whole_number(attrs.get("MSAQUAD", attrs.get("QUADRANT")))
+    """Return the quadrant of the shutters of a slit, 5 for fixed slits and slices. None if the header has none."""
+    found = whole_number(attrs.get("MSAQUAD"))
     return found if found is not None and 1 <= found <= 5 else None
 
 

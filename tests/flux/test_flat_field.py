@@ -14,7 +14,7 @@ from tests.flux.flat_files import COLUMN_START, NODES, PLANES, ROW_START, curve,
 
 ROW, COLUMN, SHAPE = ROW_START + 4, COLUMN_START + 7, (20, 40)
 BAD = PixelFlag.DO_NOT_USE | PixelFlag.NO_FLAT_FIELD | PixelFlag.UNRELIABLE_FLAT
-HEADER = {"DETECTOR": "NRS1", "FILTER": "CLEAR", "GRATING": "PRISM", "QUADRANT": 3, "XCEN": 300, "YCEN": 86}
+HEADER = {"DETECTOR": "NRS1", "FILTER": "CLEAR", "GRATING": "PRISM", "MSAQUAD": 3, "XCEN": 300, "YCEN": 86}
 SLITS = ("S200A1", "S1600A1")
 
 
@@ -155,7 +155,7 @@ def test_lazy_and_the_same_for_all_chunks(flats, mode):
 
 
 def test_many_slits_are_the_same_as_each_alone(flats):
-    tree = xr.DataTree.from_dict({"a": a_slit(), "b": a_slit(QUADRANT=1, XCEN=7)})
+    tree = xr.DataTree.from_dict({"a": a_slit(), "b": a_slit(MSAQUAD=1, XCEN=7)})
     found = nsxr.correct_flat_field(tree, *flats("MOS"))
     xr.testing.assert_identical(found["b"].to_dataset(), nsxr.correct_flat_field(tree["b"].to_dataset(), *flats("MOS")))
     assert float(np.abs(found["a"]["flatfield_point"] - found["b"]["flatfield_point"]).min()) > 0.01
@@ -203,7 +203,7 @@ def test_flags_and_nan_agree_and_earlier_flags_stay(flats):
         ("MOS", {"FILTER": "F290LP"}, "fflat fMOS.fits does not fit: FILTER is CLEAR"),
         ("MOS", {"GRATING": "G395H"}, "sflat sMOS.fits does not fit: GRATING is PRISM"),
         ("IFU", {}, "it is for NRS_IFU, the slit is of NRS_MSASPEC"),
-        ("MOS", {"QUADRANT": 5}, "the slit is of NRS_FIXEDSLIT"),
+        ("MOS", {"MSAQUAD": 5}, "the slit is of NRS_FIXEDSLIT"),
         ("FS", {"EXP_TYPE": "NRS_FIXEDSLIT", "SLTNAME": "S400A1"}, "no table for slit S400A1; it has S200A1, S1600A1"),
     ],
 )
