@@ -42,7 +42,8 @@ class Scene:
     subarray : str
         Name of the subarray.
     wider : (float, float), optional
-        Wavelengths to cut out instead of those of the filter and the grating [um].
+        Wavelengths to cut out instead of those of the filter and the grating [um]. Stuck shutters are not compared
+        then: jwst would flag their pixels in this range too.
     """
 
     mode: str
@@ -81,13 +82,13 @@ LONG = (
     Scene("MOS", "PRISM", "NRS1", "compact", "100"),
     Scene("FS", "G395H", "NRS2", "compact"),
     Scene("FS", "G140M", "NRS2", "compact", wider=(0.97, 3.3)),
+    Scene("MOS", "G140M", "NRS2", "compact", "30", wider=(0.97, 3.3)),
     Scene("IFU", "PRISM", "NRS1", "compact"),
     Scene("MOS", "PRISM", "NRS1", "flight", "100"),
     Scene("MOS", "PRISM", "NRS1", "flight", "jw02736007001_01_msa"),
     Scene("MOS", "PRISM", "NRS2", "flight", "jw02565007001_01_msa_original"),
     Scene("MOS", "G395H", "NRS1", "flight", "100"),
     Scene("MOS", "G140M", "NRS2", "flight", "jw02736007001_01_msa"),
-    Scene("MOS", "G140M", "NRS2", "flight", "jw02736007001_01_msa", wider=(0.97, 3.3)),
     Scene("MOS", "G235M", "NRS1", "flight", "jw02565007001_01_msa_original"),
     Scene("FS", "PRISM", "NRS1"),
     Scene("FS", "G395H", "NRS1"),
