@@ -24,13 +24,14 @@ from nsxr.slits.collection import as_tree
 
 __all__ = ["COLUMNS", "cases_of", "compare_steps", "faults", "step_cells", "widen", "write_step_references"]
 
-ZERO_POINT, OF_PRISM = 1e-6, 1e-5
+ZERO_POINT, OF_PRISM = 1e-6, 3e-5
 """Largest differences of wavelengths after wavecorr [um], in the range of the filter and the grating.
 
 jwst has the dispersion from wavelengths half a pixel before and after each pixel, nsxr from those of neighbours. Where
 the edge of a slit crosses a row, jwst leaves that pixel out of the mean dispersion of its column, but not out of the
-mean wavelength. For the PRISM, this is up to 7e-6 um, in a column or two for each row. In the margins of boxes, below
-0.6 um, wavelengths of the PRISM have kinks, because both programs interpolate the refractive index linearly every 5 nm.
+mean wavelength. For the PRISM, this is up to 2e-5 um, 0.0015 pixel, in a column or two for each row. In the margins of
+boxes, below 0.6 um, wavelengths of the PRISM have kinks, because both programs interpolate the refractive index
+linearly every 5 nm.
 """
 
 COLUMNS = ("scene", "source types", "differ", "zero points", "of one program", "largest correction [pixel]")
