@@ -12,13 +12,13 @@ references run. Differences are of double precision values at the same pixels. R
 all pixels of a detector through one slit.
 
 Ends with status 1 if wavelengths differ by more than 1e-9 um (slices of the PRISM: 2e-8), sky coordinates by more than
-1e-9 degrees, if a box does not cover that of jwst, or if names, sources and states differ. A slitlet with several
-sources is an exception: jwst may take another source's shutter as its centre. So are slits of jwst with no pixel in the
-nominal range of wavelengths, which lie beyond the edge of the detector, and pixels of slices beyond this range, which
-only jwst keeps. jwst flags stuck shutters in the margins of their boxes too, beyond this range. In slitlets without a
-source jwst writes x for the shutter in the middle, nsxr only for a source. The table counts all of them. In scenes of
-few slits each program also opens the product of the other, with the same limits for the coordinates of the gwcs in it,
-and jwst resamples the slits that nsxr cut out.
+1e-9 degrees, if a box does not cover that of jwst, if names, sources and states differ, or if a later step differs by
+more than ``compare_steps.py`` says. A slitlet with several sources is an exception: jwst may take another source's
+shutter as its centre. So are slits of jwst with no pixel in the nominal range of wavelengths, which lie beyond the edge
+of the detector, and pixels of slices beyond this range, which only jwst keeps. jwst flags stuck shutters in the margins
+of their boxes too, beyond this range. The table counts all of them. In scenes of few slits each program also opens the
+product of the other, with the same limits for the coordinates of the gwcs in it, and jwst resamples the slits that nsxr
+cut out.
 """
 
 import json
