@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks
+from nsxr.compute.blocks import Output, map_blocks
 from nsxr.model.dq import PixelFlag
 from nsxr.model.variables import FACTOR_VARIANCES, variances_of
 
@@ -52,10 +52,10 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
     Returns
     -------
     dict of DataArray
-        ``sci``, ``dq`` and the variances. Variances are divided by the square of the factor. If the factor has a
-        variance, ``var_KIND`` is the square of the new ``sci`` times the relative variance of the factor. Pixels with
-        DO_NOT_USE, reference pixels, and pixels without a factor are NaN in ``sci`` and in all variances. Pixels that
-        are NaN in ``sci`` get DO_NOT_USE.
+        ``sci``, ``dq`` and the variances, also ``var_background``. Variances are divided by the square of the factor.
+        If the factor has a variance, ``var_KIND`` is the square of the new ``sci`` times the relative variance of the
+        factor. Pixels with DO_NOT_USE, reference pixels, and pixels without a factor are NaN in ``sci`` and in all
+        variances. Pixels that are NaN in ``sci`` get DO_NOT_USE.
     """
     names = _variances(slit)
     optional = {"relative_variance": factor.relative_variance, "flags": factor.dq}
@@ -64,7 +64,7 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
     made = [f"var_{kind}"] if factor.relative_variance is not None and f"var_{kind}" not in names else []
     outputs = {name: (dims, slit[name].dtype.type) for name in ("sci", "dq", *names)}
     outputs |= dict.fromkeys(made, (dims, np.float32))
-    return map_blocks(
+    divided = map_blocks(
         _divide,
         *(slit[name] for name in ("sci", "dq", *names)),
         factor.value,
@@ -74,6 +74,7 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
         given=tuple(given),
         new=[*names, *made].index(f"var_{kind}") if factor.relative_variance is not None else None,
     )
+    return divided | _background(slit, factor.value, power=-2)
 
 
 def multiply(slit: xr.Dataset, value: xr.DataArray) -> dict[str, xr.DataArray]:
@@ -82,13 +83,32 @@ def multiply(slit: xr.Dataset, value: xr.DataArray) -> dict[str, xr.DataArray]:
     Pixels that lost their value stay NaN. Flags stay.
     """
     names, dims = _variances(slit), tuple(map(str, slit["sci"].dims))
-    return map_blocks(
+    multiplied = map_blocks(
         _multiply,
         *(slit[name] for name in ("sci", *names)),
         value,
         core=(),
         outputs={name: (dims, slit[name].dtype.type) for name in ("sci", *names)},
     )
+    return multiplied | _background(slit, value, power=2)
+
+
+def _background(slit: xr.Dataset, value: xr.DataArray, *, power: int) -> dict[str, xr.DataArray]:
+    """Return the variance of the subtracted background, if there is one, times a power of the factor.
+
+    All integrations share it, so its dims may differ from those of ``sci``.
+    """
+    if "var_background" not in slit:
+        return {}
+    variance = slit["var_background"]
+    outputs: dict[str, Output] = {"var_background": (tuple(map(str, variance.dims)), np.float32)}
+    return map_blocks(_scale, variance, value, core=(), outputs=outputs, power=power)
+
+
+def _scale(variance: np.ndarray, value: np.ndarray, *, power: int) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        scaled: np.ndarray = variance * value.astype(np.float64) ** power
+    return np.where(np.isfinite(scaled), scaled, np.nan).astype(np.float32)
 
 
 def _variances(slit: xr.Dataset) -> list[str]:

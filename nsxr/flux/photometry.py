@@ -16,7 +16,7 @@ from nsxr.model.dq import OUTSIDE
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about
 from nsxr.model.types import Attributes, Entries
-from nsxr.model.variables import FACTOR_VARIANCES, check, check_slit, variances_of
+from nsxr.model.variables import check, check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
 
@@ -143,7 +143,7 @@ def _calibrate(slit: xr.Dataset, photom: xr.Dataset, area: xr.Dataset) -> xr.Dat
     if has_point and areas is not None:
         found["photom_uniform"] = _factor(slit, sensitivity, "uniform", areas)[1]
     unit = "MJy" if has_point else "MJy/sr"
-    variances = {*variances_of(slit), *(name for name in (*FACTOR_VARIANCES, *found) if name.startswith("var_"))}
+    variances = [name for name in found if name.startswith("var_")]
     attrs = _keywords(sensitivity, areas, has_point)
     parameters: Entries = {"light": light, "throughput": sensitivity.throughput}
     parameters |= {"without_area": missing} if missing else {}

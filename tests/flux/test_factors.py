@@ -80,3 +80,14 @@ def test_undone(slit, factor):
     for name in ("sci", "var_poisson", "var_rnoise", "var_flat"):
         np.testing.assert_allclose(back[name], slit[name].where(is_kept), rtol=1e-6)
     xr.testing.assert_identical(slit, before)
+
+
+@pytest.mark.parametrize("chunks", [None, {"row": 3, "integration": 1}])
+def test_the_variance_of_a_subtracted_background_is_scaled_too(slit, factor, chunks):
+    slit["var_background"] = image(0.25)
+    wanted = (0.25 / factor.value.where(factor.value != 0) ** 2).to_numpy()
+    given = slit if chunks is None else slit.chunk(chunks)
+    found = divide(given, factor, kind="pathloss")
+    np.testing.assert_allclose(found["var_background"], wanted, rtol=1e-6)
+    back = multiply(given.assign(found), factor.value)["var_background"]
+    np.testing.assert_allclose(back, np.where(np.isnan(wanted), np.nan, 0.25), rtol=1e-6)

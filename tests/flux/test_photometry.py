@@ -99,6 +99,14 @@ def test_other_light_has_surface_brightness(kind):
     assert found.attrs["PHOTMJSR"] == pytest.approx(2e-12 / (0.021 * SR))
 
 
+def test_the_variance_of_the_background_has_the_units_of_the_flux():
+    slit = shutter()
+    slit["var_background"] = slit["var_poisson"]
+    found = nsxr.calibrate_flux(slit, photometry(), areas(**SHUTTERS))
+    np.testing.assert_array_equal(found["var_background"], found["var_poisson"])
+    assert found["var_background"].attrs["units"] == "(MJy)2"
+
+
 def test_uniform_light_has_uncorrected_wavelengths():
     slit = fixed()
     slit["wavelength_uncorrected"] = slit["wavelength"] + np.float32(0.05)
