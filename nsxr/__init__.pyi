@@ -57,6 +57,7 @@ from .ramps.saturation import flag_saturation as flag_saturation
 from .ramps.snowballs import flag_snowballs as flag_snowballs
 from .ramps.superbias import subtract_superbias as subtract_superbias
 from .references import open_references as open_references
+from .references.aperture_corrections import open_aperture_correction as open_aperture_correction
 from .references.apertures import Aperture as Aperture
 from .references.apertures import read_aperture as read_aperture
 from .references.bar_shadow import open_bar_shadow as open_bar_shadow
@@ -82,6 +83,7 @@ from .slits.slices import locate_slices as locate_slices
 from .slits.source_type import set_source_type as set_source_type
 from .slits.stuck_shutters import flag_stuck_shutters as flag_stuck_shutters
 from .slits.wavelength_zero_point import correct_wavelength_zero_point as correct_wavelength_zero_point
+from .spectra.aperture_correction import apply_aperture_correction as apply_aperture_correction
 from .spectra.box_extraction import extract_box as extract_box
 from .spectra.combination import combine_spectra as combine_spectra
 from .spectra.extraction import extract_spectrum as extract_spectrum

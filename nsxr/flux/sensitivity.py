@@ -13,7 +13,7 @@ from nsxr.model.slit_header import quadrant_of
 from nsxr.model.types import Attributes
 from nsxr.references.photometry import TIME_FORMS
 
-__all__ = ["NotInTable", "Sensitivity", "areas_of", "sensitivity_of", "time_dependence"]
+__all__ = ["NotInTable", "Sensitivity", "areas_of", "row_of", "sensitivity_of", "time_dependence"]
 
 _YEAR = 365.0  # days of a year in references of time dependence
 
@@ -45,6 +45,51 @@ class Sensitivity(NamedTuple):
     has_uncertainty: bool
 
 
+def row_of(slit: xr.Dataset, table: xr.Dataset) -> tuple[xr.Dataset, str]:
+    """Return the row of a reference for the filter, the grating and, of fixed slits, the name of a slit.
+
+    Parameters
+    ----------
+    slit : Dataset
+        A slit, an exposure of the IFU, or a spectrum, with its attributes.
+    table : Dataset
+        A reference with ``filter``, ``grating`` and, for fixed slits, ``slit`` along ``entry``.
+
+    Returns
+    -------
+    Dataset and str
+        The row, and the words for it in messages.
+
+    Raises
+    ------
+    ReferenceFileError
+        If there is no row for the filter and the grating, or several rows fit.
+    NotInTable
+        If there is no row for this fixed slit.
+    """
+    name = f"{table.attrs.get('reference_type')} {table.attrs.get('filename', 'in memory')}"
+    wanted = {key: str(slit.attrs.get(key.upper(), "")).strip().upper() for key in ("filter", "grating")}
+    fits = np.ones(table.sizes["entry"], bool)
+    for key, value in wanted.items():
+        fits &= table[key].to_numpy() == value
+    described = ", ".join(f"{key.upper()} {value!r}" for key, value in wanted.items())
+    if not fits.any():
+        raise ReferenceFileError(about(slit.attrs, f"{name} has no row for {described}"))
+    fixed = fixed_slit(slit.attrs)
+    if fixed is None and "slit" in table:
+        raise ReferenceFileError(f"{name} is for fixed slits, expected one for shutters or slices")
+    if fixed is not None:
+        if "slit" not in table:
+            raise NotInTable(f"{name} is for shutters or slices, expected one for fixed slits")
+        fits &= table["slit"].to_numpy() == fixed
+        described += f", slit {fixed}"
+    if fits.sum() > 1:
+        raise ReferenceFileError(f"{name} has {int(fits.sum())} rows for {described}, expected one")
+    if not fits.any():
+        raise NotInTable(f"{name} has no row for {described}")
+    return table.isel(entry=int(np.flatnonzero(fits)[0])), described
+
+
 def sensitivity_of(slit: xr.Dataset, photom: xr.Dataset) -> Sensitivity:
     """Return the row of the reference for the filter, the grating and, of fixed slits, the name of a slit.
 
@@ -55,27 +100,8 @@ def sensitivity_of(slit: xr.Dataset, photom: xr.Dataset) -> Sensitivity:
     NotInTable
         If there is no row for this fixed slit.
     """
+    row, described = row_of(slit, photom)
     name = photom.attrs.get("filename", "in memory")
-    wanted = {key: str(slit.attrs.get(key.upper(), "")).strip().upper() for key in ("filter", "grating")}
-    fits = np.ones(photom.sizes["entry"], bool)
-    for key, value in wanted.items():
-        fits &= photom[key].to_numpy() == value
-    described = ", ".join(f"{key.upper()} {value!r}" for key, value in wanted.items())
-    if not fits.any():
-        raise ReferenceFileError(about(slit.attrs, f"photom {name} has no row for {described}"))
-    fixed = fixed_slit(slit.attrs)
-    if fixed is None and "slit" in photom:
-        raise ReferenceFileError(f"photom {name} is for fixed slits, expected one for shutters or slices")
-    if fixed is not None:
-        if "slit" not in photom:
-            raise NotInTable(f"photom {name} is for shutters or slices, expected one for fixed slits")
-        fits &= photom["slit"].to_numpy() == fixed
-        described += f", slit {fixed}"
-    if fits.sum() > 1:
-        raise ReferenceFileError(f"photom {name} has {int(fits.sum())} rows for {described}, expected one")
-    if not fits.any():
-        raise NotInTable(f"photom {name} has no row for {described}")
-    row = photom.isel(entry=int(np.flatnonzero(fits)[0]))
     scale = float(row["photmj"])
     if not 0 < scale < np.inf:
         raise ReferenceFileError(f"photom {name}: photmj for {described} is {scale:g}, expected a positive number")

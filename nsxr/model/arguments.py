@@ -109,7 +109,8 @@ def _hint(one: inspect.Parameter, value: Any) -> str:
     if not isinstance(given, str | os.PathLike) or "Dataset" not in _wanted(one.annotation):
         return ""
     opener = next((opener for start, opener in _OPENERS.items() if start in one.name), None)
-    opener = "nsxr.open_references" if one.name in REFERENCES else opener
+    if one.name in REFERENCES:
+        opener = "nsxr.open_references" if REFERENCES[one.name].opened else "nsxr.open_spec2_references"
     return f"; open files first, with {opener}" if opener else "; open files first"
 
 

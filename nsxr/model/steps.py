@@ -44,8 +44,8 @@ class ReferenceName(NamedTuple):
         Unit of ``sci`` in the reference. Empty if the reference has no such image, or if the image has several units.
     opened : {"always", "found", "given", ""}
         When :func:`nsxr.open_references` opens a reference of this type. ``always``: for every exposure. ``found``: for
-        full frames, if the directory has one. ``given``: if its path is given. Empty: never, because nsxr cannot read
-        it yet.
+        full frames, if the directory has one. ``given``: if its path is given. Empty: never, because it is of another
+        stage, or because nsxr cannot read it yet.
     when : When or None
         Condition on the readout. Only exposures that fulfil it need a reference of this type.
     """

@@ -8,6 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.keywords import about, start_of
+from nsxr.references.aperture_corrections import open_aperture_correction
 from nsxr.references.apertures import open_apertures
 from nsxr.references.bar_shadow import open_bar_shadow
 from nsxr.references.candidates import Wanted, choose, header_of
@@ -44,8 +45,9 @@ _OPENERS: Mapping[str, Callable[[str], xr.Dataset]] = {
     "wavecorr": open_zero_point,
     "msaoper": open_operability,
     "extract1d": open_apertures,
+    "apcorr": open_aperture_correction,
 }
-"""What opens a reference, by type. Types without an opener are left out."""
+"""What opens a reference, by type."""
 
 _CHECKED: Mapping[str, tuple[str, ...]] = {"dflat": ("DETECTOR",), "msaoper": ()}
 """Keywords that a reference must fit, of types that all modes share. Of other types, it must fit all keywords."""
@@ -128,7 +130,6 @@ def open_spec2_references(
     unknown += [kind for kind in overrides or {} if kind not in _TYPES["NRS_MSASPEC"]]
     if unknown:
         raise ParameterError(f"unknown reference types {', '.join(unknown)}; known: {', '.join(_TYPES['NRS_MSASPEC'])}")
-    wanted_types = tuple(kind for kind in wanted_types if kind in _OPENERS)
     header = header_of(exposure.attrs)
     called = str(exposure.attrs.get("filename", "the exposure"))
     wanted = Wanted(header, called, start_of(exposure.attrs), lambda kind: _CHECKED.get(kind, tuple(header)))

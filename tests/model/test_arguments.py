@@ -48,6 +48,7 @@ def small():
         (lambda s: nsxr.write_products(xr.DataTree(), "out", "x", overwrite="no"), "overwrite is 'no', expected true"),
         (lambda s: nsxr.write_products(xr.DataTree(), "out", "x", progress="no"), "expected true or false or 'force'"),
         (lambda s: nsxr.flag_jumps(s.exposure, s.references["readnoise"], "gain.fits"), "with nsxr.open_references"),
+        (lambda s: nsxr.calibrate_flux(slit(), "photom.fits", "area.fits"), "with nsxr.open_spec2_references"),
         (lambda s: nsxr.fit_trace_model("x_cal.fits"), "open files first, with nsxr.open_slits"),
         (lambda s: nsxr.fit_trace_model(s.exposure, position=np.nan), "position is nan, expected a finite number"),
         (lambda s: nsxr.fit_trace_model(s.exposure, position=1e400), "position is inf, expected a finite number"),

@@ -1,0 +1,130 @@
+"""Add the light of point sources that is outside of the rows that their spectra were summed over."""
+
+import re
+from typing import TypeVar
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import Output, map_blocks
+from nsxr.errors import ModelError, ParameterError
+from nsxr.flux.light import is_point
+from nsxr.flux.sensitivity import NotInTable, row_of
+from nsxr.model.history import record, record_skip
+from nsxr.references.match import require_kind
+from nsxr.slits.collection import map_slits
+
+__all__ = ["apply_aperture_correction"]
+
+Spectra = TypeVar("Spectra", xr.Dataset, xr.DataTree)
+
+_STEP = "aperture_correction"
+_CORRECTED = re.compile(r"flux|surf_bright|(flux|sb)_var_\w+")
+
+
+def apply_aperture_correction(spectra: Spectra, apcorr: xr.Dataset, *, size: float | None = None) -> Spectra:
+    """Multiply spectra of point sources by the correction for the light outside of their aperture.
+
+    Parameters
+    ----------
+    spectra : Dataset or DataTree
+        One spectrum or many: ``flux``, ``npixels``, and the coordinate ``wavelength`` [um], along ``dispersion``, with
+        or without integration in front. The attributes FILTER, GRATING and, for fixed slits, SLTNAME choose the
+        correction.
+    apcorr : Dataset
+        From :func:`nsxr.open_aperture_correction`.
+    size : float, optional
+        Height of the aperture [pixel]. By default ``npixels``, the number of pixels in the sum.
+
+    Returns
+    -------
+    Dataset or DataTree
+        ``flux`` and ``surf_bright`` times the correction, and their variances times its square; the background stays.
+        ``aperture_correction`` is the correction. Sources that are no points (SRCTYPE) come back with a record of why
+        they were skipped, and so do fixed slits that the reference does not have.
+
+    Raises
+    ------
+    ModelError
+        If ``flux``, ``npixels`` or ``wavelength`` are missing.
+    ReferenceFileError
+        If the reference is of another type, or has no row for the filter and the grating.
+
+    Notes
+    -----
+    The correction is interpolated linearly in wavelength and in size, for a source in the middle of a pixel. Beyond
+    the wavelengths and sizes of the reference, the value at the edge is used. The observatory's pipeline leaves fluxes
+    beyond the wavelengths as they are, so that they step.
+
+    Examples
+    --------
+    >>> spectrum = apply_aperture_correction(spectrum, nsxr.open_aperture_correction("apcorr.fits"))  # doctest: +SKIP
+    """
+    require_kind(apcorr, "apcorr")
+    if size is not None and not 0 < size < 1000:
+        raise ParameterError(f"size is {size}, expected a number of pixels from 0 to 1000")
+    return map_slits(lambda spectrum: _correct(spectrum, apcorr, size), spectra)
+
+
+def _correct(spectrum: xr.Dataset, apcorr: xr.Dataset, size: float | None) -> xr.Dataset:
+    missing = [name for name in ("flux", "npixels", "wavelength") if name not in spectrum.variables]
+    if missing:
+        raise ModelError(f"a spectrum lacks {', '.join(missing)}; extract it with nsxr.extract_box")
+    if not is_point(spectrum.attrs):
+        kind = spectrum.attrs.get("SRCTYPE", "missing")
+        return record_skip(spectrum, _STEP, f"the source is not a point (SRCTYPE {kind})")
+    try:
+        row, _ = row_of(spectrum, apcorr)
+    except NotInTable as error:
+        return record_skip(spectrum, _STEP, str(error))
+    names = [str(name) for name in spectrum.data_vars if _CORRECTED.fullmatch(str(name))]
+    dims = tuple(map(str, spectrum["flux"].dims))
+    outputs: dict[str, Output] = dict.fromkeys(("aperture_correction", *names), (dims, np.float64))
+    found = map_blocks(
+        _multiplied,
+        *(spectrum[name] for name in (*names[:1], "npixels", *names[1:])),
+        spectrum["wavelength"],
+        core=(),
+        outputs=outputs,
+        powers=tuple(2 if "_var_" in name else 1 for name in names),
+        table=_table_of(row),
+        size=size,
+    )
+    parameters = {} if size is None else {"size": size}
+    return record(spectrum, _STEP, [apcorr], parameters, None, (), None, **found)
+
+
+def _table_of(row: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return wavelengths, and sizes and corrections (size, wavelength), of one entry without its padding."""
+    wavelength, size, correction = (row[name].to_numpy() for name in ("wavelength", "size", "correction"))
+    nodes, steps = np.isfinite(wavelength), np.isfinite(size).any(axis=1)
+    return wavelength[nodes], size[steps][:, nodes], correction[steps][:, nodes]
+
+
+def _multiplied(
+    *blocks: np.ndarray, powers: tuple[int, ...], table: tuple[np.ndarray, ...], size: float | None
+) -> tuple[np.ndarray, ...]:
+    first, npixels, *others, wavelength = blocks
+    height = npixels if size is None else np.full(npixels.shape, size)
+    correction = _interpolated(np.broadcast_to(wavelength, height.shape), height, *table)
+    scaled = (values * correction**power for values, power in zip((first, *others), powers, strict=True))
+    return correction, *scaled
+
+
+def _interpolated(
+    wavelength: np.ndarray, height: np.ndarray, nodes: np.ndarray, sizes: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """Interpolate linearly in wavelength, then in size. Beyond the table, the value at the edge is used.
+
+    Places without a wavelength have 1.
+    """
+    lam = np.clip(np.nan_to_num(wavelength.astype(np.float64), nan=nodes[0]), nodes[0], nodes[-1])
+    right = np.clip(np.searchsorted(nodes, lam), 1, nodes.size - 1)
+    part = (lam - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
+    size, value = (t[:, right - 1] * (1 - part) + t[:, right] * part for t in (sizes, values))
+    result = np.where(height <= size[0], value[0], value[-1])
+    for k in range(len(size) - 1):
+        inside = (height > size[k]) & (height <= size[k + 1])
+        share = (height - size[k]) / (size[k + 1] - size[k])
+        result = np.where(inside, value[k] * (1 - share) + value[k + 1] * share, result)
+    return np.where(np.isfinite(wavelength) & np.isfinite(height), result, 1.0)
