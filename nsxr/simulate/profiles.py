@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 
 from nsxr.optics.slit import Slit, Slitlet
-from nsxr.simulate.slit_grid import SlitGrid
 
 __all__ = ["Aperture", "PointSpread", "Profile", "aperture_of", "extended_profile", "point_profile"]
 
@@ -86,10 +85,14 @@ class Profile:
     below: np.ndarray
     shift: np.ndarray
 
-    def in_pixels(self, grid: SlitGrid) -> np.ndarray:
-        """Return the light between the lower and upper edge of each pixel, (row, column) float64."""
-        node = np.interp(np.nan_to_num(grid.wavelength), self.wavelength, np.arange(self.wavelength.size))
-        edge = np.interp(np.nan_to_num(grid.slit_y, nan=self.edges[0]), self.edges, np.arange(self.edges.size))
+    def in_pixels(self, wavelength: np.ndarray, slit_y: np.ndarray) -> np.ndarray:
+        """Return the light between the lower and upper edge of each pixel, (row, column) float64.
+
+        ``wavelength`` (row, column) is that of the light in the middle of a pixel, ``slit_y`` (row + 1, column) the
+        place of the edges, see :class:`~nsxr.simulate.slit_grid.SlitGrid`.
+        """
+        node = np.interp(np.nan_to_num(wavelength), self.wavelength, np.arange(self.wavelength.size))
+        edge = np.interp(np.nan_to_num(slit_y, nan=self.edges[0]), self.edges, np.arange(self.edges.size))
         # both edges of a pixel at the wavelength of its middle: wavelengths vary along a column
         return np.asarray(np.abs(self._at(node, edge[1:]) - self._at(node, edge[:-1])))
 

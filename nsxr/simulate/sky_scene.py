@@ -96,9 +96,10 @@ def render_sky(
     """Return the light of a sky on the detector.
 
     A pixel gets the mean flux density between the wavelengths of its two edges, times the part of the profile between
-    its lower and upper edge, times the response of the instrument there. Both integrals are exact, so no light is lost
-    or gained where a line or a trace is narrow. The flats of an instrument stand for changes of the area of pixels on
-    the sky: a column of the calibrated image is the flux density of the source, whatever the slope of the trace.
+    its lower and upper edge, times the response of the instrument to that light. Both integrals are exact, so no light
+    is lost or gained where a line or a trace is narrow. The flats of an instrument stand for changes of the area of
+    pixels on the sky: a column of the calibrated image is the flux density of the source, whatever the slope of the
+    trace. The wavelengths of a point beside the middle of its slit shift, and the response is that at the shifted ones.
 
     Parameters
     ----------
@@ -191,7 +192,10 @@ class _Opening:
 
 def _illuminate(sky: Sky, positions: Sequence[tuple[float, float]], opening: _Opening, grid: SlitGrid) -> Illuminated:
     slit, instrument, wavelength = opening.slit, opening.instrument, grid.wavelength
-    response = instrument.sensitivity(slit, wavelength) * instrument.flat(slit, wavelength, grid.rows, grid.columns)
+
+    def response(at: np.ndarray) -> np.ndarray:
+        return np.asarray(instrument.sensitivity(slit, at) * instrument.flat(slit, at, grid.rows, grid.columns))
+
     # all pixels see the same solid angle, as the calibration assumes: the profile of an extended source, divided by the
     # height of pixels, is its brightness
     height = np.abs(np.diff(grid.slit_y, axis=0))
@@ -200,7 +204,8 @@ def _illuminate(sky: Sky, positions: Sequence[tuple[float, float]], opening: _Op
     if sky.background is not None:
         everywhere = extended_profile(opening.aperture, instrument, opening.nodes, 1.0)
         flux = sky.background.mean_between(grid.left, grid.right, _blur(grid), _PER_MEGA)
-        rate += flux * uniform * everywhere.in_pixels(grid)
+        rate += flux * uniform * everywhere.in_pixels(grid.wavelength, grid.slit_y)
+    rate *= response(wavelength)
     found = []
     for source, (ra, dec) in zip(sky.sources, positions, strict=True):
         if opening.is_far(ra, dec, source.shape):
@@ -212,11 +217,13 @@ def _illuminate(sky: Sky, positions: Sequence[tuple[float, float]], opening: _Op
         shift = opening.shift(profile, grid)
         unit = _PER_MEGA if is_extended else 1.0
         flux = source.spectrum.mean_between(grid.left - shift, grid.right - shift, _blur(grid), unit)
-        rate += flux * (uniform if is_extended else 1.0) * profile.in_pixels(grid)
+        # the instrument responds to the wavelengths that the light has, which shift with the source
+        light = profile.in_pixels(wavelength - shift, grid.slit_y) * response(wavelength - shift)
+        rate += flux * (uniform if is_extended else 1.0) * light
         x, y = opening.optics.sky_to_slit(ra, dec, opening.middle, slit)
         fraction = math.nan if is_extended else float(profile.below[_NODES // 2, -1])
         found.append(SourceInSlit(source.name, slit.name, float(x), float(y), fraction))
-    return Illuminated(grid, np.nan_to_num(rate * response), tuple(found))
+    return Illuminated(grid, np.nan_to_num(rate), tuple(found))
 
 
 def _blur(grid: SlitGrid) -> Callable[[float], float]:
