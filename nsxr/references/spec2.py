@@ -137,12 +137,12 @@ def open_spec2_references(
     paths = {kind: fetch_reference(name) if name.startswith(CRDS) else name for kind, name in names.items()}
     names = {kind: name for kind, name in names.items() if name.startswith(CRDS)}
     others = [kind for kind in wanted_types if kind not in paths]
-    state, left_out = {}, dict[str, list[str]]()
+    best, state, left_out = dict[str, str](), dict[str, str](), dict[str, list[str]]()
     if not isinstance(source, Mapping) and others and os.fspath(source).lower() == "crds":
         best = best_references(exposure, others)
         paths |= best
         names |= {kind: f"{CRDS}{os.path.basename(path)}" for kind, path in best.items()}
-        state = crds_state() if best else {}
+        state = crds_state() if best else state
         others = []
     chosen = choose(paths, tuple(paths), wanted, _SUFFIXES, left_out)
     if not isinstance(source, Mapping) and others:
@@ -153,6 +153,6 @@ def open_spec2_references(
         references[kind] = _OPENERS[kind](path)
         references[kind].encoding["source"] = path
         if kind in names:
-            references[kind].attrs |= {"filename": names[kind], **state}
+            references[kind].attrs |= {"filename": names[kind]} | (state if kind in best else {})
         logger.info("%s: %s", kind, path)
     return references

@@ -149,3 +149,27 @@ def test_headers_of_real_references(real_data):
     found = nsxr.open_spec2_references(folder, exposure(DETECTOR="NRS2"), types=types)
     assert set(found) == set(types)
     assert np.isfinite(found["area"]["pixel_area"]).all()
+
+
+def test_references_of_crds(tmp_path, monkeypatch):
+    write_area(tmp_path / "jwst_nirspec_area_0001.fits")
+    write_apertures(tmp_path / "jwst_nirspec_extract1d_0002.json")
+    asked = []
+
+    def best(exposure, types):
+        asked.append(list(types))
+        return {"area": str(tmp_path / "jwst_nirspec_area_0001.fits")}
+
+    module = "nsxr.references.spec2"
+    monkeypatch.setattr(f"{module}.best_references", best)
+    monkeypatch.setattr(f"{module}.fetch_reference", lambda name: str(tmp_path / name.removeprefix("crds://")))
+    monkeypatch.setattr(f"{module}.crds_state", lambda: {"crds_context": "jwst_1.pmap"})
+    given = {"extract1d": "crds://jwst_nirspec_extract1d_0002.json"}
+    found = nsxr.open_spec2_references("crds", exposure(), given, types=["area", "extract1d", "photom"])
+    assert asked == [["area", "photom"]]
+    assert {kind: one.attrs["filename"] for kind, one in found.items()} == {
+        "area": "crds://jwst_nirspec_area_0001.fits",
+        "extract1d": "crds://jwst_nirspec_extract1d_0002.json",
+    }
+    assert found["area"].attrs["crds_context"] == "jwst_1.pmap"
+    assert "crds_context" not in found["extract1d"].attrs
