@@ -13,6 +13,7 @@ from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
 from nsxr.model.variables import check_slit
+from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
 
 __all__ = ["bar_shadow_factor", "correct_bar_shadow"]
@@ -48,6 +49,8 @@ def correct_bar_shadow(slits: Slits, barshadow: xr.Dataset) -> Slits:
     ------
     ModelError
         If ``wavelength`` or ``slit_y`` is missing, if the slit was corrected before, or if SHUTSTA does not make sense.
+    ReferenceFileError
+        If the reference is of another type.
 
     Notes
     -----
@@ -64,6 +67,7 @@ def correct_bar_shadow(slits: Slits, barshadow: xr.Dataset) -> Slits:
     --------
     >>> slits = correct_bar_shadow(slits, nsxr.open_bar_shadow("barshadow.fits"))  # doctest: +SKIP
     """
+    require_kind(barshadow, _STEP)
     lazy = barshadow.chunk()  # once, so that all slits share it in one graph
     return map_slits(lambda slit: _correct(slit, barshadow if slit["sci"].chunks is None else lazy), slits)
 

@@ -15,6 +15,7 @@ from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about
 from nsxr.model.types import Attributes
 from nsxr.model.variables import check_slit
+from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
 
 __all__ = ["correct_path_loss", "path_loss_factor"]
@@ -80,6 +81,8 @@ def correct_path_loss(slits: Slits, pathloss: xr.Dataset) -> Slits:
     ------
     ModelError
         If ``wavelength`` is missing, if the slit was corrected before, or if SHUTSTA does not make sense.
+    ReferenceFileError
+        If the reference is of another type.
 
     Warns
     -----
@@ -101,6 +104,7 @@ def correct_path_loss(slits: Slits, pathloss: xr.Dataset) -> Slits:
     --------
     >>> slits = correct_path_loss(slits, nsxr.open_path_loss("pathloss.fits"))  # doctest: +SKIP
     """
+    require_kind(pathloss, _STEP)
     return map_slits(lambda slit: _correct(slit, pathloss), slits)
 
 

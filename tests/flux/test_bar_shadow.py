@@ -7,7 +7,7 @@ import xarray as xr
 from scipy.interpolate import RegularGridInterpolator
 
 import nsxr
-from nsxr.errors import ModelError
+from nsxr.errors import ModelError, ReferenceFileError
 from nsxr.flux.bar_shadow import bar_shadow_factor
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
@@ -190,6 +190,8 @@ def test_many_slits_share_the_reference():
 def test_what_is_wrong_is_told():
     with pytest.raises(ModelError, match="was corrected before"):
         nsxr.correct_bar_shadow(nsxr.correct_bar_shadow(slitlet(), reference()), reference())
+    with pytest.raises(ReferenceFileError, match="type 'pathloss', expected 'barshadow'"):
+        nsxr.correct_bar_shadow(slitlet(), reference().assign_attrs(reference_type="pathloss"))
     with pytest.raises(ModelError, match="coordinate slit_y is missing"):
         nsxr.correct_bar_shadow(slitlet().drop_vars("slit_y"), reference())
     with pytest.raises(ModelError, match="SHUTSTA"):

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import nsxr
-from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.errors import DegradedResultWarning, ModelError, ReferenceFileError
 from nsxr.flux.path_loss import path_loss_factor
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
@@ -208,6 +208,8 @@ def test_what_is_wrong_is_told():
     done = nsxr.correct_path_loss(slitlet(), reference())
     with pytest.raises(ModelError, match="was corrected before"):
         nsxr.correct_path_loss(done, reference())
+    with pytest.raises(ReferenceFileError, match="type 'fflat', expected 'pathloss'"):
+        nsxr.correct_path_loss(slitlet(), reference().assign_attrs(reference_type="fflat"))
     with pytest.raises(ModelError, match="'wavelength' is missing"):
         nsxr.correct_path_loss(slitlet().drop_vars("wavelength"), reference())
     with pytest.raises(ModelError, match="SHUTSTA"):
