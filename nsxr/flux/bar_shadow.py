@@ -14,7 +14,7 @@ from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
 from nsxr.model.variables import check_slit
 from nsxr.references.match import require_kind
-from nsxr.slits.collection import map_slits
+from nsxr.slits.collection import iterate_slits, map_slits
 
 __all__ = ["bar_shadow_factor", "correct_bar_shadow"]
 
@@ -68,8 +68,9 @@ def correct_bar_shadow(slits: Slits, barshadow: xr.Dataset) -> Slits:
     >>> slits = correct_bar_shadow(slits, nsxr.open_bar_shadow("barshadow.fits"))  # doctest: +SKIP
     """
     require_kind(barshadow, _STEP)
-    lazy = barshadow.chunk()  # once, so that all slits share it in one graph
-    return map_slits(lambda slit: _correct(slit, barshadow if slit["sci"].chunks is None else lazy), slits)
+    if any(slit.chunks for _, slit in iterate_slits(slits)):
+        barshadow = barshadow.chunk()  # once, so that all slits share it in one graph
+    return map_slits(lambda slit: _correct(slit, barshadow), slits)
 
 
 def bar_shadow_factor(slit: xr.Dataset, barshadow: xr.Dataset, *, light: Literal["uniform"] = "uniform") -> Factor:

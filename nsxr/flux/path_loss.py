@@ -1,16 +1,18 @@
 """Correct for the light that slits and shutters do not let pass."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import map_blocks
+from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.flux.factors import Factor, divide
 from nsxr.flux.light import exposure_type, fixed_slit, is_point, shutter_states, source_position
 from nsxr.model.declarations import Needs, step
+from nsxr.model.dims import IMAGE
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about
 from nsxr.model.types import Attributes
@@ -133,7 +135,7 @@ def path_loss_factor(slit: xr.Dataset, pathloss: xr.Dataset, *, light: Light) ->
     check_slit(slit, "wavelength", units={"wavelength": "um"})
     if isinstance(found := _aperture(slit, pathloss), str):
         raise ModelError(about(slit.attrs, found))
-    return _factor(slit, pathloss, found, light)
+    return _factors(slit, pathloss, found, [light])[0]
 
 
 def _correct(slit: xr.Dataset, pathloss: xr.Dataset) -> xr.Dataset:
@@ -142,10 +144,11 @@ def _correct(slit: xr.Dataset, pathloss: xr.Dataset) -> xr.Dataset:
         raise ModelError(about(slit.attrs, "the path loss was corrected before: the slit has pathloss_uniform"))
     if isinstance(found := _aperture(slit, pathloss), str):
         return record_skip(slit, _STEP, found)
-    lights: dict[Light, Factor] = {light: _factor(slit, pathloss, found, light) for light in ("point", "uniform")}
     light: Light = "point" if is_point(slit.attrs) else "uniform"
+    other: Light = "uniform" if light == "point" else "point"
     if light == "point":
         _warn_outside(slit.attrs, pathloss, found)
+    own, unused = _factors(slit, pathloss, found, [light, other])
     return record(
         slit,
         _STEP,
@@ -154,9 +157,8 @@ def _correct(slit: xr.Dataset, pathloss: xr.Dataset) -> xr.Dataset:
         {"var_pathloss": f"({slit['sci'].attrs.get('units', 'DN/s')})2"},
         (),
         {"PTHLOSS": light.upper()},
-        **divide(slit, lights[light], kind="pathloss"),
-        pathloss_point=lights["point"].value,
-        pathloss_uniform=lights["uniform"].value,
+        **divide(slit, own, kind="pathloss"),
+        **{f"pathloss_{light}": own.value, f"pathloss_{other}": unused.value},
     )
 
 
@@ -215,20 +217,26 @@ def _warn_outside(attrs: Attributes, pathloss: xr.Dataset, aperture: _Aperture) 
             )
 
 
-def _factor(slit: xr.Dataset, pathloss: xr.Dataset, aperture: _Aperture, light: Light) -> Factor:
-    curves = (
-        [_point_curve(pathloss, aperture)]
-        if light == "point"
-        else [_uniform_curve(pathloss, name) for name in aperture.names]
+def _factors(slit: xr.Dataset, pathloss: xr.Dataset, aperture: _Aperture, lights: Sequence[Light]) -> list[Factor]:
+    """Return the path losses for kinds of light. Only the first one, which pixels are divided by, has its variance."""
+    is_fixed = fixed_slit(slit.attrs) is not None
+    curves, wavelengths = [], []
+    for light in lights:
+        is_moved = light == "uniform" and is_fixed and "wavelength_uncorrected" in slit
+        wavelengths.append(slit["wavelength_uncorrected" if is_moved else "wavelength"])
+        curves.append(
+            (_point_curve(pathloss, aperture),)
+            if light == "point"
+            else tuple(_uniform_curve(pathloss, name) for name in aperture.names)
+        )
+    has_variance = all(curve.variance is not None for curve in curves[0])
+    names = [*(["relative_variance"] if has_variance else []), *lights]
+    outputs: dict[str, Output] = dict.fromkeys(names, (IMAGE, np.float32))
+    found = map_blocks(
+        _interpolate, *wavelengths, core=(), outputs=outputs, curves=tuple(curves), has_variance=has_variance
     )
-    name = "wavelength"
-    if light == "uniform" and fixed_slit(slit.attrs) is not None and "wavelength_uncorrected" in slit:
-        name = "wavelength_uncorrected"
-    has_variance = all(curve.variance is not None for curve in curves)
-    outputs = {"value": (("row", "column"), np.float32)}
-    outputs |= {"relative_variance": outputs["value"]} if has_variance else {}
-    found = map_blocks(_interpolate, slit[name], core=(), outputs=outputs, curves=tuple(curves))
-    return Factor(found["value"], found.get("relative_variance"))
+    variance = found.get("relative_variance")
+    return [Factor(found[light], None if number else variance) for number, light in enumerate(lights)]
 
 
 def _uniform_curve(pathloss: xr.Dataset, name: str) -> _Curve:
@@ -258,20 +266,24 @@ def _weights(nodes: np.ndarray, at: float) -> np.ndarray:
     return np.maximum(0.0, 1.0 - np.abs(np.arange(nodes.size) - place))
 
 
-def _interpolate(wavelength: np.ndarray, *, curves: tuple[_Curve, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
-    """Return the mean of path losses at wavelengths and, if it is known, its variance over its square."""
-    lam = wavelength.astype(np.float64)
-    means = []
-    for part in ("value", "variance"):
-        values = [getattr(curve, part) for curve in curves]
-        if any(array is None for array in values):
-            break
-        each = [
-            np.interp(lam, curve.wavelength, array, left=np.nan, right=np.nan)
-            for curve, array in zip(curves, values, strict=True)
-        ]
-        means.append(sum(each) / len(each))
-    if len(means) == 1:
-        return np.asarray(means[0], np.float32)
-    value, variance = means
-    return value.astype(np.float32), (variance / value**2).astype(np.float32)
+def _interpolate(
+    *wavelengths: np.ndarray, curves: tuple[tuple[_Curve, ...], ...], has_variance: bool
+) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Return the path losses, each the mean of its curves, after the variance of the first one over its square."""
+    found = [
+        _mean(wavelength, [(curve.wavelength, curve.value) for curve in own])
+        for wavelength, own in zip(wavelengths, curves, strict=True)
+    ]
+    if has_variance:
+        known = [(curve.wavelength, curve.variance) for curve in curves[0] if curve.variance is not None]
+        variance = _mean(wavelengths[0], known)
+        found.insert(0, variance / found[0] ** 2)
+    results = tuple(image.astype(np.float32) for image in found)
+    return results if len(results) > 1 else results[0]
+
+
+def _mean(wavelength: np.ndarray, curves: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the mean of curves at wavelengths, NaN where a curve does not reach."""
+    at = wavelength.astype(np.float64)
+    each = [np.interp(at, nodes, values, left=np.nan, right=np.nan) for nodes, values in curves]
+    return np.asarray(np.mean(each, axis=0))
