@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -177,7 +178,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     with phase(f"{root}: calibrating", options.progress), worker_errors():
         done = tree if is_series else tree.compute()
     for kind, each in paths.items():
-        write = write_slits if kind == "cal" else write_spectra
+        write = partial(write_slits, optics=None if is_frame else optics) if kind == "cal" else write_spectra
         node = done.children[kind]
         content = node if node.children else node.to_dataset()
         for path in each:

@@ -11,7 +11,7 @@ from nsxr.flux.bar_shadow import correct_bar_shadow
 from nsxr.flux.flat_field import correct_flat_field
 from nsxr.flux.path_loss import correct_path_loss
 from nsxr.flux.photometry import calibrate_flux
-from nsxr.model.declarations import step
+from nsxr.model.declarations import Takes, step
 from nsxr.model.history import steps
 from nsxr.model.keywords import about
 from nsxr.model.provenance import noted
@@ -27,6 +27,7 @@ from nsxr.slits.slices import locate_slices
 from nsxr.slits.source_type import set_source_type
 from nsxr.slits.stuck_shutters import flag_stuck_shutters
 from nsxr.slits.wavelength_zero_point import correct_wavelength_zero_point
+from nsxr.spectra.aperture_correction import apply_aperture_correction
 from nsxr.spectra.extraction import Weighting, extract_spectrum
 from nsxr.spectra.trace_model import fit_trace_model
 
@@ -71,20 +72,25 @@ def locate(rate: xr.Dataset, *, optics: Optics) -> xr.Dataset:
     return found.assign_coords(slice=slices["slice"], slit_y=slices["slit_y"]).assign_attrs(slices.attrs)
 
 
-@step("extract_1d", parts=(fit_trace_model,))
-def extract(slits: xr.DataTree, *, weighting: Weighting = "auto", **fitting: Any) -> xr.DataTree:
+@step("extract_1d", references=[Takes("apcorr")], parts=(fit_trace_model,))
+def extract(
+    slits: xr.DataTree, apcorr: xr.Dataset | None = None, *, weighting: Weighting = "auto", **fitting: Any
+) -> xr.DataTree:
     """Extract the spectrum of the source in each slit.
 
     Parameters
     ----------
     slits : DataTree
         Calibrated slits.
+    apcorr : Dataset, optional
+        From :func:`nsxr.open_aperture_correction`. Without it, light outside of the aperture is lost.
     weighting : {"auto", "profile", "box"}
         As for :func:`nsxr.extract_spectrum`.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
     """
-    return map_slits(lambda slit: extract_spectrum(slit, weighting=weighting, **fitting), slits)
+    spectra = map_slits(lambda slit: extract_spectrum(slit, weighting=weighting, **fitting), slits)
+    return spectra if apcorr is None else apply_aperture_correction(spectra, apcorr)
 
 
 _CALIBRATION: list[Function] = [set_source_type, correct_wavelength_zero_point, correct_flat_field, correct_path_loss]

@@ -123,7 +123,7 @@ def fit_source(
     around = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :]) < place.half_width + 3.0 * place.prior + 1.0
     with_lines = columns_with_lines(images, can_be_used & around)
     profile, others, precision = find_light(images, precision, place, order, ~with_lines)
-    off_profile = np.zeros((n, n_columns), dtype=bool)
+    off_profile = np.zeros_like(with_lines)
     if with_lines.any():
         off_profile = _unlike_lines(images, precision, profile, others, place.sky, order, with_lines, rejection)
         profile, others, precision = find_light(images, precision, place, order, ~off_profile)
@@ -152,16 +152,15 @@ def fit_source(
         background, slope = model_variance(var_poisson, var_rnoise, on_profile, shining)
         dark = var_rnoise + background[:, None, :]
         residual = own - light - level
+        free = np.maximum(1 - leverage, 0.01)
         if rescale_noise:
-            free = np.maximum(1 - leverage, 0.01)
             scale = excess_noise(residual, dark * free, on_profile & (aperture == 0))
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
         shining = np.maximum(steady[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
         variance = scale[:, None, None] * dark + slope[:, None, :] * shining
         known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2  # the last limit is narrow
-        limit = rejection * np.sqrt(known * np.maximum(1 - leverage, 0.01))
-        bright = _around(np.abs(light) + np.abs(beside))
-        limit += np.maximum(1 - leverage, 0.01) * _TOLERANCE * (REFINEMENTS - number) ** 2 * bright
+        limit = rejection * np.sqrt(known * free)
+        limit += free * _TOLERANCE * (REFINEMENTS - number) ** 2 * _around(np.abs(light) + np.abs(beside))
         inside = can_be_used & ~taken & (aperture > 0)
         off_profile = columns_off_profile(own - level, variance, shape, limit, inside, with_lines)
         excess = np.abs(np.where(inside & ~off_profile[:, None, :], residual, 0.0)) / limit
@@ -176,14 +175,21 @@ def fit_source(
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
         levels = levels_of(place.sky, order) if place.slit is not None else []
         levels += list(others.shapes(profile, n_rows)) if others else []
-        # columns in which a faint wing alone is left, as at the slanted end of a slit, have no flux to speak of
-        is_known = np.where(is_used, alone, 0.0).sum(1, keepdims=True) > _LEAST_SEEN
-        profile = refine_profile(residual, np.where(on_profile & is_known, 1 / doubtful, 0.0), flux, profile, levels)
+        on_profile &= _sees_source(is_used, alone)
+        profile = refine_profile(residual, np.where(on_profile, 1 / doubtful, 0.0), flux, profile, levels)
     profile_alone, _ = profile.evaluate(n_rows)
     _, lit = profile.response(n_rows)
-    from_nods = np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone)
-    noise = slope[:, None, :] * (np.maximum(beside, 0.0) + np.maximum(from_nods, 0.0))
+    from_nods = np.maximum(np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone), 0.0)
+    noise = slope[:, None, :] * (np.maximum(beside, 0.0) + from_nods)
     return Source(profile, is_used, flux, background, slope, scale, others, beside, noise, off_profile)
+
+
+def _sees_source(is_used: np.ndarray, profile: np.ndarray) -> np.ndarray:
+    """Return the columns whose good pixels have enough of the profile (exposure, 1, x), bool.
+
+    In the others, as at the slanted end of a slit, a faint wing alone is left, and the flux is arbitrary.
+    """
+    return np.asarray(np.where(is_used, profile, 0.0).sum(1, keepdims=True) > _LEAST_SEEN)
 
 
 def _unlike_lines(
