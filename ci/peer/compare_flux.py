@@ -6,10 +6,11 @@ Both programs read the same noisy count rates, metafiles and references, cut out
 points, and run the steps of :data:`STEPS` in their order. The steps of nsxr start from jwst's wavelengths. After each
 step the pixels are compared where the cut-outs overlap. Results go to ``DIR/flux.md`` and ``DIR/flux.json``.
 
-A difference is relative to jwst's value. ``repaired``: pixels that differ because nsxr repairs what jwst does (for the
-flat field: the width of a pixel at the edge of a slit comes from its own row); they count as pixels, but not as
-differences. Ends with status 1 if fewer than 99.9 % of the pixels of a step agree within 1e-5, if flags differ, or if a
-pixel has a value in one of the two programs only.
+A difference is relative to jwst's value. ``repaired``: pixels that differ because nsxr repairs what jwst does, in this
+step or before; they count as pixels, but not as differences. The repairs: the width of a pixel at the edge of a slit
+comes from its own row (flat field); sources outside of the grid of the path loss are corrected; the last piece of a bar
+shadow begins in the middle of its shutter. Ends with status 1 if fewer than 99.9 % of the pixels of a step agree within
+1e-5, if flags differ, or if a pixel has a value in one of the two programs only.
 """
 
 import json
@@ -33,6 +34,7 @@ import nsxr
 from nsxr.slits.collection import iterate_slits
 
 WITHIN, SHARE, WITHIN_VARIANCE = 1e-5, 0.999, 3e-5
+HALF_SLIT, JWST_OFF = 0.5, 0.002
 COLUMNS = ("scene", "step", "slits", "pixels", "within 1e-5", "largest difference", "repaired", "value in one only")
 COLUMNS += ("flags that differ", "stored factors within 1e-5", "variances within 3e-5", "var_flat within 1e-3")
 COLUMNS += ("jwst [s CPU]", "nsxr [s CPU]")
@@ -41,6 +43,31 @@ COLUMNS += ("jwst [s CPU]", "nsxr [s CPU]")
 def flat_field(slits: Tree, references: References) -> Tree:
     """Divide by the flat field."""
     return nsxr.correct_flat_field(slits, *(nsxr.open_flat(references[kind]) for kind in ("fflat", "sflat", "dflat")))
+
+
+def path_loss(slits: Tree, references: References) -> Tree:
+    """Correct for the path loss."""
+    return nsxr.correct_path_loss(slits, nsxr.open_path_loss(references["pathloss"]))
+
+
+def bar_shadow(slits: Tree, references: References) -> Tree:
+    """Correct for the bar shadow."""
+    return nsxr.correct_bar_shadow(slits, nsxr.open_bar_shadow(references["barshadow"]))
+
+
+def outside(slit: xr.Dataset) -> np.ndarray:
+    """Return all pixels of a fixed slit whose source is outside of the path losses: jwst does not correct it."""
+    places = [abs(float(slit.attrs.get(key) or 0)) for key in ("SRCXPOS", "SRCYPOS")]
+    is_outside = not slit.attrs.get("SHUTSTA") and max(places) >= HALF_SLIT
+    return np.full(slit["wavelength"].shape, is_outside)
+
+
+def upper_end(slit: xr.Dataset) -> np.ndarray:
+    """Return the pixels of extended sources above the middle of the last shutter, where jwst is 0.002 pitch off."""
+    states = str(slit.attrs["SHUTSTA"])
+    source = states.find("x") if "x" in states else (len(states) - 1) // 2
+    last = (len(states) - 1 - source - 2 * JWST_OFF) * float(slit.attrs["SLTYSCL"])
+    return (slit["slit_y"].to_numpy() > last) & (slit.attrs["SRCTYPE"] == "EXTENDED")
 
 
 def at_edges(slit: xr.Dataset) -> np.ndarray:
@@ -69,15 +96,20 @@ class Step:
         Factors that both programs store in a slit.
     repaired : callable
         Returns the pixels (row, column) of a slit of nsxr where a listed repair changes the result.
+    modes : tuple of str
+        Modes that have this step.
     """
 
     ours: Callable[[Tree, References], Tree]
     stored: tuple[str, ...]
     repaired: Callable[[xr.Dataset], np.ndarray] = nowhere
+    modes: tuple[str, ...] = ("FS", "MOS", "IFU", "BOTS")
 
 
 STEPS: Mapping[str, Step] = {
     "flat_field": Step(flat_field, ("flatfield_point", "flatfield_uniform"), at_edges),
+    "pathloss": Step(path_loss, ("pathloss_point", "pathloss_uniform"), outside, ("FS", "MOS", "IFU")),
+    "barshadow": Step(bar_shadow, ("barshadow",), upper_end, ("MOS",)),
 }
 """The steps, by their names in jwst, in their order. ``run_flux.py`` knows the classes of jwst."""
 
@@ -134,15 +166,21 @@ def with_wavelengths(slits: Tree, theirs: Mapping[str, np.ndarray], places: Mapp
     return nsxr.map_slits(replaced, slits)
 
 
-def compare_slit(slit: xr.Dataset, theirs: Mapping[str, np.ndarray], place: Mapping, step: Step, tally: Tally) -> None:
-    """Add one slit to the tally of a step."""
+def compare_slit(
+    slit: xr.Dataset, theirs: Mapping[str, np.ndarray], place: Mapping, done: Sequence[Step], tally: Tally
+) -> None:
+    """Add one slit to the tally of the last of the steps that are done. Slits that are repaired as a whole are left."""
     here, there = overlap(slit, place, theirs["sci"].shape)
     mine = {name: slit[name].to_numpy()[(..., *here)] for name in ("dq", *theirs) if name in slit}
     other = {name: values[(..., *there)] for name, values in theirs.items()}
     inside = np.isfinite(slit["wavelength"].to_numpy()[here])
     if "slice" in other:  # boxes of jwst are two columns smaller on one side
         inside &= other.pop("slice") > 0
-    repaired = step.repaired(slit)[here]
+    step, repaired = done[-1], np.any([one.repaired(slit) for one in done], axis=0)[here]
+    tally.slits += 1
+    if repaired.all():
+        tally.repaired += int(inside.sum())
+        return
     for name in other:
         if name == "dq" or name not in mine:
             continue
@@ -159,12 +197,14 @@ def compare_slit(slit: xr.Dataset, theirs: Mapping[str, np.ndarray], place: Mapp
         difference = np.where(repaired, 0.0, difference)
         tally.add(kind, difference[both], within)
     tally.flags += int(((mine["dq"] != other["dq"]) & inside).sum())
-    tally.slits += 1
 
 
 def run_scene(scene: Scene, steps: Sequence[str], python: Path, log: Path) -> list[dict[str, object]]:
     """Run both programs on a scene and compare them after each step; return a row for each step."""
-    rows = []
+    rows, done = [], []
+    steps = [step for step in steps if scene.mode in STEPS[step].modes]
+    if not steps:
+        return rows
     with TemporaryDirectory(prefix="flux-") as name:
         folder = Path(name)
         rate, references, metafile = prepare(scene, folder)
@@ -180,13 +220,14 @@ def run_scene(scene: Scene, steps: Sequence[str], python: Path, log: Path) -> li
             begin = time.process_time()
             slits = STEPS[step].ours(slits, references).compute()
             seconds = time.process_time() - begin
+            done.append(STEPS[step])
             tally = Tally()
             for _, slit in iterate_slits(slits):
                 key = "slices" if scene.mode == "IFU" else str(slit.attrs["SLTNAME"])
                 prefix = f"{step}/{key}/"
                 found = {one.removeprefix(prefix): values for one, values in theirs.items() if one.startswith(prefix)}
                 if found:
-                    compare_slit(slit, found, attributes["slits"][key], STEPS[step], tally)
+                    compare_slit(slit, found, attributes["slits"][key], done, tally)
             rows.append(
                 {
                     "scene": scene.name,
