@@ -53,7 +53,7 @@ class OpticsHeader:
         Name of the MSA metafile (MSAMETFL).
     metadata_id : int or None
         Configuration in the metafile (MSAMETID).
-    dither_point : int
+    dither_point : int or None
         Position in the dither pattern (PATT_NUM).
     program, observation : str
         PROGRAM, OBSERVTN.
@@ -84,7 +84,7 @@ class OpticsHeader:
     offset_y: float
     metafile: str
     metadata_id: int | None
-    dither_point: int
+    dither_point: int | None
     program: str
     observation: str
 
@@ -136,7 +136,7 @@ class OpticsHeader:
             offset_y=number("YOFFSET") or 0.0,
             metafile=_text(every, "MSAMETFL"),
             metadata_id=read(every, "MSAMETID", source=name or None),
-            dither_point=read(every, "PATT_NUM", source=name or None),
+            dither_point=read(every, "PATT_NUM", default=0, source=name or None) or None,
             program=_text(every, "PROGRAM"),
             observation=_text(every, "OBSERVTN"),
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nsxr.errors import ParameterError
 from nsxr.kernels.optics.stages import Dispersing, Distorting
 from nsxr.optics.rotations import about
 
@@ -265,7 +266,17 @@ def shutter_id(xcen: int, ycen: int) -> int:
     ----------
     xcen, ycen : int
         Its numbers along the dispersion and along the slit, from 1.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such shutter.
     """
+    if not (1 <= xcen <= SHUTTERS_ALONG_DISPERSION and 1 <= ycen <= SHUTTERS_ALONG_SLIT):
+        raise ParameterError(
+            f"shutter ({xcen}, {ycen}) does not exist, expected 1 to {SHUTTERS_ALONG_DISPERSION} along the dispersion "
+            f"and 1 to {SHUTTERS_ALONG_SLIT} along the slit"
+        )
     return xcen + (ycen - 1) * SHUTTERS_ALONG_DISPERSION
 
 

@@ -36,7 +36,9 @@ Place = Callable[[int, int], Slit]
 """Gives the slit of one shutter from its quadrant and its number in the table of the quadrant, from 1."""
 
 
-def slitlets_of(optics: Optics, metafile: MsaMetafile, metadata_id: int, dither: int, program: str) -> list[Slitlet]:
+def slitlets_of(
+    optics: Optics, metafile: MsaMetafile, metadata_id: int, dither: int | None, program: str
+) -> list[Slitlet]:
     """Return the slitlets of one exposure, with the shutters of its optics. Parameters as for :func:`find_slitlets`."""
 
     def place(quadrant: int, number: int) -> Slit:
@@ -66,7 +68,7 @@ def ends_of_slitlet(below: int, above: int) -> tuple[float, float]:
 def find_slitlets(
     metafile: MsaMetafile,
     metadata_id: int,
-    dither: int,
+    dither: int | None,
     *,
     place: Place,
     fixed_slits: Mapping[str, Slit],
@@ -80,7 +82,8 @@ def find_slitlets(
     metafile : MsaMetafile
         From :func:`nsxr.formats.msa_metafile.read_metafile`.
     metadata_id, dither : int
-        Configuration of the MSA (MSAMETID) and number of the dither (PATT_NUM) of the exposure.
+        Configuration of the MSA (MSAMETID) and number of the dither (PATT_NUM) of the exposure. Without a number, the
+        metafile must have one dither only.
     place : callable
         ``place(quadrant, shutter_id)`` gives centre and open size of a shutter.
     fixed_slits : mapping
@@ -99,8 +102,8 @@ def find_slitlets(
     Raises
     ------
     InputFileError
-        If the metafile does not have this configuration or this dither, if a slitlet has several primary sources, or
-        mixes quadrants or lines of shutters.
+        If the metafile does not have this configuration or this dither, if it has several dithers and the one of the
+        exposure is not known, if a slitlet has several primary sources, or mixes quadrants or lines of shutters.
 
     Notes
     -----
@@ -114,9 +117,14 @@ def find_slitlets(
             f"{metafile.path}: no shutters for MSAMETID {metadata_id}, it has {_listed(found)}; is it the metafile of "
             "another exposure?"
         )
-    rows = [row for row in of_configuration if row.dither == dither]
+    found = sorted({row.dither for row in of_configuration})
+    if dither is None and len(found) > 1:
+        raise InputFileError(
+            f"{metafile.path}: has dithers {_listed(found)} of MSAMETID {metadata_id}, but the exposure does not say "
+            "which is its own: PATT_NUM is missing"
+        )
+    rows = [row for row in of_configuration if row.dither == (found[0] if dither is None else dither)]
     if not rows:
-        found = sorted({row.dither for row in of_configuration})
         raise InputFileError(
             f"{metafile.path}: no shutters for dither {dither} (PATT_NUM) of MSAMETID {metadata_id}, it has dithers "
             f"{_listed(found)}"

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
-from nsxr.errors import InputFileError
+from nsxr.errors import InputFileError, ParameterError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.msa_metafile import CataloguedSource, MsaMetafile, ShutterRow
 from nsxr.optics.shutters import FIXED_SLIT_IDS, find_slitlets, shutter_id
 from nsxr.optics.slit import Slit, Slitlet
+from tests.products.metafiles import write_metafile
 
 NAN = float("nan")
 SCALES = dict.fromkeys((1, 2, 3, 4), (1.363, 1.15))
@@ -126,6 +128,73 @@ def test_fixed_slits_of_a_shutter_exposure_stay():
 def test_what_cannot_be_right_is_refused_by_name(rows, message):
     with pytest.raises(InputFileError, match=message):
         slitlets(*rows)
+
+
+def test_the_dither_may_be_left_out_if_there_is_only_one():
+    rows = [row(20, 5, primary=True), row(20, 5, primary=True, dither=2), row(30, 5, primary=True, metadata_id=2)]
+    metafile = MsaMetafile("file_msa.fits", tuple(rows), {})
+    given = {"place": place, "fixed_slits": FIXED, "scales": SCALES, "program": "1"}
+    assert [slitlet.ycen for slitlet in find_slitlets(metafile, 2, None, **given)] == [30]
+    with pytest.raises(InputFileError, match=r"has dithers 1, 2 of MSAMETID 1, .* PATT_NUM is missing"):
+        find_slitlets(metafile, 1, None, **given)
+
+
+@pytest.mark.parametrize("shutter", [(0, 1), (366, 1), (1, 0), (1, 172), (-3, 5)])
+def test_a_number_that_would_be_that_of_another_shutter_is_refused(shutter):
+    with pytest.raises(ParameterError, match="does not exist, expected 1 to 365 along the dispersion"):
+        shutter_id(*shutter)
+
+
+def change_metafile(path, table, column, value):
+    """Write a value into the second row of a column, or the values of another type into all rows."""
+    with fits.open(write_metafile(path)) as hdus:
+        tables = {hdu.name: {name: np.asarray(hdu.data[name]) for name in hdu.columns.names} for hdu in hdus[1:]}
+    columns = tables[table]
+    n = len(columns[column])
+    if isinstance(value, np.ndarray):
+        columns[column] = np.repeat(value[np.newaxis], n, axis=0)
+    else:
+        columns[column] = columns[column].copy()
+        columns[column][min(1, n - 1)] = value
+    made = []
+    for name, each in tables.items():
+        rows = np.empty(len(next(iter(each.values()))), [(key, a.dtype, a.shape[1:]) for key, a in each.items()])
+        for key, values in each.items():
+            rows[key] = values
+        made.append(fits.BinTableHDU(rows, name=name))
+    fits.HDUList([fits.PrimaryHDU(), *made]).writeto(path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("shutter_row", 0, "shutter_row is 0 in row 2, expected a whole number from 1 to 365"),
+        ("shutter_row", 366, "shutter_row is 366 in row 2"),
+        ("shutter_row", np.array(180.7), "shutter_row is 180.7 in row 1"),
+        ("shutter_column", 172, "shutter_column is 172 in row 2, expected a whole number from 1 to 171"),
+        ("shutter_column", np.array("x"), "shutter_column has no single number in each row"),
+        ("shutter_quadrant", 5, "shutter_quadrant is 5 in row 2"),
+        ("slitlet_id", -1, "slitlet_id is -1 in row 2"),
+        ("slitlet_id", np.array([1, 2]), "slitlet_id has no single number in each row"),
+        ("source_id", np.array(np.nan), "source_id is nan in row 1"),
+        ("estimated_source_in_shutter_x", np.inf, "shutter_x is inf in row 2, expected a number from -100 to 100"),
+        ("estimated_source_in_shutter_y", 1e30, "shutter_y is 1.*e.30 in row 2"),
+        ("background", np.array(True), "background has no text in each row"),
+        ("ra", 400.0, "ra is 400 in row 1, expected a number from -360 to 360"),
+        ("dec", np.array("x"), "dec has no single number in each row"),
+        ("stellarity", np.inf, "stellarity is inf in row 1"),
+    ],
+)
+def test_metafiles_with_values_that_cannot_be(tmp_path, column, value, message):
+    table = "SOURCE_INFO" if column in ("ra", "dec", "stellarity") else "SHUTTER_INFO"
+    change_metafile(tmp_path / "jw_msa.fits", table, column, value)
+    with pytest.raises(InputFileError, match=rf"jw_msa\.fits: table {table}: .*{message}"):
+        read_metafile(tmp_path / "jw_msa.fits")
+
+
+def test_numbers_that_are_not_known_stay_unknown(tmp_path):
+    change_metafile(tmp_path / "jw_msa.fits", "SOURCE_INFO", "ra", NAN)
+    assert np.isnan(read_metafile(tmp_path / "jw_msa.fits").sources[5].ra)
 
 
 def real_slitlets(path, dither, program):
