@@ -23,6 +23,7 @@ __all__ = [
     "VARIANCES",
     "Variable",
     "check",
+    "check_labels",
     "check_slit",
     "variable_attributes",
     "variances_of",
@@ -218,6 +219,25 @@ def check_slit(slit: xr.Dataset, *names: str, units: Mapping[str, str] | None = 
     if problems:
         raise ModelError("; ".join(problems))
     return dims
+
+
+def check_labels(dataset: xr.Dataset, *dims: str, may_have_gaps: bool = False) -> None:
+    """Raise ModelError unless a Dataset has these dims, with the labels of contiguous pixels.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Any nsxr Dataset.
+    *dims : str
+        Dims that must be there.
+    may_have_gaps : bool
+        Whether columns may have gaps, as :func:`check` allows them.
+    """
+    missing = [dim for dim in dims if dim not in dataset.indexes]
+    problems = [f"labels of {dim!r} are missing, expected those of pixels of the detector" for dim in missing]
+    problems += _label_problems(dataset, [dim for dim in dims if dim not in missing], may_have_gaps)
+    if problems:
+        raise ModelError("; ".join(problems))
 
 
 def variances_of(dataset: xr.Dataset, prefix: str = "var") -> list[str]:

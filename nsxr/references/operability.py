@@ -39,15 +39,20 @@ def open_operability(path: str | os.PathLike[str]) -> xr.Dataset:
     Raises
     ------
     ReferenceFileError
-        If the file does not exist or is damaged, if an entry has no state, or if a shutter does not exist.
+        If the file does not exist or is damaged, if an entry has no state, or one that is no text, or if a shutter does
+        not exist.
     """
     entries = _entries(path)
     found: dict[tuple[int, int, int], None] = {}
     for number, entry in enumerate(entries):
         place = _place(path, number, entry)
-        states = [str(entry[key]).strip().lower() for key in _STATES if key in entry]
-        if not states:
-            raise ReferenceFileError(f"{path}: entry {number} of msaoper has no state, expected {', '.join(_STATES)}")
+        given = {key: entry[key] for key in _STATES if key in entry}
+        if not given or not all(isinstance(state, str) for state in given.values()):
+            raise ReferenceFileError(
+                f"{path}: entry {number} of msaoper has {str(given)[:60] if given else 'no state'}, expected a text in "
+                f"{', '.join(_STATES)}"
+            )
+        states = [state.strip().lower() for state in given.values()]
         if "open" in states:
             found[place] = None
     places = np.array(list(found), dtype=np.int64).reshape(-1, 3)

@@ -9,6 +9,7 @@ import xarray as xr
 from nsxr.errors import InputFileError, ModelError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.optics_header import OpticsHeader
+from nsxr.model.variables import check_labels
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.fixed_slits import find_fixed_slits, planned_position, primary_slit
 from nsxr.optics.instrument import Optics, SlitOptics
@@ -88,8 +89,16 @@ def require_matching(exposure: xr.Dataset, optics: Optics) -> OpticsHeader:
     return header
 
 
-def window_of(exposure: xr.Dataset) -> Box:
-    """Return the pixels of an exposure, from its labels."""
+def window_of(exposure: xr.Dataset, *, may_have_gaps: bool = False) -> Box:
+    """Return the pixels of an exposure, from its labels.
+
+    Raises
+    ------
+    ModelError
+        If labels of rows or columns are missing, or are not those of neighbouring pixels of the detector. Columns may
+        have gaps on request.
+    """
+    check_labels(exposure, "row", "column", may_have_gaps=may_have_gaps)
     row, column = exposure.indexes["row"], exposure.indexes["column"]
     return Box(int(row[0]), int(row[-1]) + 1, int(column[0]), int(column[-1]) + 1)
 

@@ -1,12 +1,13 @@
 """Flag the pixels that see the light of shutters which never close."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
-from nsxr.errors import ModelError
+from nsxr.errors import ModelError, ParameterError
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
@@ -14,7 +15,6 @@ from nsxr.model.variables import check
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.optics.shutters import shutter_id
-from nsxr.optics.slit import Slit
 from nsxr.slits.collection import map_slits
 from nsxr.slits.selection import require_matching, window_of
 
@@ -23,8 +23,7 @@ __all__ = ["flag_stuck_shutters"]
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 
 _FLAG = np.uint32(PixelFlag.MSA_FAILED_OPEN)
-_HALF_HEIGHT = 0.5
-"""Half of the height of a shutter [open heights]: only the open area itself lets light pass."""
+_COLUMNS = ("quadrant", "xcen", "ycen")
 
 
 @step("msa_flagging", references=[Needs("msaoper")], given=["optics"])
@@ -40,7 +39,7 @@ def flag_stuck_shutters(exposure: Slits, msaoper: xr.Dataset, *, optics: Optics)
         Count rates, one slit, or many slits: ``dq`` (row, column) uint32, with or without integration in front, with
         labels of the whole detector.
     msaoper : Dataset
-        From :func:`nsxr.open_operability`.
+        From :func:`nsxr.open_operability`, in memory.
     optics : Optics
         From :func:`nsxr.open_optics`. They must have the quadrants of the MSA.
 
@@ -54,7 +53,8 @@ def flag_stuck_shutters(exposure: Slits, msaoper: xr.Dataset, *, optics: Optics)
     Raises
     ------
     ModelError
-        If ``dq`` is missing, if the optics are of another exposure, or if they do not have the quadrants of the MSA.
+        If ``dq`` is missing, if the optics are of another exposure, or if they do not have the shutters of the
+        reference.
 
     Examples
     --------
@@ -65,30 +65,26 @@ def flag_stuck_shutters(exposure: Slits, msaoper: xr.Dataset, *, optics: Optics)
 
 
 def _stuck_optics(msaoper: xr.Dataset, optics: Optics) -> list[SlitOptics]:
-    known = {quadrant.number for quadrant in optics.quadrants}
-    columns = [msaoper[name].to_numpy().tolist() for name in ("quadrant", "xcen", "ycen")]
-    missing = sorted(set(columns[0]) - known)
-    if missing:
+    wrong = [name for name in _COLUMNS if name not in msaoper or msaoper[name].dtype.kind not in "iu"]
+    if wrong or len({msaoper[name].dims for name in _COLUMNS}) != 1 or msaoper[_COLUMNS[0]].ndim != 1:
         raise ModelError(
-            f"the optics lack quadrants {', '.join(map(str, missing))} of the MSA; open them with an msa reference"
+            f"msaoper has no whole numbers {', '.join(_COLUMNS)} along one dim; open it with nsxr.open_operability"
         )
-    found = []
-    for quadrant, xcen, ycen in zip(*columns, strict=True):
-        table, number = optics.quadrant(quadrant), shutter_id(xcen, ycen)
-        if number > table.x.size:
-            raise ModelError(f"shutter ({xcen}, {ycen}) of quadrant {quadrant} is not in the msa reference")
-        x, y, width, height = (float(axis[number - 1]) for axis in (table.x, table.y, table.width, table.height))
-        place = (f"{quadrant}-{xcen}-{ycen}", quadrant, x, y, width, height)
-        slit = Slit(*place, -_HALF_HEIGHT, _HALF_HEIGHT, optics.wavelength_range, optics.order)
-        found.append(optics.for_slit(slit))
-    return found
+    columns = [msaoper[name].to_numpy().tolist() for name in _COLUMNS]
+    try:
+        shutters = [optics.shutter(q, shutter_id(x, y)) for q, x, y in zip(*columns, strict=True)]
+    except ParameterError as error:
+        raise ModelError(f"a stuck shutter is not in these optics, open them with an msa reference: {error}") from error
+    return [optics.for_slit(shutter) for shutter in shutters]
 
 
 def _flag(data: xr.Dataset, msaoper: xr.Dataset, optics: Optics, stuck: list[SlitOptics]) -> xr.Dataset:
     check(data, "dq")
     require_matching(data, optics)
-    window = window_of(data)
-    seen = [(rays, box) for rays in stuck if (box := find_box(rays, window)) is not None]
+    window = window_of(data, may_have_gaps=True)
+    # a box has two columns at least, so that of a single column of pixels is found with its neighbours
+    wider = replace(window, first_column=window.first_column - 1, end_column=window.end_column + 1)
+    seen = [(rays, box) for rays in stuck if (box := find_box(rays, wider)) is not None]
     dq = data["dq"]
     if seen:
         rows = xr.DataArray(data.indexes["row"].to_numpy(), dims="row")
@@ -118,7 +114,8 @@ def _flags(rows: np.ndarray, *, columns: np.ndarray, seen: tuple[tuple[SlitOptic
             columns[np.newaxis, left:right].astype(np.float64), rows[low:high, np.newaxis].astype(np.float64), sky=False
         )
         shortest, longest = rays.slit.wavelength_range
-        is_lit = (np.abs(places.slit_y) <= _HALF_HEIGHT) & (places.wavelength >= shortest)
+        is_lit = (places.slit_y >= rays.slit.slit_y_low) & (places.slit_y <= rays.slit.slit_y_high)
+        is_lit &= places.wavelength >= shortest  # only the open area itself lets light pass
         is_lit &= places.wavelength <= longest
         flags[low:high, left:right] |= np.where(is_lit, _FLAG, np.uint32(0))
     return flags

@@ -23,12 +23,16 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises
     ------
     InputFileError
-        If it is a pipe, a device or a socket. These may never end, and cannot be read twice.
+        If it is a pipe, a device or a socket, which may never end, and cannot be read twice. If no file can have this
+        name.
     OSError
         If it cannot be opened.
     """
     # without O_NONBLOCK, opening a pipe that has no writer would wait forever
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as error:
+        raise InputFileError(f"{os.fspath(path)!r}: {error}, expected the name of a file") from error
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind in _KINDS:

@@ -105,10 +105,45 @@ def test_lazy_and_the_same_for_every_chunking(shutters, msaoper, chunks):
     np.testing.assert_array_equal(lazy["dq"].compute(), expected)
 
 
+@pytest.mark.parametrize("columns", [[1600], [0], [1500, 1700]])
+def test_single_columns_have_the_flags_of_the_frame(shutters, msaoper, columns):
+    rates, optics = shutters
+    stuck = msaoper(entry(3, 120, 100, state="open"), entry(4, 60, 60, state="open"))
+    whole = nsxr.flag_stuck_shutters(rates, stuck, optics=optics)["dq"].isel(column=columns)
+    part = nsxr.flag_stuck_shutters(rates.isel(column=columns), stuck, optics=optics)["dq"]
+    assert (whole.to_numpy() & FLAG).any() == (columns != [0])
+    xr.testing.assert_equal(part, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"xcen": [-3]}, r"shutter \(-3, 100\) does not exist"),
+        ({"ycen": [999]}, r"shutter \(120, 999\) does not exist"),
+        ({"quadrant": [9]}, "open them with an msa reference: quadrant 9 of the MSA is unknown"),
+        ({"xcen": [1.5]}, "no whole numbers quadrant, xcen, ycen along one dim"),
+    ],
+)
+def test_shutters_that_do_not_exist(shutters, msaoper, changes, message):
+    rates, optics = shutters
+    stuck = msaoper(entry(3, 120, 100, state="open"))
+    wrong = stuck.assign({name: ("shutter", values) for name, values in changes.items()})
+    with pytest.raises(ModelError, match=message):
+        nsxr.flag_stuck_shutters(rates, wrong, optics=optics)
+
+
 def test_bad_input(shutters, msaoper, tmp_path):
     rates, optics = shutters
     with pytest.raises(ModelError, match="another exposure"):
         nsxr.flag_stuck_shutters(rates.assign_attrs(DETECTOR="NRS2"), msaoper(), optics=optics)
+    with pytest.raises(ModelError, match=r"open it with nsxr\.open_operability"):
+        nsxr.flag_stuck_shutters(rates, rates, optics=optics)
+    with pytest.raises(ModelError, match="labels of 'row' are missing"):
+        nsxr.flag_stuck_shutters(rates.drop_vars("row"), msaoper(), optics=optics)
+    with pytest.raises(ReferenceFileError, match=r"entry 0 of msaoper has {'state': 1}, expected a text"):
+        msaoper({"Q": 1, "x": 1, "y": 1, "state": 1})
+    with pytest.raises(ReferenceFileError, match="embedded null byte"):
+        nsxr.open_operability("a\0b")
     with pytest.raises(ReferenceFileError, match="x of entry 0 of msaoper is '366'"):
         msaoper(entry(1, 366, 1))
     with pytest.raises(ReferenceFileError, match="entry 0 of msaoper has no state"):
