@@ -4,17 +4,21 @@ The edges of a slit are smooth curves on the detector. A few hundred samples of 
 are wider than what the curve can do between two samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nsxr.errors import ParameterError
 from nsxr.optics.slit import Slit
 from nsxr.optics.slit_optics import SlitOptics
 
-__all__ = ["DETECTOR_LIMIT", "Box", "extended_range", "find_box"]
+__all__ = ["DETECTOR_LIMIT", "Box", "extended_range", "find_box", "seen_range"]
 
 DETECTOR_LIMIT = 5.6
 """Wavelength beyond which the detectors see no light [um]."""
+_DETECTOR_START = 0.5
+"""Wavelength below which the optics let no light pass [um]."""
 
 _SAMPLES = 400
 _COLUMNS, _ROWS = 11, 3
@@ -46,6 +50,24 @@ def extended_range(slit: Slit) -> tuple[float, float]:
     """Return the wavelengths that the detector can see behind the filter [um]: to the red limit of the detectors."""
     low, high = slit.wavelength_range
     return low, max(high, DETECTOR_LIMIT)
+
+
+def seen_range(wavelength_range: Sequence[float]) -> tuple[float, float]:
+    """Return the part of a range of wavelengths that the detectors can see [um].
+
+    Raises
+    ------
+    ParameterError
+        If it is not a lower and a higher number, or if the detectors see none of it.
+    """
+    low, high = wavelength_range if len(wavelength_range) == 2 else (np.nan, np.nan)
+    low, high = max(float(low), _DETECTOR_START), min(float(high), DETECTOR_LIMIT)
+    if not low < high:
+        raise ParameterError(
+            f"wavelength_range is {wavelength_range}, expected a lower and a higher wavelength within "
+            f"{_DETECTOR_START} to {DETECTOR_LIMIT} um"
+        )
+    return low, high
 
 
 def find_box(optics: SlitOptics, window: Box, wavelength_range: tuple[float, float] | None = None) -> Box | None:

@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nsxr.errors import DegradedResultWarning, InputFileError, MissingReferenceError, NsxrError, ReferenceFileError
+from nsxr.errors import (
+    DegradedResultWarning,
+    InputFileError,
+    MissingReferenceError,
+    NsxrError,
+    ParameterError,
+    ReferenceFileError,
+)
 from nsxr.formats.asdf_blocks import AsdfFile, read_asdf
 from nsxr.formats.fits_headers import keywords, scan
 from nsxr.model.keywords import parse_date
@@ -133,6 +140,8 @@ def choose(
 
     Raises
     ------
+    ParameterError
+        If a path in a mapping is something else.
     ReferenceFileError
         If a file given by path does not fit or cannot be read, or if two files in the folder fit equally well.
     MissingReferenceError
@@ -144,6 +153,9 @@ def choose(
         If the date of the exposure is not known, and several references differ by their dates only.
     """
     if isinstance(source, Mapping):
+        for kind, path in source.items():
+            if not isinstance(path, str | os.PathLike | None):
+                raise ParameterError(f"the path of the reference {kind} is {path!r:.60}, expected a text or a Path")
         return {kind: _given(kind, source[kind], wanted) for kind in types if source.get(kind) is not None}
     folder, found = Path(source), dict[str, list[Candidate]]()
     if not folder.is_dir():

@@ -14,6 +14,7 @@ from nsxr.formats.asdf_blocks import AsdfFile
 from nsxr.formats.asdf_transforms import Polynomial, Transform, read_transform
 from nsxr.model.keywords import start_of
 from nsxr.model.optics_header import OpticsHeader
+from nsxr.optics.boxes import seen_range
 from nsxr.optics.instrument import LightPath, Optics
 from nsxr.optics.parts import Disperser, Distortion, FocalPlane, Quadrant, Relay
 from nsxr.optics.pointing import Pointing
@@ -31,6 +32,7 @@ _FOR_SKY = ("fore", "ote")
 _FOR_IFU = ("ifufore", "ifuslicer", "ifupost")
 T = TypeVar("T")
 
+_LARGEST = 1e15  # any number of these references; whole numbers in YAML may have any size
 _NEAR = 20.0  # K, between the prism and the measurement of its glass
 
 
@@ -67,7 +69,8 @@ def open_optics(
     Raises
     ------
     ParameterError
-        If references are no product, and there is no exposure. If a range of wavelengths is given with a product.
+        If references are no product, and there is no exposure. If a range of wavelengths is given with a product, is
+        empty, or is nothing that the detectors see.
     InputFileError
         If a product has no gwcs of slits. If the exposure has no spectra, or keywords of the grating wheel or of the
         pointing are missing.
@@ -107,7 +110,7 @@ def open_optics(
     path = _light_path(files, header, nominal, order)
     names = tuple(sorted((kind, os.path.basename(file.name)) for kind, file in files.items()))
     quadrants = _quadrants(files["msa"]) if "msa" in files else ()
-    wanted = nominal if wavelength_range is None else (float(wavelength_range[0]), float(wavelength_range[1]))
+    wanted = nominal if wavelength_range is None else seen_range(wavelength_range)
     if not header.is_ifu:
         fixed = next((quadrant for quadrant in quadrants if quadrant.number == 5), None)
         slits = {} if fixed is None else _slits(tuple(FIXED_SLIT_IDS), fixed, wanted, order)
@@ -161,7 +164,10 @@ def _disperser(file: AsdfFile, header: OpticsHeader, order: int) -> Disperser:
         order=order,
     )
     if header.grating != "PRISM":
-        return replace(bare, groove_density=_number(file, file.tree, "groovedensity"))
+        density = _number(file, file.tree, "groovedensity")
+        if density <= 0:
+            raise ReferenceFileError(f"{file.name}: groovedensity is {density:g}, expected a number above 0")
+        return replace(bare, groove_density=density)
     measured = _number(file, file.tree, "tref")
     if header.wheel_temperature is None or header.wheel_temperature - measured >= _NEAR:
         raise ReferenceFileError(
@@ -191,18 +197,20 @@ def _tilt(file: AsdfFile, name: str, reading: float | None) -> float:
 def _wavelength_range(file: AsdfFile, header: OpticsHeader) -> tuple[tuple[float, float], int]:
     """Return the range [um] and the order of filter (or lamp) and grating, or of any filter with this grating."""
     tree = file.tree
-    names = [str(name) for name in tree.get("waverange_selector") or ()]
     key = f"{header.lamp if header.is_lamp else header.filter}_{header.grating}"
-    ranges, orders = tree.get("wavelengthrange") or (), tree.get("order") or ()
-    if not len(names) == len(ranges) == len(orders):
+    lists = [tree.get(name) or () for name in ("waverange_selector", "wavelengthrange", "order")]
+    if not all(isinstance(one, Sequence) and len(one) == len(lists[0]) for one in lists):
         raise ReferenceFileError(f"{file.name}: waverange_selector, wavelengthrange and order differ in length")
+    names, ranges, orders = [str(name) for name in lists[0]], lists[1], lists[2]
     same = [i for i, name in enumerate(names) if name == key or name.rpartition("_")[2] == header.grating]
     exact = [i for i in same if names[i] == key]
     low, high, order = *_FULL_RANGE, -1
     if same:
         chosen = (exact or same)[0]
-        limits = file.arrays.read(ranges[chosen]).reshape(-1)
-        low, high, order = float(limits[0]), float(limits[-1]), int(orders[chosen])
+        limits, order = file.arrays.read(ranges[chosen]).reshape(-1), orders[chosen]
+        if limits.size != 2 or not 0 < limits[0] < limits[1] < _LARGEST or not isinstance(order, int):
+            raise ReferenceFileError(f"{file.name}: {names[chosen]} has no two increasing wavelengths and an order")
+        low, high = map(float, limits)
     return (low * 1e6, high * 1e6), order
 
 
@@ -232,6 +240,8 @@ def _slicer(file: AsdfFile) -> Quadrant:
 def _table(file: AsdfFile, number: int, node: Mapping[str, Any]) -> Quadrant:
     table = file.arrays.read(node.get("data"))
     columns = ("XC", "YC", "SIZEX", "SIZEY")
+    if table.ndim != 1:
+        raise ReferenceFileError(f"{file.name}: the table of quadrant {number} has shape {table.shape}, expected rows")
     missing = [name for name in columns if name not in (table.dtype.names or ())]
     if missing:
         raise ReferenceFileError(f"{file.name}: the table of quadrant {number} lacks columns {', '.join(missing)}")
@@ -280,7 +290,7 @@ def _transform(file: AsdfFile, name: str, node: Mapping[str, Any] | None = None)
 def _number(file: AsdfFile, node: Mapping[str, Any], name: str) -> float:
     value = node.get(name)
     value = value.get("value") if isinstance(value, Mapping) else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         raise ReferenceFileError(f"{file.name}: {name} is {value!r:.40}, expected a number")
     return float(value)
 

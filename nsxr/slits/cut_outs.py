@@ -18,7 +18,7 @@ from nsxr.model.history import record
 from nsxr.model.keywords import read
 from nsxr.model.types import Attributes, Entries
 from nsxr.model.variables import check_slit, variable_attributes, variances_of
-from nsxr.optics.boxes import Box, extended_range, find_box
+from nsxr.optics.boxes import Box, extended_range, find_box, seen_range
 from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.optics.slit import Slit, Slitlet
 from nsxr.slits.collection import as_tree
@@ -74,7 +74,7 @@ def cut_slits(
         What to compute for each pixel: ``wavelength`` float32 [um], which is always there, ``slit_y`` float32 [open
         heights], ``ra`` and ``dec`` float64 [degree], all (row, column).
     wavelength_range : (float, float), optional
-        Wavelengths to cut out [um]. Default: those of the filter and the grating.
+        Wavelengths to cut out [um], as far as the detector sees them. Default: those of the filter and the grating.
     extended : bool
         Whether to cut out all wavelengths that the detector sees. Light of higher orders may lie on the longer ones.
 
@@ -88,12 +88,16 @@ def cut_slits(
     Raises
     ------
     ParameterError
-        If a coordinate, a slit or a source is not known, or if a range is empty or given together with ``extended``.
+        If a coordinate, a slit or a source is not known, if no slit or no source is wanted, or if a range is empty or
+        given together with ``extended``.
     ModelError
-        If the exposure has no slits, or if no slit falls on its pixels.
+        If the exposure has no slits, if no slit falls on its pixels, or if variables or labels are not as declared.
     InputFileError
         If a metafile is missing, cannot be read, or is of another exposure.
     """
+    for name, chosen in (("slits", slits), ("sources", sources)):
+        if chosen is not None and not len(chosen):
+            raise ParameterError(f"{name} is empty, expected one at least; leave it out for all slits")
     found = slits_of(exposure, optics, shutters)
     if slits is not None:
         known = [slit.name for slit in found]
@@ -106,16 +110,15 @@ def cut_slits(
     unknown = sorted(set(coordinates) - set(COORDINATES))
     if unknown:
         raise ParameterError(f"coordinates {', '.join(unknown)} are not known, expected {', '.join(COORDINATES)}")
-    if wavelength_range is not None and (extended or not wavelength_range[0] < wavelength_range[1]):
-        raise ParameterError(
-            f"wavelength_range is {wavelength_range}, expected a lower and a higher wavelength in um, without extended"
-        )
+    if wavelength_range is not None and extended:
+        raise ParameterError("wavelength_range and extended both choose wavelengths; give one of them")
+    wavelengths = None if wavelength_range is None else seen_range(wavelength_range)
     check_slit(exposure, "sci", "dq")
     wanted = [name for name in COORDINATES if name == "wavelength" or name in coordinates]
     window, seen = window_of(exposure), []
     for slit in found:
         rays = optics.for_slit(slit)
-        box = find_box(rays, window, extended_range(slit) if extended else wavelength_range)
+        box = find_box(rays, window, extended_range(slit) if extended else wavelengths)
         if box is not None:
             seen.append((rays, box))
     if not seen:
@@ -125,7 +128,7 @@ def cut_slits(
             f"{window.end_column - 1}; the other detector may see them"
         )
     located = with_wcs(exposure, optics)
-    given = {"wavelength_range": list(wavelength_range)} if wavelength_range is not None else {}
+    given = {"wavelength_range": list(wavelengths)} if wavelengths is not None else {}
     located = record(located, "extract_2d", parameters={"extended": extended, **given})
     cuts = [_cut_one(exposure, window, rays, box, wanted, located.attrs) for rays, box in seen]
     return as_tree(cuts, located.attrs)

@@ -9,7 +9,7 @@ import pytest
 from astropy.modeling import models
 
 import nsxr
-from nsxr.errors import DegradedResultWarning, InputFileError, MissingReferenceError, ReferenceFileError
+from nsxr.errors import DegradedResultWarning, InputFileError, MissingReferenceError, ParameterError, ReferenceFileError
 from tests.optics.exposures import make_rates, optics_of, references
 
 
@@ -99,7 +99,9 @@ def test_ground_and_flight_are_not_mixed_silently(rates, tmp_path):
         ("disperser", {"kcoef": [1.0]}, "kcoef and lcoef are no lists of three numbers"),
         ("disperser", {"tref": 10.0}, "the glass was measured at 10.0 K, the prism has 36.9 K"),
         ("msa", {f"Q{number}": None for number in range(1, 6)}, "has no quadrants Q1 to Q5"),
+        ("msa", {"Q1": {"data": 5, "model": None}}, r"table of quadrant 1 has shape \(\), expected rows"),
         ("wavelengthrange", {"order": [-1]}, "differ in length"),
+        ("wavelengthrange", {"order": 5}, "differ in length"),
     ],
 )
 def test_content_that_is_wrong(rates, tmp_path, kind, changes, message):
@@ -110,6 +112,39 @@ def test_content_that_is_wrong(rates, tmp_path, kind, changes, message):
     with pytest.raises(ReferenceFileError, match=rf"wrong\.asdf: .*({message})") as error:
         nsxr.open_optics(files | {kind: tmp_path / "wrong.asdf"}, rates)
     assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_of_any_length(rates, tmp_path):
+    files = {path.name.split("_")[1].split(".")[0]: path for path in references("PRISM").iterdir()}
+    content = files["disperser"].read_bytes().replace(b"theta_x: ", f"theta_x: {10**23}\nother: ".encode(), 1)
+    (tmp_path / "wrong.asdf").write_bytes(content)
+    with pytest.raises(ReferenceFileError, match="theta_x is 10000"):
+        nsxr.open_optics(files | {"disperser": tmp_path / "wrong.asdf"}, rates)
+
+
+def test_a_grating_has_grooves(tmp_path):
+    exposure = make_rates("FIXEDSLIT", "G395H", rows=(900, 910), columns=(0, 10))
+    files = {path.name.split("_")[1].split(".")[0]: path for path in references("G395H").iterdir()}
+    with asdf.open(files["disperser"], memmap=False, lazy_load=False) as file:
+        asdf.AsdfFile(dict(file.tree) | {"groovedensity": 0.0}).write_to(tmp_path / "wrong.asdf")
+    with pytest.raises(ReferenceFileError, match=r"wrong\.asdf: groovedensity is 0, expected a number above 0"):
+        nsxr.open_optics(files | {"disperser": tmp_path / "wrong.asdf"}, exposure)
+
+
+@pytest.mark.parametrize("wavelengths", [(2.0, 1.0), (0.0, 0.0), (1.0,), (1.0, 2.0, 3.0), (10.0, 20.0)])
+def test_ranges_of_wavelengths_that_are_none(rates, wavelengths):
+    with pytest.raises(ParameterError, match="expected a lower and a higher wavelength"):
+        nsxr.open_optics(references("PRISM"), rates, wavelength_range=wavelengths)
+
+
+def test_ranges_end_where_the_detectors_do(rates):
+    wide = nsxr.open_optics(references("PRISM"), rates, wavelength_range=(0.6, 1000.0))
+    assert wide.slits["S200A1"].wavelength_range == (0.6, 5.6)
+
+
+def test_paths_are_paths(rates):
+    with pytest.raises(ParameterError, match="the path of the reference fpa is 5, expected a text or a Path"):
+        nsxr.open_optics({"fpa": 5}, rates)
 
 
 def test_the_latest_reference_that_may_be_used(rates, tmp_path):

@@ -22,6 +22,11 @@ def fixed():
     return rates, optics_of(rates)
 
 
+@pytest.fixture(scope="module")
+def slices():
+    return optics_of(make_rates("IFU", "PRISM", rows=(900, 1150)))
+
+
 def test_fixed_slits_with_their_labels_and_numbers(fixed):
     rates, optics = fixed
     slits = nsxr.cut_slits(rates, optics)
@@ -101,6 +106,9 @@ def test_longer_wavelengths_on_request():
     extended = nsxr.cut_slits(rates, optics, slits=["S200B1"], extended=True)["S200B1"]["wavelength"]
     assert float(nominal.max()) < 5.35
     assert float(extended.max()) > 5.5
+    beyond = nsxr.cut_slits(rates, optics, slits=["S200B1"], wavelength_range=(0.1, 1000.0))["S200B1"]
+    assert beyond["column"][-1] >= extended["column"][-1]
+    assert beyond["wavelength"].sel(extended.coords).equals(extended)  # no pixel is lost between sparse samples
     part = nsxr.cut_slits(rates, optics, slits=["S200B1"], wavelength_range=(3.0, 3.5))["S200B1"]["wavelength"]
     assert part.sizes["column"] < 0.4 * nominal.sizes["column"]
 
@@ -154,14 +162,41 @@ def test_subarrays_cut_what_the_frame_cuts():
     xr.testing.assert_equal(cut, whole.isel(row=slice(5, 5 + cut.sizes["row"])))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rates: rates.isel(row=slice(None, None, -1)), "labels of 'row' go from 1149 to 1148"),
+        (lambda rates: rates.isel(column=slice(0, None, 2)), "labels of 'column' go from 0 to 2"),
+        (lambda rates: rates.isel(column=[3, 2, 4]), "labels of 'column' go from 3 to 2"),
+        (lambda rates: rates.assign_coords(column=rates["column"].astype(str)), "labels of 'column' are"),
+        (lambda rates: rates.isel(column=slice(0, 0)), "'column' is empty"),
+        (lambda rates: rates.drop_vars("row"), "labels of 'row' are missing"),
+    ],
+)
+def test_labels_must_be_those_of_neighbouring_pixels(fixed, slices, change, message):
+    rates, optics = fixed
+    wrong = change(rates)
+    for function in (nsxr.cut_slits, nsxr.list_slits):
+        with pytest.raises(ModelError, match=message):
+            function(wrong, optics)
+    with pytest.raises(ModelError, match=message):
+        nsxr.locate_slices(wrong.assign_attrs(EXP_TYPE="NRS_IFU"), slices)
+
+
 def test_what_cannot_be_cut_is_refused_before_pixels_are_read(fixed, tmp_path):
     rates, optics = fixed
     with pytest.raises(ParameterError, match="slits S300A1 are not known, expected some of S200A1"):
         nsxr.cut_slits(rates, optics, slits=["S300A1"])
     with pytest.raises(ParameterError, match="coordinates velocity are not known"):
         nsxr.cut_slits(rates, optics, coordinates=["velocity"])
-    with pytest.raises(ParameterError, match="expected a lower and a higher wavelength"):
-        nsxr.cut_slits(rates, optics, wavelength_range=(3.0, 2.0))
+    for wrong in ((3.0, 2.0), (1.0,), (2.0, 2.1, 2.2), (6.0, 7.0), (0.0, 0.2)):
+        with pytest.raises(ParameterError, match=r"expected a lower and a higher wavelength within 0\.5 to 5\.6 um"):
+            nsxr.cut_slits(rates, optics, wavelength_range=wrong)
+    with pytest.raises(ParameterError, match="both choose wavelengths"):
+        nsxr.cut_slits(rates, optics, wavelength_range=(1.0, 2.0), extended=True)
+    for name in ("slits", "sources"):
+        with pytest.raises(ParameterError, match=f"{name} is empty"):
+            nsxr.cut_slits(rates, optics, **{name: []})
     with pytest.raises(ModelError, match="fixed slits need no MSA metafile"):
         nsxr.cut_slits(rates, optics, shutters="x_msa.fits")
     with pytest.raises(ModelError, match="none of 5 slits falls on the pixels of NRS1"):
