@@ -1,10 +1,11 @@
 """Choose the fixed slits of an exposure by its subarray, and number their sources."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.shutters import FIXED_SLIT_IDS, fixed_slitlet
 from nsxr.optics.slit import ONE_SLIT, Slit, Slitlet, Source
@@ -54,6 +55,11 @@ def planned_position(header: OpticsHeader, slit: SlitOptics) -> tuple[float, flo
         The middle of the slit, (0, 0), if the header does not tell where the aperture is, or the optics see no sky. The
         target may also be outside of the slit.
 
+    Warns
+    -----
+    DegradedResultWarning
+        If the header has offsets, but does not tell where the aperture is.
+
     Notes
     -----
     From the ideal frame (x, y), with the angle a of its y axis from V3, and its parity p: V2 = V2_ref + p x cos a +
@@ -61,7 +67,16 @@ def planned_position(header: OpticsHeader, slit: SlitOptics) -> tuple[float, flo
     pipeline.
     """
     v2, v3, angle, parity = header.v2, header.v3, header.ideal_angle, header.parity
-    if v2 is None or v3 is None or angle is None or parity is None or not slit.has_sky:
+    if not slit.has_sky:
+        return 0.0, 0.0
+    if v2 is None or v3 is None or angle is None or parity is None:
+        if header.offset_x or header.offset_y:
+            warnings.warn(
+                f"{header.called}: V2_REF, V3_REF, V3I_YANG or VPARITY is missing, so the dither offsets cannot be "
+                "used: the target counts as in the middle of its slit",
+                DegradedResultWarning,
+                stacklevel=2,
+            )
         return 0.0, 0.0
     sine, cosine = np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))
     x, y = parity * header.offset_x, header.offset_y

@@ -113,12 +113,19 @@ def map_slits(function: Callable[[xr.Dataset], xr.Dataset], slits: Slits) -> Sli
     Dataset or DataTree
         The result, or a DataTree with the results under the names of the slits.
 
+    Raises
+    ------
+    ModelError
+        If ``slits`` is something else.
+
     Examples
     --------
     >>> spectra = map_slits(lambda slit: nsxr.extract_box(slit, aperture), slits)  # doctest: +SKIP
     """
     if isinstance(slits, xr.Dataset):
         return function(slits)
+    if not isinstance(slits, xr.DataTree):
+        raise ModelError(f"slits are a {type(slits).__name__}, expected a Dataset or a DataTree")
     tree = xr.DataTree.from_dict({name: function(slit) for name, slit in iterate_slits(slits)})
     tree.attrs = dict(slits.attrs)
     return tree

@@ -11,6 +11,7 @@ from nsxr.model.declarations import step
 from nsxr.model.history import record
 from nsxr.model.keywords import about, read
 from nsxr.model.types import Attributes, Entries
+from nsxr.optics.fixed_slits import primary_slit
 from nsxr.slits.collection import map_slits
 
 __all__ = ["SourceType", "set_source_type"]
@@ -131,8 +132,8 @@ def _of_target(attrs: Attributes, kind: str, wanted: SourceType | None) -> Sourc
 
 def _holds_target(attrs: Attributes) -> bool:
     """Return whether the target was placed in a fixed slit. Data without the name of a slit count as the target's."""
-    name, target = _word(attrs, "SLTNAME"), _word(attrs, "FXD_SLIT")
-    if not name or target in ("", "NONE", "N/A"):
+    name, target = _word(attrs, "SLTNAME"), primary_slit(_word(attrs, "SUBARRAY"), _word(attrs, "FXD_SLIT"))
+    if not name or target is None:
         return not name or read(attrs, "SOURCEID", matters=False) == 1
     return name == target
 

@@ -1,5 +1,6 @@
 """Correct the wavelengths of a point source that is not in the middle of its slit."""
 
+import warnings
 from typing import TypeVar
 
 import numpy as np
@@ -7,7 +8,7 @@ import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import one_chunk
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
@@ -41,7 +42,7 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
         SRCTYPE, SRCXPOS [pitch of shutters, or widths of a fixed slit] and, for fixed slits, SLTNAME. The dispersion is
         along columns.
     wavecorr : Dataset
-        From :func:`nsxr.open_zero_point`.
+        From :func:`nsxr.open_zero_point`, in memory.
     added : Dataset, optional
         A second reference whose shifts are added, such as an empirical table.
 
@@ -51,13 +52,19 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
         For point sources: the new ``wavelength``, and the old one as ``wavelength_uncorrected``, which corrections of
         uniform light need. The two are equal if the corrected wavelengths of a slit would not increase. ``sci``,
         variances and flags do not change. Other slits come back with a record of why they were skipped: sources that
-        are not points or outside of the slit, slits without a position, apertures that no reference has. The attribute
-        WAVECOR is 1 for slits that were corrected, 0 for others.
+        are not points or outside of the slit, slits without a position, slits of one column, apertures that no
+        reference has. The attribute WAVECOR is 1 for slits that were corrected, 0 for others.
 
     Raises
     ------
     ModelError
-        If ``wavelength`` is missing or was corrected before.
+        If ``wavelength`` is missing or was corrected before, or if a reference has no tables of offsets, or offsets
+        that are not finite.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If no reference has the aperture of a point source.
 
     Notes
     -----
@@ -73,6 +80,8 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
     >>> slits = correct_wavelength_zero_point(slits, nsxr.open_zero_point("wavecorr.asdf"))  # doctest: +SKIP
     """
     references = [wavecorr] if added is None else [wavecorr, added]
+    for reference in references:
+        _require_tables(reference)
 
     def correct(slit: xr.Dataset) -> xr.Dataset:
         result = _correct(slit, references)
@@ -98,7 +107,15 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
         return record_skip(slit, "wavecorr", f"the source is outside of the slit (SRCXPOS {position:.3g})")
     used = [reference for reference in references if f"offset_{name}" in reference]
     if not used:
-        return record_skip(slit, "wavecorr", f"no reference has the aperture {name}")
+        reason = f"no reference has the aperture {name}"
+        warnings.warn(
+            about(slit.attrs, f"the wavelengths of a point source are not corrected: {reason}"),
+            DegradedResultWarning,
+            stacklevel=2,
+        )
+        return record_skip(slit, "wavecorr", reason)
+    if slit.sizes["column"] < 2:
+        return record_skip(slit, "wavecorr", "the slit has one column, so its dispersion is not known")
     wavelength = one_chunk(slit["wavelength"], "row", "column")
     corrected = map_blocks(
         _shifted,
@@ -118,6 +135,19 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
         wavelength=corrected,
         wavelength_uncorrected=slit["wavelength"].copy(deep=False),
     )
+
+
+def _require_tables(reference: xr.Dataset) -> None:
+    """Raise ModelError unless a reference has finite tables of offsets. They are small, and in memory."""
+    tables = [array for name, array in reference.data_vars.items() if str(name).startswith("offset_")]
+    if not tables:
+        raise ModelError(
+            f"the reference has {', '.join(map(str, reference.data_vars)) or 'no variables'}, expected offset_NAME for "
+            "each aperture; open it with nsxr.open_zero_point"
+        )
+    for table in tables:
+        if table.ndim != 2 or min(table.shape) < 2 or not np.isfinite(table.to_numpy()).all():
+            raise ModelError(f"{table.name} of the reference is no table of finite offsets of two dims")
 
 
 def _aperture(attrs: Attributes) -> str:

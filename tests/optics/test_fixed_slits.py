@@ -1,10 +1,12 @@
 """Fixed slits are chosen by subarray, and the target is where the dither puts it on the sky."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import nsxr
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.fixed_slits import find_fixed_slits, planned_position, primary_slit, slit_names
 from nsxr.optics.instrument import Optics
@@ -86,4 +88,6 @@ def test_the_target_is_at_the_distance_and_angle_of_the_dither(optics, x, y):
 
 def test_without_the_place_of_the_aperture_the_target_is_in_the_middle(optics):
     header = OpticsHeader.from_attributes({"EXP_TYPE": "NRS_FIXEDSLIT", "YOFFSET": 1.0})
-    assert planned_position(header, optics.for_slit("S200A1")) == (0.0, 0.0)
+    with pytest.warns(DegradedResultWarning, match="VPARITY is missing, so the dither offsets cannot be used"):
+        assert planned_position(header, optics.for_slit("S200A1")) == (0.0, 0.0)
+    assert planned_position(replace(header, offset_y=0.0), optics.for_slit("S200A1")) == (0.0, 0.0)

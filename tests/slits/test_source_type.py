@@ -31,6 +31,7 @@ PRIMARY = {"SLTNAME": "S200A1", "FXD_SLIT": "S200A1"}
         (FS, PRIMARY | {"SLTNAME": "S400A1", "SRCTYAPT": "POINT"}, "EXTENDED"),
         (FS, {"SLTNAME": "S200A1", "SOURCEID": 1}, "POINT"),
         (FS, {"SLTNAME": "S200A2", "SOURCEID": 2}, "EXTENDED"),
+        (FS, {"SLTNAME": "S200A1", "SUBARRAY": "SUBS200A1", "FXD_SLIT": "junk", "SOURCEID": 1}, "POINT"),
         (BOTS, {"SRCTYAPT": "EXTENDED", "NINTS": 10}, "POINT"),
         (BOTS, {"SRCTYAPT": "EXTENDED", "NINTS": 1}, "EXTENDED"),
         (BOTS, {"BKGDTARG": "T", "NINTS": 10}, "EXTENDED"),
@@ -85,5 +86,7 @@ def test_no_pixel_is_read():
 def test_bad_input():
     with pytest.raises(ModelError, match="EXP_TYPE is 'NRS_IMAGE'"):
         nsxr.set_source_type(data("NRS_IMAGE"))
+    with pytest.raises(ModelError, match="slits are a NoneType, expected a Dataset or a DataTree"):
+        nsxr.set_source_type(None)
     with pytest.raises(ParameterError, match="expected 'POINT', 'EXTENDED'"):
         nsxr.set_source_type(data(IFU), source_type="STAR")

@@ -1,12 +1,14 @@
 """Spectra of points beside the middle of a slit get the wavelengths that the references say."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import xarray as xr
 from scipy.interpolate import RegularGridInterpolator
 
 import nsxr
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.testing.assertions import forbid_computes
 
 BLUE, STEP, TILT = 1.0, 0.005, 0.4  # um, um a column, columns a row
@@ -104,10 +106,35 @@ def test_sources_beyond_the_table(beyond, shift):
 )
 def test_slits_that_are_skipped_say_why(attrs, reason):
     slit = make_slit(**attrs)
-    found = nsxr.correct_wavelength_zero_point(slit, make_reference())
+    is_degraded = reason.startswith("aperture")
+    with pytest.warns(DegradedResultWarning, match=f"no reference has the {reason}") if is_degraded else nullcontext():
+        found = nsxr.correct_wavelength_zero_point(slit, make_reference())
     xr.testing.assert_equal(found, slit)
     assert reason in found.attrs["nsxr_steps"]
     assert found.attrs["WAVECOR"] == 0
+
+
+def test_a_slit_of_one_column_is_skipped():
+    slit = make_slit().isel(column=[20])
+    found = nsxr.correct_wavelength_zero_point(slit, make_reference())
+    xr.testing.assert_equal(found, slit)
+    assert "the slit has one column" in found.attrs["nsxr_steps"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (make_slit(), "the reference has sci, wavelength, expected offset_NAME for each aperture"),
+        (make_reference(lambda lam, x: np.where(x > 0, np.nan, lam)), "offset_MOS of the reference is no table of"),
+        (make_reference().isel(x_MOS=[0]), "offset_MOS of the reference is no table of"),
+    ],
+)
+def test_references_without_tables_are_refused(reference, message):
+    for slit in (make_slit(), make_slit(SRCTYPE="EXTENDED")):
+        with pytest.raises(ModelError, match=message):
+            nsxr.correct_wavelength_zero_point(slit, reference)
+        with pytest.raises(ModelError, match=message):
+            nsxr.correct_wavelength_zero_point(slit, make_reference(), added=reference)
 
 
 def test_fixed_slits_have_their_own_tables():
