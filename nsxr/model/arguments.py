@@ -1,5 +1,6 @@
 """Check the arguments of nsxr functions against their type hints. A wrong argument gives an error of one line."""
 
+import dataclasses
 import inspect
 import math
 import os
@@ -16,7 +17,7 @@ from nsxr.model.parameters import Parameter, declared, said
 from nsxr.model.steps import REFERENCES
 from nsxr.model.types import Entries, Function
 
-__all__ = ["checks_all", "checks_arguments", "exported"]
+__all__ = ["check_fields", "checks_all", "checks_arguments", "exported"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,6 +57,27 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*bound.args, **bound.kwargs)
 
     return wrapped
+
+
+def check_fields(instance: Any) -> None:
+    """Check the fields of a dataclass against their type hints, as arguments of functions are checked.
+
+    For ``__post_init__``. Numbers become plain numbers; lists and arrays become tuples where a tuple is expected.
+
+    Raises
+    ------
+    ParameterError
+        If a field has a value of another type, or a number that is not finite.
+    """
+    for field in dataclasses.fields(instance):
+        value, one = getattr(instance, field.name), inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY)
+        if get_origin(field.type) is tuple and isinstance(value, list | np.ndarray):
+            value = tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+        try:
+            value = _checked(one.replace(annotation=field.type), value)
+        except ParameterError as error:
+            raise ParameterError(f"{type(instance).__name__}: {error}") from None
+        object.__setattr__(instance, field.name, value)
 
 
 def exported(function: Any, package: str) -> Any:

@@ -17,7 +17,7 @@ from nsxr.simulate.headers import Segment
 from nsxr.simulate.observation import Observation, checked_sky, observe
 from nsxr.simulate.ramps import Ramps, digitize
 from nsxr.simulate.reference_data import reference_datasets
-from nsxr.simulate.shutters import FAILED_OPEN
+from nsxr.simulate.shutters import FAILED_OPEN, check_failed
 from nsxr.simulate.sky import Sky
 from nsxr.simulate.sky_truth import sky_truth
 from nsxr.simulate.truth import truth_dataset, truth_path, write_truth
@@ -141,9 +141,14 @@ def simulate_exposure(
     Raises
     ------
     ParameterError
-        If a name is unknown, or if values do not fit together.
+        If a name is unknown, if values do not fit together, or if the sky is too bright.
     OutputExistsError
         If a file exists already and ``overwrite`` is False.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If no slit falls on the detector, or if absorption lines are deeper than their continuum.
     """
     artifacts = artifacts or Artifacts()
     configuration = configure(
@@ -161,8 +166,12 @@ def simulate_exposure(
         dither=dither,
         dithers=dithers,
     )
-    if flux_references and sky is None:
-        raise ParameterError("references of flux need a sky; give sky, or leave out flux_references")
+    for name, value in {"flux_references": flux_references or None, "optics": optics, "shutters": shutters}.items():
+        if value is not None and sky is None:
+            raise ParameterError(f"{name} is for exposures of a sky; give sky, or leave out {name}")
+    if shutters is not None and configuration.scene != "MOS":
+        raise ParameterError(f"mode {configuration.scene} has no MSA metafile; leave out shutters")
+    check_failed(failed_open)
     if not 1 <= segments <= integrations:
         raise ParameterError(f"segments is {segments}, expected 1 to the number of integrations, {integrations}")
     wanted = None if sky is None else checked_sky(configuration, sky)

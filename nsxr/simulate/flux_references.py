@@ -25,7 +25,7 @@ from nsxr.simulate.response import (
     spectrograph_fast,
     spectrograph_image,
 )
-from nsxr.simulate.shutters import FAILED_OPEN, shutter_slit
+from nsxr.simulate.shutters import FAILED_OPEN, check_failed, shutter_slit
 from nsxr.storage.whole import replacing
 
 __all__ = ["write_flux_references"]
@@ -77,8 +77,9 @@ def write_flux_references(
     Raises
     ------
     ParameterError
-        If the mode is none of these.
+        If the mode is none of these, or if a shutter does not exist.
     """
+    check_failed(failed_open)
     if mode not in EXPOSURE_TYPES:
         raise ParameterError(f"mode {mode!r} has no references of flux; expected one of {', '.join(EXPOSURE_TYPES)}")
     folder = Path(folder)

@@ -1,5 +1,6 @@
 """Observe a sky with one exposure: pointing, optics, open slits, and light on the detector."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from nsxr.errors import ParameterError
+from nsxr.errors import DegradedResultWarning, ParameterError
 from nsxr.formats.fits_headers import keywords
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.optics_header import OpticsHeader
@@ -29,6 +30,8 @@ __all__ = ["MODES", "Observation", "checked_sky", "observe"]
 
 MODES = ("MOS", "FS", "IFU", "BOTS")
 """Modes that look at a sky."""
+_BRIGHTEST = 1e12  # electron/s; counts of photons beyond 1e18 cannot be drawn
+_ROUNDING = 1e-3  # electron/s below 0 that come from rounding
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,12 @@ def observe(
     Raises
     ------
     ParameterError
-        If the mode does not look at a sky, or the file is no sky.
+        If the mode does not look at a sky, if the file is no sky, or if the sky is too bright.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If no slit falls on the detector, or if the sky has negative light.
     """
     sky, mode = checked_sky(configuration, sky), configuration.scene
     optics = open_optics(references, _header(configuration))
@@ -134,7 +142,31 @@ def observe(
     light = render_sky(
         sky, optics, [*open_always, *slits], instrument, pointing, configuration.rows, configuration.columns
     )
+    if not light.slits:
+        warnings.warn(
+            f"no slit falls on {configuration.detector} with {configuration.grating}: the exposure has no light",
+            DegradedResultWarning,
+            stacklevel=2,
+        )
+    light = replace(light, rate=_possible(light.rate))
     return Observation(configuration, sky, pointing, optics, instrument, light, metafile)
+
+
+def _possible(rate: np.ndarray) -> np.ndarray:
+    """Return rates of 0 or more. Deep absorption lines may ask for less."""
+    if not (rate < _BRIGHTEST).all():
+        raise ParameterError(
+            f"the sky gives {rate.max():.3g} electrons per second in a pixel, expected less than {_BRIGHTEST:.0e}; "
+            "make it fainter"
+        )
+    if (rate < -_ROUNDING).any():
+        warnings.warn(
+            f"absorption lines of the sky are deeper than its continuum: {int((rate < -_ROUNDING).sum())} pixels that "
+            "would have negative light have none",
+            DegradedResultWarning,
+            stacklevel=3,
+        )
+    return np.asarray(np.maximum(rate, 0))
 
 
 def checked_sky(configuration: Configuration, sky: Sky | str | Path) -> Sky | Literal["default"]:

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 
+from nsxr.errors import ParameterError
 from nsxr.optics.instrument import Optics
 from nsxr.optics.parts import SHUTTERS_ALONG_DISPERSION as ALONG
 from nsxr.optics.parts import SHUTTERS_ALONG_SLIT as ACROSS
@@ -19,7 +20,16 @@ from nsxr.simulate.headers import START
 from nsxr.simulate.sky import Sky
 from nsxr.storage.whole import replacing
 
-__all__ = ["FAILED_OPEN", "Place", "PlannedSlitlet", "place_of", "plan_shutters", "shutter_slit", "write_metafile"]
+__all__ = [
+    "FAILED_OPEN",
+    "Place",
+    "PlannedSlitlet",
+    "check_failed",
+    "place_of",
+    "plan_shutters",
+    "shutter_slit",
+    "write_metafile",
+]
 
 FAILED_OPEN = ((1, 120, 60), (2, 300, 100), (3, 40, 150), (4, 200, 20))
 """Shutters that are always open: quadrant, number along the dispersion, number along the slit."""
@@ -61,6 +71,17 @@ class PlannedSlitlet:
     first: int
     last: int
     sources: tuple[str, ...]
+
+
+def check_failed(failed_open: Sequence[tuple[int, int, int]]) -> None:
+    """Raise ParameterError unless there are such shutters: quadrant, number along the dispersion and along the slit."""
+    for place in failed_open:
+        if len(place) != 3 or not 1 <= place[0] <= 4:
+            raise ParameterError(
+                f"failed_open has {place}, expected quadrant (1 to 4), number along the dispersion, number along the "
+                "slit"
+            )
+        shutter_id(*place[1:])
 
 
 def shutter_slit(optics: Optics, quadrant: int, i: int, j: int) -> Slit:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from nsxr.errors import ParameterError
+from nsxr.model.arguments import check_fields
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum, Table
 
 __all__ = ["Shape", "Sky", "SkySource", "Transit", "read_sky", "zodiacal_light"]
@@ -18,6 +20,7 @@ T = TypeVar("T")
 
 Kind = Literal["point", "gaussian", "sersic", "uniform"]
 _KINDS = get_args(Kind)
+_LARGEST = 1e300  # of a number in a file
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Shape:
     index: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.kind not in _KINDS:
             raise ParameterError(f"shape is {self.kind!r}, expected one of {', '.join(_KINDS)}")
-        numbers = (self.radius, self.axis_ratio, self.position_angle, self.index)
-        if not np.isfinite(numbers).all() or not 0 < self.axis_ratio <= 1 or not 0.3 <= self.index <= 8:
+        if not 0 < self.axis_ratio <= 1 or not 0.3 <= self.index <= 8:
             raise ParameterError(f"{self}: axis_ratio must be above 0 to 1, index 0.3 to 8")
         if self.is_extended and self.radius <= 0:
             raise ParameterError(f"{self}: an extended source needs a radius above 0 arcsec")
@@ -83,7 +86,7 @@ class SkySource:
     Attributes
     ----------
     name : str
-        Name of the source.
+        Name of the source, in printable ASCII characters: FITS files hold no others.
     spectrum : Spectrum
         Flux density [Jy] of a point, surface brightness [MJy/sr] of an extended source, see :class:`Shape`.
     ra, dec : float or None
@@ -103,12 +106,19 @@ class SkySource:
     shape: Shape = field(default_factory=Shape)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not (self.name and self.name.isascii() and self.name.isprintable()):
+            raise ParameterError(f"the name of a source is {self.name!a:.60}, expected printable ASCII characters")
         has_place = self.ra is not None and self.dec is not None
         if has_place == (self.offset is not None) or (self.ra is None) != (self.dec is None):
             raise ParameterError(f"source {self.name!r} needs either ra and dec, or an offset from the pointing")
-        place = self.offset if self.offset is not None else (self.ra, self.dec)
-        if not np.isfinite(np.array(place, dtype=np.float64)).all():
-            raise ParameterError(f"the position of source {self.name!r} is {place}, expected finite numbers")
+        if self.offset is not None and len(self.offset) != 2:
+            raise ParameterError(f"the offset of source {self.name!r} is {self.offset}, expected two numbers [arcsec]")
+        if not (abs(self.ra or 0.0) <= 360 and abs(self.dec or 0.0) <= 90):
+            raise ParameterError(
+                f"the position of source {self.name!r} is ({self.ra:.10g}, {self.dec:.10g}), expected degrees: -360 to "
+                "360 and -90 to 90"
+            )
 
     def position(self, ra: float, dec: float) -> tuple[float, float]:
         """Return the sky coordinates [degree], if the pointing is at ``ra`` and ``dec`` [degree]."""
@@ -148,7 +158,8 @@ class Transit:
     centre: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (0 <= self.depth <= 1 and 0 < self.ingress <= 0.5 * self.duration and math.isfinite(self.centre)):
+        check_fields(self)
+        if not (0 <= self.depth <= 1 and 0 < self.ingress <= 0.5 * self.duration):
             raise ParameterError(f"{self}: depth must be 0 to 1, and ingress at most half of the duration")
 
     def factor(self, integrations: int) -> np.ndarray:
@@ -177,8 +188,8 @@ class Sky:
     transit: Transit | None = None
 
     def __post_init__(self) -> None:
-        names = [source.name for source in self.sources]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        check_fields(self)
+        twice = sorted(name for name, n in Counter(source.name for source in self.sources).items() if n > 1)
         if twice:
             raise ParameterError(f"several sources of the sky are called {', '.join(twice)}; give each its own name")
 
@@ -227,6 +238,8 @@ def read_sky(path: str | Path) -> Sky:
             tree = json.load(file)
     except FileNotFoundError:
         raise ParameterError(f"{path} does not exist; give a JSON file with a sky, or the word default") from None
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be read ({error.strerror}); give a JSON file with a sky") from None
     except (ValueError, RecursionError) as error:
         raise ParameterError(f"{path} is not JSON ({error}); see nsxr.simulate.sky.read_sky for the format") from None
     try:
@@ -307,4 +320,6 @@ def _list(tree: object, where: str) -> list[Any]:
 def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ParameterError(f"{where} is {value!r:.60}, expected a number")
+    if not abs(value) < _LARGEST:
+        raise ParameterError(f"{where} is {str(value)[:20]}, expected a finite number")
     return float(value)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from nsxr.errors import ParameterError
+from nsxr.model.arguments import check_fields
 
 __all__ = ["Line", "PowerLaw", "Spectrum", "Table"]
 
@@ -36,8 +37,9 @@ class PowerLaw:
     slope: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.flux) and self.flux >= 0 and self.reference > 0 and math.isfinite(self.slope)):
-            raise ParameterError(f"{self}: flux must be 0 or more and the reference wavelength above 0, all finite")
+        check_fields(self)
+        if not (self.flux >= 0 and self.reference > 0):
+            raise ParameterError(f"{self}: flux must be 0 or more and the reference wavelength above 0")
 
     def at(self, wavelength: np.ndarray) -> np.ndarray:
         """Return the flux density at wavelengths [um]."""
@@ -52,22 +54,23 @@ class Table:
     Attributes
     ----------
     wavelength : tuple of float
-        Increasing wavelengths [um].
+        Increasing wavelengths above 0 [um].
     flux : tuple of float
-        Flux densities [Jy for points, MJy/sr for extended sources].
+        Flux densities of 0 or more [Jy for points, MJy/sr for extended sources].
     """
 
     wavelength: tuple[float, ...]
     flux: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.wavelength) != len(self.flux) or len(self.flux) < 2:
             raise ParameterError(
                 f"a table has {len(self.wavelength)} wavelengths and {len(self.flux)} flux densities; expected two or "
                 "more of each, as many of one as of the other"
             )
-        if not np.isfinite([*self.wavelength, *self.flux]).all() or (np.diff(self.wavelength) <= 0).any():
-            raise ParameterError("wavelengths of a table must increase, and all its numbers must be finite")
+        if self.wavelength[0] <= 0 or (np.diff(self.wavelength) <= 0).any() or min(self.flux) < 0:
+            raise ParameterError("wavelengths of a table must increase from above 0, and its fluxes must be 0 or more")
 
     def at(self, wavelength: np.ndarray) -> np.ndarray:
         """Return the flux density at wavelengths [um]."""
@@ -93,8 +96,9 @@ class Line:
     fwhm: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.wavelength > 0 and self.fwhm >= 0 and np.isfinite([self.wavelength, self.flux, self.fwhm]).all()):
-            raise ParameterError(f"{self}: the wavelength must be above 0 and the width 0 or more, all finite")
+        check_fields(self)
+        if not (self.wavelength > 0 and self.fwhm >= 0):
+            raise ParameterError(f"{self}: the wavelength must be above 0 and the width 0 or more")
 
     @property
     def sigma(self) -> float:
@@ -116,6 +120,9 @@ class Spectrum:
 
     continuum: PowerLaw | Table | None = None
     lines: tuple[Line, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def mean_between(
         self, low: np.ndarray, high: np.ndarray, blur: Callable[[float], float], unit: float = 1.0

@@ -6,12 +6,13 @@ import pytest
 from astropy.io import fits
 
 import nsxr
-from nsxr.errors import ParameterError
+from nsxr.errors import DegradedResultWarning, ParameterError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import simulate_exposure
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import configure
+from nsxr.simulate.flux_references import write_flux_references
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import observe
 from nsxr.simulate.shutters import FAILED_OPEN, place_of, shutter_slit
@@ -176,7 +177,8 @@ def test_both_detectors_and_all_dithers_look_at_one_sky(mode, compact, tmp_path)
     skies, files = [], []
     for detector, dither in (("NRS1", 1), ("NRS2", 1), ("NRS1", 3)):
         configuration = configured(mode, "PRISM", detector=detector, dither=dither, dithers=3)
-        configuration = replace(configuration, columns=np.arange(1000, 1002))
+        first = 1200 if detector == "NRS1" else 600
+        configuration = replace(configuration, columns=np.arange(first, first + 2))
         seen = observed(configuration, "default", compact, tmp_path)
         skies.append(seen.sky)
         files.append(seen.metafile.read_bytes() if mode == "MOS" else b"")
@@ -229,5 +231,38 @@ def test_modes_without_a_sky(tmp_path):
         simulate_exposure(tmp_path, mode="dark", sky="default", readout="NRSRAPID", references=False, optics=tmp_path)
     with pytest.raises(ParameterError, match="mode is 'MOS' and scene, its older spelling, is 'FS'"):
         simulate_exposure(tmp_path, mode="MOS", scene="FS")
-    with pytest.raises(ParameterError, match="references of flux need a sky"):
-        simulate_exposure(tmp_path, mode="MOS", flux_references=True)
+    for name, value in {"flux_references": True, "optics": tmp_path, "shutters": tmp_path / "x_msa.fits"}.items():
+        with pytest.raises(ParameterError, match=f"{name} is for exposures of a sky"):
+            simulate_exposure(tmp_path, mode="MOS", **{name: value})
+    with pytest.raises(ParameterError, match="mode FS has no MSA metafile; leave out shutters"):
+        simulate_exposure(tmp_path, mode="FS", sky="default", shutters=tmp_path / "x_msa.fits")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("place", [(1, 400, 10), (1, 400, 200), (1, 4), (9, 1, 1)])
+def test_shutters_that_cannot_fail(place, tmp_path):
+    with pytest.raises(ParameterError, match=r"expected quadrant|does not exist"):
+        simulate_exposure(tmp_path, mode="MOS", sky="default", failed_open=[place])
+    with pytest.raises(ParameterError, match=r"expected quadrant|does not exist"):
+        write_flux_references(tmp_path, None, mode="MOS", failed_open=[place])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_light_that_cannot_be(compact, tmp_path):
+    configuration = configured("FS", "PRISM", "SUBS200A1")
+    configuration = replace(configuration, columns=np.arange(1080, 1520))
+    deep = Sky((SkySource("a", Spectrum(PowerLaw(1e-6), (Line(1.2, -1e-15),)), offset=(0.0, 0.0)),))
+    with pytest.warns(DegradedResultWarning, match="absorption lines of the sky are deeper than its continuum"):
+        rate = observed(configuration, deep, compact, tmp_path).light.rate
+    assert rate.min() == 0
+    assert rate.max() > 0
+    bright = Sky((SkySource("a", Spectrum(PowerLaw(1e30)), offset=(0.0, 0.0)),))
+    with pytest.raises(ParameterError, match=r"electrons per second in a pixel, expected less than 1e\+12"):
+        observed(configuration, bright, compact, tmp_path)
+
+
+def test_an_exposure_that_sees_no_slit(compact, tmp_path):
+    configuration = replace(configured("FS", "PRISM", "SUBS200A1"), columns=np.arange(0, 5))
+    sky = Sky((SkySource("a", Spectrum(PowerLaw(1e-6)), offset=(0.0, 0.0)),))
+    with pytest.warns(DegradedResultWarning, match="no slit falls on NRS1 with PRISM"):
+        assert not observed(configuration, sky, compact, tmp_path).light.rate.any()

@@ -5,7 +5,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 
 from nsxr.errors import ParameterError
-from nsxr.simulate.sky import Shape, SkySource, Transit, read_sky, zodiacal_light
+from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, read_sky, zodiacal_light
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum, Table
 
 SPECTRUM = {"continuum": {"flux": 1e-5, "slope": -1}}
@@ -54,12 +54,19 @@ def test_a_sky_is_read_whole(tmp_path):
         ({"sources": [{"name": "a", "offset": [1], "spectrum": SPECTRUM}]}, "expected two numbers"),
         ({"sources": [{"name": "a", "offset": [1, 1]}]}, "needs a name and a spectrum"),
         ({"sources": [{"name": "a", "offset": [1, 1], "spectrum": SPECTRUM}] * 2}, "several sources"),
-        ({"background": {"continuum": {"wavelength": [2, 1], "flux": [1, 1]}}}, "must increase"),
+        ({"background": {"continuum": {"wavelength": [2, 1], "flux": [1, 1]}}}, "must increase from above 0"),
         ({"background": {"lines": [{"wavelength": -1, "flux": 1}]}}, "above 0"),
         ({"background": {"lines": [{"flux": 1}]}}, "background: line"),
         ({"transit": {"depth": 2}}, "depth must be 0 to 1"),
         ({"sources": [SKY["sources"][1] | {"shape": {"kind": "ring"}}]}, "shape is 'ring'"),
         ({"sources": [SKY["sources"][1] | {"shape": {"kind": "gaussian"}}]}, "radius above 0"),
+        ({"sources": [SKY["sources"][1] | {"ra": 1e9}]}, "expected degrees: -360 to 360 and -90 to 90"),
+        ({"sources": [SKY["sources"][1] | {"dec": 500}]}, "expected degrees: -360 to 360 and -90 to 90"),
+        ({"sources": [SKY["sources"][1] | {"name": "Å"}]}, "expected printable ASCII characters"),
+        ({"sources": [SKY["sources"][1] | {"name": "a\nb"}]}, "expected printable ASCII characters"),
+        ({"background": {"continuum": {"flux": 10**400}}}, "flux is 10000000000000000000, expected a finite number"),
+        ({"background": {"continuum": {"wavelength": [1, 2], "flux": [1, -1]}}}, "fluxes must be 0 or more"),
+        ({"background": {"continuum": {"wavelength": [-1, 2], "flux": [1, 1]}}}, "must increase from above 0"),
     ],
 )
 def test_wrong_skies_are_named(tmp_path, change, words):
@@ -67,7 +74,43 @@ def test_wrong_skies_are_named(tmp_path, change, words):
         read_sky(written(tmp_path, change))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PowerLaw("a"), "PowerLaw: flux is 'a', expected a number"),
+        (lambda: PowerLaw(True), "PowerLaw: flux is True, expected a number"),
+        (lambda: PowerLaw(1.0, slope=np.inf), "PowerLaw: slope is inf, expected a finite number"),
+        (lambda: Table((1, 2), "ab"), "Table: flux is 'ab', expected a list of numbers"),
+        (lambda: Table(((1, 2), (3, 4)), (1, 2)), r"Table: wavelength\[0\] is a tuple, expected a number"),
+        (lambda: Line(2.0, None), "Line: flux is None, expected a number"),
+        (lambda: Spectrum("a"), "Spectrum: continuum is 'a', expected a PowerLaw or a Table or none"),
+        (lambda: Spectrum(None, 5), "Spectrum: lines is 5, expected a list of Lines"),
+        (lambda: Shape("gaussian", "a"), "Shape: radius is 'a', expected a number"),
+        (lambda: Transit("a"), "Transit: depth is 'a', expected a number"),
+        (lambda: SkySource("a", PowerLaw(1.0), 1, 1), "SkySource: spectrum is a PowerLaw, expected a Spectrum"),
+        (lambda: SkySource("a", Spectrum(), offset=5), "SkySource: offset is 5, expected a list of numbers or none"),
+        (lambda: SkySource("a", Spectrum(), offset=(1, 2, 3)), "expected two numbers"),
+        (lambda: SkySource("a", Spectrum(), "1", 1), "SkySource: ra is '1', expected a number or none"),
+        (lambda: SkySource(5, Spectrum(), 1, 1), "SkySource: name is 5, expected a text"),
+        (lambda: Sky(None), "Sky: sources is None, expected a list of SkySources"),
+        (lambda: Sky((5,)), r"Sky: sources\[0\] is 5, expected a SkySource"),
+        (lambda: Sky(background=5), "Sky: background is 5, expected a Spectrum or none"),
+    ],
+)
+def test_fields_of_other_types_are_named(make, message):
+    with pytest.raises(ParameterError, match=message):
+        make()
+
+
+def test_lists_and_arrays_become_tuples_of_numbers():
+    table = Table(np.array([1, 2]), [0.5, np.float32(1)])
+    assert table == Table((1.0, 2.0), (0.5, 1.0))
+    assert hash(Spectrum(table, [Line(2, 1)])) == hash(Spectrum(table, (Line(2.0, 1.0),)))
+
+
 def test_files_that_are_no_sky(tmp_path):
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_sky(tmp_path)
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ParameterError, match=r"x\.json is not JSON"):
         read_sky(tmp_path / "x.json")
