@@ -29,6 +29,7 @@ from .pipelines.detector1 import correct_ramps as correct_ramps
 from .pipelines.detector1 import detector1 as detector1
 from .pipelines.detector1 import fit_rates as fit_rates
 from .pipelines.extract import extract_source as extract_source
+from .pipelines.spec2 import spec2 as spec2
 from .products.exposure import open_exposure as open_exposure
 from .products.light_curves import write_white_light_curve as write_white_light_curve
 from .products.slits_read import open_slits as open_slits

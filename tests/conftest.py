@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from click.testing import CliRunner
 
 import nsxr.testing
+from nsxr import cli
 from nsxr.compute import layouts
 
 SMALL_CHUNKS = ("ramps", "slits", "spectra")
@@ -95,3 +97,17 @@ def real_data() -> Path:
     if "NSXR_REAL_DATA" not in os.environ:
         pytest.skip("NSXR_REAL_DATA is not set: no real products to read")
     return Path(os.environ["NSXR_REAL_DATA"])
+
+
+@pytest.fixture
+def run():
+    """Return a function that runs nsxr and checks that it neither fails unexpectedly nor shows a traceback."""
+
+    def invoke(*words, status=0):
+        result = CliRunner().invoke(cli.main, [str(word) for word in words], prog_name="nsxr")
+        assert result.exit_code == status, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert "Traceback" not in result.output
+        return result
+
+    return invoke

@@ -1,0 +1,96 @@
+"""Count rates of simulated skies come back as spectra of their sources."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import nsxr
+from nsxr.errors import MissingReferenceError, ModelError, ParameterError
+from nsxr.model.history import steps
+from nsxr.pipelines.spec2 import SPEC2, spec2
+from nsxr.simulate import PowerLaw, Sky, SkySource, Spectrum, simulate_exposure
+from nsxr.testing import forbid_computes
+
+STAR = SkySource("star", Spectrum(PowerLaw(4e-4, 2.2, -1.0)), offset=(0.0, 0.0))
+SETTINGS = {"mode": "FS", "subarray": "SUBS200A1", "grating": "G235H", "readout": "NRSRAPID", "groups": 5}
+
+
+@pytest.fixture(scope="module")
+def slit(tmp_path_factory):
+    """Return the folder of a simulated fixed slit with its count rates, and the paths of its references."""
+    folder = tmp_path_factory.mktemp("slit")
+    made = simulate_exposure(folder, sky=Sky((STAR,)), flux_references=True, **SETTINGS)
+    raw = nsxr.open_exposure(made.uncal)
+    rates = nsxr.detector1(raw, nsxr.open_references(made.references, raw)).compute()
+    nsxr.write_products(rates, folder, "star", progress=False)
+    return folder
+
+
+@pytest.fixture
+def inputs(slit):
+    rate = nsxr.open_exposure(slit / "star_rate.fits")
+    where = slit / "references"
+    return rate, nsxr.open_spec2_references(where, rate), nsxr.open_optics(where, rate)
+
+
+def test_the_flux_of_a_star_comes_back(inputs):
+    before = inputs[0].copy()
+    with forbid_computes():
+        tree = spec2(*inputs)
+    slit, spectrum = (tree[kind]["S200A1"].to_dataset().compute() for kind in ("cal", "x1d"))
+    assert slit["sci"].attrs["units"] == "MJy"
+    assert {"flatfield_point", "pathloss_point", "photom_point", "var_flat", "var_pathloss", "var_photom"} <= set(slit)
+    done = {entry["step"]: entry["status"] for entry in steps(slit)}
+    assert done["bkg_subtract"] == "SKIPPED"
+    assert {"extract_2d", "srctype", "flat_field", "pathloss", "photom"} <= {
+        k for k, v in done.items() if v == "COMPLETE"
+    }
+    good = (spectrum["dq"] & 1) == 0
+    flux, wavelength = spectrum["flux"].where(good, drop=True), spectrum["wavelength"].where(good, drop=True)
+    sigma = np.sqrt(sum(spectrum[name] for name in ("flux_var_poisson", "flux_var_rnoise"))).where(good, drop=True)
+    true = 4e-4 * (wavelength / 2.2) ** -1.0
+    assert good.sum() > 250
+    assert abs(np.average(flux / true, weights=(true / sigma) ** 2) - 1) < 0.02
+    pull = ((flux - true) / sigma).to_numpy()
+    assert 0.8 < 1.4826 * np.median(np.abs(pull - np.median(pull))) < 1.25
+    assert before.identical(inputs[0])
+
+
+def test_missing_references_and_other_exposures_are_refused_by_name(inputs):
+    rate, references, optics = inputs
+    without = {kind: one for kind, one in references.items() if kind not in ("photom", "sflat")}
+    with pytest.raises(MissingReferenceError, match=r"sflat \(flat_field\), photom \(photom\)"):
+        spec2(rate, without, optics)
+    skipped = spec2(rate, without, optics, skip=["flat_field", "photom"])
+    assert skipped["cal"]["S200A1"]["sci"].attrs["units"] == "DN/s"
+    with pytest.raises(ModelError, match="EXP_TYPE is 'NRS_IMAGE'"):
+        spec2(rate.assign_attrs(EXP_TYPE="NRS_IMAGE"), references, optics)
+    with pytest.raises(ParameterError, match="no step 'flatfield'"):
+        spec2(rate, references, optics, skip=["flatfield"])
+
+
+def test_modes_have_the_steps_of_the_observatory_in_its_order():
+    order = [*SPEC2.steps]
+    assert [*SPEC2.of("NRS_IFU")] == [
+        "msa_flagging", "bkg_subtract", "assign_wcs", "srctype", "flat_field", "pathloss", "photom",
+    ]  # fmt: skip
+    for kind in ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ"):
+        own = [*SPEC2.of(kind)]
+        assert own == sorted(own, key=order.index)
+    assert "pathloss" not in SPEC2.of("NRS_BRIGHTOBJ")
+    assert "barshadow" in SPEC2.of("NRS_MSASPEC")
+
+
+def test_the_command(slit, run, tmp_path):
+    rate = slit / "star_rate.fits"
+    lines = run("spec2", rate, "--references", slit / "references", "-o", tmp_path).output.splitlines()
+    assert [line.rsplit("/", 1)[-1] for line in lines[-2:]] == ["star_cal.fits", "star_x1d.fits"]
+    with fits.open(tmp_path / "star_cal.fits") as cal, fits.open(tmp_path / "star_x1d.fits") as x1d:
+        assert cal["SCI"].header["BUNIT"] == "MJy"
+        assert np.isfinite(x1d["EXTRACT1D"].data["FLUX"]).sum() > 250
+    again = run("spec2", rate, "--references", slit / "references", "-o", tmp_path, status=1).output
+    assert "star_cal.fits" in again
+    assert "exclude each other" in run(
+        "spec2", rate, "--references", slit, "--background", rate, "--no-background", status=1
+    ).output  # fmt: skip
+    assert "expected count rates" in run("spec2", slit / "x_cal.fits", "--references", slit, status=1).output
