@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nsxr.errors import InputFileError
-from nsxr.formats.fits_headers import FitsFile, scan
+from nsxr.formats.fits_headers import FitsFile, keywords, scan
 from nsxr.model.msa_metafile import CataloguedSource, MsaMetafile, ShutterRow
 
 __all__ = ["read_metafile"]
@@ -64,7 +64,8 @@ def read_metafile(path: str | os.PathLike[str]) -> MsaMetafile:
         fixed_slits,
         strict=True,
     )
-    return MsaMetafile(file.path, tuple(map(ShutterRow._make, rows)), _sources(file))
+    program = str(keywords(file.primary).get("PROGRAM", "")).strip().lstrip("0")
+    return MsaMetafile(file.path, tuple(map(ShutterRow._make, rows)), _sources(file), program)
 
 
 def _sources(file: FitsFile) -> dict[int, CataloguedSource]:

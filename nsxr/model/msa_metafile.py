@@ -67,8 +67,11 @@ class MsaMetafile:
         where a shutter was planned to be open, and the observatory's pipeline counts them too.
     sources : dict
         Rows of SOURCE_INFO by the number of the source.
+    program : str
+        Number of the programme (PROGRAM), without leading zeros. Empty if the header does not tell.
     """
 
     path: str
     shutters: tuple[ShutterRow, ...]
     sources: dict[int, CataloguedSource]
+    program: str = ""

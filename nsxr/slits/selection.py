@@ -61,7 +61,12 @@ def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[s
         )
     if header.metadata_id is None:
         raise InputFileError(f"{header.called}: MSAMETID is missing, so the configuration of the shutters is not known")
-    metafile, program = read_metafile(shutters), header.program.lstrip("0")
+    metafile, program = read_metafile(shutters), header.program.strip().lstrip("0")
+    if metafile.program and program and metafile.program != program:
+        raise InputFileError(
+            f"{metafile.path}: is of programme {metafile.program}, {header.called} of {program}; give the metafile of "
+            f"the exposure, {header.metafile or 'a file ..._msa.fits'}"
+        )
     return slitlets_of(optics, metafile, header.metadata_id, header.dither_point, program)
 
 

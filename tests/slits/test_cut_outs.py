@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 
 import nsxr
 from nsxr.errors import InputFileError, ModelError, ParameterError
@@ -209,6 +210,10 @@ def test_what_cannot_be_cut_is_refused_before_pixels_are_read(fixed, tmp_path):
         nsxr.cut_slits(shutters, optics)
     with pytest.raises(InputFileError, match=r"other_msa\.fits: no such file"):
         nsxr.cut_slits(shutters, optics, shutters=tmp_path / "other_msa.fits")
+    other = write_metafile(tmp_path / "jw1_msa.fits")
+    fits.setval(other, "PROGRAM", value="01234")
+    with pytest.raises(InputFileError, match=r"jw1_msa\.fits: is of programme 1234, .* of 2736; give the metafile"):
+        nsxr.cut_slits(shutters, optics, shutters=other)
     slices = make_rates("IFU", "PRISM", rows=(900, 1150))
     with pytest.raises(ModelError, match=r"has slices, no slits; use nsxr\.locate_slices"):
         nsxr.cut_slits(slices, optics_of(slices))
