@@ -9,7 +9,8 @@ step the pixels are compared where the cut-outs overlap. Results go to ``DIR/flu
 A difference is relative to jwst's value. ``repaired``: pixels that differ because nsxr repairs what jwst does, in this
 step or before; they count as pixels, but not as differences. The repairs: the width of a pixel at the edge of a slit
 comes from its own row (flat field); sources outside of the grid of the path loss are corrected; the last piece of a bar
-shadow begins in the middle of its shutter. Ends with status 1 if fewer than 99.9 % of the pixels of a step agree within
+shadow begins in the middle of its shutter. Pixels of slices beyond the wavelengths of the sensitivity have no value and
+are left out; jwst takes the sensitivity at the end. Ends with status 1 if fewer than 99.9 % of the pixels of a step agree within
 1e-5, if flags differ, or if a pixel has a value in one of the two programs only.
 """
 
@@ -35,6 +36,7 @@ from nsxr.slits.collection import iterate_slits
 
 WITHIN, SHARE, WITHIN_VARIANCE = 1e-5, 0.999, 3e-5
 HALF_SLIT, JWST_OFF = 0.5, 0.002
+MODES = ("FS", "MOS", "IFU", "BOTS")
 COLUMNS = ("scene", "step", "slits", "pixels", "within 1e-5", "largest difference", "repaired", "value in one only")
 COLUMNS += ("flags that differ", "stored factors within 1e-5", "variances within 3e-5", "var_flat within 1e-3")
 COLUMNS += ("jwst [s CPU]", "nsxr [s CPU]")
@@ -53,6 +55,12 @@ def path_loss(slits: Tree, references: References) -> Tree:
 def bar_shadow(slits: Tree, references: References) -> Tree:
     """Correct for the bar shadow."""
     return nsxr.correct_bar_shadow(slits, nsxr.open_bar_shadow(references["barshadow"]))
+
+
+def photom(slits: Tree, references: References) -> Tree:
+    """Multiply by the sensitivity."""
+    photometry, area = nsxr.open_photometry(references["photom"]), nsxr.open_pixel_area(references["area"])
+    return nsxr.calibrate_flux(slits, photometry, area)
 
 
 def outside(slit: xr.Dataset) -> np.ndarray:
@@ -79,6 +87,11 @@ def at_edges(slit: xr.Dataset) -> np.ndarray:
     return ends
 
 
+def beyond(slit: xr.Dataset) -> np.ndarray:
+    """Return the pixels of slices without a sensitivity, for which jwst takes that at the nearest wavelength."""
+    return (slit["photom_uniform"].to_numpy() == 0) & ("slice" in slit)
+
+
 def nowhere(slit: xr.Dataset) -> np.ndarray:
     """Return no pixel."""
     return np.zeros(slit["wavelength"].shape, bool)
@@ -98,18 +111,22 @@ class Step:
         Returns the pixels (row, column) of a slit of nsxr where a listed repair changes the result.
     modes : tuple of str
         Modes that have this step.
+    lost : callable
+        Returns the pixels (row, column) of a slit of nsxr that have a value in jwst only.
     """
 
     ours: Callable[[Tree, References], Tree]
     stored: tuple[str, ...]
     repaired: Callable[[xr.Dataset], np.ndarray] = nowhere
-    modes: tuple[str, ...] = ("FS", "MOS", "IFU", "BOTS")
+    modes: tuple[str, ...] = MODES
+    lost: Callable[[xr.Dataset], np.ndarray] = nowhere
 
 
 STEPS: Mapping[str, Step] = {
     "flat_field": Step(flat_field, ("flatfield_point", "flatfield_uniform"), at_edges),
     "pathloss": Step(path_loss, ("pathloss_point", "pathloss_uniform"), outside, ("FS", "MOS", "IFU")),
     "barshadow": Step(bar_shadow, ("barshadow",), upper_end, ("MOS",)),
+    "photom": Step(photom, ("photom_point",), nowhere, MODES, beyond),
 }
 """The steps, by their names in jwst, in their order. ``run_flux.py`` knows the classes of jwst."""
 
@@ -177,6 +194,7 @@ def compare_slit(
     if "slice" in other:  # boxes of jwst are two columns smaller on one side
         inside &= other.pop("slice") > 0
     step, repaired = done[-1], np.any([one.repaired(slit) for one in done], axis=0)[here]
+    inside &= ~step.lost(slit)[here]
     tally.slits += 1
     if repaired.all():
         tally.repaired += int(inside.sum())
@@ -188,7 +206,7 @@ def compare_slit(
         a, b = mine[name], other[name]
         both = np.isfinite(a) & np.isfinite(b) & inside
         with np.errstate(all="ignore"):
-            difference = np.abs(a / b - 1)
+            difference = np.where(a == b, 0.0, np.abs(a / b - 1))
         within = {"variances": WITHIN_VARIANCE, "var_flat": 1e-3}.get(kind, WITHIN)
         if name == "sci":
             tally.in_one += int(((np.isfinite(a) != np.isfinite(b)) & inside).sum())

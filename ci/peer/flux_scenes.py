@@ -33,6 +33,12 @@ SCENES = (
 INTEGRATIONS = 3
 PLANES = np.array([0.5, 1.1, 2.7, 5.6], np.float32)
 """Wavelengths of the planes that rough cubes have [um]."""
+TIMES: Mapping[str, Mapping[str, float]] = {
+    "LINEAR": {"t0": 59900.0, "lossperyear": 0.01},
+    "EXPONENTIAL": {"t0": 59900.0, "amplitude": 0.05, "tau": 300.0, "const": 0.95},
+    "POWERLAW": {"t0": 59900.0, "year1value": 0.98, "tsoft": 5.0, "alpha": -0.01},
+}
+"""Coefficients of the time dependence of sensitivities."""
 
 
 def roughen(kind: str, path: Path) -> None:
@@ -68,11 +74,31 @@ def roughen(kind: str, path: Path) -> None:
     path.with_suffix(".new").replace(path)
 
 
+def age(path: Path) -> None:
+    """Give a simulated sensitivity fewer wavelengths and, but for slices, all forms of time dependence.
+
+    jwst does not apply the time dependence to slices.
+    """
+    with fits.open(path, mode="update") as hdus:
+        table = hdus["PHOTOM"]
+        table.data["nelem"] -= 10
+        if hdus[0].header["EXP_TYPE"] == "NRS_IFU":
+            return
+        named = [column for column in table.columns if column.name in ("filter", "grating", "slit")]
+        for form, coefficients in TIMES.items():
+            columns = [fits.Column(column.name, column.format, array=column.array) for column in named]
+            columns += [
+                fits.Column(key, "E", array=np.full(len(table.data), value)) for key, value in coefficients.items()
+            ]
+            hdus.append(fits.BinTableHDU.from_columns(columns, name=f"TIMECOEFF_{form}"))
+
+
 def fill_pixels(scene: Scene, path: Path) -> None:
     """Give count rates noise, flags and missing values; time series get several integrations."""
     rng = np.random.default_rng(len(scene.name))
     with fits.open(path) as hdus:
         primary = hdus[0].header
+        primary["EXPMID"] = 60400.0
         shape = hdus["SCI"].shape
         if scene.mode == "BOTS":
             primary["NINTS"] = INTEGRATIONS
@@ -114,6 +140,7 @@ def prepare(scene: Scene, folder: Path) -> tuple[Path, dict[str, str], Path | No
     paths |= write_flux_references(folder / "flux", optics, mode=scene.mode)
     for kind in ("fflat", "sflat", "dflat"):
         roughen(kind, Path(paths[kind]))
+    age(Path(paths["photom"]))
     return rate, {kind: str(path) for kind, path in paths.items()}, metafile
 
 

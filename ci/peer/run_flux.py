@@ -28,9 +28,11 @@ STEPS = {
     "flat_field": ("jwst.flatfield", "FlatFieldStep", ("flatfield_point", "flatfield_uniform")),
     "pathloss": ("jwst.pathloss", "PathLossStep", ("pathloss_point", "pathloss_uniform")),
     "barshadow": ("jwst.barshadow", "BarShadowStep", ("barshadow",)),
-    "photom": ("jwst.photom", "PhotomStep", ("photom_point", "photom_uniform")),
+    "photom": ("jwst.photom", "PhotomStep", ("photom_point",)),
 }
-"""Module, class and stored factors of the steps that can be compared, in their order."""
+"""Module, class and stored factors of the steps that can be compared, in their order.
+
+jwst leaves the time dependence out of ``photom_uniform``."""
 
 
 def overrides(step: type, references: dict[str, str]) -> dict[str, str]:
