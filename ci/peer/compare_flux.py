@@ -10,8 +10,8 @@ A difference is relative to jwst's value. ``repaired``: pixels that differ becau
 step or before; they count as pixels, but not as differences. The repairs: the width of a pixel at the edge of a slit
 comes from its own row (flat field); sources outside of the grid of the path loss are corrected; the last piece of a bar
 shadow begins in the middle of its shutter. Pixels of slices beyond the wavelengths of the sensitivity have no value and
-are left out; jwst takes the sensitivity at the end. Ends with status 1 if fewer than 99.9 % of the pixels of a step agree within
-1e-5, if flags differ, or if a pixel has a value in one of the two programs only.
+are left out; jwst takes the sensitivity at the end. Ends with status 1 if fewer than 99.9 % of the pixels of a step
+agree within 1e-5, if flags differ, or if a pixel has a value in one of the two programs only.
 """
 
 import json
