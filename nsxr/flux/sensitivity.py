@@ -8,7 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ReferenceFileError
 from nsxr.flux.light import fixed_slit
-from nsxr.model.keywords import about, require
+from nsxr.model.keywords import about, read, require, whole_number
 from nsxr.model.slit_header import quadrant_of
 from nsxr.model.types import Attributes
 from nsxr.references.photometry import TIME_FORMS
@@ -170,8 +170,9 @@ def _throughput(form: str, days: float, values: Mapping[str, float]) -> float:
 def _middle(attrs: Attributes) -> float:
     """Return the time of the middle of an exposure [d, MJD]."""
     purpose = "the sensitivity depends on time"
-    if str(attrs.get("EXPMID", "")).strip():
-        return float(require(attrs, "EXPMID", purpose=purpose)["EXPMID"])
+    middle = read(attrs, "EXPMID")
+    if middle is not None:
+        return float(middle)
     found = require(attrs, "EXPSTART", "EXPEND", purpose=purpose)
     return 0.5 * float(found["EXPSTART"] + found["EXPEND"])
 
@@ -200,7 +201,7 @@ def areas_of(slit: xr.Dataset, area: xr.Dataset) -> np.ndarray:
         place = f"slit {fixed}"
     else:
         place, found = "a slit without a shutter", np.array([])
-        header = [quadrant_of(slit.attrs), *(slit.attrs.get(key) for key in ("YCEN", "XCEN"))]
+        header = [quadrant_of(slit.attrs), *(whole_number(slit.attrs.get(key)) for key in ("YCEN", "XCEN"))]
         if "quadrant" in table.dims and None not in header:
             number = [int(one) for one in header if one is not None]
             place = f"shutter {number[2]}, {number[1]} of quadrant {number[0]}"

@@ -8,6 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ReferenceFileError
 from nsxr.formats.fits_headers import FitsFile
+from nsxr.model.keywords import whole_number
 from nsxr.references.sampled import describe_reference, scan_of_type
 from nsxr.references.tables import columns_of
 
@@ -20,6 +21,7 @@ TIME_FORMS: Mapping[str, tuple[str, ...]] = {
 }
 """Forms in which the throughput depends on time, with the columns of their tables."""
 
+_BY_WAVELENGTH = ("wavelength", "relresponse", "reluncertainty")
 _SELECTORS = ("filter", "grating", "slit")
 _METRES = 1e-4  # wavelengths below this are in metres
 _SHUTTERS = (4, 171, 365)  # quadrants, shutters along the slit, shutters along the dispersion
@@ -53,7 +55,13 @@ def open_photometry(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     file = scan_of_type("photom", path, "PHOTOM", *(f"TIMECOEFF_{form.upper()}" for form in TIME_FORMS))
     columns = columns_of(file, "PHOTOM", "filter", "grating", "photmj", "wavelength", "relresponse")
-    nodes = {name: np.atleast_2d(columns[name].T).T for name in ("wavelength", "relresponse")}
+    shapes = {name: values.shape for name, values in columns.items() if name in _BY_WAVELENGTH}
+    if columns["wavelength"].ndim != 2 or len(set(shapes.values())) != 1 or columns["photmj"].ndim != 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ReferenceFileError(
+            f"{file.path}: columns of PHOTOM have shapes {listed}, expected several values in each row"
+        )
+    nodes = {name: columns[name] for name in _BY_WAVELENGTH[:2]}
     nodes["reluncertainty"] = _known(columns.get("reluncertainty"), nodes["wavelength"])
     _sort(file, nodes, columns.get("nelem"))
     variables = {name: (("entry", "node"), values) for name, values in nodes.items()}
@@ -69,9 +77,8 @@ def open_photometry(path: str | os.PathLike[str]) -> xr.Dataset:
 
 def _known(uncertainty: np.ndarray | None, values: np.ndarray) -> np.ndarray:
     """Return uncertainties that are finite and not negative. Others become 0."""
-    if uncertainty is None:
+    if uncertainty is None or uncertainty.dtype.kind != "f" or uncertainty.shape != values.shape:
         return np.zeros(values.shape)
-    uncertainty = uncertainty.reshape(values.shape)
     return np.where(np.isfinite(uncertainty) & (uncertainty > 0), uncertainty, 0.0)
 
 
@@ -80,8 +87,8 @@ def _sort(file: FitsFile, nodes: dict[str, np.ndarray], lengths: np.ndarray | No
     wavelength = nodes["wavelength"]
     n = wavelength.shape[1]
     for entry in range(len(wavelength)):
-        length = n if lengths is None else int(lengths[entry])
-        if not 1 < length <= n:
+        length = n if lengths is None else whole_number(lengths[entry])
+        if length is None or not 1 < length <= n:
             raise ReferenceFileError(f"{file.path}: row {entry + 1} of PHOTOM has nelem {length}, expected 2 to {n}")
         order = np.argsort(wavelength[entry, :length], kind="stable")
         for values in nodes.values():
@@ -139,6 +146,8 @@ def open_pixel_area(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     file = scan_of_type("area", path, "AREA")
     columns = columns_of(file, "AREA", "pixarea")
+    key = next((name for name in ("slit_id", "slice_id", "quadrant") if name in columns), None)
+    columns = columns if key is None else columns_of(file, "AREA", "pixarea", key)
     area = columns["pixarea"]
     known = area[np.isfinite(area) & (area > 0)]
     if not known.size or not _AREAS[0] < known.min() <= known.max() < _AREAS[1]:

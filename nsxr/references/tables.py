@@ -7,6 +7,8 @@ from nsxr.formats.fits_headers import FitsFile
 
 __all__ = ["columns_of"]
 
+_TEXTS = ("filter", "grating", "slit", "slit_id")
+
 
 def columns_of(file: FitsFile, name: str, *required: str) -> dict[str, np.ndarray]:
     """Return the columns of a table by name, in lower case. Texts are stripped and in capitals, numbers are float64.
@@ -14,7 +16,8 @@ def columns_of(file: FitsFile, name: str, *required: str) -> dict[str, np.ndarra
     Raises
     ------
     ReferenceFileError
-        If the table is missing, has no rows, or lacks a required column.
+        If the table is missing, has no rows, or lacks a required column; or if such a column has texts in place of
+        numbers, or numbers in place of texts.
     """
     try:
         table = file.require(name).table
@@ -28,7 +31,13 @@ def columns_of(file: FitsFile, name: str, *required: str) -> dict[str, np.ndarra
         raise ReferenceFileError(
             f"{file.path}: table {name} lacks columns {', '.join(missing)}; it has {', '.join(found)}"
         )
-    return {column: _plain(values) for column, values in found.items()}
+    plain = {column: _plain(values) for column, values in found.items()}
+    for column in required:
+        is_text = plain[column].dtype.kind == "U"
+        if is_text != (column in _TEXTS):
+            expected = "text" if column in _TEXTS else "numbers"
+            raise ReferenceFileError(f"{file.path}: column {column} of table {name} does not have {expected}")
+    return plain
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
@@ -36,4 +45,4 @@ def _plain(values: np.ndarray) -> np.ndarray:
         values = np.char.decode(values, "ascii", "replace")
     if values.dtype.kind == "U":
         return np.asarray(np.char.upper(np.char.strip(values)))
-    return values.astype(np.float64)
+    return values.astype(np.float64) if values.dtype.kind in "biuf" else values

@@ -169,6 +169,7 @@ def test_forms_of_time_dependence_multiply():
     parts = (1 - 0.02 * 200 / 365) * (0.1 * np.exp(-0.5) + 0.9) * (0.97 * (210 / 375) ** -0.02)
     assert found == pytest.approx(parts, rel=1e-12)
     assert time_dependence(row, {"EXPMID": 59200.0}) == found
+    assert time_dependence(row, {"EXPMID": "N/A", "EXPSTART": 59199.0, "EXPEND": 59201.0}) == found
     with pytest.raises(InputFileError, match="EXPSTART"):
         time_dependence(row, {})
     with pytest.raises(ReferenceFileError, match="throughput at MJD 500000"):
@@ -196,6 +197,8 @@ def test_slits_that_references_lack():
     assert "no area of a pixel for slit S400A1" in steps(extended)[-1]["reason"]
     far = nsxr.calibrate_flux(shutter(XCEN=300, SRCTYPE="EXTENDED"), photometry(), areas(**SHUTTERS))
     assert "shutter 300, 2 of quadrant 3" in steps(far)[-1]["reason"]
+    nowhere = nsxr.calibrate_flux(shutter(XCEN="none", SRCTYPE="EXTENDED"), photometry(), areas(**SHUTTERS))
+    assert "a slit without a shutter" in steps(nowhere)[-1]["reason"]
 
 
 def test_what_is_wrong_for_all_slits_is_an_error():

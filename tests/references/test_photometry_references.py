@@ -59,6 +59,10 @@ def test_nodes_are_in_order_and_in_micrometres(tmp_path):
         ({"PHOTOM": photom(wavelength=[[1.0, 1.0, 2.0]] * 2)}, "expected different wavelengths"),
         ({"PHOTOM": photom(wavelength=[[1000.0, 2000.0, 3000.0]] * 2)}, "from 1000 to 3000"),
         ({"OTHER": photom()}, "extension PHOTOM is missing"),
+        ({"PHOTOM": photom(photmj=["high", "low"])}, "column photmj of table PHOTOM does not have numbers"),
+        ({"PHOTOM": photom(grating=[1.0, 2.0])}, "column grating of table PHOTOM does not have text"),
+        ({"PHOTOM": photom(relresponse=[[1.0, 1.0]] * 2)}, r"relresponse \(2, 2\), .*expected several values"),
+        ({"PHOTOM": photom(wavelength=[1.0, 2.0])}, r"wavelength \(2,\)"),
         ({"PHOTOM": {"filter": ["CLEAR"]}}, "lacks columns grating, photmj"),
         (
             {"PHOTOM": photom(), "TIMECOEFF_LINEAR": {"filter": ["A", "B"], "t0": [1.0, 1.0], "lossperyear": [0.0, 0]}},
@@ -91,6 +95,7 @@ def test_areas_of_slits_slices_and_shutters(tmp_path):
         ({"slit_id": ["S200A1"], "pixarea": [np.nan]}, "are all missing"),
         ({"slit_id": ["S200A1"] * 2, "pixarea": [0.02, 0.02]}, "an entry twice"),
         ({"slice_id": [30.0], "pixarea": [0.02]}, "numbers outside of 30"),
+        ({"slit_id": [1.0], "pixarea": [0.02]}, "column slit_id of table AREA does not have text"),
         ({"pixarea": [0.02]}, "expected slit_id, slice_id, or quadrant"),
     ],
 )
