@@ -5,6 +5,7 @@ the images that its slit covers, and nothing else.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,8 +15,9 @@ from nsxr.compute.blocks import Output, map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
 from nsxr.flux.factors import Factor, divide
-from nsxr.flux.flats import LOST, Flat, FlatImages
-from nsxr.kernels.flux.flats import finish_flat, multiply_table
+from nsxr.flux.flats import LOST, Flat, Shutter, shutter_of
+from nsxr.flux.light import exposure_type, is_point
+from nsxr.kernels.flux.flats import finish_flat, multiply_images, multiply_table
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
@@ -80,7 +82,7 @@ def correct_flat_field(slits: Slits, fflat: xr.Dataset, sflat: xr.Dataset, dflat
     >>> flats = [nsxr.open_flat(path) for path in ("fflat.fits", "sflat.fits", "dflat.fits")]  # doctest: +SKIP
     >>> slits = nsxr.correct_flat_field(slits, *flats)  # doctest: +SKIP
     """
-    flats = _opened(fflat, sflat, dflat)
+    flats = _Flats(fflat, sflat, dflat)
     return map_slits(lambda slit: _correct(slit, flats), slits)
 
 
@@ -100,48 +102,58 @@ def flat_factor(
         has them.
     """
     name = "wavelength_uncorrected" if light == "uniform" and "wavelength_uncorrected" in slit else "wavelength"
-    return _flat_of(slit, _opened(fflat, sflat, dflat), [name])[0]
+    return _flat_of(slit, _Flats(fflat, sflat, dflat), [name])[0]
 
 
-def _correct(slit: xr.Dataset, flats: Sequence[Flat]) -> xr.Dataset:
+def _correct(slit: xr.Dataset, flats: "_Flats") -> xr.Dataset:
     check_slit(slit, "sci", "dq", "wavelength", units={"wavelength": "um"})
     if "flatfield_point" in slit or "flatfield_uniform" in slit:
         raise ModelError(about(slit.attrs, "count rates were divided by a flat field before"))
-    kind, source = (str(slit.attrs.get(key, "")).strip().upper() for key in ("EXP_TYPE", "SRCTYPE"))
-    is_point = source == "POINT"
-    names = (
-        ["wavelength", "wavelength_uncorrected"] if is_point and "wavelength_uncorrected" in slit else ["wavelength"]
-    )
-    factor, uniform = _flat_of(slit, flats, names)
-    stored = {"flatfield_point" if is_point else "flatfield_uniform": factor.value}
-    if is_point and kind not in (_SLICES, _SERIES):
+    source_is_point = is_point(slit.attrs)
+    second = ["wavelength_uncorrected"] if source_is_point and "wavelength_uncorrected" in slit else []
+    factor, uniform = _flat_of(slit, flats, ["wavelength", *second])
+    stored = {"flatfield_point" if source_is_point else "flatfield_uniform": factor.value}
+    if source_is_point and exposure_type(slit.attrs) not in (_SLICES, _SERIES):
         stored["flatfield_uniform"] = uniform
     divided = divide(slit, factor, kind="flat")
     units = {"var_flat": str(slit["sci"].attrs["units"]).join(("(", ")2"))}
-    references = [flat.reference for flat in flats]
-    return record(slit, "flat_field", references, None, units, (), None, **divided, **stored)
+    return record(slit, "flat_field", flats.references, None, units, (), None, **divided, **stored)
 
 
-def _opened(fflat: xr.Dataset, sflat: xr.Dataset, dflat: xr.Dataset) -> list[Flat]:
-    for reference, kind in ((fflat, "fflat"), (sflat, "sflat"), (dflat, "dflat")):
-        require_kind(reference, kind, pixels=False)
-    return [Flat(fflat), Flat(sflat), Flat(dflat)]
+class _Flats:
+    """The three flats. The tasks of all slits share one element of a graph that holds them."""
+
+    def __init__(self, fflat: xr.Dataset, sflat: xr.Dataset, dflat: xr.Dataset) -> None:
+        self.references = [fflat, sflat, dflat]
+        for reference, kind in zip(self.references, ("fflat", "sflat", "dflat"), strict=True):
+            require_kind(reference, kind, pixels=False)
+        self.each = [Flat(reference) for reference in self.references]
+        held = np.empty(len(self.each), object)
+        held[:] = self.each
+        self.in_memory = xr.DataArray(held, dims="flat")
+
+    @cached_property
+    def lazy(self) -> xr.DataArray:
+        """The flats as a lazy array."""
+        return self.in_memory.chunk(flat=-1)
 
 
-class _Source(NamedTuple):
-    """Where the task of a block finds the images of the three flats: in files and in memory, or in its last blocks."""
+class _Needed(NamedTuple):
+    """What a slit needs of the three flats: names of tables, columns of the detector, and its shutter if any."""
 
-    images: tuple[FlatImages | None, ...]
-    n_blocks: tuple[int, ...]
-    n_wavelengths: int
+    tables: tuple[str, ...]
+    columns: tuple[int, int]
+    shutter: Shutter | None
 
 
-def _flat_of(slit: xr.Dataset, flats: Sequence[Flat], names: Sequence[str]) -> tuple[Factor, xr.DataArray]:
+def _flat_of(slit: xr.Dataset, flats: _Flats, names: Sequence[str]) -> tuple[Factor, xr.DataArray]:
     """Return the flat field at the first of one or two wavelengths, and the values at the last one."""
-    for flat in flats:
+    for flat in flats.each:
         flat.require_fit(slit)
-    wavelengths = [one_chunk(slit[name], "column") for name in names]
-    rows = xr.DataArray(slit.indexes["row"].to_numpy().astype(np.int64), dims="row")
+    is_lazy = any(slit[name].chunks is not None for name in ("sci", *names))
+    wavelengths = [slit[name] for name in names]
+    wavelengths = [one.chunk() if is_lazy and one.chunks is None else one_chunk(one, "column") for one in wavelengths]
+    rows, columns = (slit.indexes[dim].to_numpy() for dim in ("row", "column"))
     image = ("row", "column")
     outputs: dict[str, Output] = {
         "value": (image, np.float32),
@@ -149,40 +161,37 @@ def _flat_of(slit: xr.Dataset, flats: Sequence[Flat], names: Sequence[str]) -> t
         "dq": (image, np.uint32),
     }
     outputs |= {"uniform": (image, np.float32)} if len(names) > 1 else {}
-    images = [flat.images(slit) for flat in flats]
-    chunked = [one.chunked(slit, flat.kind) if one else [] for one, flat in zip(images, flats, strict=True)]
     found = map_blocks(
         _evaluate,
         *wavelengths,
-        rows,
-        *(flat.table(slit) for flat in flats),
-        *(array for arrays in chunked for array in arrays),
+        xr.DataArray(rows, dims="row"),
+        flats.lazy if is_lazy else flats.in_memory,
         core=("column",),
         outputs=outputs,
-        source=_Source(tuple(images), tuple(map(len, chunked)), len(names)),
+        needed=_Needed(
+            tuple(flat.table_of(slit) for flat in flats.each),
+            (int(columns[0]), int(columns[-1]) + 1),
+            shutter_of(slit.attrs) if any(flat.has_shutters for flat in flats.each) else None,
+        ),
     )
     factor = Factor(found["value"], found["relative_variance"], found["dq"])
     return factor, found.get("uniform", factor.value)
 
 
-def _evaluate(*blocks: np.ndarray, source: _Source) -> tuple[np.ndarray, ...]:
+def _evaluate(*blocks: np.ndarray, needed: _Needed) -> tuple[np.ndarray, ...]:
     """Return the flat field, its relative variance and its flags, and the flat field at the second wavelength."""
-    count, n_flats = source.n_wavelengths, len(source.images)
-    wavelengths, rows, tables = blocks[:count], blocks[count], blocks[count + 1 : count + 1 + n_flats]
-    rest, flats = list(blocks[count + 1 + n_flats :]), []
-    for images, n_blocks in zip(source.images, source.n_blocks, strict=True):
-        flats.append(images.given(rest[:n_blocks], rows) if images and n_blocks else images)
-        del rest[:n_blocks]
-    found: list[tuple[np.ndarray, ...]] = []
-    for wavelength in wavelengths:
-        shape = wavelength.shape
-        results = np.ones(shape), np.zeros(shape), np.zeros(shape, np.uint32)
-        for table, images in zip(tables, flats, strict=True):
-            nodes, data, err = images.fold(table) if images else table
+    *wavelengths, rows, flats = blocks
+    found = [(np.ones(one.shape), np.zeros(one.shape), np.zeros(one.shape, np.uint32)) for one in wavelengths]
+    for flat, table in zip(flats, needed.tables, strict=True):
+        is_shutter = flat.has_shutters and needed.shutter is not None
+        nodes, data, err = flat.table_of_shutter(needed.shutter) if is_shutter else flat.table(table)
+        planes = flat.images(wavelengths, rows, needed.columns) if flat.has_images else None
+        for wavelength, results in zip(wavelengths, found, strict=True):
             multiply_table(wavelength, nodes, data, err, LOST, *results)
-            if images is not None:
-                images.multiply(wavelength, rows, *results)
+            if planes is not None:
+                multiply_images(wavelength, planes.wavelength, planes.sci, planes.err, planes.dq, LOST, *results)
+    for wavelength, results in zip(wavelengths, found, strict=True):
         finish_flat(wavelength, _DO_NOT_USE, _NO_FLAT, _BAD, *results)
-        value, relative_variance, flags = results
-        found.append((value.astype(np.float32), relative_variance.astype(np.float32), flags))
-    return (*found[0], found[1][0]) if count > 1 else found[0]
+    value, relative_variance, flags = found[0]
+    main = value.astype(np.float32), relative_variance.astype(np.float32), flags
+    return (*main, found[1][0].astype(np.float32)) if len(found) > 1 else main

@@ -155,8 +155,9 @@ class _FlagArray(FitsArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         found = super().__getitem__(key)
-        rows = [{"NAME": name, "VALUE": value} for name, value in self.definitions]
-        return recode(found, rows)[0] if rows else found
+        if not self.definitions or not found.any():  # most flags of a cube are 0
+            return found
+        return recode(found, [{"NAME": name, "VALUE": value} for name, value in self.definitions])[0]
 
     def __dask_tokenize__(self) -> Any:
         return self.source, self.definitions
