@@ -84,7 +84,8 @@ class Flat:
         """Raise ReferenceFileError if the flat is of another detector, filter, grating or mode, or misses pixels."""
         problems = []
         for key in _SELECTED_BY[self.kind]:
-            own, wanted = (str(attrs.get(name, "")).strip().upper() for attrs, name in self._pairs(slit, key))
+            own = str(self.reference.attrs.get(key.lower(), "")).strip().upper()
+            wanted = str(slit.attrs.get(key, "")).strip().upper()
             if own not in ANY and wanted and own != wanted:
                 problems.append(f"{key} is {own}, that of the slit is {wanted}")
         modes = set(str(self.reference.attrs.get("exposure_types", "")).split()) - set(ANY)
@@ -98,9 +99,6 @@ class Flat:
                 problems.append(f"it covers {dim}s {have}, the slit needs {need}")
         if problems:
             raise ReferenceFileError(about(slit.attrs, f"{self.name} does not fit: {'; '.join(problems)}"))
-
-    def _pairs(self, slit: xr.Dataset, key: str) -> tuple[tuple[Attributes, str], ...]:
-        return (self.reference.attrs, key.lower()), (slit.attrs, key)
 
     def table_of(self, slit: xr.Dataset) -> str:
         """Return the name of the fast variation of a slit.
