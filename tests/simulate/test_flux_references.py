@@ -6,6 +6,7 @@ import pytest
 from astropy.io import fits
 
 import nsxr
+import nsxr
 from nsxr.errors import ParameterError
 from nsxr.simulate import write_flux_references
 from nsxr.simulate.aperture_references import Geometry, bar_shadow, geometry_of, point_loss
@@ -14,10 +15,19 @@ from nsxr.simulate.configuration import configure
 from nsxr.simulate.cube_references import enclosed_in_circle
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import observe
-from nsxr.simulate.response import PLANES, detector_fast, detector_plane, fore_fast, fore_shutters, spectrograph_image
+from nsxr.simulate.response import (
+    PLANES,
+    detector_fast,
+    detector_plane,
+    fore_fast,
+    fore_shutters,
+    smooth_flat,
+    spectrograph_image,
+)
 from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Sky, SkySource
 from nsxr.simulate.spectra import PowerLaw, Spectrum
+from nsxr.testing import make_slit
 from nsxr.testing import make_slit
 
 FILTERS = {"PRISM": "CLEAR", "G395H": "F290LP"}
@@ -95,6 +105,32 @@ def test_flats_hold_the_functions_that_light_is_multiplied_by(written):
     structure = planes(cube[:, 1000, 500:600], 2.2)[good] / detector_plane(2.2)
     assert 0.003 < structure.std() < 0.03
     np.testing.assert_allclose(fast(paths, "dflat", wavelength), detector_fast(wavelength), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["FS", "MOS"])
+def test_flat_field_is_what_light_was_multiplied_by(mode, written):
+    """The flat field is the smooth response of the instrument times the structure of single pixels."""
+    seen, paths = written(mode)
+    grid = max(seen["star"].light.slits, key=lambda slit: slit.rate.sum()).grid
+    slit = grid.slit
+    attrs = {"SLTNAME": slit.name, "MSAQUAD": slit.quadrant, "SRCTYPE": "EXTENDED", "EXP_TYPE": "NRS_FIXEDSLIT"}
+    if mode == "MOS":
+        attrs |= {"XCEN": slit.xcen, "YCEN": slit.ycen, "EXP_TYPE": "NRS_MSASPEC"}
+    one = make_slit(
+        np.ones(grid.wavelength.shape),
+        wavelength=grid.wavelength,
+        row_start=int(grid.rows[0]),
+        column_start=int(grid.columns[0]),
+        **attrs,
+    )
+    flats = [nsxr.open_flat(paths[kind]) for kind in ("fflat", "sflat", "dflat")]
+    found = nsxr.correct_flat_field(one, *flats)["flatfield_uniform"]
+    planes, _ = read(paths, "dflat", "SCI")
+    structure = planes[0][np.ix_(grid.rows, grid.columns)] / detector_plane(PLANES[0])
+    expected = smooth_flat(slit, grid.wavelength, grid.rows, grid.columns) * structure
+    has_flat = np.isfinite(found.to_numpy())
+    assert has_flat.sum() > 0.95 * np.isfinite(grid.wavelength).sum()
+    np.testing.assert_allclose(found.to_numpy()[has_flat], expected[has_flat], rtol=1e-4)
 
 
 def calibrated(one, seen, paths, mode):
