@@ -8,13 +8,13 @@ import xarray as xr
 from nsxr.compute.blocks import map_blocks
 from nsxr.errors import ModelError
 from nsxr.flux.factors import Factor, divide
-from nsxr.flux.light import exposure_type, fixed_slit, is_point, shutter_states
 from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
 from nsxr.model.variables import check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import iterate_slits, map_slits
+from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states
 
 __all__ = ["bar_shadow_factor", "correct_bar_shadow"]
 

@@ -13,13 +13,13 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError, ReferenceFileError
-from nsxr.flux.light import exposure_type, fixed_slit
 from nsxr.model.dq import PixelFlag
 from nsxr.model.keywords import about, whole_number
 from nsxr.model.slit_header import quadrant_of
 from nsxr.model.types import Attributes
 from nsxr.references.files import ANY
 from nsxr.references.flats import ALL_SLITS
+from nsxr.slits.light import exposure_type, fixed_slit
 
 __all__ = ["LOST", "Flat", "Planes", "Shutter", "shutter_of"]
 

@@ -10,7 +10,6 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.flux.factors import Factor, divide
-from nsxr.flux.light import exposure_type, fixed_slit, is_point, shutter_states, source_position
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dims import IMAGE
 from nsxr.model.history import record, record_skip
@@ -19,6 +18,7 @@ from nsxr.model.types import Attributes
 from nsxr.model.variables import check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
+from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states, source_position
 
 __all__ = ["correct_path_loss", "path_loss_factor"]
 

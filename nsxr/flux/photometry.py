@@ -8,7 +8,6 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import ModelError, ParameterError, ReferenceFileError
 from nsxr.flux.factors import Factor, divide
-from nsxr.flux.light import exposure_type, is_point
 from nsxr.flux.sensitivity import NotInTable, Sensitivity, areas_of, sensitivity_of
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dims import IMAGE
@@ -19,6 +18,7 @@ from nsxr.model.types import Attributes, Entries
 from nsxr.model.variables import check, check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
+from nsxr.slits.light import exposure_type, is_point
 
 __all__ = ["calibrate_flux", "photom_factor"]
 

@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 
 from nsxr.errors import ReferenceFileError
-from nsxr.flux.light import fixed_slit
 from nsxr.model.keywords import about, read, require, whole_number
 from nsxr.model.slit_header import quadrant_of
 from nsxr.model.types import Attributes
 from nsxr.references.photometry import TIME_FORMS
+from nsxr.slits.light import fixed_slit
 
 __all__ = ["NotInTable", "Sensitivity", "areas_of", "row_of", "sensitivity_of", "time_dependence"]
 

@@ -12,15 +12,14 @@ from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
-from nsxr.model.types import Attributes
 from nsxr.model.variables import check_slit
 from nsxr.slits.collection import map_slits
+from nsxr.slits.light import fixed_slit
 
 __all__ = ["correct_wavelength_zero_point"]
 
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 
-_FIXED = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
 _SHUTTERS = "MOS"
 _OUTSIDE = 1.0
 """Distance from the middle of a slit beyond which its light does not pass [widths, or pitch]."""
@@ -94,9 +93,7 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
     check_slit(slit, "wavelength", units={"wavelength": "um"})
     if "wavelength_uncorrected" in slit:
         raise ModelError(about(slit.attrs, "wavelengths were corrected for the position of the source before"))
-    kind = str(slit.attrs.get("EXP_TYPE", "")).strip().upper()
-    is_fixed = kind in _FIXED or str(slit.attrs.get("MSAQUAD", "")).strip() == "5"
-    name = _aperture(slit.attrs) if is_fixed else _SHUTTERS
+    name = fixed_slit(slit.attrs) or _SHUTTERS
     position = read(slit.attrs, "SRCXPOS", matters=False)
     source_type = str(slit.attrs.get("SRCTYPE", "")).strip().upper()
     if source_type != "POINT":
@@ -148,11 +145,6 @@ def _require_tables(reference: xr.Dataset) -> None:
     for table in tables:
         if table.ndim != 2 or min(table.shape) < 2 or not np.isfinite(table.to_numpy()).all():
             raise ModelError(f"{table.name} of the reference is no table of finite offsets of two dims")
-
-
-def _aperture(attrs: Attributes) -> str:
-    """Return the name of a fixed slit. The slit of time series is S1600A1 unless the header names another."""
-    return str(attrs.get("SLTNAME") or attrs.get("FXD_SLIT") or "S1600A1").strip().upper()
 
 
 def _at(reference: xr.Dataset, name: str, x: float) -> _Shifts:

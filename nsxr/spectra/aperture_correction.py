@@ -8,11 +8,11 @@ import xarray as xr
 
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import ModelError, ParameterError
-from nsxr.flux.light import is_point
 from nsxr.flux.sensitivity import NotInTable, row_of
 from nsxr.model.history import record, record_skip
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
+from nsxr.slits.light import is_point
 
 __all__ = ["apply_aperture_correction"]
 

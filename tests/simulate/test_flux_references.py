@@ -6,7 +6,6 @@ import pytest
 from astropy.io import fits
 
 import nsxr
-import nsxr
 from nsxr.errors import ParameterError
 from nsxr.simulate import write_flux_references
 from nsxr.simulate.aperture_references import Geometry, bar_shadow, geometry_of, point_loss
@@ -27,7 +26,6 @@ from nsxr.simulate.response import (
 from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Sky, SkySource
 from nsxr.simulate.spectra import PowerLaw, Spectrum
-from nsxr.testing import make_slit
 from nsxr.testing import make_slit
 
 FILTERS = {"PRISM": "CLEAR", "G395H": "F290LP"}
