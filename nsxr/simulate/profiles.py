@@ -150,8 +150,10 @@ def point_profile(
     strips = np.linspace(-0.475, 0.475, 20)
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = np.where(passed > 0, (np.diff(across) * strips).sum(axis=1) / passed, 0.0)
-    along = np.diff(spread.cumulative((aperture.edges - y[:, None]) * aperture.height, wavelength[:, None]))
-    light = along * aperture.open_part() * passed[:, None]
+    light = np.zeros((wavelength.size, aperture.edges.size - 1))
+    for ends in aperture.open_y:  # cells end at bars: the light of a point behind one changes much within a cell
+        places = (np.clip(aperture.edges, *ends) - y[:, None]) * aperture.height
+        light += np.diff(spread.cumulative(places, wavelength[:, None])) * passed[:, None]
     return Profile(aperture.edges, wavelength, _summed(light, aperture, spread, wavelength), shift)
 
 

@@ -4,7 +4,7 @@ from affine_optics import AffineOptics
 from scipy.special import ndtr
 
 from nsxr.optics.slit import Slit, Slitlet
-from nsxr.simulate.profiles import aperture_of, extended_profile
+from nsxr.simulate.profiles import aperture_of, extended_profile, point_profile
 from nsxr.simulate.sky import Shape, Sky, SkySource
 from nsxr.simulate.sky_scene import LINE_SPREAD, render_sky
 from nsxr.simulate.slit_grid import slit_grid
@@ -138,6 +138,19 @@ def test_closed_shutters_send_no_light():
     assert gap.open_y == pytest.approx(np.array([(-1.65, -0.65), (-0.5, 0.5), (1.8, 2.8)]))
     profile = extended_profile(gap, Ideal(), np.array([1.0, 3.0]), 1.0)
     assert profile.below[:, -1] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("place", [0.57, 0.575, 0.6])
+def test_a_point_behind_a_bar_sends_the_light_that_its_openings_let_through(place):
+    opening = aperture_of(slitlet("1x1", -1.65, 1.65), 0.2, 0.46)
+    one, at = np.array([0.6]), np.array([0.0])
+    profile = point_profile(opening, Ideal(), one, at, np.array([place]))
+
+    def passes(low, high, centre, size):
+        return np.diff(ndtr((np.array([low, high]) - centre) * size / (0.03 * 0.6)))[0]
+
+    along = sum(passes(k * 1.15 - 0.5, k * 1.15 + 0.5, place, 0.46) for k in (-1, 0, 1))
+    np.testing.assert_allclose(profile.below[0, -1], along * passes(-0.5, 0.5, 0.0, 0.2), rtol=1e-9)
 
 
 def test_a_point_beside_the_middle_loses_light_and_moves():
