@@ -34,7 +34,9 @@ def apply_aperture_correction(spectra: Spectra, apcorr: xr.Dataset, *, size: flo
     apcorr : Dataset
         From :func:`nsxr.open_aperture_correction`.
     size : float, optional
-        Height of the aperture [pixel]. By default ``npixels``, the number of pixels in the sum.
+        Height of the aperture [pixel]. By default ``aperture_size`` of the spectra: :func:`nsxr.extract_spectrum`
+        replaces missing pixels, so its fluxes refer to the whole aperture. Spectra without it, as those of
+        :func:`nsxr.extract_box`, have ``npixels``, the number of pixels in the sum.
 
     Returns
     -------
@@ -79,10 +81,11 @@ def _correct(spectrum: xr.Dataset, apcorr: xr.Dataset, size: float | None) -> xr
         return record_skip(spectrum, _STEP, str(error))
     names = [str(name) for name in spectrum.data_vars if _CORRECTED.fullmatch(str(name))]
     dims = tuple(map(str, spectrum["flux"].dims))
+    height = "aperture_size" if "aperture_size" in spectrum else "npixels"
     outputs: dict[str, Output] = dict.fromkeys(("aperture_correction", *names), (dims, np.float64))
     found = map_blocks(
         _multiplied,
-        *(spectrum[name] for name in (*names[:1], "npixels", *names[1:])),
+        *(spectrum[name] for name in (*names[:1], height, *names[1:])),
         spectrum["wavelength"],
         core=(),
         outputs=outputs,
@@ -104,8 +107,8 @@ def _table_of(row: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _multiplied(
     *blocks: np.ndarray, powers: tuple[int, ...], table: tuple[np.ndarray, ...], size: float | None
 ) -> tuple[np.ndarray, ...]:
-    first, npixels, *others, wavelength = blocks
-    height = npixels if size is None else np.full(npixels.shape, size)
+    first, height, *others, wavelength = blocks
+    height = height if size is None else np.full(height.shape, size)
     correction = _interpolated(np.broadcast_to(wavelength, height.shape), height, *table)
     scaled = (values * correction**power for values, power in zip((first, *others), powers, strict=True))
     return correction, *scaled

@@ -148,7 +148,7 @@ def extract_columns(
     -------
     tuple of ndarray
         (..., x): flux and its three variances; brightness and its variances; background and its variances; number of
-        pixels; coverage; flags.
+        pixels; height of the aperture; coverage; flags.
     """
     model = _Model(*arrays[: len(MODEL)])
     var_rnoise, *var_flat = arrays[len(MODEL) :]
@@ -183,6 +183,7 @@ def extract_columns(
         level * to_level,
         *(variance * to_level**2 for variance in level_variances),
         npixels,
+        np.broadcast_to(pixels, shape).copy(),
         coverage,
         flags,
     )

@@ -115,7 +115,8 @@ def extract_spectrum(
         Along ``dispersion``, with integration in front if the slit has it, float64: ``flux`` [Jy, or DN/s] and
         ``flux_var_poisson``, ``flux_var_rnoise``, ``flux_var_flat``; ``surf_bright`` [MJy/sr] and ``background``
         [MJy/sr] with their variances, zero where the units of the slit or the kind of background do not give them;
-        ``npixels``, ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight`` (row, dispersion) has the
+        ``npixels``; ``aperture_size``, the height of the aperture that the flux refers to, with the pixels that are
+        missing [pixel]; ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight`` (row, dispersion) has the
         weights of pixels in the flux of the mean image, in units of flux per ``sci``. ``var_background`` is that of the
         slit. Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6
         times the sum; for MJy/sr it is this times PIXAR_SR. NaN where nothing can be extracted.
@@ -163,7 +164,7 @@ def extract_spectrum(
         for kind in VARIANCES:
             variance = f"{prefix}_var_{kind}"
             values[variance].attrs = {**variable_attributes(variance), "units": f"({unit})2"}
-    for name in ("npixels", "coverage", "dq"):
+    for name in ("npixels", "aperture_size", "coverage", "dq"):
         values[name].attrs = variable_attributes(name)
     parameters = {
         "weighting": "box" if is_box else "profile",
@@ -182,7 +183,9 @@ def _sums(slit: xr.Dataset, model: xr.Dataset, settings: SumSettings) -> dict[st
     along = ("integration", "dispersion") if "integration" in slit.dims else ("dispersion",)
     names = [name for name in variances_of(slit) if name != "var_poisson"]
     quantities = [name for q, prefix in _QUANTITIES.items() for name in (q, *(f"{prefix}_var_{k}" for k in VARIANCES))]
-    dtypes: dict[str, type[np.generic]] = dict.fromkeys([*quantities, "npixels", "coverage"], np.float64)
+    dtypes: dict[str, type[np.generic]] = dict.fromkeys(
+        [*quantities, "npixels", "aperture_size", "coverage"], np.float64
+    )
     return map_blocks(
         extract_columns,
         *(one_chunk(slit[name], *dims) for name in ("sci", "dq")),

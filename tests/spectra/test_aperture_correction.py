@@ -7,6 +7,7 @@ import xarray as xr
 import nsxr
 from nsxr.errors import ModelError, ParameterError, ReferenceFileError
 from nsxr.model.history import steps
+from nsxr.simulate import simulate_trace
 from nsxr.testing import forbid_computes, make_spectrum
 
 
@@ -50,6 +51,18 @@ def test_flux_and_variances(npixels):
     assert steps(found)[-1]["references"] == {"apcorr": "apcorr.fits"}
     by_size = nsxr.apply_aperture_correction(spectrum(4.0), apcorr(), size=npixels)
     np.testing.assert_array_equal(by_size["flux"], found["flux"])
+
+
+def test_missing_pixels_do_not_change_the_correction():
+    slit, _ = simulate_trace(columns=60, signal_to_noise=200)
+    slit = slit.assign_attrs(EXP_TYPE="NRS_MSASPEC", FILTER="CLEAR", GRATING="PRISM", SRCTYPE="POINT")
+    slit["wavelength"] = slit["wavelength"] * 0 + np.float32(1.3)
+    bad = np.zeros(slit["dq"].shape, bool)
+    bad[int(slit.sizes["row"] / 2) - 1, 20:40:3] = True
+    spectrum = nsxr.extract_spectrum(slit.assign(dq=slit["dq"].where(~bad, 1).astype(np.uint32)), half_width=2.0)
+    assert (spectrum["npixels"][20:40:3] < 3.5).all()
+    found = nsxr.apply_aperture_correction(spectrum, apcorr())
+    np.testing.assert_allclose(found["aperture_correction"], 1 + (1 / 2 + 1 / 6) / 2 + 0.13, rtol=1e-6)
 
 
 def test_integrations_lazily():
