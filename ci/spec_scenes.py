@@ -244,8 +244,9 @@ def run(scene: Scene, ratios: Sequence[float], seed: int, folder: Path) -> Itera
         yield kind, "-", row, False
     reached = signal_to_noise(seen, clean)
     for ratio in ratios:
-        noisy = seen.calibrated(CLEAN * reached / ratio, seed)
-        for kind, row in rows_of(seen, noisy, clean).items():
+        factor = CLEAN * reached / ratio
+        noisy, silent = seen.calibrated(factor, seed), seen.calibrated(factor)  # the same variances, without noise
+        for kind, row in rows_of(seen, noisy, silent).items():
             yield kind, f"{ratio:g}", row, True
 
 

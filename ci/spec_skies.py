@@ -224,7 +224,7 @@ def sky_of(scene: Scene, optics: Optics) -> Sky:
         shape = Shape("uniform", 20.0)
         extended = SkySource("extended", spectrum(optics, 1e6 * flux, 1e12), offset=(0.0, 0.0), shape=shape)
         return Sky((extended,), sky)
-    return Sky((SkySource("point", spectrum(optics, flux), offset=(0.03, 0.05)),), sky)
+    return Sky((SkySource("point", spectrum(optics, flux), offset=(0.0, 0.0)),), sky)
 
 
 def spectrum(optics: Optics, flux: float, per_area: float = 1.0, shift: float = 0.0) -> Spectrum:

@@ -83,7 +83,7 @@ def _spectra() -> dict[str, Variable]:
             )
     found["aperture_correction"] = Variable(SPECTRA, np.float64, (), "light of a point over that in the aperture")
     found["aperture_size"] = Variable(
-        SPECTRA, np.float64, (), "height of the aperture that a flux refers to, in pixels"
+        SPECTRA, np.float64, (), "height of the aperture of a flux, in pixels"
     )
     found["npixels"] = Variable(SPECTRA, np.float64, (), "pixels that an extracted value was made from")
     found["coverage"] = Variable(SPECTRA, np.float64, (), "part of the profile of the source on pixels that were used")
