@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import xarray as xr
 
-from nsxr.cli.options import exposure_root, metafile_beside, reports_errors
+from nsxr.cli.options import exposure_root, metafile_beside, reports_errors, takes_output
+from nsxr.errors import InputFileError
 from nsxr.optics.instrument import Optics
 from nsxr.optics.slit import Slit
 from nsxr.products.exposure import open_exposure
@@ -27,7 +28,7 @@ _ANGLES = ("ra", "dec", "source_ra", "source_dec")
     type=click.Path(),
     help="MSA metafile, ..._msa.fits, for exposures of shutters. Default: that of the header, beside FILE.",
 )
-@click.option("-o", "--output", type=click.Path(), default=".", show_default=True, help="Directory of the picture.")
+@takes_output(".", "Directory of the picture.")
 @click.option("--all", "everywhere", is_flag=True, help="List slits too whose light misses this detector.")
 @reports_errors
 def slits(file: str, references: str, shutters: str | None, output: str, everywhere: bool) -> None:
@@ -37,6 +38,8 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
     on this detector. The picture shows outlines, names and wavelengths on the image of count rates.
     """
     rate = open_exposure(file)
+    if "dq" not in rate:
+        raise InputFileError(f"{file}: has no count rates; give count rates, ..._rate.fits")
     optics = open_optics(references, rate)
     found: Sequence[Slit]
     if optics.is_ifu:

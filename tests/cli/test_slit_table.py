@@ -3,6 +3,7 @@
 import numpy as np
 from astropy.io import fits
 
+from nsxr.simulate import simulate_exposure
 from tests.optics.exposures import HEADER, make_rates, references
 from tests.products.metafiles import write_metafile
 
@@ -36,6 +37,19 @@ def test_the_slit_of_a_subarray(run, tmp_path):
     assert (tmp_path / "jw1_nrs1_slits.png").stat().st_size > 10_000
     refused = run("slits", path, "--shutters", tmp_path / "jw1_msa.fits", *where, status=1)
     assert "fixed slits need no MSA metafile; leave out shutters" in refused.output
+    assert (
+        "products are written to local directories only"
+        in run("slits", path, *where, "-o", "s3://b/x", status=1).output
+    )
+    taken = run("slits", path, *where, "-o", path, status=2).output
+    assert "is a file" in taken
+    assert "S200A1" not in taken
+
+
+def test_ramps_are_no_count_rates(run, tmp_path):
+    made = simulate_exposure(tmp_path, subarray="SUB32", readout="NRSRAPID", groups=2, columns=8, references=False)
+    output = run("slits", made.uncal[0], "--references", tmp_path, status=1).output
+    assert "has no count rates; give count rates" in output
 
 
 def test_the_metafile_of_the_header_is_found_beside_the_exposure(run, tmp_path):
