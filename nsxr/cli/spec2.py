@@ -30,6 +30,8 @@ from nsxr.products.slits_write import write_slits
 from nsxr.products.spectra_write import write_spectra
 from nsxr.references.optics import open_optics
 from nsxr.references.spec2 import open_spec2_references
+from nsxr.slits.light import fixed_slit
+from nsxr.slits.selection import slits_of
 from nsxr.storage.whole import refuse_existing
 
 __all__ = ["spec2"]
@@ -165,11 +167,16 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     with phase(f"{root}: choosing references", options.progress and options.source == "crds"):
         references = open_spec2_references(options.source, rate, options.named)
         optics = open_optics(options.source, rate)
+    shutters = options.shutters or metafile_beside(exposure.science, rate)
+    fixed = None
+    if shutters is not None and any(fixed_slit({"SLTNAME": one.name}) for one in slits_of(rate, optics, shutters)):
+        fixed = open_spec2_references(options.source, rate.assign_attrs(EXP_TYPE="NRS_FIXEDSLIT"), options.named)
     tree = run_spec2(
         rate,
         references,
         optics,
-        shutters=options.shutters or metafile_beside(exposure.science, rate),
+        shutters=shutters,
+        fixed_references=fixed,
         backgrounds=[open_exposure(path) for path in exposure.backgrounds],
         skip=options.skip,
         run=options.run,

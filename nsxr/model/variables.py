@@ -82,9 +82,7 @@ def _spectra() -> dict[str, Variable]:
                 SPECTRA, np.float64, (f"({units})2", "(DN/s)2"), f"variance of {name} from {source}"
             )
     found["aperture_correction"] = Variable(SPECTRA, np.float64, (), "light of a point over that in the aperture")
-    found["aperture_size"] = Variable(
-        SPECTRA, np.float64, (), "height of the aperture of a flux, in pixels"
-    )
+    found["aperture_size"] = Variable(SPECTRA, np.float64, (), "height of the aperture of a flux, in pixels")
     found["npixels"] = Variable(SPECTRA, np.float64, (), "pixels that an extracted value was made from")
     found["coverage"] = Variable(SPECTRA, np.float64, (), "part of the profile of the source on pixels that were used")
     return found

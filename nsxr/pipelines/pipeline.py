@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import xarray as xr
 
@@ -169,6 +169,7 @@ class Pipeline:
         given: Given | None = None,
         left_out: Mapping[str, str] | None = None,
         until: str | None = None,
+        since: tuple[str, xr.Dataset | xr.DataTree] | None = None,
     ) -> dict[str, xr.Dataset]:
         """Run the steps before the one that makes the products.
 
@@ -186,6 +187,8 @@ class Pipeline:
             Reasons to skip steps that are on, by step.
         until : str, optional
             Only run the steps before this one.
+        since : (str, Dataset or DataTree), optional
+            Only run the steps from this one on, with this input.
 
         Returns
         -------
@@ -199,21 +202,23 @@ class Pipeline:
         """
         steps = self._steps_of(exposure)
         inputs = _Inputs(Readout.of(exposure), references, settings)
-        self._require(_until(steps, until), inputs)
+        before = _until(steps, since[0]) if since is not None else {}
+        self._require({name: step for name, step in _until(steps, until).items() if name not in before}, inputs)
         todo = [
             (step, settings.reason_off(step) or (left_out or {}).get(name) or _cannot(step, exposure))
             for name, step in _until(steps, until or _maker(steps)).items()
+            if name not in before
         ]
         by_integration = any(step.by_integration for step, why_not in todo if why_not is None)
         with rechunk_by_tasks():
             is_ramp = "group" in exposure.dims
             start = arranged(exposure, by_integration) if is_ramp and (by_integration or until is None) else exposure
-            return self._run(todo, start, exposure, inputs, given or {})
+            return self._run(todo, start if since is None else since[1], exposure, inputs, given or {})
 
     def _run(
         self,
         todo: Sequence[tuple[Step, str | None]],
-        start: xr.Dataset,
+        start: Any,
         exposure: xr.Dataset,
         inputs: _Inputs,
         given: Given,

@@ -1,12 +1,13 @@
 """Run stage 2: from count rates to calibrated slits or slices, and to spectra, in order."""
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
 
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.flux.bar_shadow import correct_bar_shadow
 from nsxr.flux.flat_field import correct_flat_field
 from nsxr.flux.path_loss import correct_path_loss
@@ -20,8 +21,9 @@ from nsxr.model.variables import check
 from nsxr.optics.instrument import Optics
 from nsxr.pipelines.pipeline import Pipeline
 from nsxr.slits.background import subtract_background
-from nsxr.slits.collection import map_slits
+from nsxr.slits.collection import as_tree, iterate_slits, map_slits
 from nsxr.slits.cut_outs import cut_slits
+from nsxr.slits.light import fixed_slit
 from nsxr.slits.pixel_replacement import replace_pixels
 from nsxr.slits.slices import locate_slices
 from nsxr.slits.source_type import set_source_type
@@ -114,6 +116,12 @@ SPEC2 = Pipeline(
 """The steps of stage 2. Exposures of each EXP_TYPE have some of them, see :data:`MODES`."""
 
 
+_OF_SLITS = ("wavecorr", "flat_field")
+"""Steps of which the first is the first one whose references differ between shutters and fixed slits."""
+_PRODUCTS = {"cal": "photom", "x1d": "extract_1d"}
+"""The step that makes each product."""
+
+
 @SPEC2.shows_steps
 def spec2(
     rate: xr.Dataset,
@@ -122,6 +130,7 @@ def spec2(
     *,
     shutters: str | os.PathLike[str] | None = None,
     backgrounds: Sequence[xr.Dataset] = (),
+    fixed_references: Mapping[str, xr.Dataset] | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
     **parameters: Named,
@@ -141,6 +150,10 @@ def spec2(
         The MSA metafile, for exposures of shutters.
     backgrounds : sequence of Dataset
         Count rates of backgrounds: other nods, or dedicated exposures. Their mean is subtracted, with its variance.
+    fixed_references : mapping of str to Dataset, optional
+        References of fixed slits, for exposures of shutters whose metafile has fixed slits too:
+        ``nsxr.open_spec2_references(source, rate.assign_attrs(EXP_TYPE="NRS_FIXEDSLIT"))``. Without them, fixed slits
+        are left out, with a warning.
     skip, run, **parameters
         As for :func:`nsxr.detector1`.
 
@@ -179,13 +192,53 @@ def spec2(
         given["bkg_subtract"] = {"backgrounds": list(backgrounds)}
     else:
         left_out["bkg_subtract"] = "no background was given"
-    stages = SPEC2.correct(rate, references, settings, given=given, left_out=left_out)
-    products = {"cal": stages["photom"]}
-    if "extract_1d" in stages:
-        products["x1d"] = stages["extract_1d"]
+    first = next(name for name in SPEC2.of(kind) if name in _OF_SLITS)
+    stages = SPEC2.correct(rate, references, settings, given=given, left_out=left_out, until=first)
+    products: dict[str, xr.Dataset | xr.DataTree] = {}
+    for part, own in _parts(list(stages.values())[-1], references, fixed_references):
+        later = SPEC2.correct(rate, own, settings, given=given, left_out=left_out, since=(first, part))
+        for name, last in _PRODUCTS.items():
+            if last in later:
+                products[name] = _joined(products.get(name), later[last])
     recipe = SPEC2.recipe(settings)
     tree = xr.DataTree()
     for name, product in products.items():
-        with_recipe = map_slits(lambda one: one.assign_attrs(noted(one.attrs, recipe=recipe)), product)
-        tree[name] = with_recipe if isinstance(with_recipe, xr.DataTree) else xr.DataTree(with_recipe)
+        nodes = product if isinstance(product, xr.DataTree) else xr.DataTree(product)
+        tree[name] = nodes.map_over_datasets(lambda one: one.assign_attrs(noted(one.attrs, recipe=recipe)))
     return tree
+
+
+def _parts(
+    located: xr.Dataset | xr.DataTree,
+    references: Mapping[str, xr.Dataset],
+    fixed_references: Mapping[str, xr.Dataset] | None,
+) -> list[tuple[xr.Dataset | xr.DataTree, Mapping[str, xr.Dataset]]]:
+    """Return the slits of shutters and the fixed slits of an exposure of shutters, each with its references."""
+    is_shutters = located.attrs.get("EXP_TYPE") == "NRS_MSASPEC"
+    if not isinstance(located, xr.DataTree) or not is_shutters:
+        return [(located, references)]
+    named = dict(iterate_slits(located))
+    fixed = {name: slit for name, slit in named.items() if fixed_slit(slit.attrs) is not None}
+    others = {name: slit for name, slit in named.items() if name not in fixed}
+    if fixed and fixed_references is None:
+        warnings.warn(
+            about(
+                located.attrs,
+                f"fixed slits {', '.join(fixed)} are left out, because they need references of their own: give "
+                "fixed_references",
+            ),
+            DegradedResultWarning,
+            stacklevel=3,
+        )
+    parts = [(others, references)]
+    if fixed_references is not None:
+        parts.append((fixed, {**references, **fixed_references}))
+    return [(as_tree([*own.values()], located.attrs, [*own]), kinds) for own, kinds in parts if own]
+
+
+def _joined(one: xr.Dataset | xr.DataTree | None, other: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
+    """Return one tree with the slits of two."""
+    if one is None:
+        return other
+    named = dict(iterate_slits(one)) | dict(iterate_slits(other))
+    return as_tree([*named.values()], one.attrs, [*named])

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import nsxr
-from nsxr.errors import MissingReferenceError, ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, MissingReferenceError, ModelError, ParameterError
 from nsxr.model.history import steps
 from nsxr.pipelines.spec2 import SPEC2, spec2
 from nsxr.simulate import PowerLaw, Sky, SkySource, Spectrum, simulate_exposure
 from nsxr.testing import forbid_computes
+from tests.optics.exposures import make_rates, optics_of
+from tests.products.metafiles import write_metafile
 
 STAR = SkySource("star", Spectrum(PowerLaw(4e-4, 2.2, -1.0)), offset=(0.0, 0.0))
 SETTINGS = {"mode": "FS", "subarray": "SUBS200A1", "grating": "G235H", "readout": "NRSRAPID", "groups": 5}
@@ -94,3 +97,24 @@ def test_the_command(slit, run, tmp_path):
         "spec2", rate, "--references", slit, "--background", rate, "--no-background", status=1
     ).output  # fmt: skip
     assert "expected count rates" in run("spec2", slit / "x_cal.fits", "--references", slit, status=1).output
+
+
+def test_fixed_slits_of_an_exposure_of_shutters_have_references_of_their_own(tmp_path):
+    path = write_metafile(tmp_path / "jw_msa.fits")
+    with fits.open(path) as file:
+        sources = file["SOURCE_INFO"].copy()
+        table = Table(file["SHUTTER_INFO"].data)
+    table["fixed_slit"] = np.full(len(table), "NONE", "S8")
+    table.add_row([*table[1].values()])
+    table[-1]["fixed_slit"], table[-1]["source_id"] = "S200A1", 5
+    shutters = fits.BinTableHDU(np.array(table), name="SHUTTER_INFO")
+    fits.HDUList([fits.PrimaryHDU(), shutters, sources]).writeto(path, overwrite=True)
+    rates = make_rates("MSASPEC", "PRISM", READPATT="NRSRAPID", SUBSIZE1=2048, SUBSIZE2=2048)
+    optics = optics_of(rates)
+    flux = ["msa_flagging", "wavecorr", "flat_field", "pathloss", "barshadow", "photom", "extract_1d"]
+    both = spec2(rates, {}, optics, shutters=path, fixed_references={}, skip=flux)["cal"]
+    assert [*both.children] == ["1", "2", "S200A1"]
+    assert (both["S200A1"].attrs["MSAQUAD"], both["1"].attrs["MSAQUAD"]) == (5, 3)
+    with pytest.warns(DegradedResultWarning, match="fixed slits S200A1 are left out"):
+        alone = spec2(rates, {}, optics, shutters=path, skip=flux)["cal"]
+    assert [*alone.children] == ["1", "2"]
