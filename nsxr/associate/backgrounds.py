@@ -6,7 +6,7 @@ from typing import Any
 from nsxr.associate.exposures import require_distinct_headers
 from nsxr.model.keywords import read
 
-__all__ = ["choose_backgrounds", "nod_backgrounds"]
+__all__ = ["choose_backgrounds", "choose_imprint", "nod_backgrounds"]
 
 
 def nod_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -94,3 +94,30 @@ def choose_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
                 own = [j for j in nods[i] if not is_background(headers[j])]
         found.append(own)
     return found
+
+
+def choose_imprint(header: Mapping[str, Any], imprints: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the position of the imprint that belongs to an exposure, None if that is not clear.
+
+    One imprint serves every exposure. Of several, those serve that show a background target (BKGDTARG) as the exposure
+    does, or does not; of these, the one of the same observation (OBSERVTN) and dither (PATT_NUM).
+
+    Parameters
+    ----------
+    header : mapping
+        Keywords of the exposure.
+    imprints : sequence of mapping
+        Keywords of the imprints.
+    """
+
+    def target(one: Mapping[str, Any]) -> bool:
+        return str(one.get("BKGDTARG")).strip().upper() in ("T", "TRUE")
+
+    def place(one: Mapping[str, Any]) -> tuple[str, int]:
+        return str(one.get("OBSERVTN")).strip().lstrip("0"), int(read(one, "PATT_NUM"))
+
+    found = [*range(len(imprints))]
+    for same in (target, place):
+        if len(found) > 1:
+            found = [number for number in found if same(imprints[number]) == same(header)]
+    return found[0] if len(found) == 1 else None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,10 +41,11 @@ _RATE = re.compile(r"(?P<root>.+?)_rate(?P<ints>ints)?\.fits(?:\.gz)?$")
 
 @dataclass(frozen=True)
 class _Exposure:
-    """The count rates of an exposure, and those of its backgrounds."""
+    """The count rates of an exposure, of its backgrounds and of its imprints."""
 
     science: Path
     backgrounds: tuple[Path, ...] = ()
+    imprints: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def spec2(
     exposures = _planned(files, folder)
     if no_background or backgrounds:
         own = tuple(Path(path) for path in backgrounds)
-        exposures = {root: _Exposure(one.science, own) for root, one in exposures.items()}
+        exposures = {root: replace(one, backgrounds=own) for root, one in exposures.items()}
     run_each(exposures, lambda root, one: _calibrate(root, one, options))
 
 
@@ -131,7 +132,7 @@ def _planned(files: Sequence[str], folder: str | None) -> dict[str, _Exposure]:
         if file.lower().endswith(".json"):
             for product in read_association(file, folder):
                 for science in product.science:
-                    found[_root(science)] = _Exposure(science, product.background)
+                    found[_root(science)] = _Exposure(science, product.background, product.imprint)
         else:
             rates.append(Path(file))
     headers = [open_exposure(path).attrs for path in rates] if len(rates) > 1 else [{}] * len(rates)
@@ -178,6 +179,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         shutters=shutters,
         fixed_references=fixed,
         backgrounds=[open_exposure(path) for path in exposure.backgrounds],
+        imprints=[open_exposure(path) for path in exposure.imprints],
         skip=options.skip,
         run=options.run,
         **options.parameters,

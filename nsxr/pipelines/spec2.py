@@ -23,6 +23,7 @@ from nsxr.pipelines.pipeline import Pipeline
 from nsxr.slits.background import subtract_background
 from nsxr.slits.collection import as_tree, iterate_slits, map_slits
 from nsxr.slits.cut_outs import cut_slits
+from nsxr.slits.imprint import subtract_imprint
 from nsxr.slits.light import fixed_slit
 from nsxr.slits.pixel_replacement import replace_pixels
 from nsxr.slits.slices import locate_slices
@@ -97,7 +98,7 @@ def extract(
 
 _CALIBRATION: list[Function] = [set_source_type, correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
 _SPECTRA: list[Function] = [calibrate_flux, replace_pixels, extract]
-_BEFORE: list[Function] = [flag_stuck_shutters, subtract_background]
+_BEFORE: list[Function] = [flag_stuck_shutters, subtract_imprint, subtract_background]
 
 MODES: Mapping[str, list[Function]] = {
     "NRS_FIXEDSLIT": [subtract_background, cut, *_CALIBRATION, *_SPECTRA],
@@ -130,6 +131,7 @@ def spec2(
     *,
     shutters: str | os.PathLike[str] | None = None,
     backgrounds: Sequence[xr.Dataset] = (),
+    imprints: Sequence[xr.Dataset] = (),
     fixed_references: Mapping[str, xr.Dataset] | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
@@ -150,6 +152,9 @@ def spec2(
         The MSA metafile, for exposures of shutters.
     backgrounds : sequence of Dataset
         Count rates of backgrounds: other nods, or dedicated exposures. Their mean is subtracted, with its variance.
+    imprints : sequence of Dataset
+        Count rates with all shutters closed, for exposures of shutters or of the IFU, and for their backgrounds, see
+        :func:`nsxr.subtract_imprint`.
     fixed_references : mapping of str to Dataset, optional
         References of fixed slits, for exposures of shutters whose metafile has fixed slits too:
         ``nsxr.open_spec2_references(source, rate.assign_attrs(EXP_TYPE="NRS_FIXEDSLIT"))``. Without them, fixed slits
@@ -188,6 +193,11 @@ def spec2(
         "extract_2d": {"optics": optics, "shutters": shutters},
     }
     left_out = {}
+    if imprints:
+        given["imprint_subtract"] = {"imprints": list(imprints)}
+        backgrounds = [subtract_imprint(one, imprints=imprints) for one in backgrounds]
+    else:
+        left_out["imprint_subtract"] = "no imprint was given"
     if backgrounds:
         given["bkg_subtract"] = {"backgrounds": list(backgrounds)}
     else:

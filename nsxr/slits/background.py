@@ -21,7 +21,7 @@ from nsxr.model.parameters import Choices
 from nsxr.model.provenance import merged
 from nsxr.model.variables import check, variable_attributes, variances_of
 
-__all__ = ["combine_backgrounds", "subtract_background"]
+__all__ = ["combine_backgrounds", "mean_over_integrations", "require_alike", "subtract_background"]
 
 Method = Annotated[str, Choices("optimal", "jwst", peer="jwst")]
 _LEVELS = {"optimal": 4.0, "jwst": 3.0}
@@ -36,7 +36,7 @@ def _name(dataset: xr.Dataset, number: int) -> str:
     return str(dataset.attrs.get("filename", f"background {number + 1}"))
 
 
-def _require_matching(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) -> None:
+def require_alike(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) -> None:
     """Raise ModelError if a background does not match this exposure. The message lists all differences."""
     problems = []
     dims = image_dims(science)
@@ -65,7 +65,7 @@ def _require_matching(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) ->
         raise ModelError("; ".join(problems))
 
 
-def _mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
+def mean_over_integrations(exposure: xr.Dataset) -> xr.Dataset:
     """Return the mean of usable pixels over integrations, with each kind of variance. An image is not changed."""
     if "integration" not in exposure.dims:
         return exposure
@@ -121,10 +121,10 @@ def combine_backgrounds(
     if threshold < 0:
         raise ParameterError(f"sigma is {sigma}, expected a positive number, or 0 for no clipping")
     first = backgrounds[0]
-    _require_matching(first, backgrounds)
+    require_alike(first, backgrounds)
     require_distinct(backgrounds)
     dims = image_dims(first)
-    each = [_mean_over_integrations(background).sel({d: first[d].values for d in dims}) for background in backgrounds]
+    each = [mean_over_integrations(background).sel({d: first[d].values for d in dims}) for background in backgrounds]
     parts = [part for part in variances_of(each[0]) if all(part in background for background in each)]
     times = np.array([read(background.attrs, "EFFEXPTM", matters=False) for background in backgrounds])
     weights = times if method == "optimal" and (times > 0).all() else np.ones(len(each))
@@ -271,7 +271,7 @@ def subtract_background(
     dims = image_dims(science)
     if isinstance(backgrounds, xr.Dataset):
         backgrounds = [backgrounds]
-    _require_matching(science, backgrounds)
+    require_alike(science, backgrounds)
     require_distinct([science, *backgrounds])
     combined = len(backgrounds) == 1 and "n_contributing" in backgrounds[0]
     mean = backgrounds[0] if combined else combine_backgrounds(backgrounds, method=method, sigma=sigma)

@@ -75,7 +75,7 @@ def test_missing_references_and_other_exposures_are_refused_by_name(inputs):
 def test_modes_have_the_steps_of_the_observatory_in_its_order():
     order = [*SPEC2.steps]
     assert [*SPEC2.of("NRS_IFU")] == [
-        "msa_flagging", "bkg_subtract", "assign_wcs", "srctype", "flat_field", "pathloss", "photom",
+        "msa_flagging", "imprint_subtract", "bkg_subtract", "assign_wcs", "srctype", "flat_field", "pathloss", "photom",
     ]  # fmt: skip
     for kind in ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ"):
         own = [*SPEC2.of(kind)]
