@@ -133,7 +133,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def takes_output(default: str, words: str) -> Callable[[Function], Function]:
-    """Add the option for the output directory, which must be local, and no file."""
+    """Add the option for the output directory, which must be local."""
 
     def local(context: click.Context, parameter: click.Parameter, value: str) -> str:
         try:
@@ -143,13 +143,7 @@ def takes_output(default: str, words: str) -> Callable[[Function], Function]:
         return value
 
     return click.option(
-        "-o",
-        "--output",
-        default=default,
-        show_default=True,
-        type=click.Path(file_okay=False),
-        callback=local,
-        help=words,
+        "-o", "--output", default=default, show_default=True, type=click.Path(), callback=local, help=words
     )
 
 

@@ -13,6 +13,7 @@ from nsxr.optics.slit import Slit
 from nsxr.products.exposure import open_exposure
 from nsxr.references.optics import open_optics
 from nsxr.slits.selection import slits_of, tabulate
+from nsxr.storage.whole import disk_errors
 
 __all__ = ["slits"]
 
@@ -40,7 +41,9 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
     rate = open_exposure(file)
     if "dq" not in rate:
         raise InputFileError(f"{file}: has no count rates; give count rates, ..._rate.fits")
-    optics = open_optics(references, rate)
+    optics, folder = open_optics(references, rate), Path(output)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found: Sequence[Slit]
     if optics.is_ifu:
         found = list(optics.slits.values())
@@ -52,7 +55,7 @@ def slits(file: str, references: str, shutters: str | None, output: str, everywh
             float_format="{:.5g}".format, formatters=dict.fromkeys(_ANGLES, "{:.6f}".format), max_colwidth=24
         )
         click.echo(text)
-    click.echo(_draw(rate, optics, found, Path(output), exposure_root(file)))
+    click.echo(_draw(rate, optics, found, folder, exposure_root(file)))
 
 
 def _draw(rate: xr.Dataset, optics: Optics, found: Sequence[Slit], folder: Path, root: str) -> Path:
@@ -60,7 +63,6 @@ def _draw(rate: xr.Dataset, optics: Optics, found: Sequence[Slit], folder: Path,
     from nsxr.plot.slits import draw_slits  # drawing libraries take a second to import
 
     figure = draw_slits(rate, optics, found)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{root.removesuffix('_rate').removesuffix('_rateints')}_slits.png"
     figure.savefig(path, dpi=130)
     return path
