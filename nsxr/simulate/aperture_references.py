@@ -185,14 +185,14 @@ def bar_shadow(
 def _path_loss(optics: Optics, instrument: SimulatedInstrument, mode: str, wavelength: np.ndarray) -> list[Any]:
     if mode == "MOS":
         geometry = _middle_shutter(optics)
-        apertures = [("MOS1x1", 1, geometry, 31), ("MOS1x3", 3, geometry, 91)]
+        apertures = [("MOS1x1", 1, geometry, 91), ("MOS1x3", 3, geometry, 273)]
     elif mode == "IFU":
         apertures = [("IFU", 0, Geometry(1, 1, 1, 1, 1), 21)]
     else:
         apertures = [(name, 1, geometry_of(optics, slit), 21) for name, slit in optics.slits.items()]
     hdus: list[Any] = []
     for number, (name, shutters, geometry, rows) in enumerate(apertures, 1):
-        columns = 31 if mode == "MOS" else 21
+        columns = 91 if mode == "MOS" else 21  # fine enough that light at edges is interpolated to 0.5 %
         x, y = np.linspace(-0.5, 0.5, columns), np.linspace(-0.5, 0.5, rows) * max(shutters, 1)
         if mode == "IFU":
             loss = np.ones((_PLANES, rows, columns))  # what one slice loses, its neighbours get
