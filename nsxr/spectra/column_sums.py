@@ -34,6 +34,8 @@ MODEL = (
 )
 """The variables of a trace model that an extraction needs, in this order."""
 
+_LIT = 0.5
+"""Part of a uniform sky above which a row counts in the mean brightness of an extended source."""
 _MOST_OF_LIGHT = 1.5
 """Largest sum of absolute values of a profile; 1 for light. Above it errors would be below those of a pixel."""
 
@@ -174,7 +176,13 @@ def extract_columns(
         flags[index] = np.where(is_good, 0, int(PixelFlag.DO_NOT_USE))
     pixels = model.aperture.sum(0)
     to_flux, to_level = settings.to_flux, settings.to_brightness
-    to_surface = 1.0 / np.where(pixels > 0, pixels, np.nan) if settings.is_per_area else np.zeros(pixels.shape)
+    to_surface = np.zeros(pixels.shape)
+    if settings.is_per_area:
+        counted = model.aperture
+        if settings.first_row is None:  # rows beyond the open shutters are not part of the mean
+            counted = np.where((model.sky > _LIT).any(0), model.aperture * (model.sky > _LIT), model.aperture)
+        share = (counted * model.profile).sum(0) / np.where(pixels > 0, (model.aperture * model.profile).sum(0), np.nan)
+        to_surface = share / np.where(counted.sum(0) > 0, counted.sum(0), np.nan)
     return (
         flux * to_flux,
         *(variance * to_flux**2 for variance in flux_variances),
