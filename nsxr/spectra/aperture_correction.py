@@ -6,7 +6,8 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from nsxr.compute.blocks import Output, map_blocks
+from nsxr.compute.blocks import Output, map_blocks, unlabelled
+from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.flux.sensitivity import NotInTable, row_of
 from nsxr.model.history import record, record_skip
@@ -19,6 +20,10 @@ __all__ = ["apply_aperture_correction"]
 Spectra = TypeVar("Spectra", xr.Dataset, xr.DataTree)
 
 _STEP = "aperture_correction"
+_MOST = 0.3
+"""Largest part of the light that a local background may take; more is a column without enough pixels."""
+_SOME = 0.3
+"""Least weight of a local background; that of a flat profile of three pixels is one."""
 _CORRECTED = re.compile(r"flux|surf_bright|(flux|sb)_var_\w+")
 
 
@@ -54,6 +59,9 @@ def apply_aperture_correction(spectra: Spectra, apcorr: xr.Dataset, *, size: flo
 
     Notes
     -----
+    Spectra of :func:`nsxr.extract_spectrum` have the weights of their pixels. If a local background was fitted together
+    with the flux, it contains light of the wings, and the correction adds what it took away.
+
     The correction is interpolated linearly in wavelength and in size, for a source in the middle of a pixel. Beyond
     the wavelengths and sizes of the reference, the value at the edge is used. The observatory's pipeline leaves fluxes
     beyond the wavelengths as they are, so that they step.
@@ -83,16 +91,15 @@ def _correct(spectrum: xr.Dataset, apcorr: xr.Dataset, size: float | None) -> xr
     dims = tuple(map(str, spectrum["flux"].dims))
     height = "aperture_size" if "aperture_size" in spectrum else "npixels"
     outputs: dict[str, Output] = dict.fromkeys(("aperture_correction", *names), (dims, np.float64))
-    found = map_blocks(
-        _multiplied,
-        *(spectrum[name] for name in (*names[:1], height, *names[1:])),
-        spectrum["wavelength"],
-        core=(),
-        outputs=outputs,
-        powers=tuple(2 if "_var_" in name else 1 for name in names),
-        table=_table_of(row),
-        size=size,
-    )
+    table = _table_of(row)
+    given = (spectrum[name] for name in names)
+    powers = tuple(2 if "_var_" in name else 1 for name in names)
+    if size is None and {"weight", "profile", height} <= set(spectrum.variables):
+        correction = _of_weights(spectrum, height, table)
+        found = map_blocks(_scaled, correction, *given, core=(), outputs=outputs, powers=powers)
+    else:
+        arrays = (spectrum[height], spectrum["wavelength"], *given)
+        found = map_blocks(_multiplied, *arrays, core=(), outputs=outputs, powers=powers, table=table, size=size)
     parameters = {} if size is None else {"size": size}
     return record(spectrum, _STEP, [apcorr], parameters, None, (), None, **found)
 
@@ -104,14 +111,71 @@ def _table_of(row: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return wavelength[nodes], size[steps][:, nodes], correction[steps][:, nodes]
 
 
+def _of_weights(spectrum: xr.Dataset, height: str, table: tuple[np.ndarray, ...]) -> xr.DataArray:
+    """Return the correction (dispersion,) for spectra that are weighted sums of known weights."""
+    heights = spectrum[height]
+    if "integration" in heights.dims:  # the aperture is the same for all
+        heights = heights.isel(integration=0, drop=True)
+    core = tuple(map(str, spectrum["weight"].dims))
+    arrays = (spectrum["weight"], spectrum["profile"], heights, spectrum["wavelength"])
+    found = map_blocks(
+        _corrected_for_weights,
+        *(unlabelled(one_chunk(array, *(dim for dim in core if dim in array.dims))) for array in arrays),
+        core=core,
+        outputs={"correction": (core[1:], np.float64)},
+        table=table,
+    )
+    return found["correction"]
+
+
+def _corrected_for_weights(
+    weight: np.ndarray,
+    profile: np.ndarray,
+    height: np.ndarray,
+    wavelength: np.ndarray,
+    *,
+    table: tuple[np.ndarray, ...],
+) -> np.ndarray:
+    """Return the flux of a point over that in its aperture, less the light that a local background took away there.
+
+    The level of the background is fitted to pixels that have light of the wings, more than the profile says. The table
+    tells how much light is in each pixel beyond the aperture. Weights are zero there if no background was fitted.
+    """
+    correction = _interpolated(wavelength, height, *table)
+    weight, profile = weight.astype(np.float64), np.nan_to_num(profile.astype(np.float64))
+    core = np.maximum(profile, 0.0) ** 2
+    row = np.arange(weight.shape[0])[:, None]
+    with np.errstate(all="ignore"):
+        distance = np.abs(row - (row * core).sum(0) / core.sum(0))
+        beyond = np.where(distance > 0.5 * height + 0.5, weight, 0.0)
+        # the light of a pixel is the difference of what two apertures enclose that end at its edges
+        shape = distance.shape
+        ends = (np.maximum(2 * distance + side, 1e-3) for side in (1.0, -1.0))
+        outer, inner = (1 / _interpolated(np.broadcast_to(wavelength, shape), end, *table) for end in ends)
+        light = 0.5 * (outer - inner) - profile / correction
+        level = np.nansum(beyond * light, axis=0) / beyond.sum(0)
+        seen = 1 / correction - height * level
+    has_level = beyond.sum(0) < -_SOME * (weight * profile).sum(0)
+    is_known = has_level & np.isfinite(seen) & (np.abs(seen * correction - 1) < _MOST)
+    return np.where(is_known, 1 / np.where(is_known, seen, 1.0), correction)
+
+
 def _multiplied(
-    *blocks: np.ndarray, powers: tuple[int, ...], table: tuple[np.ndarray, ...], size: float | None
+    height: np.ndarray,
+    wavelength: np.ndarray,
+    *values: np.ndarray,
+    powers: tuple[int, ...],
+    table: tuple[np.ndarray, ...],
+    size: float | None,
 ) -> tuple[np.ndarray, ...]:
-    first, height, *others, wavelength = blocks
     height = height if size is None else np.full(height.shape, size)
-    correction = _interpolated(np.broadcast_to(wavelength, height.shape), height, *table)
-    scaled = (values * correction**power for values, power in zip((first, *others), powers, strict=True))
-    return correction, *scaled
+    return _scaled(_interpolated(np.broadcast_to(wavelength, height.shape), height, *table), *values, powers=powers)
+
+
+def _scaled(correction: np.ndarray, *values: np.ndarray, powers: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Return the correction for all values, and values times its powers."""
+    scaled = (one * correction**power for one, power in zip(values, powers, strict=True))
+    return np.broadcast_to(correction, values[0].shape).copy(), *scaled
 
 
 def _interpolated(

@@ -117,8 +117,8 @@ def extract_spectrum(
         [MJy/sr] with their variances, zero where the units of the slit or the kind of background do not give them;
         ``npixels``; ``aperture_size``, the height of the aperture that the flux refers to, with the pixels that are
         missing [pixel]; ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight`` (row, dispersion) has the
-        weights of pixels in the flux of the mean image, in units of flux per ``sci``. ``var_background`` is that of the
-        slit. Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6
+        weights of pixels in the flux of the mean image, in units of flux per ``sci``, and ``profile`` (row, dispersion)
+        is that of the model. ``var_background`` is that of the slit. Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6
         times the sum; for MJy/sr it is this times PIXAR_SR. NaN where nothing can be extracted.
 
     Raises
@@ -220,7 +220,7 @@ def _labels(slit: xr.Dataset, model: xr.Dataset) -> dict[str, Any]:
 
 
 def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units) -> dict[str, xr.DataArray]:
-    """Return the weights of pixels in the flux, and the variance of the background that exposures may share."""
+    """Return weights of pixels in the flux, the profile, and the variance of a background that exposures may share."""
     row, column = image_dims(slit)
     found = map_blocks(
         weights_of_sum,
@@ -234,8 +234,10 @@ def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units)
     if "var_background" in slit:
         variance = slit["var_background"].reset_coords(drop=True).drop_vars(column, errors="ignore")
         found["var_background"] = variance.rename({column: "dispersion"})
+    found["profile"] = model["profile"].astype(np.float32).reset_coords(drop=True).drop_vars(column, errors="ignore")
+    found["profile"] = found["profile"].rename({column: "dispersion"}).drop_vars(row, errors="ignore")
     if row in slit.coords:
-        found["weight"] = found["weight"].assign_coords({row: slit[row].variable})
+        found |= {name: found[name].assign_coords({row: slit[row].variable}) for name in ("weight", "profile")}
     return found
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.special import ndtr
 
 import nsxr
 from nsxr.errors import ModelError, ParameterError, ReferenceFileError
 from nsxr.model.history import steps
 from nsxr.simulate import simulate_trace
-from nsxr.testing import forbid_computes, make_spectrum
+from nsxr.testing import forbid_computes, make_slit, make_spectrum
 
 
 def apcorr(slits=None):
@@ -63,6 +64,30 @@ def test_missing_pixels_do_not_change_the_correction():
     assert (spectrum["npixels"][20:40:3] < 3.5).all()
     found = nsxr.apply_aperture_correction(spectrum, apcorr())
     np.testing.assert_allclose(found["aperture_correction"], 1 + (1 / 2 + 1 / 6) / 2 + 0.13, rtol=1e-6)
+
+
+def test_a_local_background_with_light_of_the_wings():
+    """A wing of 15 % is under the trace and beyond: without the correction, its light would count as background."""
+    rows, wavelength = np.arange(24.0), 1.3
+    core = np.diff(ndtr((np.append(rows, 24.0) - 12.0) / 0.9))
+    wing = np.diff(ndtr((np.append(rows, 24.0) - 12.0) / 4.0))
+    light = np.tile((0.85 * core + 0.15 * wing)[:, None], (1, 80)).astype(np.float32)
+    header = {"EXP_TYPE": "NRS_MSASPEC", "FILTER": "CLEAR", "GRATING": "PRISM", "SRCTYPE": "POINT", "SLTNAME": "7"}
+    slit = make_slit(light, (1e-8, 1e-8, 0.0), wavelength=np.full(light.shape, wavelength), units="MJy", **header)
+    table = apcorr()
+    size = np.arange(2.0, 25.0, 2.0)
+    inside = 0.85 * (2 * ndtr(size / 2 / 0.9) - 1) + 0.15 * (2 * ndtr(size / 2 / 4.0) - 1)
+    values = np.tile((1 / inside)[None, :, None], (1, 1, 4))
+    table = table.drop_vars(["size", "correction"]).assign(
+        size=(("entry", "step", "node"), np.tile(size[None, :, None], (1, 1, 4))),
+        correction=(("entry", "step", "node"), values),
+    )
+    for background in ("none", "constant"):
+        spectrum = nsxr.extract_spectrum(slit, background=background, position=1211.5)
+        found = nsxr.apply_aperture_correction(spectrum, table)["flux"][5:-5]
+        np.testing.assert_allclose(found / 1e6, 1.0, atol=0.008, err_msg=background)
+    plain = nsxr.apply_aperture_correction(spectrum.drop_vars("weight"), table)["flux"][5:-5]
+    assert (plain / 1e6 < 0.99).all()
 
 
 def test_integrations_lazily():
