@@ -15,6 +15,7 @@ from nsxr.model.variables import variable_attributes
 from nsxr.optics.instrument import Optics
 from nsxr.pipelines.spec2 import spec2
 from nsxr.simulate import write_flux_references
+from nsxr.simulate.aperture_references import geometry_of, point_loss
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import configure
@@ -70,7 +71,7 @@ class Scene:
 
 
 POINTS = ("centred", "at an edge", "between shutters", "anywhere")
-SHUTTER_KINDS = (*POINTS, "fills the slitlet", "smaller than a shutter", "two of them")
+SHUTTER_KINDS = (*POINTS, "fills the slitlet", "two of them")
 SHORT = (
     Scene("mos-prism-short", "MOS", "PRISM", kinds=("centred", "at an edge", "fills the slitlet"), slitlets=1),
     Scene("bots-prism", "BOTS", "PRISM", subarray="SUB512"),
@@ -81,7 +82,7 @@ SCENES = (
     Scene("mos-prism-nrs2", "MOS", "PRISM", "NRS2", kinds=SHUTTER_KINDS),
     Scene("mos-g395h", "MOS", "G395H", kinds=SHUTTER_KINDS),
     Scene("mos-g140m", "MOS", "G140M", "NRS2", kinds=SHUTTER_KINDS),
-    Scene("mos-prism-nods", "MOS", "PRISM", kinds=SHUTTER_KINDS, dithers=3, has_sky=True),
+    Scene("mos-prism-nods", "MOS", "PRISM", kinds=(*POINTS, "two of them"), dithers=3, has_sky=True),
     Scene("fs-prism", "FS", "PRISM", slit="S200A1"),
     Scene("fs-g395h", "FS", "G395H", slit="S200A1"),
     Scene("fs-g395h-nrs2", "FS", "G395H", "NRS2", slit="S200A1"),
@@ -118,10 +119,36 @@ class Seen:
 
     def rates(self, noise: float, seed: int | None) -> list[xr.Dataset]:
         """Return the count rates of the exposures, with variances for a factor on the noise; a seed draws noise."""
+        kind = "" if self.scene.mode == "MOS" else self.scene.kinds[0].upper()
         return [
-            count_rates(one, noise, None if seed is None else np.random.default_rng([seed, number]))
+            count_rates(one, noise, None if seed is None else np.random.default_rng([seed, number]), kind)
             for number, one in enumerate(self.observations)
         ]
+
+    def quiet(self) -> xr.DataArray | None:
+        """Return where all exposures see the same light within its noise; None for a single exposure."""
+        if len(self.observations) == 1:
+            return None
+        light = np.stack([one.light.rate for one in self.observations])
+        spread = light.max(0) - light.min(0)
+        one = self.observations[0].configuration
+        return xr.DataArray(spread < 0.01 * READ_NOISE, coords=[("row", one.rows), ("column", one.columns)])
+
+    def passed(self, slit: str, source: SkySource, wavelength: np.ndarray) -> np.ndarray:
+        """Return the part of the light of a point that passes, over what the reference has for a slit like that.
+
+        The reference holds for the middle shutter. Others have another size on the sky. Both numbers are integrals of
+        the image over the openings, without the simulator's cells and the reference's grid.
+        """
+        one = self.observations[0]
+        found = [lit.grid.slit for lit in one.light.slits if lit.grid.slit.name == slit]
+        if self.scene.mode != "MOS" or not found:
+            return np.ones(wavelength.shape)
+        middle, own = (geometry_of(one.optics, s) for s in (shutter_slit(one.optics, 3, 183, 86), found[0]))
+        x, y = one.optics.sky_to_slit(*source.position(*one.pointing), 0.5 * sum(one.optics.wavelength_range), found[0])
+        at = np.asarray(x) / own.x_pitch, np.asarray(y) / own.y_pitch
+        mine, table = (point_loss(one.instrument, g, 3, *at, wavelength) for g in (own, middle))
+        return np.asarray(mine / table)
 
     def calibrated(self, noise: float = 0.05, seed: int | None = None, **options: Any) -> xr.DataTree:
         """Return what spec2 makes of the first exposure, the others being its backgrounds."""
@@ -158,7 +185,9 @@ def look(scene: Scene, folder: Path) -> Seen:
     return Seen(scene, sky, tuple(seen), paths)
 
 
-def count_rates(observation: Observation, noise: float, random: np.random.Generator | None) -> xr.Dataset:
+def count_rates(
+    observation: Observation, noise: float, random: np.random.Generator | None, source_type: str = ""
+) -> xr.Dataset:
     """Return count rates as stage 1 would make them, without its errors.
 
     Parameters
@@ -169,6 +198,8 @@ def count_rates(observation: Observation, noise: float, random: np.random.Genera
         Factor on the standard deviation of all pixels.
     random : Generator, optional
         Draws the noise. Without it, pixels have none, and the same variances.
+    source_type : str
+        What the observer said of the source (SRCTYAPT).
     """
     configuration = observation.configuration
     pixels = detector_pixels(configuration, Artifacts())
@@ -194,6 +225,7 @@ def count_rates(observation: Observation, noise: float, random: np.random.Genera
     header = primary_header(configuration, segment)
     attributes = {**keywords(header), "fits_header": header.tostring(sep="\n"), "nsxr_steps": "[]"}
     attributes |= {"sci_header": science_header(configuration).tostring(sep="\n")}
+    attributes |= {"SRCTYAPT": source_type} if source_type else {}
     attributes["filename"] = segment.file_name(configuration).replace("uncal", "rate")
     values = {
         "sci": np.where(bad, np.nan, sci).astype(np.float32),
@@ -322,7 +354,6 @@ KINDS: Mapping[str, Maker] = {
     "between shutters": _point(0.05, 0.5),
     "anywhere": _point(None, None),
     "fills the slitlet": _extended(Shape("uniform", 5.0)),
-    "smaller than a shutter": _extended(Shape("gaussian", 0.1)),
     "two of them": _two,
 }
 """Sources in shutters, by kind."""
