@@ -21,7 +21,7 @@ from nsxr.errors import ModelError
 from nsxr.formats.fits_blocks import BLOCK
 from nsxr.formats.keywords import carried_header
 
-__all__ = ["BlockFile", "CardFile", "Part", "Place", "Target", "image_header", "lay_out"]
+__all__ = ["BlockFile", "CardFile", "Part", "Place", "Target", "image_header", "lay_out", "plain_header"]
 
 _SIGNS = {"uint16": np.uint16(0x8000), "uint32": np.uint32(0x80000000)}
 _BITPIX = {"float32": -32, "float64": -64, "uint8": 8, "uint32": 32, "int32": 32, "int16": 16}
@@ -64,8 +64,8 @@ class Part:
 
     Attributes
     ----------
-    header : Header
-        Header of the HDU. Only the values of the keywords in ``late`` are missing.
+    header : Header or str
+        Header of the HDU, or its text. Only the values of the keywords in ``late`` are missing.
     data : bytes or DataArray
         Finished bytes, or an array that is stored later.
     target : callable
@@ -74,7 +74,7 @@ class Part:
         Values of keywords of the header that are also stored later, by keyword.
     """
 
-    header: fits.Header
+    header: fits.Header | str
     data: xr.DataArray | bytes = b""
     target: Callable[[Place, xr.DataArray], Target] = _image_target
     late: Mapping[str, xr.DataArray] = field(default_factory=dict)
@@ -103,8 +103,9 @@ def lay_out(path: Path, parts: Iterable[Part]) -> list[tuple[xr.DataArray, Targe
     targets: list[tuple[xr.DataArray, Target]] = []
     with open(path, "xb") as file:
         for part in parts:
-            place = Place(str(path), file.tell(), part.header.tostring())
-            file.write(place.header.encode("ascii"))
+            header = part.header if isinstance(part.header, str) else part.header.tostring()
+            place = Place(str(path), file.tell(), header)
+            file.write(header.encode("ascii"))
             if isinstance(part.data, bytes):
                 file.write(part.data)
                 length = len(part.data)
@@ -112,18 +113,62 @@ def lay_out(path: Path, parts: Iterable[Part]) -> list[tuple[xr.DataArray, Targe
                 targets.append((part.data, part.target(place, part.data)))
                 length = part.data.nbytes
             for keyword, array in part.late.items():
-                card = place.start + place.cards()[keyword]
-                targets.append((array, CardFile(place.path, card, keyword, part.header.comments[keyword])))
-            length += -length % BLOCK
-            file.flush()
-            if length:
-                _allocate(file.fileno(), place.offset, length)
-            file.seek(place.offset + length)
+                card, comment = place.cards()[keyword], fits.Header.fromstring(header).comments[keyword]
+                targets.append((array, CardFile(place.path, place.start + card, keyword, comment)))
+            file.seek(place.offset + length + -length % BLOCK)
+        end = file.tell()
+        file.flush()
+        _allocate(file.fileno(), 0, end)
     return targets
 
 
-def image_header(name: str, array: xr.DataArray) -> fits.Header:
-    """Return the header of an image extension. For SCI, it includes ``attrs["fits_header"]`` of the array.
+def plain_header(name: str, array: xr.DataArray, version: int) -> str:
+    """Return the text of the header of an image extension that has no keywords of its own.
+
+    Products of many slits have more than a thousand of them, so the text is made without astropy.
+
+    Parameters
+    ----------
+    name : str
+        EXTNAME.
+    array : DataArray
+        Array of which only the shape, dtype and, for ERR, the units are used.
+    version : int
+        EXTVER.
+    """
+    kind = _kind(name, array)
+    axes = {f"NAXIS{axis + 1}": (length, "") for axis, length in enumerate(reversed(array.shape))}
+    cards: dict[str, tuple[int | str, str]] = {
+        "XTENSION": ("IMAGE", "Image extension"),
+        "BITPIX": (_BITPIX[kind], "array data type"),
+        "NAXIS": (array.ndim, "number of array dimensions"),
+        **axes,
+        "PCOUNT": (0, "number of parameters"),
+        "GCOUNT": (1, "number of groups"),
+        **({"BSCALE": (1, ""), "BZERO": (2147483648, "")} if kind == "uint32" else {}),
+        "EXTNAME": (name, "extension name"),
+        "EXTVER": (version, "extension value"),
+    }
+    if name == "ERR" and "units" in array.attrs:
+        cards["BUNIT"] = (str(array.attrs["units"]), "physical units of the array values")
+    text = "".join(_card(key, value, comment) for key, (value, comment) in cards.items()) + "END".ljust(80)
+    return text + " " * (-len(text) % BLOCK)
+
+
+def _card(key: str, value: int | str, comment: str) -> str:
+    shown = f"{value:>20}" if isinstance(value, int) else f"'{value:<8}'".ljust(20)
+    return f"{key:<8}= {shown}{f' / {comment}' if comment else ''}".ljust(80)
+
+
+def _kind(name: str, array: xr.DataArray) -> str:
+    kind = array.dtype.name
+    if kind not in _BITPIX:
+        raise ModelError(f"{name} has dtype {array.dtype}; FITS products hold {', '.join(_BITPIX)}")
+    return kind
+
+
+def image_header(name: str, array: xr.DataArray, own: fits.Header | None = None) -> fits.Header:
+    """Return the header of an image extension.
 
     Parameters
     ----------
@@ -131,10 +176,10 @@ def image_header(name: str, array: xr.DataArray) -> fits.Header:
         EXTNAME.
     array : DataArray
         Array of which only the shape, dtype and attributes are used.
+    own : Header, optional
+        Header of SCI. Default: ``attrs["fits_header"]`` of the array.
     """
-    kind = array.dtype.name
-    if kind not in _BITPIX:
-        raise ModelError(f"{name} has dtype {array.dtype}; FITS products hold {', '.join(_BITPIX)}")
+    kind = _kind(name, array)
     header = fits.Header(
         [
             ("XTENSION", "IMAGE", "Image extension"),
@@ -148,7 +193,8 @@ def image_header(name: str, array: xr.DataArray) -> fits.Header:
     )
     header["EXTNAME"] = (name, "extension name")
     if name == "SCI":
-        header.extend(carried_header(array.attrs).cards, update=False, unique=False, end=True)
+        cards = carried_header(array.attrs).cards if own is None else own.cards
+        header.extend(cards, update=False, unique=False, end=True)
     if name in ("SCI", "ERR") and "units" in array.attrs:
         header["BUNIT"] = (array.attrs["units"], "physical units of the array values")
     return header

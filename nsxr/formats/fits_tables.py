@@ -13,9 +13,10 @@ from astropy.io import fits
 from nsxr.errors import InputFileError, ModelError
 from nsxr.formats.fingerprint import describe_file
 from nsxr.formats.fits_headers import FitsFile
-from nsxr.formats.keywords import printable
-from nsxr.model.history import parsed_steps, steps
+from nsxr.formats.keywords import printable, step_keywords
+from nsxr.model.history import joint_steps, parsed_steps, shared_steps, steps
 from nsxr.model.provenance import KEY, noted, provenance_of
+from nsxr.model.steps import STATUS
 from nsxr.model.types import Attributes
 from nsxr.model.variables import TABLES, VARIABLES, variable_attributes
 
@@ -26,6 +27,7 @@ __all__ = [
     "asdf_marker",
     "asdf_table",
     "groups",
+    "history_of",
     "integration_times",
     "kept_origin",
     "late_header",
@@ -114,15 +116,33 @@ def groups(dataset: xr.Dataset) -> np.ndarray | None:
     return rows
 
 
-def provenance(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return NSXR_STEPS, with a row for each recorded step, or None if no step is recorded."""
-    records = steps(dataset)
-    if not records:
+def provenance(*datasets: xr.Dataset) -> np.ndarray | None:
+    """Return NSXR_STEPS, with a row for each recorded step, or None if no step is recorded.
+
+    Parameters
+    ----------
+    *datasets : Dataset
+        One exposure; or the slits or spectra of a file, in the order of their EXTVER. If their histories differ, the
+        table has a column SLIT: the EXTVER of the slit that had the step, or 0 for the first steps, which all had.
+    """
+    each = [steps(dataset) for dataset in datasets]
+    count = shared_steps(each)
+    rows = [(0, entry) for entry in each[0][:count]]
+    rows += [(version, entry) for version, entries in enumerate(each, start=1) for entry in entries[count:]]
+    if not rows:
         return None
-    texts = [json.dumps(entry) for entry in records]
-    dtype = [("STEP", "S32"), ("STATUS", "S16"), ("RECORD", f"S{max(map(len, texts))}")]
-    cells = [(printable(e["step"]), printable(e["status"]), text) for e, text in zip(records, texts, strict=True)]
-    return np.array(cells, dtype=dtype)
+    texts = [json.dumps(entry) for _, entry in rows]
+    dtype = [("STEP", "S32"), ("STATUS", "S16"), ("RECORD", f"S{max(map(len, texts))}"), ("SLIT", "i4")]
+    cells = [(printable(e["step"]), printable(e["status"]), t, n) for (n, e), t in zip(rows, texts, strict=True)]
+    table = np.array(cells, dtype=dtype)
+    return table if len({json.dumps(entries) for entries in each}) > 1 else _without_slits(table)
+
+
+def _without_slits(rows: np.ndarray) -> np.ndarray:
+    kept = np.empty(rows.size, [(name, rows.dtype[name]) for name in ("STEP", "STATUS", "RECORD")])
+    for name in kept.dtype.names or ():
+        kept[name] = rows[name]
+    return kept
 
 
 def origin(attrs: Attributes) -> np.ndarray | None:
@@ -179,7 +199,7 @@ def asdf_table(content: bytes) -> np.ndarray:
     return np.array([(data,)], dtype=[("ASDF_METADATA", "u1", (len(data),))])
 
 
-def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
+def steps_from_table(rows: np.ndarray, path: str = "this file", slit: int | None = None) -> str:
     """Return ``attrs["nsxr_steps"]`` from the table of a product's NSXR_STEPS extension.
 
     Parameters
@@ -188,6 +208,9 @@ def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
         Rows with column ``RECORD``, the JSON text of each provenance record.
     path : str
         Path of the file, for the message.
+    slit : int, optional
+        EXTVER of the slit whose history is wanted. Default: the history of all slits, as
+        :func:`nsxr.model.history.joint_steps` returns it.
 
     Raises
     ------
@@ -195,13 +218,46 @@ def steps_from_table(rows: np.ndarray, path: str = "this file") -> str:
         If the records do not have the format of nsxr.
     """
     try:
-        text = "[" + ", ".join(_words(rows["RECORD"])) + "]"
+        records = _words(rows["RECORD"])
+        if "SLIT" in (rows.dtype.names or ()):
+            numbers = rows["SLIT"].tolist()
+            versions = sorted({*numbers} - {0}) if slit is None else [slit]
+            each = [[r for r, n in zip(records, numbers, strict=True) if n in (0, one)] for one in versions]
+            if slit is None:
+                return json.dumps(joint_steps([parsed_steps(f"[{', '.join(own)}]") for own in each]))
+            records = each[0]
+        text = "[" + ", ".join(records) + "]"
         parsed_steps(text)
     except (KeyError, ValueError) as error:
         raise InputFileError(
             f"{path}: table NSXR_STEPS is not a list of the steps that were applied ({error})"
         ) from error
     return text
+
+
+def history_of(rows: np.ndarray | None, slit: int, path: str = "this file") -> dict[str, str]:
+    """Return attributes with the history of a slit or spectrum, from NSXR_STEPS. Empty if it has none.
+
+    If the histories of the slits differ, the status keywords of their own steps are among the attributes. The primary
+    header has the status of the whole file.
+
+    Parameters
+    ----------
+    rows : structured ndarray or None
+        Rows of the table, if there is one.
+    slit : int
+        EXTVER of the slit.
+    path : str
+        Path of the file, for the message.
+    """
+    if rows is None:
+        return {}
+    history = steps_from_table(rows, path, slit)
+    found = {"nsxr_steps": history} if history != "[]" else {}
+    if "SLIT" in (rows.dtype.names or ()):
+        own = parsed_steps(steps_from_table(rows[rows["SLIT"] == slit], path, slit))
+        found |= {key: value for key, (value, _) in step_keywords(own).items() if key in STATUS}
+    return found
 
 
 @dataclass(frozen=True)

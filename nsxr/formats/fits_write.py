@@ -1,12 +1,14 @@
 """Write ramps and count rates as JWST FITS products, with their extensions in order."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from astropy.io import fits
 
+from nsxr.formats.extensions import FRAME_IMAGES
 from nsxr.formats.fits_layout import Part, Place, Target, image_header, lay_out
 from nsxr.formats.fits_tables import (
     LateTable,
@@ -18,10 +20,14 @@ from nsxr.formats.fits_tables import (
     provenance,
     table,
 )
-from nsxr.formats.keywords import primary_header, set_keyword
-from nsxr.model.variables import TABLES, check
+from nsxr.formats.keywords import carried_header, primary_header, set_keyword
+from nsxr.formats.spectra_tables import SLIT_KEYWORDS
+from nsxr.model.variables import TABLES, check, variances_of
 
-__all__ = ["create_fits"]
+__all__ = ["OF_SCI", "create_fits"]
+
+OF_SCI = ("PHOTMJSR", "PHOTUJA2", "PIXAR_SR", "PIXAR_A2")
+"""Keywords of a calibrated frame that stand in the header of SCI, and that are attributes of a Dataset."""
 
 
 def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -34,15 +40,15 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
     is_ramp = "group" in dataset.dims
     times = integration_times(dataset) if "integration" in dataset.dims else None
     tables = {"INT_TIMES": times} if times is not None else {}
-    own = {"fits_header": dataset.attrs["sci_header"]} if "sci_header" in dataset.attrs else {}
-    yield "SCI", dataset["sci"].assign_attrs(own)
+    yield "SCI", dataset["sci"]
     if is_ramp:
         yield from ((name.upper(), dataset[name]) for name in ("pixeldq", "groupdq") if name in dataset)
         rows = groups(dataset)
         tables = ({"GROUP": rows} if rows is not None else {}) | tables
         yield from tables.items()
     else:
-        error = xr.ufuncs.sqrt(dataset["var_poisson"] + dataset["var_rnoise"])
+        variances = [dataset[name] for name in variances_of(dataset)]
+        error = xr.ufuncs.sqrt(sum(variances[1:], variances[0]))
         yield "ERR", error.assign_attrs(units=dataset["sci"].attrs["units"])
         yield "DQ", dataset["dq"]
         yield from tables.items()
@@ -50,6 +56,9 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
         yield "VAR_RNOISE", dataset["var_rnoise"]
         if "chi_square" in dataset:
             yield "CHI_SQUARE", dataset["chi_square"]
+        for name, variable in FRAME_IMAGES.items():
+            if variable in dataset.variables:
+                yield name, dataset[variable].astype(np.int32) if name == "REGIONS" else dataset[variable]
     yield from ((name, dataset[variable]) for name, (variable, _, _) in TABLES.items() if variable in dataset)
     records = provenance(dataset)
     if records is not None:
@@ -64,7 +73,9 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
     """Create a FITS product without its pixels, and return the targets of its arrays. Nothing is computed.
 
     Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are integrations.
-    ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the
+    ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Calibrated frames of the IFU also get VAR_FLAT, WAVELENGTH,
+    REGIONS and the other extensions in :data:`nsxr.formats.extensions.FRAME_IMAGES`; their ERR includes ``var_flat``.
+    Ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the
     Dataset has them. Then come the tables ``SNOWBALLS`` (snowballs) and ``NOISE`` (noise spectra), the table
     ``NSXR_STEPS`` with a JSON text for each step, and a small ASDF extension for tools that need one.
 
@@ -94,7 +105,10 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
     """
     is_ramp = "group" in dataset.dims
     check(dataset, *(("sci",) if is_ramp else ("sci", "dq", "var_poisson", "var_rnoise")))
-    primary = primary_header(dataset, filename)
+    of_sci = [key for key in OF_SCI if key in dataset.attrs]
+    described = dataset.copy(deep=False)
+    described.attrs = {key: value for key, value in dataset.attrs.items() if key not in of_sci}
+    primary = primary_header(described, filename)
     late = _late_keywords(dataset)
     for keyword, array in late.items():
         set_keyword(primary, keyword, None, str(array.attrs.get("long_name", ""))[:45])
@@ -106,8 +120,18 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
             check(dataset, TABLES[name][0])
             parts.append(Part(late_header(name, content.shape[0]), content, partial(_table_target, name)))
         else:
-            parts.append(Part(image_header(name, content), content))
+            own = _sci_header(dataset, of_sci) if name == "SCI" else None
+            parts.append(Part(image_header(name, content, own), content))
     return lay_out(path, parts)
+
+
+def _sci_header(dataset: xr.Dataset, keywords: Collection[str]) -> fits.Header:
+    """Return the header of SCI: that of the exposure, with keywords that corrections added to it."""
+    text = dataset.attrs.get("sci_header", dataset["sci"].attrs.get("fits_header", ""))
+    header = carried_header({"fits_header": text})
+    for key in keywords:
+        set_keyword(header, key, dataset.attrs[key], SLIT_KEYWORDS[key])
+    return header
 
 
 def _table_target(name: str, place: Place, rows: xr.DataArray) -> Target:

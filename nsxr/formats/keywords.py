@@ -3,6 +3,7 @@
 import os
 import re
 import textwrap
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "printable",
     "product_keywords",
     "set_keyword",
+    "step_keywords",
 ]
 
 _LOGICAL = ("WAVECOR", "BARSHDW")
@@ -118,7 +120,13 @@ def product_keywords(dataset: xr.Dataset, filename: str, model: str | None = Non
     ):
         if name in crds:
             found[key] = (crds[name], comment)
-    for entry in steps(dataset):
+    return found | step_keywords(steps(dataset))
+
+
+def step_keywords(records: Sequence[Named]) -> dict[str, tuple[Any, str]]:
+    """Return value and comment of the status keywords ``S_*`` and reference names ``R_*`` of a history."""
+    found = {}
+    for entry in records:
         if entry["step"] in STEPS:
             keyword, comment = STEPS[entry["step"]]
             found[keyword] = (entry["status"], comment)

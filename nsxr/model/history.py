@@ -17,7 +17,17 @@ from nsxr.model.provenance import merged, noted
 from nsxr.model.types import Attributes, Entries, Named
 from nsxr.model.variables import VARIABLES, variable_attributes
 
-__all__ = ["combined_attributes", "members_of", "parsed_steps", "record", "record_skip", "steps"]
+__all__ = [
+    "combined_attributes",
+    "joint_history",
+    "joint_steps",
+    "members_of",
+    "parsed_steps",
+    "record",
+    "record_skip",
+    "shared_steps",
+    "steps",
+]
 
 _KEY = "nsxr_steps"
 
@@ -90,6 +100,43 @@ def members_of(datasets: Sequence[xr.Dataset]) -> list[Entries]:
         different = [step for step in own if not all(step in other for other in each)]
         found.append(entry | ({"steps": different} if different else {}))
     return found
+
+
+def shared_steps(histories: Sequence[Sequence[Entries]]) -> int:
+    """Return how many records, from the oldest on, all histories have in common."""
+    count = 0
+    for entries in zip(*histories, strict=False):
+        if any(entry != entries[0] for entry in entries[1:]):
+            break
+        count += 1
+    return count
+
+
+def joint_steps(histories: Sequence[Sequence[Entries]]) -> list[Entries]:
+    """Return one history of Datasets that are stored together, such as the slits of a file.
+
+    It has the records that all of them share, then one record for each other step and status, with the parameters that
+    are the same in all of these records, and with all references. A step that was done for some of them comes last as
+    ``COMPLETE``.
+    """
+    count = shared_steps(histories)
+    found: dict[tuple[str, str], Entries] = {}
+    for entry in (entry for entries in histories for entry in entries[count:]):
+        key = (entry["step"], entry["status"])
+        one = found.setdefault(key, entry)
+        alike = {name: v for name, v in one["parameters"].items() if entry["parameters"].get(name) == v}
+        found[key] = {**one, "parameters": alike, "references": {**one["references"], **entry["references"]}}
+        if one.get("reason") != entry.get("reason"):
+            found[key].pop("reason", None)
+    order = list(dict.fromkeys(name for name, _ in found))
+    others = sorted(found.values(), key=lambda entry: (order.index(entry["step"]), entry["status"] == "COMPLETE"))
+    return [*histories[0][:count], *others]
+
+
+def joint_history(datasets: Sequence[xr.Dataset]) -> dict[str, str]:
+    """Return the history of Datasets that are stored together as an attribute, see :func:`joint_steps`."""
+    records = joint_steps([steps(one) for one in datasets])
+    return {_KEY: json.dumps(records)} if records else {}
 
 
 def record(

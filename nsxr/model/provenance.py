@@ -31,7 +31,17 @@ from typing import Any
 from nsxr.model.commit import BUILT, checked_out
 from nsxr.model.types import Attributes, ByStep, Entries, Named
 
-__all__ = ["KEY", "LIBRARIES", "differences", "merged", "noted", "other_versions", "provenance_of", "software"]
+__all__ = [
+    "KEY",
+    "LIBRARIES",
+    "differences",
+    "gathered",
+    "merged",
+    "noted",
+    "other_versions",
+    "provenance_of",
+    "software",
+]
 
 KEY = "nsxr_provenance"
 """Name of the attribute."""
@@ -145,6 +155,18 @@ def merged(members: Sequence[Attributes]) -> dict[str, str]:
         if key in each[0] and all(one.get(key) == each[0][key] for one in each):
             found[key] = each[0][key]
     return {KEY: json.dumps(found)}
+
+
+def gathered(members: Sequence[Attributes]) -> dict[str, str]:
+    """Return the provenance attribute for Datasets that are stored together, such as the slits of a file.
+
+    Unlike :func:`merged`, it has the references of all of them.
+    """
+    found = merged(members)
+    references: Entries = {}
+    for attrs in members:
+        references |= provenance_of(attrs).get("references", {})
+    return {KEY: json.dumps({**json.loads(found[KEY]), "references": references})} if references else found
 
 
 def differences(old: Named, new: Named) -> list[str]:

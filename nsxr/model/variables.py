@@ -25,6 +25,7 @@ __all__ = [
     "check",
     "check_labels",
     "check_slit",
+    "units_of",
     "variable_attributes",
     "variances_of",
 ]
@@ -130,6 +131,8 @@ VARIABLES: Mapping[str, Variable] = {
     "wavelength_uncorrected": Variable(
         ONE_IMAGE, np.float32, ("um",), "wavelength of light from the middle of the slit across its width"
     ),
+    "slit_y": Variable(ONE_IMAGE, np.float32, ("1",), "place along the slit, in heights of the open area"),
+    "slice": Variable((IMAGE,), np.uint8, (), "number of the slice, 0 between the slices"),
     **{
         name: Variable(ONE_IMAGE, np.float32, (), meaning)
         for name, meaning in {
@@ -157,6 +160,15 @@ def variable_attributes(name: str) -> dict[str, object]:
     elif name in ("pixeldq", "dq"):
         attributes |= flag_attributes(PixelFlag, np.uint32)
     return attributes
+
+
+def units_of(name: str, signal: str) -> str | None:
+    """Return the units of a variable of an image whose ``sci`` has the units ``signal``. None if it has no units."""
+    if name == "sci":
+        return signal
+    if name.startswith("var_"):
+        return f"({signal})2"
+    return {"wavelength": "um", "wavelength_uncorrected": "um", "slit_y": "1"}.get(name)
 
 
 def check(

@@ -42,13 +42,13 @@ def open_exposure(
     chunks: Literal["raw"] | Mapping[str, int] | None = "raw",
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Open an exposure lazily: raw ramps, or count rates. No pixels are read.
+    """Open an exposure lazily: raw ramps, count rates, or a calibrated frame of the IFU. No pixels are read.
 
     Parameters
     ----------
     paths : path, URL, or sequence of them
-        ``_uncal.fits``, ``_rate.fits`` or ``_rateints.fits`` file, possibly gzipped, or the segments of one exposure
-        (``-seg001``, ...) in any order.
+        ``_uncal.fits``, ``_rate.fits`` or ``_rateints.fits`` file, or ``_cal.fits`` of the IFU, possibly gzipped, or
+        the segments of one exposure (``-seg001``, ...) in any order.
     chunks : "raw", mapping or None
         Chunk lengths by dim. ``"raw"`` is the layout of :mod:`nsxr.compute.layouts`, which suits the pipeline. Dims
         that a mapping leaves out also get this layout. None opens one file without dask. Its pixels are read when they
@@ -64,7 +64,9 @@ def open_exposure(
     Dataset
         ``sci`` (integration, group, row, column) float32 [DN]. Labels of ``integration`` count through all segments,
         from 1. Of count rates, ``sci`` (row, column) or (integration, row, column) float32 [DN/s], ``dq`` uint32,
-        ``var_poisson`` and ``var_rnoise`` float32.
+        ``var_poisson`` and ``var_rnoise`` float32. Of a calibrated frame of the IFU (``_cal.fits``), ``sci`` has
+        the units of BUNIT; there are also ``var_flat``, ``wavelength`` [um], factors and their variances as far as the
+        file has them, and the coordinate ``slice`` uint8, 1 to 30, 0 between the slices.
 
     Raises
     ------

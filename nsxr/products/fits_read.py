@@ -11,13 +11,15 @@ from xarray.core import indexing
 
 from nsxr.compute.layouts import raw_chunks
 from nsxr.errors import DegradedResultWarning, InputFileError
+from nsxr.formats.extensions import FRAME_IMAGES
 from nsxr.formats.fits_headers import FitsFile, keywords, scan
 from nsxr.formats.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, late_table, origin_of, steps_from_table
+from nsxr.formats.fits_write import OF_SCI
 from nsxr.formats.pixels import FitsArray, PixelSource
 from nsxr.model.keywords import read
 from nsxr.model.readout import IRS2_ROWS, Readout
 from nsxr.model.types import Entries
-from nsxr.model.variables import TABLES, variable_attributes
+from nsxr.model.variables import TABLES, units_of, variable_attributes
 from nsxr.storage.options import StorageOptions
 
 __all__ = ["NirspecBackend", "read_dataset"]
@@ -109,6 +111,12 @@ def read_dataset(
             for name, variable in _OF_RATES.items()
             if name not in _OPTIONAL or name in file.extensions
         }
+        if dims == IMAGE:
+            images |= {
+                variable: file.image(name, "uint8" if name == "REGIONS" else "float32")
+                for name, variable in FRAME_IMAGES.items()
+                if name in file.extensions
+            }
     default_units = "DN" if dims == RAMP else "DN/s"
     units = str(sci.header.get("BUNIT", default_units)).strip() or default_units
     variables = {}
@@ -117,14 +125,12 @@ def read_dataset(
         if source.shape != tuple(shape[dims.index(d)] for d in own):
             raise InputFileError(f"{file.path}: {name} has shape {source.shape}, SCI has {shape}")
         attrs: Entries = variable_attributes(name)
-        if name == "sci":
-            attrs["units"] = units
-        elif name.startswith("var_"):
-            attrs["units"] = f"({units})2"
+        if found := units_of(name, units):
+            attrs["units"] = found
         variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
         chunks = _preferred(dict(zip(own, source.shape, strict=True)))
         variables[name].encoding = {"preferred_chunks": chunks}
-    attrs = dict(header)
+    attrs = header | {key: value for key, value in keywords(sci.header).items() if key in OF_SCI}
     attrs["filename"] = os.path.basename(file.path)
     for key, header in (("fits_header", file.primary), ("sci_header", sci.header)):
         attrs[key] = header.tostring(sep="\n", endcard=False, padding=False)
@@ -136,6 +142,7 @@ def read_dataset(
         if (rows := _rows(file, name)) is not None:
             variables[variable] = late_table(name, rows, file.path)
             coordinates[dim] = (dim, list(labels))
+    coordinates |= {name: variables.pop(name) for name in ("slice", "slit_y") if name in variables}
     return xr.Dataset(variables, coords=coordinates, attrs=attrs)
 
 

@@ -3,22 +3,27 @@
 Hundreds of slitlets with ten variables each would be thousands of small arrays. A padded Dataset has ``slit`` as first
 dim. Its dims ``cross_dispersion`` and ``dispersion`` are as long as those of the largest slit. Pixels beyond the end of
 a slit are NaN, with the flags DO_NOT_USE and NON_SCIENCE. The labels ``row`` (slit, cross_dispersion) and ``column``
-(slit, dispersion) and the keywords of a slit are coordinates along ``slit``. In memory, slits are never padded.
+(slit, dispersion) and the keywords of a slit are coordinates along ``slit``. So are its history, as in
+``attrs["nsxr_steps"]``, and, as JSON text, all other attributes that differ between the slits. In memory, slits are
+never padded.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from nsxr.compute.blocks import map_blocks, unlabelled
+from nsxr.compute.blocks import compute_together, map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
 from nsxr.formats.fits_headers import keywords
+from nsxr.formats.keywords import step_keywords
 from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
 from nsxr.model.dq import OUTSIDE
+from nsxr.model.history import parsed_steps
 from nsxr.model.keywords import value_of
 from nsxr.slits.collection import iterate_slits
 
@@ -39,6 +44,7 @@ SLIT_COORDINATES: Mapping[str, tuple[str, Any]] = {
 }
 """Coordinates along ``slit``, their keywords, and the values for missing keywords."""
 
+_TEXTS = ("slit_header", "history", "attributes")
 _LABELS = {"cross_dispersion": ("row", "n_rows"), "dispersion": ("column", "n_columns")}
 
 
@@ -87,10 +93,8 @@ def pad_slits(slits: xr.DataTree) -> xr.Dataset:
     lengths = {dim: max(slit.sizes[dim] for slit in each) for dim in _LABELS}
     variables = {}
     for name, model in _images(first).items():
-        arrays = [_padded(slit[name], lengths) for slit in each]
-        variables[name] = xr.concat(arrays, "slit").assign_attrs(
-            {key: value for key, value in model.attrs.items() if key != "fits_header"}
-        )
+        attrs = {key: value for key, value in model.attrs.items() if key != "fits_header"}
+        variables[name] = _stacked([slit[name] for slit in each], lengths).assign_attrs(attrs)
     coordinates: dict[str, Any] = {"slit": ("slit", np.array(list(named), dtype=object))}
     for dim, (label, count) in _LABELS.items():
         starts = np.array([int(slit[dim][0]) if dim in slit.coords else 0 for slit in each], dtype=np.int32)
@@ -99,16 +103,57 @@ def pad_slits(slits: xr.DataTree) -> xr.Dataset:
     for name, (keyword, missing) in SLIT_COORDINATES.items():
         values = [value_of(slit.attrs, keyword, missing) for slit in each]
         coordinates[name] = ("slit", np.array(values, dtype=object if isinstance(missing, str) else None))
-    headers = [str(slit.attrs.get("slit_header", "")) for slit in each]
-    coordinates["slit_header"] = ("slit", np.array(headers, dtype=object))
+    common = _common([slit.attrs for slit in each])
+    texts = {
+        "slit_header": [str(slit.attrs.get("slit_header", "")) for slit in each],
+        "history": [] if "nsxr_steps" in common else [str(slit.attrs.get("nsxr_steps", "")) for slit in each],
+        "attributes": [_attributes(slit.attrs, common) for slit in each],
+    }
+    coordinates |= {name: ("slit", np.array(column, dtype=object)) for name, column in texts.items() if any(column)}
     shared = {name: c.variable for name, c in first.coords.items() if set(c.dims) <= {"integration"}}
     result = xr.Dataset(variables).assign_coords(shared | coordinates)
     result = result.set_coords([name for name in variables if name in first.coords])
-    common = [slit.attrs for slit in each]
-    result.attrs = {key: value for key, value in common[0].items() if all(_same(a.get(key), value) for a in common)}
-    for key in ("slit_header", "SLTNAME", *(keyword for keyword, _ in SLIT_COORDINATES.values())):
-        result.attrs.pop(key, None)
+    result.attrs = {key: value for key, value in common.items() if key not in _OF_SLIT}
     return result
+
+
+_OF_SLIT = ("slit_header", "SLTNAME", *(keyword for keyword, _ in SLIT_COORDINATES.values()))
+"""Attributes that are never shared."""
+
+
+def _common(each: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Return the attributes that all slits share."""
+    return {key: value for key, value in each[0].items() if all(_same(a.get(key), value) for a in each)}
+
+
+def _attributes(attrs: Mapping[Any, Any], common: Mapping[Any, Any]) -> str:
+    """Return the attributes of a slit that neither the shared ones, its header nor its coordinates tell, as JSON."""
+    header = _header_keywords(str(attrs.get("slit_header", "")))
+    apart = ("slit_header", "nsxr_steps", *(key for key in _OF_SLIT if key != "SLTNAME"))
+    own = {key: value for key, value in attrs.items() if key == "SLTNAME" or (key not in common and key not in apart)}
+    own |= {key: attrs[key] for key, value in header.items() if key in attrs and not _same(attrs[key], value)}
+    own = {key: value for key, value in own.items() if key not in header or not _same(header[key], value)}
+    return json.dumps(own, default=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+
+
+def _header_keywords(text: str) -> dict[str, Any]:
+    return keywords(fits.Header.fromstring(text, sep="\n")) if text else {}
+
+
+def _stacked(arrays: Sequence[xr.DataArray], lengths: Mapping[str, int]) -> xr.DataArray:
+    """Return arrays without labels along ``slit``, padded at the ends of their dims."""
+    first = arrays[0]
+    if any(array.chunks is not None for array in arrays):
+        return xr.concat([_padded(array, lengths) for array in arrays], "slit")
+    shape = [lengths.get(str(dim), size) for dim, size in zip(first.dims, first.shape, strict=True)]
+    stacked = np.full((len(arrays), *shape), _fill(first.dtype), first.dtype)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[tuple(map(slice, array.shape))] = array.to_numpy()
+    return xr.DataArray(stacked, dims=("slit", *first.dims))
+
+
+def _fill(dtype: np.dtype) -> Any:
+    return np.nan if dtype.kind == "f" else int(OUTSIDE) if dtype == np.uint32 else 0
 
 
 def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -134,7 +179,6 @@ def _padded(array: xr.DataArray, lengths: Mapping[str, int]) -> xr.DataArray:
         return array
     whole = [str(dim) for dim in array.dims if dim in lengths]
     array = one_chunk(array, *whole).rename({dim: f"short_{dim}" for dim in whole})
-    fill: Any = np.nan if array.dtype.kind == "f" else int(OUTSIDE) if array.dtype == np.uint32 else 0
     dims = [str(dim).removeprefix("short_") for dim in array.dims]
     widths = [(0, lengths[dim] - array.shape[axis] if dim in lengths else 0) for axis, dim in enumerate(dims)]
     found = map_blocks(
@@ -144,7 +188,7 @@ def _padded(array: xr.DataArray, lengths: Mapping[str, int]) -> xr.DataArray:
         outputs={"padded": (dims, array.dtype.type)},
         sizes={dim: lengths[dim] for dim in whole},
         pad_width=widths,
-        constant_values=fill,
+        constant_values=_fill(array.dtype),
     )
     return found["padded"].assign_attrs(array.attrs)
 
@@ -157,9 +201,9 @@ def unpad_slits(padded: xr.Dataset) -> dict[str, xr.Dataset]:
 
 def _with_labels(padded: xr.Dataset) -> xr.Dataset:
     """Return a Dataset with the labels of its slits in memory. ``Dataset.chunk`` makes them lazy."""
-    late = {name: c.compute() for name, c in padded.coords.items() if c.dims[:1] == ("slit",) and c.chunks is not None}
-    labels = {name: c for name, c in late.items() if name != "wavelength"}
-    return padded.assign_coords(labels) if labels else padded
+    late = {name: c for name, c in padded.coords.items() if c.dims[:1] == ("slit",) and c.chunks is not None}
+    labels = {name: c for name, c in late.items() if name != "wavelength" and not set(_LABELS) <= set(c.dims)}
+    return padded.assign_coords(compute_together(labels)[0]) if labels else padded
 
 
 def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
@@ -174,11 +218,14 @@ def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
     """
     one = padded.isel(slit=number)
     attrs = dict(padded.attrs)
-    if "slit_header" in one.coords and str(one["slit_header"].values):
-        header = str(one["slit_header"].values)
-        attrs |= keywords(fits.Header.fromstring(header, sep="\n"))
+    texts = {name: str(one[name].values) for name in _TEXTS if name in one.coords}
+    if header := texts.get("slit_header"):
+        attrs |= _header_keywords(header)
         if "sci" in one:
             attrs["slit_header"] = header
+    attrs |= json.loads(texts.get("attributes", "{}"))
+    if "history" in texts:
+        attrs |= _with_status(texts["history"])
     attrs.setdefault("SLTNAME", str(one["slit"].values))
     for coordinate, (keyword, missing) in SLIT_COORDINATES.items():
         if coordinate in one.coords and keyword not in attrs:
@@ -190,17 +237,28 @@ def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
             one = one.isel({dim: slice(int(one[count]))})
         if dim in one.dims and label in one.coords:
             one = one.assign_coords({dim: one[label].to_numpy().astype(np.int64)})
-    gone = {"slit", "slit_header", "row", "column", "n_rows", "n_columns", *SLIT_COORDINATES} & set(one.coords)
+    gone = {"slit", "number", *_TEXTS, "row", "column", "n_rows", "n_columns", *SLIT_COORDINATES} & set(one.coords)
     one = one.drop_vars(list(gone))
-    one.attrs = attrs
+    one.attrs = {key: value for key, value in attrs.items() if value is not None}
     return on_detector(one)
+
+
+def _with_status(history: str) -> dict[str, Any]:
+    """Return attributes with the history of a slit, and the keywords of its steps and references."""
+    found = step_keywords(parsed_steps(history or "[]"))
+    return {"nsxr_steps": history or None} | {key: value for key, (value, _) in found.items()}
 
 
 def on_detector(slit: xr.Dataset) -> xr.Dataset:
     """Return a slit from a store with the dims of slits in memory: rows and columns, unless it is resampled.
 
+    ``wavelength`` is a coordinate in stores, and a variable in memory.
+
     Stores of older versions have ``cross_dispersion`` and ``dispersion`` for all slits.
     """
-    if "sci" not in slit or image_dims(slit) == IMAGE or is_resampled(slit, slit.attrs):
+    if "sci" not in slit:
+        return slit
+    slit = slit.reset_coords("wavelength") if "wavelength" in slit.coords else slit
+    if image_dims(slit) == IMAGE or is_resampled(slit, slit.attrs):
         return slit
     return slit.rename(dict(zip(RESAMPLED, IMAGE, strict=True)))

@@ -11,8 +11,9 @@ from xarray.core import indexing
 
 from nsxr.associate.exposures import COMBINED, identity
 from nsxr.errors import InputFileError, ModelError, ParameterError
+from nsxr.formats.extensions import SLIT_IMAGES
 from nsxr.formats.fits_headers import FitsFile, keywords, scan
-from nsxr.formats.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
+from nsxr.formats.fits_tables import TIME_COLUMNS, history_of, origin_of
 from nsxr.formats.gwcs_read import wcs_bytes
 from nsxr.formats.pixels import FitsArray
 from nsxr.formats.wcs import WcsArray, WcsWavelength
@@ -21,7 +22,7 @@ from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
 from nsxr.model.dq import OUTSIDE
 from nsxr.model.keywords import read, require
 from nsxr.model.names import plain_name
-from nsxr.model.variables import variable_attributes
+from nsxr.model.variables import units_of, variable_attributes
 from nsxr.products.fits_read import read_dataset
 from nsxr.products.padding import is_resampled, on_detector, unpad_slits
 from nsxr.slits.collection import as_slit, as_tree
@@ -29,28 +30,10 @@ from nsxr.storage.folder import Folder
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import shown
 
-__all__ = ["SLIT_IMAGES", "open_slits"]
+__all__ = ["open_slits"]
 
 _OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
 """Extensions that all slits of a file have, or none of them."""
-
-SLIT_IMAGES: Mapping[str, str] = {
-    "SCI": "sci",
-    "DQ": "dq",
-    "WAVELENGTH": "wavelength",
-    "BARSHADOW": "barshadow",
-    "VAR_POISSON": "var_poisson",
-    "VAR_RNOISE": "var_rnoise",
-    "VAR_FLAT": "var_flat",
-    "PATHLOSS_PS": "pathloss_point",
-    "PATHLOSS_UN": "pathloss_uniform",
-    "FLATFIELD_PS": "flatfield_point",
-    "FLATFIELD_UN": "flatfield_uniform",
-    "PHOTOM_PS": "photom_point",
-    "PHOTOM_UN": "photom_uniform",
-    "WHT": "weight",
-}
-"""Extensions of a slit in the order of the observatory's files, and their variables in a Dataset."""
 
 
 def open_slits(
@@ -77,9 +60,11 @@ def open_slits(
     DataTree
         One node for each slit, with ``sci`` float32 [units of BUNIT], ``dq`` uint32, ``var_poisson``, ``var_rnoise``,
         ``var_flat``, ``wavelength`` [um], and ``pathloss_*``, ``barshadow``, ``flatfield_*``, ``photom_*``, ``weight``
-        as far as the file has them. Images are (row, column), labelled with zero-based detector rows and columns.
-        Resampled slits are (cross_dispersion, dispersion), labelled from 0. In time series, integration is the first
-        dim of the signal and variances. Keywords of the primary header and of the slit are attributes.
+        as far as the file has them. Files of nsxr also have ``var_pathloss``, ``var_barshadow``, ``var_photom``,
+        ``var_background``, ``wavelength_uncorrected``, and the coordinate ``slit_y``. Each slit has its own history.
+        Images are (row, column), labelled with zero-based detector rows and columns. Resampled slits are
+        (cross_dispersion, dispersion), labelled from 0. In time series, integration is the first dim of the signal and
+        variances. Keywords of the primary header and of the slit are attributes.
         ``attrs["fits_header"]`` and ``attrs["slit_header"]`` are the headers as text. If the file has no DQ, pixels
         whose signal is NaN or whose weight is 0 are flagged DO_NOT_USE and NON_SCIENCE. If the file has no WAVELENGTH,
         wavelengths are computed from its gwcs when they are used.
@@ -104,7 +89,9 @@ def open_slits(
     if "SLTSTRT1" not in file.versions["SCI", versions[0]].header:
         slits = {"": _whole_exposure(file, name, options)}
     else:
-        slits = _with_wavelengths({str(version): _one_slit(file, version) for version in versions}, file)
+        shared = _shared(file)
+        slits = {str(version): _one_slit(file, version, shared) for version in versions}
+        slits = _with_wavelengths(slits, file)
     slits = {key: _in_chunks(slit, chunks) for key, slit in slits.items()}
     names = None
     if str(file.primary.get("DATAMODL")) == "MultiExposureModel":
@@ -132,14 +119,23 @@ def _text(header: Any) -> str:
     return str(header.tostring(sep="\n", endcard=False, padding=False))
 
 
-def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
+def _shared(file: FitsFile) -> dict[Any, Any]:
+    """Return the attributes that all slits of a file share, without their history."""
+    attrs: dict[Any, Any] = {**keywords(file.primary), "filename": os.path.basename(file.path)}
+    attrs["fits_header"] = _text(file.primary)
+    if "HDRTAB" in file.extensions and (headers := file.extensions["HDRTAB"].table) is not None:
+        attrs[COMBINED] = _combined(headers)
+    return attrs | origin_of(file)
+
+
+def _one_slit(file: FitsFile, version: int, shared: Mapping[Any, Any]) -> xr.Dataset:
     header = file.versions["SCI", version].header
-    primary, slit = keywords(file.primary), keywords(header)
+    primary, slit = shared, keywords(header)
     shape = file.versions["SCI", version].shape
     if len(shape) not in (2, 3):
         raise InputFileError(f"{file.path}: SCI {version} has {len(shape)} axes, expected 2 or 3 of a slit")
     has_weights = {"weight"} if ("WHT", version) in file.versions else set()
-    resampled = is_resampled(has_weights, file.primary, os.path.basename(file.path))
+    resampled = is_resampled(has_weights, primary, os.path.basename(file.path))
     if not resampled and ("DQ", version) not in file.versions:
         raise InputFileError(f"{file.path}: extension DQ {version} is missing, which all but resampled slits have")
     image = RESAMPLED if resampled else IMAGE
@@ -156,15 +152,11 @@ def _one_slit(file: FitsFile, version: int) -> xr.Dataset:
         first = read(primary, "INTSTART", source=file.path)
         coordinates["integration"] = ("integration", first + np.arange(sizes["integration"]))
         coordinates |= _times(file, coordinates["integration"][1])
-    attrs = {**primary, **slit}
-    attrs["filename"] = os.path.basename(file.path)
-    attrs["fits_header"], attrs["slit_header"] = _text(file.primary), _text(header)
-    if "HDRTAB" in file.extensions and (headers := file.extensions["HDRTAB"].table) is not None:
-        attrs[COMBINED] = _combined(headers)
-    if "NSXR_STEPS" in file.extensions and (table := file.extensions["NSXR_STEPS"].table) is not None:
-        attrs["nsxr_steps"] = steps_from_table(table, file.path)
-    attrs |= origin_of(file)
-    return xr.Dataset(_images(file, version, dims), coords=coordinates, attrs=attrs)
+    records = file.extensions["NSXR_STEPS"].table if "NSXR_STEPS" in file.extensions else None
+    attrs = {**shared, **slit, "slit_header": _text(header), **history_of(records, version, file.path)}
+    images = _images(file, version, dims)
+    coordinates |= {name: images.pop(name) for name in ("slit_y",) if name in images}
+    return xr.Dataset(images, coords=coordinates, attrs=attrs)
 
 
 def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr.Variable]:
@@ -182,12 +174,8 @@ def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr
                 continue
             raise InputFileError(f"{file.path}: {extension} {version} has shape {source.shape}, SCI has {shape}")
         attrs: dict[str, Any] = variable_attributes(name)
-        if name == "sci":
-            attrs["units"] = units
-        elif name.startswith("var_"):
-            attrs["units"] = f"({units})2"
-        elif name == "wavelength":
-            attrs["units"] = "um"
+        if found := units_of(name, units):
+            attrs["units"] = found
         variables[name] = xr.Variable(own, indexing.LazilyIndexedArray(FitsArray(source)), attrs)
     return variables
 
@@ -236,6 +224,8 @@ def _times(file: FitsFile, numbers: np.ndarray) -> dict[str, Any]:
 def _whole_exposure(file: FitsFile, name: str, options: StorageOptions) -> xr.Dataset:
     """Return count rates as one slit."""
     axes = len(file.require("SCI").shape)
+    if "REGIONS" in file.extensions:
+        raise InputFileError(f"{file.path}: is a frame of the IFU and has no slits; open it with nsxr.open_exposure")
     has_rates = all(key in file.extensions for key in ("DQ", "VAR_POISSON", "VAR_RNOISE"))
     if axes not in (2, 3) or not has_rates or "WMAP" in file.extensions:
         raise InputFileError(
@@ -283,10 +273,15 @@ def _open_zarr(name: str, options: StorageOptions) -> xr.DataTree:
         raise InputFileError(
             f"{shown(name)}: has no slits; variables are {', '.join(map(str, root.data_vars)) or 'none'}"
         )
-    if "slit" in root.dims:
-        named = unpad_slits(root)
-    elif "sci" in root:
-        named = {plain_name(root.attrs.get("SLTNAME", "slit"), "slit"): on_detector(root)}
-    else:
-        named = {key: on_detector(node.to_dataset()) for key, node in tree.children.items()}
-    return as_tree(list(named.values()), tree.attrs, list(named))
+    if "slice" in root.coords:
+        raise InputFileError(f"{shown(name)}: is a frame of the IFU and has no slits; open it with nsxr.open_exposure")
+    found: list[tuple[int, str, xr.Dataset]] = []
+    for key, node in {"": root, **{key: child.to_dataset() for key, child in tree.children.items()}}.items():
+        if "slit" in node.dims:
+            numbers = node["number"].to_numpy() if "number" in node.coords else np.arange(node.sizes["slit"])
+            found += [(int(n), *one) for n, one in zip(numbers, unpad_slits(node).items(), strict=True)]
+        elif key or "sci" in node:
+            name_of_slit = key or plain_name(node.attrs.get("SLTNAME", "slit"), "slit")
+            found.append((len(found), name_of_slit, on_detector(node)))
+    found.sort(key=lambda one: one[0])
+    return as_tree([slit for _, _, slit in found], tree.attrs, [slit for _, slit, _ in found])

@@ -1,28 +1,22 @@
 """Write cut-outs of slits: FITS in the layout of the observatory's cal products, or Zarr."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from astropy.io import fits
 
 from nsxr.errors import ModelError
-from nsxr.formats.fits_layout import Part, Target, image_header, lay_out
-from nsxr.formats.fits_tables import asdf_marker, asdf_table, integration_times, origin, provenance, table
-from nsxr.formats.keywords import as_product, carried_header, primary_header, set_keyword
-from nsxr.formats.spectra_tables import SLIT_KEYWORDS, is_of_spectrum
+from nsxr.formats.fits_write import create_fits
+from nsxr.formats.keywords import as_product
 from nsxr.formats.zarr import create_zarr
-from nsxr.model.dims import image_dims
-from nsxr.model.keywords import read
-from nsxr.model.provenance import merged
-from nsxr.model.variables import check_slit, variances_of
+from nsxr.model.history import joint_history, steps
+from nsxr.model.provenance import gathered
 from nsxr.optics.instrument import Optics
-from nsxr.products.padding import is_resampled, pad_slits
-from nsxr.products.slit_gwcs import coordinates_tree
-from nsxr.products.slits_read import SLIT_IMAGES
+from nsxr.products.padding import pad_slits
+from nsxr.products.slits_fits import create_slits
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
 from nsxr.storage.urls import local_path
@@ -43,7 +37,8 @@ def write_slits(
     Parameters
     ----------
     slits : Dataset or DataTree
-        One slit, or a DataTree of slits as from :func:`nsxr.open_slits`.
+        One slit, a DataTree of slits as from :func:`nsxr.open_slits`, or a calibrated frame of the IFU as from
+        :func:`nsxr.spec2`, with the coordinate ``slice``.
     path : path
         File to write. Its directory is made if it does not exist.
     optics : Optics, optional
@@ -76,128 +71,83 @@ def write_slits(
     Notes
     -----
     FITS has the extensions SCI DQ ERR WAVELENGTH and those of other variables for each slit, with the number of the
-    slit as EXTVER. ERR is the square root of the sum of the variances. Zarr has a group for each slit. Two or more
-    slitlets of the shutter array share one group if they have the same variables and the same history. In that group
-    they are padded, see :mod:`nsxr.products.padding`. :func:`nsxr.open_slits` reads all of these.
+    slit as EXTVER. ERR is the square root of ``var_poisson + var_rnoise + var_flat``, as in the observatory's files.
+    Extensions of nsxr's own are VAR_PATHLOSS, VAR_BARSHADOW, VAR_PHOTOM, VAR_BACKGROUND, WAVELENGTH_UNCORRECTED and
+    SLIT_Y. ERR does not include these variances, which all exposures share or which are part of VAR_POISSON and
+    VAR_RNOISE already. The table NSXR_STEPS has the history of each slit. In the primary header, a step is COMPLETE if
+    any slit had it. Keywords that differ between slits are in the headers of their SCI.
+
+    A frame of the IFU becomes an IFUImageModel: SCI ERR DQ VAR_POISSON VAR_RNOISE VAR_FLAT WAVELENGTH, REGIONS with the
+    numbers of the slices, and the extensions of the factors. It has no gwcs. :func:`nsxr.open_exposure` reads it.
+
+    In Zarr, two or more slits share one group if they have the same variables in the same units, and each kind of slits
+    has a group: points and extended sources, for example. In a group, slits are padded, see
+    :mod:`nsxr.products.padding`. A single slit, and the exposures of a MultiExposureModel, have groups of their own.
+    ``wavelength`` is a coordinate there, with ``ra``, ``dec`` and ``slit_y`` if the slits have them.
+    :func:`nsxr.open_slits` reads all of these.
     """
     final = local_path(path)
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
         if final.suffix == ".zarr":
-            nodes = _zarr_nodes(slits)
-            model = _model([slit for _, slit in iterate_slits(slits)])
+            is_frame = isinstance(slits, xr.Dataset) and "slice" in slits.coords
+            model = None if is_frame else _model([slit for _, slit in iterate_slits(slits)])
+            nodes = _zarr_nodes(slits, model)
             return list(create_zarr(partials[0], {k: as_product(node, final.name, model) for k, node in nodes.items()}))
-        return _create(partials[0], slits, final.name, optics)
+        if isinstance(slits, xr.Dataset) and "slice" in slits.coords:
+            return create_fits(partials[0], slits, final.name)
+        each = [slit for _, slit in iterate_slits(slits)]
+        return create_slits(partials[0], each, slits.attrs, final.name, _model(each), optics)
 
     write_whole([final], create, final.parent, final.name, overwrite, progress)
     return final
 
 
-def _zarr_nodes(slits: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
+def _zarr_nodes(slits: xr.Dataset | xr.DataTree, model: str | None) -> dict[str, xr.Dataset]:
     """Return the content of each group of a Zarr store."""
     if isinstance(slits, xr.Dataset):
-        return {"/": slits}
+        return {"/": _in_store(slits)}
+    if model == "MultiExposureModel" or len(list(iterate_slits(slits))) < 2:
+        own = {name: _in_store(child.to_dataset()) for name, child in slits.children.items()}
+        return {"/": slits.to_dataset(), **own}
+    kinds: dict[object, dict[str, tuple[int, xr.Dataset]]] = {}
+    for number, (name, slit) in enumerate(iterate_slits(slits)):
+        kinds.setdefault(_kind(slit), {})[name] = (number, slit)
+    groups = []
+    for members in kinds.values():
+        padded = pad_slits(xr.DataTree.from_dict({name: slit for name, (_, slit) in members.items()}))
+        numbers = np.array([number for number, _ in members.values()], np.int32)
+        groups.append(_in_store(padded).assign_coords(number=("slit", numbers)))
     each = [slit for _, slit in iterate_slits(slits)]
-    is_shutters = all(slit.attrs.get("EXP_TYPE") == "NRS_MSASPEC" for slit in each)
-    is_alike = len({(frozenset(slit.data_vars), str(slit.attrs.get("nsxr_steps"))) for slit in each}) == 1
-    if len(each) > 1 and is_shutters and is_alike and _model(each) != "MultiExposureModel":
-        return {"/": pad_slits(slits)}
-    return {"/": slits.to_dataset(), **{name: child.to_dataset() for name, child in slits.children.items()}}
+    whole: dict[Any, Any] = {**slits.attrs, **joint_history(each), **gathered([slit.attrs for slit in each])}
+    if len(groups) == 1:
+        return {"/": groups[0].assign_attrs(whole)}
+    nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=whole)}
+    return nodes | {f"slits_{n}": group for n, group in enumerate(groups, start=1)}
+
+
+def _in_store(slit: xr.Dataset) -> xr.Dataset:
+    """Return slits with ``wavelength`` as a coordinate, so that CF readers find the wavelength of each pixel."""
+    return slit.set_coords("wavelength") if "wavelength" in slit else slit
+
+
+def _kind(slit: xr.Dataset) -> object:
+    """Return what slits must have in common to be padded together: variables with dims, dtypes and units."""
+    images = {str(n): (a.dims, a.dtype.str, str(a.attrs.get("units"))) for n, a in slit.variables.items()}
+    numbers = tuple(slit["integration"].to_numpy()) if "integration" in slit.coords else ()
+    return tuple(sorted(images.items())), numbers, slit.sizes.get("integration")
 
 
 def _model(slits: Sequence[xr.Dataset]) -> str:
-    """Return the data model of the file: that of the input, if it fits the slits."""
-    given = str(slits[0].attrs.get("DATAMODL", ""))
-    if len(slits) > 1:
-        return given if given == "MultiExposureModel" else "MultiSlitModel"
-    return given if given in ("SlitModel", "MultiSlitModel") else "SlitModel"
+    """Return the data model of the file: that of the input, if it fits the slits, else that of the kind of exposure.
 
-
-def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the images of a slit by extension, in the order of the observatory's files."""
-    variances = [slit[name] for name in variances_of(slit)]
-    found: dict[str, xr.DataArray] = {}
-    for extension, name in SLIT_IMAGES.items():
-        if name not in slit:
-            continue
-        found[extension] = slit[name]
-        if extension == "DQ" and variances:
-            total = sum((part.fillna(0.0) for part in variances[1:]), variances[0])
-            units = slit["sci"].attrs.get("units", "")
-            found["ERR"] = xr.ufuncs.sqrt(total).astype(np.float32).assign_attrs(units=units)
-    return found
-
-
-def _create(
-    path: Path, slits: xr.Dataset | xr.DataTree, filename: str, optics: Optics | None
-) -> list[tuple[xr.DataArray, Target]]:
-    each = [slit for _, slit in iterate_slits(slits)]
-    if not each:
+    The observatory has time series as one SlitModel, and slits of other exposures as a MultiSlitModel, also a single
+    one.
+    """
+    if not slits:
         raise ModelError("there are no slits to write")
-    for slit in each:
-        check_slit(slit, "sci", "dq")
-    first = each[0]
-    primary = slit_primary_header({**first.attrs, **slits.attrs}, filename, _model(each))
-    parts = [Part(primary)]
-    for version, slit in enumerate(each, start=1):
-        for extension, array in _images(slit).items():
-            if extension == "SCI":
-                array = array.assign_attrs(fits_header=_slit_header(slit))
-            header = image_header(extension, array)
-            header["EXTVER"] = (version, "extension value")
-            parts.append(Part(header, array))
-    asdf_part = asdf_marker() if optics is None else asdf_table(coordinates_tree(each, optics, _model(each)))
-    times = integration_times(first) if "integration" in first.dims else None
-    records, known = provenance(first), origin({**slits.attrs, **merged([slit.attrs for slit in each])})
-    tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_part)]
-    parts += [Part(*table(name, rows)) for name, rows in tables if rows is not None]
-    return lay_out(path, parts)
-
-
-def _slit_header(slit: xr.Dataset) -> str:
-    """Return the header of a slit as text: its original header, its keywords, and the place that its labels give.
-
-    Slits that were cut out have no header of their own. They get what the header of the exposure says of time,
-    ephemeris and pointing, but not its FITS coordinates and its region on the sky, which are those of the whole image.
-    """
-    header = fits.Header.fromstring(str(slit.attrs.get("slit_header", "")), sep="\n")
-    if not header:
-        exposure = carried_header({"fits_header": slit.attrs.get("sci_header", "")})
-        gone = {"S_REGION", *(keyword for keyword in SLIT_KEYWORDS if keyword in slit.attrs)}
-        header = fits.Header([one for one in exposure.cards if is_of_spectrum(one.keyword) and one.keyword not in gone])
-    for keyword, meaning in SLIT_KEYWORDS.items():
-        value = slit.attrs.get(keyword)
-        is_unknown = value is None or (isinstance(value, float | np.floating) and not np.isfinite(value))
-        if not is_unknown and keyword not in header:  # FITS has no NaN: place of a source that is not known
-            set_keyword(header, keyword, value, meaning)
-    if not is_resampled(slit, slit.attrs):  # resampled pixels are not detector pixels
-        for axis, dim in zip(("2", "1"), image_dims(slit), strict=True):
-            if dim in slit.coords:
-                start = int(slit[dim].to_numpy()[0]) + 2 - read(slit.attrs, f"SUBSTRT{axis}", default=1)
-                set_keyword(header, f"SLTSTRT{axis}", start, SLIT_KEYWORDS[f"SLTSTRT{axis}"])
-                set_keyword(header, f"SLTSIZE{axis}", slit.sizes[dim], SLIT_KEYWORDS[f"SLTSIZE{axis}"])
-    return str(header.tostring(sep="\n", endcard=False, padding=False))
-
-
-def slit_primary_header(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header:
-    """Return the primary header of a product of slits, without the keywords from the header of a slit.
-
-    Parameters
-    ----------
-    attrs : mapping
-        Attributes of a slit, overridden by those of the file.
-    filename : str
-        Final name of the product.
-    model : str
-        Data model (DATAMODL).
-    """
-    own = fits.Header.fromstring(str(attrs.get("slit_header", "")), sep="\n")
-    carried = fits.Header.fromstring(str(attrs.get("fits_header", "")), sep="\n")
-    kept = {k: v for k, v in attrs.items() if (k not in own and k not in SLIT_KEYWORDS) or k in carried}
-    # if both headers have a keyword, attrs holds the value of the slit
-    kept |= {
-        key: carried[key] for key in own if key in carried and key in attrs and key not in ("COMMENT", "HISTORY", "")
-    }
-    header = primary_header(xr.Dataset(attrs=kept), filename)
-    set_keyword(header, "DATAMODL", model)
-    return header
+    given = str(slits[0].attrs.get("DATAMODL", ""))
+    if given == "MultiExposureModel" or (len(slits) == 1 and given == "SlitModel"):
+        return given
+    is_cut_out = "extract_2d" in {entry["step"] for entry in steps(slits[0])} and "integration" not in slits[0].dims
+    return "MultiSlitModel" if len(slits) > 1 or given == "MultiSlitModel" or is_cut_out else "SlitModel"

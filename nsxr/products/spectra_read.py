@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError
 from nsxr.formats.fits_headers import keywords, scan
-from nsxr.formats.fits_tables import TIME_COLUMNS, origin_of, steps_from_table
+from nsxr.formats.fits_tables import TIME_COLUMNS, history_of, origin_of
 from nsxr.formats.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_spectrum
 from nsxr.formats.zarr_read import open_store
 from nsxr.model.keywords import read
@@ -73,13 +73,16 @@ def open_spectra(path: str | os.PathLike[str]) -> xr.DataTree:
         )
     primary = keywords(file.primary) | {"fits_header": file.primary.tostring(sep="\n", endcard=False, padding=False)}
     primary |= origin_of(file)
-    steps = {hdu.ver: steps_from_table(hdu.data, file.path) for hdu in file.tables("NSXR_STEPS")}
-    spectra = [_spectrum(hdu, primary, steps.get(hdu.ver, steps.get(1)), file.path) for hdu in file.tables(name)]
+    tables = {hdu.ver: hdu.data for hdu in file.tables("NSXR_STEPS")}  # older files have one for each spectrum
+    spectra = [
+        _spectrum(hdu, primary, history_of(tables.get(hdu.ver, tables.get(1)), hdu.ver, file.path), file.path)
+        for hdu in file.tables(name)
+    ]
     times = file.extensions["INT_TIMES"].table if "INT_TIMES" in file.extensions else None
     return _tree(_with_times(_joined(spectra, file.path), times), primary)
 
 
-def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | None, path: str) -> xr.Dataset:
+def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], history: Mapping[str, str], path: str) -> xr.Dataset:
     """Return one table as a spectrum, or as a time series if its rows hold vectors."""
     header, data, present = keywords(hdu.header), hdu.data, hdu.columns.names
     number = partial(read, header, matters=False, source=f"{path}: {hdu.name} {hdu.ver}")
@@ -94,7 +97,7 @@ def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], steps: str | No
     if is_series:
         wavelength, values = _cut(wavelength, values, f"{path}: {hdu.name} {hdu.ver}")
     slit = {k: v for k, v in header.items() if is_of_spectrum(k) and k not in ("INT_NUM", *TIMES)}
-    attrs = {**primary, **slit} | ({"nsxr_steps": steps} if steps is not None else {})
+    attrs = {**primary, **slit, **history}
     start, length = cutout_start(attrs, 1), wavelength.size
     if "COLUMN" in values:
         column = values["COLUMN"] if values["COLUMN"].ndim == 1 else values["COLUMN"][0]

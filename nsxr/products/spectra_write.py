@@ -31,7 +31,8 @@ from nsxr.formats.spectra_tables import (
     table_header,
 )
 from nsxr.formats.zarr import create_zarr
-from nsxr.model.provenance import merged
+from nsxr.model.history import joint_history
+from nsxr.model.provenance import gathered
 from nsxr.model.variables import check
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
@@ -177,11 +178,7 @@ def _create(
 ) -> list[tuple[xr.DataArray, Target]]:
     """Create a FITS product of full size, and return its arrays with their targets. ``kind`` is from :func:`_kind`."""
     extension, model = kind
-    records = [provenance(spectrum) for spectrum in spectra]
-    first = spectra[0].attrs
-    same = len({spectrum.attrs.get("nsxr_steps") for spectrum in spectra}) == 1
-    attrs = {**first, **root} | ({"nsxr_steps": first["nsxr_steps"]} if "nsxr_steps" in first else {})
-    attrs |= merged([spectrum.attrs for spectrum in spectra])
+    attrs = {**spectra[0].attrs, **root, **joint_history(spectra), **gathered([one.attrs for one in spectra])}
     parts = [Part(_primary(attrs, filename, model))]
     for version, spectrum in enumerate(spectra, start=1):
         rows, columns = _rows(spectrum, extension)
@@ -190,9 +187,8 @@ def _create(
         parts.append(Part(header, rows, _target, late))
     times = integration_times(spectra[0]) if model == "TSOMultiSpecModel" else None
     tables = [("INT_TIMES", 1, times)] if times is not None else []
-    tables += [("NSXR_STEPS", n, r) for n, r in enumerate(records[: 1 if same else None], 1) if r is not None]
-    known = origin(attrs)
-    tables += [("NSXR_PROVENANCE", 1, known)] if known is not None else []
+    own = {"NSXR_STEPS": provenance(*spectra), "NSXR_PROVENANCE": origin(attrs)}
+    tables += [(name, 1, rows) for name, rows in own.items() if rows is not None]
     for name, version, content in (*tables, ("ASDF", 1, asdf_marker())):
         header, data = table(name, content)
         header["EXTVER"] = version

@@ -36,7 +36,6 @@ COORDINATES: Mapping[str, tuple[type[np.generic], str]] = {
 
 _REFERENCE_PIXEL = np.uint32(PixelFlag.REFERENCE_PIXEL)
 _MEANINGS = {
-    "slit_y": "place along the slit, in heights of the open area",
     "ra": "right ascension of the middle of a pixel",
     "dec": "declination of the middle of a pixel",
 }

@@ -9,6 +9,7 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.types import Entries
+from nsxr.model.variables import variable_attributes
 from nsxr.optics.boxes import Box, find_box
 from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.slits.cut_outs import COORDINATES, describe, places_seen, with_wcs
@@ -91,7 +92,7 @@ def locate_slices(
         wanted=wanted,
     )
     attrs: dict[str, Entries] = {name: describe(name) for name in wanted}
-    attrs["slice"] = {"long_name": "number of the slice, 0 between the slices"}
+    attrs["slice"] = variable_attributes("slice")
     variables = {name: array.variable for name, array in found.items()}
     for name, variable in variables.items():
         variable.attrs = attrs[name]
