@@ -145,6 +145,8 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
     with tree:
         nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
         first = next(iter(nodes.values()))
+        if "nsxr_steps" in tree.attrs:  # the root has the history of all groups
+            first = first.assign_attrs(tree.attrs)
         lines = [f"{Path(shown(path)).name}: Zarr store", *_describe_header(first.attrs)]
         status = {key: first.attrs[key] for key in STATUS if key in first.attrs}
         lines += [*_made(first.attrs), *_done(status, first.attrs.get("CAL_VER"), steps(first))]

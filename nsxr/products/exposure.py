@@ -10,10 +10,12 @@ import xarray as xr
 
 from nsxr.compute.layouts import in_chunks, raw_chunks
 from nsxr.errors import DegradedResultWarning, InputFileError, ParameterError
+from nsxr.formats.zarr_read import open_store
 from nsxr.model.history import steps
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 from nsxr.model.types import Entries
 from nsxr.products.fits_read import read_dataset
+from nsxr.storage.folder import Folder
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote, shown
 
@@ -47,8 +49,8 @@ def open_exposure(
     Parameters
     ----------
     paths : path, URL, or sequence of them
-        ``_uncal.fits``, ``_rate.fits`` or ``_rateints.fits`` file, or ``_cal.fits`` of the IFU, possibly gzipped, or
-        the segments of one exposure (``-seg001``, ...) in any order.
+        ``_uncal.fits``, ``_rate.fits`` or ``_rateints.fits`` file, or a calibrated frame of the IFU (``_cal.fits``
+        or ``_cal.zarr``), possibly gzipped, or the segments of one exposure (``-seg001``, ...) in any order.
     chunks : "raw", mapping or None
         Chunk lengths by dim. ``"raw"`` is the layout of :mod:`nsxr.compute.layouts`, which suits the pipeline. Dims
         that a mapping leaves out also get this layout. None opens one file without dask. Its pixels are read when they
@@ -93,7 +95,7 @@ def open_exposure(
 
 
 def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, options: StorageOptions) -> xr.Dataset:
-    plain = read_dataset(name, options)
+    plain = _open_frame(name, options) if name.rstrip("/").endswith(".zarr") else read_dataset(name, options)
     if "group" not in plain.dims:
         return plain if chunks is None else _rates_in_chunks(plain, chunks)
     corrected = [key for key in ("pixeldq", "groupdq") if key in plain] + [s["step"] for s in steps(plain)]
@@ -110,6 +112,17 @@ def _open_one(name: str, chunks: Literal["raw"] | Mapping[str, int] | None, opti
     lengths = raw_chunks(sizes, in_pieces=not (is_remote(name) or name.endswith(".gz")))
     lengths |= {} if chunks == "raw" else chunks
     return in_chunks(plain, lengths, "raw")
+
+
+def _open_frame(name: str, options: StorageOptions) -> xr.Dataset:
+    """Open a calibrated frame of the IFU in Zarr."""
+    frame = open_store(Folder.at(name, options)).to_dataset()
+    if not {"sci", "slice"} <= set(frame.variables):
+        raise InputFileError(
+            f"{shown(name)}: is no calibrated frame of the IFU, with variables sci and slice; open slits with "
+            "nsxr.open_slits, count rates with xarray.open_datatree"
+        )
+    return frame.reset_coords("wavelength") if "wavelength" in frame.coords else frame
 
 
 def _rates_in_chunks(rates: xr.Dataset, chunks: Literal["raw"] | Mapping[str, int]) -> xr.Dataset:

@@ -78,7 +78,8 @@ def write_slits(
     any slit had it. Keywords that differ between slits are in the headers of their SCI.
 
     A frame of the IFU becomes an IFUImageModel: SCI ERR DQ VAR_POISSON VAR_RNOISE VAR_FLAT WAVELENGTH, REGIONS with the
-    numbers of the slices, and the extensions of the factors. It has no gwcs. :func:`nsxr.open_exposure` reads it.
+    numbers of the slices, and the extensions of the factors. It has no gwcs. :func:`nsxr.open_exposure` reads
+    it, from FITS and from Zarr.
 
     In Zarr, two or more slits share one group if they have the same variables in the same units, and each kind of slits
     has a group: points and extended sources, for example. In a group, slits are padded, see

@@ -106,6 +106,39 @@ def test_data_models(tmp_path: Path) -> None:
     assert model(series) == "SlitModel"
 
 
+def test_each_kind_of_slits_is_a_group_in_zarr(tmp_path: Path) -> None:
+    path = nsxr.write_slits(calibrated(40), tmp_path / "x_cal.zarr", progress=False)
+    assert sum(one.is_file() for one in path.rglob("*")) < 200
+    stored = xr.open_datatree(path, engine="zarr")
+    assert [dict(node.sizes)["slit"] for node in stored.children.values()] == [20, 20]
+    for node in stored.children.values():
+        assert {"wavelength", "slit_y"} <= set(node["sci"].coords)  # by the attribute "coordinates" of CF
+        assert (node["wavelength"].attrs["standard_name"], node["wavelength"].attrs["units"]) == (
+            "radiation_wavelength",
+            "um",
+        )
+        assert node["slit_y"].attrs["units"] == "1"
+        assert node["source_type"].to_series().nunique() == 1
+    assert "wavecorr" in describe(path)
+
+
+def test_lazy_slits_are_written_like_slits_in_memory(tmp_path: Path) -> None:
+    tree = calibrated(3)
+    path = nsxr.write_slits(map_slits(lambda slit: slit.chunk(), tree), tmp_path / "x_cal.zarr", progress=False)
+    for (_, one), (_, other) in zip(iterate_slits(tree), iterate_slits(nsxr.open_slits(path)), strict=True):
+        xr.testing.assert_equal(one, other.compute())
+
+
+def test_values_that_were_changed_after_reading_are_kept(tmp_path: Path) -> None:
+    for ending in ("fits", "zarr"):
+        slits = nsxr.open_slits(nsxr.write_slits(calibrated(2), tmp_path / f"x_cal.{ending}", progress=False))
+        changed = map_slits(lambda slit: slit.assign_attrs(SRCTYPE="EXTENDED", PTHLOSS="UNIFORM"), slits)
+        again = nsxr.open_slits(nsxr.write_slits(changed, tmp_path / f"y_cal.{ending}", progress=False))
+        assert {(slit.attrs["SRCTYPE"], slit.attrs["PTHLOSS"]) for _, slit in iterate_slits(again)} == {
+            ("EXTENDED", "UNIFORM")
+        }
+
+
 def frame() -> xr.Dataset:
     """A calibrated frame of the IFU, small, with three slices."""
     rng = np.random.default_rng(3)
@@ -157,3 +190,8 @@ def test_a_frame_of_the_ifu_comes_back(tmp_path: Path) -> None:
     assert (steps(again), again.attrs["PHOTMJSR"]) == (steps(made), 1.5)
     with pytest.raises(InputFileError, match="frame of the IFU"):
         nsxr.open_slits(path)
+    stored = nsxr.open_exposure(nsxr.write_slits(made, tmp_path / "x_cal.zarr", progress=False))
+    xr.testing.assert_equal(stored.compute(), made)
+    assert stored.attrs["DATAMODL"] == "IFUImageModel"
+    with pytest.raises(InputFileError, match="frame of the IFU"):
+        nsxr.open_slits(tmp_path / "x_cal.zarr")
