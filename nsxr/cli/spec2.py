@@ -1,15 +1,17 @@
 """Define ``nsxr spec2``: count rates to calibrated slits, slices and spectra."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import click
+import xarray as xr
 
 from nsxr.associate.associations import read_association
 from nsxr.associate.backgrounds import choose_backgrounds
+from nsxr.cli.calibration import put
 from nsxr.cli.options import (
     metafile_beside,
     phase,
@@ -26,7 +28,9 @@ from nsxr.model.types import ByStep
 from nsxr.pipelines.spec2 import SPEC2
 from nsxr.pipelines.spec2 import spec2 as run_spec2
 from nsxr.products.exposure import open_exposure
+from nsxr.products.slits_read import open_slits
 from nsxr.products.slits_write import write_slits
+from nsxr.products.spectra_read import open_spectra
 from nsxr.products.spectra_write import write_spectra
 from nsxr.references.optics import open_optics
 from nsxr.references.spec2 import open_spec2_references
@@ -60,6 +64,7 @@ class _Options:
     skip: tuple[str, ...]
     run: tuple[str, ...]
     formats: tuple[str, ...]
+    quicklook: bool
     overwrite: bool
     progress: bool
 
@@ -83,6 +88,7 @@ class _Options:
 @click.option("--skip", metavar="STEP", multiple=True, help="Skip a step. Repeatable.")
 @click.option("--run", "asked", metavar="STEP", multiple=True, help="Run a step that is off by default. Repeatable.")
 @click.option("--format", "form", type=click.Choice(["fits", "zarr", "both"]), default="fits", show_default=True)
+@click.option("--quicklook", is_flag=True, help="Draw <root>_spec2.png.")
 @click.option("--overwrite", is_flag=True, help="Replace existing products.")
 @click.option("--progress/--no-progress", default=True, help="Show progress on a terminal.")
 @reports_errors
@@ -100,6 +106,7 @@ def spec2(
     skip: tuple[str, ...],
     asked: tuple[str, ...],
     form: str,
+    quicklook: bool,
     overwrite: bool,
     progress: bool,
     client: object,
@@ -116,7 +123,9 @@ def spec2(
     SPEC2.settings(parameters, skip, asked)
     formats = ("fits", "zarr") if form == "both" else (form,)
     references = dict(split_pair(text, "TYPE=PATH") for text in named)
-    options = _Options(output, source, references, shutters, parameters, skip, asked, formats, overwrite, progress)
+    options = _Options(
+        output, source, references, shutters, parameters, skip, asked, formats, quicklook, overwrite, progress
+    )
     exposures = _planned(files, folder)
     if no_background or backgrounds:
         own = tuple(Path(path) for path in backgrounds)
@@ -159,12 +168,15 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     rate = open_exposure(exposure.science)
     is_series = "integration" in rate.dims
     is_frame = str(rate.attrs.get("EXP_TYPE", "")).strip().upper() == "NRS_IFU"
-    kinds = ("cal",) if is_frame else ("cal", "x1d")
+    kinds = ("cal",) if is_frame or "extract_1d" in options.skip else ("cal", "x1d")
+    if options.quicklook and not is_frame and "x1d" not in kinds:
+        raise ParameterError("--quicklook draws spectra, it needs the step extract_1d")
     names = {kind: f"{kind}ints" if is_series else kind for kind in kinds}
     folder = Path(options.output)
     paths = {kind: [folder / f"{root}_{name}.{form}" for form in options.formats] for kind, name in names.items()}
+    picture = folder / f"{root}_spec2.png"
     if not options.overwrite:
-        refuse_existing([path for each in paths.values() for path in each])
+        refuse_existing([path for each in paths.values() for path in each] + [picture] * options.quicklook)
     with phase(f"{root}: choosing references", options.progress and options.source == "crds"):
         references = open_spec2_references(options.source, rate, options.named)
         optics = open_optics(options.source, rate)
@@ -192,3 +204,19 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         content = node if node.children else node.to_dataset()
         for path in each:
             click.echo(write(content, path, overwrite=options.overwrite, progress=options.progress))
+    if options.quicklook:
+        from nsxr.plot.spec2 import draw_spec2  # matplotlib takes 0.3 s to import
+
+        with phase(f"{root}: drawing the quick look", options.progress), worker_errors():
+            figure = draw_spec2(_reopened(done, paths) if is_series else done)
+        put(picture, partial(figure.savefig, dpi=110, format="png"))
+        click.echo(picture)
+
+
+def _reopened(tree: xr.DataTree, paths: Mapping[str, Sequence[Path]]) -> xr.DataTree:
+    """Return the products of a time series from the files just written: the picture needs no second calibration."""
+    slits = open_slits(paths["cal"][0])
+    for name, node in slits.children.items():
+        place = tree.children["cal"].children[name].to_dataset()["slit_y"]  # files do not have it
+        slits[name] = node.to_dataset().assign_coords(slit_y=place)
+    return xr.DataTree.from_dict({"cal": slits, "x1d": open_spectra(paths["x1d"][0])})

@@ -208,7 +208,7 @@ def spec2(
     for part, own in _parts(list(stages.values())[-1], references, fixed_references):
         later = SPEC2.correct(rate, own, settings, given=given, left_out=left_out, since=(first, part))
         for name, last in _PRODUCTS.items():
-            if last in later:
+            if last in later and (name == "cal" or last not in skip):
                 products[name] = _joined(products.get(name), later[last])
     recipe = SPEC2.recipe(settings)
     tree = xr.DataTree()

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from nsxr.compute.blocks import compute_together
 from nsxr.model.dq import PixelFlag
 from nsxr.model.types import Entries
-from nsxr.plot.style import INK, ORANGE, PAPER, PINK, QUIET, SKY, edges, is_strip, label_image, one_image
+from nsxr.plot.style import INK, ORANGE, PAPER, PINK, QUIET, SKY, edges, is_strip, label_image, mark_ticks, one_image
 
 __all__ = ["plot_dq", "plot_dq_map", "plot_rate"]
 
@@ -62,13 +62,7 @@ def plot_rate(axes: Axes, rate: xr.Dataset, integration: int = 0) -> None:
     assert figure is not None
     bar = figure.colorbar(image, ax=axes, extend="both", fraction=0.05, pad=0.01)
     bar.set_label(f"count rate [{sci.attrs.get('units', 'DN/s')}]")
-    decades = 10.0 ** np.arange(-3, 7)
-    ticks = np.concatenate([-decades[::-1], [0.0], decades])
-    ticks = ticks[(ticks >= low) & (ticks <= high)]
-    places, zero = np.asarray(norm(ticks)), float(norm(0.0))
-    ticks = ticks[(ticks == 0) | (np.abs(places - zero) > 0.05)]  # others would overprint the zero
-    bar.set_ticks(list(ticks), labels=[f"{tick:g}" for tick in ticks])
-    bar.minorticks_off()
+    mark_ticks(bar, norm)
 
 
 def _classes(dq: np.ndarray) -> np.ndarray:

@@ -86,13 +86,19 @@ def test_modes_have_the_steps_of_the_observatory_in_its_order():
 
 def test_the_command(slit, run, tmp_path):
     rate = slit / "star_rate.fits"
-    lines = run("spec2", rate, "--references", slit / "references", "-o", tmp_path).output.splitlines()
-    assert [line.rsplit("/", 1)[-1] for line in lines[-2:]] == ["star_cal.fits", "star_x1d.fits"]
+    lines = run("spec2", rate, "--references", slit / "references", "-o", tmp_path, "--quicklook").output.splitlines()
+    names = ["star_cal.fits", "star_x1d.fits", "star_spec2.png"]
+    assert [line.rsplit("/", 1)[-1] for line in lines[-3:]] == names
+    assert (tmp_path / "star_spec2.png").stat().st_size > 20_000
     with fits.open(tmp_path / "star_cal.fits") as cal, fits.open(tmp_path / "star_x1d.fits") as x1d:
         assert cal["SCI"].header["BUNIT"] == "MJy"
         assert np.isfinite(x1d["EXTRACT1D"].data["FLUX"]).sum() > 250
     again = run("spec2", rate, "--references", slit / "references", "-o", tmp_path, status=1).output
     assert "star_cal.fits" in again
+    only = ("spec2", rate, "--references", slit / "references", "-o", tmp_path / "cal", "--skip", "extract_1d")
+    assert "needs the step extract_1d" in run(*only, "--quicklook", status=1).output
+    run(*only)
+    assert [path.name for path in (tmp_path / "cal").iterdir()] == ["star_cal.fits"]
     assert "exclude each other" in run(
         "spec2", rate, "--references", slit, "--background", rate, "--no-background", status=1
     ).output  # fmt: skip
