@@ -30,7 +30,10 @@ def draw_montage(slits: Sequence[Drawn]) -> Figure:
     chosen = sorted(order[:_MOST])  # in the order of the product
     across = next(columns for most, columns in _COLUMNS if len(chosen) <= most)
     down = -(-len(chosen) // across)
-    wide, high = 16.5, max(1.2 if across > 3 else 1.7, 2.2 if across == 1 else 0.0)
+    wide, high = (
+        {1: 10.0, 2: 12.0, 3: 14.0}.get(across, 16.5),
+        max(1.2 if across > 3 else 1.7, 2.2 if across == 1 else 0.0),
+    )
     margin = 0.75
     figure = Figure(figsize=(wide, down * high + 2 * margin - 0.15))
     width, height = figure.get_size_inches()
