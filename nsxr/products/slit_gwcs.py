@@ -52,7 +52,7 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
     corrected = [str(slit.attrs.get("SLTNAME", "")) for slit in slits if slit.attrs.get("WAVECOR")]
     if corrected:
         warnings.warn(
-            f"slits {', '.join(corrected)}: WAVELENGTH is corrected for the place of the source, the gwcs is not",
+            f"{_listed(corrected)}: WAVELENGTH is corrected for the place of the source, the gwcs is not",
             DegradedResultWarning,
             stacklevel=2,
         )
@@ -71,6 +71,11 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
         place |= {key.lower(): int(attrs[key]) for key in ("XCEN", "YCEN") if key in attrs}
         entries.append({"meta": {"model_type": "SlitModel", "wcs": node}, **ends, **place})
     return write.asdf_text({"slits": entries} if model == "MultiSlitModel" else entries[0])
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return a few names of slits, or their number."""
+    return f"slits {', '.join(names)}" if len(names) <= 5 else f"{len(names)} slits"
 
 
 def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
