@@ -13,6 +13,19 @@ from nsxr.spectra.extraction import extract_spectrum, model_image
 from nsxr.spectra.trace_model import fit_trace_model
 from nsxr.testing import forbid_computes, make_slit
 
+
+def test_variances_where_the_sensitivity_changes_much_from_column_to_column():
+    slit, _ = simulate_trace(columns=120, signal_to_noise=60)
+    scale = xr.DataArray(np.exp(3 * np.clip(np.arange(120) / 30 - 1, -1, 0) ** 2), dims="column")
+    plain, steep = slit, slit.copy()
+    for name, power in {"sci": 1, "var_poisson": 2, "var_rnoise": 2, "var_flat": 2}.items():
+        if name in slit:
+            steep[name] = (slit[name] * scale**power).astype(np.float32).assign_attrs(slit[name].attrs)
+    one, other = (extract_spectrum(each, background="none") for each in (plain, steep))
+    ratio = other["flux_var_poisson"] / one["flux_var_poisson"] / scale.rename(column="dispersion").values ** 2
+    np.testing.assert_allclose(ratio[3:-3], 1.0, atol=0.12)
+
+
 IMAGE = ("row", "column")
 PARTS = ("poisson", "rnoise", "flat")
 

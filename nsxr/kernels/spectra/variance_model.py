@@ -9,6 +9,10 @@ __all__ = ["BIN", "excess_noise", "model_variance", "relative_variance", "runnin
 
 BIN = 32
 """Number of columns with one common relation between signal and photon noise."""
+_SMOOTH = 7
+"""Number of columns over which the scale of the signal is smoothed."""
+_LEAST_ROWS = 3
+"""Least number of pixels whose read noise tells the scale of a column."""
 
 
 def steady_flux(flux: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -40,7 +44,9 @@ def model_variance(
     """Return the relation of photon noise to the light of the source: ``var_poisson = background + slope * light``.
 
     Variances of single pixels come from their own noisy signal. Weights made from such variances prefer pixels that are
-    low by chance, and the flux becomes too low. One relation is fitted to all pixels of a group of columns.
+    low by chance, and the flux becomes too low. One relation is fitted to all pixels of a group of columns. Calibrated
+    pixels were multiplied by a sensitivity that may change much within a group, at the ends of a spectrum. The read
+    noise tells how much: its deviation was multiplied by the same.
 
     Parameters
     ----------
@@ -62,14 +68,16 @@ def model_variance(
     background, slope = np.zeros((n, n_columns)), np.zeros((n, n_columns))
     columns = np.arange(n_columns)
     for e in range(n):
+        scale = _scale_of_columns(var_rnoise[e], is_used[e])
         found = np.full((2, starts.size), np.nan)
         for number, start in enumerate(starts):
             part = slice(start, start + BIN)
             used = is_used[e, :, part]
             if used.sum() < 3:
                 continue
-            values, lit = var_poisson[e, :, part][used], np.maximum(light[e, :, part][used], 0.0)
-            other = var_rnoise[e, :, part][used]
+            unit = np.broadcast_to(scale[part], used.shape)[used]
+            values, lit = var_poisson[e, :, part][used] / unit**2, np.maximum(light[e, :, part][used], 0.0) / unit
+            other = var_rnoise[e, :, part][used] / unit**2
             level, rate = float(values.mean()), 0.0
             for _ in range(3):
                 weight = 1 / (other + level + rate * lit)
@@ -81,9 +89,25 @@ def model_variance(
             found[:, number] = level, rate
         known = np.isfinite(found[0])
         if known.any():
-            background[e] = np.interp(columns, middles[known], found[0, known])
-            slope[e] = np.interp(columns, middles[known], found[1, known])
+            background[e] = np.interp(columns, middles[known], found[0, known]) * scale**2
+            slope[e] = np.interp(columns, middles[known], found[1, known]) * scale
     return background, slope
+
+
+def _scale_of_columns(var_rnoise: np.ndarray, is_used: np.ndarray) -> np.ndarray:
+    """Return the relative scale of the signal in each column (x,) from its read noise, smooth over a few columns."""
+    known = is_used & (var_rnoise > 0) & np.isfinite(var_rnoise)
+    there = known.sum(0) >= _LEAST_ROWS
+    if not there.any():
+        return np.ones(var_rnoise.shape[1])
+    masked = np.where(known, var_rnoise, np.nan)[:, there]
+    columns = np.arange(there.size)
+    logarithm = np.interp(columns, columns[there], 0.5 * np.log(np.nanmedian(masked, axis=0)))
+    half = _SMOOTH // 2
+    # reflected about its ends, so that a steep slope goes on there
+    padded = np.pad(logarithm, half, mode="reflect", reflect_type="odd") if there.size > half else logarithm
+    smooth = np.convolve(padded, np.full(_SMOOTH, 1 / _SMOOTH), "valid") if there.size > half else logarithm
+    return np.asarray(np.exp(smooth - np.median(smooth)))
 
 
 def excess_noise(residual: np.ndarray, variance: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
