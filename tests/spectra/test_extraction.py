@@ -14,6 +14,17 @@ from nsxr.spectra.trace_model import fit_trace_model
 from nsxr.testing import forbid_computes, make_slit
 
 
+def test_brightness_of_a_source_that_fills_its_slitlet():
+    rows = np.arange(31.0)
+    open_rows = np.abs(rows - 15) <= 7.7  # three shutters; the cut-out has dark rows on both sides, as cut_slits makes
+    sci = np.tile(np.where(open_rows, 2.0, 0.0)[:, None], (1, 80)).astype(np.float32)
+    wavelength = np.tile(np.where(np.abs(rows - 15) <= 9.7, 1.5, np.nan)[:, None], (1, 80))
+    slit = make_slit(sci, (1e-6, 1e-6, 0.0), wavelength=wavelength, units="MJy/sr", SRCTYPE="EXTENDED", SHUTSTA="1x1")
+    slit = slit.assign_attrs(PIXAR_SR=4e-13, SRCYPOS=0.0, SRCXPOS=0.0, EXP_TYPE="NRS_MSASPEC")
+    spectrum = extract_spectrum(slit, background="none")
+    np.testing.assert_allclose(spectrum["surf_bright"][5:-5], 2.0, rtol=0.07)  # a row of 15
+
+
 def test_variances_where_the_sensitivity_changes_much_from_column_to_column():
     slit, _ = simulate_trace(columns=120, signal_to_noise=60)
     scale = xr.DataArray(np.exp(3 * np.clip(np.arange(120) / 30 - 1, -1, 0) ** 2), dims="column")
