@@ -20,6 +20,7 @@ from nsxr.optics.parts import Disperser, Distortion, FocalPlane, Quadrant, Relay
 from nsxr.optics.pointing import Pointing
 from nsxr.optics.shutters import FIXED_SLIT_IDS, HALF_HEIGHT
 from nsxr.optics.slit import Slit
+from nsxr.references.crds import best_references
 from nsxr.references.embedded_optics import optics_of_product
 from nsxr.references.optics_files import choose_files, warn_if_mixed
 from nsxr.references.optics_parts import affine_of, inverse_of, relay_of
@@ -46,8 +47,9 @@ def open_optics(
 
     Parameters
     ----------
-    references : path, or mapping of str to path
-        A folder of reference files in ASDF format, which are recognized by their headers; or paths by type. Types:
+    references : path, mapping of str to path, or "crds"
+        A folder of reference files in ASDF format, which are recognized by their headers; or paths by type; or
+        ``"crds"`` for the best ones of the JWST Calibration Reference Data System. Types:
         ``fpa``, ``camera``, ``collimator``, ``disperser``, ``wavelengthrange``, ``msa``; ``fore`` and ``ote`` for light
         from the sky; ``ifufore``, ``ifuslicer``, ``ifupost`` and, if there is one, ``chromcorr`` for the IFU. The IFU
         does not need ``msa``. Or one product in FITS format with cut-outs of slits, such as ``_cal``: the gwcs in it
@@ -104,6 +106,10 @@ def open_optics(
     header.require_spectra()
     needed = [*_ALWAYS, *(() if header.is_lamp else _FOR_SKY), *(_FOR_IFU if header.is_ifu else ("msa",))]
     optional = (["msa"] if header.is_ifu else []) + (["chromcorr"] if header.is_ifu and not header.is_lamp else [])
+    if not isinstance(references, Mapping) and os.fspath(references).lower() == "crds":
+        if isinstance(exposure, OpticsHeader):
+            raise ParameterError("CRDS chooses references by the header of an exposure; give the exposure")
+        references = best_references(exposure, [*needed, *optional])
     files = choose_files(references, needed, optional, header, start)
     warn_if_mixed(files, header.called)
     nominal, order = _wavelength_range(files["wavelengthrange"], header)

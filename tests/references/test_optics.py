@@ -10,6 +10,7 @@ from astropy.modeling import models
 
 import nsxr
 from nsxr.errors import DegradedResultWarning, InputFileError, MissingReferenceError, ParameterError, ReferenceFileError
+from nsxr.model.optics_header import OpticsHeader
 from tests.optics.exposures import make_rates, optics_of, references
 
 
@@ -162,3 +163,19 @@ def test_the_latest_reference_that_may_be_used(rates, tmp_path):
     dated = nsxr.open_optics(tmp_path, rates.assign_attrs({"DATE-OBS": "2023-06-01"}))
     names = [dict(optics.references)["fpa"] for optics in (latest, dated)]
     assert names == ["newest_fpa.asdf", "newer_fpa.asdf"]
+
+
+def test_references_of_crds(monkeypatch):
+    rates = make_rates("FIXEDSLIT", "PRISM")
+    files = {path.name.split("_")[1].removesuffix(".asdf"): str(path) for path in references("PRISM").glob("*.asdf")}
+    asked = []
+
+    def best(exposure, types):
+        asked.extend(types)
+        return {kind: files[kind] for kind in types}
+
+    monkeypatch.setattr("nsxr.references.optics.best_references", best)
+    assert nsxr.open_optics("crds", rates) == optics_of(rates)
+    assert {"fpa", "camera", "msa", "fore", "ote"} <= set(asked)
+    with pytest.raises(ParameterError, match="give the exposure"):
+        nsxr.open_optics("crds", OpticsHeader.from_attributes(rates.attrs))
