@@ -34,6 +34,7 @@ EXPOSURE_TIME, READ_NOISE = 1000.0, 0.01  # s, electron/s; noise is scaled to a 
 N_LINES, LINE_PIXELS = 5, 12.0  # lines have the light of that many columns of the continuum
 PITCH = 1.15
 INTEGRATIONS = 40
+_LEAST_SHARE = 0.4  # of a spectrum on the detector
 
 
 @dataclass(frozen=True)
@@ -288,11 +289,10 @@ def spectrum(optics: Optics, flux: float, per_area: float = 1.0, shift: float = 
 def _in_shutters(scene: Scene, optics: Optics, flux: float, random: np.random.Generator) -> list[SkySource]:
     """Return sources in shutters of their own, in all quadrants whose spectra reach the detector."""
     sources: list[SkySource] = []
-    places = iter(_shutters(optics))
-    for number in range(scene.slitlets):
-        for kind in scene.kinds:
-            slit = shutter_slit(optics, *next(places))
-            sources += KINDS[kind](optics, slit, flux, random, f"{kind} / {number}")
+    wanted = [(kind, number) for number in range(scene.slitlets) for kind in scene.kinds]
+    # fewer slitlets if the spectra of a grating leave no room
+    for place, (kind, number) in zip(_shutters(optics), wanted, strict=False):
+        sources += KINDS[kind](optics, shutter_slit(optics, *place), flux, random, f"{kind} / {number}")
     return sources
 
 
@@ -307,7 +307,7 @@ def _shutters(optics: Optics) -> list[tuple[int, int, int]]:
                 column, _ = optics.inverse(0.0, wavelength, shutter_slit(optics, quadrant, i, j))
                 shares[i] = float(np.mean((column > 8) & (column < 2039)))
             best = max(shares, key=lambda i: shares[i])
-            if shares[best] > 0.4:
+            if shares[best] > _LEAST_SHARE:
                 found.append((quadrant, best, j))
     order = np.random.default_rng(3).permutation(len(found))
     return [found[n] for n in order]
