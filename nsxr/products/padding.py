@@ -23,11 +23,12 @@ from nsxr.formats.fits_headers import keywords
 from nsxr.formats.keywords import step_keywords
 from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
 from nsxr.model.dq import OUTSIDE
-from nsxr.model.history import parsed_steps
+from nsxr.model.history import joint_history, parsed_steps
 from nsxr.model.keywords import value_of
+from nsxr.model.provenance import gathered
 from nsxr.slits.collection import iterate_slits
 
-__all__ = ["SLIT_COORDINATES", "is_resampled", "pad_slits", "unpad", "unpad_slits"]
+__all__ = ["SLIT_COORDINATES", "in_order", "is_resampled", "pad_slits", "padded_groups", "unpad", "unpad_slits"]
 
 SLIT_COORDINATES: Mapping[str, tuple[str, Any]] = {
     "slit_id": ("SLITID", 0),
@@ -63,8 +64,51 @@ def is_resampled(variables: Any, attrs: Mapping[Any, Any], name: str = "") -> bo
     return "weight" in variables or "s2d" in name or str(attrs.get("S_RESAMP", "")).strip() == "COMPLETE"
 
 
+def padded_groups(slits: xr.DataTree, name: str) -> dict[str, xr.Dataset]:
+    """Return the groups of a store by name: one for each kind of slits or spectra, the root alone if there is one kind.
+
+    Those of one kind have the same variables, with the same dims, dtypes and units. The coordinate ``number`` of a
+    group gives the places of its slits in the DataTree.
+
+    Parameters
+    ----------
+    slits : DataTree
+        Slits or spectra.
+    name : str
+        Groups are named ``<name>_1`` and so on.
+    """
+    kinds: dict[object, dict[str, xr.Dataset]] = {}
+    numbers: dict[str, int] = {}
+    for key, slit in iterate_slits(slits):
+        numbers[key] = len(numbers)
+        kinds.setdefault(_kind(slit), {})[key] = slit
+    groups = []
+    for members in kinds.values():
+        places = np.array([numbers[key] for key in members], np.int32)
+        groups.append(pad_slits(xr.DataTree.from_dict(members)).assign_coords(number=("slit", places)))
+    each = [slit for _, slit in iterate_slits(slits)]
+    whole: dict[Any, Any] = {**slits.attrs, **joint_history(each), **gathered([slit.attrs for slit in each])}
+    if len(groups) == 1:
+        return {"/": groups[0].assign_attrs(whole)}
+    nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=whole)}
+    return nodes | {f"{name}_{n}": group for n, group in enumerate(groups, start=1)}
+
+
+def in_order(padded: xr.Dataset) -> list[tuple[int, str, xr.Dataset]]:
+    """Return the place in the file, the name and the Dataset of each slit or spectrum of a padded group."""
+    numbers = padded["number"].to_numpy() if "number" in padded.coords else np.arange(padded.sizes["slit"])
+    return [(int(n), *one) for n, one in zip(numbers, unpad_slits(padded).items(), strict=True)]
+
+
+def _kind(slit: xr.Dataset) -> object:
+    """Return what slits must have in common to be padded together: variables with dims, dtypes and units."""
+    images = {str(n): (a.dims, a.dtype.str, str(a.attrs.get("units"))) for n, a in slit.variables.items()}
+    numbers = tuple(slit["integration"].to_numpy()) if "integration" in slit.coords else ()
+    return tuple(sorted(images.items())), numbers, slit.sizes.get("integration")
+
+
 def pad_slits(slits: xr.DataTree) -> xr.Dataset:
-    """Put the slits of a DataTree into one padded Dataset, for a store.
+    """Put the slits, or spectra, of a DataTree into one padded Dataset, for a store.
 
     Parameters
     ----------
@@ -90,27 +134,29 @@ def pad_slits(slits: xr.DataTree) -> xr.Dataset:
     differing = sorted({str(name) for slit in each for name in set(_images(slit)) ^ set(_images(first))})
     if differing:
         raise ModelError(f"slits do not all have {', '.join(differing)}")
-    lengths = {dim: max(slit.sizes[dim] for slit in each) for dim in _LABELS}
+    lengths = {dim: max(slit.sizes[dim] for slit in each) for dim in _LABELS if dim in first.dims}
     variables = {}
     for name, model in _images(first).items():
         attrs = {key: value for key, value in model.attrs.items() if key != "fits_header"}
         variables[name] = _stacked([slit[name] for slit in each], lengths).assign_attrs(attrs)
     coordinates: dict[str, Any] = {"slit": ("slit", np.array(list(named), dtype=object))}
-    for dim, (label, count) in _LABELS.items():
+    for dim in lengths:
+        label, count = _LABELS[dim]
         starts = np.array([int(slit[dim][0]) if dim in slit.coords else 0 for slit in each], dtype=np.int32)
         coordinates[label] = (("slit", dim), starts[:, None] + np.arange(lengths[dim], dtype=np.int32))
         coordinates[count] = ("slit", np.array([slit.sizes[dim] for slit in each], dtype=np.int32))
     for name, (keyword, missing) in SLIT_COORDINATES.items():
         values = [value_of(slit.attrs, keyword, missing) for slit in each]
         coordinates[name] = ("slit", np.array(values, dtype=object if isinstance(missing, str) else None))
+    is_image = "sci" in first
     common = _common([slit.attrs for slit in each])
     texts = {
-        "slit_header": [str(slit.attrs.get("slit_header", "")) for slit in each],
+        "slit_header": [str(slit.attrs.get("slit_header", "")) for slit in each] if is_image else [],
         "history": [] if "nsxr_steps" in common else [str(slit.attrs.get("nsxr_steps", "")) for slit in each],
-        "attributes": [_attributes(slit.attrs, common) for slit in each],
+        "attributes": [_attributes(slit.attrs, common, is_image) for slit in each],
     }
     coordinates |= {name: ("slit", np.array(column, dtype=object)) for name, column in texts.items() if any(column)}
-    shared = {name: c.variable for name, c in first.coords.items() if set(c.dims) <= {"integration"}}
+    shared = {name: c.variable for name, c in first.coords.items() if c.dims == ("integration",)}
     result = xr.Dataset(variables).assign_coords(shared | coordinates)
     result = result.set_coords([name for name in variables if name in first.coords])
     result.attrs = {key: value for key, value in common.items() if key not in _OF_SLIT}
@@ -126,11 +172,11 @@ def _common(each: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
     return {key: value for key, value in each[0].items() if all(_same(a.get(key), value) for a in each)}
 
 
-def _attributes(attrs: Mapping[Any, Any], common: Mapping[Any, Any]) -> str:
-    """Return the attributes of a slit that neither the shared ones, its header nor its coordinates tell, as JSON."""
-    header = _header_keywords(str(attrs.get("slit_header", "")))
-    apart = ("slit_header", "nsxr_steps", *(key for key in _OF_SLIT if key != "SLTNAME"))
-    own = {key: value for key, value in attrs.items() if key == "SLTNAME" or (key not in common and key not in apart)}
+def _attributes(attrs: Mapping[Any, Any], common: Mapping[Any, Any], is_image: bool) -> str:
+    """Return the attributes of a slit or spectrum that neither the shared ones nor its header tell, as JSON."""
+    header = _header_keywords(str(attrs.get("slit_header", "")) if is_image else "")
+    texts = ("nsxr_steps", "slit_header") if is_image else ("nsxr_steps",)
+    own = {key: value for key, value in attrs.items() if (key in _OF_SLIT or key not in common) and key not in texts}
     own |= {key: attrs[key] for key, value in header.items() if key in attrs and not _same(attrs[key], value)}
     own = {key: value for key, value in own.items() if key not in header or not _same(header[key], value)}
     return json.dumps(own, default=lambda value: value.item() if isinstance(value, np.generic) else str(value))
@@ -147,8 +193,9 @@ def _stacked(arrays: Sequence[xr.DataArray], lengths: Mapping[str, int]) -> xr.D
         return xr.concat([_padded(array, lengths) for array in arrays], "slit")
     shape = [lengths.get(str(dim), size) for dim, size in zip(first.dims, first.shape, strict=True)]
     stacked = np.full((len(arrays), *shape), _fill(first.dtype), first.dtype)
-    for place, array in zip(stacked, arrays, strict=True):
-        place[tuple(map(slice, array.shape))] = array.to_numpy()
+    for number, array in enumerate(arrays):
+        place = (slice(number, number + 1), *(slice(0, length) for length in array.shape))
+        stacked[place] = array.to_numpy()
     return xr.DataArray(stacked, dims=("slit", *first.dims))
 
 
@@ -157,13 +204,19 @@ def _fill(dtype: np.dtype) -> Any:
 
 
 def _images(slit: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the variables of a slit, and the coordinates that each pixel has: its place on the sky."""
-    places = {str(name): array for name, array in slit.coords.items() if set(_LABELS) <= set(array.dims)}
+    """Return the variables of a slit or spectrum, and its coordinates that are numbers of its own.
+
+    Those are numbers for each pixel, such as its place on the sky, the wavelengths of a spectrum, and single numbers.
+    """
+    own = {str(n): a for n, a in slit.coords.items() if not a.dims or set(_LABELS) <= set(a.dims)}
+    places = own | ({"wavelength": slit["wavelength"]} if "wavelength" in slit.coords else {})
     return {str(name): array for name, array in slit.data_vars.items()} | places
 
 
 def _in_storage(slit: xr.Dataset) -> xr.Dataset:
-    """Return a slit with the dims that stores have."""
+    """Return a slit or spectrum with the dims that stores have."""
+    if "sci" not in slit:
+        return slit.rename(row=RESAMPLED[0]) if "row" in slit.dims else slit
     return slit.rename(dict(zip(image_dims(slit), RESAMPLED, strict=True)))
 
 
@@ -226,7 +279,8 @@ def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
     attrs |= json.loads(texts.get("attributes", "{}"))
     if "history" in texts:
         attrs |= _with_status(texts["history"])
-    attrs.setdefault("SLTNAME", str(one["slit"].values))
+    if "attributes" not in texts:  # stores of older versions
+        attrs.setdefault("SLTNAME", str(one["slit"].values))
     for coordinate, (keyword, missing) in SLIT_COORDINATES.items():
         if coordinate in one.coords and keyword not in attrs:
             value = one[coordinate].values.item()
@@ -238,7 +292,9 @@ def unpad(padded: xr.Dataset, number: int) -> xr.Dataset:
         if dim in one.dims and label in one.coords:
             one = one.assign_coords({dim: one[label].to_numpy().astype(np.int64)})
     gone = {"slit", "number", *_TEXTS, "row", "column", "n_rows", "n_columns", *SLIT_COORDINATES} & set(one.coords)
+    is_spectrum_of_rows = "sci" not in one and "cross_dispersion" in one.dims and "row" in one.coords
     one = one.drop_vars(list(gone))
+    one = one.rename(cross_dispersion="row") if is_spectrum_of_rows else one
     one.attrs = {key: value for key, value in attrs.items() if value is not None}
     return on_detector(one)
 

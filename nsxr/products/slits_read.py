@@ -24,7 +24,7 @@ from nsxr.model.keywords import read, require
 from nsxr.model.names import plain_name
 from nsxr.model.variables import units_of, variable_attributes
 from nsxr.products.fits_read import read_dataset
-from nsxr.products.padding import is_resampled, on_detector, unpad_slits
+from nsxr.products.padding import in_order, is_resampled, on_detector
 from nsxr.slits.collection import as_slit, as_tree
 from nsxr.storage.folder import Folder
 from nsxr.storage.options import StorageOptions
@@ -278,8 +278,7 @@ def _open_zarr(name: str, options: StorageOptions) -> xr.DataTree:
     found: list[tuple[int, str, xr.Dataset]] = []
     for key, node in {"": root, **{key: child.to_dataset() for key, child in tree.children.items()}}.items():
         if "slit" in node.dims:
-            numbers = node["number"].to_numpy() if "number" in node.coords else np.arange(node.sizes["slit"])
-            found += [(int(n), *one) for n, one in zip(numbers, unpad_slits(node).items(), strict=True)]
+            found += in_order(node)
         elif key or "sci" in node:
             name_of_slit = key or plain_name(node.attrs.get("SLTNAME", "slit"), "slit")
             found.append((len(found), name_of_slit, on_detector(node)))

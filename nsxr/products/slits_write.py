@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.formats.fits_write import create_fits
 from nsxr.formats.keywords import as_product
 from nsxr.formats.zarr import create_zarr
-from nsxr.model.history import joint_history, steps
-from nsxr.model.provenance import gathered
+from nsxr.model.history import steps
 from nsxr.optics.instrument import Optics
-from nsxr.products.padding import pad_slits
+from nsxr.products.padding import padded_groups
 from nsxr.products.slits_fits import create_slits
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
@@ -111,32 +109,12 @@ def _zarr_nodes(slits: xr.Dataset | xr.DataTree, model: str | None) -> dict[str,
     if model == "MultiExposureModel" or len(list(iterate_slits(slits))) < 2:
         own = {name: _in_store(child.to_dataset()) for name, child in slits.children.items()}
         return {"/": slits.to_dataset(), **own}
-    kinds: dict[object, dict[str, tuple[int, xr.Dataset]]] = {}
-    for number, (name, slit) in enumerate(iterate_slits(slits)):
-        kinds.setdefault(_kind(slit), {})[name] = (number, slit)
-    groups = []
-    for members in kinds.values():
-        padded = pad_slits(xr.DataTree.from_dict({name: slit for name, (_, slit) in members.items()}))
-        numbers = np.array([number for number, _ in members.values()], np.int32)
-        groups.append(_in_store(padded).assign_coords(number=("slit", numbers)))
-    each = [slit for _, slit in iterate_slits(slits)]
-    whole: dict[Any, Any] = {**slits.attrs, **joint_history(each), **gathered([slit.attrs for slit in each])}
-    if len(groups) == 1:
-        return {"/": groups[0].assign_attrs(whole)}
-    nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=whole)}
-    return nodes | {f"slits_{n}": group for n, group in enumerate(groups, start=1)}
+    return {name: _in_store(group) for name, group in padded_groups(slits, "slits").items()}
 
 
 def _in_store(slit: xr.Dataset) -> xr.Dataset:
     """Return slits with ``wavelength`` as a coordinate, so that CF readers find the wavelength of each pixel."""
     return slit.set_coords("wavelength") if "wavelength" in slit else slit
-
-
-def _kind(slit: xr.Dataset) -> object:
-    """Return what slits must have in common to be padded together: variables with dims, dtypes and units."""
-    images = {str(n): (a.dims, a.dtype.str, str(a.attrs.get("units"))) for n, a in slit.variables.items()}
-    numbers = tuple(slit["integration"].to_numpy()) if "integration" in slit.coords else ()
-    return tuple(sorted(images.items())), numbers, slit.sizes.get("integration")
 
 
 def _model(slits: Sequence[xr.Dataset]) -> str:

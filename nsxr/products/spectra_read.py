@@ -18,7 +18,7 @@ from nsxr.formats.zarr_read import open_store
 from nsxr.model.keywords import read
 from nsxr.model.names import plain_name
 from nsxr.model.variables import VARIABLES, variable_attributes
-from nsxr.products.padding import unpad_slits
+from nsxr.products.padding import in_order
 from nsxr.slits.collection import as_tree
 from nsxr.storage.folder import Folder
 
@@ -211,11 +211,6 @@ def _tree(spectra: Sequence[xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTre
     return as_tree(spectra, attrs, names)
 
 
-def _each(spectrum: xr.Dataset) -> list[xr.Dataset]:
-    """Return the spectra of a group. It has one spectrum, or padded spectra in older stores."""
-    return list(unpad_slits(spectrum).values()) if "slit" in spectrum.dims else [spectrum]
-
-
 def _open_zarr(path: Path) -> xr.DataTree:
     if not path.is_dir():
         raise InputFileError(f"{path}: no such Zarr directory")
@@ -223,8 +218,12 @@ def _open_zarr(path: Path) -> xr.DataTree:
     nodes = [node for node in tree.subtree if "flux" in node.data_vars]
     if not nodes:
         raise InputFileError(f"{path}: no spectra in it; expected a variable 'flux'")
-    spectra = [_by_column(node.to_dataset()) for node in nodes]
-    spectra = [one for spectrum in spectra for one in _each(spectrum)]
+    found: list[tuple[int, xr.Dataset]] = []
+    for node in nodes:
+        spectrum = _by_column(node.to_dataset())
+        padded = [(number, one) for number, _, one in in_order(spectrum)] if "slit" in spectrum.dims else []
+        found += padded or [(len(found), spectrum)]
+    spectra = [spectrum for _, spectrum in sorted(found, key=lambda one: one[0])]
     return _tree(spectra, {str(key): value for key, value in tree.attrs.items()})
 
 

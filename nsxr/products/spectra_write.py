@@ -34,6 +34,7 @@ from nsxr.formats.zarr import create_zarr
 from nsxr.model.history import joint_history
 from nsxr.model.provenance import gathered
 from nsxr.model.variables import check
+from nsxr.products.padding import padded_groups
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
 from nsxr.storage.urls import local_path
@@ -225,10 +226,21 @@ def _by_wavelength(dataset: xr.Dataset) -> xr.Dataset:
 def _nodes(spectra: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
     if isinstance(spectra, xr.Dataset):
         return {"/": _by_wavelength(spectra)}
+    each = dict(iterate_slits(spectra))
+    if len(each) > 1 and all(_can_be_padded(one) for one in each.values()):
+        return padded_groups(spectra, "spectra")
     return {
         node.path if node is spectra else node.path.strip("/"): _by_wavelength(node.to_dataset())
         for node in spectra.subtree
     }
+
+
+def _can_be_padded(spectrum: xr.Dataset) -> bool:
+    """Return whether the first label of each dim tells all of its labels, as padded spectra need it."""
+    dims = set(map(str, spectrum.dims))
+    labels = [spectrum.indexes[dim].to_numpy() for dim in dims if dim in spectrum.indexes]
+    is_whole = all(one.size and one.dtype.kind in "iu" and (np.diff(one) == 1).all() for one in labels)
+    return "dispersion" in dims <= {"dispersion", "row"} and len(labels) == len(dims) and is_whole
 
 
 def write_spectra(
@@ -276,8 +288,9 @@ def write_spectra(
     -----
     Everything is computed in one pass and written under a temporary name. The file appears when it is complete.
     Variances that the spectra lack are written as 0, other quantities as NaN. A time series in Zarr has dims
-    (integration, wavelength). Its wavelengths are therefore computed first if they are lazy. Other spectra in Zarr keep
-    their dims.
+    (integration, wavelength). Its wavelengths are therefore computed first if they are lazy. Two or more other
+    spectra are padded to one group for all that have the same variables, see :mod:`nsxr.products.padding`; a single one
+    keeps its dims.
     """
     final = local_path(path)
     each = _spectra_of(spectra)

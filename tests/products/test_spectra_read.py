@@ -21,7 +21,7 @@ from nsxr.products.spectra_write import write_spectra
 NAMES = [
     name
     for name, variable in VARIABLES.items()
-    if variable.dims == SPECTRA and name not in ("coverage", "aperture_correction")
+    if variable.dims == SPECTRA and not name.startswith(("coverage", "aperture_"))
 ]
 MOS = "mos_jw02565/jw02565007001_03101_00002_nrs2_x1d.fits"
 FIXED = "fs_jw01492/jw01492-o005_s00004_nirspec_f100lp-g140m-s1600a1-sub2048_x1d.fits"
