@@ -208,15 +208,11 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         from nsxr.plot.spec2 import draw_spec2  # matplotlib takes 0.3 s to import
 
         with phase(f"{root}: drawing the quick look", options.progress), worker_errors():
-            figure = draw_spec2(_reopened(done, paths) if is_series else done)
+            figure = draw_spec2(_reopened(paths) if is_series else done)
         put(picture, partial(figure.savefig, dpi=110, format="png"))
         click.echo(picture)
 
 
-def _reopened(tree: xr.DataTree, paths: Mapping[str, Sequence[Path]]) -> xr.DataTree:
+def _reopened(paths: Mapping[str, Sequence[Path]]) -> xr.DataTree:
     """Return the products of a time series from the files just written: the picture needs no second calibration."""
-    slits = open_slits(paths["cal"][0])
-    for name, node in slits.children.items():
-        place = tree.children["cal"].children[name].to_dataset()["slit_y"]  # files do not have it
-        slits[name] = node.to_dataset().assign_coords(slit_y=place)
-    return xr.DataTree.from_dict({"cal": slits, "x1d": open_spectra(paths["x1d"][0])})
+    return xr.DataTree.from_dict({"cal": open_slits(paths["cal"][0]), "x1d": open_spectra(paths["x1d"][0])})
