@@ -142,7 +142,7 @@ def _draw_page(drawn: Drawn, series: xr.Dataset | None) -> Figure:
     spectrum.set_ylabel(write_units(unit, per_pixel=False))
     for axes in (image, factors):
         axes.tick_params(labelbottom=False)
-    spectrum.legend(frameon=False, fontsize="small", ncols=3, loc="upper right")
+    spectrum.legend(framealpha=0.85, edgecolor="none", fontsize="small", ncols=3, loc="upper right")
     _finish(spectrum)
     if series is not None:
         _draw_wavelengths(figure, figure.add_subplot(grid[3, 0]), series)
