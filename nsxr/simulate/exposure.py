@@ -121,7 +121,8 @@ def simulate_exposure(
         Number of the position in the dither pattern, and number of positions (PATT_NUM, NUMDTHPT): 3 nods for MOS and
         FS, 4 dithers for IFU. The same sky falls on other pixels.
     seed : int
-        The same seed gives the same files. The detectors and the references do not depend on it.
+        The same seed gives the same files, and the same default sky at all dither positions. Noise differs between
+        exposures, dither positions and detectors. The pixels of the detectors and the references do not depend on it.
     segments : int
         Number of files over which the integrations are spread.
     columns : int, optional

@@ -63,7 +63,9 @@ class Ramps:
         check_seed(seed)
         self.scene: Scene = scene or make_scene(configuration, artifacts.full_well, seed)
         which = 1 if configuration.detector == "NRS1" else 2
-        events, photons, reset, noise = np.random.SeedSequence([seed, which]).spawn(4)
+        place = (configuration.exposure, configuration.pointing.dither)
+        words = [seed, which, *(place if place != (1, 1) else ())]  # other exposures have noise of their own
+        events, photons, reset, noise = np.random.SeedSequence(words).spawn(4)
         self._photons, self._reset = (np.random.Generator(np.random.SFC64(s)) for s in (photons, reset))
         self._noise = FrameNoise(configuration, artifacts, self.pixels.white_noise, noise)
         draw = np.random.default_rng(events)

@@ -9,12 +9,14 @@ import nsxr
 from nsxr.errors import DegradedResultWarning, ParameterError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.dq import PixelFlag
-from nsxr.simulate import simulate_exposure
+from nsxr.simulate import Artifacts, simulate_exposure
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import configure
 from nsxr.simulate.flux_references import write_flux_references
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import observe
+from nsxr.simulate.ramps import Ramps
+from nsxr.simulate.scene import make_scene
 from nsxr.simulate.shutters import FAILED_OPEN, place_of, shutter_slit
 from nsxr.simulate.sky import Sky, SkySource
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum
@@ -184,6 +186,16 @@ def test_both_detectors_and_all_dithers_look_at_one_sky(mode, compact, tmp_path)
         files.append(seen.metafile.read_bytes() if mode == "MOS" else b"")
     assert skies[0] == skies[1] == skies[2]
     assert files[0] == files[1] == files[2]
+
+
+def test_exposures_and_dithers_have_noise_of_their_own(compact, tmp_path):
+    noise = []
+    for exposure, dither in ((1, 1), (1, 2), (2, 1), (2, 1)):
+        configuration = configured("FS", "PRISM", "SUBS200A1", exposure=exposure, dither=dither, dithers=3)
+        noise.append(next(Ramps(configuration, Artifacts(), 1, make_scene(configuration, 5e4, 1)).groups()))
+    assert not np.array_equal(noise[0], noise[1])
+    assert not np.array_equal(noise[1], noise[2])
+    np.testing.assert_array_equal(noise[2], noise[3])
 
 
 def test_files_of_an_exposure_of_the_sky(tmp_path):
