@@ -15,13 +15,16 @@ from nsxr.model.declarations import Reference, Step, Takes
 from nsxr.model.parameters import Parameter
 from nsxr.model.steps import REFERENCES
 from nsxr.pipelines.detector1 import DETECTOR1
+from nsxr.pipelines.spec2 import SPEC2
 
 __all__ = ["parameters", "steps"]
 
+_PIPELINES = (DETECTOR1, SPEC2)
+
 _INTRODUCTION = """# Parameters
 
-This page lists the steps of stage 1 in their order, with all of their parameters. `nsxr parameters` prints the same
-list in a terminal, and `nsxr parameters jump` prints the parameters of one step. `nsxr steps` lists the steps with
+This page lists the steps of stages 1 and 2 in their order, with all of their parameters. `nsxr parameters` prints the
+same list in a terminal, and `nsxr parameters jump` prints the parameters of one step. `nsxr steps` lists the steps with
 their references and keywords. Wrong names and values raise an error before anything is computed.
 
 On the command line, each parameter has its own `--set`; in Python, a step takes a mapping; in a recipe, a table:
@@ -64,11 +67,12 @@ _EXTRACT = """
 @reports_errors
 def steps() -> None:
     """List the steps in their order, with keywords and references."""
-    width = max(map(len, DETECTOR1.steps)) + 2
-    click.echo(f"{DETECTOR1.name}, to {' and '.join(DETECTOR1.products)}")
-    for name, step in DETECTOR1.steps.items():
-        references = ", ".join(map(_reference, step.references)) or "no references"
-        click.echo(f"  {name:<{width}}{'off' if step.off else 'on':<5}{step.keyword:<10}{references}")
+    for pipeline in _PIPELINES:
+        width = max(map(len, pipeline.steps)) + 2
+        click.echo(f"{pipeline.name}, to {' and '.join(pipeline.products)}")
+        for name, step in pipeline.steps.items():
+            references = ", ".join(map(_reference, step.references)) or "no references"
+            click.echo(f"  {name:<{width}}{'off' if step.off else 'on':<5}{step.keyword:<10}{references}")
 
 
 def _reference(reference: Reference) -> str:
@@ -87,9 +91,10 @@ def _reference(reference: Reference) -> str:
 @reports_errors
 def parameters(step: str | None, markdown: bool) -> None:
     """List the parameters of the steps, or of one STEP, with types, units and defaults."""
-    if step is not None:
+    known = {name: one for pipeline in _PIPELINES for name, one in pipeline.steps.items()}
+    if step is not None and step not in known:
         DETECTOR1.settings({step: {}})  # raises an error with the most similar name
-    shown = [one for name, one in DETECTOR1.steps.items() if step in (None, name)]
+    shown = [one for name, one in known.items() if step in (None, name)]
     if not markdown:
         click.echo("\n\n".join(_in_terminal(one, shutil.get_terminal_size().columns) for one in shown))
         return

@@ -11,7 +11,7 @@ from nsxr.flux.factors import Factor, divide
 from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
-from nsxr.model.variables import check_slit
+from nsxr.model.variables import check_slit, variable_attributes
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import iterate_slits, map_slits
 from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states
@@ -137,6 +137,10 @@ def _correct(slit: xr.Dataset, barshadow: xr.Dataset) -> xr.Dataset:
     reason = _without_bars(slit)
     if reason is None and is_point(slit.attrs):
         reason = "the source is a point, and its path loss includes the bars"
+        result = record_skip(slit, _STEP, reason).assign_attrs(BARSHDW=False)
+        # a sky that was not subtracted still lies behind the bars: fits of the trace need its shape
+        knows_place = "slit_y" in slit.variables and "wavelength" in slit.variables and "SHUTSTA" in slit.attrs
+        return result.assign(sky_part=_of_sky(slit, barshadow)) if knows_place else result
     if reason is not None:
         return record_skip(slit, _STEP, reason).assign_attrs(BARSHDW=False)
     factor = bar_shadow_factor(slit, barshadow)
@@ -151,6 +155,13 @@ def _correct(slit: xr.Dataset, barshadow: xr.Dataset) -> xr.Dataset:
         **divide(slit, factor, kind="barshadow"),
         barshadow=factor.value,
     )
+
+
+def _of_sky(slit: xr.Dataset, barshadow: xr.Dataset) -> xr.Variable:
+    """Return the part of the light of a uniform sky in each pixel (row, column) float32, NaN outside of the slit."""
+    found = bar_shadow_factor(slit, barshadow).value.variable
+    found.attrs = variable_attributes("sky_part")
+    return found
 
 
 def _without_bars(slit: xr.Dataset) -> str | None:

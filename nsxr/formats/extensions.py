@@ -18,6 +18,7 @@ _OWN: Mapping[str, str] = {
     "VAR_PHOTOM": "var_photom",
     "VAR_BACKGROUND": "var_background",
     "WAVELENGTH_UNCORRECTED": "wavelength_uncorrected",
+    "SKY_PART": "sky_part",
     "SLIT_Y": "slit_y",
 }
 

@@ -139,6 +139,7 @@ VARIABLES: Mapping[str, Variable] = {
             "pathloss_point": "part of the light of a point source that reaches the detector",
             "pathloss_uniform": "part of the light of a uniform source that reaches the detector",
             "barshadow": "part of the light that bars between shutters let pass",
+            "sky_part": "part of the light of the sky that bars let pass, in the slit of a point source",
             "flatfield_point": "flat field for a point source",
             "flatfield_uniform": "flat field for a uniform source",
             "photom_point": "flux calibration for a point source",

@@ -88,13 +88,15 @@ def fit_one_exposure(
     var_rnoise: np.ndarray,
     dq: np.ndarray,
     wavelength: np.ndarray,
+    sky_part: np.ndarray,
     *,
     settings: FitSettings,
 ) -> tuple[np.ndarray, ...]:
     """Fit one exposure with images (y, x), see :func:`fit_exposures`; the results have no ``exposure`` dimension."""
     usable = ((dq & UNUSABLE) == 0) & np.isfinite(sci)
     signal, poisson, read = (np.where(usable, each, np.float32(np.nan)) for each in (sci, var_poisson, var_rnoise))
-    found = fit_exposures(signal[None], poisson[None], read[None], usable[None], wavelength[None], settings=settings)
+    images = (each[None] for each in (signal, poisson, read, usable, wavelength, sky_part))
+    found = fit_exposures(*images, settings=settings)
     return tuple(np.asarray(array[0]) for array in found)
 
 
@@ -104,6 +106,7 @@ def fit_exposures(
     var_rnoise: np.ndarray,
     usable: np.ndarray,
     wavelength: np.ndarray,
+    sky_part: np.ndarray,
     *,
     settings: FitSettings,
 ) -> tuple[np.ndarray, ...]:
@@ -117,6 +120,9 @@ def fit_exposures(
         Pixels that are measurements.
     wavelength : (exposure, y, x) ndarray
         Wavelengths [um], NaN outside the slit.
+    sky_part : (exposure, y, x) ndarray
+        Part of the light of a uniform sky in each pixel. NaN in all pixels if it is not known; the edges of the open
+        shutters then tell.
     settings : FitSettings
         All other inputs.
 
@@ -127,7 +133,7 @@ def fit_exposures(
     """
     images = _scaled(sci, var_poisson, var_rnoise, usable)
     plan, planned = _plan(images, wavelength, settings)
-    place = _place(images, wavelength, plan, bool(np.isfinite(planned).all()), settings)
+    place = _place(images, wavelength, sky_part, plan, bool(np.isfinite(planned).all()), settings)
     source, order = _fit(images, place, settings)
     found = {"position_planned": planned} | _described(source, order, images, place, settings)
     return tuple(np.asarray(found[name]) for name in OUTPUTS)
@@ -148,10 +154,20 @@ def _scaled(sci: np.ndarray, var_poisson: np.ndarray, var_rnoise: np.ndarray, us
     return _Images(signal, poisson, noise, finite, good, scale)
 
 
-def _place(images: _Images, wavelength: np.ndarray, plan: np.ndarray, is_planned: bool, settings: FitSettings) -> Place:
+def _place(
+    images: _Images,
+    wavelength: np.ndarray,
+    sky_part: np.ndarray,
+    plan: np.ndarray,
+    is_planned: bool,
+    settings: FitSettings,
+) -> Place:
     """Return the properties of the source and of its slit that are known without its light."""
     _, n_rows, n_columns = images.signal.shape
-    sky = [open_part(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)]
+    sky = [
+        np.nan_to_num(known.astype(np.float64)) if np.isfinite(known).any() else open_part(each, state)
+        for known, each, state in zip(sky_part, wavelength, settings.shutters, strict=True)
+    ]
     slit = np.stack([_slit_of(each, there) for each, there in zip(wavelength, images.finite, strict=True)])
     widest = settings.half_width or (n_rows if settings.is_extended else HALF_WIDTH)
     return Place(

@@ -252,7 +252,8 @@ def _fit_one(slit: xr.Dataset, settings: FitSettings) -> xr.Dataset:
     found = map_blocks(
         fit_one_exposure,
         *(one_chunk(slit[name], *dims) for name in (*_IMAGES, "dq")),
-        _wavelength(slit),
+        _image_of(slit, "wavelength"),
+        _image_of(slit, "sky_part"),
         core=dims,
         outputs={name: (own[kind], dtype) for name, (kind, dtype) in OUTPUTS.items()},
         settings=settings,
@@ -265,13 +266,16 @@ def _fit_stack(each: Sequence[xr.Dataset], settings: FitSettings, is_series: boo
     dims = image_dims(each[0])
     labels = {dim: np.unique(np.concatenate([slit[dim].values for slit in each])) for dim in dims}
     means = [mean_image(slit, usable_pixels(slit)) for slit in each]
-    images = [mean.assign(wavelength=_wavelength(slit)) for mean, slit in zip(means, each, strict=True)]
+    images = [
+        mean.assign({name: _image_of(slit, name) for name in ("wavelength", "sky_part")})
+        for mean, slit in zip(means, each, strict=True)
+    ]
     if len(each) > 1:
         images = [
             image.drop_vars("usable").reindex(labels).assign(usable=image["usable"].reindex(labels, fill_value=False))
             for image in images
         ]
-    names = (*_IMAGES, "usable", "wavelength")
+    names = (*_IMAGES, "usable", "wavelength", "sky_part")
     core = ("exposure", *dims)
     own = {"pixel": core, "column": ("exposure", dims[1]), "exposure": ("exposure",)}
     found = map_blocks(
@@ -294,9 +298,9 @@ def _fit_stack(each: Sequence[xr.Dataset], settings: FitSettings, is_series: boo
     return models
 
 
-def _wavelength(slit: xr.Dataset) -> xr.DataArray:
-    """Return the wavelengths of pixels, NaN if a slit has none."""
-    if "wavelength" in slit:
-        return slit["wavelength"].reset_coords(drop=True)
+def _image_of(slit: xr.Dataset, name: str) -> xr.DataArray:
+    """Return wavelengths, or another property of pixels; NaN if a slit does not have it."""
+    if name in slit:
+        return slit[name].reset_coords(drop=True)
     dims = image_dims(slit)
     return xr.DataArray(np.full([slit.sizes[dim] for dim in dims], np.nan, dtype=np.float32), dims=dims)

@@ -21,6 +21,7 @@ from nsxr.errors import DegradedResultWarning
 from nsxr.model.history import steps
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
+from nsxr.pipelines.spec2 import SPEC2
 from nsxr.simulate import simulate_exposure
 
 ROOT = "jw01234001001_03101_00001_nrs1"
@@ -466,11 +467,11 @@ OFF = [name for name, step in DETECTOR1.steps.items() if step.off]
 
 def test_steps_are_listed(run):
     lines = run("steps").stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(DETECTOR1.steps)
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*DETECTOR1.steps, *SPEC2.steps]
     by_name = {line.split()[0]: line for line in lines[1:]}
     assert "S_REFPIX" in by_name["refpix"]
     assert "refpix (R_REFPIX, IRS2 only), sirskernel (R_SIRSKL, if given)" in by_name["refpix"]
-    assert [name for name, line in by_name.items() if line.split()[1] == "off"] == OFF
+    assert [name for name, line in by_name.items() if line.split()[1] == "off"] == [*OFF, "pixel_replace"]
 
 
 def test_words_are_completed():

@@ -40,6 +40,7 @@ def calibrated(number: int = 4) -> xr.DataTree:
             del images["wavelength_uncorrected"], images["var_background"]
         else:
             slit = record(slit, "wavecorr", [reference("wavecorr")]).assign_attrs(SRCTYPE="POINT")
+            images["sky_part"] = images["var_flat"]
         slit = record(slit, "pathloss", [reference("pathloss")], {"source_x": 0.1 * n, "light": "x"}, **images)
         made[slit.attrs["SLTNAME"]] = slit
     return xr.DataTree.from_dict(made)

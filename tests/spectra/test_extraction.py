@@ -305,3 +305,22 @@ def test_columns_with_a_faint_wing_alone_change_no_other(bright, cut):
     expected = 1e6 * bright * 0.4 * np.sqrt(2 * np.pi)
     assert abs(np.median(spectrum["flux"][3:]) / expected - 1) < 0.15
     assert (spectrum["dq"][:3] & PixelFlag.DO_NOT_USE).all()
+
+
+def test_a_sky_behind_bars_does_not_change_the_flux_of_a_point():
+    row, column = np.mgrid[0:26, 0:120]
+    place = (row - 12.6 - 0.01 * column) / 4.5  # shutters
+    bars = 1 - 0.5 * np.exp(-0.5 * (((place + 0.5) % 1 - 0.5 + 0.5) % 1 - 0.5) ** 2 / 0.1**2)
+    sky = np.where(np.abs(place) < 1.5, bars, 0.0)
+    light = 40 * np.exp(-0.5 * ((row - 12.6 - 0.01 * column) / 0.9) ** 2)
+    noise = np.random.default_rng(2).normal(0, 0.2, light.shape)
+    wavelength = np.where(np.abs(place) < 1.9, 1.0 + 0.01 * column, np.nan)
+    sci = np.where(np.isnan(wavelength), np.nan, light + 60 * sky + noise)
+    slit = make_slit(sci, (0.02, 0.02, 0.0), wavelength=wavelength, units="MJy", SRCYPOS=0.0, SHUTSTA="1x1")
+    known = slit.assign(sky_part=(("row", "column"), np.where(np.isnan(wavelength), np.nan, sky).astype(np.float32)))
+    expected = 1e6 * 40 * 0.9 * np.sqrt(2 * np.pi)
+    with_bars, without = (
+        float((extract_spectrum(each, position=1213.2)["flux"] / expected).median()) for each in (known, slit)
+    )
+    assert abs(with_bars - 1) < 0.01
+    assert abs(without - 1) > 3 * abs(with_bars - 1)
