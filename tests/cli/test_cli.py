@@ -437,7 +437,7 @@ def test_seeds_and_sizes_of_simulations_are_checked(fails, tmp_path):
 def test_parameters_are_listed_and_fit_the_terminal(run, fails, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     text = run("parameters").stdout
-    for step, declared in DETECTOR1.steps.items():
+    for step, declared in [*DETECTOR1.steps.items(), *SPEC2.steps.items()]:
         assert re.search(rf"^{step}:", text, re.MULTILINE)
         for name, parameter in declared.parameters.items():
             assert f"  {name} =" in text
@@ -450,16 +450,20 @@ def test_parameters_are_listed_and_fit_the_terminal(run, fails, monkeypatch, wid
 
 
 def test_defaults_are_shown_as_they_can_be_given(run):
-    text = run("parameters").stdout
-    shown = dict(re.findall(r"^  (\w+) = (.*?)   ", text, re.MULTILINE))
-    assert shown["n_pix_grow_sat"] == "1"
-    assert shown["after_jump_flag_dn1"] == "0.0"
-    assert (shown["use_side_ref_pixels"], shown["rescale_read_noise"]) == ("true", "false")
-    for step, kind in DETECTOR1.steps.items():
-        for name, declared in kind.parameters.items():
-            if declared.default is not None:
-                given = cli.recipes.step_parameters([f"{step}.{name}={shown[name]}"])[step][name]
-                assert declared.check(given, "") == declared.default
+    def shown(*words):
+        return dict(re.findall(r"^  (\w+) = (.*?)   ", run("parameters", *words).stdout, re.MULTILINE))
+
+    some = shown()
+    assert some["n_pix_grow_sat"] == "1"
+    assert some["after_jump_flag_dn1"] == "0.0"
+    assert (some["use_side_ref_pixels"], some["rescale_read_noise"]) == ("true", "false")
+    for pipeline in (DETECTOR1, SPEC2):
+        for step, kind in pipeline.steps.items():
+            own = shown(step)
+            for name, declared in kind.parameters.items():
+                if declared.default is not None:
+                    given = cli.recipes.step_parameters([f"{step}.{name}={own[name]}"], pipeline)[step][name]
+                    assert declared.check(given, "") == declared.default
 
 
 OFF = [name for name, step in DETECTOR1.steps.items() if step.off]
