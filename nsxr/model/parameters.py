@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import xarray as xr
@@ -232,6 +232,8 @@ def parameters_of(function: Function, leave_out: Sequence[str] = ()) -> dict[str
     for name, one in inspect.signature(function).parameters.items():
         if one.kind is one.KEYWORD_ONLY and name not in leave_out:
             kind, notes = declared(one.annotation)
+            if get_origin(kind) is Literal:
+                kind, notes = str, (*notes, Choices(*get_args(kind)))
             unit = next((note.name for note in notes if isinstance(note, Unit)), "")
             limits = next((note for note in notes if isinstance(note, Range)), None)
             choices = next((note for note in notes if isinstance(note, Choices)), None)
