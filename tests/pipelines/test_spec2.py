@@ -93,6 +93,10 @@ def test_the_command(slit, run, tmp_path):
     with fits.open(tmp_path / "star_cal.fits") as cal, fits.open(tmp_path / "star_x1d.fits") as x1d:
         assert cal["SCI"].header["BUNIT"] == "MJy"
         assert np.isfinite(x1d["EXTRACT1D"].data["FLUX"]).sum() > 250
+    replaced = ["--set", "pixel_replace.algorithm=fit_profile", "-o", tmp_path / "replaced"]
+    run("spec2", rate, "--references", slit / "references", *replaced)
+    spectrum = nsxr.open_spectra(tmp_path / "replaced" / "star_x1d.fits")["S200A1"].to_dataset()
+    assert {entry["step"]: entry["status"] for entry in steps(spectrum)}["pixel_replace"] == "COMPLETE"
     again = run("spec2", rate, "--references", slit / "references", "-o", tmp_path, status=1).output
     assert "star_cal.fits" in again
     only = ("spec2", rate, "--references", slit / "references", "-o", tmp_path / "cal", "--skip", "extract_1d")
