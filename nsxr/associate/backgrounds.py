@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsxr.associate.exposures import require_distinct_headers
-from nsxr.model.keywords import read
+from nsxr.model.keywords import in_capitals, is_true, read
 
 __all__ = ["choose_backgrounds", "choose_imprint", "nod_backgrounds"]
 
@@ -72,26 +72,22 @@ def choose_backgrounds(headers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     nods = nod_backgrounds(headers)
     same = ("EXP_TYPE", "DETECTOR", "FILTER", "GRATING", "GWA_XTIL", "GWA_YTIL")
 
-    def is_background(header: Mapping[str, Any]) -> bool:
-        return str(header.get("BKGDTARG")).strip().upper() in ("T", "TRUE")
-
     def is_nodded(header: Mapping[str, Any]) -> bool:
-        kind = str(header.get("EXP_TYPE")).strip().upper()
-        return kind in ("NRS_MSASPEC", "NRS_FIXEDSLIT") or (
-            kind == "NRS_IFU" and "NOD" in str(header.get("PATTTYPE")).upper()
-        )
+        kind = in_capitals(header, "EXP_TYPE")
+        is_named_so = kind == "NRS_IFU" and "NOD" in in_capitals(header, "PATTTYPE")
+        return kind in ("NRS_MSASPEC", "NRS_FIXEDSLIT") or is_named_so
 
     found: list[list[int]] = []
     for i, header in enumerate(headers):
         own: list[int] = []
-        if not is_background(header) and str(header.get("EXP_TYPE")).strip().upper() != "NRS_BRIGHTOBJ":
+        if not _is_background(header) and in_capitals(header, "EXP_TYPE") != "NRS_BRIGHTOBJ":
             own = [
                 j
                 for j, other in enumerate(headers)
-                if is_background(other) and all(other.get(key) == header.get(key) for key in same)
+                if _is_background(other) and all(other.get(key) == header.get(key) for key in same)
             ]
             if not own and is_nodded(header):
-                own = [j for j in nods[i] if not is_background(headers[j])]
+                own = [j for j in nods[i] if not _is_background(headers[j])]
         found.append(own)
     return found
 
@@ -110,14 +106,16 @@ def choose_imprint(header: Mapping[str, Any], imprints: Sequence[Mapping[str, An
         Keywords of the imprints.
     """
 
-    def target(one: Mapping[str, Any]) -> bool:
-        return str(one.get("BKGDTARG")).strip().upper() in ("T", "TRUE")
-
     def place(one: Mapping[str, Any]) -> tuple[str, int]:
         return str(one.get("OBSERVTN")).strip().lstrip("0"), int(read(one, "PATT_NUM"))
 
     found = [*range(len(imprints))]
-    for same in (target, place):
+    for same in (_is_background, place):
         if len(found) > 1:
             found = [number for number in found if same(imprints[number]) == same(header)]
     return found[0] if len(found) == 1 else None
+
+
+def _is_background(header: Mapping[str, Any]) -> bool:
+    """Return whether an exposure shows a background target."""
+    return is_true(header, "BKGDTARG")

@@ -34,7 +34,7 @@ from nsxr.products.spectra_read import open_spectra
 from nsxr.products.spectra_write import write_spectra
 from nsxr.references.optics import open_optics
 from nsxr.references.spec2 import open_spec2_references
-from nsxr.slits.light import fixed_slit
+from nsxr.slits.light import exposure_type, fixed_slit
 from nsxr.slits.selection import slits_of
 from nsxr.storage.whole import refuse_existing
 
@@ -167,7 +167,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     """Calibrate one exposure and write its products."""
     rate = open_exposure(exposure.science)
     is_series = "integration" in rate.dims
-    is_frame = str(rate.attrs.get("EXP_TYPE", "")).strip().upper() == "NRS_IFU"
+    is_frame = exposure_type(rate.attrs) == "NRS_IFU"
     kinds = ("cal",) if is_frame or "extract_1d" in options.skip else ("cal", "x1d")
     if options.quicklook and not is_frame and "x1d" not in kinds:
         raise ParameterError("--quicklook draws spectra, it needs the step extract_1d")

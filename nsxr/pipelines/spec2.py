@@ -24,7 +24,7 @@ from nsxr.slits.background import subtract_background
 from nsxr.slits.collection import as_tree, iterate_slits, map_slits
 from nsxr.slits.cut_outs import cut_slits
 from nsxr.slits.imprint import subtract_imprint
-from nsxr.slits.light import fixed_slit
+from nsxr.slits.light import exposure_type, fixed_slit
 from nsxr.slits.pixel_replacement import replace_pixels
 from nsxr.slits.slices import locate_slices
 from nsxr.slits.source_type import set_source_type
@@ -198,7 +198,7 @@ def spec2(
         If a step or parameter is unknown, or a value is not allowed.
     """
     settings = SPEC2.settings(parameters, skip, run)
-    kind = str(rate.attrs.get("EXP_TYPE", "")).strip().upper()
+    kind = exposure_type(rate.attrs)
     if kind not in MODES:
         raise ModelError(about(rate.attrs, f"EXP_TYPE is {kind!r}, expected {', '.join(MODES)}"))
     check(rate, "sci", "dq", "var_poisson", "var_rnoise", units={"sci": "DN/s"})
@@ -242,7 +242,7 @@ def _parts(
     fixed_references: Mapping[str, xr.Dataset] | None,
 ) -> list[tuple[xr.Dataset | xr.DataTree, Mapping[str, xr.Dataset]]]:
     """Return the slits of shutters and the fixed slits of an exposure of shutters, each with its references."""
-    is_shutters = located.attrs.get("EXP_TYPE") == "NRS_MSASPEC"
+    is_shutters = exposure_type(located.attrs) == "NRS_MSASPEC"
     if not isinstance(located, xr.DataTree) or not is_shutters:
         return [(located, references)]
     named = dict(iterate_slits(located))

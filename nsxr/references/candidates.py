@@ -20,7 +20,7 @@ from nsxr.errors import (
 )
 from nsxr.formats.asdf_blocks import AsdfFile, read_asdf
 from nsxr.formats.fits_headers import keywords, scan
-from nsxr.model.keywords import parse_date
+from nsxr.model.keywords import in_capitals, parse_date
 from nsxr.model.types import Named
 from nsxr.references.files import ANY
 from nsxr.storage.local import open_regular
@@ -315,4 +315,4 @@ def _best(kind: str, candidates: Sequence[Candidate], wanted: Wanted) -> Candida
 
 def header_of(attrs: Named) -> dict[str, str]:
     """Return DETECTOR, FILTER, GRATING and EXP_TYPE of an exposure."""
-    return {key: str(attrs.get(key, "")).strip().upper() for key in _PATTERNS}
+    return {key: in_capitals(attrs, key) for key in _PATTERNS}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.model.keywords import about, start_of
+from nsxr.model.keywords import about, in_capitals, start_of
 from nsxr.references.aperture_corrections import open_aperture_correction
 from nsxr.references.apertures import open_apertures
 from nsxr.references.bar_shadow import open_bar_shadow
@@ -62,7 +62,7 @@ def spec2_types(exposure: xr.Dataset) -> tuple[str, ...]:
     ModelError
         If EXP_TYPE is none of NRS_FIXEDSLIT, NRS_BRIGHTOBJ, NRS_MSASPEC and NRS_IFU.
     """
-    kind = str(exposure.attrs.get("EXP_TYPE", "")).strip().upper()
+    kind = in_capitals(exposure.attrs, "EXP_TYPE")
     if kind not in _TYPES:
         raise ModelError(about(exposure.attrs, f"EXP_TYPE is {kind!r}, expected one of {', '.join(_TYPES)}"))
     return _TYPES[kind]

@@ -5,7 +5,7 @@ import warnings
 import xarray as xr
 
 from nsxr.errors import DegradedResultWarning
-from nsxr.model.keywords import about, read
+from nsxr.model.keywords import about, in_capitals, read
 from nsxr.model.types import Attributes
 from nsxr.optics.shutters import FIXED_SLIT_IDS
 
@@ -16,12 +16,12 @@ _SERIES_SLIT = "S1600A1"
 
 def exposure_type(attrs: Attributes) -> str:
     """Return EXP_TYPE in capitals, empty if it is missing."""
-    return _word(attrs, "EXP_TYPE")
+    return in_capitals(attrs, "EXP_TYPE")
 
 
 def is_point(attrs: Attributes) -> bool:
     """Return whether the source is a point. A source of unknown type counts as uniform light, as in jwst."""
-    return _word(attrs, "SRCTYPE") == "POINT"
+    return in_capitals(attrs, "SRCTYPE") == "POINT"
 
 
 def fixed_slit(attrs: Attributes) -> str | None:
@@ -29,13 +29,13 @@ def fixed_slit(attrs: Attributes) -> str | None:
 
     Data of fixed slits without the name of a slit are from that of the target; the slit of time series is S1600A1.
     """
-    name = _word(attrs, "SLTNAME")
+    name = in_capitals(attrs, "SLTNAME")
     if name in FIXED_SLIT_IDS:
         return name
     kind = exposure_type(attrs)
     if kind not in ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ"):
         return None
-    return name or _word(attrs, "FXD_SLIT") or (_SERIES_SLIT if kind == "NRS_BRIGHTOBJ" else "")
+    return name or in_capitals(attrs, "FXD_SLIT") or (_SERIES_SLIT if kind == "NRS_BRIGHTOBJ" else "")
 
 
 def shutter_states(attrs: Attributes) -> tuple[str, int]:
@@ -49,7 +49,7 @@ def shutter_states(attrs: Attributes) -> tuple[str, int]:
     ValueError
         If SHUTSTA has other characters. The message says what was found.
     """
-    states = _word(attrs, "SHUTSTA")
+    states = in_capitals(attrs, "SHUTSTA")
     if not states or set(states) - set("01X"):
         raise ValueError(f"the states of the shutters (SHUTSTA) are {states!r}, expected 0, 1 and x")
     source = states.find("X")
@@ -74,8 +74,3 @@ def source_position(slit: xr.Dataset) -> tuple[float, float]:
         )
     x, y = (float(value or 0.0) for value in found)
     return x, y
-
-
-def _word(attrs: Attributes, key: str) -> str:
-    value = attrs.get(key)
-    return "" if value is None else str(value).strip().upper()

@@ -3,13 +3,12 @@
 import math
 from typing import Literal, TypeVar, get_args
 
-import numpy as np
 import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.model.declarations import step
 from nsxr.model.history import record
-from nsxr.model.keywords import about, read
+from nsxr.model.keywords import about, in_capitals, is_true, read
 from nsxr.model.types import Attributes, Entries
 from nsxr.optics.fixed_slits import primary_slit
 from nsxr.slits.collection import map_slits
@@ -95,7 +94,7 @@ def _set_type(slit: xr.Dataset, wanted: SourceType | None) -> xr.Dataset:
 
 
 def _exposure_type(attrs: Attributes) -> str:
-    kind = _word(attrs, "EXP_TYPE")
+    kind = in_capitals(attrs, "EXP_TYPE")
     if kind not in (*_ONE_TARGET, _SHUTTERS):
         raise ModelError(
             about(
@@ -116,15 +115,15 @@ def _of_target(attrs: Attributes, kind: str, wanted: SourceType | None) -> Sourc
     """Return the type of the target of an exposure."""
     if wanted is not None:
         return wanted
-    if _is_true(attrs, "BKGDTARG"):
+    if is_true(attrs, "BKGDTARG"):
         return "EXTENDED"
-    is_series = _is_true(attrs, "TSOVISIT") or kind == "NRS_BRIGHTOBJ"
+    is_series = is_true(attrs, "TSOVISIT") or kind == "NRS_BRIGHTOBJ"
     if is_series and read(attrs, "NINTS", matters=False) != 1:
         return "POINT"
-    planned = _word(attrs, "SRCTYAPT" if attrs.get("SRCTYAPT") is not None else "SRCTYPE")
+    planned = in_capitals(attrs, "SRCTYAPT" if attrs.get("SRCTYAPT") is not None else "SRCTYPE")
     if planned in (_POINT, _EXTENDED):
         return "POINT" if planned == _POINT else "EXTENDED"
-    pattern = _word(attrs, "PATTTYPE")
+    pattern = in_capitals(attrs, "PATTTYPE")
     if "NOD" in pattern or "POINT-SOURCE" in pattern:
         return "POINT"
     return "EXTENDED" if kind == "NRS_IFU" else "POINT"
@@ -132,17 +131,10 @@ def _of_target(attrs: Attributes, kind: str, wanted: SourceType | None) -> Sourc
 
 def _holds_target(attrs: Attributes) -> bool:
     """Return whether the target was placed in a fixed slit. Data without the name of a slit count as the target's."""
-    name, target = _word(attrs, "SLTNAME"), primary_slit(_word(attrs, "SUBARRAY"), _word(attrs, "FXD_SLIT"))
+    name, target = (
+        in_capitals(attrs, "SLTNAME"),
+        primary_slit(in_capitals(attrs, "SUBARRAY"), in_capitals(attrs, "FXD_SLIT")),
+    )
     if not name or target is None:
         return not name or read(attrs, "SOURCEID", matters=False) == 1
     return name == target
-
-
-def _word(attrs: Attributes, key: str) -> str:
-    value = attrs.get(key)
-    return "" if value is None else str(value).strip().upper()
-
-
-def _is_true(attrs: Attributes, key: str) -> bool:
-    value = attrs.get(key)
-    return bool(value) if isinstance(value, bool | np.bool_ | int) else _word(attrs, key) in ("T", "TRUE")

@@ -16,6 +16,12 @@ def test_nods_are_backgrounds_of_each_other_unless_there_are_dedicated_ones():
     assert choose_backgrounds(nods) == [[1, 2], [0, 2], [0, 1]]
     sky = SHUTTERS | {"BKGDTARG": True, "VISIT": "2", "EXPOSURE": 1, "TARGNAME": "sky"}
     assert choose_backgrounds([*nods, sky]) == [[3], [3], [3], []]
+    assert choose_backgrounds([*nods, sky | {"BKGDTARG": 1}]) == [
+        [3],
+        [3],
+        [3],
+        [],
+    ]  # as attributes of exposures have it
     assert choose_backgrounds([*nods, sky | {"GRATING": "G140M"}]) == [[1, 2], [0, 2], [0, 1], []]
 
 
