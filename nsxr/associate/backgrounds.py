@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsxr.associate.exposures import require_distinct_headers
-from nsxr.model.keywords import in_capitals, is_true, read
+from nsxr.model.keywords import read
+from nsxr.model.texts import in_capitals, is_true
 
 __all__ = ["choose_backgrounds", "choose_imprint", "nod_backgrounds"]
 

@@ -7,14 +7,14 @@ import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
 from nsxr.errors import ModelError
-from nsxr.flux.factors import Factor, divide
+from nsxr.flux.factors import Factor, divide, variance_units
 from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
 from nsxr.model.variables import check_slit, variable_attributes
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import iterate_slits, map_slits
-from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states
+from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states, wavelength_name
 
 __all__ = ["bar_shadow_factor", "correct_bar_shadow"]
 
@@ -102,12 +102,7 @@ def bar_shadow_factor(slit: xr.Dataset, barshadow: xr.Dataset, *, light: Literal
         raise ModelError(
             about(slit.attrs, "coordinate slit_y is missing; cut slits with coordinates=['wavelength', 'slit_y']")
         )
-    try:
-        states, source = shutter_states(slit.attrs)
-    except ValueError as error:
-        raise ModelError(about(slit.attrs, str(error))) from None
-    # light of the sky fills the slit, so its wavelengths do not depend on the source
-    wavelength = slit["wavelength_uncorrected" if "wavelength_uncorrected" in slit else "wavelength"]
+    states, source = shutter_states(slit.attrs)
     names = ["shadow_1x1", "shadow_1x3"]
     has_variance = "variance_1x1" in barshadow
     names += ["variance_1x1", "variance_1x3"] if has_variance else []
@@ -118,7 +113,7 @@ def bar_shadow_factor(slit: xr.Dataset, barshadow: xr.Dataset, *, light: Literal
     found = map_blocks(
         _evaluate,
         slit["slit_y"],
-        wavelength,
+        slit[wavelength_name(slit, "uniform")],
         *images,
         core=("shadow_y", "shadow_wavelength"),
         outputs=outputs,
@@ -149,7 +144,7 @@ def _correct(slit: xr.Dataset, barshadow: xr.Dataset) -> xr.Dataset:
         _STEP,
         [barshadow],
         {"shutters": slit.attrs["SHUTSTA"], "pitch": float(read(slit.attrs, "SLTYSCL"))},
-        {"var_barshadow": f"({slit['sci'].attrs.get('units', 'DN/s')})2"},
+        {"var_barshadow": variance_units(slit)},
         (),
         {"BARSHDW": True},
         **divide(slit, factor, kind="barshadow"),

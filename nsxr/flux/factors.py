@@ -13,7 +13,7 @@ from nsxr.compute.blocks import Output, map_blocks
 from nsxr.model.dq import PixelFlag
 from nsxr.model.variables import FACTOR_VARIANCES, variances_of
 
-__all__ = ["Factor", "divide", "multiply"]
+__all__ = ["Factor", "divide", "multiply", "variance_units"]
 
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 _LOST = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
@@ -75,6 +75,11 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
         new=[*names, *made].index(f"var_{kind}") if factor.relative_variance is not None else None,
     )
     return divided | _background(slit, factor.value, power=-2)
+
+
+def variance_units(slit: xr.Dataset) -> str:
+    """Return the units of the variances of a slit."""
+    return f"({slit['sci'].attrs.get('units', 'DN/s')})2"
 
 
 def multiply(slit: xr.Dataset, value: xr.DataArray) -> dict[str, xr.DataArray]:

@@ -14,7 +14,7 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
-from nsxr.flux.factors import Factor, divide
+from nsxr.flux.factors import Factor, divide, variance_units
 from nsxr.flux.flats import LOST, Flat, Shutter, shutter_of
 from nsxr.kernels.flux.flats import finish_flat, multiply_images, multiply_table
 from nsxr.model.declarations import Needs, step
@@ -24,7 +24,7 @@ from nsxr.model.keywords import about
 from nsxr.model.variables import check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
-from nsxr.slits.light import exposure_type, is_point
+from nsxr.slits.light import exposure_type, is_point, wavelength_name
 
 __all__ = ["correct_flat_field", "flat_factor"]
 
@@ -101,8 +101,7 @@ def flat_factor(
         For uniform light, wavelengths without the correction for the position of a point source are used, if the slit
         has them.
     """
-    name = "wavelength_uncorrected" if light == "uniform" and "wavelength_uncorrected" in slit else "wavelength"
-    return _flat_of(slit, _Flats(fflat, sflat, dflat), [name])[0]
+    return _flat_of(slit, _Flats(fflat, sflat, dflat), [wavelength_name(slit, light)])[0]
 
 
 def _correct(slit: xr.Dataset, flats: "_Flats") -> xr.Dataset:
@@ -116,7 +115,7 @@ def _correct(slit: xr.Dataset, flats: "_Flats") -> xr.Dataset:
     if source_is_point and exposure_type(slit.attrs) not in (_SLICES, _SERIES):
         stored["flatfield_uniform"] = uniform
     divided = divide(slit, factor, kind="flat")
-    units = {"var_flat": str(slit["sci"].attrs["units"]).join(("(", ")2"))}
+    units = {"var_flat": variance_units(slit)}
     return record(slit, "flat_field", flats.references, None, units, (), None, **divided, **stored)
 
 

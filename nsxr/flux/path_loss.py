@@ -9,7 +9,7 @@ import xarray as xr
 
 from nsxr.compute.blocks import Output, map_blocks
 from nsxr.errors import DegradedResultWarning, ModelError
-from nsxr.flux.factors import Factor, divide
+from nsxr.flux.factors import Factor, divide, variance_units
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dims import IMAGE
 from nsxr.model.history import record, record_skip
@@ -18,7 +18,7 @@ from nsxr.model.types import Attributes
 from nsxr.model.variables import check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
-from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states, source_position
+from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states, source_position, wavelength_name
 
 __all__ = ["correct_path_loss", "path_loss_factor"]
 
@@ -154,7 +154,7 @@ def _correct(slit: xr.Dataset, pathloss: xr.Dataset) -> xr.Dataset:
         _STEP,
         [pathloss],
         {"apertures": list(found.names), "source_x": found.x, "source_y": found.y, "light": light},
-        {"var_pathloss": f"({slit['sci'].attrs.get('units', 'DN/s')})2"},
+        {"var_pathloss": variance_units(slit)},
         (),
         {"PTHLOSS": light.upper()},
         **divide(slit, own, kind="pathloss"),
@@ -174,10 +174,7 @@ def _aperture(slit: xr.Dataset, pathloss: xr.Dataset) -> _Aperture | str:
         x, y = source_position(slit)
         there = f"the reference of path loss has no aperture {name}, only {', '.join(listed)}"
         return _Aperture((name,), x, y) if name in listed else there
-    try:
-        states, source = shutter_states(slit.attrs)
-    except ValueError as error:
-        raise ModelError(about(slit.attrs, str(error))) from None
+    states, source = shutter_states(slit.attrs)
     return _of_shutters(slit, states, source, {int(array.attrs["shutters"]): key for key, array in listed.items()})
 
 
@@ -222,8 +219,7 @@ def _factors(slit: xr.Dataset, pathloss: xr.Dataset, aperture: _Aperture, lights
     is_fixed = fixed_slit(slit.attrs) is not None
     curves, wavelengths = [], []
     for light in lights:
-        is_moved = light == "uniform" and is_fixed and "wavelength_uncorrected" in slit
-        wavelengths.append(slit["wavelength_uncorrected" if is_moved else "wavelength"])
+        wavelengths.append(slit[wavelength_name(slit, light) if is_fixed else "wavelength"])
         curves.append(
             (_point_curve(pathloss, aperture),)
             if light == "point"

@@ -18,7 +18,7 @@ from nsxr.model.types import Attributes, Entries
 from nsxr.model.variables import check, check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
-from nsxr.slits.light import exposure_type, is_point
+from nsxr.slits.light import exposure_type, is_point, wavelength_name
 
 __all__ = ["calibrate_flux", "photom_factor"]
 
@@ -180,7 +180,6 @@ def _factor(
 ) -> tuple[Factor, xr.DataArray]:
     """Return the factor for point or uniform light, and its inverse, the conversion."""
     is_uniform = light == "uniform"
-    wavelength = slit["wavelength_uncorrected" if is_uniform and "wavelength_uncorrected" in slit else "wavelength"]
     is_sliced = areas is not None and areas.size > 1
     outputs: dict[str, Output] = dict.fromkeys(("factor", "conversion"), (IMAGE, np.float32))
     if sensitivity.has_uncertainty:
@@ -189,7 +188,7 @@ def _factor(
         outputs["dq"] = (IMAGE, np.uint32)
     found = map_blocks(
         _convert,
-        wavelength,
+        slit[wavelength_name(slit, light)],
         *([slit["slice"]] if is_sliced else []),
         core=(),
         outputs=outputs,

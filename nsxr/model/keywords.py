@@ -21,8 +21,6 @@ __all__ = [
     "KEYWORDS",
     "Keyword",
     "about",
-    "in_capitals",
-    "is_true",
     "parse",
     "parse_date",
     "read",
@@ -325,17 +323,6 @@ def read(header: Named, key: str, *, default: object = None, matters: bool = Tru
         logger.info("%s; %r is used", about(header, str(error), source), default)
         return default
     return default if value is None else value
-
-
-def in_capitals(header: Named, key: str) -> str:
-    """Return the text of any keyword in capitals, without blanks around it. Empty if the keyword is missing."""
-    value = header.get(key)
-    return "" if value is None else str(value).strip().upper()
-
-
-def is_true(header: Named, key: str) -> bool:
-    """Return whether a keyword is T. Attributes of Datasets have 1 and 0 for T and F."""
-    return in_capitals(header, key) in ("T", "TRUE", "1")
 
 
 def value_of(header: Named, key: str, missing: object = None) -> Any:

@@ -6,6 +6,7 @@ from astropy.io import fits
 
 from nsxr.errors import InputFileError
 from nsxr.model.keywords import about, read
+from nsxr.model.texts import text_of
 from nsxr.model.types import Attributes, Entries
 
 __all__ = ["OpticsHeader"]
@@ -197,6 +198,5 @@ def _with_sci(attrs: Attributes) -> Entries:
 
 
 def _text(attrs: Attributes, key: str) -> str:
-    value = attrs.get(key)
-    text = "" if value is None else str(value).strip()
+    text = text_of(attrs, key)
     return "" if text.upper() in ("NONE", "N/A", "NULL", "UNDEFINED") else text

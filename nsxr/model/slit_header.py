@@ -8,6 +8,7 @@ import xarray as xr
 
 from nsxr.errors import ModelError
 from nsxr.model.keywords import read, whole_number
+from nsxr.model.texts import text_of
 from nsxr.model.types import Attributes
 
 __all__ = ["SlitHeader", "quadrant_of"]
@@ -98,25 +99,25 @@ class SlitHeader:
         members = _names(attrs["background_members"]) if "background_members" in attrs else None
         subtracted = attrs.get("S_BKDSUB") == _COMPLETE
         return cls(
-            name=_text(attrs, "SLTNAME"),
-            place=(_text(attrs, "SLITID"), _text(attrs, "SLTSTRT1"), _text(attrs, "SLTSTRT2")),
-            shutters=_text(attrs, "SHUTSTA"),
-            fixed_slit=_text(attrs, "FXD_SLIT") if "FXD_SLIT" in attrs else None,
+            name=text_of(attrs, "SLTNAME"),
+            place=(text_of(attrs, "SLITID"), text_of(attrs, "SLTSTRT1"), text_of(attrs, "SLTSTRT2")),
+            shutters=text_of(attrs, "SHUTSTA"),
+            fixed_slit=text_of(attrs, "FXD_SLIT") if "FXD_SLIT" in attrs else None,
             source_id=read(attrs, "SOURCEID", matters=False),
-            source_name=_text(attrs, "SRCNAME"),
-            target=_text(attrs, "TARGNAME") or _text(attrs, "TARGPROP"),
-            source_type=_text(attrs, "SRCTYPE").upper(),
+            source_name=text_of(attrs, "SRCNAME"),
+            target=text_of(attrs, "TARGNAME") or text_of(attrs, "TARGPROP"),
+            source_type=text_of(attrs, "SRCTYPE").upper(),
             source_y=read(attrs, "SRCYPOS", matters=False),
             order=abs(read(attrs, "SPORDER", matters=False)),
-            program=_text(attrs, "PROGRAM"),
-            observation=_text(attrs, "OBSERVTN"),
-            detector=_text(attrs, "DETECTOR"),
-            filter=_text(attrs, "FILTER"),
-            grating=_text(attrs, "GRATING"),
-            exposure_type=_text(attrs, "EXP_TYPE"),
+            program=text_of(attrs, "PROGRAM"),
+            observation=text_of(attrs, "OBSERVTN"),
+            detector=text_of(attrs, "DETECTOR"),
+            filter=text_of(attrs, "FILTER"),
+            grating=text_of(attrs, "GRATING"),
+            exposure_type=text_of(attrs, "EXP_TYPE"),
             exposure_time=read(attrs, "EFFEXPTM", matters=False),
             pixel_area=read(attrs, "PIXAR_SR", matters=False),
-            exposure=_text(attrs, "filename") or _text(attrs, "FILENAME"),
+            exposure=text_of(attrs, "filename") or text_of(attrs, "FILENAME"),
             has_nods_subtracted=subtracted,
             is_sky_subtracted=subtracted or attrs.get("S_MSBSUB") == _COMPLETE or members is not None,
             background_members=members,
@@ -143,11 +144,6 @@ def quadrant_of(attrs: Attributes) -> int | None:
     """Return the quadrant of the shutters of a slit, 5 for fixed slits and slices. None if the header has none."""
     found = whole_number(attrs.get("MSAQUAD"))
     return found if found is not None and 1 <= found <= 5 else None
-
-
-def _text(attrs: Attributes, key: str) -> str:
-    value = attrs.get(key)
-    return "" if value is None else str(value).strip()
 
 
 def _names(text: Any) -> tuple[str, ...]:

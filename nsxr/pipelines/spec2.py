@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import xarray as xr
 
@@ -96,26 +96,8 @@ def extract(
     return spectra if apcorr is None else apply_aperture_correction(spectra, apcorr)
 
 
-@step("pixel_replace", off="not asked for")
-def replace(
-    slits: xr.DataTree, *, algorithm: Literal["mingrad", "fit_profile"] = "mingrad", n_adjacent_cols: int = 3
-) -> xr.DataTree:
-    """Replace missing pixels of each slit by estimates.
-
-    Parameters
-    ----------
-    slits : DataTree
-        Calibrated slits.
-    algorithm : {"mingrad", "fit_profile"}
-        As for :func:`nsxr.replace_pixels`.
-    n_adjacent_cols : int, default 3
-        Columns on each side from which ``fit_profile`` takes the profile.
-    """
-    return map_slits(lambda slit: replace_pixels(slit, algorithm=algorithm, n_adjacent_cols=n_adjacent_cols), slits)
-
-
 _CALIBRATION: list[Function] = [set_source_type, correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
-_SPECTRA: list[Function] = [calibrate_flux, replace, extract]
+_SPECTRA: list[Function] = [calibrate_flux, replace_pixels, extract]
 _BEFORE: list[Function] = [flag_stuck_shutters, subtract_imprint, subtract_background]
 
 MODES: Mapping[str, list[Function]] = {

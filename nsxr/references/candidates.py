@@ -20,7 +20,8 @@ from nsxr.errors import (
 )
 from nsxr.formats.asdf_blocks import AsdfFile, read_asdf
 from nsxr.formats.fits_headers import keywords, scan
-from nsxr.model.keywords import in_capitals, parse_date
+from nsxr.model.keywords import parse_date
+from nsxr.model.texts import in_capitals
 from nsxr.model.types import Named
 from nsxr.references.files import ANY
 from nsxr.storage.local import open_regular

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
-from nsxr.model.keywords import about, in_capitals, start_of
+from nsxr.model.keywords import about, start_of
+from nsxr.model.texts import in_capitals
 from nsxr.references.aperture_corrections import open_aperture_correction
 from nsxr.references.apertures import open_apertures
 from nsxr.references.bar_shadow import open_bar_shadow

@@ -4,12 +4,13 @@ import warnings
 
 import xarray as xr
 
-from nsxr.errors import DegradedResultWarning
-from nsxr.model.keywords import about, in_capitals, read
+from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.model.keywords import about, read
+from nsxr.model.texts import in_capitals
 from nsxr.model.types import Attributes
 from nsxr.optics.shutters import FIXED_SLIT_IDS
 
-__all__ = ["exposure_type", "fixed_slit", "is_point", "shutter_states", "source_position"]
+__all__ = ["exposure_type", "fixed_slit", "is_point", "shutter_states", "source_position", "wavelength_name"]
 
 _SERIES_SLIT = "S1600A1"
 
@@ -38,6 +39,14 @@ def fixed_slit(attrs: Attributes) -> str | None:
     return name or in_capitals(attrs, "FXD_SLIT") or (_SERIES_SLIT if kind == "NRS_BRIGHTOBJ" else "")
 
 
+def wavelength_name(slit: xr.Dataset, light: str) -> str:
+    """Return the name of the wavelengths of light in a slit: ``point``, or ``uniform``.
+
+    Uniform light fills the slit, so its wavelengths do not depend on the position of a source.
+    """
+    return "wavelength_uncorrected" if light == "uniform" and "wavelength_uncorrected" in slit else "wavelength"
+
+
 def shutter_states(attrs: Attributes) -> tuple[str, int]:
     """Return the states of the shutters of a slitlet, lowest first, and which of them the positions count from.
 
@@ -46,12 +55,12 @@ def shutter_states(attrs: Attributes) -> tuple[str, int]:
 
     Raises
     ------
-    ValueError
-        If SHUTSTA has other characters. The message says what was found.
+    ModelError
+        If SHUTSTA has other characters.
     """
     states = in_capitals(attrs, "SHUTSTA")
     if not states or set(states) - set("01X"):
-        raise ValueError(f"the states of the shutters (SHUTSTA) are {states!r}, expected 0, 1 and x")
+        raise ModelError(about(attrs, f"the states of the shutters (SHUTSTA) are {states!r}, expected 0, 1 and x"))
     source = states.find("X")
     return states.replace("X", "1"), source if source >= 0 else (len(states) - 1) // 2
 

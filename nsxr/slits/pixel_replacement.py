@@ -1,6 +1,6 @@
 """Replace missing pixels by estimates before resampling."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import xarray as xr
@@ -14,10 +14,12 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.units import require
 from nsxr.model.variables import check_slit, variances_of
+from nsxr.slits.collection import map_slits
 
 __all__ = ["Algorithm", "replace_pixels"]
 
 Algorithm = Literal["mingrad", "fit_profile", "trace_model"]
+Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 _DO_NOT_USE, _NON_SCIENCE, _ESTIMATED = (
     np.uint32(flag) for flag in (PixelFlag.DO_NOT_USE, PixelFlag.NON_SCIENCE, PixelFlag.FLUX_ESTIMATED)
 )
@@ -25,13 +27,13 @@ _DO_NOT_USE, _NON_SCIENCE, _ESTIMATED = (
 
 @step("pixel_replace", off="not asked for", given=["model"])
 def replace_pixels(
-    slit: xr.Dataset,
+    slit: Slits,
     *,
     algorithm: Algorithm = "mingrad",
     n_adjacent_cols: int = 3,
     model: xr.Dataset | None = None,
-) -> xr.Dataset:
-    """Replace missing pixels of a slit by estimates.
+) -> Slits:
+    """Replace missing pixels of a slit, or of each of many slits, by estimates.
 
     Resampling spreads one missing pixel over its neighbours; an estimate avoids this. An estimate is not a measurement:
     the pixel gets the flag FLUX_ESTIMATED, and extraction from detector pixels treats it as missing. Do not replace
@@ -39,9 +41,9 @@ def replace_pixels(
 
     Parameters
     ----------
-    slit : Dataset
-        ``sci`` float32, an image with or without ``integration`` in front; ``dq``; ``wavelength`` [um], NaN outside the
-        slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are present. A pixel is missing if it is NaN in
+    slit : Dataset or DataTree
+        One slit or many: ``sci`` float32, an image with or without ``integration`` in front; ``dq``; ``wavelength``
+        [um], NaN outside the slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are present. A pixel is missing if it is NaN in
         ``sci`` or has DO_NOT_USE.
     algorithm : str
         ``mingrad``: the mean of the left and right neighbours or of the upper and lower neighbours, whichever pair
@@ -57,7 +59,7 @@ def replace_pixels(
 
     Returns
     -------
-    Dataset
+    Dataset or DataTree
         The slit with new ``sci`` and variances in replaced pixels. Only pixels inside the slit are replaced, which have
         a wavelength and no NON_SCIENCE. Their ``dq`` gets FLUX_ESTIMATED and loses DO_NOT_USE, as in the pipeline,
         because resampling leaves out pixels with DO_NOT_USE. No other step clears a flag. With ``trace_model`` the
@@ -90,6 +92,11 @@ def replace_pixels(
     if (model is None) == (algorithm == "trace_model"):
         found = "no model was given" if model is None else "a model was given"
         raise ParameterError(f"algorithm is {algorithm!r} and {found}: trace_model needs one, the others take none")
+    return map_slits(lambda one: _replaced(one, algorithm, n_adjacent_cols, model), slit)
+
+
+def _replaced(slit: xr.Dataset, algorithm: Algorithm, n_adjacent_cols: int, model: xr.Dataset | None) -> xr.Dataset:
+    """Return one slit with estimates for its missing pixels."""
     parts = variances_of(slit)
     needed = ["var_rnoise"] if model is not None and "var_rnoise" not in parts else []
     image = check_slit(slit, "sci", "dq", "wavelength", *parts, *needed)

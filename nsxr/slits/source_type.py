@@ -8,7 +8,8 @@ import xarray as xr
 from nsxr.errors import ModelError
 from nsxr.model.declarations import step
 from nsxr.model.history import record
-from nsxr.model.keywords import about, in_capitals, is_true, read
+from nsxr.model.keywords import about, read
+from nsxr.model.texts import in_capitals, is_true
 from nsxr.model.types import Attributes, Entries
 from nsxr.optics.fixed_slits import primary_slit
 from nsxr.slits.collection import map_slits
