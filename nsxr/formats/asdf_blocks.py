@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.errors import ReferenceFileError
 from nsxr.formats.asdf_trees import require_plain_tree
+from nsxr.formats.whole_files import read_whole
 from nsxr.formats.zarr_metadata import first_line
-from nsxr.storage.local import open_regular
 
 __all__ = ["AsdfArrays", "AsdfFile", "read_asdf", "tag_of"]
 
@@ -147,13 +147,7 @@ def read_asdf(path: str | os.PathLike[str]) -> AsdfFile:
 
     name = os.fspath(path)
     require_plain_tree(path)
-    try:
-        with open_regular(name) as file:
-            content = file.read(_LONGEST + 1)
-    except (OSError, InputFileError) as error:
-        raise ReferenceFileError(f"{name}: cannot be read ({error})") from error
-    if len(content) > _LONGEST:
-        raise ReferenceFileError(f"{name}: has more than {_LONGEST} bytes")
+    content = read_whole(name, _LONGEST)
     try:
         tree = load_yaml(io.BytesIO(content), tagged=True)
     except Exception as error:  # a damaged text may raise any error of asdf or yaml

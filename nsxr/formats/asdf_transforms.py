@@ -33,6 +33,7 @@ __all__ = [
     "count_inputs",
     "kind_of",
     "read_transform",
+    "require_inputs",
 ]
 
 _MOST_INPUTS = 100
@@ -96,6 +97,12 @@ class Rotation(Transform):
     """Rotation of (x, y) by ``angle`` [degree], counter-clockwise."""
 
     angle: float
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The matrix (2, 2) by which a place is multiplied."""
+        sine, cosine = np.sin(np.deg2rad(self.angle)), np.cos(np.deg2rad(self.angle))
+        return np.array([[cosine, -sine], [sine, cosine]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +230,13 @@ def read_transform(node: Any, arrays: AsdfArrays, memory: _Memory | None = None)
 def kind_of(transform: Transform) -> str:
     """Return the kind of a transform, for messages: its tag if it has one, else its class."""
     return str(getattr(transform, "tag", "")).removeprefix("transform/") or type(transform).__name__
+
+
+def require_inputs(transform: Transform, found: int) -> None:
+    """Raise ReferenceFileError unless a transform takes as many coordinates as it gets. Constants may get any."""
+    expected = count_inputs(transform)
+    if expected != found and not (isinstance(transform, Constant) and not expected):
+        raise ReferenceFileError(f"a transform {kind_of(transform)} takes {expected} coordinates, but gets {found}")
 
 
 def count_inputs(transform: Transform) -> int:

@@ -29,6 +29,7 @@ from nsxr.formats.asdf_transforms import (
     Transform,
     count_inputs,
     kind_of,
+    require_inputs,
 )
 
 __all__ = ["evaluate"]
@@ -53,9 +54,7 @@ def evaluate(transform: Transform, inputs: Arrays, arrays: AsdfArrays) -> list[n
     ReferenceFileError
         If the transform has a part of a kind that is not known, or takes another number of coordinates.
     """
-    expected, kind = count_inputs(transform), kind_of(transform)
-    if expected != len(inputs) and not (isinstance(transform, Constant) and not expected):
-        raise ReferenceFileError(f"a transform {kind} takes {expected} coordinates, but gets {len(inputs)}")
+    require_inputs(transform, len(inputs))
     match transform:
         case Identity():
             return list(inputs)
@@ -79,6 +78,7 @@ def evaluate(transform: Transform, inputs: Arrays, arrays: AsdfArrays) -> list[n
             ]
             return evaluate(transform.transform, whole, arrays)
         case OtherTransform():
+            kind = kind_of(transform)
             if kind not in _OTHERS:
                 raise _unknown(transform)
             return _OTHERS[kind](transform.node, inputs, arrays)
@@ -97,8 +97,7 @@ def _simple(transform: Transform, inputs: Arrays) -> list[np.ndarray]:
         case Affine():
             return _turned(transform.matrix, inputs, transform.translation)
         case Rotation():
-            sine, cosine = np.sin(np.deg2rad(transform.angle)), np.cos(np.deg2rad(transform.angle))
-            return _turned(np.array([[cosine, -sine], [sine, cosine]]), inputs)
+            return _turned(transform.matrix, inputs)
         case Polynomial() if len(inputs) == 1:
             return [np.polynomial.polynomial.polyval(x, transform.coefficients)]
         case Polynomial():

@@ -1,6 +1,5 @@
 """Choose among reference files by what their headers say: FITS, ASDF and JSON files, in a folder or by path."""
 
-import json
 import logging
 import os
 import warnings
@@ -20,11 +19,11 @@ from nsxr.errors import (
 )
 from nsxr.formats.asdf_blocks import AsdfFile, read_asdf
 from nsxr.formats.fits_headers import keywords, scan
+from nsxr.formats.whole_files import read_json, read_start
 from nsxr.model.keywords import parse_date
 from nsxr.model.texts import in_capitals
 from nsxr.model.types import Named
 from nsxr.references.files import ANY
-from nsxr.storage.local import open_regular
 
 __all__ = ["Candidate", "Wanted", "choose", "header_of", "read_candidate"]
 
@@ -54,7 +53,7 @@ _IN_TREES: Mapping[str, tuple[str, ...]] = {
 """Where the ``meta`` of ASDF and JSON files has a keyword."""
 _IN_JSON: Mapping[str, str] = {"instrument": "INSTRUME", "p_exptype": "P_EXP_TY"}
 """Spellings at the top of JSON files that are no keywords of FITS files."""
-_LONGEST = 2**28  # largest JSON reference, bytes
+_LONGEST = 2**28  # bytes in which the name of a type is looked for
 
 
 @dataclass(frozen=True)
@@ -215,29 +214,14 @@ def read_candidate(path: str | os.PathLike[str], types: Collection[str] = ()) ->
 
 def _mentions(name: str, types: Collection[str]) -> bool:
     """Return whether the text of a file has the name of a type. This takes a hundredth of the time of parsing it."""
-    text = _content(name)
+    text = read_start(name, _LONGEST)
     end = text.find(b"\n...") if text.startswith(b"#ASDF") else -1
     text = text[: end if end >= 0 else None].lower()
     return any(kind.encode() in text for kind in types)
 
 
-def _content(name: str) -> bytes:
-    try:
-        with open_regular(name) as file:
-            content = file.read(_LONGEST + 1)
-    except (OSError, InputFileError) as error:
-        raise ReferenceFileError(f"{name}: cannot be read ({error})") from error
-    return content
-
-
 def _from_json(name: str) -> dict[str, str]:
-    content = _content(name)
-    if len(content) > _LONGEST:
-        raise ReferenceFileError(f"{name}: has more than {_LONGEST} bytes")
-    try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ReferenceFileError(f"{name}: no JSON file that can be read ({error})") from error
+    tree = read_json(name)
     if not isinstance(tree, Mapping):
         raise ReferenceFileError(f"{name}: holds no values by name")
     top = {_IN_JSON.get(key.lower(), key.upper()): str(value) for key, value in tree.items() if isinstance(value, str)}

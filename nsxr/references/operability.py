@@ -1,6 +1,5 @@
 """Open references of the operability of shutters (type MSAOPER), which are JSON files."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import InputFileError, ReferenceFileError
+from nsxr.errors import ReferenceFileError
 from nsxr.formats.fingerprint import describe_file
+from nsxr.formats.whole_files import read_json
 from nsxr.model.types import Entries, Named
-from nsxr.storage.local import open_regular
 
 __all__ = ["open_operability"]
 
-_LONGEST = 2**28  # largest JSON reference, bytes; those of flight have a few MB
 _STATES = ("state", "TA state", "Internal state")
 _PLACE = {"Q": 4, "x": 365, "y": 171}
 """Keys of the place of a shutter, and their largest values."""
@@ -63,17 +61,7 @@ def open_operability(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _entries(path: str | os.PathLike[str]) -> list[Named]:
-    try:
-        with open_regular(path) as file:
-            content = file.read(_LONGEST + 1)
-    except (OSError, InputFileError) as error:
-        raise ReferenceFileError(f"{path}: cannot be read ({error})") from error
-    if len(content) > _LONGEST:
-        raise ReferenceFileError(f"{path}: has more than {_LONGEST} bytes, expected a list of shutters")
-    try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ReferenceFileError(f"{path}: no JSON file that can be read ({error})") from error
+    tree = read_json(path)
     entries = tree.get("msaoper") if isinstance(tree, Mapping) else None
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise ReferenceFileError(f"{path}: has no list of shutters msaoper; is it a reference of type MSAOPER?")

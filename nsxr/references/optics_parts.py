@@ -27,6 +27,7 @@ from nsxr.formats.asdf_transforms import (
     Transform,
     count_inputs,
     kind_of,
+    require_inputs,
 )
 from nsxr.optics.parts import Distortion, Relay
 
@@ -142,9 +143,7 @@ class _Follower:
 
     def through(self, transform: Transform, inputs: Sequence[_Symbol]) -> list[_Symbol]:
         """Return the images of symbols under a transform."""
-        n = count_inputs(transform)
-        if n != len(inputs) and not (isinstance(transform, Constant) and not n):
-            raise ReferenceFileError(f"a transform {kind_of(transform)} takes {n} coordinates, but gets {len(inputs)}")
+        require_inputs(transform, len(inputs))
         match transform:
             case Identity():
                 return list(inputs)
@@ -169,8 +168,7 @@ class _Follower:
             case Affine():
                 return self._matrix(transform.matrix, transform.translation, inputs)
             case Rotation():
-                sine, cosine = np.sin(np.deg2rad(transform.angle)), np.cos(np.deg2rad(transform.angle))
-                return self._matrix(np.array([[cosine, -sine], [sine, cosine]]), np.zeros(2), inputs)
+                return self._matrix(transform.matrix, np.zeros(2), inputs)
         raise ReferenceFileError(f"a transform of the kind {kind_of(transform)} is in the optics, expected polynomials")
 
     def as_sum(self, symbol: _Symbol) -> _Sum:

@@ -43,8 +43,8 @@ def replace_pixels(
     ----------
     slit : Dataset or DataTree
         One slit or many: ``sci`` float32, an image with or without ``integration`` in front; ``dq``; ``wavelength``
-        [um], NaN outside the slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are present. A pixel is missing if it is NaN in
-        ``sci`` or has DO_NOT_USE.
+        [um], NaN outside the slit; ``var_poisson``, ``var_rnoise``, ``var_flat``, where they are present. A pixel is
+        missing if it is NaN in ``sci`` or has DO_NOT_USE.
     algorithm : str
         ``mingrad``: the mean of the left and right neighbours or of the upper and lower neighbours, whichever pair
         differs less; variances are the squares of the mean errors. ``fit_profile``: the median profile of adjacent
