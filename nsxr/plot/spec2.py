@@ -26,6 +26,7 @@ from nsxr.plot.slit_images import (
     signal_to_noise,
     write_units,
 )
+from nsxr.plot.spectra import white_light
 from nsxr.plot.style import BLUE, GREEN, INK, PINK, QUIET, VERMILLION, mark_ticks, readable_flux, say, set_title
 from nsxr.slits.collection import iterate_slits
 
@@ -223,14 +224,10 @@ def _times(series: xr.Dataset) -> tuple[np.ndarray, str]:
 
 def _draw_white_light(axes: Axes, series: xr.Dataset) -> None:
     """Draw the sum over the wavelengths that all integrations have, relative to its median."""
-    good = ((series["dq"] & _FLAGGED) == 0) & np.isfinite(series["flux"])
-    always = good.mean("integration") > 0.999
-    flux = series["flux"].where(always).sum("dispersion")
-    variance = sum(series[f"flux_var_{part}"].where(always).sum("dispersion") for part in ("poisson", "rnoise"))
-    middle = float(flux.median()) or 1.0
+    total, error = white_light(series)
     time, label = _times(series)
     style: Entries = {"fmt": ".", "color": INK, "ecolor": QUIET, "ms": 5, "elinewidth": 0.9}
-    axes.errorbar(time, 100 * (flux / middle - 1), 100 * np.sqrt(variance) / abs(middle), **style)
+    axes.errorbar(time, 100 * (total - 1), 100 * error, **style)
     axes.axhline(0, color=QUIET, lw=0.6, zorder=0)
     axes.set(xlabel=label, ylabel="white light, less median [%]")
     _finish(axes)

@@ -15,7 +15,7 @@ from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import VARIANCES
 from nsxr.plot.style import BLUE, GREEN, VERMILLION
 
-__all__ = ["plot_extraction"]
+__all__ = ["plot_extraction", "white_light"]
 
 _PLACES = (0.2, 0.5, 0.8)
 _COLOURS = (BLUE, VERMILLION, GREEN)
@@ -203,15 +203,24 @@ def _draw_series(figure: Figure, axes: Axes, found: xr.Dataset) -> None:
     figure.colorbar(drawn, ax=axes, label="flux over median, less 1", pad=0.01)
 
 
-def _draw_light_curve(axes: Axes, found: xr.Dataset) -> None:
-    good = ((found["dq"] & _FLAGGED) == 0) & np.isfinite(found["flux"])
+def white_light(series: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the sum over the wavelengths that all integrations have, and its standard deviation.
+
+    Both have the dim ``integration`` and are relative to the median of the sums.
+    """
+    good = ((series["dq"] & _FLAGGED) == 0) & np.isfinite(series["flux"])
     always = good.mean("integration") > 0.999
-    total = found["flux"].where(always).sum("dispersion")
-    variance = sum(found[f"flux_var_{part}"].where(always).sum("dispersion") for part in ("poisson", "rnoise"))
-    scale = float(total.median()) or 1.0
+    total = series["flux"].where(always).sum("dispersion")
+    poisson, rnoise = (series[f"flux_var_{part}"].where(always).sum("dispersion") for part in ("poisson", "rnoise"))
+    middle = float(total.median()) or 1.0
+    return total / middle, (poisson + rnoise) ** 0.5 / abs(middle)
+
+
+def _draw_light_curve(axes: Axes, found: xr.Dataset) -> None:
+    total, error = white_light(found)
     time = found["int_mid_MJD_UTC"].values if "int_mid_MJD_UTC" in found.coords else found["integration"].values
     is_time = "int_mid_MJD_UTC" in found.coords
     start = float(time[0]) if is_time else 0.0
     time = (time - start) * (24 if is_time else 1)
-    axes.errorbar(time, total / scale, np.sqrt(variance) / scale, fmt=".", ms=3, lw=0.6)
+    axes.errorbar(time, total, error, fmt=".", ms=3, lw=0.6)
     axes.set(xlabel="hours" if is_time else "integration", ylabel="white light, relative")

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from nsxr.plot.spectra import plot_extraction
+from nsxr.plot.spectra import plot_extraction, white_light
 from nsxr.simulate import simulate_trace
 from nsxr.spectra.extraction import extract_spectrum
 from nsxr.spectra.trace_model import fit_trace_model
@@ -51,6 +52,24 @@ def test_series():
     time, curve = axes.containers[0].lines[0].get_data()
     np.testing.assert_allclose(np.diff(time), 0.024, rtol=1e-6)
     assert curve[4:8].mean() == pytest.approx(0.98, abs=0.01)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_white_light_of_a_source_and_of_a_subtracted_one(sign):
+    ones = np.ones((3, 4))
+    flux = sign * np.array([1.0, 2.0, 4.0])[:, np.newaxis] * ones
+    dims = ("integration", "dispersion")
+    variables = {
+        "flux": flux,
+        "flux_var_poisson": 3.0 * ones,
+        "flux_var_rnoise": 6.0 * ones,
+        "dq": np.zeros((3, 4), np.uint32),
+    }
+    series = xr.Dataset({name: (dims, values) for name, values in variables.items()})
+    series["dq"][1, 0] = 1  # a wavelength that one integration lacks is left out of all
+    total, error = white_light(series)
+    np.testing.assert_allclose(total, [0.5, 1.0, 2.0])
+    np.testing.assert_allclose(error, np.sqrt(27.0) / 6.0)
 
 
 def test_nothing_to_see():
