@@ -45,7 +45,7 @@ import nsxr
 from nsxr.optics.slit_optics import Coordinates
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.slits.selection import slits_of
-from tests.optics.flight_references import write_flight_references, write_no_correction
+from tests.optics.flight_references import write_flight_references
 
 WAVELENGTH = 1e-9
 SLICE_OF_PRISM = 2e-8
@@ -61,7 +61,6 @@ COLUMNS += (
     "gwcs in products [um]",
     "boxes short by",
     "jwst's centre elsewhere",
-    "x without a source",
     "dark slits of jwst",
     "slice pixels beyond the range",
     "other differences",
@@ -89,8 +88,6 @@ def prepare(scene: Scene, folder: Path) -> tuple[Path, dict[str, str], Path | No
     where, real = folder / "references", real_data()
     if scene.optics == "compact":
         paths = dict(write_compact_optics(where, grating=scene.grating, filter=scene.filter, **kinds))
-        if scene.mode == "IFU" and "chromcorr" not in paths:
-            paths["chromcorr"] = write_no_correction(where, scene.filter)
     else:
         if real is None:
             raise RuntimeError(f"{scene.name} needs NSXR_REAL_DATA")
@@ -217,11 +214,6 @@ def compare_slits(ours: Mapping[str, object], theirs: Mapping[str, np.ndarray], 
                     f"{name}: centre {attrs['XCEN'], attrs['YCEN']}, jwst {expected['xcen'], expected['ycen']}"
                 )
             continue
-        if attrs.get("SHUTSTA") is not None and slits[name].is_background:
-            centre = expected["shutter_state"].index("x")
-            if attrs["SHUTSTA"] == expected["shutter_state"].replace("x", attrs["SHUTSTA"][centre]):
-                row["x without a source"] += attrs["SHUTSTA"] != expected["shutter_state"]
-                expected["shutter_state"] = attrs["SHUTSTA"]
         for key, peer in SAME.items():
             if key in attrs and attrs[key] != expected[peer] and expected[peer] is not None:
                 others.append(f"{name}: {key} {attrs[key]!r}, jwst {expected[peer]!r}")
@@ -302,7 +294,7 @@ def run_scene(scene: Scene, python: Path, log: Path, is_whole: bool) -> dict[str
     """Run both programs on a scene and compare."""
     row: dict[str, object] = dict.fromkeys(("wavelength", "slit_y", "ra", "dec", "cut-outs"), 0.0)
     row |= dict.fromkeys(("slits", "pixels", "other NaN", "boxes", "jwst's centre elsewhere", "dark slits of jwst"), 0)
-    row |= {"scene": scene.name, "x without a source": 0, "slice pixels beyond the range": 0, "other differences": []}
+    row |= {"scene": scene.name, "slice pixels beyond the range": 0, "other differences": []}
     with TemporaryDirectory(prefix="optics-") as name:
         folder = Path(name)
         rate, references, metafile = prepare(scene, folder)
@@ -354,7 +346,7 @@ def cells(row: Mapping[str, object]) -> list[object]:
     found += [f"{max(row['ra'], row['dec']):.1e}", f"{row['cut-outs']:.1e}" if row["cut-outs"] else ""]
     found += [row["other NaN"], f"{row['exchanged']['wavelength']:.1e}" if row["exchanged"] else ""]
     found += [row["boxes"], row["jwst's centre elsewhere"]]
-    found += [row["x without a source"], row["dark slits of jwst"], row["slice pixels beyond the range"]]
+    found += [row["dark slits of jwst"], row["slice pixels beyond the range"]]
     return [*found, len(row["other differences"]), theirs, f"{row['first']:.2f}", f"{row['again']:.2f}"]
 
 

@@ -28,7 +28,7 @@ from astropy.modeling.models import (
     Shift,
 )
 
-__all__ = ["FIXED_SLITS", "read_blocks", "read_shutters", "write_flight_references", "write_no_correction"]
+__all__ = ["FIXED_SLITS", "read_blocks", "read_shutters", "write_flight_references"]
 
 FIXED_SLITS = ("S200A1", "S200A2", "S400A1", "S1600A1", "S200B1", "IFU")
 """Apertures in the order of the fifth quadrant's table; the corners in ESA's table have other prefixes and endings."""
@@ -257,7 +257,7 @@ def _meta(reftype: str, model_type: str, **instrument: str) -> dict[str, Any]:
     }
 
 
-def write_no_correction(folder: Path, filter_name: str) -> Path:
+def _write_no_correction(folder: Path, filter_name: str) -> Path:
     """Write a reference ``chromcorr`` that changes nothing, and return its path; jwst needs one for the IFU."""
     path = folder / "flight_chromcorr.asdf"
     meta = _meta("chromcorr", "ChromCorrModel", filter=filter_name)
@@ -311,7 +311,7 @@ def write_flight_references(
         slices = {f"slice_{n}": _slice_transform(fields / f"IFU-POST_{n}.pcf") for n in range(30)}
         write("ifupost", "IFUPostModel", slices)
         write("ifuslicer", "IFUSlicerModel", _slicer(description / "IFU_slicer.sgd"))
-        written["chromcorr"] = write_no_correction(folder, filter_name)
+        written["chromcorr"] = _write_no_correction(folder, filter_name)
     written["wavelengthrange"] = folder / "flight_wavelengthrange.asdf"
     shutil.copyfile(real_data / "crds_refs" / "jwst_nirspec_wavelengthrange_0008.asdf", written["wavelengthrange"])
     return written
