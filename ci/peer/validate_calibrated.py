@@ -14,11 +14,11 @@ import json
 import shutil
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 from offline import offline
+from validate_product import open_model
 
 DO_NOT_USE = 1
 MODELS = {
@@ -53,19 +53,12 @@ def image_problems(image: object, place: str) -> list[str]:
     return problems
 
 
-def open_strictly(path: Path) -> tuple[dict[str, object], list[str]]:
-    """Open and validate one product; return facts about it and its problems."""
-    from stdatamodels.jwst import datamodels
-
+def check_product(path: Path) -> tuple[dict[str, object], list[str]]:
+    """Check one product; return facts about it and its problems."""
     facts: dict[str, object] = {"file": path.name}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model = datamodels.open(path, strict_validation=True, validate_arrays=True)
-            model.validate()
-        except Exception as error:  # whatever jwst raises is the finding
-            return facts, [f"cannot be opened strictly: {type(error).__name__}: {error}"]
-    problems = [f"warning while opening: {w.category.__name__}: {w.message}" for w in caught]
+    model, _, problems = open_model(path)
+    if model is None:
+        return facts, problems
     kind = model.meta.exposure.type
     facts |= {"model": type(model).__name__, "exposure_type": kind}
     if not facts["model"] == model.meta.model_type == MODELS.get(kind):
@@ -144,7 +137,7 @@ def main() -> None:
     failed = False
     with offline():
         for path in arguments.products:
-            facts, problems = open_strictly(path)
+            facts, problems = check_product(path)
             if arguments.spec3 and not problems and facts.get("model") == "MultiSlitModel":
                 with tempfile.TemporaryDirectory() as scratch:
                     problems += run_spec3(path, Path(scratch), int(str(facts["images"])))

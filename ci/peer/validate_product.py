@@ -27,12 +27,10 @@ STATUS = (
 )
 
 
-def open_strictly(path: Path) -> tuple[dict[str, object], list[str]]:
-    """Open and validate one product; return facts about it and its problems."""
+def open_model(path: Path) -> tuple[object | None, dict[str, object], list[str]]:
+    """Open and validate one product; return its data model or None, its metadata by name, and problems."""
     from stdatamodels.jwst import datamodels
 
-    problems: list[str] = []
-    facts: dict[str, object] = {"file": path.name}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -40,9 +38,18 @@ def open_strictly(path: Path) -> tuple[dict[str, object], list[str]]:
             model.validate()
             metadata = datamodels.read_metadata(path)  # jwst does this with a file given by name
         except Exception as error:  # whatever jwst raises is the finding
-            return facts, [f"cannot be opened strictly: {type(error).__name__}: {error}"]
-    problems += [f"warning while opening: {w.category.__name__}: {w.message}" for w in caught]
+            return None, {}, [f"cannot be opened strictly: {type(error).__name__}: {error}"]
+    return model, metadata, [f"warning while opening: {w.category.__name__}: {w.message}" for w in caught]
 
+
+def check_product(path: Path) -> tuple[dict[str, object], list[str]]:
+    """Check one product; return facts about it and its problems."""
+    from stdatamodels.jwst import datamodels
+
+    facts: dict[str, object] = {"file": path.name}
+    model, metadata, problems = open_model(path)
+    if model is None:
+        return facts, problems
     facts["model"] = type(model).__name__
     facts["shape"] = list(model.data.shape)
     facts["exposure_type"] = metadata.get("meta.exposure.type")
@@ -162,7 +169,7 @@ def main() -> None:
     failed = False
     with offline(), tempfile.TemporaryDirectory() as scratch:
         for path in arguments.products:
-            facts, problems = open_strictly(path)
+            facts, problems = check_product(path)
             if not arguments.no_spec2 and "exposure_type" in facts:
                 facts["spec2"], more = start_spec2(path, arguments.wcs_references, Path(scratch))
                 problems += more
