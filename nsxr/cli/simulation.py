@@ -1,15 +1,21 @@
 """Define ``nsxr simulate`` and ``nsxr demo``: simulated exposures whose true count rates are known."""
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
-from nsxr.cli.calibration import Wanted, calibrate
+from nsxr.cli.calibration import Wanted, calibrate, put
 from nsxr.cli.options import exposure_root, reports_errors, takes_output
+from nsxr.cli.spec2 import spec2
 from nsxr.pipelines.recipe import Recipe
-from nsxr.simulate import simulate_exposure
+from nsxr.products.spectra_read import open_spectra
+from nsxr.simulate import simulate_exposure, true_flux
 from nsxr.simulate.configuration import GRATINGS, READOUTS, SCENES, SUBARRAYS
+from nsxr.slits.collection import iterate_slits
 
 __all__ = ["demo", "simulate"]
 
@@ -76,23 +82,48 @@ def simulate(output: str, readout: str | None, subarray: str, **settings: Any) -
 @click.command()
 @takes_output("demo", "Directory of the files.")
 @click.option("--seed", type=int, default=1, show_default=True)
+@click.pass_context
 @reports_errors
-def demo(output: str, seed: int) -> None:
-    """Simulate a full-frame exposure, calibrate it, write products, draw a quick look.
+def demo(context: click.Context, output: str, seed: int) -> None:
+    """Simulate a full-frame exposure, calibrate it up to spectra, and compare them with the truth.
 
-    The exposure shows galaxies through open shutters, with the prism, in NRSIRS2RAPID. Products are FITS and Zarr.
-    Existing files in the directory are replaced.
+    The exposure shows galaxies through open shutters, with the prism, in NRSIRS2RAPID. Count rates are written as FITS
+    and Zarr, slits and spectra as FITS. Existing files in the directory are replaced.
     """
     started = time.monotonic()
     click.echo("simulating a full-frame NRSIRS2RAPID exposure of 20 groups, with its references ...")
-    made = simulate_exposure(output, mode="MOS", sky="default", dithers=3, seed=seed)
+    made = simulate_exposure(output, mode="MOS", sky="default", dithers=3, seed=seed, flux_references=True)
     simulated = time.monotonic()
     click.echo(f"  {made.uncal[0]} ({simulated - started:.0f} s)")
-    click.echo("calibrating ...")
+    click.echo("stage 1: ramps to count rates ...")
     root = exposure_root(made.uncal[0])
     recipe = Recipe(named={kind: str(path) for kind, path in made.references.items()})
     wanted = Wanted(output, ("fits", "zarr"), has_quicklook=True, overwrite=True)
     written = calibrate([str(made.uncal[0])], recipe, root, wanted)
     for path in written:
         click.echo(f"  {path}")
-    click.echo(f"calibrated in {time.monotonic() - simulated:.0f} s; look at {written[-1]}")
+    click.echo("stage 2: count rates to spectra ...")
+    folder = Path(output)
+    rate, source = str(folder / f"{root}_rate.fits"), str(made.truth.parent / "references")
+    context.invoke(spec2, files=(rate,), output=output, source=source, quicklook=True, overwrite=True)
+    picture = folder / f"{root}_truth.png"
+    words = _compare(made.truth, folder / f"{root}_x1d.fits", picture)
+    click.echo(f"{picture}\ncalibrated in {time.monotonic() - simulated:.0f} s; look at {picture}\n{words}")
+
+
+def _compare(truth: Path, product: Path, picture: Path) -> str:
+    """Draw the spectra of points in a product beside the truth, and say in a line how far they scatter about it."""
+    from nsxr.plot.truth import draw_truth, pulls, scatter_of  # matplotlib takes 0.3 s to import
+
+    spectra = {name: one.compute() for name, one in iterate_slits(open_spectra(product))}
+    true = {name: true_flux(truth, one) for name, one in spectra.items() if one.attrs["SRCTYPE"] == "POINT"}
+    figure = draw_truth(spectra, true, f"{product.name}: spectra of points beside the sky that was simulated")
+    put(picture, partial(figure.savefig, dpi=110, format="png"))
+    compared = [each for name, one in true.items() if (each := pulls(spectra[name], one)).size]
+    found = np.concatenate(compared)
+    beyond = 100 * np.mean(np.abs(found) > 5)
+    spectra_of = "1 spectrum of a point" if len(compared) == 1 else f"{len(compared)} spectra of points"
+    return (
+        f"{spectra_of}, {found.size} columns: they scatter about the truth by {scatter_of(found):.2f} "
+        f"times their error bars, and {beyond:.2f} % are off by more than 5 error bars"
+    )

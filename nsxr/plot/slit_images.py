@@ -25,6 +25,7 @@ __all__ = [
     "prepare",
     "scale_of",
     "signal_to_noise",
+    "usable",
     "write_units",
 ]
 
@@ -179,7 +180,7 @@ def along_source(drawn: Drawn, name: str) -> np.ndarray:
     return found
 
 
-def _good(spectrum: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def usable(spectrum: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return flux and standard deviation of a spectrum, and where they can be used."""
     flux = np.asarray(spectrum["flux"].values, dtype=float)
     parts = variances_of(spectrum, "flux_var")
@@ -190,7 +191,7 @@ def _good(spectrum: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def signal_to_noise(spectrum: xr.Dataset) -> float:
     """Return the median of flux over standard deviation of the usable columns. NaN if there are none."""
-    flux, deviation, good = _good(spectrum)
+    flux, deviation, good = usable(spectrum)
     good &= deviation > 0
     return float(np.median(flux[good] / deviation[good])) if good.any() else float("nan")
 
@@ -200,7 +201,7 @@ def draw_band(axes: Axes, spectrum: xr.Dataset, *, label: str = "flux", width: f
 
     The limits leave out the tails of noise where the instrument sees little, but not lines.
     """
-    flux, deviation, good = _good(spectrum)
+    flux, deviation, good = usable(spectrum)
     wavelength = np.asarray(spectrum["wavelength"].values, dtype=float)
     factor, unit = readable_flux(flux[good], str(spectrum["flux"].attrs.get("units", "")))
     order = np.argsort(wavelength, kind="stable")

@@ -9,6 +9,7 @@ from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, read_sky
 from nsxr.simulate.small_exposure import SmallExposure, small_exposure
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum, Table
 from nsxr.simulate.traces import simulate_trace
+from nsxr.simulate.true_flux import true_flux
 
 __all__ = [
     "QUIET",
@@ -27,6 +28,7 @@ __all__ = [
     "simulate_exposure",
     "simulate_trace",
     "small_exposure",
+    "true_flux",
     "write_compact_optics",
     "write_flux_references",
     "write_references",

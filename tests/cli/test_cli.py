@@ -496,27 +496,6 @@ def test_the_module_is_the_command():
     assert "0.1.0" in done.stdout
 
 
-def test_demo_writes_everything(run, tmp_path, monkeypatch):
-    asked = {}
-
-    def small(folder, **settings):
-        asked.update(settings)
-        return simulate_exposure(folder, **SUB32)
-
-    monkeypatch.setattr("nsxr.cli.simulation.simulate_exposure", small)
-    text = run("demo", "-o", tmp_path, "--seed", 3).stdout
-    # the rest is the simulator's default: full-frame NRSIRS2RAPID of 20 groups
-    assert asked == {"seed": 3, "mode": "MOS", "sky": "default", "dithers": 3}
-    for name in ("_rate.fits", "_rateints.fits", ".zarr", "_quicklook.png", "_uncal.fits", "_truth.fits"):
-        assert (tmp_path / f"{ROOT}{name}").exists()
-    assert text.splitlines()[-1].endswith(f"look at {tmp_path / f'{ROOT}_quicklook.png'}")
-    run("demo", "-o", tmp_path)  # and again: existing files are replaced
-    assert (
-        json.loads(xr.open_zarr(tmp_path / f"{ROOT}.zarr", group="rate").attrs["nsxr_steps"])[0]["step"]
-        == "group_scale"
-    )
-
-
 def test_what_nsxr_writes_is_told_in_a_line(run, fails, tmp_path):
     recipe, curve, other = tmp_path / "x_recipe.toml", tmp_path / "x_whtlt.ecsv", tmp_path / "x.ecsv"
     recipe.write_text(Recipe(skip=("jump",), parameters={"saturation": {"n_pix_grow_sat": 2}}).as_toml())

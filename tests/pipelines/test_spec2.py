@@ -1,5 +1,7 @@
 """Count rates of simulated skies come back as spectra of their sources."""
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -19,14 +21,20 @@ SETTINGS = {"mode": "FS", "subarray": "SUBS200A1", "grating": "G235H", "readout"
 
 
 @pytest.fixture(scope="module")
-def slit(tmp_path_factory):
-    """Return the folder of a simulated fixed slit with its count rates, and the paths of its references."""
+def simulated(tmp_path_factory):
+    """Return the files of a simulated fixed slit. Its count rates and its references are beside them."""
     folder = tmp_path_factory.mktemp("slit")
     made = simulate_exposure(folder, sky=Sky((STAR,)), flux_references=True, **SETTINGS)
     raw = nsxr.open_exposure(made.uncal)
     rates = nsxr.detector1(raw, nsxr.open_references(made.references, raw)).compute()
     nsxr.write_products(rates, folder, "star", progress=False)
-    return folder
+    return made
+
+
+@pytest.fixture
+def slit(simulated):
+    """Return the folder of the simulated fixed slit."""
+    return simulated.truth.parent
 
 
 @pytest.fixture
@@ -107,6 +115,29 @@ def test_the_command(slit, run, tmp_path):
         "spec2", rate, "--references", slit, "--background", rate, "--no-background", status=1
     ).output  # fmt: skip
     assert "expected count rates" in run("spec2", slit / "x_cal.fits", "--references", slit, status=1).output
+
+
+def test_the_demo_goes_from_ramps_to_a_comparison_with_the_truth(simulated, run, tmp_path, monkeypatch):
+    asked = {}
+
+    def small(folder, **settings):
+        asked.update(settings)
+        return simulated
+
+    monkeypatch.setattr("nsxr.cli.simulation.simulate_exposure", small)
+    root = "jw01234001001_03101_00001_nrs1"
+    older = [tmp_path / f"{root}_{name}" for name in ("rate.fits", "cal.fits", "truth.png")]
+    for path in older:
+        path.write_text("older")
+    *_, look, words = run("demo", "-o", tmp_path, "--seed", 3).stdout.splitlines()
+    # the rest is the simulator's default: full-frame NRSIRS2RAPID of 20 groups
+    assert asked == {"seed": 3, "mode": "MOS", "sky": "default", "dithers": 3, "flux_references": True}
+    products = {"_rate.fits", "_rateints.fits", ".zarr", "_quicklook.png", "_cal.fits", "_x1d.fits", "_spec2.png"}
+    assert products | {"_truth.png"} <= {path.name.removeprefix(root) for path in tmp_path.iterdir()}
+    assert all(path.stat().st_size > 20_000 for path in older)
+    assert look.endswith(f"look at {tmp_path / f'{root}_truth.png'}")
+    scatter = re.fullmatch(r"1 spectrum of a point, \d+ columns: .* ([\d.]+) times .* 0.00 % are off by .*", words)
+    assert 0.85 < float(scatter[1]) < 1.15
 
 
 def test_fixed_slits_of_an_exposure_of_shutters_have_references_of_their_own(tmp_path):
