@@ -25,7 +25,10 @@ kept, because requesting them again and again takes too much time."""
 _COMMANDS = {
     "archive": ("archives", "Keep many exposures in one Zarr archive."),
     "check": ("check", "Read all of FITS or Zarr products, or archives, and print a line for each problem."),
-    "demo": ("simulation", "Simulate a full-frame exposure, calibrate it, write products, draw a quick look."),
+    "demo": (
+        "simulation",
+        "Simulate a full-frame exposure, calibrate it up to spectra, and compare them with the truth.",
+    ),
     "detector1": ("calibration", "Calibrate raw exposures to count rates."),
     "extract": (
         "extraction",

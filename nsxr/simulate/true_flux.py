@@ -75,7 +75,7 @@ def true_flux(truth: str | Path, spectrum: xr.Dataset, *, source: str | None = N
     )
 
 
-def _read(path: Path) -> tuple[dict[str, _Source], list[Mapping[str, Any]]]:
+def _read(path: Path) -> tuple[dict[str, _Source], list[dict[str, Any]]]:
     """Return the sources of a truth file by name, and where they were seen."""
     with fits.open(path) as file:
         if "SPECTRA" not in file:
@@ -86,7 +86,7 @@ def _read(path: Path) -> tuple[dict[str, _Source], list[Mapping[str, Any]]]:
             lines.setdefault(row["source"].strip(), []).append(line)
         sources = {}
         for row in file["SPECTRA"].data:
-            name, wavelength = row["source"].strip(), row["wavelength"]
+            name, wavelength = str(row["source"]).strip(), row["wavelength"]
             continuum = Table(tuple(wavelength.tolist()), tuple(row["flux"].tolist()))
             spectrum = Spectrum(continuum, tuple(lines.get(name, ())))
             ends = (float(wavelength[0]), float(wavelength[-1]))
@@ -96,7 +96,7 @@ def _read(path: Path) -> tuple[dict[str, _Source], list[Mapping[str, Any]]]:
     return sources, sightings
 
 
-def _primary(spectrum: xr.Dataset, known: Mapping[str, _Source], sightings: list[Mapping[str, Any]]) -> str:
+def _primary(spectrum: xr.Dataset, known: Mapping[str, _Source], sightings: list[dict[str, Any]]) -> str:
     """Return the name of the source of a spectrum."""
     alias, slit = str(spectrum.attrs.get("SRCALIAS", "")), str(spectrum.attrs.get("SLTNAME", ""))
     if alias in known:
