@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from nsxr.kernels.spectra.trace_profile import gaussian
+from nsxr.kernels.spectra.gaussians import SKIRT, gaussian
 
 __all__ = ["APART", "SIGNIFICANCE", "Lines", "find_lines"]
 
@@ -342,7 +342,7 @@ def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np
     core = gaussian(curve.distance[:, None] - places, width)[0]
     if not extended:
         return core
-    skirt = gaussian(curve.distance[:, None] - places, 2.2 * width)[0]
+    skirt = gaussian(curve.distance[:, None] - places, SKIRT * width)[0]
     return np.asarray((0.9 * core + 0.1 * skirt) * curve.passed[:, None])
 
 

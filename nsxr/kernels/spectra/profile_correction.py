@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from nsxr.kernels.spectra.gaussians import skirted
 from nsxr.kernels.spectra.splines import SplinePixels, normal_equations
 from nsxr.kernels.spectra.trace_fit import orthonormal
-from nsxr.kernels.spectra.trace_profile import Profile, skirted
+from nsxr.kernels.spectra.trace_profile import Profile
 
 __all__ = ["refine_profile"]
 

@@ -155,26 +155,26 @@ def spline_variance(
     n_u, n_x, reach = grid
     across, along = np.empty(4), np.empty(4)
     n_columns = distance.shape[2]
-    gradient = np.empty(n_u * n_x)
+    gradient = np.zeros(4 * n_u)
     for e in range(distance.shape[0]):
         for x in range(n_columns):
             i = _cubic(min(x / max(n_columns - 1, 1), 0.999999) * (n_x - 3), along)
-            gradient[:] = 0.0
+            low, high = n_u, 0  # splines that the column has
             for y in range(distance.shape[1]):
                 position = (distance[e, y, x] + reach + 1.0) * (n_u - 3) / (2.0 * (reach + 1.0))
                 if weights[e, y, x] == 0.0 or not 0.0 <= position < n_u - 3:
                     continue
                 j = _cubic(position, across)
+                low, high = min(low, j), max(high, j + 4)
                 for a in range(4):
                     for b in range(4):
-                        gradient[(j + a) * n_x + i + b] += weights[e, y, x] * across[a] * along[b]
+                        gradient[4 * (j + a) + b] += weights[e, y, x] * across[a] * along[b]
             total = 0.0
-            for k in range(n_u):
+            for k in range(low, high):
                 for b in range(4):
-                    p = k * n_x + i + b
-                    if gradient[p] != 0.0:
-                        for m in range(n_u):
-                            for c in range(4):
-                                q = m * n_x + i + c
-                                total += gradient[p] * covariance[p, q] * gradient[q]
+                    row, known = (k * n_x + i + b), gradient[4 * k + b]
+                    for m in range(low, high):
+                        for c in range(4):
+                            total += known * covariance[row, m * n_x + i + c] * gradient[4 * m + c]
+            gradient[4 * low : 4 * high] = 0.0
             out[e, x] = total

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nsxr.kernels.compilation import kernel
+from nsxr.kernels.spectra.gaussians import skirted
 from nsxr.kernels.spectra.trace_profile import (
     REACH,
     USUAL_SKIRT,
@@ -13,7 +15,6 @@ from nsxr.kernels.spectra.trace_profile import (
     echoed,
     flux_of,
     polynomials,
-    skirted,
     uncorrected,
 )
 
@@ -23,8 +24,64 @@ _SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # priors: deviations of tilt
 _FURTHEST = 1.5  # pixels, bound of the changes of offsets, and of tilt and curvature
 _SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 
+_N_SUMS = 10  # that a column adds to the equations
+
 _Equations = tuple[float, np.ndarray, np.ndarray]
 """Chi square, the normal matrix, and the gradient."""
+
+
+@kernel
+def _sum_columns(
+    images: np.ndarray, weights: np.ndarray, shapes: np.ndarray, parts: np.ndarray, out: np.ndarray
+) -> None:
+    """Write what each column adds to the equations to ``out`` (sum, exposure, x), with its flux eliminated.
+
+    ``parts`` (4, exposure, y, x) are the profile and its derivatives by position, width and skirt. Backgrounds of given
+    shapes are eliminated too. The sums are chi square, the products of derivatives 11, 22, 33, 12, 13 and 23, and the
+    products of derivatives and the residual.
+    """
+    n_shapes, n, n_rows, n_columns = shapes.shape
+    own, total = np.empty((4, n_rows)), np.zeros(_N_SUMS)
+    for e in range(n):
+        for x in range(n_columns):
+            for y in range(n_rows):
+                for p in range(4):
+                    own[p, y] = parts[p, e, y, x]
+            for k in range(n_shapes):
+                for p in range(4):
+                    amount = 0.0
+                    for y in range(n_rows):
+                        amount += weights[e, y, x] * shapes[k, e, y, x] * own[p, y]
+                    for y in range(n_rows):
+                        own[p, y] -= shapes[k, e, y, x] * amount
+            precision, flux = 0.0, 0.0
+            for y in range(n_rows):
+                precision += weights[e, y, x] * own[0, y] * own[0, y]
+                flux += weights[e, y, x] * own[0, y] * images[e, y, x]
+            safe = precision if precision > 0 else 1.0
+            flux /= safe
+            for p in range(1, 4):
+                amount = 0.0
+                for y in range(n_rows):
+                    own[p, y] *= flux
+                    amount += weights[e, y, x] * own[0, y] * own[p, y]
+                for y in range(n_rows):
+                    own[p, y] -= own[0, y] * amount / safe
+            total[:] = 0.0
+            for y in range(n_rows):
+                weight = weights[e, y, x]
+                a, b, c, rest = own[1, y], own[2, y], own[3, y], images[e, y, x] - flux * own[0, y]
+                total[0] += weight * rest * rest
+                total[1] += weight * a * a
+                total[2] += weight * b * b
+                total[3] += weight * c * c
+                total[4] += weight * a * b
+                total[5] += weight * a * c
+                total[6] += weight * b * c
+                total[7] += weight * a * rest
+                total[8] += weight * b * rest
+                total[9] += weight * c * rest
+            out[:, e, x] = total
 
 
 @dataclass(frozen=True)
@@ -37,7 +94,7 @@ class _Problem:
         Signal and inverse variances.
     start : Profile
         Initial profile.
-    levels : sequence of ndarray
+    shapes : (shape, exposure, y, x) ndarray
         Orthonormal shapes of the background.
     centre, deviations : ndarray
         Mean and standard deviations of the prior of the shape.
@@ -46,41 +103,32 @@ class _Problem:
     images: np.ndarray
     weights: np.ndarray
     start: Profile
-    levels: Sequence[np.ndarray]
+    shapes: np.ndarray
     centre: np.ndarray
     deviations: np.ndarray
 
     def equations(self, values: np.ndarray) -> _Equations:
         """Return the normal equations for given values of the shape, with fluxes eliminated."""
-        images, weights, start, levels = self.images, self.weights, self.start, self.levels
+        images, weights, start = self.images, self.weights, self.start
         centre, deviations = self.centre, self.deviations
         n, n_rows, n_columns = images.shape
         along, rows = polynomials(n_columns), np.arange(n_rows)[:, None]
         trace = start.plan + values[:n, None] + values[n : n + 2] @ along[1:]
         width = np.exp(values[n + 2 : -1] @ along)
         parts = echoed(rows - trace[:, None, :], width, values[-1], start)
-        profile, by_distance, by_width, by_skirt = (without(part, weights, levels) for part in parts)
-        flux, precision = flux_of(images, weights, profile)
-        residual = images - flux[:, None, :] * profile
-        chi_square = float((weights * residual**2).sum() + (((values - centre) / deviations) ** 2).sum())
+        parts[1] *= -1.0  # by the position of the trace
+        sums = np.empty((_N_SUMS, n, n_columns))
+        _sum_columns(images, weights, self.shapes, np.ascontiguousarray(parts), sums)
+        # of two derivatives, or of one and the residual, over rows; then over columns with each polynomial
+        chi_squares, mm, ww, ss, mw, ms, ws, mr, wr, sr = sums
+        chi_square = float(chi_squares.sum() + (((values - centre) / deviations) ** 2).sum())
         normal, gradient = np.diag(1 / deviations**2), (centre - values) / deviations**2
-        safe = np.where(precision > 0, precision, 1.0)
-
-        def projected(derivative: np.ndarray) -> np.ndarray:
-            change = flux[:, None, :] * derivative
-            return np.asarray(change - profile * ((weights * profile * change).sum(1) / safe)[:, None, :])
-
-        moved, widened, blurred = projected(-by_distance), projected(by_width), projected(by_skirt)
-        # sum over rows once, then over columns with each polynomial
-        mm, ww, mw = ((weights * a * b).sum(1) for a, b in ((moved, moved), (widened, widened), (moved, widened)))
-        mr, wr = ((weights * a * residual).sum(1) for a in (moved, widened))
-        ms, ws = ((weights * a * blurred).sum(1) for a in (moved, widened))
-        normal[-1, -1] += (weights * blurred**2).sum()
+        normal[-1, -1] += ss.sum()
         normal[:n, -1] += ms.sum(1)
         normal[n : n + 2, -1] += along[1:] @ ms.sum(0)
         normal[n + 2 : -1, -1] += along @ ws.sum(0)
         normal[-1, :-1] = normal[:-1, -1]
-        gradient[-1] += (weights * blurred * residual).sum()
+        gradient[-1] += sr.sum()
         normal[np.arange(n), np.arange(n)] += mm.sum(1)
         normal[:n, n : n + 2] += mm @ along[1:].T
         normal[n : n + 2, :n] = normal[:n, n : n + 2].T
@@ -153,7 +201,8 @@ def fit_trace(
     lowest[n + 2], highest[n + 2] = np.log(WIDTHS[0]), np.log(start.widest)
     lowest[-1], highest[-1] = 0.0, 0.4
 
-    problem = _Problem(without(images, weights, levels), weights, start, levels, centre, deviations)
+    shapes = np.stack(levels) if levels else np.zeros((0, *images.shape))
+    problem = _Problem(without(images, weights, levels), weights, start, shapes, centre, deviations)
     shape, normal = _minimized(problem, shape, lowest, highest, iterations)
     found = replace(start, shape=shape, covariance=np.linalg.inv(normal))
     reach = start.half_width + REACH

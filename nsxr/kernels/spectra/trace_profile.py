@@ -9,11 +9,12 @@ trace of the strength ``a`` at the distance ``d``. A pixel then has ``f(x) (P(u)
 (exposure, y, x) float64. Weights are inverse variances, zero where a pixel is not used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import erf
 
+from nsxr.kernels.spectra.gaussians import skirted
 from nsxr.kernels.spectra.splines import SplineGrid, add_splines, spline_variance
 
 __all__ = [
@@ -24,10 +25,8 @@ __all__ = [
     "aperture_of",
     "echoed",
     "flux_of",
-    "gaussian",
     "planned_profile",
     "polynomials",
-    "skirted",
     "uncorrected",
 ]
 
@@ -37,8 +36,6 @@ COLUMNS_A_KNOT = 70
 """Least number of columns between knots of the correction along the trace."""
 REACH = 1.5
 """Extent of the correction beyond the aperture of a point source [pixel]; skirts of other sources reach as far."""
-_SKIRT = 2.2
-"""Width of the skirt, in widths of the core."""
 USUAL_SKIRT = 0.1
 """Typical part of the light in the skirt."""
 WIDTHS = (0.3, 2.5)
@@ -89,6 +86,7 @@ class Profile:
     distances: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
     strengths: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
     widest: float = WIDTHS[1]
+    _made: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def n_exposures(self) -> int:
@@ -117,28 +115,46 @@ class Profile:
 
     def evaluate(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the profile P and the aperture (exposure, y, x): the part of each pixel that belongs to the source."""
-        distance = self.distance(n_rows)
-        profile = self._raw(distance)
-        aperture = aperture_of(distance, self.half_width)
-        if self.slit is not None:
-            aperture = np.minimum(aperture, self.slit)
-        return profile / _normal(profile, aperture), aperture
+        profile, aperture, _ = self._own(n_rows)
+        return profile, aperture
+
+    def _own(self, n_rows: int) -> tuple[np.ndarray, ...]:
+        """Return the profile, the aperture, and the profile without its normalization."""
+
+        def make() -> tuple[np.ndarray, ...]:
+            distance = self.distance(n_rows)
+            raw, aperture = self._raw(distance), aperture_of(distance, self.half_width)
+            if self.slit is not None:
+                aperture = np.minimum(aperture, self.slit)
+            return raw / _normal(raw, aperture), aperture, raw
+
+        return self._once(f"own {n_rows}", make)
 
     def response(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the signal for a flux of one (P with its echoes), and the light that causes noise (exposure, y, x)."""
-        profile, aperture = self.evaluate(n_rows)
-        if not self.strengths.any():
-            return profile, profile
-        distance = self.distance(n_rows)
-        return self._with_echoes(profile, distance, _normal(self._raw(distance), aperture))
+
+        def make() -> tuple[np.ndarray, ...]:
+            profile, aperture, raw = self._own(n_rows)
+            if not self.strengths.any():
+                return profile, profile
+            return self._with_echoes(profile, self.distance(n_rows), _normal(raw, aperture))
+
+        signal, light = self._once(f"response {n_rows}", make)
+        return signal, light
 
     def at(self, n_rows: int, places: np.ndarray, *, echoes: bool = True) -> np.ndarray:
         """Return the signal of another source (exposure, y, x), at ``places`` (exposure,), rows from the trace."""
-        own = self.distance(n_rows)
-        normal = _normal(self._raw(own), aperture_of(own, self.half_width))
+        own, (_, _, raw) = self.distance(n_rows), self._own(n_rows)
+        normal = _normal(raw, aperture_of(own, self.half_width))
         distance = own - places[:, None, None]
-        profile = self._raw(distance) / normal
+        profile = (self._raw(distance) if places.any() else raw) / normal
         return self._with_echoes(profile, distance, normal)[0] if echoes else profile
+
+    def _once(self, name: str, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        """Return arrays that are made when they are asked for first."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def _with_echoes(
         self, profile: np.ndarray, distance: np.ndarray, normal: np.ndarray
@@ -207,14 +223,6 @@ def aperture_of(distance: np.ndarray, half_width: float) -> np.ndarray:
     return np.asarray(np.clip(half_width + 0.5 - np.abs(distance), 0.0, 1.0))
 
 
-def gaussian(distance: np.ndarray, width: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a Gaussian integrated over pixels, and its derivatives by distance and by the logarithm of the width."""
-    lower, upper = (distance - 0.5) / width, (distance + 0.5) / width
-    profile = 0.5 * (erf(upper / np.sqrt(2)) - erf(lower / np.sqrt(2)))
-    low, up = (np.exp(-(edge**2) / 2) / np.sqrt(2 * np.pi) for edge in (lower, upper))
-    return profile, (up - low) / width, lower * low - upper * up
-
-
 def flux_of(images: np.ndarray, weights: np.ndarray, profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the flux of each column and its inverse variance (exposure, x); 0 where no pixel can be used."""
     weighted = weights * profile
@@ -264,20 +272,14 @@ def uncorrected(profile: Profile, reach: float) -> Profile:
     )
 
 
-def skirted(distance: np.ndarray, width: np.ndarray, part: float) -> tuple[np.ndarray, ...]:
-    """Return a Gaussian with a skirt, its derivatives by distance, by the log of the width, by the skirt's part."""
-    core, skirt = gaussian(distance, width), gaussian(distance, _SKIRT * width)
-    mixed = [(1 - part) * a + part * b for a, b in zip(core, skirt, strict=True)]
-    return (*mixed, skirt[0] - core[0])
-
-
-def echoed(distance: np.ndarray, width: np.ndarray, part: float, like: Profile) -> list[np.ndarray]:
-    """Return the results of :func:`skirted` with the echoes of a profile."""
-    parts = list(skirted(distance, width, part))
+def echoed(distance: np.ndarray, width: np.ndarray, part: float, like: Profile) -> np.ndarray:
+    """Return the results of :func:`skirted` (4, exposure, y, x) with the echoes of a profile."""
+    parts = skirted(distance, width, part)
     for k in range(like.strengths.shape[1]):
-        echo = skirted(distance - like.distances[:, k, None, None], width, part)
-        parts = [part - like.strengths[:, k, None, None] * e for part, e in zip(parts, echo, strict=True)]
-    return parts if like.passed is None else [part * like.passed for part in parts]
+        if like.strengths[:, k].any():
+            echo = skirted(distance - like.distances[:, k, None, None], width, part)
+            parts -= like.strengths[:, k, None, None] * echo
+    return parts if like.passed is None else parts * like.passed
 
 
 def _lengths(reach: float, n_columns: int) -> tuple[int, int]:
