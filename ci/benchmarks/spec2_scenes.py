@@ -1,6 +1,6 @@
 """Count rates of simulated skies as files, for the benchmark of ``nsxr spec2``; no ramps are simulated.
 
-    python ci/benchmarks/spec2_scenes.py SCENE FOLDER
+python ci/benchmarks/spec2_scenes.py SCENE FOLDER
 """
 
 import json

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
+from nsxr.kernels.spectra.banded import bands_of, most_likely
 from nsxr.kernels.spectra.gaussians import skirted
 from nsxr.kernels.spectra.splines import SplinePixels, normal_equations
 from nsxr.kernels.spectra.trace_fit import orthonormal
@@ -57,23 +57,19 @@ def refine_profile(
     pixels = SplinePixels(distance, residual, weights, passed, fluxes)
     shapes = np.stack([*orthonormal(levels, weights), np.zeros_like(images)])
     normal, right = normal_equations(pixels, strengths, distances, shapes, profile.grid)
-    scale = _decline(profile, n_u)
-    normal = normal + np.triu(normal, 1).T
+    normal, scale = normal + np.triu(normal, 1).T, _decline(profile, n_u)
+    is_near = not levels and not profile.strengths.any()  # splines more than three apart have no pixel in common
+    order = np.arange(size) if is_near else np.arange(size).reshape(n_u, n_x).T.ravel()
+    count = min(3 * n_x + 4 if is_near else 4 * n_u, size)
     difference = np.diff(np.eye(n_x), axis=0)
-    best: tuple[float, np.ndarray, np.ndarray] | None = None
-    for stiffness in _STIFFNESSES:
-        along = np.eye(n_x) + stiffness * difference.T @ difference
-        prior = np.kron(np.diag(scale**-2.0), along)
-        log_prior = n_u * np.linalg.slogdet(along)[1] - 2 * n_x * np.log(scale).sum()
-        for amplitude in _AMPLITUDES:
-            factor = cho_factor(normal + prior / amplitude**2, lower=True)
-            solution = cho_solve(factor, right)
-            log_determinant = 2 * np.log(np.diag(factor[0])).sum()
-            evidence = right @ solution + log_prior - size * 2 * np.log(amplitude) - log_determinant
-            if best is None or evidence > best[0]:
-                best = (evidence, solution, cho_solve(factor, np.eye(size)))
-    assert best is not None
-    return replace(profile, correction=best[1].reshape(n_u, n_x), correction_covariance=best[2])
+    along = [np.eye(n_x) + stiffness * difference.T @ difference for stiffness in _STIFFNESSES]
+    priors = [np.kron(np.diag(scale**-2.0), each) for each in along]
+    log_priors = [n_u * np.linalg.slogdet(each)[1] - 2 * n_x * np.log(scale).sum() for each in along]
+    bands, *prior_bands = (bands_of(matrix[np.ix_(order, order)], count) for matrix in (normal, *priors))
+    found, spread = most_likely(bands, right[order], np.stack(prior_bands), np.array(log_priors), _AMPLITUDES)
+    back = np.argsort(order)
+    covariance = np.ascontiguousarray(spread[np.ix_(back, back)])
+    return replace(profile, correction=found[back].reshape(n_u, n_x), correction_covariance=covariance)
 
 
 def _decline(profile: Profile, n_u: int) -> np.ndarray:
