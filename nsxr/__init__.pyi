@@ -91,6 +91,7 @@ from .spectra.combination import combine_spectra as combine_spectra
 from .spectra.extraction import extract_spectrum as extract_spectrum
 from .spectra.extraction import model_image as model_image
 from .spectra.outlier_detection import flag_outliers as flag_outliers
+from .spectra.shared_errors import spectral_covariance as spectral_covariance
 from .spectra.trace_model import fit_trace_model as fit_trace_model
 from .spectra.white_light import white_light_curve as white_light_curve
 

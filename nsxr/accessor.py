@@ -10,7 +10,7 @@ from nsxr.model.history import steps
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import AMPLIFIER_ROWS, Readout
 from nsxr.model.types import Entries, Named
-from nsxr.model.variables import variances_of
+from nsxr.model.variables import error_variances, variances_of
 
 __all__ = ["NodeAccessor", "NsxrAccessor"]
 
@@ -42,16 +42,17 @@ class NsxrAccessor:
         """Standard deviation of the signal: the square root of the sum of its variances. Lazy variances stay lazy.
 
         For count rates and slits, the signal is ``sci`` and the variances are ``var_poisson``, ``var_rnoise`` and, if
-        present, ``var_flat``. For spectra, the signal is ``flux``. A Dataset holds variances only, because these can be
-        added. The ERR extension of FITS files is computed from them.
+        present, ``var_flat``. For spectra, the signal is ``flux``. Errors of time series of spectra, and of white light
+        curves, have no variance of the flat field, because all integrations share it. A Dataset holds variances only,
+        because these can be added. The ERR extension of FITS files is computed from them.
 
         Raises
         ------
         ModelError
             If the Dataset has no variances.
         """
-        name, prefix = ("sci", "var") if "sci" in self._dataset else ("flux", "flux_var")
-        parts = variances_of(self._dataset, prefix)
+        name = "sci" if "sci" in self._dataset else "flux"
+        parts = variances_of(self._dataset) if name == "sci" else error_variances(self._dataset)
         if name not in self._dataset or not parts:
             found = ", ".join(map(str, self._dataset.data_vars)) or "none"
             raise ModelError(f"there are no variances to make an error of: variables are {found}")

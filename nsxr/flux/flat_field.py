@@ -55,7 +55,9 @@ def correct_flat_field(slits: Slits, fflat: xr.Dataset, sflat: xr.Dataset, dflat
     Dataset or DataTree
         ``sci`` is divided by the flat field, variances by its square. ``var_flat`` is the variance that the
         uncertainties of the three flats add. ``flatfield_point`` (point sources) and ``flatfield_uniform`` (others) are
-        the flat field float32; point sources in slits and shutters keep both. Pixels without a flat field are NaN and
+        the flat field float32; point sources in slits and shutters keep both. ``flatfield_common`` float32, for slits,
+        is the part of ``var_flat`` from tables, and from F of shutters: all pixels of a wavelength share these errors.
+        Those of images are independent between pixels. Pixels without a flat field are NaN and
         have DO_NOT_USE, NO_FLAT_FIELD and UNRELIABLE_FLAT.
 
     Raises
@@ -110,10 +112,12 @@ def _correct(slit: xr.Dataset, flats: "_Flats") -> xr.Dataset:
         raise ModelError(about(slit.attrs, "count rates were divided by a flat field before"))
     source_is_point = is_point(slit.attrs)
     second = ["wavelength_uncorrected"] if source_is_point and "wavelength_uncorrected" in slit else []
-    factor, uniform = _flat_of(slit, flats, ["wavelength", *second])
+    factor, uniform, common = _flat_of(slit, flats, ["wavelength", *second])
     stored = {"flatfield_point" if source_is_point else "flatfield_uniform": factor.value}
     if source_is_point and exposure_type(slit.attrs) not in (_SLICES, _SERIES):
         stored["flatfield_uniform"] = uniform
+    if exposure_type(slit.attrs) != _SLICES:
+        stored["flatfield_common"] = common
     divided = divide(slit, factor, kind="flat")
     units = {"var_flat": variance_units(slit)}
     return record(slit, "flat_field", flats.references, None, units, (), None, **divided, **stored)
@@ -145,8 +149,11 @@ class _Needed(NamedTuple):
     shutter: Shutter | None
 
 
-def _flat_of(slit: xr.Dataset, flats: _Flats, names: Sequence[str]) -> tuple[Factor, xr.DataArray]:
-    """Return the flat field at the first of one or two wavelengths, and the values at the last one."""
+def _flat_of(slit: xr.Dataset, flats: _Flats, names: Sequence[str]) -> tuple[Factor, xr.DataArray, xr.DataArray]:
+    """Return the flat field at the first of one or two wavelengths, and the values at the last one.
+
+    The third array is the part of the variance that all pixels of a wavelength share.
+    """
     for flat in flats.each:
         flat.require_fit(slit)
     is_lazy = any(slit[name].chunks is not None for name in ("sci", *names))
@@ -158,6 +165,7 @@ def _flat_of(slit: xr.Dataset, flats: _Flats, names: Sequence[str]) -> tuple[Fac
         "value": (image, np.float32),
         "relative_variance": (image, np.float32),
         "dq": (image, np.uint32),
+        "common": (image, np.float32),
     }
     outputs |= {"uniform": (image, np.float32)} if len(names) > 1 else {}
     found = map_blocks(
@@ -174,23 +182,30 @@ def _flat_of(slit: xr.Dataset, flats: _Flats, names: Sequence[str]) -> tuple[Fac
         ),
     )
     factor = Factor(found["value"], found["relative_variance"], found["dq"])
-    return factor, found.get("uniform", factor.value)
+    return factor, found.get("uniform", factor.value), found["common"]
 
 
 def _evaluate(*blocks: np.ndarray, needed: _Needed) -> tuple[np.ndarray, ...]:
-    """Return the flat field, its relative variance and its flags, and the flat field at the second wavelength."""
+    """Return the flat field, its relative variance, its flags, and the part of the variance from tables.
+
+    The last array is the flat field at the second wavelength, if there is one.
+    """
     *wavelengths, rows, flats = blocks
     found = [(np.ones(one.shape), np.zeros(one.shape), np.zeros(one.shape, np.uint32)) for one in wavelengths]
+    from_tables = [np.zeros(one.shape) for one in wavelengths]
     for flat, table in zip(flats, needed.tables, strict=True):
         is_shutter = flat.has_shutters and needed.shutter is not None
         nodes, data, err = flat.table_of_shutter(needed.shutter) if is_shutter else flat.table(table)
         planes = flat.images(wavelengths, rows, needed.columns) if flat.has_images else None
-        for wavelength, results in zip(wavelengths, found, strict=True):
-            multiply_table(wavelength, nodes, data, err, LOST, *results)
+        for wavelength, results, common in zip(wavelengths, found, from_tables, strict=True):
+            value, _, flags = results
+            multiply_table(wavelength, nodes, data, err, LOST, value, common, flags)
             if planes is not None:
                 multiply_images(wavelength, planes.wavelength, planes.sci, planes.err, planes.dq, LOST, *results)
-    for wavelength, results in zip(wavelengths, found, strict=True):
-        finish_flat(wavelength, _DO_NOT_USE, _NO_FLAT, _BAD, *results)
+    for wavelength, (value, relative_variance, flags), common in zip(wavelengths, found, from_tables, strict=True):
+        relative_variance += common
+        finish_flat(wavelength, _DO_NOT_USE, _NO_FLAT, _BAD, value, relative_variance, flags)
     value, relative_variance, flags = found[0]
-    main = value.astype(np.float32), relative_variance.astype(np.float32), flags
+    part = np.divide(from_tables[0], relative_variance, out=np.zeros(value.shape), where=relative_variance > 0)
+    main = value.astype(np.float32), relative_variance.astype(np.float32), flags, part.astype(np.float32)
     return (*main, found[1][0].astype(np.float32)) if len(found) > 1 else main

@@ -16,6 +16,7 @@ _OWN: Mapping[str, str] = {
     "VAR_PATHLOSS": "var_pathloss",
     "VAR_BARSHADOW": "var_barshadow",
     "VAR_PHOTOM": "var_photom",
+    "FLATFIELD_COMMON": "flatfield_common",
     "VAR_BACKGROUND": "var_background",
     "WAVELENGTH_UNCORRECTED": "wavelength_uncorrected",
     "SKY_PART": "sky_part",

@@ -118,15 +118,15 @@ def _quantity(name: str, error: str, prefix: str, units: tuple[str, str]) -> lis
     return [Column(name, "D", units[0]), Column(error, "D", units[0]), *variances]
 
 
-def spectrum_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
+def spectrum_columns(calibrated: bool, own: Sequence[str]) -> list[Column]:
     """Return the columns of EXTRACT1D in x1d: those of the observatory's pipeline, then those of nsxr.
 
     Parameters
     ----------
     calibrated : bool
         Whether flux is in Jy, not in DN/s.
-    has_coverage : bool
-        Whether there is a column COVERAGE. It comes before COLUMN, the detector column from 0.
+    own : sequence of str
+        Names of columns of nsxr. They come before COLUMN, the detector column from 0.
     """
     flux = ("Jy", "Jy^2") if calibrated else ("DN/s", "DN^2 / s^2")
     brightness = ("MJy/sr", "MJy^2 / sr^2") if calibrated else flux
@@ -137,33 +137,33 @@ def spectrum_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
         Column("DQ", "U"),
         *_quantity("BACKGROUND", "BKGD_ERROR", "BKGD", brightness),
         Column("NPIXELS"),
-        *([Column("COVERAGE")] if has_coverage else []),
+        *map(Column, own),
         Column("COLUMN", "J"),
     ]
 
 
-def series_columns(calibrated: bool, has_coverage: bool) -> list[Column]:
+def series_columns(calibrated: bool, own: Sequence[str]) -> list[Column]:
     """Return the columns of EXTRACT1D in x1dints: vectors for spectra, and numbers for integrations.
 
     The observatory's pipeline has no column SOURCE_TYPE. specutils needs it if a row is a spectrum.
     """
-    spectrum = [Column(c.name, c.form, c.unit, True) for c in spectrum_columns(calibrated, has_coverage)]
-    own = 1 + has_coverage
+    spectrum = [Column(c.name, c.form, c.unit, True) for c in spectrum_columns(calibrated, own)]
+    number = len(own) + 1
     return [
         Column("INT_NUM", "J"),
-        *spectrum[:-own],
+        *spectrum[:-number],
         Column("N_ALONGDISP", "U"),
         Column("SEGMENT", "J"),
         *(Column(name, "D", "d") for name in TIMES),
-        *spectrum[-own:],
+        *spectrum[-number:],
         Column("SOURCE_TYPE", "A8"),
     ]
 
 
-def combined_columns(calibrated: bool, has_parts: bool) -> list[Column]:
+def combined_columns(calibrated: bool, has_parts: bool, own: Sequence[str]) -> list[Column]:
     """Return the columns of COMBINE1D: those of the observatory's pipeline, then those of nsxr.
 
-    The columns of nsxr are variances, their shared parts, and the covariances of neighbouring wavelengths.
+    The columns of nsxr are variances, their shared parts, the covariances of neighbouring wavelengths, and more.
 
     Parameters
     ----------
@@ -171,8 +171,10 @@ def combined_columns(calibrated: bool, has_parts: bool) -> list[Column]:
         Whether flux is in Jy, not in DN/s.
     has_parts : bool
         Whether variances and their parts are known, and not only ERROR.
+    own : sequence of str
+        As for :func:`spectrum_columns`.
     """
-    found = {column.name: column for column in spectrum_columns(calibrated, False)}
+    found = {column.name: column for column in spectrum_columns(calibrated, ())}
     variances = [c for name, c in found.items() if name.startswith(("FLUX_VAR", "SB_VAR"))]
     flux, brightness = found["FLUX_VAR_FLAT"].unit, found["SB_VAR_FLAT"].unit
     parts = [
@@ -188,6 +190,7 @@ def combined_columns(calibrated: bool, has_parts: bool) -> list[Column]:
         Column("WEIGHT"),
         Column("N_INPUT"),
         *(parts if has_parts else []),
+        *map(Column, own),
         found["COLUMN"],
     ]
 
@@ -225,15 +228,18 @@ def table_header(name: str, version: int, columns: Sequence[Column], rows: int, 
     return header
 
 
-def _errors(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return each error, the square root of the sum of its variances."""
+def _errors(values: Mapping[str, np.ndarray], is_series: bool) -> dict[str, np.ndarray]:
+    """Return each error, the square root of the sum of its variances.
+
+    All integrations of a time series share the error of the flat field, so it is left out there.
+    """
     found: dict[str, np.ndarray] = {}
     for prefix, names in {"FLUX": ("FLUX_ERROR", "ERROR"), "SB": ("SB_ERROR",), "BKGD": ("BKGD_ERROR",)}.items():
         # if the variance of the flat field is not known, it counts as 0
         variances = [
             np.where(np.isnan(array), 0.0, array) if name.endswith("_FLAT") else array
             for name, array in values.items()
-            if name.startswith(f"{prefix}_VAR")
+            if name.startswith(f"{prefix}_VAR") and not (is_series and name.endswith("_FLAT"))
         ]
         if variances:
             total = sum(variances[1:], start=variances[0])
@@ -268,9 +274,9 @@ def spectrum_rows(*blocks: np.ndarray, names: Sequence[str], columns: Sequence[C
         N_ALONGDISP.
     """
     values = dict(zip(names, blocks, strict=True))
-    values |= _errors(values)
     shape = blocks[0].shape
     is_series = any(column.vector for column in columns)
+    values |= _errors(values, is_series)
     rows = np.zeros(shape[0], row_type(columns, shape[-1]))
     finite = has_place(values["WAVELENGTH"]) if is_series else np.ones(shape[-1], bool)
     order = np.argsort(~finite, kind="stable")

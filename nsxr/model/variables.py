@@ -17,6 +17,7 @@ __all__ = [
     "IMAGE",
     "RAMP",
     "RATES",
+    "RELATIVE_ERRORS",
     "SPECTRUM_COLUMNS",
     "TABLES",
     "VARIABLES",
@@ -25,6 +26,7 @@ __all__ = [
     "check",
     "check_labels",
     "check_slit",
+    "error_variances",
     "units_of",
     "variable_attributes",
     "variances_of",
@@ -36,6 +38,8 @@ ONE_IMAGE = (IMAGE, RESAMPLED)
 SPECTRA = (SPECTRUM, ("integration", *SPECTRUM))
 FACTOR_VARIANCES = ("var_flat", "var_pathloss", "var_barshadow", "var_photom")
 """Variances from the uncertainties of factors, which all exposures and, in part, all pixels share."""
+RELATIVE_ERRORS = tuple(name.replace("var_", "relative_error_") for name in FACTOR_VARIANCES)
+"""Errors of the factors of a spectrum, relative to the flux, which all its wavelengths share."""
 VARIANCES = ("poisson", "rnoise", "flat")
 """Kinds of variances: ``var_poisson``, ``var_rnoise``, ``var_flat`` of rates and slits, ``flux_var_*`` of spectra."""
 EVENT_PROPERTIES = (
@@ -68,6 +72,9 @@ class Variable:
     meaning: str
 
 
+_FACTORS = ("the flat field", "the path loss", "the bar shadow", "the sensitivity")
+
+
 def _spectra() -> dict[str, Variable]:
     """Declare the variables of a spectrum. Names are the columns of the observatory's products, in lower case."""
     kinds = {
@@ -82,6 +89,12 @@ def _spectra() -> dict[str, Variable]:
             found[f"{prefix}_var_{part}"] = Variable(
                 SPECTRA, np.float64, (f"({units})2", "(DN/s)2"), f"variance of {name} from {source}"
             )
+    found |= {
+        name: Variable(
+            (SPECTRUM,), np.float64, (), f"error that wavelengths and exposures share, over flux, from {source}"
+        )
+        for name, source in zip(RELATIVE_ERRORS, _FACTORS, strict=True)
+    }
     found["aperture_correction"] = Variable(SPECTRA, np.float64, (), "light of a point over that in the aperture")
     found["aperture_size"] = Variable(SPECTRA, np.float64, (), "height of the aperture of a flux, in pixels")
     found["npixels"] = Variable(SPECTRA, np.float64, (), "pixels that an extracted value was made from")
@@ -99,12 +112,8 @@ VARIABLES: Mapping[str, Variable] = {
     "var_rnoise": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from read noise"),
     "var_flat": Variable(IMAGES, np.float32, ("(DN/s)2",), "variance from the flat field"),
     **{
-        f"var_{kind}": Variable(IMAGES, np.float32, ("(MJy)2", "(DN/s)2"), f"variance from {meaning}")
-        for kind, meaning in {
-            "pathloss": "the path loss",
-            "barshadow": "the bar shadow",
-            "photom": "the sensitivity",
-        }.items()
+        name: Variable(IMAGES, np.float32, ("(MJy)2", "(DN/s)2"), f"variance from {source}")
+        for name, source in list(zip(FACTOR_VARIANCES, _FACTORS, strict=True))[1:]
     },
     "var_background": Variable(
         ONE_IMAGE, np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
@@ -142,6 +151,7 @@ VARIABLES: Mapping[str, Variable] = {
             "sky_part": "part of the light of the sky that bars let pass, in the slit of a point source",
             "flatfield_point": "flat field for a point source",
             "flatfield_uniform": "flat field for a uniform source",
+            "flatfield_common": "part of var_flat that all pixels of a wavelength share",
             "photom_point": "flux calibration for a point source",
             "photom_uniform": "flux calibration for a uniform source",
             "weight": "weight of what was resampled into a pixel",
@@ -257,6 +267,15 @@ def check_labels(dataset: xr.Dataset, *dims: str, may_have_gaps: bool = False) -
 def variances_of(dataset: xr.Dataset, prefix: str = "var") -> list[str]:
     """Return the names of the variances that a Dataset has: ``var_poisson`` and so on, in the order of products."""
     return [f"{prefix}_{kind}" for kind in VARIANCES if f"{prefix}_{kind}" in dataset]
+
+
+def error_variances(dataset: xr.Dataset) -> list[str]:
+    """Return the names of the variances whose sum is the square of the error of a spectrum.
+
+    In time series, the flat field is not one of them: all integrations share it.
+    """
+    is_series = "flux" in dataset and "integration" in dataset["flux"].dims
+    return [name for name in variances_of(dataset, "flux_var") if not is_series or name != "flux_var_flat"]
 
 
 _CONSECUTIVE = ("row", "cross_dispersion", "dispersion")

@@ -13,7 +13,7 @@ from astropy.table import QTable
 from nsxr.errors import ModelError
 from nsxr.formats.fits_tables import TIME_COLUMNS
 from nsxr.model.provenance import KEY
-from nsxr.model.variables import variances_of
+from nsxr.model.variables import error_variances
 from nsxr.products.write import write_whole
 from nsxr.storage.urls import local_path
 
@@ -59,7 +59,8 @@ def write_white_light_curve(
 
     Notes
     -----
-    The error is the square root of the sum of the variances. Integrations without a flux are NaN in the table.
+    The error is the square root of the sum of the variances, without that of the flat field: it changes the level of a
+    light curve, and not its shape. Integrations without a flux are NaN in the table.
     """
     parts = [curves] if isinstance(curves, xr.Dataset) else list(curves)
     detectors = [str(curve.attrs.get("DETECTOR", "")) for curve in parts]
@@ -90,7 +91,7 @@ def _table(curves: Sequence[xr.Dataset], detectors: Sequence[str]) -> QTable:
         loaded = curve.compute()
         ending = f"_{detector}" if detector else ""
         unit = u.Unit(loaded["flux"].attrs["units"])
-        variance = sum(loaded[name].to_numpy() for name in variances_of(loaded, "flux_var"))
+        variance = sum(loaded[name].to_numpy() for name in error_variances(loaded))
         columns = {
             "MJD_UTC": loaded[TIME_COLUMNS[1]].to_numpy(),
             "BJD_TDB": loaded[TIME_COLUMNS[4]].to_numpy(),

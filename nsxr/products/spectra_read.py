@@ -17,7 +17,7 @@ from nsxr.formats.spectra_tables import POSITIONS, TIMES, cutout_start, is_of_sp
 from nsxr.formats.zarr_read import open_store
 from nsxr.model.keywords import read
 from nsxr.model.names import plain_name
-from nsxr.model.variables import VARIABLES, variable_attributes
+from nsxr.model.variables import RELATIVE_ERRORS, VARIABLES, variable_attributes
 from nsxr.products.padding import in_order
 from nsxr.slits.collection import as_tree
 from nsxr.storage.folder import Folder
@@ -29,8 +29,8 @@ _NUMBERS = ("INT_NUM", "N_ALONGDISP", "SEGMENT", "SOURCE_TYPE", *TIMES)
 _COMBINED: Mapping[str, tuple[str, str]] = {
     "WEIGHT": ("combination_weight", "sum of the weights of what was combined"),
     "N_INPUT": ("n_input", "spectra that were combined"),
-    "FLUX_VAR_SHARED": ("flux_var_shared", "covariance of the backgrounds that spectra share"),
-    "SB_VAR_SHARED": ("sb_var_shared", "covariance of the backgrounds that spectra share"),
+    "FLUX_VAR_SHARED": ("flux_var_shared", "covariance of what spectra share, such as backgrounds"),
+    "SB_VAR_SHARED": ("sb_var_shared", "covariance of what spectra share, such as backgrounds"),
     "FLUX_COVARIANCE": ("flux_covariance", "covariance of flux with the next wavelength"),
     "FLUX_VAR": ("flux_var", "variance of flux"),
     "SB_VAR": ("sb_var", "variance of surf_bright"),
@@ -139,7 +139,9 @@ def _spectrum(hdu: fits.BinTableHDU, primary: Mapping[str, Any], history: Mappin
         else:
             continue
         unit = units.get(name)
-        variables[variable] = (dims, array, attributes | ({"units": unit} if unit else {}))
+        is_shared = is_series and variable in RELATIVE_ERRORS  # by all rows
+        attributes |= {"units": unit} if unit else {}
+        variables[variable] = (dims[-1:], array[0], attributes) if is_shared else (dims, array, attributes)
     return xr.Dataset(variables, coords, attrs)
 
 

@@ -33,7 +33,7 @@ from nsxr.formats.spectra_tables import (
 from nsxr.formats.zarr import create_zarr
 from nsxr.model.history import joint_history
 from nsxr.model.provenance import gathered
-from nsxr.model.variables import check
+from nsxr.model.variables import RELATIVE_ERRORS, check
 from nsxr.products.padding import padded_groups
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
@@ -135,12 +135,13 @@ def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]
     calibrated = flux.attrs["units"] == "Jy"
     arrays = {"FLUX": flux, "WAVELENGTH": spectrum["wavelength"].astype(np.float64)}
     arrays |= {str(name).upper(): spectrum[name] for name in spectrum.data_vars if spectrum[name].ndim}
+    own = [name.upper() for name in ("coverage", *RELATIVE_ERRORS) if name in spectrum]
     if extension == "COMBINE1D":
-        columns = combined_columns(calibrated, "flux_var_poisson" in spectrum)
+        columns = combined_columns(calibrated, "flux_var_poisson" in spectrum, own)
         arrays |= {"WEIGHT": spectrum["combination_weight"]} if "combination_weight" in spectrum else {}
     else:
         kind = series_columns if "integration" in flux.dims else spectrum_columns
-        columns = kind(calibrated, "coverage" in spectrum)
+        columns = kind(calibrated, own)
     labels = (
         spectrum["dispersion"].to_numpy() if "dispersion" in spectrum.coords else np.arange(flux.sizes["dispersion"])
     )
@@ -254,8 +255,10 @@ def write_spectra(
 
     Single spectra become an ``x1d``, time series an ``x1dints``, and combined spectra a ``c1d``. Each has the columns
     of the observatory's products in their order and units. After them come COVERAGE, the fraction of the profile on
-    pixels that were used, and COLUMN, the detector column from 0. FLUX_ERROR, SB_ERROR and BKGD_ERROR are the square
-    roots of the sums of the variances. Columns without a finite wavelength are left out, if others have one.
+    pixels that were used, RELATIVE_ERROR_*, errors of references that all wavelengths share, over the flux, and COLUMN,
+    the detector column from 0. FLUX_ERROR, SB_ERROR and BKGD_ERROR are the square roots of the sums of the variances;
+    in time series without that of the flat field, which all integrations share. Columns without a finite wavelength are
+    left out, if others have one.
 
     Parameters
     ----------

@@ -142,7 +142,7 @@ def extract_columns(
         Signal and flags.
     *arrays : ndarray
         The parts of the trace model, in the order of :data:`MODEL`; then ``var_rnoise`` and, if there is one,
-        ``var_flat``, with the shape of ``sci``.
+        ``var_flat``, with the shape of ``sci``; then ``flatfield_common``, if it is known.
     settings : SumSettings
         All other inputs.
 
@@ -154,6 +154,7 @@ def extract_columns(
     """
     model = _Model(*arrays[: len(MODEL)])
     var_rnoise, *var_flat = arrays[len(MODEL) :]
+    own_part = 1 - var_flat[1] if len(var_flat) > 1 else 1.0  # errors of single pixels
     usable = ((dq & UNUSABLE) == 0) & np.isfinite(sci)
     shape = (*sci.shape[:-2], sci.shape[-1])
     flux, level, npixels, coverage = (np.empty(shape) for _ in range(4))
@@ -163,7 +164,7 @@ def extract_columns(
     sum_of_profile = (model.aperture * np.abs(model.profile)).sum(0)
     is_light = settings.is_box | model.off_profile | (sum_of_profile <= _MOST_OF_LIGHT)
     for index in np.ndindex(sci.shape[:-2]):
-        flat = var_flat[0][index].astype(np.float64) if var_flat else None
+        flat = var_flat[0][index].astype(np.float64) * own_part if var_flat else None
         noise = var_rnoise[index].astype(np.float64)
         found = _extract(sci[index], usable[index], noise, flat, model, settings, sci.ndim > 2)
         covered = found.covered * inside

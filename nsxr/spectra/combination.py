@@ -1,4 +1,4 @@
-"""Combine spectra of one source from several nods and exposures, with the covariance of shared backgrounds."""
+"""Combine spectra of one source from several nods and exposures, with the errors that they share."""
 
 import json
 import warnings
@@ -12,19 +12,23 @@ from nsxr.associate.exposures import COMBINED, exposures_of, require_distinct
 from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
-from nsxr.kernels.spectra.combination import LEAST_LIGHT, combined_spectrum, grid_by_column, union_of_grids
+from nsxr.kernels.spectra.combination import LEAST_LIGHT, OF_PIXELS, combined_spectrum, grid_by_column, union_of_grids
 from nsxr.model.declarations import step
 from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.slit_header import SlitHeader
-from nsxr.model.variables import VARIABLES, VARIANCES, check, variable_attributes
+from nsxr.model.variables import RELATIVE_ERRORS, VARIABLES, VARIANCES, check, variable_attributes
+from nsxr.spectra.shared_errors import origin_of
 
 __all__ = ["combine_spectra"]
 
 _INPUTS = ("flux", "surf_bright", *(f"{kind}_var_{part}" for kind in ("flux", "sb") for part in VARIANCES), "dq")
 _OUTPUTS = (*_INPUTS, "flux_var_shared", "sb_var_shared", "flux_covariance", "combination_weight", "n_input")
+_OUTPUTS = (*_OUTPUTS, *RELATIVE_ERRORS)
+_PLACES = ("position_fitted", "extraction_start")
+"""Where a spectrum is on the detector [row]."""
 _MEANINGS: Mapping[str, str] = {
-    "flux_var_shared": "covariance of the backgrounds that spectra share",
-    "sb_var_shared": "covariance of the backgrounds that spectra share",
+    "flux_var_shared": "covariance of what spectra share, such as backgrounds",
+    "sb_var_shared": "covariance of what spectra share, such as backgrounds",
     "flux_covariance": "covariance of flux with the next wavelength",
     "combination_weight": "sum of the weights of what was combined",
     "n_input": "spectra that were combined",
@@ -51,14 +55,17 @@ def combine_spectra(
     one with three times the light of the others, or with a ten thousandth of their variance, is left out too.
 
     Exposures share noise if the same background was subtracted from them, or if they were subtracted from each other.
-    The covariance of this noise is included for spectra that have ``weight`` and ``var_background``.
+    The covariance of this noise is included for spectra that have ``weight`` and ``var_background``. Exposures on the
+    same pixels also share the errors of the flat field of single pixels, and all exposures with the same references
+    share the errors of these: ``relative_error_*`` do not become smaller in the mean.
 
     Parameters
     ----------
     spectra : sequence of Dataset
         ``flux`` (dispersion) float64 [Jy or DN/s], ``dq`` uint32, coordinate ``wavelength`` (dispersion) [um],
         ``dispersion`` labelled with detector columns. Variances and ``surf_bright`` are optional; all spectra have them
-        or none has. For the covariance: ``weight`` (row, dispersion), the weights of detector pixels in the flux;
+        or none has. ``relative_error_*`` (dispersion), as far as there are. For the covariance: ``weight`` and
+        ``profile`` (row, dispersion), the weights of detector pixels in the flux, and the parts of the light on them;
         ``var_background`` (row, dispersion), variance of the background that was subtracted, and
         ``attrs["background_members"]``, a JSON list of the names of its exposures.
     weighting : {"optimal", "exposure_time"}, default "optimal"
@@ -79,9 +86,9 @@ def combine_spectra(
     Dataset
         Along ``dispersion``: ``flux``, ``surf_bright`` and their variances, the sums of weight squared times variance;
         ``flux_var_shared`` and ``sb_var_shared``, the contribution of covariance between the spectra, which can be
-        negative; ``flux_covariance``, the covariance of each flux with the next; ``combination_weight`` and ``n_input``
-        float64; ``dq``, the flags of the samples that were used, DO_NOT_USE where there was none. Attributes are those
-        of the first spectrum. Lazy if a spectrum is.
+        negative; ``relative_error_*``, the errors of references, over the flux; ``flux_covariance``, the covariance of
+        each flux with the next; ``combination_weight`` and ``n_input`` float64; ``dq``, the flags of the samples that
+        were used, DO_NOT_USE where there was none. Attributes are those of the first spectrum. Lazy if a spectrum is.
 
     Warns
     -----
@@ -107,19 +114,25 @@ def combine_spectra(
     the sum over common rows of ``weight_i weight_j c``. c is the covariance of two pixels from which backgrounds of n_i
     and n_j exposures were subtracted: ``s (n_i b_i + n_j b_j) / (2 n_i n_j)`` for s exposures that are in both
     backgrounds. This is exact if all exposures are in both. b_i is subtracted from it if spectrum j is from an exposure
-    in the background of i, and b_j for the reverse. b is ``var_background``. Weights use the noise of each spectrum
-    alone, so they are not optimal where much noise is shared; the variance is correct for the weights that were used.
+    in the background of i, and b_j for the reverse. b is ``var_background``. To C_ij comes ``r sqrt(f_i f_j)`` if both
+    spectra are of the same pixels and flat fields. f is ``flux_var_flat``, and r the correlation of ``weight profile``
+    in a column; without these, 1 - half of the distance of the spectra [rows], or 1 if that is not known. Relative
+    errors with the same origin (file, filter, grating, slit) add up as ``sum_i w_i e_i``, those of different origins in
+    quadrature. See :func:`nsxr.spectral_covariance` for the covariance of all wavelengths. Weights use the noise of
+    each spectrum alone, so they are not optimal where much noise is shared; the variance is correct for the weights
+    that were used.
     """
     parts = list(spectra)
     _check(parts, weighting, clip_threshold, smoothing)
     require_distinct(parts)
     names = [name for name in _INPUTS if all(name in part for part in parts)]
+    units = {name: parts[0][name].attrs["units"] for name in names if "units" in parts[0][name].attrs}
+    names += [name for name in RELATIVE_ERRORS if any(name in part for part in parts)]
     grid, columns = _common_grid(parts) if wavelength is None else (_given_grid(wavelength), None)
     grid = one_chunk(unlabelled(grid), "dispersion").astype(np.float64)
-    outputs = [name for name in _OUTPUTS if name not in _INPUTS or name in names]
+    outputs = [name for name in _OUTPUTS if name not in (*_INPUTS, *RELATIVE_ERRORS) or name in names]
     outputs = [name for name in outputs if name != "sb_var_shared" or "surf_bright" in names]
     found, included, useful = _combined(parts, names, outputs, grid, weighting, clip_threshold, smoothing)
-    units = {name: parts[0][name].attrs["units"] for name in names if "units" in parts[0][name].attrs}
     units |= {"flux_var_shared": f"({units['flux']})2", "flux_covariance": f"({units['flux']})2"}
     if "surf_bright" in units:
         units["sb_var_shared"] = f"({units['surf_bright']})2"
@@ -151,12 +164,16 @@ def _combined(
     headers = [SlitHeader.of(part) for part in parts]
     arrays, keys = [grid], []
     for number, (part, header) in enumerate(zip(parts, headers, strict=True)):
-        maps = ["weight", "var_background"] if _has_background(part, header) else []
+        maps = ["weight"] * ("weight" in part) + ["var_background"] * _has_background(part, header)
+        maps += ["profile"] * ("profile" in part)
+        maps += [name for name in _PLACES if name in part.variables][:1]
         for name in ("wavelength", *names, *maps):
+            if name in RELATIVE_ERRORS and name not in part:
+                continue
             array = unlabelled(part[name])
             array = array.rename({dim: f"{dim}_{number}" for dim in array.dims})
             arrays.append(one_chunk(array, *map(str, array.dims)))
-            keys.append((name, number))
+            keys.append(("place" if name in _PLACES else name, number))
     kinds: dict[str, Output] = {name: (("dispersion",), np.uint32 if name == "dq" else np.float64) for name in outputs}
     by_time = weighting == "exposure_time"
     found = map_blocks(
@@ -169,6 +186,7 @@ def _combined(
         wanted=[*outputs, "included", "useful"],
         labels=[_labels(part) for part in parts],
         exposures=[_exposure(part, header) for part, header in zip(parts, headers, strict=True)],
+        origins=[{name: origin_of(part.attrs, name) for name in (OF_PIXELS, *RELATIVE_ERRORS)} for part in parts],
         times=[header.exposure_time for header in headers] if by_time else None,
         clip_threshold=clip_threshold,
         smoothing=smoothing,

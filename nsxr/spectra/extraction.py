@@ -16,6 +16,7 @@ from nsxr.model.history import record
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import VARIANCES, check_slit, variable_attributes, variances_of
 from nsxr.spectra.column_sums import MODEL, SumSettings, extract_columns, mean_over_profile, weights_of_sum
+from nsxr.spectra.shared_errors import relative_errors
 from nsxr.spectra.trace_model import fit_trace_model
 
 __all__ = ["extract_spectrum", "model_image"]
@@ -92,7 +93,8 @@ def extract_spectrum(
     ----------
     slit : Dataset
         ``sci`` [DN/s, MJy or MJy/sr], with or without integration in front, ``dq``, ``var_poisson``, ``var_rnoise``,
-        with or without ``var_flat``; ``wavelength`` [um]. See :mod:`nsxr.slits.collection`.
+        with or without ``var_flat`` and variances of other factors; ``wavelength`` [um]. See
+        :mod:`nsxr.slits.collection`.
     model : Dataset, optional
         From :func:`nsxr.fit_trace_model`, for this slit or for a time series. By default the model is made here, with
         the parameters in ``fitting``.
@@ -116,12 +118,13 @@ def extract_spectrum(
         ``flux_var_poisson``, ``flux_var_rnoise``, ``flux_var_flat``; ``surf_bright`` [MJy/sr] and ``background``
         [MJy/sr] with their variances, zero where the units of the slit or the kind of background do not give them;
         ``npixels``; ``aperture_size``, the height of the aperture that the flux refers to, with the pixels that are
-        missing [pixel]; ``coverage``; ``dq``; the coordinate ``wavelength`` [um]. ``weight`` (row, dispersion) has the
-        weights of pixels in the flux of the mean image, in units of flux per ``sci``, and ``profile`` (row, dispersion)
-        is that of the model. ``var_background`` is that of the slit. Rows are labelled as in the slit. Positions are
-        those of the model. For MJy the flux density [Jy] is 1e6 times the sum; for MJy/sr it is this times PIXAR_SR,
-        and the surface brightness of an extended source is the mean over the rows of open shutters. NaN where nothing
-        can be extracted.
+        missing [pixel]; ``coverage``; ``dq``; ``relative_error_*``, errors of references that all wavelengths share,
+        over the flux, as far as the slit has ``var_photom`` and so on; the coordinate ``wavelength`` [um]. ``weight``
+        (row, dispersion) has the weights of pixels in the flux of the mean image, in units of flux per ``sci``, and
+        ``profile`` (row, dispersion) is that of the model. ``var_background`` is that of the slit. Rows are labelled as
+        in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6 times the sum; for MJy/sr it
+        is this times PIXAR_SR, and the surface brightness of an extended source is the mean over the rows of open
+        shutters. NaN where nothing can be extracted.
 
     Raises
     ------
@@ -133,7 +136,10 @@ def extract_spectrum(
     Notes
     -----
     Variances are sums of squared weights times variances. The read noise is that of the slit times ``noise_scale``. The
-    photon noise is that of the model. The uncertainty of the profile is added to both in proportion.
+    photon noise is that of the model. The uncertainty of the profile is added to both in proportion. Errors of a factor
+    that all pixels of a wavelength share do not average down in the sum: they are ``relative_error_*``, see
+    :func:`nsxr.spectral_covariance`. ``flux_var_flat`` is from the rest of ``var_flat`` (``flatfield_common``), or from
+    all of it if the slit does not tell.
 
     References
     ----------
@@ -176,6 +182,7 @@ def extract_spectrum(
     }
     spectrum = xr.Dataset(coords=_labels(slit, model), attrs=slit.attrs)
     spectrum = record(spectrum, "extract_1d", parameters=parameters)
+    values |= relative_errors(slit, model)
     return spectrum.assign(values | _of_pixels(slit, model, is_box, units) | _scalars(slit, model))
 
 
@@ -184,6 +191,7 @@ def _sums(slit: xr.Dataset, model: xr.Dataset, settings: SumSettings) -> dict[st
     dims = image_dims(slit)
     along = ("integration", "dispersion") if "integration" in slit.dims else ("dispersion",)
     names = [name for name in variances_of(slit) if name != "var_poisson"]
+    names += ["flatfield_common"] if {"var_flat", "flatfield_common"} <= set(slit.variables) else []
     quantities = [name for q, prefix in _QUANTITIES.items() for name in (q, *(f"{prefix}_var_{k}" for k in VARIANCES))]
     dtypes: dict[str, type[np.generic]] = dict.fromkeys(
         [*quantities, "npixels", "aperture_size", "coverage"], np.float64

@@ -74,7 +74,7 @@ def cut(image):
 
 
 def twin(flats, mode, wavelength, number=1):
-    """Return the flat field and its relative variance, pixel by pixel, from the definition."""
+    """Return the flat field, its relative variance and the part of it from tables, pixel by pixel, by definition."""
     arrays = flats.arrays
     f = curve(number)
     f_error = np.full(f.size, 0.01)
@@ -85,7 +85,7 @@ def twin(flats, mode, wavelength, number=1):
         f, f_error = f * values, f_error * f * values
     s_image = cut(arrays["planes"] if mode == "MOS" else arrays["plane"])
     d_image = cut(arrays["cube"])
-    value, variance = np.full((2, *SHAPE), np.nan)
+    value, variance, common = np.full((3, *SHAPE), np.nan)
     for r, c in np.ndindex(SHAPE):
         x = float(wavelength[r, c])
         if not np.isfinite(x):
@@ -97,8 +97,9 @@ def twin(flats, mode, wavelength, number=1):
         errors = [np.interp(x, NODES, one) for one in (f_error, np.full(NODES.size, 0.01), np.full(NODES.size, 0.01))]
         pictures = [np.interp(x, PLANES, one[:, r, c]) if one.ndim == 3 else one[r, c] for one in (s_image, d_image)]
         value[r, c] = np.prod(means) * np.prod(pictures)
-        variance[r, c] = np.sum((np.array(errors) / means) ** 2) + np.sum((0.02 / np.array(pictures)) ** 2)
-    return value, variance
+        common[r, c] = np.sum((np.array(errors) / means) ** 2)
+        variance[r, c] = common[r, c] + np.sum((0.02 / np.array(pictures)) ** 2)
+    return value, variance, common / variance
 
 
 @pytest.mark.parametrize(("mode", "number"), [("FS", 2), ("MOS", 3), ("IFU", 1)])
@@ -106,7 +107,7 @@ def test_flat_field_is_the_product_of_its_parts(flats, mode, number):
     kind = {"FS": "NRS_FIXEDSLIT", "MOS": "NRS_MSASPEC", "IFU": "NRS_IFU"}[mode]
     slit = a_slit(EXP_TYPE=kind, SLTNAME="S1600A1", SRCTYPE="EXTENDED")
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, variance = twin(flats, mode, slit["wavelength"].to_numpy(), number)
+        value, variance, common = twin(flats, mode, slit["wavelength"].to_numpy(), number)
     found = nsxr.correct_flat_field(slit, *flats(mode))
     has_flat = np.isfinite(value) & (value > 0)
     has_flat[6, 13] = False  # DO_NOT_USE in D
@@ -123,6 +124,9 @@ def test_flat_field_is_the_product_of_its_parts(flats, mode, number):
     np.testing.assert_allclose(found["var_rnoise"], slit["var_rnoise"] / value**2, rtol=4e-5)
     np.testing.assert_allclose(found["var_flat"], found["sci"].to_numpy() ** 2 * variance, rtol=1e-3)
     assert found["var_flat"].attrs["units"] == "(DN/s)2"
+    assert ("flatfield_common" in found) == (mode != "IFU")
+    if mode != "IFU":
+        np.testing.assert_allclose(found["flatfield_common"], np.where(has_flat, common, np.nan), rtol=2e-3)
 
 
 def test_points_keep_the_flat_field_of_both_kinds_of_light(flats):

@@ -56,6 +56,8 @@ def test_the_flux_of_a_star_comes_back(inputs):
     assert {"extract_2d", "srctype", "flat_field", "pathloss", "photom"} <= {
         k for k, v in done.items() if v == "COMPLETE"
     }
+    assert 0.001 < float(spectrum["relative_error_flat"].median()) < 0.002  # three tables with errors of 0.001
+    assert 0.01 < float(spectrum["relative_error_photom"].median()) < 0.02
     good = (spectrum["dq"] & 1) == 0
     flux, wavelength = spectrum["flux"].where(good, drop=True), spectrum["wavelength"].where(good, drop=True)
     sigma = np.sqrt(sum(spectrum[name] for name in ("flux_var_poisson", "flux_var_rnoise"))).where(good, drop=True)

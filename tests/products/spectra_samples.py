@@ -47,6 +47,10 @@ def spectrum(rng, dims=("dispersion",), columns=COLUMNS, units="Jy", **attrs):
             data["dq"] = (dims, rng.integers(0, 2**32, shape, dtype=np.uint32), variable_attributes("dq"))
     data["npixels"] = (dims, rng.uniform(3, 5, shape), variable_attributes("npixels"))
     data["coverage"] = (dims, rng.uniform(size=shape), variable_attributes("coverage"))
+    for name in ("relative_error_flat", "relative_error_photom"):
+        kept = tuple(dim for dim in dims if dim != "integration")
+        values = rng.uniform(0, 0.02, tuple(lengths[dim] for dim in kept))
+        data[name] = (kept, values, variable_attributes(name))
     coords = {
         "dispersion": 500 + np.arange(columns),
         "wavelength": ("dispersion", 1.0 + np.sort(rng.uniform(size=columns)), wavelength_attributes()),

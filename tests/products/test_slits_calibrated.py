@@ -30,7 +30,7 @@ def calibrated(number: int = 4) -> xr.DataTree:
     made = {}
     rng = np.random.default_rng(5)
     for n, slit in enumerate(simulated_slits(number)):
-        names = (*OWN, *FACTORS, "var_flat")
+        names = (*OWN, *FACTORS, "var_flat", "flatfield_common")
         images = {name: slit["sci"].copy(data=rng.random(slit["sci"].shape, np.float32)) for name in names}
         slit = slit.assign_coords(slit_y=images["var_flat"].assign_attrs(units="1"))
         slit = record(slit, "extract_2d").assign_attrs(PHOTMJSR=1.5 + n % 2, QUANTITY=n)

@@ -26,6 +26,7 @@ X1D = [
     *("SURF_BRIGHT", "SB_ERROR", *(f"SB_{name}" for name in VARIANCES), "DQ"),
     *("BACKGROUND", "BKGD_ERROR", *(f"BKGD_{name}" for name in VARIANCES), "NPIXELS"),
 ]
+OWN = ["COVERAGE", "RELATIVE_ERROR_FLAT", "RELATIVE_ERROR_PHOTOM", "COLUMN"]
 TIMES = ["MJD-BEG", "MJD-AVG", "MJD-END", "TDB-BEG", "TDB-MID", "TDB-END"]
 
 
@@ -50,7 +51,7 @@ def test_x1d_has_the_layout_of_the_peer(rng, tmp_path):
         assert hdus[0].header["FILENAME"] == "a_x1d.fits"
         assert not set(SLIT) & set(hdus[0].header)
         table = hdus["EXTRACT1D", 1]
-        assert table.columns.names == [*X1D, "COVERAGE", "COLUMN"]
+        assert table.columns.names == [*X1D, *OWN]
         units = {c.name: c.unit for c in table.columns}
         assert units["WAVELENGTH"] == "um"
         assert units["FLUX"] == units["FLUX_ERROR"] == "Jy"
@@ -146,10 +147,15 @@ def test_x1dints_has_a_row_for_each_integration(rng, tmp_path):
         assert hdus[0].header["DATAMODL"] == "TSOMultiSpecModel"
         table = hdus["EXTRACT1D"]
         expected = ["INT_NUM", *X1D, "N_ALONGDISP", "SEGMENT", *TIMES]
-        assert table.columns.names == [*expected, "COVERAGE", "COLUMN", "SOURCE_TYPE"]
+        assert table.columns.names == [*expected, *OWN, "SOURCE_TYPE"]
         names = [name for name in X1D if name.lower() in dataset.data_vars]
         same_columns(table.data, dataset, [*names, "COVERAGE"])
         np.testing.assert_array_equal(table.data["INT_NUM"], [3, 4, 5, 6])
+        shared = np.broadcast_to(dataset["relative_error_photom"], (4, COLUMNS))
+        np.testing.assert_array_equal(table.data["RELATIVE_ERROR_PHOTOM"], shared)
+        noise = dataset["flux_var_poisson"] + dataset["flux_var_rnoise"]  # all integrations share the flat field
+        np.testing.assert_array_equal(table.data["FLUX_ERROR"], np.sqrt(noise))
+        np.testing.assert_array_equal(dataset.nsxr.err, np.sqrt(noise))
         np.testing.assert_array_equal(table.data["SEGMENT"], 2)
         np.testing.assert_array_equal(table.data["SOURCE_TYPE"], "POINT")
         assert (table.data["WAVELENGTH"] == dataset["wavelength"].values).all()
@@ -238,7 +244,7 @@ def test_weights_of_pixels_stay_out_of_tables(rng, tmp_path):
     maps = {name: (("row", "dispersion"), np.ones((5, COLUMNS), "f4")) for name in ("weight", "var_background")}
     dataset = spectrum(rng, background_members="[]").assign(maps)
     with fits.open(write_spectra(dataset, tmp_path / "a_x1d.fits")) as hdus:
-        assert hdus["EXTRACT1D"].columns.names == [*X1D, "COVERAGE", "COLUMN"]
+        assert hdus["EXTRACT1D"].columns.names == [*X1D, *OWN]
     again = open_spectra(write_spectra(dataset, tmp_path / "a.zarr"))["S1600A1"].to_dataset()
     xr.testing.assert_identical(again.compute()["var_background"], dataset["var_background"])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -12,6 +13,7 @@ from nsxr.model.dq import PixelFlag
 
 __all__ = [
     "LEAST_LIGHT",
+    "OF_PIXELS",
     "background_covariance",
     "combined_spectrum",
     "grid_by_column",
@@ -154,6 +156,14 @@ def background_covariance(
     return np.asarray(np.where(np.isfinite(product), product, 0.0).sum(axis=0))
 
 
+Origins = Mapping[str, tuple[str, ...]]
+"""Where the errors of a spectrum are from, by name. Equal words mean the same error."""
+OF_PIXELS = "of_pixels"
+"""Word for errors of a flat field that are independent between pixels."""
+_REACH = 2.0
+"""Distance [rows] of two spectra that see different pixels, if their profiles are not known."""
+
+
 class _Spectrum:
     """Hold one spectrum by detector column, 0 where there is no usable value, and its interpolation to a grid."""
 
@@ -196,18 +206,45 @@ class _Spectrum:
 
     def shared_with(self, other: "_Spectrum", pair: tuple[_Exposure, _Exposure]) -> np.ndarray | None:
         """Return the covariance that backgrounds cause, by detector column; None if backgrounds are not known."""
-        if "weight" not in self.values or "weight" not in other.values:
+        if "var_background" not in self.values or "var_background" not in other.values:
             return None
-        _, row, other_row = np.intersect1d(self.rows, other.rows, return_indices=True)
-        common, column, other_column = np.intersect1d(self.columns, other.columns, return_indices=True)
-        pixels, other_pixels = np.ix_(row, column), np.ix_(other_row, other_column)
+        common, *pixels = self._common_pixels(other)
         full = np.zeros(len(self.span))
         full[common - self.span.start] = background_covariance(
             pair,
-            (self.values["weight"][pixels], other.values["weight"][other_pixels]),
-            (self.values["var_background"][pixels], other.values["var_background"][other_pixels]),
+            *((self.values[name][pixels[0]], other.values[name][pixels[1]]) for name in ("weight", "var_background")),
         )
         return full
+
+    def flat_shared_with(self, other: "_Spectrum") -> np.ndarray | None:
+        """Return the covariance that the flat field of the same pixels causes, by detector column, or None.
+
+        The share of a pixel in the error is weight times profile.
+        """
+        if "flux_var_flat" not in self.values or "flux_var_flat" not in other.values:
+            return None
+        correlation = np.ones(len(self.span))
+        if {"weight", "profile"} <= set(self.values) & set(other.values):
+            common, *pixels = self._common_pixels(other)
+            shares = [s.values["weight"].astype(np.float64) * np.nan_to_num(s.values["profile"]) for s in (self, other)]
+            whole = [(share**2).sum(0) for share in shares]
+            product = (shares[0][pixels[0]] * shares[1][pixels[1]]).sum(0)
+            norm = np.sqrt(whole[0][pixels[0][1][0]] * whole[1][pixels[1][1][0]])
+            correlation = np.zeros(len(self.span))
+            correlation[common - self.span.start] = np.divide(product, norm, out=np.zeros(norm.size), where=norm > 0)
+        elif "place" in self.values and "place" in other.values:
+            distance = np.nan_to_num(abs(float(self.values["place"] - other.values["place"])))
+            correlation *= max(0.0, 1 - distance / _REACH)
+        if not correlation.any():
+            return None
+        variances = [s.by_column(s.values["flux_var_flat"]) for s in (self, other)]
+        return np.asarray(correlation * np.sqrt(np.maximum(variances[0] * variances[1], 0.0)))
+
+    def _common_pixels(self, other: "_Spectrum") -> tuple[np.ndarray, Any, Any]:
+        """Return the detector columns that two spectra share, and the indices of the shared pixels in both maps."""
+        _, row, other_row = np.intersect1d(self.rows, other.rows, return_indices=True)
+        common, column, other_column = np.intersect1d(self.columns, other.columns, return_indices=True)
+        return common, np.ix_(row, column), np.ix_(other_row, other_column)
 
 
 def combined_spectrum(
@@ -216,6 +253,7 @@ def combined_spectrum(
     wanted: Sequence[str],
     labels: Sequence[tuple[np.ndarray, np.ndarray]],
     exposures: Sequence[_Exposure],
+    origins: Sequence[Origins],
     times: Sequence[float] | None,
     clip_threshold: float | None,
     smoothing: int,
@@ -234,6 +272,8 @@ def combined_spectrum(
         Detector columns of each spectrum, and rows of its maps.
     exposures : sequence of (str, tuple of str)
         Names of the exposure of each spectrum, and of the exposures in its background.
+    origins : sequence of mapping
+        Where the errors of each spectrum are from.
     times : sequence of float or None
         Weights; None for the inverse of the variance.
     clip_threshold : float or None
@@ -275,8 +315,10 @@ def combined_spectrum(
         found["flux_covariance"][:-1] += _product(matrix[:-1], matrix[1:]) @ spectrum.variance
     for i, j in combinations(range(len(spectra)), 2):
         covariance = spectra[i].shared_with(spectra[j], (exposures[i], exposures[j]))
-        if covariance is None:
+        flat = spectra[i].flat_shared_with(spectra[j]) if origins[i][OF_PIXELS] == origins[j][OF_PIXELS] else None
+        if covariance is None and flat is None:
             continue
+        covariance = np.zeros(len(span)) + (0.0 if covariance is None else covariance) + (0.0 if flat is None else flat)
         both = 2 * _product(matrices[i], matrices[j])
         neighbours = _product(matrices[i][:-1], matrices[j][1:]) + _product(matrices[j][:-1], matrices[i][1:])
         found["flux_var_shared"] += both @ covariance
@@ -284,6 +326,7 @@ def combined_spectrum(
         if "surf_bright" in found:
             scale = spectra[i].brightness_per_flux() * spectra[j].brightness_per_flux()
             found["sb_var_shared"] += both @ (covariance * scale)
+    found |= _relative_errors(spectra, matrices, origins, wanted)
     found = {name: np.where(empty, np.nan, values) for name, values in found.items()}
     found |= {
         "combination_weight": sums,
@@ -294,6 +337,24 @@ def combined_spectrum(
     flags = np.where(used, np.array([s.flags for s in spectra]), np.uint32(0))
     found["dq"] = np.where(empty, _DO_NOT_USE, np.bitwise_or.reduce(flags, axis=0))
     return tuple(found[name] for name in wanted)
+
+
+def _relative_errors(
+    spectra: Sequence[_Spectrum],
+    matrices: Sequence[sparse.csr_array],
+    origins: Sequence[Origins],
+    wanted: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Return the relative errors of the mean: those of the same origin add up, those of others in quadrature."""
+    found = {}
+    for name in (name for name in wanted if name.startswith("relative_error_")):
+        sums: dict[tuple[str, ...], np.ndarray] = {}
+        for spectrum, matrix, origin in zip(spectra, matrices, origins, strict=True):
+            if name in spectrum.values:
+                error = matrix @ spectrum.by_column(np.nan_to_num(spectrum.values[name]))
+                sums[origin[name]] = sums.get(origin[name], 0.0) + error
+        found[name] = np.sqrt(np.sum([total**2 for total in sums.values()], axis=0))
+    return found
 
 
 def _product(one: sparse.csr_array, other: sparse.csr_array) -> sparse.csr_array:
