@@ -78,6 +78,7 @@ from .slits.collection import map_slits as map_slits
 from .slits.cut_outs import cut_slits as cut_slits
 from .slits.exposure_mean import average_exposures as average_exposures
 from .slits.imprint import subtract_imprint as subtract_imprint
+from .slits.lit_pixels import locate_light as locate_light
 from .slits.nod_variance import restore_background_variance as restore_background_variance
 from .slits.pixel_replacement import replace_pixels as replace_pixels
 from .slits.selection import list_slits as list_slits

@@ -18,7 +18,7 @@ from nsxr.optics.shutters import shutter_id
 from nsxr.slits.collection import map_slits
 from nsxr.slits.selection import require_matching, window_of
 
-__all__ = ["flag_stuck_shutters"]
+__all__ = ["flag_stuck_shutters", "stuck_optics"]
 
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 
@@ -60,11 +60,12 @@ def flag_stuck_shutters(exposure: Slits, msaoper: xr.Dataset, *, optics: Optics)
     --------
     >>> rates = flag_stuck_shutters(rates, nsxr.open_operability("msaoper.json"), optics=optics)  # doctest: +SKIP
     """
-    stuck = _stuck_optics(msaoper, optics)
+    stuck = stuck_optics(msaoper, optics)
     return map_slits(lambda data: _flag(data, msaoper, optics, stuck), exposure)
 
 
-def _stuck_optics(msaoper: xr.Dataset, optics: Optics) -> list[SlitOptics]:
+def stuck_optics(msaoper: xr.Dataset, optics: Optics) -> list[SlitOptics]:
+    """Return the optics of shutters that never close. Raise ModelError like :func:`flag_stuck_shutters`."""
     wrong = [name for name in _COLUMNS if name not in msaoper or msaoper[name].dtype.kind not in "iu"]
     if wrong or len({msaoper[name].dims for name in _COLUMNS}) != 1 or msaoper[_COLUMNS[0]].ndim != 1:
         raise ModelError(
