@@ -15,7 +15,7 @@ from nsxr.compute.blocks import Output, map_blocks
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError
 from nsxr.flux.factors import Factor, divide, variance_units
-from nsxr.flux.flats import LOST, Flat, Shutter, shutter_of
+from nsxr.flux.flats import LOST, Flat
 from nsxr.kernels.flux.flats import finish_flat, multiply_images, multiply_table
 from nsxr.model.declarations import Needs, step
 from nsxr.model.dq import PixelFlag
@@ -24,7 +24,7 @@ from nsxr.model.keywords import about
 from nsxr.model.variables import check_slit
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
-from nsxr.slits.light import exposure_type, is_point, wavelength_name
+from nsxr.slits.light import Shutter, exposure_type, is_point, shutter_of, wavelength_name
 
 __all__ = ["correct_flat_field", "flat_factor"]
 

@@ -12,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from nsxr.errors import ModelError, ReferenceFileError
+from nsxr.errors import ReferenceFileError
 from nsxr.model.dq import PixelFlag
-from nsxr.model.keywords import about, whole_number
+from nsxr.model.keywords import about
 from nsxr.model.slit_header import quadrant_of
 from nsxr.model.types import Attributes
 from nsxr.references.files import ANY
 from nsxr.references.flats import ALL_SLITS
-from nsxr.slits.light import exposure_type, fixed_slit
+from nsxr.slits.light import Shutter, exposure_type, fixed_slit, shutter_of
 
-__all__ = ["LOST", "Flat", "Planes", "Shutter", "shutter_of"]
+__all__ = ["LOST", "Flat", "Planes"]
 
 LOST = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NO_FLAT_FIELD)
 """Flags of pixels that one of the flats has no value for."""
@@ -29,14 +29,6 @@ LOST = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.NO_FLAT_FIELD)
 _FIXED, _SHUTTERS = "NRS_FIXEDSLIT", "NRS_MSASPEC"
 _SELECTED_BY = {"fflat": ("FILTER",), "sflat": ("DETECTOR", "FILTER", "GRATING"), "dflat": ("DETECTOR",)}
 """Keywords by which the observatory selects flats, by type."""
-
-
-class Shutter(NamedTuple):
-    """Quadrant and numbers of the shutter with the source, from 1."""
-
-    quadrant: int
-    xcen: int
-    ycen: int
 
 
 class Planes(NamedTuple):
@@ -184,27 +176,6 @@ class Flat:
             values = variables[name].isel(part, missing_dims="ignore").to_numpy()
             found.append(np.ascontiguousarray(values if values.ndim == 3 else values[np.newaxis]))
         return Planes(nodes, *found)
-
-
-def shutter_of(attrs: Attributes) -> Shutter:
-    """Return the shutter with the source of a slitlet: MSAQUAD, XCEN and YCEN.
-
-    Raises
-    ------
-    ModelError
-        If a number is missing or there is no such shutter.
-    """
-    place = quadrant_of(attrs), whole_number(attrs.get("XCEN")), whole_number(attrs.get("YCEN"))
-    quadrant, xcen, ycen = (number or 0 for number in place)
-    if 1 <= quadrant <= 4 and 1 <= xcen <= 365 and 1 <= ycen <= 171:
-        return Shutter(quadrant, xcen, ycen)
-    raise ModelError(
-        about(
-            attrs,
-            f"slit {attrs.get('SLTNAME', '')}: the place of its shutter is {place} (MSAQUAD, XCEN, YCEN), expected "
-            "numbers up to 4, 365 and 171",
-        )
-    )
 
 
 def _is_fast(name: str) -> bool:

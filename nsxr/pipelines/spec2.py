@@ -191,6 +191,7 @@ def spec2(
         "msa_flagging": {"optics": optics},
         "assign_wcs": {"optics": optics},
         "extract_2d": {"optics": optics, "shutters": shutters},
+        "wavecorr": {"optics": optics},
     }
     left_out = {}
     if imprints:

@@ -295,36 +295,44 @@ def _boxes(optics: Optics, mode: str) -> list[dict[str, Any]]:
 def _zero_points(
     optics: Optics, instrument: SimulatedInstrument, mode: str, wavelength: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Return how far the wavelength of a pixel is off [pixel], because light passes beside the middle of the slit."""
+    """Return how far the wavelength of a pixel is off [pixel], because light passes beside the middle of the slit.
+
+    All shutters have one table: the mean of the shutters in the middle of the four quadrants.
+    """
     models: Any = import_module("astropy.modeling.models")
-    slits = optics.slits if mode != "MOS" else {"MOS": shutter_slit(optics, 3, 183, 86)}
+    slits: dict[str, tuple[Slit, ...]] = {name: (slit,) for name, slit in optics.slits.items()}
+    if mode == "MOS":
+        slits = {"MOS": tuple(shutter_slit(optics, quadrant, 183, 86) for quadrant in (1, 2, 3, 4))}
     x, found = np.linspace(-0.5, 0.5, 21), []
-    for name, slit in slits.items():
-        geometry, path = geometry_of(optics, slit), optics.for_slit(slit)
-        aperture = Aperture(((-0.5, 0.5),), -0.5, 0.5, geometry.width, geometry.height)
-        central, _ = path.inverse(0.0, wavelength)
-        table = np.empty((wavelength.size, x.size))
-        for k, offset in enumerate(x * geometry.x_pitch):
-            n = wavelength.size
-            profile = point_profile(aperture, instrument, wavelength, np.full(n, offset), np.zeros(n))
-            moved, _ = path.inverse(0.0, wavelength, slit_x=profile.shift)
-            table[:, k] = central - moved
-        finite = np.isfinite(table).all(axis=1)
-        inside = [np.interp(wavelength, wavelength[finite], column[finite]) for column in table.T]
+    for name, each in slits.items():
+        table = np.mean([_shifts(optics, instrument, slit, x, wavelength) for slit in each], axis=0)
         found.append(
             {
                 "aperture_name": name,
                 "zero_point_offset": models.Tabular2D(
-                    points=(wavelength * _UM, x),
-                    lookup_table=np.stack(inside, axis=1),
-                    bounds_error=False,
-                    fill_value=np.nan,
+                    points=(wavelength * _UM, x), lookup_table=table, bounds_error=False, fill_value=np.nan
                 ),
                 "variance": np.full(table.shape, 1e-4),
-                "width": slit.width * geometry.x_pitch,
+                "width": each[0].width * geometry_of(optics, each[0]).x_pitch,
             }
         )
     return found
+
+
+def _shifts(
+    optics: Optics, instrument: SimulatedInstrument, slit: Slit, x: np.ndarray, wavelength: np.ndarray
+) -> np.ndarray:
+    """Return the shifts of points in one slit [pixel], (wavelength, x)."""
+    geometry, path, n = geometry_of(optics, slit), optics.for_slit(slit), wavelength.size
+    aperture = Aperture(((-0.5, 0.5),), -0.5, 0.5, geometry.width, geometry.height)
+    central, _ = path.inverse(0.0, wavelength)
+    table = np.empty((n, x.size))
+    for k, offset in enumerate(x * geometry.x_pitch):
+        profile = point_profile(aperture, instrument, wavelength, np.full(n, offset), np.zeros(n))
+        moved, _ = path.inverse(0.0, wavelength, slit_x=profile.shift)
+        table[:, k] = central - moved
+    finite = np.isfinite(table).all(axis=1)
+    return np.stack([np.interp(wavelength, wavelength[finite], column[finite]) for column in table.T], axis=1)
 
 
 def _failed_shutters(failed_open: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:

@@ -1,18 +1,37 @@
 """Tell what the attributes of a slit say of its light: its source, its place, and the slit that it passes."""
 
 import warnings
+from typing import NamedTuple
 
 import xarray as xr
 
 from nsxr.errors import DegradedResultWarning, ModelError
-from nsxr.model.keywords import about, read
+from nsxr.model.keywords import about, read, whole_number
+from nsxr.model.slit_header import quadrant_of
 from nsxr.model.texts import in_capitals
 from nsxr.model.types import Attributes
 from nsxr.optics.shutters import FIXED_SLIT_IDS
 
-__all__ = ["exposure_type", "fixed_slit", "is_point", "shutter_states", "source_position", "wavelength_name"]
+__all__ = [
+    "Shutter",
+    "exposure_type",
+    "fixed_slit",
+    "is_point",
+    "shutter_of",
+    "shutter_states",
+    "source_position",
+    "wavelength_name",
+]
 
 _SERIES_SLIT = "S1600A1"
+
+
+class Shutter(NamedTuple):
+    """Quadrant and numbers of the shutter with the source, from 1."""
+
+    quadrant: int
+    xcen: int
+    ycen: int
 
 
 def exposure_type(attrs: Attributes) -> str:
@@ -63,6 +82,27 @@ def shutter_states(attrs: Attributes) -> tuple[str, int]:
         raise ModelError(about(attrs, f"the states of the shutters (SHUTSTA) are {states!r}, expected 0, 1 and x"))
     source = states.find("X")
     return states.replace("X", "1"), source if source >= 0 else (len(states) - 1) // 2
+
+
+def shutter_of(attrs: Attributes) -> Shutter:
+    """Return the shutter with the source of a slitlet: MSAQUAD, XCEN and YCEN.
+
+    Raises
+    ------
+    ModelError
+        If a number is missing or there is no such shutter.
+    """
+    place = quadrant_of(attrs), whole_number(attrs.get("XCEN")), whole_number(attrs.get("YCEN"))
+    quadrant, xcen, ycen = (number or 0 for number in place)
+    if 1 <= quadrant <= 4 and 1 <= xcen <= 365 and 1 <= ycen <= 171:
+        return Shutter(quadrant, xcen, ycen)
+    raise ModelError(
+        about(
+            attrs,
+            f"slit {attrs.get('SLTNAME', '')}: the place of its shutter is {place} (MSAQUAD, XCEN, YCEN), expected "
+            "numbers up to 4, 365 and 171",
+        )
+    )
 
 
 def source_position(slit: xr.Dataset) -> tuple[float, float]:

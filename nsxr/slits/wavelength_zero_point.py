@@ -1,7 +1,7 @@
 """Correct the wavelengths of a point source that is not in the middle of its slit."""
 
 import warnings
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -13,8 +13,10 @@ from nsxr.model.declarations import Needs, step
 from nsxr.model.history import record, record_skip
 from nsxr.model.keywords import about, read
 from nsxr.model.variables import check_slit
+from nsxr.optics.instrument import Optics
+from nsxr.optics.parts import shutter_id
 from nsxr.slits.collection import map_slits
-from nsxr.slits.light import fixed_slit
+from nsxr.slits.light import fixed_slit, shutter_of
 
 __all__ = ["correct_wavelength_zero_point"]
 
@@ -23,12 +25,20 @@ Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 _SHUTTERS = "MOS"
 _OUTSIDE = 1.0
 """Distance from the middle of a slit beyond which its light does not pass [widths, or pitch]."""
-_Shifts = tuple[np.ndarray, np.ndarray, bool]
-"""Wavelengths [um], shifts there [pixel], and whether the last values hold beyond."""
 
 
-@step("wavecorr", references=[Needs("wavecorr")], given=["added"])
-def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: xr.Dataset | None = None) -> Slits:
+class _Shifts(NamedTuple):
+    """Wavelengths [um], shifts there [pixel], and whether the last values hold beyond."""
+
+    wavelength: np.ndarray
+    values: np.ndarray
+    holds: bool
+
+
+@step("wavecorr", references=[Needs("wavecorr")], given=["added", "optics"])
+def correct_wavelength_zero_point(
+    slits: Slits, wavecorr: xr.Dataset, *, added: xr.Dataset | None = None, optics: Optics | None = None
+) -> Slits:
     """Correct wavelengths for the position of a point source across its slit.
 
     The optics give each pixel the wavelength of light from the middle of the slit. The spectrum of a point beside the
@@ -44,6 +54,9 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
         From :func:`nsxr.open_zero_point`, in memory.
     added : Dataset, optional
         A second reference whose shifts are added, such as an empirical table.
+    optics : Optics, optional
+        From :func:`nsxr.open_optics`, with the shutters of references. With them, the shifts of ``wavecorr`` are those
+        of the shutter itself.
 
     Returns
     -------
@@ -74,6 +87,12 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
 
     The planned position is in pitch, as the references are; it is not converted to open widths.
 
+    References have one table for all shutters, but the width of a shutter on the detector changes over the MSA: by
+    up to 3.5 % from its middle, which are 0.02 pixels for a source at the edge of a shutter. With ``optics``, the
+    shifts of a shutter are multiplied by its width on the detector over that of a shutter in the middle of the MSA, for
+    which the table is taken to hold. The observatory's pipeline uses the table as it is, and so does this function
+    without ``optics``.
+
     Examples
     --------
     >>> slits = correct_wavelength_zero_point(slits, nsxr.open_zero_point("wavecorr.asdf"))  # doctest: +SKIP
@@ -83,13 +102,13 @@ def correct_wavelength_zero_point(slits: Slits, wavecorr: xr.Dataset, *, added: 
         _require_tables(reference)
 
     def correct(slit: xr.Dataset) -> xr.Dataset:
-        result = _correct(slit, references)
+        result = _correct(slit, references, optics)
         return result.assign_attrs(WAVECOR=int("wavelength_uncorrected" in result))
 
     return map_slits(correct, slits)
 
 
-def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
+def _correct(slit: xr.Dataset, references: list[xr.Dataset], optics: Optics | None) -> xr.Dataset:
     check_slit(slit, "wavelength", units={"wavelength": "um"})
     if "wavelength_uncorrected" in slit:
         raise ModelError(about(slit.attrs, "wavelengths were corrected for the position of the source before"))
@@ -113,13 +132,16 @@ def _correct(slit: xr.Dataset, references: list[xr.Dataset]) -> xr.Dataset:
         return record_skip(slit, "wavecorr", reason)
     if slit.sizes["column"] < 2:
         return record_skip(slit, "wavecorr", "the slit has one column, so its dispersion is not known")
+    shifts = [_at(reference, name, float(position)) for reference in used]
+    if optics is not None and name == _SHUTTERS and used[0] is references[0]:  # an empirical table is a mean of many
+        shifts[0] = shifts[0]._replace(values=shifts[0].values * _widths(slit, optics, shifts[0].wavelength))
     wavelength = one_chunk(slit["wavelength"], "row", "column")
     corrected = map_blocks(
         _shifted,
         wavelength,
         core=("row", "column"),
         outputs={"wavelength": (("row", "column"), np.float32)},
-        shifts=tuple(_at(reference, name, float(position)) for reference in used),
+        shifts=tuple(shifts),
     )["wavelength"]
     # a record has one reference of each type; the names of both tables are among the parameters
     parameters = {"tables": [str(one.attrs.get("filename", "")) for one in used]}
@@ -152,7 +174,18 @@ def _at(reference: xr.Dataset, name: str, x: float) -> _Shifts:
     table = reference[f"offset_{name}"]
     wavelength, places = (table[dim].to_numpy() for dim in table.dims)
     holds = reference.attrs.get("beyond") == "hold"
-    return wavelength, _interpolated(np.array([x]), places, table.to_numpy().T, holds)[0], holds
+    return _Shifts(wavelength, _interpolated(np.array([x]), places, table.to_numpy().T, holds)[0], holds)
+
+
+def _widths(slit: xr.Dataset, optics: Optics, wavelength: np.ndarray) -> np.ndarray:
+    """Return the width of a shutter on the detector over that of a shutter in the middle of the MSA, at wavelengths."""
+    place = shutter_of(slit.attrs)
+    sides = np.array([[-0.5], [0.5]])
+    shutter = optics.shutter(place.quadrant, shutter_id(place.xcen, place.ycen))
+    own, _ = optics.inverse(0.0, wavelength, shutter, slit_x=sides)
+    middle, _ = optics.msa_to_detector(sides * shutter.width, 0.0, wavelength)
+    ratio = np.diff(own, axis=0)[0] / np.diff(middle, axis=0)[0]
+    return np.where(np.isfinite(ratio), ratio, 1.0)
 
 
 def _interpolated(x: np.ndarray, nodes: np.ndarray, values: np.ndarray, holds: bool) -> np.ndarray:

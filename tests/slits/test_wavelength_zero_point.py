@@ -9,7 +9,9 @@ from scipy.interpolate import RegularGridInterpolator
 
 import nsxr
 from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.optics.parts import shutter_id
 from nsxr.testing.assertions import forbid_computes
+from tests.optics.exposures import make_rates, optics_of
 
 BLUE, STEP, TILT = 1.0, 0.005, 0.4  # um, um a column, columns a row
 
@@ -77,6 +79,35 @@ def test_a_dispersion_that_changes_is_that_of_each_pixel():
     found = nsxr.correct_wavelength_zero_point(slit, make_reference())["wavelength"]
     expected = lam(column) + 0.8 * 0.25 * (lam(column + 0.5) - lam(column - 0.5))
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=2.5e-7)
+
+
+@pytest.mark.parametrize(("quadrant", "i", "j"), [(1, 30, 30), (4, 335, 140)])
+def test_shifts_are_those_of_the_shutter_itself(quadrant, i, j):
+    """A table that holds in the middle of the MSA, and a slit whose light passes at one place of its width."""
+    optics = optics_of(make_rates("MSASPEC", "PRISM", rows=(0, 10)))
+    table, x = make_reference()["offset_MOS"], 0.4
+    lam, offset = (table[dim].to_numpy() for dim in table.dims)
+    quad, shutter = optics.quadrant(quadrant), optics.shutter(quadrant, shutter_id(i, j))
+    pitch = float(quad.x[1] - quad.x[0])  # m
+    middle, _ = optics.msa_to_detector(offset * pitch, 0.0, lam[:, None])
+    reference = make_reference(lambda *_: middle[:, 5:6] - middle)
+    slit = make_slit(SRCXPOS=x, MSAQUAD=quadrant, XCEN=i, YCEN=j)
+    nodes = np.linspace(1.3, 4.0, 200)
+    there, _ = optics.inverse(0.0, nodes, shutter)
+    column = np.arange(np.ceil(there.min()), there.max())
+    at = np.argsort(there)
+    values = np.interp(column, there[at], nodes[at])
+    slit = slit.isel(column=[0] * column.size).assign_coords(column=column)
+    slit["wavelength"] = slit["wavelength"].copy(data=np.tile(values.astype(np.float32), (slit.sizes["row"], 1)))
+    moved, _ = optics.inverse(0.0, nodes, shutter, slit_x=x * pitch / shutter.width)
+    truth = np.interp(column, moved[at], nodes[at])
+    pixel = np.gradient(values)
+    errors = {}
+    for name, given in (("with", {"optics": optics}), ("without", {})):
+        found = nsxr.correct_wavelength_zero_point(slit, reference, **given)["wavelength"][0].to_numpy()
+        errors[name] = np.abs((found - truth) / pixel)[5:-5].max()
+    assert errors["with"] < 0.005  # the table has 8 wavelengths
+    assert errors["without"] > 0.02
 
 
 def test_two_references_add_up():
