@@ -85,9 +85,9 @@ def pick(*axes: int, of: int) -> Node:
     return Node(f"{_TRANSFORM}remap_axes-1.3.0", content, of)
 
 
-def table(points: np.ndarray, values: np.ndarray) -> Node:
-    """Return linear interpolation in values at points, which increase. NaN outside."""
-    content = {"bounds_error": False, "fill_value": math.nan, "method": "linear"}
+def table(points: np.ndarray, values: np.ndarray, *, goes_on: bool = False) -> Node:
+    """Return linear interpolation in values at points, which increase. NaN outside, or the last steps go on."""
+    content = {"bounds_error": False, "fill_value": None if goes_on else math.nan, "method": "linear"}
     arrays = {"lookup_table": np.asarray(values, np.float64), "points": [np.asarray(points, np.float64)]}
     return Node(f"{_TRANSFORM}tabular-1.2.0", content | arrays, 1)
 

@@ -3,7 +3,6 @@
 The steps that all slits share are made once. The file then holds them once, see :mod:`nsxr.formats.gwcs_write`.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.linalg import solveh_banded
 
-from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
+from nsxr.compute.blocks import compute_together
+from nsxr.errors import ModelError, ParameterError
 from nsxr.formats import gwcs_write as write
 from nsxr.formats.gwcs_write import Node, beside, chain, identity, pick, scale
 from nsxr.model.keywords import read
@@ -39,43 +40,35 @@ def coordinates_tree(slits: Sequence[xr.Dataset], optics: Optics, model: str) ->
     model : str
         Data model of the product (DATAMODL).
 
-    Warns
-    -----
-    DegradedResultWarning
-        If wavelengths of slits were corrected for the places of their sources. The gwcs has those before.
-
     Raises
     ------
     ModelError
         If slits are resampled, or are of several exposures, or the optics do not have them.
     """
-    corrected = [str(slit.attrs.get("SLTNAME", "")) for slit in slits if slit.attrs.get("WAVECOR")]
-    if corrected:
-        warnings.warn(
-            f"{_listed(corrected)}: WAVELENGTH is corrected for the place of the source, the gwcs is not",
-            DegradedResultWarning,
-            stacklevel=2,
-        )
     if model == "MultiExposureModel":
         raise ModelError("slits of several exposures have no common optics; write them without optics")
     entries = []
-    for attrs, row, column in [(slit.attrs, slit.get("row"), slit.get("column")) for slit in slits]:
+    moved = [slit["wavelength"] if slit.attrs.get("WAVECOR") and "wavelength" in slit else None for slit in slits]
+    for one, wavelength in zip(slits, compute_together(*moved), strict=True):
+        attrs, row, column = one.attrs, one.get("row"), one.get("column")
         if row is None or column is None:
             raise ModelError(f"slit {attrs.get('SLTNAME', '')!r} has no detector rows and columns, so it has no gwcs")
         slit = slit_of_attributes(optics, attrs)
         first_row, first_column = (int(label.to_numpy()[0]) for label in (row, column))
         affine = optics.quadrant(slit.quadrant).affine
-        node = slit_wcs(optics.for_slit(slit), affine, first_column, first_row, (row.size, column.size))
+        node = slit_wcs(
+            optics.for_slit(slit),
+            affine,
+            first_column,
+            first_row,
+            (row.size, column.size),
+            corrected=None if wavelength is None else wavelength.transpose("row", "column").to_numpy(),
+        )
         ends = {"slit_ymin": slit.slit_y_low, "slit_ymax": slit.slit_y_high}
         place = {"quadrant": slit.quadrant}  # these have no keyword in all versions of the observatory's models
         place |= {key.lower(): int(attrs[key]) for key in ("XCEN", "YCEN") if key in attrs}
         entries.append({"meta": {"model_type": "SlitModel", "wcs": node}, **ends, **place})
     return write.asdf_text({"slits": entries} if model == "MultiSlitModel" else entries[0])
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return a few names of slits, or their number."""
-    return f"slits {', '.join(names)}" if len(names) <= 5 else f"{len(names)} slits"
 
 
 def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
@@ -110,7 +103,14 @@ def slit_of_attributes(optics: Optics, attrs: Attributes) -> Slit:
     return replace(opening, name=name, slit_y_low=low, slit_y_high=high)
 
 
-def slit_wcs(optics: SlitOptics, affine: np.ndarray, first_column: int, first_row: int, shape: tuple[int, int]) -> Node:
+def slit_wcs(
+    optics: SlitOptics,
+    affine: np.ndarray,
+    first_column: int,
+    first_row: int,
+    shape: tuple[int, int],
+    corrected: np.ndarray | None = None,
+) -> Node:
     """Return the gwcs of a cut-out.
 
     Parameters
@@ -123,6 +123,10 @@ def slit_wcs(optics: SlitOptics, affine: np.ndarray, first_column: int, first_ro
         Pixel of the detector, from 0, that is the first pixel of the cut-out.
     shape : (rows, columns)
         Shape of the cut-out.
+    corrected : (row, column) ndarray, optional
+        Wavelengths of pixels after the correction for the place of a source [um]. The gwcs then has a step to them
+        after the frame of the slit: a table of the means of columns, with the last steps going on beyond its ends, as
+        the observatory's pipeline has it.
     """
     shared = _shared(optics.path)
     slit = optics.slit
@@ -138,10 +142,42 @@ def slit_wcs(optics: SlitOptics, affine: np.ndarray, first_column: int, first_ro
         write.step(frames["sca"], shared.to_wheel),
         write.step(frames["gwa"], _wheel_to_slit(optics, shared, to_plane)),
     ]
+    last = "slit_frame"
+    moved = None if corrected is None else _correction(optics, first_column, first_row, corrected)
+    if moved is not None:
+        steps.append(write.step(frames[last], beside(identity(2), write.table(*moved, goes_on=True))))
+        last = "wavecorr_frame"
     if not optics.has_sky:
         to_msa = beside(to_plane, scale(1e6))
-        return write.wcs([*steps, write.step(frames["slit_frame"], to_msa), write.step(frames["msa_frame"], None)])
-    return write.wcs([*steps, write.step(frames["slit_frame"], beside(to_plane, identity(1))), *shared.to_sky])
+        return write.wcs([*steps, write.step(frames[last], to_msa), write.step(frames["msa_frame"], None)])
+    return write.wcs([*steps, write.step(frames[last], beside(to_plane, identity(1))), *shared.to_sky])
+
+
+def _correction(
+    optics: SlitOptics, first_column: int, first_row: int, corrected: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a table of corrected wavelengths [m], at the mean wavelength of each column as the optics have it [m].
+
+    The correction of the zero point is linear between these means. So its values there are those with which the table
+    gives the corrected wavelengths of all pixels (least squares, because these have single precision). None if there
+    are fewer than two columns, or if the correction does not increase.
+    """
+    row, column = np.indices(corrected.shape, dtype=np.float64)
+    before = optics.forward(column + first_column, row + first_row, sky=False).wavelength
+    known = np.isfinite(before) & np.isfinite(corrected)
+    count = known.sum(axis=0)
+    points = np.where(known, before, 0.0).sum(axis=0)[count > 0] / count[count > 0]
+    if points.size < 2 or not (np.diff(points) > 0).all():
+        return None
+    x, y = before[known], corrected[known].astype(np.float64)
+    left = np.clip(np.searchsorted(points, x) - 1, 0, points.size - 2)
+    part = (x - points[left]) / (points[left + 1] - points[left])
+    change, n = y - x, points.size  # small numbers lose less
+    diagonal = 1e-9 + np.bincount(left, (1 - part) ** 2, n) + np.bincount(left + 1, part**2, n)
+    beside_it = np.bincount(left + 1, part * (1 - part), n)
+    wanted = np.bincount(left, (1 - part) * change, n) + np.bincount(left + 1, part * change, n)
+    values = points + solveh_banded(np.array([beside_it, diagonal]), wanted)
+    return (1e-6 * points, 1e-6 * values) if (np.diff(values) > 0).all() else None
 
 
 @dataclass(frozen=True)
@@ -292,6 +328,7 @@ def _frames(has_sky: bool) -> Mapping[str, Node]:
     }
     planes = {
         "slit_frame": ("slit_spatial", ("x_slit", "y_slit"), ""),
+        "wavecorr_frame": ("slit_spatial", ("x_slit", "y_slit"), ""),
         "msa_frame": ("msa_spatial", ("x_msa", "y_msa"), "m"),
         "oteip": ("oteip", ("X_OTEIP", "Y_OTEIP"), "deg"),
         "v2v3": ("v2v3_spatial", ("v2", "v3"), "arcsec"),

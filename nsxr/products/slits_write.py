@@ -52,11 +52,6 @@ def write_slits(
     Path
         The file that was written.
 
-    Warns
-    -----
-    DegradedResultWarning
-        If wavelengths of slits were corrected for the places of their sources: the gwcs has those before.
-
     Raises
     ------
     ModelError

@@ -9,7 +9,7 @@ import xarray as xr
 from astropy.io import fits
 
 import nsxr
-from nsxr.errors import DegradedResultWarning, InputFileError, ModelError
+from nsxr.errors import InputFileError, ModelError
 from nsxr.optics.instrument import Optics
 from nsxr.products.slit_gwcs import slit_of_attributes
 from nsxr.slits.collection import iterate_slits
@@ -184,11 +184,33 @@ def test_slits_that_optics_do_not_have_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.fits"))
 
 
-def test_corrected_wavelengths_are_told(tmp_path: Path) -> None:
-    _, optics, slits = fixed_slits(grating="PRISM")
-    slit = slits["S200A1"].to_dataset().assign_attrs(WAVECOR=True)
-    with pytest.warns(DegradedResultWarning, match="slits S200A1: WAVELENGTH is corrected"):
-        nsxr.write_slits(slit, tmp_path / "x_cal.fits", optics=optics)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("grating", "position"), [("PRISM", 0.4), ("G395H", -0.3)])
+def test_corrected_wavelengths_have_a_frame_of_their_own(tmp_path: Path, grating: str, position: float) -> None:
+    datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
+    _, optics, slits = fixed_slits(grating=grating)
+    wavelength, place = np.linspace(0.5, 5.5, 8), np.linspace(-0.5, 0.5, 5)
+    table = xr.DataArray((0.7 + 0.05 * wavelength[:, None]) * place, [("wavelength", wavelength), ("x", place)])
+    reference = xr.Dataset({"offset_S200A1": table}, attrs={"reference_type": "wavecorr", "filename": "a.asdf"})
+    slit = slits["S200A1"].to_dataset().assign_attrs(SRCTYPE="POINT", SRCXPOS=position)
+    slit = nsxr.correct_wavelength_zero_point(slit, reference).assign_attrs(DATAMODL="SlitModel")
+    moved = slit["wavelength"] - slit["wavelength_uncorrected"]
+    assert float(abs(moved).max()) > 1e-4
+    with forbid_computes():
+        path = nsxr.write_slits(slit, tmp_path / "x_cal.fits", optics=optics, progress=False)
+    column, row = grid_of(slit)
+    columns, rows = column - column[0, 0], row - row[0, 0]
+    with datamodels.open(path) as model:
+        assert model.meta.wcs.available_frames[3:5] == ["slit_frame", "wavecorr_frame"]
+        found = model.meta.wcs(columns, rows, with_bounding_box=False)[2]
+        before = model.meta.wcs.get_transform("detector", "slit_frame")(columns, rows)[2] * 1e6
+        back = model.meta.wcs.get_transform("wavecorr_frame", "slit_frame")(0.0, 0.0, 3.1e-6)[2]
+        there = model.meta.wcs.get_transform("slit_frame", "wavecorr_frame")(0.0, 0.0, back)[2]
+    same(found, slit["wavelength"].values, 1e-6)
+    same(before, slit["wavelength_uncorrected"].values, 1e-6)
+    assert there == pytest.approx(3.1e-6, abs=1e-12)
+    again = nsxr.open_optics(path).forward(column, row, "S200A1")  # the optics know nothing of the source
+    same(again.wavelength, slit["wavelength_uncorrected"].values, 1e-6)
 
 
 @pytest.mark.parametrize("mode", ["FIXEDSLIT", "MSASPEC"])  # of shutters, all slits are padded in one group
