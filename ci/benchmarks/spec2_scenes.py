@@ -21,8 +21,8 @@ from nsxr.optics.instrument import Optics
 from nsxr.simulate import write_flux_references
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import configure
-from nsxr.simulate.observation import Observation, observe
 from nsxr.simulate.instrument import SimulatedInstrument
+from nsxr.simulate.observation import Observation, observe
 from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Sky, SkySource, zodiacal_light
 from nsxr.simulate.spectra import PowerLaw, Spectrum
@@ -99,7 +99,7 @@ def shutter_sky(scene: Scene, optics: Optics, flux: float) -> Sky:
                 slit = shutter_slit(optics, quadrant, i, j)
                 column, _ = optics.inverse(0.0, wavelength, slit)
                 middle, length = float(np.mean(column)), float(np.ptp(column))
-                if not (8 < np.nanmin(column) and np.nanmax(column) < 2039):
+                if not (np.nanmin(column) > 8 and np.nanmax(column) < 2039):
                     continue
                 if any(abs(middle - other) < 1.3 * length for other in taken):
                     continue

@@ -1,7 +1,7 @@
 """Solve least-squares problems whose normal matrix is zero far from its diagonal, and choose their prior.
 
-A symmetric matrix A has ``bands`` (row, band) with ``bands[p, k] = A[p, p + k]``. Compiled loops over bands are faster than LAPACK for
-a few hundred rows, and do not start threads of their own beside those of dask.
+A symmetric matrix A has ``bands`` (row, band) with ``bands[p, k] = A[p, p + k]``. Compiled loops over bands are faster
+than LAPACK for a few hundred rows, and do not start threads of their own beside those of dask.
 """
 
 import numpy as np

@@ -339,7 +339,7 @@ def _add_lines(
 
 def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np.ndarray:
     """Return lines of light at some places. Lines of extended sources have a skirt, and are cut by shutters."""
-    core = gaussian(curve.distance[:, None] - places, width)[0]
+    core: np.ndarray = gaussian(curve.distance[:, None] - places, width)[0]
     if not extended:
         return core
     skirt = gaussian(curve.distance[:, None] - places, SKIRT * width)[0]

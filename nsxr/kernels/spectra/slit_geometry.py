@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import erf
 
+from nsxr.kernels.compilation import kernel
+
 __all__ = ["nod_distances", "open_part", "planned_trace", "slit_aperture", "slit_range", "trace_of_light"]
 
 SHUTTER_PITCH = 1.15
@@ -71,14 +73,44 @@ def _edges(wavelength: np.ndarray) -> tuple[np.ndarray, float] | None:
     along = np.polynomial.legendre.legvander(x, 3 if n_columns > 1000 else 2)
     solve = np.linalg.pinv(along[whole])
     low, high = (lower - 0.5)[whole], (upper + 0.5)[whole]
-    middle, rows = along[whole] @ (solve @ (0.5 * (low + high))), float((high - low).mean())
-    # an edge is within half a row of the middle of its pixel; only steps say more, and untilted slits have few
-    for _ in range(_ROUNDS):
-        start = np.clip(middle - 0.5 * rows, low - 0.4, low + 0.4)
-        stop = np.clip(middle + 0.5 * rows, high - 0.4, high + 0.4)
-        fit = solve @ (0.5 * (start + stop))
-        middle, rows = along[whole] @ fit, float((stop - start).mean())
+    fit, rows = _smoothed(np.ascontiguousarray(along[whole].T), np.ascontiguousarray(solve), low, high)
     return np.asarray(along @ fit), rows
+
+
+@kernel
+def _smoothed(along: np.ndarray, solve: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the polynomial through the middle of a slit, and its height, from edges that are known to a row.
+
+    An edge is within half a row of the middle of its pixel; only steps say more, and untilted slits have few.
+
+    Parameters
+    ----------
+    along : (term, x) float64
+        Terms of the polynomial.
+    solve : (term, x) float64
+        Its fit by least squares.
+    low, high : (x,) float64
+        Middles of the pixels at the edges.
+    """
+    fit, middle = np.zeros(along.shape[0]), 0.5 * (low + high)
+    rows = (high - low).mean()
+    for number in range(_ROUNDS + 1):
+        fit[:] = 0.0
+        for k in range(fit.size):
+            for x in range(low.size):
+                fit[k] += solve[k, x] * middle[x]
+        length = 0.0
+        for x in range(low.size):
+            centre = 0.0
+            for k in range(fit.size):
+                centre += along[k, x] * fit[k]
+            start = min(max(centre - 0.5 * rows, low[x] - 0.4), low[x] + 0.4)
+            stop = min(max(centre + 0.5 * rows, high[x] - 0.4), high[x] + 0.4)
+            middle[x] = 0.5 * (start + stop)
+            length += stop - start
+        if number < _ROUNDS:  # the last round only fits
+            rows = length / low.size
+    return fit, rows
 
 
 def _open_ranges(shutters: str) -> list[tuple[float, float]]:

@@ -11,6 +11,7 @@ trace of the strength ``a`` at the distance ``d``. A pixel then has ``f(x) (P(u)
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -168,7 +169,7 @@ class Profile:
         return signal, light
 
     def _raw(self, distance: np.ndarray) -> np.ndarray:
-        profile = skirted(distance, self.width(), self.shape[-1])[0]
+        profile: np.ndarray = skirted(distance, self.width(), self.shape[-1])[0]
         add_splines(distance, self.correction, self.reach, profile)
         return profile if self.passed is None else profile * self.passed
 
@@ -212,6 +213,7 @@ def _normal(profile: np.ndarray, aperture: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum((profile * aperture).sum(1, keepdims=True), 1e-3))
 
 
+@lru_cache(16)
 def polynomials(n_columns: int) -> np.ndarray:
     """Return 1, x and x2 - 1/3 (3, x) for x from -1 to 1."""
     x = np.linspace(-1.0, 1.0, n_columns) if n_columns > 1 else np.zeros(1)
