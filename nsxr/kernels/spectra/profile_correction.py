@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nsxr.kernels.spectra.banded import bands_of, most_likely
+from nsxr.kernels.spectra.banded import Prior, most_likely
 from nsxr.kernels.spectra.gaussians import skirted
 from nsxr.kernels.spectra.splines import SplinePixels, normal_equations
 from nsxr.kernels.spectra.trace_fit import orthonormal
@@ -24,6 +24,8 @@ def refine_profile(
     fluxes: np.ndarray,
     profile: Profile,
     levels: Sequence[np.ndarray] = (),
+    *,
+    with_covariance: bool = True,
 ) -> Profile:
     """Return the profile with a new fit of its correction, for given fluxes.
 
@@ -43,6 +45,8 @@ def refine_profile(
     levels : sequence of ndarray
         Shapes (exposure, y, x), such as that of a neighbour, whose brightness in each column is fitted with the
         correction.
+    with_covariance : bool, default True
+        Without it, the covariance of the correction is zero. It takes as long as the fit.
     """
     distance = profile.distance(images.shape[1])
     bare = replace(profile, correction=np.zeros_like(profile.correction))
@@ -58,17 +62,24 @@ def refine_profile(
     shapes = np.stack([*orthonormal(levels, weights), np.zeros_like(images)])
     normal, right = normal_equations(pixels, strengths, distances, shapes, profile.grid)
     normal, scale = normal + np.triu(normal, 1).T, _decline(profile, n_u)
-    is_near = not levels and not profile.strengths.any()  # splines more than three apart have no pixel in common
-    order = np.arange(size) if is_near else np.arange(size).reshape(n_u, n_x).T.ravel()
-    count = min(3 * n_x + 4 if is_near else 4 * n_u, size)
     difference = np.diff(np.eye(n_x), axis=0)
     along = [np.eye(n_x) + stiffness * difference.T @ difference for stiffness in _STIFFNESSES]
-    priors = [np.kron(np.diag(scale**-2.0), each) for each in along]
-    log_priors = [n_u * np.linalg.slogdet(each)[1] - 2 * n_x * np.log(scale).sum() for each in along]
-    bands, *prior_bands = (bands_of(matrix[np.ix_(order, order)], count) for matrix in (normal, *priors))
-    found, spread = most_likely(bands, right[order], np.stack(prior_bands), np.array(log_priors), _AMPLITUDES)
+    # splines that are more than three apart have no pixel in common, but other light connects all splines of a column
+    is_near = not levels and not profile.strengths.any()
+    order = np.arange(size) if is_near else np.arange(size).reshape(n_u, n_x).T.ravel()
+    bandwidth = min(3 * n_x + 3 if is_near else 4 * n_u - 1, size - 1)
+    priors = [
+        Prior(
+            np.kron(np.diag(scale**-2.0), each)[np.ix_(order, order)],
+            n_u * np.linalg.slogdet(each)[1] - 2 * n_x * np.log(scale).sum(),
+        )
+        for each in along
+    ]
+    found, covariance = most_likely(
+        normal[np.ix_(order, order)], right[order], priors, _AMPLITUDES, bandwidth, with_covariance=with_covariance
+    )
     back = np.argsort(order)
-    covariance = np.ascontiguousarray(spread[np.ix_(back, back)])
+    covariance = np.ascontiguousarray(covariance[np.ix_(back, back)])
     return replace(profile, correction=found[back].reshape(n_u, n_x), correction_covariance=covariance)
 
 
