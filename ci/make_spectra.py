@@ -48,6 +48,7 @@ def spectrum(rng: np.random.Generator, integrations: int | None = None, **attrs:
             variables[f"{prefix}_var_{part}"] = (dims, values, {"units": f"({units})2"})
     variables |= {"npixels": (dims, np.full(shape, 5.0)), "coverage": (dims, np.where(dq, 0.3, 1.0))}
     variables["dq"] = (dims, dq)
+    variables |= {f"relative_error_{kind}": ("dispersion", np.full(COLUMNS, 0.01)) for kind in ("flat", "photom")}
     wavelength = 2.9 + 0.01 * x
     wavelength[[0, 1, -1]] = np.nan
     coordinates = {
