@@ -19,7 +19,7 @@ from nsxr.model.history import combined_attributes, members_of, record
 from nsxr.model.keywords import read
 from nsxr.model.parameters import Choices
 from nsxr.model.provenance import merged
-from nsxr.model.variables import check, variable_attributes, variances_of
+from nsxr.model.variables import FACTOR_VARIANCES, check, variable_attributes, variances_of
 
 __all__ = ["combine_backgrounds", "mean_over_integrations", "require_alike", "subtract_background"]
 
@@ -250,7 +250,8 @@ def subtract_background(
     -------
     Dataset
         ``sci`` minus the background, and each variance plus that of the background. ``var_background`` is the sum of
-        the variances of the background. Exposures with the same ``background_members`` (attribute) share this noise,
+        the variances of the background. In calibrated slits, ``var_photom`` and other variances of factors are those
+        of the light that is left. Exposures with the same ``background_members`` (attribute) share this noise,
         see :func:`average_exposures`. Where no background contributes, ``sci`` is NaN and DO_NOT_USE is set. Flags of
         backgrounds are not copied, because they do not describe the science. S_BKDSUB is COMPLETE.
 
@@ -311,4 +312,10 @@ def subtract_background(
     if "var_flat" in added:
         flat = (science["var_flat"] + added["var_flat"]).assign_attrs(science["var_flat"].attrs)
         result = result.assign(var_flat=flat)
+    # the error of a factor is relative to what is left of the light
+    left = (result["sci"] / science["sci"]) ** 2
+    for name in (name for name in FACTOR_VARIANCES if name in science and name != "var_flat"):
+        result = result.assign({name: (science[name] * left).astype(np.float32).assign_attrs(science[name].attrs)})
+    # after this, var_flat is a sum, and no part of it belongs to the light that is left
+    result = result.drop_vars("flatfield_common", errors="ignore")
     return result.assign(var_background=total.assign_coords(science[list(dims)].coords))

@@ -162,6 +162,15 @@ def test_slits_too() -> None:
     assert pull(result) == pytest.approx(1.0, abs=0.015)
 
 
+def test_the_error_of_a_factor_is_that_of_the_light_that_is_left() -> None:
+    slit, other = (exposure(n, light=n * 0.1, shape=(9, 40)).assign_attrs(SLTNAME="5") for n in (2, 1))
+    slit["var_photom"] = (0.01 * slit["sci"] ** 2).astype(np.float32)
+    slit["flatfield_common"] = xr.ones_like(slit["sci"])
+    found = subtract_background(slit, [other])
+    np.testing.assert_allclose(found["var_photom"], 0.01 * found["sci"] ** 2, rtol=1e-5)
+    assert "flatfield_common" not in found
+
+
 def test_refused_by_name() -> None:
     science = exposure(0)
     other = exposure(1, GRATING="G140M", GWA_XTIL=0.3001)

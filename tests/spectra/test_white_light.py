@@ -153,6 +153,7 @@ def test_scatter_is_what_the_variance_says(series):
 
 def test_table(series, tmp_path):
     one, two = white_light_curve(series()), white_light_curve(series(integrations=4, detector="NRS2"))
+    one["flux_var_flat"] = one["flux_var_poisson"].copy()  # all integrations share it
     path = write_white_light_curve([one, two.chunk()], tmp_path / "new" / "x_whtlt.ecsv")
     table = QTable.read(path, format="ascii.ecsv")
     names = ("MJD_UTC", "BJD_TDB", "whitelight_flux", "whitelight_flux_error", "n_wavelengths")
