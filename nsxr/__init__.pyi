@@ -72,6 +72,8 @@ from .references.spec2 import open_spec2_references as open_spec2_references
 from .references.zero_point import open_zero_point as open_zero_point
 from .slits.background import combine_backgrounds as combine_backgrounds
 from .slits.background import subtract_background as subtract_background
+from .slits.bad_pixels import find_bad_pixels as find_bad_pixels
+from .slits.bad_pixels import flag_bad_pixels as flag_bad_pixels
 from .slits.collection import as_slit as as_slit
 from .slits.collection import iterate_slits as iterate_slits
 from .slits.collection import map_slits as map_slits

@@ -228,6 +228,29 @@ def test_masks_are_found_given_and_refused():
     np.testing.assert_array_equal(lit["sci"], ramps["sci"])
 
 
+def test_light_that_is_too_faint_to_be_found_is_kept_if_the_optics_tell_it():
+    known = np.broadcast_to(np.arange(2048)[:, None] % 512 < 200, (2048, 32))
+    faint = 0.4 * known  # 8 % of the white noise of a group
+    light = xr.DataArray(np.pad(known, ((0, 0), (0, 4))), {"row": np.arange(2048), "column": np.arange(36)}, IMAGE)
+    bias = {}
+    for name, where in (("found", None), ("known", light)):
+        left = []
+        for seed in range(3):
+            ramps, _ = make_ramps(groups=8, columns=32, light=faint, seed=seed)
+            sci = clean_flicker_noise(ramps, light=where)["sci"]
+            rate = (sci[0, -1] - sci[0, 0]).values / 7
+            left.append((rate[known].mean() - rate[~known].mean()) / 0.4 - 1)
+        bias[name] = np.mean(left), np.std(left) / 3**0.5
+    assert bias["found"][0] < -0.05
+    assert abs(bias["known"][0]) < 0.02 + 3 * bias["known"][1]
+    assert not find_dark_pixels(ramps, light).values[known].any()
+    assert find_dark_pixels(ramps, light).values[~known].mean() > 0.9
+    parameters = steps(clean_flicker_noise(ramps, light=light))[-1]["parameters"]
+    assert parameters["mask"] == "found, and light of the optics"
+    with pytest.raises(ModelError, match="light has sizes .* does not cover the exposure"):
+        clean_flicker_noise(ramps, light=light.isel(row=slice(0, 10)))
+
+
 def test_what_cannot_be_cleaned_is_refused():
     ramps, _ = make_ramps(groups=2, columns=8)
     with pytest.raises(ModelError, match="clean the rates"):
@@ -313,6 +336,7 @@ def test_nothing_dark_changes_nothing():
     cleaned = clean_flicker_noise(ramps, nothing)
     readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
     np.testing.assert_array_equal(cleaned["sci"], ramps["sci"])
+    np.testing.assert_array_equal(clean_flicker_noise(ramps, light=~nothing)["sci"], ramps["sci"])
     np.testing.assert_array_equal(read_noise_after_cleaning(cleaned, readnoise, gain)["sci"], readnoise["sci"])
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import is_kept, one_chunk, to_whole_frames
 from nsxr.compute.passes import settle
-from nsxr.errors import ModelError, ParameterError
+from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.flicker import series_length
 from nsxr.kernels.ramps.noise_spectrum import power_bins
 from nsxr.model.declarations import step
@@ -18,7 +18,7 @@ from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
 from nsxr.model.variables import SPECTRUM_COLUMNS
-from nsxr.ramps.correlated_noise.frames import Frames, dark_of, frames_of
+from nsxr.ramps.correlated_noise.frames import dark_of, frames_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_of, spectrum_of, variance_of, weight_of_series
 from nsxr.references.match import match
@@ -38,6 +38,7 @@ def estimate_flicker_noise(
     exposure: xr.Dataset,
     mask: xr.DataArray | None = None,
     picture_frame: xr.Dataset | None = None,
+    light: xr.DataArray | None = None,
     *,
     n_sigma: Limits = 3.0,
 ) -> xr.Dataset:
@@ -60,6 +61,9 @@ def estimate_flicker_noise(
         (row, column) bool, True in pixels without light. Default: from :func:`find_dark_pixels`.
     picture_frame : Dataset, optional
         ``sci`` (row, column) float32, a pattern. Its amount in every frame is fitted together with the noise.
+    light : DataArray, optional
+        (row, column) bool, True in pixels on which light can fall, as from :func:`nsxr.locate_light`. They count as
+        lit, and the others are searched for light that the optics do not tell.
     n_sigma : float
         Pixels that deviate from the dark by more, in any of the ways of :func:`find_dark_pixels`, count as lit.
 
@@ -85,10 +89,10 @@ def estimate_flicker_noise(
     the same way, and is averaged over 65 columns. The amount of a pattern is fitted by generalized least squares.
     """
     frames = frames_of(exposure)
-    given = _given(mask, frames)
+    given, light = on_pixels_of(mask, exposure, "mask"), on_pixels_of(light, exposure, "light")
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
-    first, level = (wait(array) for array in dark_of(frames, n_sigma, given))
+    first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
     residual = frames.values - (level if frames.static is None else frames.static)
     weight = wait(weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
     density = wait(spectrum_of(residual, frames, weight))
@@ -96,7 +100,7 @@ def estimate_flicker_noise(
     of_mean = noise_of(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(
         integration=0, group=0
     )
-    is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean))
+    is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean, light))
     of_dark = is_dark.astype(np.float32)
     weight = weight if frames.is_series else of_dark
     pattern = None
@@ -136,16 +140,6 @@ def estimate_flicker_noise(
     )
 
 
-def _given(mask: xr.DataArray | None, frames: Frames) -> xr.DataArray | None:
-    """Return a mask with the rows and columns of the frames, or raise ModelError."""
-    if mask is None:
-        return None
-    expected = {dim: frames.values.sizes[dim] for dim in IMAGE}
-    if dict(mask.sizes) != expected:
-        raise ModelError(f"mask has sizes {dict(mask.sizes)}, expected {expected}")
-    return one_chunk(unlabelled(mask.transpose(*IMAGE)).astype(bool), *IMAGE)
-
-
 def _same(array: xr.DataArray) -> xr.DataArray:
     return array
 
@@ -160,6 +154,7 @@ def clean_flicker_noise(
     exposure: xr.Dataset,
     mask: xr.DataArray | None = None,
     picture_frame: xr.Dataset | None = None,
+    light: xr.DataArray | None = None,
     *,
     fit_method: Annotated[str, Choices("optimal", "median")] = "optimal",
     fit_by_channel: bool = False,
@@ -177,6 +172,9 @@ def clean_flicker_noise(
         (row, column) bool, True in pixels without light. Default: found by :func:`find_dark_pixels`.
     picture_frame : Dataset, optional
         ``sci`` (row, column) float32, a pattern. Its amount in every frame is fitted together with the noise.
+    light : DataArray, optional
+        (row, column) bool, True in pixels on which light can fall, as from :func:`nsxr.locate_light`. They count as
+        lit, and the others are searched for light that the optics do not tell.
     fit_method : {"optimal", "median"}
         ``"optimal"``: the conditional mean of the noise, :func:`estimate_flicker_noise`. ``"median"``, for comparison:
         the median of the dark pixels of each column; variances do not change.
@@ -202,7 +200,7 @@ def clean_flicker_noise(
     Raises
     ------
     ModelError
-        If variables are missing or not as declared, or the mask does not fit.
+        If variables are missing or not as declared, or a mask does not fit.
     ParameterError
         If the method is unknown.
 
@@ -212,14 +210,16 @@ def clean_flicker_noise(
     """
     if fit_method not in ("optimal", "median"):
         raise ParameterError(f"fit_method is {fit_method!r}, expected one of 'optimal', 'median'")
-    parameters = {"fit_method": fit_method, "n_sigma": n_sigma, "mask": "given" if mask is not None else "found"}
+    known = "given" if mask is not None else "found" if light is None else "found, and light of the optics"
+    parameters = {"fit_method": fit_method, "n_sigma": n_sigma, "mask": known}
     if fit_method == "median":
         frames = frames_of(exposure)
-        is_dark, level = dark_of(frames, n_sigma, _given(mask, frames))
+        own = {"mask": on_pixels_of(mask, exposure, "mask"), "light": on_pixels_of(light, exposure, "light")}
+        is_dark, level = dark_of(frames, n_sigma, **own)
         noise = median_stripes(frames.values - level, is_dark, frames.bands if fit_by_channel else None)
         parameters["fit_by_channel"] = fit_by_channel
         return record(exposure, "clean_flicker_noise", [], parameters, sci=_without(exposure, noise))
-    found = estimate_flicker_noise(exposure, mask, picture_frame, n_sigma=n_sigma)
+    found = estimate_flicker_noise(exposure, mask, picture_frame, light, n_sigma=n_sigma)
     noise, variance = unlabelled(found["noise"]), unlabelled(found["variance"])
     white = unlabelled(found["density"]).isel(component=2, frequency=0)
     dark = unlabelled(found["is_dark"])

@@ -15,7 +15,7 @@ from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
 from nsxr.model.variables import check
 
-__all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of"]
+__all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of", "on_pixels_of"]
 
 _SERIES = 10  # least number of integrations whose mean shows the source well enough
 _FEWEST = 4  # least number of frames whose mean can be subtracted before the spectrum is measured
@@ -162,8 +162,8 @@ def _variance_of_mean(weights: np.ndarray) -> float:
     return float(weights @ _covariance(weights.size) @ weights)
 
 
-def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataArray:
-    """Find the pixels that see no light, from the exposure alone.
+def find_dark_pixels(exposure: xr.Dataset, light: xr.DataArray | None = None, *, n_sigma: float = 3.0) -> xr.DataArray:
+    """Find the pixels that see no light, from the exposure itself.
 
     The mean of all differences of groups, or of all rates, is compared with its level and scatter in dark pixels.
     Single pixels are compared, and means along the dispersion over 9 and 65 columns. These means show traces far below
@@ -174,6 +174,9 @@ def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataAr
     ----------
     exposure : Dataset
         Ramps or rates as in :func:`clean_flicker_noise`.
+    light : DataArray, optional
+        (row, column) bool, True in pixels on which light can fall, as from :func:`nsxr.locate_light`. They count as
+        lit, and the others are searched.
     n_sigma : float
         How far light stands out [standard deviations of the dark].
 
@@ -182,25 +185,51 @@ def find_dark_pixels(exposure: xr.Dataset, *, n_sigma: float = 3.0) -> xr.DataAr
     DataArray
         (row, column) bool with the labels of the exposure. Lazy if the exposure is.
     """
-    is_dark, _ = dark_of(frames_of(exposure), n_sigma)
+    is_dark, _ = dark_of(frames_of(exposure), n_sigma, light=on_pixels_of(light, exposure, "light"))
     labels = {d: exposure[d] for d in IMAGE}
     return is_dark.assign_coords(labels).assign_attrs(long_name="pixels that see no light")
 
 
+def on_pixels_of(image: xr.DataArray | None, exposure: xr.Dataset, name: str) -> xr.DataArray | None:
+    """Return a mask on the pixels of an exposure, in one chunk, or raise ModelError. None stays None.
+
+    A mask with labels may be larger than the exposure.
+    """
+    if image is None:
+        return None
+    expected = {dim: exposure.sizes[dim] for dim in IMAGE}
+    wanted = {dim: exposure.indexes[dim] for dim in IMAGE if dim in exposure.indexes and dim in image.indexes}
+    try:
+        cut = image.sel(wanted)
+    except KeyError:
+        raise ModelError(f"{name} has sizes {dict(image.sizes)}, and does not cover the exposure: {expected}") from None
+    if dict(cut.sizes) != expected:
+        raise ModelError(f"{name} has sizes {dict(cut.sizes)}, expected {expected}")
+    return one_chunk(unlabelled(cut.transpose(*IMAGE)).astype(bool), *IMAGE)
+
+
 def dark_of(
-    frames: Frames, n_sigma: float, mask: xr.DataArray | None = None, noise: xr.DataArray | None = None
+    frames: Frames,
+    n_sigma: float,
+    mask: xr.DataArray | None = None,
+    noise: xr.DataArray | None = None,
+    light: xr.DataArray | None = None,
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Return which pixels are dark, and the level of dark pixels as an image.
 
     Single pixels of a given mask that stand out are left out, so that light is not taken for noise where the mask is
-    wrong. If the noise of the mean, (row, column), is given, it is subtracted first, and fainter light is found.
+    wrong. If the noise of the mean, (row, column), is given, it is subtracted first, and fainter light is found. Pixels
+    of ``light`` count as lit.
     """
 
     def find(mean: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        is_dark, level = find_dark(mean, np.isfinite(mean), frames.bands, n_sigma, *given)
+        masks = dict(zip(names, given, strict=True))
+        usable = np.isfinite(mean) & ~masks.get("light", np.False_)
+        is_dark, level = find_dark(mean, usable, frames.bands, n_sigma, masks.get("mask"))
         return is_dark, np.full(mean.shape, level, dtype=np.float32)
 
-    given = [] if mask is None else [mask]
+    named = {name: image for name, image in (("mask", mask), ("light", light)) if image is not None}
+    names, given = tuple(named), list(named.values())
     outputs = {"is_dark": (IMAGE, np.bool_), "level": (IMAGE, np.float32)}
     mean = frames.mean if noise is None else frames.mean - noise
     is_dark, level = map_blocks(find, mean, *given, core=IMAGE, outputs=outputs).values()
