@@ -40,6 +40,12 @@ class SlitHeader:
         ``POINT``, ``EXTENDED``, or any other word of the header in upper case (SRCTYPE).
     source_y : float or None
         Planned position of the source along the slit, in slit heights (SRCYPOS).
+    places : tuple of float
+        Planned places of all sources along the slit [open heights], the primary one first (``source_places``, else
+        SRCYPOS times SLTYSCL). Empty if they are not known.
+    nods : (tuple of float, int) or None
+        Shifts of the source along the slit in the exposures that were subtracted and show it [open heights], and the
+        number of all exposures that were subtracted (``nod_shifts``). None if they are not known.
     order : int
         Spectral order without its sign (SPORDER).
     program, observation, detector, filter, grating, exposure_type : str
@@ -68,6 +74,8 @@ class SlitHeader:
     target: str
     source_type: str
     source_y: float | None
+    places: tuple[float, ...]
+    nods: tuple[tuple[float, ...], int] | None
     order: int
     program: str
     observation: str
@@ -108,6 +116,8 @@ class SlitHeader:
             target=text_of(attrs, "TARGNAME") or text_of(attrs, "TARGPROP"),
             source_type=text_of(attrs, "SRCTYPE").upper(),
             source_y=read(attrs, "SRCYPOS", matters=False),
+            places=_places(attrs),
+            nods=_nods(attrs),
             order=abs(read(attrs, "SPORDER", matters=False)),
             program=text_of(attrs, "PROGRAM"),
             observation=text_of(attrs, "OBSERVTN"),
@@ -144,6 +154,28 @@ def quadrant_of(attrs: Attributes) -> int | None:
     """Return the quadrant of the shutters of a slit, 5 for fixed slits and slices. None if the header has none."""
     found = whole_number(attrs.get("MSAQUAD"))
     return found if found is not None and 1 <= found <= 5 else None
+
+
+def _places(attrs: Attributes) -> tuple[float, ...]:
+    if "source_places" in attrs:
+        return tuple(number for number in _numbers(attrs, "source_places") if number is not None)
+    place = read(attrs, "SRCYPOS", matters=False)
+    return () if place is None else (float(place) * float(attrs.get("SLTYSCL") or 1.0),)
+
+
+def _nods(attrs: Attributes) -> tuple[tuple[float, ...], int] | None:
+    if "nod_shifts" not in attrs:
+        return None
+    shifts = _numbers(attrs, "nod_shifts")
+    return tuple(shift for shift in shifts if shift is not None), len(shifts)
+
+
+def _numbers(attrs: Attributes, key: str) -> list[float | None]:
+    try:
+        found = json.loads(str(attrs[key]))
+        return [None if one is None else float(one) for one in found]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"attribute {key} is {attrs[key]!r:.60}, expected a JSON list of numbers") from error
 
 
 def _names(text: Any) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from nsxr.model.keywords import read
 from nsxr.model.parameters import Choices
 from nsxr.model.provenance import merged
 from nsxr.model.variables import FACTOR_VARIANCES, check, variable_attributes, variances_of
+from nsxr.slits.places import dither_of
 
 __all__ = ["combine_backgrounds", "mean_over_integrations", "require_alike", "subtract_background"]
 
@@ -150,6 +151,7 @@ def combine_backgrounds(
         attrs={
             **combined_attributes(backgrounds),
             "background_members": json.dumps([_name(b, i) for i, b in enumerate(backgrounds)]),
+            "background_dithers": json.dumps([dither_of(background.attrs) for background in backgrounds]),
         },
     )
     for name in ("sci", "dq", *parts):
@@ -281,6 +283,8 @@ def subtract_background(
     members = mean.attrs["background_members"]
     parameters = {"method": method, "sigma": sigma, "backgrounds": json.loads(members)}
     attrs = {"S_BKDSUB": "COMPLETE", "background_members": members, **merged([science.attrs, mean.attrs])}
+    if "background_dithers" in mean.attrs:
+        attrs["background_dithers"] = mean.attrs["background_dithers"]
     if method == "jwst":
         return record(
             science,

@@ -3,6 +3,7 @@
 The optics alone give the boxes of the slits, so the shapes of all cut-outs are known before a pixel is read.
 """
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 
@@ -22,6 +23,7 @@ from nsxr.optics.boxes import Box, extended_range, find_box, seen_range
 from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.optics.slit import Slit, Slitlet
 from nsxr.slits.collection import as_tree
+from nsxr.slits.places import nod_shifts, planned_places
 from nsxr.slits.selection import slits_of, window_of
 
 __all__ = ["COORDINATES", "cut_slits", "describe", "places_seen", "slit_attributes", "with_wcs"]
@@ -82,7 +84,9 @@ def cut_slits(
     DataTree
         A node for each slit, under its name, with detector labels and the keywords of a slit (SLTNAME, SOURCEID, ...).
         ``sci`` and the variances are NaN outside the slit and in reference pixels. ``dq`` has DO_NOT_USE and
-        NON_SCIENCE there in addition to earlier flags. Slits that miss the pixels of the exposure are left out.
+        NON_SCIENCE there in addition to earlier flags. Slits that miss the pixels of the exposure are left out. The
+        attributes ``source_places`` and ``nod_shifts`` are JSON lists of numbers [open heights]: where the sources of a
+        slit were planned to be, the primary one first; how far they were shifted in each exposure that was subtracted.
 
     Raises
     ------
@@ -129,7 +133,15 @@ def cut_slits(
     located = with_wcs(exposure, optics)
     given = {"wavelength_range": list(wavelengths)} if wavelengths is not None else {}
     located = record(located, "extract_2d", parameters={"extended": extended, **given})
-    cuts = [_cut_one(exposure, window, rays, box, wanted, located.attrs) for rays, box in seen]
+    shifts = nod_shifts(exposure.attrs, optics, shutters, found)
+    cuts = []
+    for rays, box in seen:
+        one = _cut_one(exposure, window, rays, box, wanted, located.attrs)
+        if isinstance(rays.slit, Slitlet):
+            one.attrs["source_places"] = json.dumps(planned_places(rays.slit))
+        if rays.slit.name in shifts:
+            one.attrs["nod_shifts"] = json.dumps(shifts[rays.slit.name])
+        cuts.append(one)
     return as_tree(cuts, located.attrs)
 
 

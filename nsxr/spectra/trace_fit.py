@@ -14,6 +14,7 @@ from nsxr.kernels.spectra.column_fit import box_weights, column_weights
 from nsxr.kernels.spectra.companions import Others
 from nsxr.kernels.spectra.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.spectra.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
+from nsxr.kernels.spectra.slit_places import rows_of
 from nsxr.kernels.spectra.wild_pixels import wild_pixels, wild_variances
 from nsxr.model.dq import UNUSABLE
 
@@ -49,6 +50,12 @@ class FitSettings:
         State of the shutters in each exposure; empty for fixed slits.
     places : tuple of float
         Planned position of the source in each exposure [slit heights].
+    sources : tuple of (tuple of float)
+        Planned places of all sources of each exposure [open heights], the primary one first; for slits that know the
+        place of each pixel along the slit.
+    nods : tuple of (tuple of float, int) or None
+        Shifts of the source in each exposure that was subtracted [open heights], and the number of all of these
+        exposures; None if they are not known.
     position, half_width, position_prior, rejection_threshold, rescale_noise
         See :func:`nsxr.fit_trace_model`.
     background_terms : int
@@ -61,6 +68,8 @@ class FitSettings:
     first_row: float
     shutters: tuple[str, ...]
     places: tuple[float, ...]
+    sources: tuple[tuple[float, ...], ...]
+    nods: tuple[tuple[tuple[float, ...], int] | None, ...]
     position: float | None
     half_width: float | None
     position_prior: float
@@ -89,13 +98,14 @@ def fit_one_exposure(
     dq: np.ndarray,
     wavelength: np.ndarray,
     sky_part: np.ndarray,
+    slit_y: np.ndarray,
     *,
     settings: FitSettings,
 ) -> tuple[np.ndarray, ...]:
     """Fit one exposure with images (y, x), see :func:`fit_exposures`; the results have no ``exposure`` dimension."""
     usable = ((dq & UNUSABLE) == 0) & np.isfinite(sci)
     signal, poisson, read = (np.where(usable, each, np.float32(np.nan)) for each in (sci, var_poisson, var_rnoise))
-    images = (each[None] for each in (signal, poisson, read, usable, wavelength, sky_part))
+    images = (each[None] for each in (signal, poisson, read, usable, wavelength, sky_part, slit_y))
     found = fit_exposures(*images, settings=settings)
     return tuple(np.asarray(array[0]) for array in found)
 
@@ -107,6 +117,7 @@ def fit_exposures(
     usable: np.ndarray,
     wavelength: np.ndarray,
     sky_part: np.ndarray,
+    slit_y: np.ndarray,
     *,
     settings: FitSettings,
 ) -> tuple[np.ndarray, ...]:
@@ -123,6 +134,9 @@ def fit_exposures(
     sky_part : (exposure, y, x) ndarray
         Part of the light of a uniform sky in each pixel. NaN in all pixels if it is not known; the edges of the open
         shutters then tell.
+    slit_y : (exposure, y, x) ndarray
+        Place of pixels along the slit [open heights]. NaN in all pixels if it is not known; the edges of the slit then
+        tell where the source was planned.
     settings : FitSettings
         All other inputs.
 
@@ -132,8 +146,9 @@ def fit_exposures(
         :data:`OUTPUTS`, in their order.
     """
     images = _scaled(sci, var_poisson, var_rnoise, usable)
-    plan, planned = _plan(images, wavelength, settings)
-    place = _place(images, wavelength, sky_part, plan, bool(np.isfinite(planned).all()), settings)
+    plan, planned = _plan(images, wavelength, slit_y, settings)
+    is_planned = bool(np.isfinite(planned).all())
+    place = _place(images, wavelength, sky_part, slit_y, plan, is_planned, settings)
     source, order = _fit(images, place, settings)
     found = {"position_planned": planned} | _described(source, order, images, place, settings)
     return tuple(np.asarray(found[name]) for name in OUTPUTS)
@@ -158,6 +173,7 @@ def _place(
     images: _Images,
     wavelength: np.ndarray,
     sky_part: np.ndarray,
+    slit_y: np.ndarray,
     plan: np.ndarray,
     is_planned: bool,
     settings: FitSettings,
@@ -178,16 +194,39 @@ def _place(
         np.stack([np.ones((n_rows, n_columns)) if each is None else each for each in sky]),
         slit if settings.is_extended else None,
         [nod_distances(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)],
+        *_known_lines(slit_y, plan, settings),
     )
 
 
-def _plan(images: _Images, wavelength: np.ndarray, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
+def _known_lines(
+    slit_y: np.ndarray, plan: np.ndarray, settings: FitSettings
+) -> tuple[list[np.ndarray], list[tuple[np.ndarray, float] | None]]:
+    """Return the planned distances of other sources [row], and of subtracted nods with their part of the light."""
+    others, nods = [], []
+    for image, path, sources, shifts in zip(slit_y, plan, settings.sources, settings.nods, strict=True):
+        own = sources[:1]
+        places = [rows_of(image, place) for place in sources[1:]] if own else []
+        others.append(np.array([float(np.median(place - path)) for place in places if place is not None]))
+        known = None
+        if shifts is not None and own:
+            places = [rows_of(image, own[0] + shift) for shift in shifts[0]]
+            if all(place is not None for place in places):
+                known = np.array([float(np.median(p - path)) for p in places if p is not None]), 1.0 / shifts[1]
+        nods.append(known)
+    return others, nods
+
+
+def _plan(
+    images: _Images, wavelength: np.ndarray, slit_y: np.ndarray, settings: FitSettings
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the planned row of each column in the cut-out, and the planned detector row in the middle column."""
     n, _, n_columns = images.signal.shape
     variance = images.var_poisson + images.var_rnoise
     plan, planned = np.empty((n, n_columns)), np.full(n, np.nan)
     for e in range(n):
-        path = planned_trace(wavelength[e], settings.shutters[e], settings.places[e])
+        path = rows_of(slit_y[e], settings.sources[e][0]) if settings.sources[e] else None
+        if path is None:
+            path = planned_trace(wavelength[e], settings.shutters[e], settings.places[e])
         if path is None:
             good = images.good[e]
             precision = np.where(good, 1 / np.where(good, variance[e], 1.0), 0.0)

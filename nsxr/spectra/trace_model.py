@@ -29,6 +29,8 @@ __all__ = ["BACKGROUND_TERMS", "fit_trace_model", "usable_pixels"]
 BACKGROUND_TERMS = {"none": 0, "constant": 1, "linear": 2, "if any": -1}
 """Terms of each kind of local background; -1 if pixels beside the trace decide, after a background subtraction."""
 _IMAGES = ("sci", "var_poisson", "var_rnoise")
+_PLACES = ("wavelength", "sky_part", "slit_y")
+"""What else the fit uses of pixels. Slits may lack each of them."""
 _OF_ONE_INTEGRATION = ("background_variance", "variance_of_signal", "beside_variance")
 
 _Rows = Annotated[float, Range(0, 2048, is_open=True), Unit("pixel")]
@@ -215,6 +217,8 @@ def _fit_together(each: Sequence[xr.Dataset], options: _Options) -> list[xr.Data
         first_row=float(min(slit[dims[0]].values[0] for slit in each)),
         shutters=tuple(header.shutters for header in headers),
         places=tuple(header.source_y or 0.0 for header in headers),
+        sources=tuple(header.places if "slit_y" in slit else () for header, slit in zip(headers, each, strict=True)),
+        nods=tuple(header.nods for header in headers),
         position=options.position,
         half_width=options.half_width,
         position_prior=options.position_prior,
@@ -252,8 +256,7 @@ def _fit_one(slit: xr.Dataset, settings: FitSettings) -> xr.Dataset:
     found = map_blocks(
         fit_one_exposure,
         *(one_chunk(slit[name], *dims) for name in (*_IMAGES, "dq")),
-        _image_of(slit, "wavelength"),
-        _image_of(slit, "sky_part"),
+        *(_image_of(slit, name) for name in _PLACES),
         core=dims,
         outputs={name: (own[kind], dtype) for name, (kind, dtype) in OUTPUTS.items()},
         settings=settings,
@@ -267,15 +270,14 @@ def _fit_stack(each: Sequence[xr.Dataset], settings: FitSettings, is_series: boo
     labels = {dim: np.unique(np.concatenate([slit[dim].values for slit in each])) for dim in dims}
     means = [mean_image(slit, usable_pixels(slit)) for slit in each]
     images = [
-        mean.assign({name: _image_of(slit, name) for name in ("wavelength", "sky_part")})
-        for mean, slit in zip(means, each, strict=True)
+        mean.assign({name: _image_of(slit, name) for name in _PLACES}) for mean, slit in zip(means, each, strict=True)
     ]
     if len(each) > 1:
         images = [
             image.drop_vars("usable").reindex(labels).assign(usable=image["usable"].reindex(labels, fill_value=False))
             for image in images
         ]
-    names = (*_IMAGES, "usable", "wavelength", "sky_part")
+    names = (*_IMAGES, "usable", *_PLACES)
     core = ("exposure", *dims)
     own = {"pixel": core, "column": ("exposure", dims[1]), "exposure": ("exposure",)}
     found = map_blocks(

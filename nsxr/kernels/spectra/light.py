@@ -36,6 +36,11 @@ class Place:
         Part of each pixel within the slit, which is the aperture of an extended source; None for point sources.
     nods : sequence of ndarray or None
         For each exposure the possible distances of other nods from the source [row]; None if not known.
+    others : sequence of ndarray
+        For each exposure the planned distances of other sources from the source [row].
+    echoes : sequence of (ndarray, float) or None
+        For each exposure the distances of the nods that were subtracted [row], and the part of the light that each has;
+        None if not known.
     """
 
     plan: np.ndarray
@@ -45,6 +50,8 @@ class Place:
     sky: np.ndarray
     slit: np.ndarray | None
     nods: Sequence[np.ndarray | None]
+    others: Sequence[np.ndarray]
+    echoes: Sequence[tuple[np.ndarray, float] | None]
 
 
 def find_light(
