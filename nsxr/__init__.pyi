@@ -21,8 +21,11 @@ from .diagnostics.picture_frame import build_picture_frame as build_picture_fram
 from .diagnostics.picture_frame import write_picture_frame as write_picture_frame
 from .flux.bar_shadow import correct_bar_shadow as correct_bar_shadow
 from .flux.flat_field import correct_flat_field as correct_flat_field
+from .flux.master_background import subtract_sky as subtract_sky
 from .flux.path_loss import correct_path_loss as correct_path_loss
 from .flux.photometry import calibrate_flux as calibrate_flux
+from .flux.sky import estimate_sky as estimate_sky
+from .flux.sky import sky_response as sky_response
 from .model.dq import GroupFlag as GroupFlag
 from .model.dq import PixelFlag as PixelFlag
 from .pipelines.detector1 import correct_ramps as correct_ramps

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
+import numpy as np
 import xarray as xr
 
 from nsxr.associate.associations import read_association
@@ -60,6 +62,7 @@ class _Options:
     source: str
     named: dict[str, str]
     shutters: str | None
+    sky: Literal["global", "master"] | xr.DataTree | None
     parameters: ByStep
     skip: tuple[str, ...]
     run: tuple[str, ...]
@@ -83,6 +86,11 @@ class _Options:
     help="Count rates to subtract from every exposure. Repeatable. Default: nods and background targets among FILES.",
 )
 @click.option("--no-background", is_flag=True, help="Subtract nothing.")
+@click.option(
+    "--sky",
+    metavar="global|master|FILE",
+    help="Subtract a spectrum of the sky: of all slitlets, of background slitlets, or of a file; no other backgrounds.",
+)
 @click.option("--input", "folder", type=click.Path(), help="Directory of the members of association files.")
 @click.option("--set", "settings", metavar="STEP.PARAMETER=VALUE", multiple=True, help="Set a parameter. Repeatable.")
 @click.option("--skip", metavar="STEP", multiple=True, help="Skip a step. Repeatable.")
@@ -101,6 +109,7 @@ def spec2(
     shutters: str | None,
     backgrounds: tuple[str, ...],
     no_background: bool,
+    sky: str | None,
     folder: str | None,
     settings: tuple[str, ...],
     skip: tuple[str, ...],
@@ -115,22 +124,44 @@ def spec2(
 
     FILES are count rates, ROOT_rate.fits or ROOT_rateints.fits, or association files of the observatory. For each
     exposure, the command writes ROOT_cal.fits and ROOT_x1d.fits, ROOT_calints.fits and ROOT_x1dints.fits for time
-    series, and ROOT_cal.fits alone for slices. An exposure that fails does not stop the others.
+    series, and ROOT_cal.fits alone for slices. A sky that was estimated is ROOT_sky_x1d.fits. An exposure that fails does not stop the others.
     """
     if no_background and backgrounds:
         raise ParameterError("--background and --no-background exclude each other")
+    if sky is not None and backgrounds:
+        raise ParameterError("--background and --sky exclude each other")
     parameters = step_parameters(settings, SPEC2)
     SPEC2.settings(parameters, skip, asked)
     formats = ("fits", "zarr") if form == "both" else (form,)
     references = dict(split_pair(text, "TYPE=PATH") for text in named)
     options = _Options(
-        output, source, references, shutters, parameters, skip, asked, formats, quicklook, overwrite, progress
+        output,
+        source,
+        references,
+        shutters,
+        _sky_of(sky),
+        parameters,
+        skip,
+        asked,
+        formats,
+        quicklook,
+        overwrite,
+        progress,
     )
     exposures = _planned(files, folder)
-    if no_background or backgrounds:
+    if no_background or backgrounds or sky is not None:
         own = tuple(Path(path) for path in backgrounds)
         exposures = {root: replace(one, backgrounds=own) for root, one in exposures.items()}
     run_each(exposures, lambda root, one: _calibrate(root, one, options))
+
+
+def _sky_of(text: str | None) -> Literal["global", "master"] | xr.DataTree | None:
+    """Return the sky that was asked for, or the spectra of a file."""
+    if text == "global":
+        return "global"
+    if text == "master":
+        return "master"
+    return None if text is None else open_spectra(text)
 
 
 def _planned(files: Sequence[str], folder: str | None) -> dict[str, _Exposure]:
@@ -174,6 +205,8 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     names = {kind: f"{kind}ints" if is_series else kind for kind in kinds}
     folder = Path(options.output)
     paths = {kind: [folder / f"{root}_{name}.{form}" for form in options.formats] for kind, name in names.items()}
+    if isinstance(options.sky, str):
+        paths["sky"] = [folder / f"{root}_sky_x1d.{form}" for form in options.formats]
     picture = folder / f"{root}_spec2.png"
     if not options.overwrite:
         refuse_existing([path for each in paths.values() for path in each] + [picture] * options.quicklook)
@@ -192,6 +225,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         fixed_references=fixed,
         backgrounds=[open_exposure(path) for path in exposure.backgrounds],
         imprints=[open_exposure(path) for path in exposure.imprints],
+        sky=options.sky,
         skip=options.skip,
         run=options.run,
         **options.parameters,
@@ -199,9 +233,13 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     with phase(f"{root}: calibrating", options.progress), worker_errors():
         done = tree if is_series else tree.compute()
     for kind, each in paths.items():
+        if kind not in done.children:  # a sky that could not be subtracted
+            continue
         write = partial(write_slits, optics=None if is_frame else optics) if kind == "cal" else write_spectra
         node = done.children[kind]
         content = node if node.children else node.to_dataset()
+        if kind == "sky":
+            content = content.isel(dispersion=np.isfinite(content["wavelength"].to_numpy()))
         for path in each:
             click.echo(write(content, path, overwrite=options.overwrite, progress=options.progress))
     if options.quicklook:

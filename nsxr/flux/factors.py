@@ -54,8 +54,9 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
     dict of DataArray
         ``sci``, ``dq`` and the variances, also ``var_background``. Variances are divided by the square of the factor.
         If the factor has a variance, ``var_KIND`` is the square of the new ``sci`` times the relative variance of the
-        factor. Pixels with DO_NOT_USE, reference pixels, and pixels without a factor are NaN in ``sci`` and in all
-        variances. Pixels that are NaN in ``sci`` get DO_NOT_USE.
+        factor; if there was one from the same factor already, of light that was subtracted, the deviations add up.
+        A ``var_flat`` is replaced. Pixels with DO_NOT_USE, reference pixels, and pixels without a factor are NaN in
+        ``sci`` and in all variances. Pixels that are NaN in ``sci`` get DO_NOT_USE.
     """
     names = _variances(slit)
     optional = {"relative_variance": factor.relative_variance, "flags": factor.dq}
@@ -73,6 +74,7 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
         outputs=outputs,
         given=tuple(given),
         new=[*names, *made].index(f"var_{kind}") if factor.relative_variance is not None else None,
+        adds=kind != "flat" and not made,
     )
     return divided | _background(slit, factor.value, power=-2)
 
@@ -121,7 +123,7 @@ def _variances(slit: xr.Dataset) -> list[str]:
     return list(dict.fromkeys([*variances_of(slit), *(name for name in FACTOR_VARIANCES if name in slit)]))
 
 
-def _divide(*blocks: np.ndarray, given: tuple[str, ...], new: int | None) -> tuple[np.ndarray, ...]:
+def _divide(*blocks: np.ndarray, given: tuple[str, ...], new: int | None, adds: bool) -> tuple[np.ndarray, ...]:
     """Return signal, flags and variances. The last blocks are the factor, its relative variance and its flags."""
     count = len(blocks) - 1 - len(given)
     sci, dq, *variances = blocks[:count]
@@ -134,8 +136,10 @@ def _divide(*blocks: np.ndarray, given: tuple[str, ...], new: int | None) -> tup
         square = inverse * inverse
         scaled = [(variance * square).astype(np.float32) for variance in variances]
         if new is not None:
-            own = (result.astype(np.float64) ** 2 * optional["relative_variance"]).astype(np.float32)
-            scaled[new : new + 1] = [own]
+            deviation = result * np.sqrt(optional["relative_variance"].astype(np.float64))
+            if adds:  # of light that was subtracted with the same factor
+                deviation = deviation + np.sqrt(scaled[new])
+            scaled[new : new + 1] = [(deviation**2).astype(np.float32)]
     flags |= np.where(is_lost, _DO_NOT_USE, np.uint32(0))
     for image in (result, *scaled):
         image[is_lost] = np.nan

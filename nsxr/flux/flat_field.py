@@ -26,7 +26,7 @@ from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
 from nsxr.slits.light import Shutter, exposure_type, is_point, shutter_of, wavelength_name
 
-__all__ = ["correct_flat_field", "flat_factor"]
+__all__ = ["Flats", "correct_flat_field", "flat_factor", "flat_of"]
 
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 Light = Literal["point", "uniform"]
@@ -84,7 +84,7 @@ def correct_flat_field(slits: Slits, fflat: xr.Dataset, sflat: xr.Dataset, dflat
     >>> flats = [nsxr.open_flat(path) for path in ("fflat.fits", "sflat.fits", "dflat.fits")]  # doctest: +SKIP
     >>> slits = nsxr.correct_flat_field(slits, *flats)  # doctest: +SKIP
     """
-    flats = _Flats(fflat, sflat, dflat)
+    flats = Flats(fflat, sflat, dflat)
     return map_slits(lambda slit: _correct(slit, flats), slits)
 
 
@@ -103,10 +103,15 @@ def flat_factor(
         For uniform light, wavelengths without the correction for the position of a point source are used, if the slit
         has them.
     """
-    return _flat_of(slit, _Flats(fflat, sflat, dflat), [wavelength_name(slit, light)])[0]
+    return flat_of(slit, Flats(fflat, sflat, dflat), light=light)
 
 
-def _correct(slit: xr.Dataset, flats: "_Flats") -> xr.Dataset:
+def flat_of(slit: xr.Dataset, flats: "Flats", *, light: Light) -> Factor:
+    """Return the flat field of one slit, see :func:`flat_factor`. Many slits can share the flats."""
+    return _flat_of(slit, flats, [wavelength_name(slit, light)])[0]
+
+
+def _correct(slit: xr.Dataset, flats: "Flats") -> xr.Dataset:
     check_slit(slit, "sci", "dq", "wavelength", units={"wavelength": "um"})
     if "flatfield_point" in slit or "flatfield_uniform" in slit:
         raise ModelError(about(slit.attrs, "count rates were divided by a flat field before"))
@@ -123,7 +128,7 @@ def _correct(slit: xr.Dataset, flats: "_Flats") -> xr.Dataset:
     return record(slit, "flat_field", flats.references, None, units, (), None, **divided, **stored)
 
 
-class _Flats:
+class Flats:
     """The three flats. The tasks of all slits share one element of a graph that holds them."""
 
     def __init__(self, fflat: xr.Dataset, sflat: xr.Dataset, dflat: xr.Dataset) -> None:
@@ -149,7 +154,7 @@ class _Needed(NamedTuple):
     shutter: Shutter | None
 
 
-def _flat_of(slit: xr.Dataset, flats: _Flats, names: Sequence[str]) -> tuple[Factor, xr.DataArray, xr.DataArray]:
+def _flat_of(slit: xr.Dataset, flats: Flats, names: Sequence[str]) -> tuple[Factor, xr.DataArray, xr.DataArray]:
     """Return the flat field at the first of one or two wavelengths, and the values at the last one.
 
     The third array is the part of the variance that all pixels of a wavelength share.

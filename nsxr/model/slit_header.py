@@ -60,6 +60,8 @@ class SlitHeader:
         Whether other exposures were subtracted: nods or dedicated backgrounds (S_BKDSUB).
     is_sky_subtracted : bool
         Whether any background was subtracted: from other exposures, or from background slitlets (S_MSBSUB).
+    is_spectrum_subtracted : bool
+        Whether a spectrum of the sky was subtracted (S_MSBSUB), so that all rows share its noise.
     background_members : tuple of str or None
         Names of the exposures whose mean was subtracted, if the variance of that mean is known. None if the names were
         not recorded.
@@ -88,6 +90,7 @@ class SlitHeader:
     exposure: str
     has_nods_subtracted: bool
     is_sky_subtracted: bool
+    is_spectrum_subtracted: bool
     background_members: tuple[str, ...] | None
 
     @classmethod
@@ -105,7 +108,7 @@ class SlitHeader:
             If ``background_members`` is not a list of names.
         """
         members = _names(attrs["background_members"]) if "background_members" in attrs else None
-        subtracted = attrs.get("S_BKDSUB") == _COMPLETE
+        subtracted, of_spectrum = (attrs.get(key) == _COMPLETE for key in ("S_BKDSUB", "S_MSBSUB"))
         return cls(
             name=text_of(attrs, "SLTNAME"),
             place=(text_of(attrs, "SLITID"), text_of(attrs, "SLTSTRT1"), text_of(attrs, "SLTSTRT2")),
@@ -129,7 +132,8 @@ class SlitHeader:
             pixel_area=read(attrs, "PIXAR_SR", matters=False),
             exposure=text_of(attrs, "filename") or text_of(attrs, "FILENAME"),
             has_nods_subtracted=subtracted,
-            is_sky_subtracted=subtracted or attrs.get("S_MSBSUB") == _COMPLETE or members is not None,
+            is_sky_subtracted=subtracted or of_spectrum or members is not None,
+            is_spectrum_subtracted=of_spectrum,
             background_members=members,
         )
 

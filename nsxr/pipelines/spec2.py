@@ -3,15 +3,17 @@
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import xarray as xr
 
-from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.flux.bar_shadow import correct_bar_shadow
 from nsxr.flux.flat_field import correct_flat_field
+from nsxr.flux.master_background import subtract_sky, subtract_sky_of_fixed_slits
 from nsxr.flux.path_loss import correct_path_loss
 from nsxr.flux.photometry import calibrate_flux
+from nsxr.flux.sky import estimate_sky, sky_response
 from nsxr.model.declarations import Takes, step
 from nsxr.model.history import steps
 from nsxr.model.keywords import about
@@ -20,6 +22,7 @@ from nsxr.model.types import Function, Named
 from nsxr.model.variables import check
 from nsxr.optics.instrument import Optics
 from nsxr.pipelines.pipeline import Pipeline
+from nsxr.pipelines.settings import Settings
 from nsxr.slits.background import subtract_background
 from nsxr.slits.collection import as_tree, iterate_slits, map_slits
 from nsxr.slits.cut_outs import cut_slits
@@ -96,13 +99,15 @@ def extract(
     return spectra if apcorr is None else apply_aperture_correction(spectra, apcorr)
 
 
-_CALIBRATION: list[Function] = [set_source_type, correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
+_TYPE: list[Function] = [set_source_type]
+_FACTORS: list[Function] = [correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
 _SPECTRA: list[Function] = [calibrate_flux, replace_pixels, extract]
+_SKY: list[Function] = [subtract_sky_of_fixed_slits, subtract_sky]
 _BEFORE: list[Function] = [flag_stuck_shutters, subtract_imprint, subtract_background]
 
 MODES: Mapping[str, list[Function]] = {
-    "NRS_FIXEDSLIT": [subtract_background, cut, *_CALIBRATION, *_SPECTRA],
-    "NRS_MSASPEC": [*_BEFORE, cut, *_CALIBRATION, correct_bar_shadow, *_SPECTRA],
+    "NRS_FIXEDSLIT": [subtract_background, cut, *_TYPE, subtract_sky_of_fixed_slits, *_FACTORS, *_SPECTRA],
+    "NRS_MSASPEC": [*_BEFORE, cut, *_TYPE, subtract_sky, *_FACTORS, correct_bar_shadow, *_SPECTRA],
     "NRS_IFU": [*_BEFORE, locate, set_source_type, correct_flat_field, correct_path_loss, calibrate_flux],
     "NRS_BRIGHTOBJ": [cut, set_source_type, correct_wavelength_zero_point, correct_flat_field, *_SPECTRA],
 }
@@ -110,15 +115,19 @@ MODES: Mapping[str, list[Function]] = {
 
 SPEC2 = Pipeline(
     "spec2",
-    [*_BEFORE, locate, cut, *_CALIBRATION, correct_bar_shadow, *_SPECTRA],
+    [*_BEFORE, locate, cut, *_TYPE, *_SKY, *_FACTORS, correct_bar_shadow, *_SPECTRA],
     products=("cal", "x1d"),
     modes=MODES,
 )
 """The steps of stage 2. Exposures of each EXP_TYPE have some of them, see :data:`MODES`."""
 
 
-_OF_SLITS = ("wavecorr", "flat_field")
+_OF_SLITS = ("master_background", "master_background_mos", "wavecorr", "flat_field")
 """Steps of which the first is the first one whose references differ between shutters and fixed slits."""
+_SUBTRACT_SKY = {"NRS_MSASPEC": "master_background_mos", "NRS_FIXEDSLIT": "master_background"}
+"""The step that subtracts a spectrum of the sky, by EXP_TYPE."""
+_FACTOR_STEPS = ("flat_field", "pathloss", "barshadow", "photom")
+"""The steps whose factors tell how slits respond to the sky."""
 _PRODUCTS = {"cal": "photom", "x1d": "extract_1d"}
 """The step that makes each product."""
 
@@ -132,6 +141,7 @@ def spec2(
     shutters: str | os.PathLike[str] | None = None,
     backgrounds: Sequence[xr.Dataset] = (),
     imprints: Sequence[xr.Dataset] = (),
+    sky: Literal["global", "master"] | xr.Dataset | xr.DataTree | None = None,
     fixed_references: Mapping[str, xr.Dataset] | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
@@ -155,6 +165,10 @@ def spec2(
     imprints : sequence of Dataset
         Count rates with all shutters closed, for exposures of shutters or of the IFU, and for their backgrounds, see
         :func:`nsxr.subtract_imprint`.
+    sky : {"global", "master"}, Dataset or DataTree, optional
+        Spectrum of the sky to subtract from shutters or fixed slits, if no backgrounds are given: ``global`` fits it to
+        all slitlets outside of their sources, ``master`` to background slitlets, see :func:`nsxr.estimate_sky`. A
+        spectrum of surface brightness, such as that of an exposure of a background, see :func:`nsxr.subtract_sky`.
     fixed_references : mapping of str to Dataset, optional
         References of fixed slits, for exposures of shutters whose metafile has fixed slits too:
         ``nsxr.open_spec2_references(source, rate.assign_attrs(EXP_TYPE="NRS_FIXEDSLIT"))``. Without them, fixed slits
@@ -168,7 +182,8 @@ def spec2(
         ``cal``: a node for each slit, or the frame of the IFU, with ``sci`` [MJy, or MJy/sr for extended sources],
         ``dq``, ``var_poisson``, ``var_rnoise``, ``var_flat``, variances of the other factors, ``wavelength`` [um], and
         the factors themselves. ``x1d``: a spectrum for each slit, see :func:`nsxr.extract_spectrum`; not for the IFU,
-        whose spectra come from cubes. Lazy if the count rates are lazy.
+        whose spectra come from cubes. ``sky``: the spectrum of the sky, if it was estimated. Lazy
+        if the count rates are lazy.
 
     Raises
     ------
@@ -203,10 +218,21 @@ def spec2(
         given["bkg_subtract"] = {"backgrounds": list(backgrounds)}
     else:
         left_out["bkg_subtract"] = "no background was given"
+    spectrum, why_no_sky = _checked_sky(sky, kind, settings, bool(backgrounds))
+    left_out |= dict.fromkeys(_SUBTRACT_SKY.values(), why_no_sky) if why_no_sky else {}
     first = next(name for name in SPEC2.of(kind) if name in _OF_SLITS)
     stages = SPEC2.correct(rate, references, settings, given=given, left_out=left_out, until=first)
     products: dict[str, xr.Dataset | xr.DataTree] = {}
     for part, own in _parts(list(stages.values())[-1], references, fixed_references):
+        needed = _for_sky(kind, settings)
+        if (
+            spectrum is not None and isinstance(part, xr.DataTree) and all(one in own for one in needed)
+        ):  # the steps below name what is missing
+            response = sky_response(part, {one: own[one] for one in needed})
+            if isinstance(spectrum, str):
+                slitlets: Literal["all", "background"] = "all" if spectrum == "global" else "background"
+                products["sky"] = spectrum = estimate_sky(part, response, slitlets=slitlets)
+            given[_SUBTRACT_SKY[kind]] = {"sky": spectrum, "response": response}
         later = SPEC2.correct(rate, own, settings, given=given, left_out=left_out, since=(first, part))
         for name, last in _PRODUCTS.items():
             if last in later and (name == "cal" or last not in skip):
@@ -217,6 +243,33 @@ def spec2(
         nodes = product if isinstance(product, xr.DataTree) else xr.DataTree(product)
         tree[name] = nodes.map_over_datasets(lambda one: one.assign_attrs(noted(one.attrs, recipe=recipe)))
     return tree
+
+
+def _checked_sky(
+    sky: object, kind: str, settings: Settings, has_backgrounds: bool
+) -> tuple[str | xr.Dataset | xr.DataTree | None, str]:
+    """Return the sky that is to be subtracted, if any, or why there is none."""
+    if sky is None:
+        return None, "no sky was given"
+    if kind not in _SUBTRACT_SKY:
+        raise ParameterError(f"a sky is subtracted from shutters and fixed slits only, EXP_TYPE is {kind!r}")
+    if not isinstance(sky, xr.Dataset | xr.DataTree):
+        if sky not in ("global", "master"):
+            raise ParameterError(f"sky is {sky!r:.60}, expected global, master, or a spectrum")
+        if kind != "NRS_MSASPEC":
+            raise ParameterError(f"sky is {sky!r}, which needs shutters; give a spectrum of the sky for fixed slits")
+    if has_backgrounds:
+        return None, "backgrounds of other exposures were subtracted"
+    if (why := settings.reason_off(SPEC2.steps["photom"])) is not None:
+        return None, f"the sky has no count rates without photom: {why}"
+    is_off = settings.reason_off(SPEC2.steps[_SUBTRACT_SKY[kind]]) is not None
+    return (None, "") if is_off else (sky, "")
+
+
+def _for_sky(kind: str, settings: Settings) -> list[str]:
+    """Return the types of the references that say how slits respond to the sky: those of the factors that are on."""
+    on = [step for name, step in SPEC2.of(kind).items() if name in _FACTOR_STEPS and settings.reason_off(step) is None]
+    return [one for step in on for one in step.needs]
 
 
 def _parts(

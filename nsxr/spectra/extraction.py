@@ -140,6 +140,7 @@ def extract_spectrum(
     that all pixels of a wavelength share do not average down in the sum: they are ``relative_error_*``, see
     :func:`nsxr.spectral_covariance`. ``flux_var_flat`` is from the rest of ``var_flat`` (``flatfield_common``), or from
     all of it if the slit does not tell.
+    The noise of a spectrum of the sky that was subtracted is that of all rows of a column, so it does not average down either.
 
     References
     ----------
@@ -183,7 +184,10 @@ def extract_spectrum(
     spectrum = xr.Dataset(coords=_labels(slit, model), attrs=slit.attrs)
     spectrum = record(spectrum, "extract_1d", parameters=parameters)
     values |= relative_errors(slit, model)
-    return spectrum.assign(values | _of_pixels(slit, model, is_box, units) | _scalars(slit, model))
+    pixels = _of_pixels(slit, model, is_box, units)
+    if header.is_spectrum_subtracted and "var_background" in slit:
+        values |= _with_shared_noise(values, pixels["weight"], slit["var_background"])
+    return spectrum.assign(values | pixels | _scalars(slit, model))
 
 
 def _sums(slit: xr.Dataset, model: xr.Dataset, settings: SumSettings) -> dict[str, xr.DataArray]:
@@ -249,6 +253,21 @@ def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units)
     if row in slit.coords:
         found |= {name: found[name].assign_coords({row: slit[row].variable}) for name in ("weight", "profile")}
     return found
+
+
+def _with_shared_noise(
+    values: dict[str, xr.DataArray], weight: xr.DataArray, variance: xr.DataArray
+) -> dict[str, xr.DataArray]:
+    """Return variances of a spectrum, scaled up by noise of the background that all rows of a column share."""
+    row = str(weight.dims[0])
+    plain = weight.drop_vars(list(weight.coords))
+    own = xr.DataArray(variance.variable, name="").rename(dict(zip(variance.dims, weight.dims, strict=True)))
+    own = own.fillna(0.0)
+    once = (plain * np.sqrt(own)).sum(row) ** 2 - (plain**2 * own).sum(row)
+    total = sum(values[f"flux_var_{kind}"] for kind in VARIANCES)
+    scale = 1 + np.maximum(once, 0) / total
+    names = [f"{prefix}_var_{kind}" for prefix in ("flux", "sb") for kind in ("poisson", "rnoise")]
+    return {name: (values[name] * scale).assign_attrs(values[name].attrs) for name in names}
 
 
 def _scalars(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArray]:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 
@@ -80,6 +81,48 @@ def test_missing_references_and_other_exposures_are_refused_by_name(inputs):
         spec2(rate.assign_attrs(EXP_TYPE="NRS_IMAGE"), references, optics)
     with pytest.raises(ParameterError, match="no step 'flatfield'"):
         spec2(rate, references, optics, skip=["flatfield"])
+
+
+def test_a_spectrum_of_the_sky_is_subtracted(inputs):
+    rate = inputs[0]
+    points = np.linspace(1.6, 3.3, 400)
+    sky = xr.Dataset(
+        {
+            "surf_bright": ("dispersion", np.full(400, 2.0), {"units": "MJy/sr"}),
+            "sb_var_poisson": ("dispersion", np.full(400, 0.01)),
+            "sb_var_rnoise": ("dispersion", np.full(400, 0.02)),
+        },
+        {"wavelength": ("dispersion", points)},
+    )
+    with forbid_computes():
+        tree = spec2(*inputs, sky=sky)
+    slit, plain = (one["cal"]["S200A1"].to_dataset().compute() for one in (tree, spec2(*inputs)))
+    assert steps(slit)[-1]["step"] == "photom"
+    assert {entry["step"]: entry["status"] for entry in steps(slit)}["master_background"] == "COMPLETE"
+    # a point is divided by other factors than the sky, so that units differ by their ratio
+    lost = (plain["sci"] - slit["sci"]) / slit["photom_point"] * slit["flatfield_point"] * slit["pathloss_point"]
+    back = lost / slit["flatfield_uniform"] / slit["pathloss_uniform"] * slit["photom_uniform"]
+    known = np.isfinite(back.to_numpy())
+    np.testing.assert_allclose(back.to_numpy()[known], 2.0, rtol=2e-3)
+    ratio = (slit["var_background"] / ((plain["sci"] - slit["sci"]) / 2.0) ** 2).to_numpy()
+    np.testing.assert_allclose(ratio[known], 0.03, rtol=5e-3)
+    reasons = {}
+    for given in (
+        {"skip": ["photom"]},
+        {"backgrounds": [rate.assign_attrs(filename="other_rate.fits", EXPOSURE="00002", EXPSTART=59999.0)]},
+    ):
+        done = steps(spec2(*inputs, sky=sky, **given)["cal"]["S200A1"].to_dataset())
+        reasons |= {next(iter(given)): next(one for one in done if one["step"] == "master_background")["reason"]}
+    assert "without photom" in reasons["skip"]
+    assert "backgrounds of other exposures" in reasons["backgrounds"]
+    with pytest.raises(ParameterError, match="needs shutters"):
+        spec2(*inputs, sky="global")
+    with pytest.raises(ParameterError, match="expected global, master, or a spectrum"):
+        spec2(*inputs, sky="all")
+    with pytest.raises(MissingReferenceError, match="photom"):
+        spec2(rate, {kind: one for kind, one in inputs[1].items() if kind != "photom"}, inputs[2], sky=sky)
+    with pytest.raises(ParameterError, match="shutters and fixed slits only"):
+        spec2(rate.assign_attrs(EXP_TYPE="NRS_IFU"), {}, inputs[2], sky=sky)
 
 
 def test_modes_have_the_steps_of_the_observatory_in_its_order():

@@ -1,0 +1,277 @@
+"""Subtract the sky from exposures of known skies, in all ways that spec2 has, and compare with exposures without sky.
+
+    python ci/sky_scenes.py [SCENE...] [--seeds 4] [-o TABLE]
+
+The sky is zodiacal light with emission lines. Each exposure has a twin without sky: the same sources, and nothing else.
+All are calibrated from count rates, see ``spec_skies.py``. The table has a row for each scene and way to subtract:
+
+- ``global``: one spectrum of the sky from all slitlets. ``master``: from background slitlets. ``dedicated``: a spectrum
+  of an exposure of sky alone. ``one nod``, ``two nods``: other nods are subtracted pixel by pixel.
+- ``left``: light of the sky that is left over light of the sky, without noise: the slit farthest from zero, in pixels
+  that see more than half of the sky [per mille]; ``median`` is that over slits.
+- ``in lines``: rms of what is left within 3 pixels of lines of the sky over their peaks, without noise [per mille].
+- ``noise``: scatter of spectra over that of the same spectra with ``global``, mean over columns.
+- ``cal``: pull of pixels: with noise minus without, over the deviation that is claimed, rms.
+- ``x1d``: the same of spectra.
+- ``flux``: spectra over those of the twin minus one, without noise: the source farthest from zero, median over columns
+  [per mille of the sky's light in its aperture]; so it does not depend on how bright sources are.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+from common import add_choices, make_parser, table_head, table_row, write_head, write_row
+from spec_skies import _at, _shutters, count_rates, spectrum
+
+import nsxr
+from nsxr.pipelines.spec2 import spec2
+from nsxr.simulate import write_flux_references
+from nsxr.simulate.compact_optics import write_compact_optics
+from nsxr.simulate.configuration import configure
+from nsxr.simulate.instrument import SimulatedInstrument
+from nsxr.simulate.observation import Observation, observe
+from nsxr.simulate.shutters import shutter_slit
+from nsxr.simulate.sky import Sky, SkySource, zodiacal_light
+from nsxr.simulate.spectra import Line, Spectrum
+
+COLUMNS = ("scene", "sky", "slits", "left", "median", "in lines", "noise", "cal", "x1d", "flux")
+CLEAN = 0.05
+LINES = 7
+NEAR = 3  # pixels
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class SkyScene:
+    """A sky behind sources of some brightness.
+
+    Attributes
+    ----------
+    name : str
+        Name on the command line.
+    grating, detector, mode : str
+        As for :class:`spec_skies.Scene`.
+    brightness : tuple of float
+        Light of sources in the brightest pixel [electron/s], used in turn; 0 stands for a background slitlet.
+    slitlets : int
+        Number of slitlets.
+    sky : float
+        Factor on zodiacal light.
+    """
+
+    name: str
+    grating: str
+    detector: str = "NRS1"
+    mode: str = "MOS"
+    brightness: tuple[float, ...] = (0.3, 0.03, 0.1)
+    slitlets: int = 9
+    sky: float = 1.0
+
+
+SCENES = (
+    SkyScene("prism", "PRISM", brightness=(0.3, 0.03, 0.1, 0.0)),
+    SkyScene("prism-bright", "PRISM", brightness=(20.0, 3.0, 0.3, 0.1)),
+    SkyScene("g395h", "G395H", brightness=(0.1, 0.01, 0.0)),
+    SkyScene("g140m", "G140M", "NRS2", brightness=(0.1, 0.01, 0.0)),
+)
+
+
+@dataclass
+class Look:
+    """A scene with its exposures: of nods, of the first nod without sky, and of the sky alone."""
+
+    scene: SkyScene
+    nods: list[Observation]
+    twin: Observation
+    empty: Observation
+    references: dict[str, str]
+    lines: tuple[float, ...]
+    trees: dict[str, xr.DataTree] = field(default_factory=dict)
+
+    def rate(self, one: Observation, noise: float, seed: Sequence[int] | None) -> xr.Dataset:
+        """Return count rates."""
+        return count_rates(one, noise, None if seed is None else np.random.default_rng(list(seed)))
+
+    def calibrated(self, way: str, noise: float, seed: int | None = None) -> xr.DataTree:
+        """Return what spec2 makes of the first nod in one way to subtract the sky."""
+
+        def made(one: Observation, number: int) -> xr.Dataset:
+            return self.rate(one, noise, None if seed is None else (seed, number))
+
+        rate = made(self.twin, 0) if way == "twin" else made(self.nods[0], 0)
+        count = {"one nod": 1, "two nods": 2}.get(way, 0)
+        given: dict[str, Any] = {"backgrounds": [made(one, n) for n, one in enumerate(self.nods[1 : count + 1], 1)]}
+        if way in ("global", "master"):
+            given["sky"] = way
+        if way == "dedicated":
+            given["sky"] = self._run(made(self.empty, 9), sky="global", skip=["extract_1d"])["sky"].to_dataset()
+        return self._run(rate, **given)
+
+    def _run(self, rate: xr.Dataset, **given: Any) -> xr.DataTree:
+        optics = nsxr.open_optics(self.references, rate)
+        references = nsxr.open_spec2_references(self.references, rate)
+        return spec2(rate, references, optics, shutters=self.nods[0].metafile, **given).compute()
+
+
+def look(scene: SkyScene, folder: Path) -> Look:
+    """Let a scene shine through the optics, with and without sky, and write its references."""
+    settings: dict[str, Any] = {"readout": "NRSRAPID", "subarray": "FULL", "groups": 20, "detector": scene.detector}
+    settings |= {"scene": scene.mode, "grating": scene.grating, "dithers": 3, "integrations": 1}
+    nods = [replace(configure(**settings, dither=n, exposure=n), exposure=n) for n in (1, 2, 3)]
+    paths = dict(write_compact_optics(folder, grating=scene.grating, filter=nods[0].filter))
+    dark = tuple(SkySource(f"{x}", Spectrum(), offset=(x, 0.0)) for x in (-60.0, 0.0, 60.0))
+    optics = observe(nods[0], Sky(dark), paths, folder, seed=1, peak_rate=1).optics
+    random = np.random.default_rng(5)
+    flux = 1 / SimulatedInstrument.of(optics).peak_rate()
+    sources = []
+    for number, place in zip(range(scene.slitlets), _shutters(optics), strict=False):
+        peak = scene.brightness[number % len(scene.brightness)]
+        slit = shutter_slit(optics, *place)
+        kind = BACKGROUND if peak == 0 else f"{peak:g}"
+        light = Spectrum() if peak == 0 else spectrum(optics, peak * flux)
+        at = _at(optics, slit, *(1.15 * random.uniform(-0.3, 0.3, 2)))
+        sources.append(SkySource(f"{kind} / {number}", light, *at))
+    light, lines = _sky(scene, optics)
+    seen = [observe(one, Sky(tuple(sources), light), paths, folder, seed=1, peak_rate=1) for one in nods]
+    metafile = seen[0].metafile
+    assert metafile is not None
+    _without_sources(metafile, {n for n, one in enumerate(sources, 1) if one.name.startswith(BACKGROUND)})
+    twin, empty = (
+        observe(nods[0], sky, paths, folder, shutters=metafile, seed=1, peak_rate=1)
+        for sky in (Sky(tuple(sources)), Sky((), light))
+    )
+    references = write_flux_references(folder, seen[0].optics, mode=scene.mode, failed_open=())
+    return Look(scene, seen, twin, empty, {k: str(v) for k, v in (paths | references).items()}, lines)
+
+
+def _sky(scene: SkyScene, optics: Any) -> tuple[Spectrum, tuple[float, ...]]:
+    """Return zodiacal light with unresolved lines whose peaks are about twice as bright."""
+    light, instrument = zodiacal_light(scene.sky), SimulatedInstrument.of(optics)
+    low, high = optics.wavelength_range
+    lines = []
+    for number, at in enumerate(np.linspace(low, high, LINES + 2)[1:-1]):
+        pixel = float(np.interp(at, instrument.nodes, instrument.dispersion))
+        place = float(at + number / LINES * pixel)
+        power = 2 * 4.0 * pixel * float(light.continuum.at(np.array(at))) * 1e6
+        lines.append(Line(place, power / Spectrum.line_integral(Line(place, 1.0))))
+    return Spectrum(light.continuum, tuple(lines)), tuple(line.wavelength for line in lines)
+
+
+def _without_sources(metafile: Path, sources: set[int]) -> None:
+    """Make slitlets with these sources background slitlets, in the list of shutters."""
+    with fits.open(metafile, mode="update") as file:
+        table = file["SHUTTER_INFO"].data
+        slitlets = set(table["slitlet_id"][np.isin(table["source_id"], list(sources))].tolist())
+        rows = np.isin(table["slitlet_id"], list(slitlets))
+        table["source_id"][rows], table["background"][rows], table["primary_source"][rows] = 0, "Y", "N"
+        for name in ("estimated_source_in_shutter_x", "estimated_source_in_shutter_y"):
+            table[name][rows] = np.nan
+
+
+def slits(tree: xr.DataTree, kind: str) -> dict[str, xr.Dataset]:
+    """Return the slits or spectra of a tree."""
+    return {name: node.to_dataset() for name, node in tree[kind].children.items()}
+
+
+def left_over(seen: Look, tree: xr.DataTree, raw: xr.DataTree, twin: xr.DataTree) -> tuple[list[float], list[float]]:
+    """Return what is left of the sky in each slit over the sky, and the rms in lines over their peaks."""
+    left, in_lines = [], []
+    for name, cal in slits(tree, "cal").items():
+        dark, full = slits(twin, "cal")[name], slits(raw, "cal")[name]
+        sky, rest = (full["sci"] - dark["sci"]).values, (cal["sci"] - dark["sci"]).values
+        part = full["sky_part"].values if "sky_part" in full else full["barshadow"].values
+        kept = np.isfinite(sky) & np.isfinite(rest) & (part > 0.5)
+        # in units of the response of pixels, the sum is that of light: factors differ along the spectrum
+        left.append(1e3 * float(rest[kept].sum() / sky[kept].sum()))
+        wavelength = full.get("wavelength_uncorrected", full["wavelength"]).values
+        pixel = np.abs(np.gradient(wavelength, axis=1))
+        for at in seen.lines:
+            near = kept & (np.abs(wavelength - at) < NEAR * pixel)
+            if near.sum() > 20:
+                in_lines.append(1e3 * float(np.sqrt(np.mean(rest[near] ** 2)) / sky[near].max()))
+    return left, in_lines
+
+
+def run(scene: SkyScene, ways: Sequence[str], seeds: int, folder: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of a scene."""
+    seen = look(scene, folder)
+    twin, raw = seen.calibrated("twin", CLEAN), seen.calibrated("none", CLEAN)
+    scatter: dict[str, dict[str, np.ndarray]] = {}
+    for way in ways:
+        clean = seen.calibrated(way, CLEAN)
+        left, in_lines = left_over(seen, clean, raw, twin)
+        silent = seen.calibrated(way, 1.0)
+        noisy = [seen.calibrated(way, 1.0, seed) for seed in range(1, seeds + 1)]
+        pixels, pulls, deviations = [], [], {}
+        for name, quiet in slits(silent, "cal").items():
+            for tree in noisy:
+                one = slits(tree, "cal")[name]
+                pull = (one["sci"] - quiet["sci"]).values / np.sqrt(one["var_poisson"] + one["var_rnoise"]).values
+                pixels.append(pull[np.isfinite(pull)])
+        for name, quiet in slits(silent, "x1d").items():
+            if quiet.attrs["SRCTYPE"] != "POINT" or BACKGROUND in str(quiet.attrs.get("SRCALIAS", "")).lower():
+                continue
+            each = [slits(tree, "x1d")[name] for tree in noisy]
+            good = np.all([((one["dq"].values & 1) == 0) & np.isfinite(one["flux"].values) for one in each], axis=0)
+            off = np.array([one["flux"].values - quiet["flux"].values for one in each])
+            claimed = np.array([np.sqrt(one["flux_var_poisson"] + one["flux_var_rnoise"]).values for one in each])
+            pulls.append((off / claimed)[:, good].ravel())
+            deviations[name] = np.where(good, np.sqrt(np.mean(off**2, axis=0)), np.nan)
+        scatter[way] = deviations
+        ratio = [np.nanmean(own**2) / np.nanmean(scatter[ways[0]][name] ** 2) for name, own in deviations.items()]
+        flux = [1e3 * value for value in _bias(clean, twin, raw)]
+        cells = (f"{max(left, key=abs):+.1f}", f"{np.median(left):+.2f}", f"{np.median(in_lines):.1f}")
+        cells += (f"{np.sqrt(np.median(ratio)):.3f}", f"{_rms(pixels):.3f}", f"{_rms(pulls):.3f}")
+        yield scene.name, way, str(len(left)), *cells, f"{max(flux, key=abs):+.1f}"
+
+
+def _bias(tree: xr.DataTree, twin: xr.DataTree, raw: xr.DataTree) -> list[float]:
+    """Return how far the flux of each point is from that of the twin, over the light of the sky in its aperture."""
+    found = []
+    for name, one in slits(tree, "x1d").items():
+        if one.attrs["SRCTYPE"] != "POINT":
+            continue
+        sky = (slits(raw, "cal")[name]["sci"] - slits(twin, "cal")[name]["sci"]).max("row").values * 1e6
+        found.append(float(np.nanmedian((one["flux"].values - slits(twin, "x1d")[name]["flux"].values) / sky)))
+    return found
+
+
+def _rms(values: Sequence[np.ndarray]) -> float:
+    return float(np.sqrt(np.mean(np.square(np.concatenate(values))))) if values else np.nan
+
+
+WAYS = ("global", "master", "dedicated", "one nod", "two nods")
+
+
+def main() -> int:
+    """Print the table."""
+    parser = make_parser(__doc__)
+    known = {scene.name: scene for scene in SCENES}
+    add_choices(parser, "scenes", list(known))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("-o", "--output", type=Path, metavar="TABLE", help="also write the table to this file")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    lines = [table_head(COLUMNS)]
+    write_head(*COLUMNS)
+    for name in given.scenes:
+        with TemporaryDirectory(prefix="skies-") as folder:
+            for cells in run(known[name], given.ways, given.seeds, Path(folder)):
+                write_row(*cells)
+                lines.append(table_row(cells))
+    if given.output is not None:
+        given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
