@@ -70,8 +70,7 @@ def check_product(path: Path) -> tuple[dict[str, object], list[str]]:
         if kind == "NRS_IFU":
             if not image.hasattr("regions") or image.regions.max() > 30:
                 problems.append("REGIONS is missing, or has numbers above 30")
-            continue
-        if image.source_type not in ("POINT", "EXTENDED") or not image.name:
+        elif image.source_type not in ("POINT", "EXTENDED") or not image.name:
             problems.append(f"image {number}: name {image.name!r} and source type {image.source_type!r}")
         right, wavelength = (np.asarray(one) for one in (image.wavelength, image.meta.wcs(*_grid(image))[2]))
         both = np.isfinite(right) & np.isfinite(wavelength)

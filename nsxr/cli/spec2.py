@@ -235,7 +235,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     for kind, each in paths.items():
         if kind not in done.children:  # a sky that could not be subtracted
             continue
-        write = partial(write_slits, optics=None if is_frame else optics) if kind == "cal" else write_spectra
+        write = partial(write_slits, optics=optics) if kind == "cal" else write_spectra
         node = done.children[kind]
         content = node if node.children else node.to_dataset()
         if kind == "sky":

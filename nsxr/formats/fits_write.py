@@ -13,6 +13,7 @@ from nsxr.formats.fits_layout import Part, Place, Target, image_header, lay_out
 from nsxr.formats.fits_tables import (
     LateTable,
     asdf_marker,
+    asdf_table,
     groups,
     integration_times,
     late_header,
@@ -35,7 +36,7 @@ def _late_keywords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(a.attrs["keyword"]): a for a in dataset.data_vars.values() if not a.ndim and "keyword" in a.attrs}
 
 
-def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.ndarray]]:
+def _extensions(dataset: xr.Dataset, coordinates: bytes | None) -> Iterator[tuple[str, xr.DataArray | np.ndarray]]:
     """Yield name and content of each extension, images and tables, in the order of the observatory's files."""
     is_ramp = "group" in dataset.dims
     times = integration_times(dataset) if "integration" in dataset.dims else None
@@ -66,10 +67,12 @@ def _extensions(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray | np.nd
     known = origin(dataset.attrs)
     if known is not None:
         yield "NSXR_PROVENANCE", known
-    yield "ASDF", asdf_marker()
+    yield "ASDF", asdf_marker() if coordinates is None else asdf_table(coordinates)
 
 
-def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr.DataArray, Target]]:
+def create_fits(
+    path: Path, dataset: xr.Dataset, filename: str, coordinates: bytes | None = None
+) -> list[tuple[xr.DataArray, Target]]:
     """Create a FITS product without its pixels, and return the targets of its arrays. Nothing is computed.
 
     Rates get SCI ERR DQ VAR_POISSON VAR_RNOISE, with INT_TIMES before the variances if there are integrations.
@@ -89,6 +92,8 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
         integration.
     filename : str
         Final name of the product, for its header.
+    coordinates : bytes, optional
+        An ASDF file with a gwcs, in place of the empty one.
 
     Returns
     -------
@@ -113,7 +118,7 @@ def create_fits(path: Path, dataset: xr.Dataset, filename: str) -> list[tuple[xr
     for keyword, array in late.items():
         set_keyword(primary, keyword, None, str(array.attrs.get("long_name", ""))[:45])
     parts = [Part(primary, late=late)]
-    for name, content in _extensions(dataset):
+    for name, content in _extensions(dataset, coordinates):
         if not isinstance(content, xr.DataArray):
             parts.append(Part(*table(name, content)))
         elif name in TABLES:

@@ -21,11 +21,14 @@ __all__ = [
     "asdf_text",
     "beside",
     "chain",
+    "constant",
     "identity",
+    "limits",
     "pick",
     "polynomial",
     "rotation_to_wheel",
     "scale",
+    "selector",
     "shift",
     "sky_of_v2v3",
     "slopes_to_cosines",
@@ -38,6 +41,7 @@ _ASDF = "tag:stsci.edu:asdf/"
 _TRANSFORM = f"{_ASDF}transform/"
 _PIPELINE = "tag:stsci.edu:jwst_pipeline/"
 _GWCS = "tag:stsci.edu:gwcs/"
+_ORDERED = "tag:yaml.org,2002:omap"  # versions of asdf to 5 take no other mapping without a tag of its own
 _BLOCK_HEADER = 48  # bytes
 
 
@@ -87,7 +91,7 @@ def pick(*axes: int, of: int) -> Node:
 
 def table(points: np.ndarray, values: np.ndarray, *, goes_on: bool = False) -> Node:
     """Return linear interpolation in values at points, which increase. NaN outside, or the last steps go on."""
-    content = {"bounds_error": False, "fill_value": None if goes_on else math.nan, "method": "linear"}
+    content = {"bounds_error": False, "method": "linear"} | ({} if goes_on else {"fill_value": math.nan})
     arrays = {"lookup_table": np.asarray(values, np.float64), "points": [np.asarray(points, np.float64)]}
     return Node(f"{_TRANSFORM}tabular-1.2.0", content | arrays, 1)
 
@@ -177,6 +181,37 @@ def sky_of_v2v3(v2: float, v3: float, roll: float, ra: float, dec: float) -> Nod
     )
 
 
+def constant(value: float) -> Node:
+    """Return the transform of one coordinate to a number."""
+    return Node(f"{_TRANSFORM}constant-1.4.0", {"dimensions": 1, "value": float(value)}, 1)
+
+
+def selector(labels: np.ndarray, transforms: Mapping[int, Node], back: Mapping[float, int]) -> Node:
+    """Return the transform of pixels (x, y) to (x_slice, y_slice, wavelength) that labels of pixels select.
+
+    Parameters
+    ----------
+    labels : (row, column) ndarray of uint8
+        Label of each pixel. 0 for none: the result is then NaN.
+    transforms : mapping of int to Node
+        Transforms of (x, y) by label.
+    back : mapping of float to int
+        For the inverse: the label that belongs to a value of x_slice.
+    """
+    first = pick(0, of=3)
+    names = ["x_slice", "y_slice", "lam"]
+    models = [chain(first, constant(label)) for label in back.values()]
+    by_place = Node(_ORDERED, {"labels": [float(place) for place in back], "models": models})
+    label_back = {"atol": 1e-4, "inputs": names, "inputs_mapping": first, "mapper": by_place, "no_label": 0}
+    inverse = Node(f"{_GWCS}label_mapper-1.1.0", label_back, 3)
+    mapper = {"inputs": ["x", "y"], "inverse": inverse, "mapper": labels, "no_label": 0, "outputs": ["label"]}
+    chosen = Node(_ORDERED, {"labels": list(transforms), "transforms": list(transforms.values())})
+    content = {"inputs": ["x", "y"], "outputs": names, "label_mapper": Node(f"{_GWCS}label_mapper-1.1.0", mapper, 2)}
+    return Node(
+        f"{_GWCS}regions_selector-1.1.0", {**content, "selector": chosen, "undefined_transform_value": math.nan}, 2
+    )
+
+
 def step(frame: Node, transform: Node | None) -> Node:
     """Return a frame of a gwcs and the transform to the next one."""
     return Node(f"{_GWCS}step-1.1.0", {"frame": frame, "transform": transform})
@@ -214,7 +249,12 @@ def composite_frame(name: str, *frames: Node) -> Node:
 
 def bounding_box(columns: int, rows: int) -> Node:
     """Return the limits of the pixels of a cut-out."""
-    intervals = {"x0": [-0.5, columns - 0.5], "x1": [-0.5, rows - 0.5]}
+    return limits((0, columns), (0, rows))
+
+
+def limits(columns: tuple[int, int], rows: tuple[int, int]) -> Node:
+    """Return limits of pixels: those from the first one up to the second one, without it."""
+    intervals = {"x0": [columns[0] - 0.5, columns[1] - 0.5], "x1": [rows[0] - 0.5, rows[1] - 0.5]}
     return Node(f"{_TRANSFORM}property/bounding_box-1.0.0", {"ignore": [], "intervals": intervals, "order": "F"})
 
 
@@ -252,7 +292,7 @@ def asdf_text(tree: Mapping[str, Any]) -> bytes:
 
 
 def _block(array: np.ndarray) -> bytes:
-    data = array.astype("<f8").tobytes()
+    data = array.tobytes()
     size = len(data).to_bytes(8, "big")
     return b"\xd3BLK" + _BLOCK_HEADER.to_bytes(2, "big") + bytes(8) + size * 3 + bytes(16) + data
 
@@ -286,12 +326,16 @@ class _Writer:
             self.text.write(f"&{self._anchors[id(value)]} ")
         if isinstance(value, np.ndarray):
             shape = ", ".join(map(str, value.shape))
-            source = f"source: {len(self.blocks)}, datatype: float64, byteorder: little, shape: [{shape}]"
+            kind = "uint8" if value.dtype == np.uint8 else "float64"
+            source = f"source: {len(self.blocks)}, datatype: {kind}, byteorder: little, shape: [{shape}]"
             self.text.write(f"!core/ndarray-1.0.0 {{{source}}}")
-            self.blocks.append(value)
+            self.blocks.append(value if kind == "uint8" else value.astype("<f8"))
         elif isinstance(value, Node):
             self.text.write(f"{_tag(value.tag)} ")
-            self._mapping(value.content)
+            if value.tag == _ORDERED:
+                self.put([{key: part} for key, part in value.content.items()])
+            else:
+                self._mapping(value.content)
         elif isinstance(value, Mapping):
             self._mapping(value)
         elif isinstance(value, list):

@@ -14,6 +14,7 @@ from nsxr.formats.zarr import create_zarr
 from nsxr.model.history import steps
 from nsxr.optics.instrument import Optics
 from nsxr.products.padding import padded_groups
+from nsxr.products.slice_gwcs import slices_tree
 from nsxr.products.slits_fits import create_slits
 from nsxr.products.write import write_whole
 from nsxr.slits.collection import iterate_slits
@@ -41,7 +42,8 @@ def write_slits(
         File to write. Its directory is made if it does not exist.
     optics : Optics, optional
         The optics of the exposure, from :func:`nsxr.open_optics`, with which the slits were cut out. FITS files then
-        have a gwcs for each slit, which the observatory's software needs for its next steps. Zarr does not have it.
+        have a gwcs for each slit, or one for all slices, which the observatory's software needs for its next steps.
+        Zarr does not have it.
     overwrite : bool, default False
         Whether an existing file may be replaced.
     progress : bool or "force", default True
@@ -71,8 +73,8 @@ def write_slits(
     any slit had it. Keywords that differ between slits are in the headers of their SCI.
 
     A frame of the IFU becomes an IFUImageModel: SCI ERR DQ VAR_POISSON VAR_RNOISE VAR_FLAT WAVELENGTH, REGIONS with the
-    numbers of the slices, and the extensions of the factors. It has no gwcs. :func:`nsxr.open_exposure` reads
-    it, from FITS and from Zarr.
+    numbers of the slices, and the extensions of the factors. With ``optics``, it has one gwcs for all slices.
+    :func:`nsxr.open_exposure` reads it, from FITS and from Zarr.
 
     In Zarr, two or more slits share one group if they have the same variables in the same units, and each kind of slits
     has a group: points and extended sources, for example. In a group, slits are padded, see
@@ -89,7 +91,7 @@ def write_slits(
             nodes = _zarr_nodes(slits, model)
             return list(create_zarr(partials[0], {k: as_product(node, final.name, model) for k, node in nodes.items()}))
         if isinstance(slits, xr.Dataset) and "slice" in slits.coords:
-            return create_fits(partials[0], slits, final.name)
+            return create_fits(partials[0], slits, final.name, None if optics is None else slices_tree(slits, optics))
         each = [slit for _, slit in iterate_slits(slits)]
         return create_slits(partials[0], each, slits.attrs, final.name, _model(each), optics)
 

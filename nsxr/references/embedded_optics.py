@@ -97,6 +97,8 @@ def optics_of_product(path: str | os.PathLike[str]) -> Optics:
     if tree is None or not versions:
         raise InputFileError(f"{name}: has no gwcs of slits; give a folder of references of the optics")
     primary = keywords(file.primary)
+    if str(primary.get("EXP_TYPE", "")).strip() == "NRS_IFU":
+        raise InputFileError(f"{name}: is of the IFU, expected slits; give a folder of references of the optics")
     if str(primary.get("DATAMODL", "")).strip() == "MultiExposureModel":
         raise InputFileError(f"{name}: has slits of several exposures, expected one exposure")
     found: dict[str, EmbeddedSlit] = {}

@@ -200,7 +200,7 @@ def test_corrected_wavelengths_have_a_frame_of_their_own(tmp_path: Path, grating
         path = nsxr.write_slits(slit, tmp_path / "x_cal.fits", optics=optics, progress=False)
     column, row = grid_of(slit)
     columns, rows = column - column[0, 0], row - row[0, 0]
-    with datamodels.open(path) as model:
+    with datamodels.open(path, strict_validation=True) as model:
         assert model.meta.wcs.available_frames[3:5] == ["slit_frame", "wavecorr_frame"]
         found = model.meta.wcs(columns, rows, with_bounding_box=False)[2]
         before = model.meta.wcs.get_transform("detector", "slit_frame")(columns, rows)[2] * 1e6
