@@ -25,6 +25,7 @@ from nsxr.cli.options import (
 )
 from nsxr.cli.recipes import step_parameters
 from nsxr.compute.cluster import worker_errors
+from nsxr.compute.trees import compute_tree
 from nsxr.errors import ParameterError
 from nsxr.model.types import ByStep
 from nsxr.pipelines.spec2 import SPEC2
@@ -231,7 +232,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         **options.parameters,
     )
     with phase(f"{root}: calibrating", options.progress), worker_errors():
-        done = tree if is_series else tree.compute()
+        done = tree if is_series else compute_tree(tree)
     for kind, each in paths.items():
         if kind not in done.children:  # a sky that could not be subtracted
             continue
