@@ -1,9 +1,8 @@
 """Define ``nsxr detector1``: raw exposures to count rates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import xarray as xr
@@ -11,6 +10,7 @@ import xarray as xr
 from nsxr.cli.options import (
     group_exposures,
     phase,
+    put,
     reports_errors,
     run_each,
     takes_cluster_options,
@@ -25,9 +25,9 @@ from nsxr.errors import ParameterError
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.write import write_products
-from nsxr.storage.whole import refuse_existing, replacing
+from nsxr.storage.whole import refuse_existing
 
-__all__ = ["Wanted", "calibrate", "detector1", "put"]
+__all__ = ["Wanted", "calibrate", "detector1"]
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,6 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
 def _noise_sample(exposure: xr.Dataset) -> xr.Dataset:
     """Return the groups in which noise is measured: the first groups of the first integration."""
     return exposure[["sci"]].isel(integration=slice(0, 1), group=slice(0, NOISE_GROUPS))
-
-
-def put(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a small file under another name and rename it, so that it appears only when it is complete."""
-    with replacing(path) as partial:
-        write(partial)
 
 
 def _open_rate(products: Sequence[Path]) -> xr.Dataset:

@@ -13,9 +13,9 @@ import click
 import xarray as xr
 
 from nsxr.associate.exposures import require_distinct
-from nsxr.cli.calibration import put
 from nsxr.cli.options import (
     finite,
+    put,
     reports_errors,
     run_each,
     takes_cluster_options,

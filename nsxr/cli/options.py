@@ -26,6 +26,7 @@ from nsxr.products.describe import counted
 from nsxr.products.exposure import open_exposure
 from nsxr.storage.options import ANONYMOUS
 from nsxr.storage.urls import local_path, shown, without_secrets
+from nsxr.storage.whole import replacing
 
 __all__ = [
     "about",
@@ -35,6 +36,7 @@ __all__ = [
     "literal",
     "metafile_beside",
     "phase",
+    "put",
     "reports_errors",
     "run_each",
     "shortened",
@@ -331,3 +333,9 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def put(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a small file under another name and rename it, so that it appears only when it is complete."""
+    with replacing(path) as partial:
+        write(partial)

@@ -6,18 +6,16 @@ from functools import wraps
 from typing import TypeVar
 
 import click
-import xarray as xr
 from click.shell_completion import CompletionItem
 
-from nsxr.cli.options import literal, shortened, split_pair, takes_storage_options
-from nsxr.errors import ParameterError
-from nsxr.model.types import ByStep, Entries, Function, Named
+from nsxr.cli.options import split_pair, takes_storage_options
+from nsxr.cli.settings import step_parameters
+from nsxr.model.types import ByStep, Function, Named
 from nsxr.pipelines.detector1 import DETECTOR1
-from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.recipe import Recipe
 from nsxr.references.files import OPTIONAL, TYPES
 
-__all__ = ["complete_steps", "step_parameters", "takes_recipe"]
+__all__ = ["complete_steps", "takes_recipe"]
 
 R = TypeVar("R")
 
@@ -113,7 +111,7 @@ def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
         base = Recipe(storage_options=storage_options)
         if recipe_file is not None:
             base = Recipe.read(recipe_file, storage_options)
-        recipe = _over(base, source, references, step_parameters(settings), skip, asked)
+        recipe = _over(base, source, references, step_parameters(settings, DETECTOR1), skip, asked)
         return command(*args, recipe=recipe, **kwargs)
 
     return wrapped
@@ -137,18 +135,3 @@ def _over(
         skip=tuple(dict.fromkeys((*base.skip, *skip))),
         run=tuple(dict.fromkeys((*base.run, *run))),
     )
-
-
-def step_parameters(settings: Sequence[str], pipeline: Pipeline = DETECTOR1) -> dict[str, Entries]:
-    """Turn STEP.PARAMETER=VALUE into nested dictionaries. Values are Python literals or strings."""
-    parameters: dict[str, Entries] = {}
-    for text in settings:
-        name, value = split_pair(text, "STEP.PARAMETER=VALUE")
-        step, dot, parameter = name.partition(".")
-        if not (dot and parameter):
-            raise ParameterError(f"{shortened(text)!r} is not of the form STEP.PARAMETER=VALUE")
-        declared = pipeline.steps[step].parameters.get(parameter) if step in pipeline.steps else None
-        if declared is not None and declared.kind is xr.DataArray:
-            raise ParameterError(f"{name} is an array; it can be given from Python, but not on the command line")
-        parameters.setdefault(step, {})[parameter] = literal(value)
-    return parameters

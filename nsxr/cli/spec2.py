@@ -13,17 +13,17 @@ import xarray as xr
 
 from nsxr.associate.associations import read_association
 from nsxr.associate.backgrounds import choose_backgrounds
-from nsxr.cli.calibration import put
 from nsxr.cli.options import (
     metafile_beside,
     phase,
+    put,
     reports_errors,
     run_each,
     split_pair,
     takes_cluster_options,
     takes_output,
 )
-from nsxr.cli.recipes import step_parameters
+from nsxr.cli.settings import step_parameters
 from nsxr.compute.cluster import worker_errors
 from nsxr.compute.trees import compute_tree
 from nsxr.errors import ParameterError

@@ -322,7 +322,7 @@ def test_planted_links_are_not_followed(rate, tmp_path):
         write_products(tree, out, "x", progress=False)
     (out / ".x.lock").unlink()
     write_products(tree, out, "x", progress=False)
-    from nsxr.cli.calibration import put
+    from nsxr.cli.options import put
 
     put(out / "x_quicklook.png", lambda path: path.write_text("picture"))
     assert (out / "x_quicklook.png").read_text() == "picture"
