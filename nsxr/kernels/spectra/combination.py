@@ -221,7 +221,7 @@ class _Spectrum:
 
         The share of a pixel in the error is weight times profile.
         """
-        if "flux_var_flat" not in self.values or "flux_var_flat" not in other.values:
+        if not all("flux_var_flat" in s.values and s.values["flux_var_flat"].any() for s in (self, other)):
             return None
         correlation = np.ones(len(self.span))
         if {"weight", "profile"} <= set(self.values) & set(other.values):
