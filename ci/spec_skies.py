@@ -255,7 +255,7 @@ def sky_of(scene: Scene, optics: Optics) -> Sky:
         return Sky(tuple(_in_shutters(scene, optics, flux, random)), sky)
     if scene.kinds == ("extended",):
         shape = Shape("uniform", 20.0)
-        extended = SkySource("extended", spectrum(optics, 1e6 * flux, 1e12), offset=(0.0, 0.0), shape=shape)
+        extended = SkySource("extended", spectrum(optics, 1e6 * flux, 1e6), offset=(0.0, 0.0), shape=shape)
         return Sky((extended,), sky)
     return Sky((SkySource("point", spectrum(optics, flux), offset=(0.0, 0.0)),), sky)
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 import numpy as np
 
-from nsxr.cli.calibration import Wanted, calibrate, put
-from nsxr.cli.options import exposure_root, reports_errors, takes_output
+from nsxr.cli.calibration import Wanted, calibrate
+from nsxr.cli.options import exposure_root, put, reports_errors, takes_output
 from nsxr.cli.spec2 import spec2
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.spectra_read import open_spectra

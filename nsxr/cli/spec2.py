@@ -48,11 +48,12 @@ _RATE = re.compile(r"(?P<root>.+?)_rate(?P<ints>ints)?\.fits(?:\.gz)?$")
 
 @dataclass(frozen=True)
 class _Exposure:
-    """The count rates of an exposure, of its backgrounds and of its imprints."""
+    """The count rates of an exposure, of its backgrounds, of its imprints, and of exposures that show bad pixels."""
 
     science: Path
     backgrounds: tuple[Path, ...] = ()
     imprints: tuple[Path, ...] = ()
+    selfcal: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def spec2(
 
     FILES are count rates, ROOT_rate.fits or ROOT_rateints.fits, or association files of the observatory. For each
     exposure, the command writes ROOT_cal.fits and ROOT_x1d.fits, ROOT_calints.fits and ROOT_x1dints.fits for time
-    series, and ROOT_cal.fits alone for slices. A sky that was estimated is ROOT_sky_x1d.fits. An exposure that fails does not stop the others.
+    series, and ROOT_cal.fits alone for slices. A sky that was estimated is ROOT_sky_x1d.fits. An exposure that fails
+    does not stop the others.
     """
     if no_background and backgrounds:
         raise ParameterError("--background and --no-background exclude each other")
@@ -173,7 +175,7 @@ def _planned(files: Sequence[str], folder: str | None) -> dict[str, _Exposure]:
         if file.lower().endswith(".json"):
             for product in read_association(file, folder):
                 for science in product.science:
-                    found[_root(science)] = _Exposure(science, product.background, product.imprint)
+                    found[_root(science)] = _Exposure(science, product.background, product.imprint, product.selfcal)
         else:
             rates.append(Path(file))
     headers = [open_exposure(path).attrs for path in rates] if len(rates) > 1 else [{}] * len(rates)
@@ -227,6 +229,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         backgrounds=[open_exposure(path) for path in exposure.backgrounds],
         imprints=[open_exposure(path) for path in exposure.imprints],
         sky=options.sky,
+        selfcal=[open_exposure(path) for path in exposure.selfcal],
         skip=options.skip,
         run=options.run,
         **options.parameters,

@@ -125,11 +125,12 @@ def product_keywords(dataset: xr.Dataset, filename: str, model: str | None = Non
 
 def step_keywords(records: Sequence[Named]) -> dict[str, tuple[Any, str]]:
     """Return value and comment of the status keywords ``S_*`` and reference names ``R_*`` of a history."""
-    found = {}
+    found: dict[str, tuple[Any, str]] = {}
     for entry in records:
         if entry["step"] in STEPS:
             keyword, comment = STEPS[entry["step"]]
-            found[keyword] = (entry["status"], comment)
+            if found.get(keyword) != ("COMPLETE", comment):  # a step of stage 1 that stage 2 has no need to repeat
+                found[keyword] = (entry["status"], comment)
         for kind, name in entry["references"].items():
             if kind in REFERENCES and (keyword := REFERENCES[kind].keyword):
                 found[keyword] = (printable(name), REFERENCES[kind].comment)

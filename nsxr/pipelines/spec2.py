@@ -21,13 +21,17 @@ from nsxr.model.provenance import noted
 from nsxr.model.types import Function, Named
 from nsxr.model.variables import check
 from nsxr.optics.instrument import Optics
+from nsxr.pipelines.members import Members, prepare
 from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.settings import Settings
+from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise
 from nsxr.slits.background import subtract_background
+from nsxr.slits.bad_pixels import flag_bad_pixels
 from nsxr.slits.collection import as_tree, iterate_slits, map_slits
 from nsxr.slits.cut_outs import cut_slits
 from nsxr.slits.imprint import subtract_imprint
 from nsxr.slits.light import exposure_type, fixed_slit
+from nsxr.slits.lit_pixels import locate_light
 from nsxr.slits.pixel_replacement import replace_pixels
 from nsxr.slits.slices import locate_slices
 from nsxr.slits.source_type import set_source_type
@@ -103,13 +107,20 @@ _TYPE: list[Function] = [set_source_type]
 _FACTORS: list[Function] = [correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
 _SPECTRA: list[Function] = [calibrate_flux, replace_pixels, extract]
 _SKY: list[Function] = [subtract_sky_of_fixed_slits, subtract_sky]
-_BEFORE: list[Function] = [flag_stuck_shutters, subtract_imprint, subtract_background]
+_BEFORE: list[Function] = [
+    flag_bad_pixels,
+    flag_stuck_shutters,
+    clean_flicker_noise,
+    subtract_imprint,
+    subtract_background,
+]
+_BEFORE_FIXED: list[Function] = [flag_bad_pixels, clean_flicker_noise, subtract_background]
 
 MODES: Mapping[str, list[Function]] = {
-    "NRS_FIXEDSLIT": [subtract_background, cut, *_TYPE, subtract_sky_of_fixed_slits, *_FACTORS, *_SPECTRA],
+    "NRS_FIXEDSLIT": [*_BEFORE_FIXED, cut, *_TYPE, subtract_sky_of_fixed_slits, *_FACTORS, *_SPECTRA],
     "NRS_MSASPEC": [*_BEFORE, cut, *_TYPE, subtract_sky, *_FACTORS, correct_bar_shadow, *_SPECTRA],
     "NRS_IFU": [*_BEFORE, locate, set_source_type, correct_flat_field, correct_path_loss, calibrate_flux],
-    "NRS_BRIGHTOBJ": [cut, set_source_type, correct_wavelength_zero_point, correct_flat_field, *_SPECTRA],
+    "NRS_BRIGHTOBJ": [clean_flicker_noise, cut, *_TYPE, *_FACTORS[:-1], *_SPECTRA],
 }
 """Steps of each EXP_TYPE in order."""
 
@@ -142,6 +153,7 @@ def spec2(
     backgrounds: Sequence[xr.Dataset] = (),
     imprints: Sequence[xr.Dataset] = (),
     sky: Literal["global", "master"] | xr.Dataset | xr.DataTree | None = None,
+    selfcal: Sequence[xr.Dataset] = (),
     fixed_references: Mapping[str, xr.Dataset] | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
@@ -169,6 +181,9 @@ def spec2(
         Spectrum of the sky to subtract from shutters or fixed slits, if no backgrounds are given: ``global`` fits it to
         all slitlets outside of their sources, ``master`` to background slitlets, see :func:`nsxr.estimate_sky`. A
         spectrum of surface brightness, such as that of an exposure of a background, see :func:`nsxr.subtract_sky`.
+    selfcal : sequence of Dataset
+        Count rates in which bad pixels are searched too, with ``run=["badpix_selfcal"]``, see
+        :func:`nsxr.find_bad_pixels`.
     fixed_references : mapping of str to Dataset, optional
         References of fixed slits, for exposures of shutters whose metafile has fixed slits too:
         ``nsxr.open_spec2_references(source, rate.assign_attrs(EXP_TYPE="NRS_FIXEDSLIT"))``. Without them, fixed slits
@@ -199,25 +214,19 @@ def spec2(
     if kind not in MODES:
         raise ModelError(about(rate.attrs, f"EXP_TYPE is {kind!r}, expected {', '.join(MODES)}"))
     check(rate, "sci", "dq", "var_poisson", "var_rnoise", units={"sci": "DN/s"})
-    done = [entry["step"] for entry in steps(rate) if entry["status"] == "COMPLETE" and entry["step"] in SPEC2.steps]
+    own_steps = set(SPEC2.steps) - {"clean_flicker_noise"}  # which stage 1 may have done
+    done = [entry["step"] for entry in steps(rate) if entry["status"] == "COMPLETE" and entry["step"] in own_steps]
     if done:
         raise ModelError(about(rate.attrs, f"{', '.join(done)} was done already, expected count rates of stage 1"))
-    given: dict[str, dict[str, object]] = {
-        "msa_flagging": {"optics": optics},
-        "assign_wcs": {"optics": optics},
-        "extract_2d": {"optics": optics, "shutters": shutters},
-        "wavecorr": {"optics": optics},
-    }
-    left_out = {}
-    if imprints:
-        given["imprint_subtract"] = {"imprints": list(imprints)}
-        backgrounds = [subtract_imprint(one, imprints=imprints) for one in backgrounds]
-    else:
-        left_out["imprint_subtract"] = "no imprint was given"
-    if backgrounds:
-        given["bkg_subtract"] = {"backgrounds": list(backgrounds)}
-    else:
-        left_out["bkg_subtract"] = "no background was given"
+    given, left_out = prepare(
+        rate,
+        Members(backgrounds, imprints, selfcal),
+        SPEC2.of(kind),
+        settings,
+        lambda: locate_light(rate, optics, shutters=shutters, msaoper=references.get("msaoper")),
+    )
+    given |= {"msa_flagging": {"optics": optics}, "assign_wcs": {"optics": optics}, "wavecorr": {"optics": optics}}
+    given["extract_2d"] = {"optics": optics, "shutters": shutters}
     spectrum, why_no_sky = _checked_sky(sky, kind, settings, bool(backgrounds))
     left_out |= dict.fromkeys(_SUBTRACT_SKY.values(), why_no_sky) if why_no_sky else {}
     first = next(name for name in SPEC2.of(kind) if name in _OF_SLITS)

@@ -88,11 +88,11 @@ def find_bad_pixels(
     Notes
     -----
     With the residual r and variance v of a pixel in each exposure, its excess is R = sum(r / v) / sum(1 / v). A bright
-    pixel is bad if R, less the most that a line can have there by the light of its two neighbours in the row, is ``n_sigma`` standard
-    deviations, and if all exposures show half of R within their noise. Pixels beside a brighter one are taken for the
-    wing of a line, unless the brighter one is bad. Faint pixels alike, with the signs turned. The deviation of R is
-    that of the count rates, scaled up by the scatter nearby in the row if that is larger, and a tenth of the light in
-    quadrature, because pixels differ before the flat field.
+    pixel is bad if R, less the most that a line can have there by the light of its two neighbours in the row, is
+    ``n_sigma`` standard deviations, and if all exposures show half of R within their noise. Pixels beside a brighter
+    one are taken for the wing of a line, unless the brighter one is bad. Faint pixels alike, with the signs turned. The
+    deviation of R is that of the count rates, scaled up by the scatter nearby in the row if that is larger, and a tenth
+    of the light in quadrature, because pixels differ before the flat field.
     """
     exposures = list(exposures)
     if len(exposures) < 2 and not force_single:
@@ -165,7 +165,7 @@ def _standing_out(*parts: np.ndarray, n_sigma: float, length: int) -> np.ndarray
         sci, dq, *kinds = parts[number * len(_PARTS) : (number + 1) * len(_PARTS)]
         variance = kinds[0] + kinds[1]
         known = np.isfinite(sci) & ((dq & _DO_NOT_USE) == 0) & (variance > 0) & np.isfinite(variance)
-        light = row_medians(np.where(known, sci, nan), length, nan)
+        light = row_medians(np.where(known, sci, nan), length, np.nan)
         residuals.append(np.where(known, sci - light, nan))
         variances.append(np.where(known, variance, np.float32(np.inf)))
         lights.append(light)
@@ -177,7 +177,7 @@ def _standing_out(*parts: np.ndarray, n_sigma: float, length: int) -> np.ndarray
             for each in (residuals, lights)
         )
         noise = 1 / np.sqrt(total)
-        nearby = np.float32(1.4826) * row_medians(np.abs(mean) / noise, length, nan)
+        nearby = np.float32(1.4826) * row_medians(np.abs(mean) / noise, length, np.nan)
         noise = np.hypot(noise * np.fmax(nearby, np.float32(1)), _STRUCTURE * light)
         enough = np.sum([w > 0 for w in weights], axis=0) >= min(count, 2)
         flags = np.zeros(mean.shape, np.uint32)
@@ -233,9 +233,9 @@ def flag_bad_pixels(
     """
     check(exposure, "sci", "dq")
     bad = exposures if isinstance(exposures, xr.DataArray) else find_bad_pixels(exposures, **finding)  # type: ignore[arg-type]
-    flags = chunk_like(unlabelled(bad.sel({dim: exposure.indexes[dim] for dim in IMAGE})), unlabelled(exposure["sci"]))
-    names = ["sci", *variances_of(exposure)]
-    masked = {name: unlabelled(exposure[name]).where(flags == 0) for name in names}
+    own = bad.reindex({dim: exposure.indexes[dim] for dim in IMAGE}, fill_value=0)
+    flags = chunk_like(unlabelled(own), unlabelled(exposure["sci"]))
+    masked = {name: unlabelled(exposure[name]).where(flags == 0) for name in ("sci", *variances_of(exposure))}
     masked["dq"] = unlabelled(exposure["dq"]) | flags
     masked = {name: image.transpose(*exposure[name].dims) for name, image in masked.items()}
-    return record(exposure, "badpix_selfcal", parameters=finding, **masked)
+    return record(exposure, "badpix_selfcal", (), finding, None, (), None, **masked)

@@ -140,7 +140,7 @@ def extract_spectrum(
     that all pixels of a wavelength share do not average down in the sum: they are ``relative_error_*``, see
     :func:`nsxr.spectral_covariance`. ``flux_var_flat`` is from the rest of ``var_flat`` (``flatfield_common``), or from
     all of it if the slit does not tell.
-    The noise of a spectrum of the sky that was subtracted is that of all rows of a column, so it does not average down either.
+    A spectrum of the sky that was subtracted has the same noise in all rows of a column, so it does not average down.
 
     References
     ----------

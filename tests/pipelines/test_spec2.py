@@ -128,7 +128,8 @@ def test_a_spectrum_of_the_sky_is_subtracted(inputs):
 def test_modes_have_the_steps_of_the_observatory_in_its_order():
     order = [*SPEC2.steps]
     assert [*SPEC2.of("NRS_IFU")] == [
-        "msa_flagging", "imprint_subtract", "bkg_subtract", "assign_wcs", "srctype", "flat_field", "pathloss", "photom",
+        "badpix_selfcal", "msa_flagging", "clean_flicker_noise", "imprint_subtract", "bkg_subtract", "assign_wcs",
+        "srctype", "flat_field", "pathloss", "photom",
     ]  # fmt: skip
     for kind in ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ"):
         own = [*SPEC2.of(kind)]

@@ -247,7 +247,7 @@ def test_light_that_is_too_faint_to_be_found_is_kept_if_the_optics_tell_it():
     assert find_dark_pixels(ramps, light).values[~known].mean() > 0.9
     parameters = steps(clean_flicker_noise(ramps, light=light))[-1]["parameters"]
     assert parameters["mask"] == "found, and light of the optics"
-    with pytest.raises(ModelError, match="light has sizes .* does not cover the exposure"):
+    with pytest.raises(ModelError, match=r"light has sizes .* does not cover the exposure"):
         clean_flicker_noise(ramps, light=light.isel(row=slice(0, 10)))
 
 
