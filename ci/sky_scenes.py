@@ -8,9 +8,9 @@ All are calibrated from count rates, see ``spec_skies.py``. The table has a row 
 - ``global``: one spectrum of the sky from all slitlets. ``master``: from background slitlets. ``dedicated``: a spectrum
   of an exposure of sky alone. ``one nod``, ``two nods``: other nods are subtracted pixel by pixel.
 - ``left``: light of the sky that is left over light of the sky, without noise: the slit farthest from zero, in pixels
-  that see more than half of the sky [per mille]; ``median`` is that over slits.
+  that see more than half of the sky, and no sources of other nods [per mille]; ``median`` is that over slits.
 - ``in lines``: rms of what is left within 3 pixels of lines of the sky over their peaks, without noise [per mille].
-- ``noise``: scatter of spectra over that of the same spectra with ``global``, mean over columns.
+- ``noise``: scatter of pixels, and of spectra of the faintest sources, over that with the first way; medians.
 - ``cal``: pull of pixels: with noise minus without, over the deviation that is claimed, rms.
 - ``x1d``: the same of spectra.
 - ``flux``: spectra over those of the twin minus one, without noise: the source farthest from zero, median over columns
@@ -42,11 +42,12 @@ from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Sky, SkySource, zodiacal_light
 from nsxr.simulate.spectra import Line, Spectrum
 
-COLUMNS = ("scene", "sky", "slits", "left", "median", "in lines", "noise", "cal", "x1d", "flux")
+COLUMNS = ("scene", "sky", "slits", "left", "median", "in lines", "noise: cal", "noise: x1d", "cal", "x1d", "flux")
 CLEAN = 0.05
 LINES = 7
 NEAR = 3  # pixels
 BACKGROUND = "background"
+NODS = {"one nod": 1, "two nods": 2}
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,25 @@ SCENES = (
 
 @dataclass
 class Look:
-    """A scene with its exposures: of nods, of the first nod without sky, and of the sky alone."""
+    """A scene with its exposures: of nods, of the same nods without sky, and of the sky alone."""
 
     scene: SkyScene
     nods: list[Observation]
-    twin: Observation
+    twins: list[Observation]
     empty: Observation
     references: dict[str, str]
     lines: tuple[float, ...]
     trees: dict[str, xr.DataTree] = field(default_factory=dict)
+
+    def sees_sky(self, slit: xr.Dataset, count: int) -> np.ndarray:
+        """Return the pixels of a slit in which sources of other nods have less than 1 permille of the sky's light."""
+        if not count:
+            return np.ones(slit["sci"].shape, bool)
+        of_sources = np.max([one.light.rate for one in self.twins[1 : count + 1]], axis=0)
+        configuration = self.empty.configuration
+        labels = [("row", configuration.rows), ("column", configuration.columns)]
+        whole = xr.DataArray(of_sources < 1e-3 * self.empty.light.rate, coords=labels)
+        return whole.sel(row=slit["row"], column=slit["column"]).values
 
     def rate(self, one: Observation, noise: float, seed: Sequence[int] | None) -> xr.Dataset:
         """Return count rates."""
@@ -106,9 +117,11 @@ class Look:
         def made(one: Observation, number: int) -> xr.Dataset:
             return self.rate(one, noise, None if seed is None else (seed, number))
 
-        rate = made(self.twin, 0) if way == "twin" else made(self.nods[0], 0)
-        count = {"one nod": 1, "two nods": 2}.get(way, 0)
+        rate = made(self.twins[0], 0) if way == "twin" else made(self.nods[0], 0)
+        count = NODS.get(way, 0)
         given: dict[str, Any] = {"backgrounds": [made(one, n) for n, one in enumerate(self.nods[1 : count + 1], 1)]}
+        if way == "twin":  # its background is known, and must not be fitted
+            given["extract_1d"] = {"background": "none"}
         if way in ("global", "master"):
             given["sky"] = way
         if way == "dedicated":
@@ -144,12 +157,11 @@ def look(scene: SkyScene, folder: Path) -> Look:
     metafile = seen[0].metafile
     assert metafile is not None
     _without_sources(metafile, {n for n, one in enumerate(sources, 1) if one.name.startswith(BACKGROUND)})
-    twin, empty = (
-        observe(nods[0], sky, paths, folder, shutters=metafile, seed=1, peak_rate=1)
-        for sky in (Sky(tuple(sources)), Sky((), light))
-    )
+    given: dict[str, Any] = {"shutters": metafile, "seed": 1, "peak_rate": 1}
+    twins = [observe(one, Sky(tuple(sources)), paths, folder, **given) for one in nods]
+    empty = observe(nods[0], Sky((), light), paths, folder, **given)
     references = write_flux_references(folder, seen[0].optics, mode=scene.mode, failed_open=())
-    return Look(scene, seen, twin, empty, {k: str(v) for k, v in (paths | references).items()}, lines)
+    return Look(scene, seen, twins, empty, {k: str(v) for k, v in (paths | references).items()}, lines)
 
 
 def _sky(scene: SkyScene, optics: Any) -> tuple[Spectrum, tuple[float, ...]]:
@@ -181,15 +193,18 @@ def slits(tree: xr.DataTree, kind: str) -> dict[str, xr.Dataset]:
     return {name: node.to_dataset() for name, node in tree[kind].children.items()}
 
 
-def left_over(seen: Look, tree: xr.DataTree, raw: xr.DataTree, twin: xr.DataTree) -> tuple[list[float], list[float]]:
+def left_over(
+    seen: Look, way: str, tree: xr.DataTree, raw: xr.DataTree, twin: xr.DataTree
+) -> tuple[list[float], list[float]]:
     """Return what is left of the sky in each slit over the sky, and the rms in lines over their peaks."""
     left, in_lines = [], []
     for name, cal in slits(tree, "cal").items():
         dark, full = slits(twin, "cal")[name], slits(raw, "cal")[name]
         sky, rest = (full["sci"] - dark["sci"]).values, (cal["sci"] - dark["sci"]).values
         part = full["sky_part"].values if "sky_part" in full else full["barshadow"].values
-        kept = np.isfinite(sky) & np.isfinite(rest) & (part > 0.5)
-        # in units of the response of pixels, the sum is that of light: factors differ along the spectrum
+        kept = np.isfinite(sky) & np.isfinite(rest) & (part > 0.5) & seen.sees_sky(full, NODS.get(way, 0))
+        if kept.sum() < 1000:
+            continue
         left.append(1e3 * float(rest[kept].sum() / sky[kept].sum()))
         wavelength = full.get("wavelength_uncorrected", full["wavelength"]).values
         pixel = np.abs(np.gradient(wavelength, axis=1))
@@ -204,33 +219,49 @@ def run(scene: SkyScene, ways: Sequence[str], seeds: int, folder: Path) -> Itera
     """Yield the rows of a scene."""
     seen = look(scene, folder)
     twin, raw = seen.calibrated("twin", CLEAN), seen.calibrated("none", CLEAN)
-    scatter: dict[str, dict[str, np.ndarray]] = {}
+    scatter: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
     for way in ways:
         clean = seen.calibrated(way, CLEAN)
-        left, in_lines = left_over(seen, clean, raw, twin)
+        left, in_lines = left_over(seen, way, clean, raw, twin)
         silent = seen.calibrated(way, 1.0)
         noisy = [seen.calibrated(way, 1.0, seed) for seed in range(1, seeds + 1)]
-        pixels, pulls, deviations = [], [], {}
-        for name, quiet in slits(silent, "cal").items():
-            for tree in noisy:
-                one = slits(tree, "cal")[name]
-                pull = (one["sci"] - quiet["sci"]).values / np.sqrt(one["var_poisson"] + one["var_rnoise"]).values
-                pixels.append(pull[np.isfinite(pull)])
-        for name, quiet in slits(silent, "x1d").items():
-            if quiet.attrs["SRCTYPE"] != "POINT" or BACKGROUND in str(quiet.attrs.get("SRCALIAS", "")).lower():
-                continue
-            each = [slits(tree, "x1d")[name] for tree in noisy]
-            good = np.all([((one["dq"].values & 1) == 0) & np.isfinite(one["flux"].values) for one in each], axis=0)
-            off = np.array([one["flux"].values - quiet["flux"].values for one in each])
-            claimed = np.array([np.sqrt(one["flux_var_poisson"] + one["flux_var_rnoise"]).values for one in each])
-            pulls.append((off / claimed)[:, good].ravel())
-            deviations[name] = np.where(good, np.sqrt(np.mean(off**2, axis=0)), np.nan)
-        scatter[way] = deviations
-        ratio = [np.nanmean(own**2) / np.nanmean(scatter[ways[0]][name] ** 2) for name, own in deviations.items()]
+        pixels, spectra = pulls_of(silent, noisy, "cal", "sci"), pulls_of(silent, noisy, "x1d", "flux")
+        scatter[way] = pixels[1], {n: one for n, one in spectra[1].items() if faintest(silent, n)}
+        ratios = [
+            np.median([own / first[name] for name, own in found.items()])
+            for found, first in zip(scatter[way], scatter[ways[0]], strict=True)
+        ]
+        cells = [f"{max(left, key=abs):+.1f}", f"{np.median(left):+.2f}", f"{np.median(in_lines):.1f}"]
+        cells += [f"{ratio:.3f}" for ratio in ratios]
+        cells += [f"{pixels[0]:.3f}", f"{spectra[0]:.3f}"]
         flux = [1e3 * value for value in _bias(clean, twin, raw)]
-        cells = (f"{max(left, key=abs):+.1f}", f"{np.median(left):+.2f}", f"{np.median(in_lines):.1f}")
-        cells += (f"{np.sqrt(np.median(ratio)):.3f}", f"{_rms(pixels):.3f}", f"{_rms(pulls):.3f}")
         yield scene.name, way, str(len(left)), *cells, f"{max(flux, key=abs):+.1f}"
+
+
+def pulls_of(silent: xr.DataTree, noisy: Sequence[xr.DataTree], kind: str, name: str) -> tuple[float, dict[str, float]]:
+    """Return the rms pull of all pixels or columns, and the median over columns of the scatter in each slit."""
+    pulls, scatter = [], {}
+    for slit, quiet in slits(silent, kind).items():
+        if kind == "x1d" and quiet.attrs["SRCTYPE"] != "POINT":
+            continue
+        prefix = "flux_var" if kind == "x1d" else "var"
+        each = [slits(tree, kind)[slit] for tree in noisy]
+        good = np.all([((one["dq"].values & 1) == 0) & np.isfinite(one[name].values) for one in each], axis=0)
+        off = np.array([one[name].values - quiet[name].values for one in each])
+        claimed = [np.sqrt(one[f"{prefix}_poisson"] + one[f"{prefix}_rnoise"]).values for one in each]
+        pulls.append((off / claimed)[:, good].ravel())
+        with np.errstate(all="ignore"):
+            # relative to one spectrum of noise, so that noisy ends do not rule
+            typical = np.sqrt(np.mean(off**2, axis=0))[good]
+        scatter[slit] = float(np.median(typical))
+    return _rms(pulls), scatter
+
+
+def faintest(tree: xr.DataTree, name: str) -> bool:
+    """Return whether a slit has one of the faintest sources, whose own noise is little."""
+    alias = {key: str(one.attrs.get("SRCALIAS", "")) for key, one in slits(tree, "x1d").items()}
+    peaks = {key: float(text.split(" ")[0]) for key, text in alias.items() if text[:1].isdigit()}
+    return name in peaks and peaks[name] == min(peaks.values())
 
 
 def _bias(tree: xr.DataTree, twin: xr.DataTree, raw: xr.DataTree) -> list[float]:

@@ -37,6 +37,8 @@ _LEAST_LIGHT = 0.5
 """Least part of the sky that bars let pass to pixels that are used."""
 _INSIDE = 0.4
 """Half of the part of fixed slits that is used [heights]."""
+_AROUND = 0.5
+"""Distance up to which pixels count as those of a source [open heights]."""
 _NODES_A_COLUMN = 8
 """Length of the spectrum over that of the longest slit, NaN at its end: slits see different wavelengths."""
 
@@ -156,10 +158,12 @@ def estimate_sky(
     Notes
     -----
     Slits see a line at different phases of their pixels, so the spline is finer than a pixel. Weights are inverse
-    variances, with photon noise averaged over pixels of nearly the same wavelength. Parts of rows of 64 pixels whose
-    light deviates from that of most rows by 3 standard deviations and 1 % are left out, then pixels that deviate by 4
-    standard deviations and 2 %. Variances are those of the spline; they are scaled up if the scatter of the pixels is
-    larger than their variances say.
+    variances, with photon noise averaged over pixels of nearly the same wavelength. Wings of the planned sources are
+    fitted with the sky: all sources have the same ones, relative to their own light in the same column, which depend on
+    the distance and, slowly, on wavelength. Sources of different brightness tell wings from the sky. Parts of rows of
+    64 pixels whose light deviates from that of most rows by 3 standard deviations and 1 % are left out, then pixels
+    that deviate by 4 standard deviations and 2 %. Variances are those of the fit; they are scaled up if the scatter of
+    the pixels is larger than their variances say.
     """
     chosen = {name: slit for name, slit in iterate_slits(slits) if "response" in response[name].data_vars}
     chosen = {name: slit for name, slit in chosen.items() if _may_show_sky(slit, slitlets)}
@@ -254,7 +258,10 @@ def _collect(
             good &= np.abs(slit_y - source) > margin
         width = widths_of_pixels(wavelength)
         good &= width > 0
+    distance = np.full(sci.shape, np.nan if source is None else source) - slit_y
     height = np.nanmedian(np.abs(np.diff(slit_y, axis=0))) if slit_y.shape[0] > 1 else np.nan
+    around = _around_source(sci, dq, response, bars, distance)
+    good &= ~np.isnan(around) if source is not None else True
     seen = response[good].astype(np.float64)
     found = np.empty(1, object)
     found[0] = Samples(
@@ -265,5 +272,18 @@ def _collect(
         var_rnoise[good] / seen**2,
         seen,
         np.floor(slit_y[good] / (height if height > 0 else 1.0)),
+        np.abs(distance[good]),
+        around[good],
     )
     return found
+
+
+def _around_source(
+    sci: np.ndarray, dq: np.ndarray, response: np.ndarray, bars: np.ndarray | None, distance: np.ndarray
+) -> np.ndarray:
+    """Return the mean brightness of the pixels around the source in each column, for all pixels; NaN without any."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        brightness = sci / response.astype(np.float64) * (1.0 if bars is None else bars)
+        inner = (np.abs(distance) <= _AROUND) & ((dq & _BAD) == 0) & np.isfinite(brightness)
+        mean = np.where(inner, brightness, 0.0).sum(axis=0) / inner.sum(axis=0)
+    return np.broadcast_to(mean, sci.shape)

@@ -68,6 +68,16 @@ def test_the_spectrum_and_its_errors_are_right_with_lines_narrower_than_two_pixe
     assert float(sky["clipped"]) < 0.02
 
 
+def test_wings_of_bright_sources_are_told_from_the_sky():
+    each = {str(n): scene(n, seed=2, source=source, noise=0.1) for n, source in enumerate((80.0, 5.0, 30.0, 12.0))}
+    slits, response = (xr.DataTree.from_dict({name: one[k] for name, one in each.items()}) for k in (0, 1))
+    sky = nsxr.estimate_sky(slits, response)
+    wavelength = sky["wavelength"].to_numpy()
+    far = np.min(np.abs(wavelength[:, None] - LINES), axis=1) > 4 * PIXEL
+    left = (sky["surf_bright"].to_numpy() / sky_at(wavelength))[far] - 1
+    assert abs(np.median(left)) < 2e-3  # in the row next to the brightest source, wings are a tenth of the sky
+
+
 def test_light_that_nobody_planned_is_left_out():
     slits, response = trees(noise=0.0)
     clean = nsxr.estimate_sky(slits, response)
@@ -177,7 +187,17 @@ def test_the_points_of_a_spectrum_are_the_spline_itself():
         wavelength = 1 + PIXEL * (np.arange(300) + 0.23 * n) + 0.1 * PIXEL * np.arange(6)[:, None]
         row, ones = np.broadcast_to(np.arange(6.0)[:, None], wavelength.shape), np.ones_like(wavelength)
         curve = wavelength**3 - 2 * wavelength
-        images = (wavelength, widths_of_pixels(wavelength), curve, 1e-6 * ones, 1e-6 * ones, ones, row)
+        images = (
+            wavelength,
+            widths_of_pixels(wavelength),
+            curve,
+            1e-6 * ones,
+            1e-6 * ones,
+            ones,
+            row,
+            ones,
+            np.nan * ones,
+        )
         slits[n] = Samples(*(image.ravel() for image in images))
     nodes, value, *variances, count, dropped = fit_sky(slits, length=2400)
     assert dropped == 0

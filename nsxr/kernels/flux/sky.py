@@ -26,7 +26,15 @@ _CELL = 64.0
 _CELL_LIMIT, _CELL_FLOOR = 3.0, 0.01
 _PIXEL_LIMIT, _PIXEL_FLOOR = 4.0, 0.02
 """Limits of clipping: standard deviations, and the part of the sky that is added to them."""
-_ITERATIONS = 6
+_FIRST_FLOOR = 0.3
+"""The same part before anything was fitted."""
+_ITERATIONS = 8
+_DISTANCES = np.array([0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0])
+"""Distances from a source at which its wings are fitted [open heights]."""
+_WINGS, _STEEPNESS = 0.03, 2.0
+"""Brightness of wings at the first of these distances over that around the source, as expected, and their slope."""
+_N_WAVELENGTHS = 4
+"""Number of wavelengths at which wings are fitted."""
 _STIFFNESS = 1e-7
 """Weight of second differences, relative to that of pixels. It bridges intervals whose pixels were all clipped."""
 _WINDOW, _MARGIN = 64, 24
@@ -48,6 +56,10 @@ class Samples(NamedTuple):
         Count rate for 1 MJy/sr.
     row : ndarray
         Number of the slit and of the place along it: pixels with the same number see the same place on the sky.
+    distance : ndarray
+        Distance from the planned source of the slit, along the slit [open heights].
+    source : ndarray
+        Mean brightness around this source in the same column, sky included [MJy/sr]; NaN in slits without a source.
     """
 
     wavelength: np.ndarray
@@ -57,6 +69,8 @@ class Samples(NamedTuple):
     var_rnoise: np.ndarray
     response: np.ndarray
     row: np.ndarray
+    distance: np.ndarray
+    source: np.ndarray
 
     def part(self, chosen: np.ndarray | slice) -> "Samples":
         """Return some of the pixels."""
@@ -72,7 +86,7 @@ def widths_of_pixels(wavelength: np.ndarray) -> np.ndarray:
 
 
 def fit_sky(slits: np.ndarray, *, length: int) -> tuple[np.ndarray, ...]:
-    """Fit a cubic spline in wavelength to the pixels of all slits, by least squares.
+    """Fit a cubic spline in wavelength to the pixels of all slits, and the wings of their sources, by least squares.
 
     Parameters
     ----------
@@ -176,6 +190,30 @@ def _runs(samples: Samples) -> Iterator[slice]:
         yield slice(int(first), int(last))
 
 
+class _Fit(NamedTuple):
+    """Result of a fit: a spline, and the wings of sources over their light.
+
+    Attributes
+    ----------
+    normal : sparse array
+        (coefficient, coefficient) Normal matrix of the spline.
+    sky : ndarray
+        (coefficient,) The spline.
+    wings : ndarray
+        (wing,) Brightness of wings over that around the source, at distances and wavelengths.
+    lift : ndarray
+        (coefficient, wing) Change of the spline with the wings.
+    covariance : ndarray
+        (wing, wing) Covariance of the wings.
+    """
+
+    normal: Any
+    sky: np.ndarray
+    wings: np.ndarray
+    lift: np.ndarray
+    covariance: np.ndarray
+
+
 def _fit_piece(samples: Samples, most: int) -> tuple[np.ndarray, int]:
     """Return the spline of sorted pixels without gaps, at most so many knots, and the number of pixels used."""
     place = np.concatenate([[0.0], np.cumsum(np.diff(samples.wavelength) / samples.width[1:])])
@@ -186,16 +224,18 @@ def _fit_piece(samples: Samples, most: int) -> tuple[np.ndarray, int]:
     of_grid = BSpline.design_matrix(grid, padded, _DEGREE).tocsr()
     interval = np.clip(np.searchsorted(knots, samples.wavelength, side="right") - 1, 0, knots.size - 2)
     variance = _expected_variance(samples, interval)
-    weight = 1 / variance
     sky = _medians(samples.brightness, np.floor(place).astype(int))
-    kept = _is_sky(samples, sky, weight, place)
-    for _ in range(_ITERATIONS):
+    kept = _is_sky(samples, sky, 1 / variance, place, _FIRST_FLOOR)
+    for number in range(_ITERATIONS):
         if kept.sum() < _FEWEST:
             break
-        normal, coefficients = _solve(design, np.where(kept, weight, 0.0), samples.brightness)
-        sky, before = design @ coefficients, kept
-        limit = _PIXEL_LIMIT * np.sqrt(variance) + _PIXEL_FLOOR * np.abs(sky)
-        kept = _is_sky(samples, sky, weight, place) & (np.abs(samples.brightness - sky) <= limit)
+        wings, before = _wings(samples, sky), kept
+        fit = _solve(design, wings, np.where(kept, 1 / variance, 0.0), samples.brightness)
+        sky = design @ fit.sky
+        rest = samples.brightness - wings @ fit.wings
+        kept = _is_sky(samples._replace(brightness=rest), sky, 1 / variance, place, _CELL_FLOOR)
+        if number:
+            kept &= np.abs(rest - sky) <= _PIXEL_LIMIT * np.sqrt(variance) + _PIXEL_FLOOR * np.abs(sky)
         if (kept == before).all():
             break
     if kept.sum() < _FEWEST:
@@ -203,17 +243,36 @@ def _fit_piece(samples: Samples, most: int) -> tuple[np.ndarray, int]:
             f"the sky cannot be fitted: {kept.sum()} of {kept.size} pixels agree on a spectrum, expected {_FEWEST} at "
             "least; give a spectrum of the sky, or subtract backgrounds"
         )
-    pull = ((samples.brightness - sky) / np.sqrt(variance))[kept]
+    pull = ((rest - sky) / np.sqrt(variance))[kept]
     scale = max(1.0, 1.4826 * float(np.median(np.abs(pull - np.median(pull))))) ** 2
-    total = scale * _variances(normal, of_grid)
+    lift = of_grid @ fit.lift
+    total = scale * (_variances(fit.normal, of_grid) + np.einsum("pi,ij,pj->p", lift, fit.covariance, lift))
     photons, noise = (
         np.bincount(interval, kept * one, knots.size - 1) for one in (samples.var_poisson, samples.var_rnoise)
     )
     share = photons / np.maximum(photons + noise, np.finfo(float).tiny)
-    number = np.minimum(np.arange(grid.size) // 2, knots.size - 2)
-    count = np.bincount(interval, kept, knots.size - 1)[number]
-    values = of_grid @ coefficients
-    return np.stack([grid, values, total * share[number], total * (1 - share[number]), count]), int(kept.sum())
+    of_point = np.minimum(np.arange(grid.size) // 2, knots.size - 2)
+    count = np.bincount(interval, kept, knots.size - 1)[of_point]
+    parts = total * share[of_point], total * (1 - share[of_point])
+    return np.stack([grid, of_grid @ fit.sky, *parts, count]), int(kept.sum())
+
+
+def _wings(samples: Samples, sky: np.ndarray) -> Any:
+    """Return the light in each pixel for wings of one, (pixel, wing), linear between distances and wavelengths."""
+    n = samples.wavelength.size
+    light = np.nan_to_num(samples.source - sky)
+    distance = np.interp(np.nan_to_num(samples.distance), _DISTANCES, np.arange(_DISTANCES.size))
+    ends = samples.wavelength[[0, -1]]
+    place = np.interp(samples.wavelength, ends, [0, _N_WAVELENGTHS - 1])
+    first, left = (
+        np.minimum(one.astype(np.int64), size - 2)
+        for one, size in ((distance, _DISTANCES.size), (place, _N_WAVELENGTHS))
+    )
+    u, v = distance - first, place - left
+    values = [light * p * q for p in (1 - u, u) for q in (1 - v, v)]
+    columns = [(first + i) * _N_WAVELENGTHS + left + j for i in (0, 1) for j in (0, 1)]
+    at = np.tile(np.arange(n), 4), np.concatenate(columns)
+    return sparse.csr_array((np.concatenate(values), at), shape=(n, _DISTANCES.size * _N_WAVELENGTHS))
 
 
 def _knots(place: np.ndarray, most: int) -> np.ndarray:
@@ -249,11 +308,11 @@ def _medians(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * (ranked[(first + last) // 2] + ranked[(first + last + 1) // 2]))
 
 
-def _is_sky(samples: Samples, sky: np.ndarray, weight: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _is_sky(samples: Samples, sky: np.ndarray, weight: np.ndarray, place: np.ndarray, floor: float) -> np.ndarray:
     """Return which pixels lie in rows whose light agrees with the sky, as far as most rows agree.
 
-    The light of each row in parts of 64 pixels is compared with the sky there. Wings of sources and neighbours that
-    nobody planned stand out, if they are in fewer than half of the rows.
+    The light of each row in parts of 64 pixels is compared with the sky there. Neighbours that nobody planned stand
+    out, if they are in fewer than half of the rows.
     """
     part = (place / _CELL).astype(np.int64)
     _, cell = np.unique(part * (int(samples.row.max()) + 1) + samples.row, return_inverse=True)
@@ -268,12 +327,12 @@ def _is_sky(samples: Samples, sky: np.ndarray, weight: np.ndarray, place: np.nda
     spread = np.empty(excess.size)
     spread[order] = _medians(np.abs(excess - centre)[order], of_part[order])
     own = np.maximum((1.4826 * spread) ** 2 - np.median(uncertain), 0.0)
-    agrees = np.abs(excess - centre) <= _CELL_LIMIT * np.sqrt(uncertain + own) + _CELL_FLOOR
+    agrees = np.abs(excess - centre) <= _CELL_LIMIT * np.sqrt(uncertain + own) + floor
     return np.asarray(agrees[cell])
 
 
-def _solve(design: Any, weight: np.ndarray, values: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Return the normal matrix and the coefficients of a weighted fit."""
+def _solve(design: Any, wings: Any, weight: np.ndarray, values: np.ndarray) -> _Fit:
+    """Return the weighted fit of a spline and of wings. Wings are expected to be faint, and fainter farther out."""
     n = design.shape[1]
     weighted = sparse.diags(weight) @ design
     normal = (design.T @ weighted).tocsc()
@@ -282,7 +341,14 @@ def _solve(design: Any, weight: np.ndarray, values: np.ndarray) -> tuple[Any, np
     banded = np.zeros((_DEGREE + 1, n))
     for k in range(_DEGREE + 1):
         banded[_DEGREE - k, k:] = normal.diagonal(k)
-    return normal.tocsr(), solveh_banded(banded, design.T @ (weight * values))
+    crossed = (weighted.T @ wings).toarray()
+    solved = solveh_banded(banded, np.column_stack([design.T @ (weight * values), crossed]))
+    sky, lift = solved[:, 0], -solved[:, 1:]
+    expected = np.repeat(_WINGS * (_DISTANCES[0] / _DISTANCES) ** _STEEPNESS, _N_WAVELENGTHS)
+    inner = (wings.T @ (sparse.diags(weight) @ wings)).toarray() + np.diag(expected**-2) + crossed.T @ lift
+    covariance = np.linalg.inv(inner)
+    found = covariance @ (wings.T @ (weight * values) - crossed.T @ sky)
+    return _Fit(normal.tocsr(), sky + lift @ found, found, lift, covariance)
 
 
 def _variances(normal: Any, of_grid: Any) -> np.ndarray:
