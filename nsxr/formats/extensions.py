@@ -33,6 +33,8 @@ SLIT_IMAGES: Mapping[str, str] = {
     "VAR_FLAT": "var_flat",
     **_FACTORS,
     "WHT": "weight",
+    "TRACEMODEL": "trace_model",
+    "VAR_TRACEMODEL": "var_trace_model",
     **_OWN,
 }
 """Extensions of a slit in the order of the observatory's files, then those of nsxr. ``slit_y`` is a coordinate."""

@@ -115,6 +115,8 @@ VARIABLES: Mapping[str, Variable] = {
         name: Variable(IMAGES, np.float32, ("(MJy)2", "(DN/s)2"), f"variance from {source}")
         for name, source in list(zip(FACTOR_VARIANCES, _FACTORS, strict=True))[1:]
     },
+    "trace_model": Variable(IMAGES, np.float32, ("MJy", "MJy/sr", "DN/s"), "signal that was fitted to the slit"),
+    "var_trace_model": Variable(IMAGES, np.float32, ("(MJy)2", "(MJy/sr)2", "(DN/s)2"), "variance of trace_model"),
     "var_background": Variable(
         ONE_IMAGE, np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
     ),

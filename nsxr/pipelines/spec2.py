@@ -39,6 +39,7 @@ from nsxr.slits.stuck_shutters import flag_stuck_shutters
 from nsxr.slits.wavelength_zero_point import correct_wavelength_zero_point
 from nsxr.spectra.aperture_correction import apply_aperture_correction
 from nsxr.spectra.extraction import Weighting, extract_spectrum
+from nsxr.spectra.trace_image import add_trace_model
 from nsxr.spectra.trace_model import fit_trace_model
 
 __all__ = ["MODES", "SPEC2", "spec2"]
@@ -105,7 +106,7 @@ def extract(
 
 _TYPE: list[Function] = [set_source_type]
 _FACTORS: list[Function] = [correct_wavelength_zero_point, correct_flat_field, correct_path_loss]
-_SPECTRA: list[Function] = [calibrate_flux, replace_pixels, extract]
+_SPECTRA: list[Function] = [calibrate_flux, add_trace_model, replace_pixels, extract]
 _SKY: list[Function] = [subtract_sky_of_fixed_slits, subtract_sky]
 _BEFORE: list[Function] = [
     flag_bad_pixels,
@@ -139,8 +140,8 @@ _SUBTRACT_SKY = {"NRS_MSASPEC": "master_background_mos", "NRS_FIXEDSLIT": "maste
 """The step that subtracts a spectrum of the sky, by EXP_TYPE."""
 _FACTOR_STEPS = ("flat_field", "pathloss", "barshadow", "photom")
 """The steps whose factors tell how slits respond to the sky."""
-_PRODUCTS = {"cal": "photom", "x1d": "extract_1d"}
-"""The step that makes each product."""
+_PRODUCTS = {"cal": ("pixel_replace", "adaptive_trace_model", "photom"), "x1d": ("extract_1d",)}
+"""Each product is made by the first of these steps that is on."""
 
 
 @SPEC2.shows_steps
@@ -243,9 +244,11 @@ def spec2(
                 products["sky"] = spectrum = estimate_sky(part, response, slitlets=slitlets)
             given[_SUBTRACT_SKY[kind]] = {"sky": spectrum, "response": response}
         later = SPEC2.correct(rate, own, settings, given=given, left_out=left_out, since=(first, part))
-        for name, last in _PRODUCTS.items():
-            if last in later and (name == "cal" or last not in skip):
-                products[name] = _joined(products.get(name), later[last])
+        for name, makers in _PRODUCTS.items():
+            known = [one for one in makers if one in later]
+            on = [one for one in known if settings.reason_off(SPEC2.steps[one]) is None]
+            if on or (known and name == "cal"):
+                products[name] = _joined(products.get(name), later[[*on, known[-1]][0]])
     recipe = SPEC2.recipe(settings)
     tree = xr.DataTree()
     for name, product in products.items():

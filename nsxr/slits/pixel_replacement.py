@@ -50,7 +50,7 @@ def replace_pixels(
         differs less; variances are the squares of the mean errors. ``fit_profile``: the median profile of adjacent
         columns, scaled to the column; errors are estimated in the same way. Both are as in the observatory's pipeline:
         they ignore the noise of the neighbours, and their variances are rough. ``trace_model``: the value and variance
-        of ``model``.
+        of ``model``, or else of ``trace_model`` and ``var_trace_model`` in the slit, from the step adaptive_trace_model.
     n_adjacent_cols : int
         Columns on each side for ``fit_profile``.
     model : Dataset, optional
@@ -72,7 +72,8 @@ def replace_pixels(
     ModelError
         If variables are missing or not as declared, or ``model`` is on other pixels or in other units.
     ParameterError
-        If a parameter is out of range, if ``trace_model`` has no ``model``, or if another algorithm has one.
+        If a parameter is out of range, if another algorithm has a ``model``, or if ``trace_model`` has none and the slit
+        has none either.
 
     Notes
     -----
@@ -89,10 +90,23 @@ def replace_pixels(
         raise ParameterError(f"algorithm is {algorithm!r}, expected one of {', '.join(get_args(Algorithm))}")
     if n_adjacent_cols < 1:
         raise ParameterError(f"n_adjacent_cols is {n_adjacent_cols}, expected at least 1")
-    if (model is None) == (algorithm == "trace_model"):
-        found = "no model was given" if model is None else "a model was given"
-        raise ParameterError(f"algorithm is {algorithm!r} and {found}: trace_model needs one, the others take none")
-    return map_slits(lambda one: _replaced(one, algorithm, n_adjacent_cols, model), slit)
+    if model is not None and algorithm != "trace_model":
+        raise ParameterError(f"algorithm is {algorithm!r} and a model was given: only trace_model takes one")
+    return map_slits(
+        lambda one: _replaced(one, algorithm, n_adjacent_cols, _own(one, algorithm) if model is None else model), slit
+    )
+
+
+def _own(slit: xr.Dataset, algorithm: Algorithm) -> xr.Dataset | None:
+    """Return the model that a slit has itself. None for other algorithms."""
+    if algorithm != "trace_model":
+        return None
+    names = {"trace_model": "model", "var_trace_model": "model_variance"}
+    if not names.keys() <= set(slit.data_vars):
+        raise ParameterError(
+            "algorithm is 'trace_model', but no model was given and the slit has none: run adaptive_trace_model before"
+        )
+    return slit[[*names]].rename(names)
 
 
 def _replaced(slit: xr.Dataset, algorithm: Algorithm, n_adjacent_cols: int, model: xr.Dataset | None) -> xr.Dataset:

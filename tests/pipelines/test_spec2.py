@@ -10,6 +10,7 @@ from astropy.table import Table
 
 import nsxr
 from nsxr.errors import DegradedResultWarning, MissingReferenceError, ModelError, ParameterError
+from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
 from nsxr.pipelines.spec2 import SPEC2, spec2
 from nsxr.simulate import PowerLaw, Sky, SkySource, Spectrum, simulate_exposure
@@ -147,10 +148,16 @@ def test_the_command(slit, run, tmp_path):
     with fits.open(tmp_path / "star_cal.fits") as cal, fits.open(tmp_path / "star_x1d.fits") as x1d:
         assert cal["SCI"].header["BUNIT"] == "MJy"
         assert np.isfinite(x1d["EXTRACT1D"].data["FLUX"]).sum() > 250
-    replaced = ["--set", "pixel_replace.algorithm=fit_profile", "-o", tmp_path / "replaced"]
-    run("spec2", rate, "--references", slit / "references", *replaced)
-    spectrum = nsxr.open_spectra(tmp_path / "replaced" / "star_x1d.fits")["S200A1"].to_dataset()
-    assert {entry["step"]: entry["status"] for entry in steps(spectrum)}["pixel_replace"] == "COMPLETE"
+    replaced = ["--run", "adaptive_trace_model", "--set", "pixel_replace.algorithm=trace_model"]
+    run("spec2", rate, "--references", slit / "references", *replaced, "-o", tmp_path / "replaced")
+    with fits.open(tmp_path / "star_cal.fits") as plain, fits.open(tmp_path / "replaced" / "star_cal.fits") as cal:
+        assert "TRACEMODEL" not in plain
+        assert (cal[0].header["S_TRCMOD"], cal[0].header["S_PXREPL"]) == ("COMPLETE", "COMPLETE")
+        filled = (cal["DQ"].data & int(PixelFlag.FLUX_ESTIMATED)) > 0
+        assert filled.sum() > 0
+        assert np.isnan(plain["SCI"].data[filled]).all()
+        np.testing.assert_array_equal(cal["SCI"].data[filled], cal["TRACEMODEL"].data[filled])
+        np.testing.assert_array_equal(cal["SCI"].data[~filled], plain["SCI"].data[~filled])
     again = run("spec2", rate, "--references", slit / "references", "-o", tmp_path, status=1).output
     assert "star_cal.fits" in again
     only = ("spec2", rate, "--references", slit / "references", "-o", tmp_path / "cal", "--skip", "extract_1d")
