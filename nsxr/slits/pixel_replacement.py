@@ -50,7 +50,8 @@ def replace_pixels(
         differs less; variances are the squares of the mean errors. ``fit_profile``: the median profile of adjacent
         columns, scaled to the column; errors are estimated in the same way. Both are as in the observatory's pipeline:
         they ignore the noise of the neighbours, and their variances are rough. ``trace_model``: the value and variance
-        of ``model``, or else of ``trace_model`` and ``var_trace_model`` in the slit, from the step adaptive_trace_model.
+        of ``model``, or else of ``trace_model`` and ``var_trace_model`` in the slit, which the step
+        adaptive_trace_model adds.
     n_adjacent_cols : int
         Columns on each side for ``fit_profile``.
     model : Dataset, optional
@@ -72,8 +73,8 @@ def replace_pixels(
     ModelError
         If variables are missing or not as declared, or ``model`` is on other pixels or in other units.
     ParameterError
-        If a parameter is out of range, if another algorithm has a ``model``, or if ``trace_model`` has none and the slit
-        has none either.
+        If a parameter is out of range, if another algorithm has a ``model``, or if ``trace_model`` has none and the
+        slit has none either.
 
     Notes
     -----

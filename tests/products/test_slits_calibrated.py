@@ -18,6 +18,7 @@ from nsxr.slits.collection import iterate_slits, map_slits
 from tests.products.slit_files import simulated_slits
 
 OWN = ("var_pathloss", "var_barshadow", "var_photom", "var_background", "wavelength_uncorrected")
+FITTED = ("trace_model", "var_trace_model")
 FACTORS = ("pathloss_point", "pathloss_uniform", "barshadow", "flatfield_point", "photom_point", "photom_uniform")
 
 
@@ -30,7 +31,7 @@ def calibrated(number: int = 4) -> xr.DataTree:
     made = {}
     rng = np.random.default_rng(5)
     for n, slit in enumerate(simulated_slits(number)):
-        names = (*OWN, *FACTORS, "var_flat", "flatfield_common")
+        names = (*OWN, *FITTED, *FACTORS, "var_flat", "flatfield_common")
         images = {name: slit["sci"].copy(data=rng.random(slit["sci"].shape, np.float32)) for name in names}
         slit = slit.assign_coords(slit_y=images["var_flat"].assign_attrs(units="1"))
         slit = record(slit, "extract_2d").assign_attrs(PHOTMJSR=1.5 + n % 2, QUANTITY=n)
