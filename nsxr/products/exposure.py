@@ -21,8 +21,8 @@ from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["open_exposure"]
 
-_RATE_CHUNKS = {"integration": 1, "row": AMPLIFIER_ROWS}
-"""Chunk lengths of count rates: the rows of an amplifier."""
+_RATE_BYTES = 4 * 2**20
+"""Chunks of count rates have the rows of an amplifier, and as many small integrations as these bytes hold."""
 
 _SAME: tuple[str, ...] = (
     "INSTRUME",
@@ -126,7 +126,9 @@ def _open_frame(name: str, options: StorageOptions) -> xr.Dataset:
 
 
 def _rates_in_chunks(rates: xr.Dataset, chunks: Literal["raw"] | Mapping[str, int]) -> xr.Dataset:
-    lengths = {dim: length for dim, length in _RATE_CHUNKS.items() if dim in rates.dims}
+    frame = 4 * rates.sizes["row"] * rates.sizes["column"]
+    lengths = {"integration": max(1, _RATE_BYTES // frame), "row": AMPLIFIER_ROWS}
+    lengths = {dim: length for dim, length in lengths.items() if dim in rates.dims}
     lengths |= {} if chunks == "raw" else chunks
     return in_chunks(rates, lengths, "rate")
 
