@@ -114,13 +114,13 @@ def combine_spectra(
     the sum over common rows of ``weight_i weight_j c``. c is the covariance of two pixels from which backgrounds of n_i
     and n_j exposures were subtracted: ``s (n_i b_i + n_j b_j) / (2 n_i n_j)`` for s exposures that are in both
     backgrounds. This is exact if all exposures are in both. b_i is subtracted from it if spectrum j is from an exposure
-    in the background of i, and b_j for the reverse. b is ``var_background``. To C_ij comes ``r sqrt(f_i f_j)`` if both
-    spectra are of the same pixels and flat fields. f is ``flux_var_flat``, and r the correlation of ``weight profile``
+    in the background of i, and b_j for the reverse. b is ``var_background``. To C_ij comes ``r sqrt(u_i u_j)`` if both
+    spectra are of the same pixels and flat fields. u is ``flux_var_flat``, and r the correlation of ``weight profile``
     in a column; without these, 1 - half of the distance of the spectra [rows], or 1 if that is not known. Relative
-    errors with the same origin (file, filter, grating, slit) add up as ``sum_i w_i e_i``, those of different origins in
-    quadrature. See :func:`nsxr.spectral_covariance` for the covariance of all wavelengths. Weights use the noise of
-    each spectrum alone, so they are not optimal where much noise is shared; the variance is correct for the weights
-    that were used.
+    errors with the same origin (file, filter, grating, slit) add up as ``sum_i w_i flux_i e_i``, those of different
+    origins in quadrature. See :func:`nsxr.spectral_covariance` for the covariance of all wavelengths. Weights use the
+    noise of each spectrum alone, so they are not optimal where much noise is shared; the variance is correct for the
+    weights that were used.
     """
     parts = list(spectra)
     _check(parts, weighting, clip_threshold, smoothing)

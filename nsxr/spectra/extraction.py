@@ -183,8 +183,8 @@ def extract_spectrum(
     }
     spectrum = xr.Dataset(coords=_labels(slit, model), attrs=slit.attrs)
     spectrum = record(spectrum, "extract_1d", parameters=parameters)
-    values |= relative_errors(slit, model)
     pixels = _of_pixels(slit, model, is_box, units)
+    values |= relative_errors(slit, model, pixels["weight"], values["flux"])
     if header.is_spectrum_subtracted and "var_background" in slit:
         values |= _with_shared_noise(values, pixels["weight"], slit["var_background"])
     return spectrum.assign(values | pixels | _scalars(slit, model))

@@ -14,6 +14,7 @@ from nsxr.kernels.spectra.combination import OF_PIXELS
 from nsxr.model.dims import image_dims
 from nsxr.model.dq import UNUSABLE
 from nsxr.model.history import parsed_steps
+from nsxr.model.slit_header import SlitHeader
 from nsxr.model.steps import REFERENCES
 from nsxr.model.texts import in_capitals
 from nsxr.model.types import Attributes
@@ -57,7 +58,9 @@ def origin_of(attrs: Attributes, error: str) -> tuple[str, ...]:
     return (*files, in_capitals(attrs, "FILTER"), in_capitals(attrs, "GRATING"), place)
 
 
-def relative_errors(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArray]:
+def relative_errors(
+    slit: xr.Dataset, model: xr.Dataset, weight: xr.DataArray, flux: xr.DataArray
+) -> dict[str, xr.DataArray]:
     """Return the errors of factors that all pixels of a wavelength share, relative to the flux, along the dispersion.
 
     Parameters
@@ -67,12 +70,37 @@ def relative_errors(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArr
         ``flatfield_common``.
     model : Dataset
         Model of its trace: ``profile`` and ``aperture``.
+    weight, flux : DataArray
+        Weights of pixels in the flux (row, dispersion), and the flux (dispersion).
 
     Returns
     -------
     dict of DataArray
-        ``relative_error_*`` (dispersion) float64, means over the profile of what the good pixels of a column have.
+        ``relative_error_*`` (dispersion) float64, means over the profile of what the good pixels of a column have. The
+        bar shadow of a sky that was subtracted is not a factor of the source: its error is the weighted sum of those of
+        the pixels, over the flux.
     """
+    found = _of_factors(slit, model)
+    if "var_barshadow" in slit and SlitHeader.of(slit).is_spectrum_subtracted:
+        found |= map_blocks(
+            _of_sky,
+            one_chunk(slit["var_barshadow"], *image_dims(slit)),
+            weight,
+            flux,
+            core=(*image_dims(slit), "dispersion"),
+            outputs={"relative_error_barshadow": (("dispersion",), np.float64)},
+        )
+    return {name: array.assign_attrs(variable_attributes(name)) for name, array in found.items()}
+
+
+def _of_sky(variance: np.ndarray, weight: np.ndarray, flux: np.ndarray) -> np.ndarray:
+    """Return the error of a column, over its flux, if the errors of all its pixels go the same way."""
+    error = (weight * np.sqrt(np.nan_to_num(variance.astype(np.float64)))).sum(axis=0)
+    return np.asarray(np.divide(error, flux, out=np.zeros(flux.shape), where=np.isfinite(flux) & (flux != 0)))
+
+
+def _of_factors(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the relative errors of what the light was divided by."""
     has_common = "flatfield_common" in slit
     found = {
         error: variance
@@ -86,7 +114,7 @@ def relative_errors(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArr
     if "integration" in slit.dims:
         given = [array.isel(integration=slice(_ENOUGH)) if "integration" in array.dims else array for array in given]
     core = ("integration", *dims) if "integration" in slit.dims else dims
-    means = map_blocks(
+    return map_blocks(
         _means,
         *(one_chunk(array, *(dim for dim in core if dim in array.dims)) for array in given),
         model["profile"],
@@ -97,7 +125,6 @@ def relative_errors(slit: xr.Dataset, model: xr.Dataset) -> dict[str, xr.DataArr
         sizes={"dispersion": slit.sizes[dims[1]]},
         number=len(found),
     )
-    return {name: array.assign_attrs(variable_attributes(name)) for name, array in means.items()}
 
 
 def _means(sci: np.ndarray, dq: np.ndarray, *blocks: np.ndarray, number: int) -> tuple[np.ndarray, ...] | np.ndarray:

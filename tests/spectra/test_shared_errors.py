@@ -46,6 +46,15 @@ def test_errors_over_flux(slit, model, weighting):
     assert "relative_error_pathloss" not in spectrum
 
 
+def test_the_bars_in_a_sky_that_was_subtracted(slit, model):
+    sky = slit.assign(var_barshadow=xr.full_like(slit["sci"], 1e-30)).assign_attrs(S_MSBSUB="COMPLETE")
+    with forbid_computes():
+        lazy = extract_spectrum(sky.chunk(), model.chunk())
+    spectrum = lazy.compute()
+    error = spectrum["weight"].sum("row") * 1e-15
+    np.testing.assert_allclose(spectrum["relative_error_barshadow"] * spectrum["flux"], error, 1e-6)
+
+
 def test_time_series_have_the_same_errors(slit, model):
     wanted = extract_spectrum(slit, model)
     images = ("sci", "dq", "var_poisson", "var_rnoise", "var_flat", "var_photom")
@@ -84,9 +93,18 @@ def test_the_error_of_a_sensitivity_does_not_average_down(rng):
 
 def test_errors_of_different_references_average_down(rng):
     each = [spectra(4, rng)[n].assign_attrs(R_PHOTOM=f"crds://photom_{n}.fits") for n in range(4)]
-    np.testing.assert_allclose(combine_spectra(each)["relative_error_photom"], 0.005)
+    np.testing.assert_allclose(combine_spectra(each)["relative_error_photom"], 0.005, 1e-3)
     each[0] = each[0].drop_vars("relative_error_photom")
-    np.testing.assert_allclose(combine_spectra(each)["relative_error_photom"], 0.01 * np.sqrt(3) / 4)
+    np.testing.assert_allclose(combine_spectra(each)["relative_error_photom"], 0.01 * np.sqrt(3) / 4, 0.01)
+
+
+def test_errors_that_are_no_factor_of_the_flux_do_not_average_down_either(rng):
+    each = spectra(4, rng)
+    for part in each:
+        part["flux"] = part["flux"] - 100.0
+        part["relative_error_barshadow"] = 5.0 / part["flux"]
+    combined = combine_spectra(each)
+    np.testing.assert_allclose(combined["relative_error_barshadow"] * combined["flux"], 5.0)
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,7 @@ def combined_spectrum(
         if "surf_bright" in found:
             scale = spectra[i].brightness_per_flux() * spectra[j].brightness_per_flux()
             found["sb_var_shared"] += both @ (covariance * scale)
-    found |= _relative_errors(spectra, matrices, origins, wanted)
+    found |= _relative_errors(spectra, matrices, origins, wanted, found["flux"])
     found = {name: np.where(empty, np.nan, values) for name, values in found.items()}
     found |= {
         "combination_weight": sums,
@@ -344,6 +344,7 @@ def _relative_errors(
     matrices: Sequence[sparse.csr_array],
     origins: Sequence[Origins],
     wanted: Sequence[str],
+    flux: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Return the relative errors of the mean: those of the same origin add up, those of others in quadrature."""
     found = {}
@@ -351,9 +352,11 @@ def _relative_errors(
         sums: dict[tuple[str, ...], np.ndarray] = {}
         for spectrum, matrix, origin in zip(spectra, matrices, origins, strict=True):
             if name in spectrum.values:
-                error = matrix @ spectrum.by_column(np.nan_to_num(spectrum.values[name]))
+                error = matrix @ spectrum.by_column(np.nan_to_num(spectrum.values[name]) * spectrum.values["flux"])
                 sums[origin[name]] = sums.get(origin[name], 0.0) + error
-        found[name] = np.sqrt(np.sum([total**2 for total in sums.values()], axis=0))
+        each = list(sums.values())
+        total = each[0] if len(each) == 1 else np.sqrt(np.sum(np.square(each), axis=0))
+        found[name] = np.divide(total, flux, out=np.zeros(flux.size), where=flux != 0)
     return found
 
 
