@@ -70,6 +70,7 @@ class NsxrAccessor:
         self,
         references: Mapping[str, xr.Dataset],
         *,
+        light: xr.DataArray | None = None,
         skip: Collection[str] = (),
         run: Collection[str] = (),
         **parameters: Named,
@@ -77,7 +78,7 @@ class NsxrAccessor:
         """Calibrate to count rates, see :func:`nsxr.detector1`."""
         from nsxr.pipelines.detector1 import detector1  # imported late: it takes a second
 
-        return detector1(self._dataset, references, skip=skip, run=run, **parameters)
+        return detector1(self._dataset, references, light=light, skip=skip, run=run, **parameters)
 
     def by_amplifier(self) -> xr.Dataset:
         """Return a full frame with dims ``amplifier`` (numbered by output) and ``row`` within the amplifier.

@@ -198,7 +198,7 @@ def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, Entries]:
     References that CRDS chooses have no path.
     """
     used: dict[str, str] = {}
-    products = recipe.calibrate(names).products
+    _, _, products, completed = recipe.calibrate(names)
     for node in products.children.values():
         for record in steps(node.to_dataset()):
             used |= record["references"]
@@ -220,7 +220,9 @@ def _with_paths(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, Entries]:
     )
     source = "crds" if len(named) < len(used) else None
     made = provenance_of(products["rate"].attrs)
-    return replace(recipe, references=source, named=named, earlier=earlier), made
+    optics, shutters = completed.optics, completed.shutters
+    chosen = replace(recipe, references=source, named=named, earlier=earlier, optics=optics, shutters=shutters)
+    return chosen, made
 
 
 def carry_out(job: Job, progress: bool | Literal["force"] = True) -> None:

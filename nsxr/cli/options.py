@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
-import xarray as xr
 
 from nsxr.compute.cluster import connected
 from nsxr.errors import NsxrError, NsxrWarning, ParameterError
-from nsxr.model.optics_header import OpticsHeader
 from nsxr.model.types import Entries, Function, Named
 from nsxr.products.describe import counted
 from nsxr.products.exposure import open_exposure
@@ -34,7 +32,6 @@ __all__ = [
     "finite",
     "group_exposures",
     "literal",
-    "metafile_beside",
     "phase",
     "put",
     "reports_errors",
@@ -298,15 +295,6 @@ def _of_segments(root: str, paths: Sequence[str], storage_options: Named | None)
     match = _ROOT.match(Path(shown(paths[0])).name)
     assert match is not None  # exposure_root has matched this name before
     return _SEGMENT.sub("".join(dict.fromkeys((numbers[0], numbers[-1]))), match["root"], count=1)
-
-
-def metafile_beside(file: Path, rate: xr.Dataset) -> Path | None:
-    """Return the MSA metafile that the header of an exposure names, if it lies beside the exposure."""
-    header = OpticsHeader.from_attributes(rate.attrs)
-    if header.exposure_type != "NRS_MSASPEC" or not header.metafile:
-        return None
-    path = file.parent / Path(header.metafile).name
-    return path if path.is_file() else None
 
 
 def split_pair(text: str, form: str) -> tuple[str, str]:

@@ -80,6 +80,18 @@ def _calibration_options(command: Function) -> Function:
             shell_complete=_complete_types,
             help="Path of one reference. It overrides the directory. Repeatable.",
         ),
+        click.option(
+            "--shutters",
+            metavar="FILE",
+            type=click.Path(),
+            help="MSA metafile for --optics. Default: that of the header, beside the exposure.",
+        ),
+        click.option(
+            "--optics",
+            metavar="DIR",
+            help="Directory of references of the optics, or 'crds': clean 1/f noise, where no light falls by these. "
+            "Default with --shutters: --references.",
+        ),
         click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
     ):
         command = option(command)
@@ -100,6 +112,8 @@ def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
         settings: Sequence[str],
         skip: Sequence[str],
         asked: Sequence[str],
+        optics: str | None,
+        shutters: str | None,
         storage_options: Named,
         **kwargs: object,
     ) -> R:
@@ -112,6 +126,7 @@ def takes_recipe(command: Callable[..., R]) -> Callable[..., R]:
         if recipe_file is not None:
             base = Recipe.read(recipe_file, storage_options)
         recipe = _over(base, source, references, step_parameters(settings, DETECTOR1), skip, asked)
+        recipe = replace(recipe, optics=optics or recipe.optics, shutters=shutters or recipe.shutters)
         return command(*args, recipe=recipe, **kwargs)
 
     return wrapped

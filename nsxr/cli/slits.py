@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 import xarray as xr
 
-from nsxr.cli.options import exposure_root, metafile_beside, reports_errors, takes_output
+from nsxr.cli.options import exposure_root, reports_errors, takes_output
 from nsxr.errors import InputFileError
 from nsxr.optics.instrument import Optics
 from nsxr.optics.slit import Slit
 from nsxr.products.exposure import open_exposure
 from nsxr.references.optics import open_optics
-from nsxr.slits.selection import slits_of, tabulate
+from nsxr.slits.selection import metafile_beside, slits_of, tabulate
 from nsxr.storage.whole import disk_errors
 
 __all__ = ["slits"]

@@ -14,7 +14,6 @@ import xarray as xr
 from nsxr.associate.associations import read_association
 from nsxr.associate.backgrounds import choose_backgrounds
 from nsxr.cli.options import (
-    metafile_beside,
     phase,
     put,
     reports_errors,
@@ -38,7 +37,7 @@ from nsxr.products.spectra_write import write_spectra
 from nsxr.references.optics import open_optics
 from nsxr.references.spec2 import open_spec2_references
 from nsxr.slits.light import exposure_type, fixed_slit
-from nsxr.slits.selection import slits_of
+from nsxr.slits.selection import metafile_beside, slits_of
 from nsxr.storage.whole import refuse_existing
 
 __all__ = ["spec2"]

@@ -70,6 +70,7 @@ def detector1(
     exposure: xr.Dataset,
     references: Mapping[str, xr.Dataset],
     *,
+    light: xr.DataArray | None = ...,
     skip: Collection[str] = ...,
     run: Collection[str] = ...,
     **parameters: Named,
@@ -81,6 +82,7 @@ def detector1(
     exposure: Sequence[xr.Dataset],
     references: Mapping[str, xr.Dataset] | Sequence[Mapping[str, xr.Dataset]],
     *,
+    light: xr.DataArray | Sequence[xr.DataArray | None] | None = ...,
     skip: Collection[str] = ...,
     run: Collection[str] = ...,
     **parameters: Named,
@@ -92,6 +94,7 @@ def detector1(
     exposure: xr.Dataset | Sequence[xr.Dataset],
     references: Mapping[str, xr.Dataset] | Sequence[Mapping[str, xr.Dataset]],
     *,
+    light: xr.DataArray | Sequence[xr.DataArray | None] | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
     **parameters: Named,
@@ -106,6 +109,9 @@ def detector1(
         flagged for that time in the later exposures of the same detector.
     references : mapping of str to Dataset, or sequence of mapping
         References by type, as from :func:`nsxr.open_references`. Give one mapping for all exposures, or one for each.
+    light : DataArray, or sequence of DataArray or None
+        Pixels on which light can fall, from :func:`nsxr.locate_light`: one for all exposures, or one for each. With it,
+        ``clean_flicker_noise`` is on.
     skip : collection of str
         Steps to skip. Products record which steps were skipped.
     run : collection of str
@@ -137,28 +143,38 @@ def detector1(
     of the whole rate. Do not compute one part after the other. Call ``result.compute()`` once, or write the result with
     :func:`nsxr.write_products`.
     """
-    settings = DETECTOR1.settings(parameters, skip, run)
+    settings = DETECTOR1.settings(parameters, skip, _with_cleaning(run, light))
     if isinstance(exposure, xr.Dataset):
         if not isinstance(references, Mapping):
             raise ParameterError(
                 f"references is {said(references)}; one exposure takes one mapping of names to Datasets"
             )
-        return _fit_rates(_last(_correct_ramps(exposure, references, settings, None)), references, settings)
+        if light is not None and not isinstance(light, xr.DataArray):
+            raise ParameterError(f"light is {said(light)}; one exposure takes one DataArray")
+        return _fit_rates(_last(_correct_ramps(exposure, references, settings, None, light)), references, settings)
     exposures = list(exposure)
     each = [references] * len(exposures) if isinstance(references, Mapping) else list(references)
     if len(each) != len(exposures):
         raise ParameterError(f"{len(exposures)} exposures and {len(each)} mappings of references; give one for each")
+    lights = [light] * len(exposures) if light is None or isinstance(light, xr.DataArray) else list(light)
+    if len(lights) != len(exposures):
+        raise ParameterError(f"{len(exposures)} exposures and {len(lights)} images of light; give one for each")
     duration = persistence_time(settings)
     headers = [one.attrs for one in exposures]
     trees = []
-    for one, own in zip(exposures, each, strict=True):
+    for one, own, lit in zip(exposures, each, lights, strict=True):
         before = None
         if duration:
             chosen = earlier_exposures(one.attrs, headers, duration)
             states = [_saturation_of(exposures[i], each[i], settings) for i in chosen]
             before = latest_saturation(states) if states else None
-        trees.append(_fit_rates(_last(_correct_ramps(one, own, settings, before)), own, settings))
+        trees.append(_fit_rates(_last(_correct_ramps(one, own, settings, before, lit)), own, settings))
     return trees
+
+
+def _with_cleaning(run: Collection[str], light: object) -> Collection[str]:
+    """Return the steps to run, with the step that uses the light if there is one."""
+    return run if light is None else (*run, "clean_flicker_noise")
 
 
 def persistence_time(settings: Settings) -> float | None:
@@ -200,6 +216,7 @@ def correct_ramps(
     references: Mapping[str, xr.Dataset],
     *,
     before: xr.DataArray | None = None,
+    light: xr.DataArray | None = None,
     skip: Collection[str] = (),
     run: Collection[str] = (),
     **parameters: Named,
@@ -214,7 +231,8 @@ def correct_ramps(
         The exposure after each step, by name of the step, in order. All are lazy. A Dataset that is not used costs no
         time.
     """
-    return _correct_ramps(exposure, references, DETECTOR1.settings(parameters, skip, run), before)
+    settings = DETECTOR1.settings(parameters, skip, _with_cleaning(run, light))
+    return _correct_ramps(exposure, references, settings, before, light)
 
 
 def _correct_ramps(
@@ -222,6 +240,7 @@ def _correct_ramps(
     references: Mapping[str, xr.Dataset],
     settings: Settings,
     before: xr.DataArray | None,
+    light: xr.DataArray | None,
 ) -> dict[str, xr.Dataset]:
     check(exposure, "sci", units={"sci": "DN"}, dims=RAMP)
     done = [entry["step"] for entry in steps(exposure) if entry["status"] == "COMPLETE"]
@@ -231,10 +250,11 @@ def _correct_ramps(
             "returns it, or call the functions of the remaining steps"
         )
     given: dict[str, dict[str, xr.Dataset | xr.DataArray | None]] = {"persistence": {"before": before}}
+    given["clean_flicker_noise"] = {"light": light}
     left_out: dict[str, str] = {}
     method = settings.parameters["picture_frame"].get("method", "fit")
     if method == "fit" and all(DETECTOR1.is_done(name, exposure, settings) for name in _JOINT):
-        given["clean_flicker_noise"] = {"picture_frame": references.get("pictureframe")}
+        given["clean_flicker_noise"] |= {"picture_frame": references.get("pictureframe")}
         left_out["picture_frame"] = "fitted together with correlated noise, in clean_flicker_noise"
     return DETECTOR1.correct(exposure, references, settings, given=given, left_out=left_out)
 

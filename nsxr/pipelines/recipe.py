@@ -25,6 +25,7 @@ from nsxr.pipelines.detector1 import (
     persistence_time,
     saturation_of,
 )
+from nsxr.pipelines.light import light_of, metafile_of
 from nsxr.pipelines.settings import Settings
 from nsxr.products.exposure import open_exposure
 from nsxr.ramps.persistence import latest_saturation
@@ -63,6 +64,12 @@ class Recipe:
         Steps to skip.
     run : tuple of str
         Steps to run that are off by default.
+    optics : str or None
+        Directory of references of the optics, or ``"crds"``. With it, ``clean_flicker_noise`` is on, and the optics
+        tell it where light can fall.
+    shutters : str or None
+        MSA metafile of exposures of shutters. By default, the file beside the exposure that its header names. Without
+        ``optics``, these are looked for in ``references``.
     storage_options : mapping
         Options for access to URLs, as fsspec takes them. They are never written to a file, because they may hold
         secrets.
@@ -78,6 +85,8 @@ class Recipe:
     storage_options: Named = field(default_factory=dict, repr=False)
     earlier: tuple[Named, ...] = ()
     run: tuple[str, ...] = ()
+    optics: str | None = None
+    shutters: str | None = None
 
     def __post_init__(self) -> None:
         """Raise an error for unknown steps, unknown parameters and wrong values, before any file is opened."""
@@ -86,7 +95,12 @@ class Recipe:
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         if self.references is not None and self.references.lower() == "crds":
             object.__setattr__(self, "references", "crds")
-        settings = DETECTOR1.settings(self.parameters, self.skip, self.run)
+        if self.shutters is not None and self.optics is None:
+            if self.references is None:
+                raise ParameterError("shutters needs the directory of references of the optics: give optics")
+            object.__setattr__(self, "optics", self.references)
+        run = self.run if self.optics is None else (*self.run, "clean_flicker_noise")
+        settings = DETECTOR1.settings(self.parameters, self.skip, run)
         object.__setattr__(self, "parameters", {name: given for name, given in settings.parameters.items() if given})
         object.__setattr__(self, "run", settings.run)
 
@@ -121,6 +135,9 @@ class Recipe:
         lines.append(f"skip = {_toml(list(self.skip))}")
         if self.run:
             lines.append(f"run = {_toml(list(self.run))}")
+        for name in ("optics", "shutters"):
+            if (path := getattr(self, name)) is not None:
+                lines.append(f"{name} = {_toml(shown(path))}")
         lines += _table("reference", {kind: shown(path) for kind, path in self.named.items()})
         for step, values in self.parameters.items():
             lines += _table(f"parameters.{step}", {name: value for name, value in values.items() if value is not None})
@@ -138,7 +155,8 @@ class Recipe:
         Parameters
         ----------
         text : str
-            TOML: ``references`` (a directory or ``"crds"``), ``skip`` and ``run`` (steps), tables ``reference`` (paths
+            TOML: ``references`` and ``optics`` (a directory or ``"crds"``), ``shutters`` (a path), ``skip`` and ``run``
+            (steps), tables ``reference`` (paths
             by type) and ``parameters.STEP``. Every entry is optional.
         storage_options : mapping, optional
             Options for access to URLs, as fsspec takes them.
@@ -155,6 +173,7 @@ class Recipe:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ParameterError(f"not a recipe in TOML: {error}") from None
         kinds = {"references": str, "skip": list, "run": list, "reference": dict, "parameters": dict, "earlier": list}
+        kinds |= {"optics": str, "shutters": str}
         _require("the recipe", entries, kinds)
         for name in ("skip", "run"):
             _require_texts(name, entries.get(name, []))
@@ -174,6 +193,8 @@ class Recipe:
             storage_options or {},
             tuple(earlier),
             tuple(entries.get("run", [])),
+            entries.get("optics"),
+            entries.get("shutters"),
         )
 
     @classmethod
@@ -211,6 +232,8 @@ class Recipe:
             named={kind: _origin(dataset) for kind, dataset in references.items()},
             parameters=DETECTOR1.filled(self.settings),
             skip=self.settings.skip,
+            optics=None if self.optics is None else _absolute(self.optics),
+            shutters=None if self.shutters is None else _absolute(self.shutters),
             earlier=tuple(
                 {
                     "paths": [_absolute(path) for path in entry["paths"]],
@@ -276,10 +299,14 @@ class Recipe:
         for entry in self.earlier:
             state = self._saturation(**entry)
             before = state if before is None else latest_saturation([before, state])
+        own, light = self, None
+        if self.optics is not None and "clean_flicker_noise" not in self.skip:
+            own = replace(self, shutters=self.shutters or metafile_of(paths[0], exposure))
+            light = light_of(exposure, self.optics, own.shutters)
         skip, run = self.skip, self.run
-        stages = correct_ramps(exposure, references, before=before, skip=skip, run=run, **self.parameters)
+        stages = correct_ramps(exposure, references, before=before, light=light, skip=skip, run=run, **self.parameters)
         tree = fit_rates(list(stages.values())[-1], references, skip=skip, run=run, **self.parameters)
-        return Calibrated(exposure, stages, tree, self.completed(references))
+        return Calibrated(exposure, stages, tree, own.completed(references))
 
     def _saturation(self, paths: list[str], references: str | None, named: Mapping[str, str]) -> xr.DataArray:
         """Return when the pixels of an earlier exposure were last saturated."""

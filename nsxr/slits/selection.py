@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -16,7 +17,7 @@ from nsxr.optics.instrument import Optics, SlitOptics
 from nsxr.optics.shutters import slitlets_of
 from nsxr.optics.slit import Slitlet
 
-__all__ = ["list_slits", "require_matching", "slits_of", "tabulate", "window_of"]
+__all__ = ["list_slits", "metafile_beside", "require_matching", "slits_of", "tabulate", "window_of"]
 
 
 def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[str] | None = None) -> list[Slitlet]:
@@ -68,6 +69,15 @@ def slits_of(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[s
             f"the exposure, {header.metafile or 'a file ..._msa.fits'}"
         )
     return slitlets_of(optics, metafile, header.metadata_id, header.dither_point, program)
+
+
+def metafile_beside(file: Path, exposure: xr.Dataset) -> Path | None:
+    """Return the MSA metafile that the header of an exposure names, if it lies beside the file of the exposure."""
+    header = OpticsHeader.from_attributes(exposure.attrs)
+    if header.exposure_type != "NRS_MSASPEC" or not header.metafile:
+        return None
+    path = file.parent / Path(header.metafile).name
+    return path if path.is_file() else None
 
 
 def require_matching(exposure: xr.Dataset, optics: Optics) -> OpticsHeader:

@@ -475,7 +475,8 @@ def test_steps_are_listed(run):
     by_name = {line.split()[0]: line for line in lines[1:]}
     assert "S_REFPIX" in by_name["refpix"]
     assert "refpix (R_REFPIX, IRS2 only), sirskernel (R_SIRSKL, if given)" in by_name["refpix"]
-    assert [name for name, line in by_name.items() if line.split()[1] == "off"] == [*OFF, "adaptive_trace_model", "pixel_replace"]
+    off = [name for name, line in by_name.items() if line.split()[1] == "off"]
+    assert off == [*OFF, "badpix_selfcal", "adaptive_trace_model", "pixel_replace"]
 
 
 def test_words_are_completed():

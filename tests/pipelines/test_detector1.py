@@ -276,3 +276,16 @@ def test_graph_of_a_long_series_is_small(tmp_path):
     pieces = exposure["sci"].data.npartitions
     assert pieces < 5000
     assert len(tree["rateints"]["sci"].data.__dask_graph__()) < 12 * pieces
+
+
+@pytest.mark.parametrize("configuration", ["irs2", "allslits"])
+def test_light_is_found_by_the_labels_of_the_detector(configuration):
+    made = small_exposure(seed=3, **{**CONFIGURATIONS[configuration], "groups": 3, "integrations": 1, "scene": "dark"})
+    rows, columns = np.arange(2048), np.arange(2048)
+    lit = np.broadcast_to((rows[:, np.newaxis] % 64) < 20, (2048, 2048))
+    light = xr.DataArray(lit, {"row": rows, "column": columns}, ("row", "column"))
+    found = nsxr.correct_ramps(made.exposure, made.references, light=light)["clean_flicker_noise"]
+    is_dark = found["is_dark"].compute()
+    assert not is_dark.sel(row=is_dark["row"] % 64 < 20).any()
+    assert is_dark.sel(row=is_dark["row"] % 64 >= 20).mean() > 0.5
+    assert steps(found)[-1]["status"] == "COMPLETE"

@@ -28,6 +28,7 @@ def made(tmp_path_factory):
             earlier=({"paths": ["x_uncal.fits"], "references": None, "named": {"mask": "m.fits"}},),
         ),
         Recipe(parameters={"persistence": {"persistence_time": None}}),
+        Recipe("refs", optics="s3://bucket/optics", shutters="a b/jw_msa.fits"),
     ],
 )
 def test_what_is_written_is_read(recipe):
@@ -36,6 +37,8 @@ def test_what_is_written_is_read(recipe):
     assert again.parameters == {step: values for step, values in stated.items() if values}
     assert (again.references, again.named, again.skip) == (recipe.references, recipe.named, recipe.skip)
     assert again.earlier == recipe.earlier
+    assert (again.run, again.optics, again.shutters) == (recipe.run, recipe.optics, recipe.shutters)
+    assert Recipe.from_json(recipe.as_json()) == recipe
     assert again.as_toml() == recipe.as_toml()
 
 
@@ -109,3 +112,12 @@ def test_the_completed_recipe_names_everything_and_gives_the_same(made, algorith
         expected = calibrated.products[node].to_dataset().load()
         found = again.products[node].to_dataset().load()
         assert found.identical(expected)  # provenance included
+
+
+def test_light_of_the_optics_turns_cleaning_on():
+    assert Recipe("refs").run == ()
+    assert Recipe("refs", optics="crds").run == ("clean_flicker_noise",)
+    assert Recipe("refs", shutters="jw_msa.fits").optics == "refs"
+    assert Recipe("refs", shutters="jw_msa.fits", optics="other").optics == "other"
+    with pytest.raises(ParameterError, match="give optics"):
+        Recipe(named={"gain": "g.fits"}, shutters="jw_msa.fits")

@@ -212,3 +212,29 @@ def test_fixed_slits_of_an_exposure_of_shutters_have_references_of_their_own(tmp
     with pytest.warns(DegradedResultWarning, match="fixed slits S200A1 are left out"):
         alone = spec2(rates, {}, optics, shutters=path, skip=flux)["cal"]
     assert [*alone.children] == ["1", "2"]
+
+
+def test_stage_1_cleans_with_the_light_of_the_optics(slit, run, tmp_path):
+    uncal, where = next(slit.glob("*_uncal.fits")), slit / "references"
+    raw = nsxr.open_exposure(uncal)
+    light = nsxr.locate_light(raw, nsxr.open_optics(where, raw))
+    assert 0.3 < float(light.mean()) < 0.9
+    references = nsxr.open_references(where, raw)
+    tree = nsxr.detector1(raw, references, light=light, clean_flicker_noise={"fit_method": "median"})
+    expected = tree["rate"].to_dataset().compute()
+    record = next(entry for entry in steps(expected) if entry["step"] == "clean_flicker_noise")
+    assert record["parameters"]["mask"] == "found, and light of the optics"
+    run(
+        "detector1", uncal, "--references", where, "--optics", where, "-o", tmp_path,
+        "--set", "clean_flicker_noise.fit_method=median",
+    )  # fmt: skip
+    text = next(tmp_path.glob("*_recipe.toml")).read_text()
+    assert f'optics = "{where}"' in text
+    assert "shutters" not in text
+    rate = nsxr.open_exposure(next(tmp_path.glob("*_rate.fits"))).compute()
+    np.testing.assert_array_equal(rate["sci"], expected["sci"])
+    assert rate.attrs["S_CLNFNS"] == "COMPLETE"
+    with pytest.raises(ParameterError, match="one exposure takes one DataArray"):
+        nsxr.detector1(raw, references, light=[light])
+    with pytest.raises(ParameterError, match="1 exposures and 2 images of light"):
+        nsxr.detector1([raw], references, light=[light, light])
