@@ -1,6 +1,7 @@
 """Add the light of point sources that is outside of the rows that their spectra were summed over."""
 
 import re
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -10,10 +11,12 @@ from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import ModelError, ParameterError
 from nsxr.flux.sensitivity import NotInTable, row_of
+from nsxr.kernels.spectra.point_light import point_light
 from nsxr.model.history import record, record_skip
+from nsxr.model.slit_header import SlitHeader
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
-from nsxr.slits.light import is_point
+from nsxr.slits.light import fixed_slit, is_point, shutter_states
 
 __all__ = ["apply_aperture_correction"]
 
@@ -24,6 +27,7 @@ _MOST = 0.3
 """Largest part of the light that a local background may take; more is a column without enough pixels."""
 _SOME = 0.3
 """Least weight of a local background; that of a flat profile of three pixels is one."""
+_NODES = 25  # wavelengths at which the light of a point along its slit is computed
 _CORRECTED = re.compile(r"flux|surf_bright|(flux|sb)_var_\w+")
 
 
@@ -62,6 +66,11 @@ def apply_aperture_correction(spectra: Spectra, apcorr: xr.Dataset, *, size: flo
     Spectra of :func:`nsxr.extract_spectrum` have the weights of their pixels. If a local background was fitted together
     with the flux, it contains light of the wings, and the correction adds what it took away.
 
+    The reference holds for a point in the middle of its slit. Slits whose pixels know their place along the slit
+    (``slit_y``) have the correction for the planned place of the source: bars between shutters, and closed shutters,
+    change which part of the light that passes is within the aperture. A mixture of Gaussians with the light in all
+    apertures of the reference tells it, see :mod:`nsxr.kernels.spectra.point_light`.
+
     The correction is interpolated linearly in wavelength and in size, for a source in the middle of a pixel. Beyond
     the wavelengths and sizes of the reference, the value at the edge is used. The observatory's pipeline leaves fluxes
     beyond the wavelengths as they are, so that they step.
@@ -95,7 +104,7 @@ def _correct(spectrum: xr.Dataset, apcorr: xr.Dataset, size: float | None) -> xr
     given = (spectrum[name] for name in names)
     powers = tuple(2 if "_var_" in name else 1 for name in names)
     if size is None and {"weight", "profile", height} <= set(spectrum.variables):
-        correction = _of_weights(spectrum, height, table)
+        correction = _of_weights(spectrum, height, table, _slit_of(spectrum))
         found = map_blocks(_scaled, correction, *given, core=(), outputs=outputs, powers=powers)
     else:
         arrays = (spectrum[height], spectrum["wavelength"], *given)
@@ -111,19 +120,42 @@ def _table_of(row: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return wavelength[nodes], size[steps][:, nodes], correction[steps][:, nodes]
 
 
-def _of_weights(spectrum: xr.Dataset, height: str, table: tuple[np.ndarray, ...]) -> xr.DataArray:
+@dataclass(frozen=True)
+class _Slit:
+    """The open parts of a slit, and the planned place of the source in it [open heights]."""
+
+    openings: tuple[tuple[float, float], ...]
+    place: float
+
+
+def _slit_of(spectrum: xr.Dataset) -> _Slit | None:
+    """Return the slit of a source; None if it is not known where the source and the pixels are along it."""
+    header = SlitHeader.of(spectrum)
+    if "slit_y" not in spectrum or not header.places:
+        return None
+    centres = [0.0]
+    if fixed_slit(spectrum.attrs) is None:
+        states, source = shutter_states(spectrum.attrs)
+        pitch = float(spectrum.attrs.get("SLTYSCL") or 1.0)
+        centres = [(number - source) * pitch for number, state in enumerate(states) if state == "1"]
+    return _Slit(tuple((centre - 0.5, centre + 0.5) for centre in centres), header.places[0])
+
+
+def _of_weights(spectrum: xr.Dataset, height: str, table: tuple[np.ndarray, ...], slit: _Slit | None) -> xr.DataArray:
     """Return the correction (dispersion,) for spectra that are weighted sums of known weights."""
     heights = spectrum[height]
     if "integration" in heights.dims:  # the aperture is the same for all
         heights = heights.isel(integration=0, drop=True)
     core = tuple(map(str, spectrum["weight"].dims))
-    arrays = (spectrum["weight"], spectrum["profile"], heights, spectrum["wavelength"])
+    arrays = [spectrum["weight"], spectrum["profile"], heights, spectrum["wavelength"]]
+    arrays += [spectrum["slit_y"]] if slit is not None else []
     found = map_blocks(
         _corrected_for_weights,
         *(unlabelled(one_chunk(array, *(dim for dim in core if dim in array.dims))) for array in arrays),
         core=core,
         outputs={"correction": (core[1:], np.float64)},
         table=table,
+        slit=slit,
     )
     return found["correction"]
 
@@ -133,8 +165,9 @@ def _corrected_for_weights(
     profile: np.ndarray,
     height: np.ndarray,
     wavelength: np.ndarray,
-    *,
+    *slit_y: np.ndarray,
     table: tuple[np.ndarray, ...],
+    slit: _Slit | None,
 ) -> np.ndarray:
     """Return the flux of a point over that in its aperture, less the light that a local background took away there.
 
@@ -147,17 +180,57 @@ def _corrected_for_weights(
     row = np.arange(weight.shape[0])[:, None]
     with np.errstate(all="ignore"):
         distance = np.abs(row - (row * core).sum(0) / core.sum(0))
+        light = _light_of_table(distance, wavelength, table)
+        enclosed = 1 / correction
+        if slit is not None:
+            light, relative = _light_of_slit(distance, height, wavelength, slit_y[0].astype(np.float64), table, slit)
+            enclosed = enclosed * relative
         beyond = np.where(distance > 0.5 * height + 0.5, weight, 0.0)
-        # the light of a pixel is the difference of what two apertures enclose that end at its edges
-        shape = distance.shape
-        ends = (np.maximum(2 * distance + side, 1e-3) for side in (1.0, -1.0))
-        outer, inner = (1 / _interpolated(np.broadcast_to(wavelength, shape), end, *table) for end in ends)
-        light = 0.5 * (outer - inner) - profile / correction
-        level = np.nansum(beyond * light, axis=0) / beyond.sum(0)
-        seen = 1 / correction - height * level
+        level = np.nansum(beyond * (light - profile * enclosed), axis=0) / beyond.sum(0)
+        seen = enclosed - height * level
     has_level = beyond.sum(0) < -_SOME * (weight * profile).sum(0)
     is_known = has_level & np.isfinite(seen) & (np.abs(seen * correction - 1) < _MOST)
-    return np.where(is_known, 1 / np.where(is_known, seen, 1.0), correction)
+    seen = np.where(is_known, seen, np.where(np.isfinite(enclosed) & (enclosed > 0), enclosed, 1 / correction))
+    return np.asarray(1 / seen)
+
+
+def _light_of_table(distance: np.ndarray, wavelength: np.ndarray, table: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the light of a point in each pixel: the difference of what two apertures enclose that end at its edges."""
+    ends = (np.maximum(2 * distance + side, 1e-3) for side in (1.0, -1.0))
+    outer, inner = (1 / _interpolated(np.broadcast_to(wavelength, distance.shape), end, *table) for end in ends)
+    return np.asarray(0.5 * (outer - inner))
+
+
+def _light_of_slit(
+    distance: np.ndarray,
+    height: np.ndarray,
+    wavelength: np.ndarray,
+    slit_y: np.ndarray,
+    table: tuple[np.ndarray, ...],
+    slit: _Slit,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the light in each pixel, and the light in the aperture relative to that of a point in the middle."""
+    nodes, sizes, corrections = _at_nodes(*table)
+    pixel = float(np.nanmedian(np.abs(np.diff(slit_y, axis=0))))
+    points = point_light(nodes, sizes, 1 / corrections, slit.openings, pixel)
+    node = np.interp(np.nan_to_num(wavelength, nan=nodes[0]), nodes, np.arange(nodes.size))
+    light = points.in_pixels(node, slit_y, slit.place, slit.place)
+    within = np.clip(0.5 * height + 0.5 - distance, 0.0, 1.0)
+    central = points.enclosed(float(np.nanmedian(height)))
+    return light, (within * light).sum(0) / np.interp(node, np.arange(nodes.size), central)
+
+
+def _at_nodes(
+    nodes: np.ndarray, sizes: np.ndarray, corrections: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a table at a few wavelengths."""
+    place = np.linspace(0, nodes.size - 1, min(_NODES, nodes.size))
+    left = np.minimum(place.astype(np.int64), nodes.size - 2)
+    part = place - left
+    at, size, correction = (
+        values[..., left] * (1 - part) + values[..., left + 1] * part for values in (nodes, sizes, corrections)
+    )
+    return at, size, correction
 
 
 def _multiplied(

@@ -121,10 +121,10 @@ def extract_spectrum(
         missing [pixel]; ``coverage``; ``dq``; ``relative_error_*``, errors of references that all wavelengths share,
         over the flux, as far as the slit has ``var_photom`` and so on; the coordinate ``wavelength`` [um]. ``weight``
         (row, dispersion) has the weights of pixels in the flux of the mean image, in units of flux per ``sci``, and
-        ``profile`` (row, dispersion) is that of the model. ``var_background`` is that of the slit. Rows are labelled as
-        in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6 times the sum; for MJy/sr it
-        is this times PIXAR_SR, and the surface brightness of an extended source is the mean over the rows of open
-        shutters. NaN where nothing can be extracted.
+        ``profile`` (row, dispersion) is that of the model. ``var_background`` and ``slit_y`` are those of the slit.
+        Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6 times
+        the sum; for MJy/sr it is this times PIXAR_SR, and the surface brightness of an extended source is the mean over
+        the rows of open shutters. NaN where nothing can be extracted.
 
     Raises
     ------
@@ -250,8 +250,12 @@ def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units)
         found["var_background"] = variance.rename({column: "dispersion"})
     found["profile"] = model["profile"].astype(np.float32).reset_coords(drop=True).drop_vars(column, errors="ignore")
     found["profile"] = found["profile"].rename({column: "dispersion"}).drop_vars(row, errors="ignore")
+    if "slit_y" in slit:
+        place = slit["slit_y"].reset_coords(drop=True).drop_vars([row, column], errors="ignore")
+        found["slit_y"] = place.rename({column: "dispersion"})
     if row in slit.coords:
-        found |= {name: found[name].assign_coords({row: slit[row].variable}) for name in ("weight", "profile")}
+        pixels = {"weight", "profile", "slit_y"} & set(found)
+        found |= {name: found[name].assign_coords({row: slit[row].variable}) for name in pixels}
     return found
 
 

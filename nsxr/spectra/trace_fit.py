@@ -3,7 +3,7 @@
 Images are (exposure, y, x). See :func:`nsxr.fit_trace_model` for the meaning of the results.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -54,8 +54,8 @@ class FitSettings:
         Planned places of all sources of each exposure [open heights], the primary one first; for slits that know the
         place of each pixel along the slit.
     nods : tuple of (tuple of float, int) or None
-        Shifts of the source in each exposure that was subtracted [open heights], and the number of all of these
-        exposures; None if they are not known.
+        Of each exposure, the shifts of the source in those that were subtracted and show it [open heights], and the
+        number of all that were subtracted; None if they are not known.
     position, half_width, position_prior, rejection_threshold, rescale_noise
         See :func:`nsxr.fit_trace_model`.
     background_terms : int
@@ -193,27 +193,32 @@ def _place(
         min(widest, float(n_rows)),  # at most the height of the cut-out
         np.stack([np.ones((n_rows, n_columns)) if each is None else each for each in sky]),
         slit if settings.is_extended else None,
-        [nod_distances(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)],
-        *_known_lines(slit_y, plan, settings),
+        *_known_lines(wavelength, slit_y, plan, settings),
     )
 
 
 def _known_lines(
-    slit_y: np.ndarray, plan: np.ndarray, settings: FitSettings
-) -> tuple[list[np.ndarray], list[tuple[np.ndarray, float] | None]]:
-    """Return the planned distances of other sources [row], and of subtracted nods with their part of the light."""
-    others, nods = [], []
-    for image, path, sources, shifts in zip(slit_y, plan, settings.sources, settings.nods, strict=True):
-        own = sources[:1]
-        places = [rows_of(image, place) for place in sources[1:]] if own else []
-        others.append(np.array([float(np.median(place - path)) for place in places if place is not None]))
-        known = None
-        if shifts is not None and own:
-            places = [rows_of(image, own[0] + shift) for shift in shifts[0]]
-            if all(place is not None for place in places):
-                known = np.array([float(np.median(p - path)) for p in places if p is not None]), 1.0 / shifts[1]
-        nods.append(known)
-    return others, nods
+    wavelength: np.ndarray, slit_y: np.ndarray, plan: np.ndarray, settings: FitSettings
+) -> tuple[list[np.ndarray | None], bool, list[np.ndarray]]:
+    """Return possible distances of subtracted nods [row], whether they are exact, planned distances of other sources.
+
+    If it is not known which nods were subtracted, the source may have been in each of the other shutters.
+    """
+    nods = [nod_distances(each, state) for each, state in zip(wavelength, settings.shutters, strict=True)]
+    others: list[np.ndarray] = [np.zeros(0)] * len(nods)
+    is_exact = True
+    for e, (image, path) in enumerate(zip(slit_y, plan, strict=True)):
+        sources, shifts = settings.sources[e], settings.nods[e]
+
+        def distances(places: Sequence[float], image: np.ndarray = image, path: np.ndarray = path) -> np.ndarray:
+            traces = [rows_of(image, place) for place in places]
+            return np.array([float(np.median(trace - path)) for trace in traces if trace is not None])
+
+        others[e] = distances(() if settings.is_extended else sources[1:])
+        is_exact &= shifts is not None and bool(sources)
+        if shifts is not None and sources:
+            nods[e] = distances([sources[0] + shift for shift in shifts[0]])
+    return nods, is_exact, others
 
 
 def _plan(

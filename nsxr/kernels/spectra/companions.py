@@ -1,7 +1,7 @@
 """Model other sources in the slits of a source, and subtracted nods."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from nsxr.kernels.spectra.trace_profile import Profile
 __all__ = ["Others", "gather"]
 
 _BRIGHTEST = 1e6  # largest light relative to the source, which may have no light
+_ASTRAY = 0.03  # rows, error of planned distances of sources from each other
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,13 @@ class Others:
     ----------
     distances, strengths : (exposure, other) ndarray
         Distances from the source [row], and light relative to the source; 0 where there is none in an exposure.
+    planned : (exposure, other) ndarray, optional
+        Planned distances from the source [row]; NaN for those that were not planned.
     """
 
     distances: np.ndarray
     strengths: np.ndarray
+    planned: np.ndarray | None = None
 
     def __bool__(self) -> bool:
         return bool(self.strengths.any())
@@ -74,37 +78,51 @@ class Others:
                 light = (w * amplitudes[k, e]).sum() / max(abs((w * flux[e]).sum()), 1e-300)
                 is_there = total > SIGNIFICANCE and np.mean(parts) > 0.6
                 strengths[e, k] = np.clip(light, -_BRIGHTEST, _BRIGHTEST) if is_there else 0.0
-        return Others(self.distances, strengths)
+        return replace(self, strengths=strengths)
 
     def moved(self, residual: np.ndarray, precision: np.ndarray, profile: Profile, amplitudes: np.ndarray) -> "Others":
-        """Return others with positions that reduce the residual; each moves by half a row at most."""
+        """Return others with positions that reduce the residual; each moves by half a row at most.
+
+        Those that were planned stay within a tenth of a row of the plan.
+        """
         n_rows, distances = residual.shape[1], self.distances.copy()
+        planned = np.full_like(distances, np.nan) if self.planned is None else self.planned
         for k in range(distances.shape[1]):
             slope = (profile.at(n_rows, distances[:, k] + 0.1) - profile.at(n_rows, distances[:, k] - 0.1)) / 0.2
             slope = slope * amplitudes[k][:, None, :]
             power = (precision * slope**2).sum((1, 2))
-            step = (precision * slope * residual).sum((1, 2)) / np.where(power > 0, power, np.inf)
-            distances[:, k] += np.clip(step, -0.5, 0.5)
-        return Others(distances, self.strengths)
+            along = (precision * slope * residual).sum((1, 2))
+            is_planned = np.isfinite(planned[:, k])
+            held = np.where(is_planned, 1 / _ASTRAY**2, 0.0)
+            along += held * np.where(is_planned, planned[:, k] - distances[:, k], 0.0)
+            power += held
+            distances[:, k] += np.clip(along / np.where(power > 0, power, np.inf), -0.5, 0.5)
+        return replace(self, distances=distances)
 
 
-def gather(lines: list[Lines], nods: Sequence[np.ndarray | None]) -> tuple[Others, Others]:
+def gather(
+    lines: list[Lines], nods: Sequence[np.ndarray | None], planned: Sequence[np.ndarray]
+) -> tuple[Others, Others]:
     """Return other sources, and subtracted nods of this source, from the lines of all exposures.
 
-    If the possible positions of other nods are not known, every negative line counts as a nod.
+    If the possible positions of other nods are not known, every negative line counts as a nod. The first lines of an
+    exposure are those of ``planned``, the planned distances of other sources [row].
     """
     others, echoes = [], []
-    for line, places in zip(lines, nods, strict=True):
+    for line, places, own in zip(lines, nods, planned, strict=True):
         is_echo = (line.strengths < 0) & (places is None)
-        others.append((line.distances[~is_echo], line.strengths[~is_echo]))
+        is_echo[: own.size] = False
+        others.append((line.distances[~is_echo], line.strengths[~is_echo], own))
         distances = np.concatenate([line.echo_distances, line.distances[is_echo]])
-        echoes.append((distances, np.concatenate([line.echo_strengths, -line.strengths[is_echo]])))
+        echoes.append((distances, np.concatenate([line.echo_strengths, -line.strengths[is_echo]]), np.zeros(0)))
     return _padded(others), _padded(echoes)
 
 
-def _padded(each: Sequence[tuple[np.ndarray, np.ndarray]]) -> Others:
-    most = max(distances.size for distances, _ in each)
+def _padded(each: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Others:
+    most = max(distances.size for distances, _, _ in each)
     found = np.zeros((2, len(each), most))
-    for e, (distances, strengths) in enumerate(each):
+    known = np.full((len(each), most), np.nan)
+    for e, (distances, strengths, own) in enumerate(each):
         found[0, e, : distances.size], found[1, e, : distances.size] = distances, strengths
-    return Others(found[0], found[1])
+        known[e, : min(own.size, distances.size)] = own[: distances.size]
+    return Others(found[0], found[1], known)

@@ -7,7 +7,8 @@ import numpy as np
 
 from nsxr.kernels.spectra.column_fit import solve_parts
 from nsxr.kernels.spectra.companions import Others, gather
-from nsxr.kernels.spectra.lines import find_lines
+from nsxr.kernels.spectra.lines import Lines, find_lines
+from nsxr.kernels.spectra.planned_lines import planned_lines
 from nsxr.kernels.spectra.trace_fit import fit_echoes, fit_trace
 from nsxr.kernels.spectra.trace_profile import Profile, planned_profile
 
@@ -36,11 +37,10 @@ class Place:
         Part of each pixel within the slit, which is the aperture of an extended source; None for point sources.
     nods : sequence of ndarray or None
         For each exposure the possible distances of other nods from the source [row]; None if not known.
+    are_nods_exact : bool
+        Whether these are the nods that were subtracted.
     others : sequence of ndarray
         For each exposure the planned distances of other sources from the source [row].
-    echoes : sequence of (ndarray, float) or None
-        For each exposure the distances of the nods that were subtracted [row], and the part of the light that each has;
-        None if not known.
     """
 
     plan: np.ndarray
@@ -50,8 +50,8 @@ class Place:
     sky: np.ndarray
     slit: np.ndarray | None
     nods: Sequence[np.ndarray | None]
+    are_nods_exact: bool
     others: Sequence[np.ndarray]
-    echoes: Sequence[tuple[np.ndarray, float] | None]
 
 
 def find_light(
@@ -64,22 +64,9 @@ def find_light(
     every, precision = precision, precision * is_told[:, None, :]
     n, n_rows, _ = images.shape
     extended = place.slit is not None
-    lines = [
-        find_lines(
-            images[e],
-            precision[e],
-            place.plan[e],
-            place.sky[e],
-            has_level=order > 0,
-            is_planned=place.is_planned,
-            prior=place.prior,
-            nods=place.nods[e],
-            extended=extended,
-        )
-        for e in range(n)
-    ]
+    lines = [_lines_of(images[e], precision[e], place, e, order) for e in range(n)]
     offsets = np.array([line.offset for line in lines])
-    others, echoes = gather(lines, place.nods)
+    others, echoes = gather(lines, place.nods, place.others)
     away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
     edge = (place.sky > 0.03) & (place.sky < 0.93)
     if extended:
@@ -103,6 +90,7 @@ def find_light(
     )
     planned = np.stack([profile.distances, profile.strengths])
     astray = 0.1 if all(places is not None for places in place.nods) else 0.3
+    astray = 0.03 if place.are_nods_exact else astray
     rounds = 1 + (order > 0) + 3 * bool(others or profile.strengths.any())
     for number in range(rounds):
         own = images
@@ -124,6 +112,33 @@ def find_light(
             unlike = np.where(others.strengths.any(1) | (order > 0), 1e-4, 0.2)
             profile = fit_echoes(own, precision * ~taken, profile, planned, astray, unlike)
     return profile, others, every
+
+
+def _lines_of(image: np.ndarray, precision: np.ndarray, place: Place, e: int, order: int) -> Lines:
+    """Return the lines of one exposure: those that were planned, and others that are seen."""
+    seen = find_lines(
+        image,
+        precision,
+        place.plan[e],
+        place.sky[e],
+        has_level=order > 0,
+        is_planned=place.is_planned,
+        prior=place.prior,
+        nods=place.nods[e],
+        extended=place.slit is not None,
+    )
+    if not place.others[e].size:
+        return seen
+    return planned_lines(
+        image,
+        precision,
+        place.plan[e],
+        place.sky[e],
+        has_level=order > 0,
+        prior=place.prior,
+        others=place.others[e],
+        seen=seen,
+    )
 
 
 def _overlaps(profile: Profile) -> bool:

@@ -13,10 +13,10 @@ import numpy as np
 
 from nsxr.kernels.spectra.gaussians import SKIRT, gaussian
 
-__all__ = ["APART", "SIGNIFICANCE", "Lines", "find_lines"]
+__all__ = ["APART", "NARROW", "SIGNIFICANCE", "Curve", "Lines", "collapsed", "find_lines", "fit_terms"]
 
 _STEP = 0.25  # rows, width of the bins of the curve
-_WIDTHS = (0.65, 0.85, 1.1, 1.4)  # rows, widths of the image of a point source that are tried
+NARROW = (0.65, 0.85, 1.1, 1.4)  # rows, widths of the image of a point source that are tried
 _WIDE = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # rows, widths of extended sources that are tried
 _FAINTEST_IN_ECHO = 0.15  # limit near a subtracted nod, which may be a little brighter or wider
 _UNLIKELY = 2.0
@@ -61,7 +61,7 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """Hold the mean light along lines parallel to the planned trace, relative to the brightness of columns.
 
     Fields are the distance from the trace, the mean and its standard deviation, a uniform sky in the same units, and
@@ -114,7 +114,8 @@ class _Shapes:
     spread: float
 
 
-def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: np.ndarray) -> _Curve | None:
+def collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: np.ndarray) -> Curve | None:
+    """Return the mean light along lines parallel to the planned trace; None if there is too little."""
     used = precision > 0
     count = np.maximum(used.sum(0), 1)
     column = np.where(used.any(0), precision.sum(0) / count, 0.0)
@@ -146,7 +147,7 @@ def _collapsed(image: np.ndarray, precision: np.ndarray, plan: np.ndarray, sky: 
     # the profile is not known better than this, because its width changes along the trace
     flaws = (_TOLERANCE * light) ** 2 + (_TOLERANCE_AROUND * around) ** 2
     found = mean(distance), light, np.sqrt(variance + flaws), mean(sky_there), mean(sky)
-    return _Curve(*(values[kept] for values in found))
+    return Curve(*(values[kept] for values in found))
 
 
 def _brightness(image: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -200,12 +201,12 @@ def find_lines(
         can only be subtracted nods.
     """
     none = np.zeros(0)
-    curve = _collapsed(image, precision, plan, sky)
+    curve = collapsed(image, precision, plan, sky)
     if curve is None:
-        return Lines(0.0, _WIDTHS[1], none, none, none, none)
+        return Lines(0.0, NARROW[1], none, none, none, none)
     rules = _Rules(has_level, is_planned, prior, extended)
     high = max((curve.distance[-1] - curve.distance[0]) / 3, 1.0)
-    widths = [w for w in _WIDE if w < high] if extended else _WIDTHS
+    widths = [w for w in _WIDE if w < high] if extended else NARROW
 
     def best(tried: Iterable[tuple[float, _Pattern]]) -> tuple[float, Lines, _Pattern] | None:
         found = [
@@ -218,10 +219,10 @@ def find_lines(
     # an approximate width is enough to find which nods were subtracted
     first = best((width, pattern) for pattern in _patterns(curve, nods, extended) for width in widths[1::2])
     chosen = best((width, first[2]) for width in widths) if first else None
-    return chosen[1] if chosen else Lines(0.0, _WIDTHS[1], none, none, none, none)
+    return chosen[1] if chosen else Lines(0.0, NARROW[1], none, none, none, none)
 
 
-def _patterns(curve: _Curve, nods: np.ndarray | None, extended: bool) -> Iterator[_Pattern]:
+def _patterns(curve: Curve, nods: np.ndarray | None, extended: bool) -> Iterator[_Pattern]:
     """Yield patterns of subtracted nods, distances and strength: all combinations of shutters with negative light.
 
     If the source is extended, nods may also lie behind closed shutters, because light beside these shutters is seen.
@@ -239,7 +240,7 @@ def _patterns(curve: _Curve, nods: np.ndarray | None, extended: bool) -> Iterato
                     yield np.array([*chosen, *behind]), 1.0 / (count + more)
 
 
-def _lines_of_width(curve: _Curve, width: float, rules: _Rules, pattern: _Pattern) -> tuple[float, Lines] | None:
+def _lines_of_width(curve: Curve, width: float, rules: _Rules, pattern: _Pattern) -> tuple[float, Lines] | None:
     """Return chi square, plus 25 for each line, and the lines; None if the pattern of nods does not fit.
 
     Each line has echoes at all distances of the pattern.
@@ -275,7 +276,7 @@ def _lines_of_width(curve: _Curve, width: float, rules: _Rules, pattern: _Patter
     return chi_square, Lines(float(at[source]), width, distances, ratios, echoes, strengths)
 
 
-def _shapes(curve: _Curve, width: float, rules: _Rules, pattern: _Pattern) -> _Shapes:
+def _shapes(curve: Curve, width: float, rules: _Rules, pattern: _Pattern) -> _Shapes:
     """Return the shapes of lines of one width with their echoes."""
     echoes, part = pattern
     grid = np.arange(curve.distance[0], curve.distance[-1], _STEP)
@@ -294,13 +295,13 @@ def _shapes(curve: _Curve, width: float, rules: _Rules, pattern: _Pattern) -> _S
 
 
 def _add_lines(
-    curve: _Curve, given: _Shapes, rules: _Rules, pattern: _Pattern
+    curve: Curve, given: _Shapes, rules: _Rules, pattern: _Pattern
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """Add lines, the most significant first. Return their places on the grid, the fit, and the residual."""
     (echoes, part), grid, shapes, enough = pattern, given.grid, given.shapes, given.enough
     negative = _is_negative(curve, grid)
     places: list[int] = []
-    solution, residual = _fit(given.level, given.values)
+    solution, residual = fit_terms(given.level, given.values)
     while len(places) < _MOST:
         terms = [*given.level, *(shapes[:, p] for p in places)]
         free = shapes
@@ -319,7 +320,7 @@ def _add_lines(
         if not allowed.any():
             break
         place = int(np.argmax(np.where(allowed, gain, -1.0)))
-        trial, rest = _fit([*terms, shapes[:, place]], given.values)
+        trial, rest = fit_terms([*terms, shapes[:, place]], given.values)
         if gain[place] < (SIGNIFICANCE * given.spread) ** 2:
             break
         light = trial[len(given.level) :]
@@ -337,7 +338,7 @@ def _add_lines(
     return places, solution, residual
 
 
-def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np.ndarray:
+def _line(curve: Curve, places: np.ndarray, width: float, extended: bool) -> np.ndarray:
     """Return lines of light at some places. Lines of extended sources have a skirt, and are cut by shutters."""
     core: np.ndarray = gaussian(curve.distance[:, None] - places, width)[0]
     if not extended:
@@ -346,12 +347,12 @@ def _line(curve: _Curve, places: np.ndarray, width: float, extended: bool) -> np
     return np.asarray((0.9 * core + 0.1 * skirt) * curve.passed[:, None])
 
 
-def _is_open(curve: _Curve, place: float) -> bool:
+def _is_open(curve: Curve, place: float) -> bool:
     near = np.abs(curve.distance - place) < 1.0
     return bool(near.any() and curve.passed[near].mean() > 0.3)
 
 
-def _is_negative(curve: _Curve, places: np.ndarray) -> np.ndarray:
+def _is_negative(curve: Curve, places: np.ndarray) -> np.ndarray:
     """Return at which places the light is negative by three standard deviations."""
     near = (np.abs(curve.distance[:, None] - places) < 1.0) & (curve.passed[:, None] > 0.5)
     weight = near / curve.deviation[:, None] ** 2
@@ -360,7 +361,8 @@ def _is_negative(curve: _Curve, places: np.ndarray) -> np.ndarray:
     return np.asarray(pull < -3.0)
 
 
-def _fit(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_terms(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the amplitudes of terms that fit values best, and the residual."""
     if not terms:
         return np.zeros(0), values
     design = np.stack(terms, axis=1)
@@ -368,7 +370,7 @@ def _fit(terms: list[np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.nd
     return solution, values - design @ solution
 
 
-def _is_bump(curve: _Curve, place: float, others: np.ndarray, spread: float) -> bool:
+def _is_bump(curve: Curve, place: float, others: np.ndarray, spread: float) -> bool:
     """Return whether light at a place exceeds the minimum before each other line, or the light opposite that line."""
     near = np.abs(curve.distance - place) <= 0.5
     if not near.any():

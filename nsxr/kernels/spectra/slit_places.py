@@ -4,6 +4,7 @@ import numpy as np
 
 __all__ = ["rows_of"]
 
+
 _LEAST = 3  # pixels of a column that tell where the slit is
 _DEGREE = 3  # of the polynomial along the dispersion for columns that do not
 
@@ -39,3 +40,4 @@ def rows_of(slit_y: np.ndarray, place: float) -> np.ndarray | None:
         fit = np.polynomial.Polynomial.fit(x[told], found[told], _DEGREE)
         found = np.where(told, found, fit(x))
     return np.asarray(found)
+
