@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -62,16 +62,28 @@ def time_configuration(configuration: Configuration, folder: Path, python: Path,
         "peer": peer_command(configuration, paths, folder / "peer", python),
         "nsxr": nsxr_command(configuration, paths, folder / "nsxr"),
     }
+    return {
+        "configuration": configuration.name,
+        "label": configuration.label,
+        **time_commands(commands, folder, turns),
+    }
+
+
+def time_commands(commands: Mapping[str, list[str]], folder: Path, turns: int) -> dict[str, object]:
+    """Return the measurements of every turn of the programs, and of the first run of nsxr, which compiles kernels.
+
+    Inputs are in ``folder / "exposure"``. Each program writes to the folder of its name.
+    """
     warm_cache(folder / "exposure")
     shutil.rmtree(folder / "kernels", ignore_errors=True)
     os.environ["NUMBA_CACHE_DIR"] = str(folder / "kernels")
     first = measure_command(commands["nsxr"], folder / "nsxr.log")
-    turns_of: dict[str, list[dict[str, float]]] = {"peer": [], "nsxr": []}
+    turns_of: dict[str, list[dict[str, float]]] = {program: [] for program in commands}
     for _ in range(turns):
         for program, command in commands.items():
             shutil.rmtree(folder / program, ignore_errors=True)
             turns_of[program].append(measure_command(command, folder / f"{program}.log"))
-    return {"configuration": configuration.name, "label": configuration.label, "first_nsxr": first, **turns_of}
+    return {"first_nsxr": first, **turns_of}
 
 
 def table(results: Sequence[dict[str, object]]) -> str:
@@ -81,17 +93,22 @@ def table(results: Sequence[dict[str, object]]) -> str:
     lines = [table_head(header)]
     for result in results:
         seconds, memory = (
-            {program: median(turn[key] for turn in result[program]) for program in ("peer", "nsxr")}
+            {
+                program: median(turn[key] for turn in result[program])
+                for program in ("peer", "nsxr")
+                if program in result
+            }
             for key in ("seconds", "peak_bytes")
         )
+        has_peer = "peer" in seconds
         cells = [
             result["label"],
-            f"{seconds['peer']:.1f} s",
+            f"{seconds['peer']:.1f} s" if has_peer else "",
             f"{seconds['nsxr']:.1f} s",
-            f"{seconds['peer'] / seconds['nsxr']:.1f} times",
-            f"{memory['peer'] / 1e9:.2f} GB",
+            f"{seconds['peer'] / seconds['nsxr']:.1f} times" if has_peer else "",
+            f"{memory['peer'] / 1e9:.2f} GB" if has_peer else "",
             f"{memory['nsxr'] / 1e9:.2f} GB",
-            f"{memory['nsxr'] / memory['peer']:.2f}",
+            f"{memory['nsxr'] / memory['peer']:.2f}" if has_peer else "",
             f"{result['first_nsxr']['seconds']:.1f} s",
         ]
         lines.append(table_row(cells))

@@ -13,7 +13,9 @@ import numpy as np
 import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "peer"))
 
+from run_peer import add_asdf
 from spec_skies import count_rates
 
 import nsxr
@@ -168,8 +170,16 @@ def write_scene(scene: Scene, folder: Path) -> dict[str, object]:
     }
     listed = folder / "spec2_asn.json"
     listed.write_text(json.dumps(association, indent=1), encoding="utf-8")
+    for_peer = folder / "peer"
+    for_peer.mkdir(exist_ok=True)
+    for path in (*rates, *folder.glob("*_msa.fits"), listed):
+        shutil.copyfile(path, for_peer / path.name)
+    for path in rates:
+        add_asdf(for_peer / path.name)
+    given = listed.name if len(rates) > 1 else rates[0].name
     found = {
-        "input": str(listed if len(rates) > 1 else rates[0]),
+        "input": str(folder / given),
+        "peer_input": str(for_peer / given),
         "references": {kind: str(path) for kind, path in paths.items()},
         "folder": str(references),
     }

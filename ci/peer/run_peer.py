@@ -94,13 +94,20 @@ def with_asdf(uncal: Path, folder: Path) -> Path:
     with fits.open(uncal) as hdus:
         if "ASDF" in hdus:
             return uncal
-    tree = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0 {}\n...\n"
-    column = fits.Column("ASDF_METADATA", f"{len(tree)}B", array=[list(tree)])
     copy = folder / uncal.name
     shutil.copyfile(uncal, copy)
-    with fits.open(copy, mode="append") as hdus:
-        hdus.append(fits.BinTableHDU.from_columns([column], name="ASDF"))
+    add_asdf(copy)
     return copy
+
+
+def add_asdf(path: Path) -> None:
+    """Append an empty ASDF extension to an exposure."""
+    from astropy.io import fits
+
+    tree = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0 {}\n...\n"
+    column = fits.Column("ASDF_METADATA", f"{len(tree)}B", array=[list(tree)])
+    with fits.open(path, mode="append") as hdus:
+        hdus.append(fits.BinTableHDU.from_columns([column], name="ASDF"))
 
 
 def parse_setting(text: str) -> tuple[str, str, object]:
