@@ -21,6 +21,7 @@ _OWN: Mapping[str, str] = {
     "WAVELENGTH_UNCORRECTED": "wavelength_uncorrected",
     "SKY_PART": "sky_part",
     "SLIT_Y": "slit_y",
+    "SUBTRACTED": "subtracted",
 }
 
 SLIT_IMAGES: Mapping[str, str] = {

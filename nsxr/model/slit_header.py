@@ -43,9 +43,9 @@ class SlitHeader:
     places : tuple of float
         Planned places of all sources along the slit [open heights], the primary one first (``source_places``, else
         SRCYPOS times SLTYSCL). Empty if they are not known.
-    nods : (tuple of float, int) or None
-        Shifts of the source along the slit in the exposures that were subtracted and show it [open heights], and the
-        number of all exposures that were subtracted (``nod_shifts``). None if they are not known.
+    nods : tuple of (float or None), or None
+        Shifts of the source along the slit in each exposure that was subtracted [open heights], None in those that do
+        not show it (``nod_shifts``). None if they are not known.
     order : int
         Spectral order without its sign (SPORDER).
     program, observation, detector, filter, grating, exposure_type : str
@@ -77,7 +77,7 @@ class SlitHeader:
     source_type: str
     source_y: float | None
     places: tuple[float, ...]
-    nods: tuple[tuple[float, ...], int] | None
+    nods: tuple[float | None, ...] | None
     order: int
     program: str
     observation: str
@@ -167,11 +167,8 @@ def _places(attrs: Attributes) -> tuple[float, ...]:
     return () if place is None else (float(place) * float(attrs.get("SLTYSCL") or 1.0),)
 
 
-def _nods(attrs: Attributes) -> tuple[tuple[float, ...], int] | None:
-    if "nod_shifts" not in attrs:
-        return None
-    shifts = _numbers(attrs, "nod_shifts")
-    return tuple(shift for shift in shifts if shift is not None), len(shifts)
+def _nods(attrs: Attributes) -> tuple[float | None, ...] | None:
+    return tuple(_numbers(attrs, "nod_shifts")) if "nod_shifts" in attrs else None
 
 
 def _numbers(attrs: Attributes, key: str) -> list[float | None]:

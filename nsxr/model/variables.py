@@ -121,6 +121,9 @@ VARIABLES: Mapping[str, Variable] = {
         ONE_IMAGE, np.float32, ("(DN/s)2",), "variance of the background, which exposures may share"
     ),
     "n_contributing": Variable(ONE_IMAGE, np.uint8, (), "exposures that a pixel of a background was made from"),
+    "subtracted": Variable(
+        ONE_IMAGE, np.uint8, (), "backgrounds whose mean was subtracted from a pixel, one bit for each"
+    ),
     "snowballs": Variable((("snowball", "property"),), np.float32, (), "large cosmic-ray events, NaN beyond the last"),
     "picture_frame_amplitude": Variable(
         (("integration", "group"),), np.float32, ("DN",), "strength of the picture frame"

@@ -28,6 +28,8 @@ Method = Annotated[str, Choices("optimal", "jwst", peer="jwst")]
 _LEVELS = {"optimal": 4.0, "jwst": 3.0}
 """Default limit of clipping of each method, in standard deviations."""
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
+_MOST_BITS = 8
+"""Largest number of backgrounds for which ``contributing`` is recorded."""
 _SAME = ("DETECTOR", "FILTER", "GRATING")
 _TILTS = ("GWA_XTIL", "GWA_YTIL")
 _TILT_TOLERANCE = 1e-8
@@ -105,7 +107,8 @@ def combine_backgrounds(
     -------
     Dataset
         ``sci``; its variances, each kind ``sum(weight**2 * variance)``; ``dq``, the flags of the exposures that
-        contribute, and DO_NOT_USE where there are none; ``n_contributing`` uint8. Attribute ``background_members``:
+        contribute, and DO_NOT_USE where there are none; ``n_contributing`` uint8; of eight backgrounds at
+        most, ``contributing`` uint8, a bit for each one that contributes. Attribute ``background_members``:
         names of the exposures. Lazy if one of them is.
 
     Raises
@@ -136,6 +139,7 @@ def combine_backgrounds(
 
     arrays = [stack(name) for name in ("sci", "dq", *parts)]
     own: dict[str, type[np.generic]] = {"sci": np.float32, "dq": np.uint32, "n_contributing": np.uint8}
+    own["contributing"] = np.uint8
     found = map_blocks(
         _combine_block,
         *arrays,
@@ -157,6 +161,8 @@ def combine_backgrounds(
     for name in ("sci", "dq", *parts):
         result[name].attrs = dict(first[name].attrs)
     result["n_contributing"].attrs = variable_attributes("n_contributing")
+    if len(each) > _MOST_BITS:
+        result = result.drop_vars("contributing")
     given = {"method": method, "sigma": threshold, "members": members_of(backgrounds)}
     return record(result, "combine_backgrounds", parameters=given)
 
@@ -209,10 +215,13 @@ def _combine_block(
         flags = np.where(contributed.any(0), flags, _DO_NOT_USE).astype(np.uint32)
     sums = [np.where(factors > 0, factors**2 * np.where(np.isfinite(kind), kind, 0.0), 0.0).sum(0) for kind in kinds]
     count = (factors > 0).sum(0)
+    bits = ((factors[:_MOST_BITS] > 0) << np.arange(min(n, _MOST_BITS))[:, None]).sum(0)
     return tuple(
         np.asarray(array).reshape(shape).astype(dtype)
         for array, dtype in zip(
-            (mean, flags, count, *sums), (np.float32, np.uint32, np.uint8, *[np.float32] * len(sums)), strict=True
+            (mean, flags, count, bits, *sums),
+            (np.float32, np.uint32, np.uint8, np.uint8, *[np.float32] * len(sums)),
+            strict=True,
         )
     )
 
@@ -255,7 +264,8 @@ def subtract_background(
         the variances of the background. In calibrated slits, ``var_photom`` and other variances of factors are those
         of the light that is left. Exposures with the same ``background_members`` (attribute) share this noise,
         see :func:`average_exposures`. Where no background contributes, ``sci`` is NaN and DO_NOT_USE is set. Flags of
-        backgrounds are not copied, because they do not describe the science. S_BKDSUB is COMPLETE.
+        backgrounds are not copied, because they do not describe the science. ``subtracted`` is ``contributing`` of the
+        backgrounds. S_BKDSUB is COMPLETE.
 
     Raises
     ------
@@ -322,4 +332,7 @@ def subtract_background(
         result = result.assign({name: (science[name] * left).astype(np.float32).assign_attrs(science[name].attrs)})
     # after this, var_flat is a sum, and no part of it belongs to the light that is left
     result = result.drop_vars("flatfield_common", errors="ignore")
+    if "contributing" in own:
+        bits = own["contributing"].assign_attrs(variable_attributes("subtracted"))
+        result = result.assign(subtracted=bits.assign_coords(science[list(dims)].coords))
     return result.assign(var_background=total.assign_coords(science[list(dims)].coords))

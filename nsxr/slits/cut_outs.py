@@ -185,6 +185,8 @@ def _cut_one(
     attrs = {**header, **slit_attributes(rays.slit, box, header)}
     data = {name: variables[name] for name in (*names, "wavelength")}
     others = {name: variables[name] for name in wanted if name != "wavelength"}
+    if "subtracted" in exposure:
+        data["subtracted"] = exposure["subtracted"].sel({dim: part[dim] for dim in ("row", "column")}).variable
     return xr.Dataset(data, coords={**part.coords, **others}, attrs=attrs)
 
 

@@ -122,10 +122,14 @@ def _table_of(row: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Slit:
-    """The open parts of a slit, and the planned place of the source in it [open heights]."""
+    """The open parts of a slit, the planned place of the source in it, and its places in nods that were subtracted.
+
+    All in open heights. A nod is None if it does not show the source.
+    """
 
     openings: tuple[tuple[float, float], ...]
     place: float
+    nods: tuple[float | None, ...]
 
 
 def _slit_of(spectrum: xr.Dataset) -> _Slit | None:
@@ -138,7 +142,9 @@ def _slit_of(spectrum: xr.Dataset) -> _Slit | None:
         states, source = shutter_states(spectrum.attrs)
         pitch = float(spectrum.attrs.get("SLTYSCL") or 1.0)
         centres = [(number - source) * pitch for number, state in enumerate(states) if state == "1"]
-    return _Slit(tuple((centre - 0.5, centre + 0.5) for centre in centres), header.places[0])
+    shifts = header.nods or () if "subtracted" in spectrum else ()
+    nods = tuple(None if shift is None else header.places[0] + shift for shift in shifts)
+    return _Slit(tuple((centre - 0.5, centre + 0.5) for centre in centres), header.places[0], nods)
 
 
 def _of_weights(spectrum: xr.Dataset, height: str, table: tuple[np.ndarray, ...], slit: _Slit | None) -> xr.DataArray:
@@ -149,6 +155,7 @@ def _of_weights(spectrum: xr.Dataset, height: str, table: tuple[np.ndarray, ...]
     core = tuple(map(str, spectrum["weight"].dims))
     arrays = [spectrum["weight"], spectrum["profile"], heights, spectrum["wavelength"]]
     arrays += [spectrum["slit_y"]] if slit is not None else []
+    arrays += [spectrum["subtracted"]] if slit is not None and slit.nods else []
     found = map_blocks(
         _corrected_for_weights,
         *(unlabelled(one_chunk(array, *(dim for dim in core if dim in array.dims))) for array in arrays),
@@ -165,7 +172,7 @@ def _corrected_for_weights(
     profile: np.ndarray,
     height: np.ndarray,
     wavelength: np.ndarray,
-    *slit_y: np.ndarray,
+    *places: np.ndarray,
     table: tuple[np.ndarray, ...],
     slit: _Slit | None,
 ) -> np.ndarray:
@@ -183,7 +190,7 @@ def _corrected_for_weights(
         light = _light_of_table(distance, wavelength, table)
         enclosed = 1 / correction
         if slit is not None:
-            light, relative = _light_of_slit(distance, height, wavelength, slit_y[0].astype(np.float64), table, slit)
+            light, relative = _light_of_slit(distance, height, wavelength, places, table, slit)
             enclosed = enclosed * relative
         beyond = np.where(distance > 0.5 * height + 0.5, weight, 0.0)
         level = np.nansum(beyond * (light - profile * enclosed), axis=0) / beyond.sum(0)
@@ -205,16 +212,26 @@ def _light_of_slit(
     distance: np.ndarray,
     height: np.ndarray,
     wavelength: np.ndarray,
-    slit_y: np.ndarray,
+    places: tuple[np.ndarray, ...],
     table: tuple[np.ndarray, ...],
     slit: _Slit,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the light in each pixel, and the light in the aperture relative to that of a point in the middle."""
+    """Return the light in each pixel, and the light in the aperture relative to that of a point in the middle.
+
+    Light of the source in nods that were subtracted is negative.
+    """
+    slit_y = places[0].astype(np.float64)
     nodes, sizes, corrections = _at_nodes(*table)
     pixel = float(np.nanmedian(np.abs(np.diff(slit_y, axis=0))))
     points = point_light(nodes, sizes, 1 / corrections, slit.openings, pixel)
     node = np.interp(np.nan_to_num(wavelength, nan=nodes[0]), nodes, np.arange(nodes.size))
     light = points.in_pixels(node, slit_y, slit.place, slit.place)
+    for number, nod in enumerate(slit.nods):
+        if nod is not None:
+            bits = places[1].astype(np.int64)
+            count = sum((bits >> k) & 1 for k in range(len(slit.nods)))
+            share = ((bits >> number) & 1) / np.maximum(count, 1)
+            light = light - share * points.in_pixels(node, slit_y, nod, slit.place)
     within = np.clip(0.5 * height + 0.5 - distance, 0.0, 1.0)
     central = points.enclosed(float(np.nanmedian(height)))
     return light, (within * light).sum(0) / np.interp(node, np.arange(nodes.size), central)

@@ -25,6 +25,8 @@ Weighting = Literal["auto", "profile", "box"]
 _JANSKY = 1e6
 _QUANTITIES = {"flux": "flux", "surf_bright": "sb", "background": "bkgd"}
 """Quantities of a spectrum and the prefixes of their variances."""
+_CARRIED = frozenset(("slit_y", "subtracted"))
+"""What the aperture correction needs of the pixels of a slit."""
 _POSITIONS = ("position_planned", "position_fitted", "position_uncertainty")
 
 
@@ -121,10 +123,10 @@ def extract_spectrum(
         missing [pixel]; ``coverage``; ``dq``; ``relative_error_*``, errors of references that all wavelengths share,
         over the flux, as far as the slit has ``var_photom`` and so on; the coordinate ``wavelength`` [um]. ``weight``
         (row, dispersion) has the weights of pixels in the flux of the mean image, in units of flux per ``sci``, and
-        ``profile`` (row, dispersion) is that of the model. ``var_background`` and ``slit_y`` are those of the slit.
-        Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is 1e6 times
-        the sum; for MJy/sr it is this times PIXAR_SR, and the surface brightness of an extended source is the mean over
-        the rows of open shutters. NaN where nothing can be extracted.
+        ``profile`` (row, dispersion) is that of the model. ``var_background``, ``slit_y`` and ``subtracted`` are those of
+        the slit. Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density [Jy] is
+        1e6 times the sum; for MJy/sr it is this times PIXAR_SR, and the surface brightness of an extended source is the
+        mean over the rows of open shutters. NaN where nothing can be extracted.
 
     Raises
     ------
@@ -250,11 +252,11 @@ def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units)
         found["var_background"] = variance.rename({column: "dispersion"})
     found["profile"] = model["profile"].astype(np.float32).reset_coords(drop=True).drop_vars(column, errors="ignore")
     found["profile"] = found["profile"].rename({column: "dispersion"}).drop_vars(row, errors="ignore")
-    if "slit_y" in slit:
-        place = slit["slit_y"].reset_coords(drop=True).drop_vars([row, column], errors="ignore")
-        found["slit_y"] = place.rename({column: "dispersion"})
+    for name in _CARRIED & set(map(str, slit.variables)):
+        values = slit[name].reset_coords(drop=True).drop_vars([row, column], errors="ignore")
+        found[name] = values.rename({column: "dispersion"})
     if row in slit.coords:
-        pixels = {"weight", "profile", "slit_y"} & set(found)
+        pixels = (_CARRIED | {"weight", "profile"}) & set(found)
         found |= {name: found[name].assign_coords({row: slit[row].variable}) for name in pixels}
     return found
 

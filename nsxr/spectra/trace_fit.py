@@ -53,9 +53,9 @@ class FitSettings:
     sources : tuple of (tuple of float)
         Planned places of all sources of each exposure [open heights], the primary one first; for slits that know the
         place of each pixel along the slit.
-    nods : tuple of (tuple of float, int) or None
-        Of each exposure, the shifts of the source in those that were subtracted and show it [open heights], and the
-        number of all that were subtracted; None if they are not known.
+    nods : tuple of (tuple of float), or None
+        Of each exposure, the shifts of the source in those that were subtracted and show it [open heights]; None if
+        they are not known.
     position, half_width, position_prior, rejection_threshold, rescale_noise
         See :func:`nsxr.fit_trace_model`.
     background_terms : int
@@ -69,7 +69,7 @@ class FitSettings:
     shutters: tuple[str, ...]
     places: tuple[float, ...]
     sources: tuple[tuple[float, ...], ...]
-    nods: tuple[tuple[tuple[float, ...], int] | None, ...]
+    nods: tuple[tuple[float, ...] | None, ...]
     position: float | None
     half_width: float | None
     position_prior: float
@@ -217,7 +217,7 @@ def _known_lines(
         others[e] = distances(() if settings.is_extended else sources[1:])
         is_exact &= shifts is not None and bool(sources)
         if shifts is not None and sources:
-            nods[e] = distances([sources[0] + shift for shift in shifts[0]])
+            nods[e] = distances([sources[0] + shift for shift in shifts])
     return nods, is_exact, others
 
 

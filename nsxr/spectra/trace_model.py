@@ -218,7 +218,10 @@ def _fit_together(each: Sequence[xr.Dataset], options: _Options) -> list[xr.Data
         shutters=tuple(header.shutters for header in headers),
         places=tuple(header.source_y or 0.0 for header in headers),
         sources=tuple(header.places if "slit_y" in slit else () for header, slit in zip(headers, each, strict=True)),
-        nods=tuple(header.nods for header in headers),
+        nods=tuple(
+            None if header.nods is None else tuple(shift for shift in header.nods if shift is not None)
+            for header in headers
+        ),
         position=options.position,
         half_width=options.half_width,
         position_prior=options.position_prior,

@@ -42,6 +42,7 @@ def calibrated(number: int = 4) -> xr.DataTree:
         else:
             slit = record(slit, "wavecorr", [reference("wavecorr")]).assign_attrs(SRCTYPE="POINT")
             images["sky_part"] = images["var_flat"]
+            images["subtracted"] = (4 * images["var_flat"]).astype(np.uint8)
         slit = record(slit, "pathloss", [reference("pathloss")], {"source_x": 0.1 * n, "light": "x"}, **images)
         made[slit.attrs["SLTNAME"]] = slit
     return xr.DataTree.from_dict(made)

@@ -4,8 +4,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.ndimage import gaussian_filter1d
 
+import nsxr
 from nsxr.kernels.spectra.point_light import point_light
 
 PITCH, PIXEL = 1.15, 1 / 4.4  # open heights
@@ -76,3 +78,55 @@ def test_light_of_a_nod_is_relative_to_that_of_the_source():
     nod = points.in_pixels(np.arange(WAVELENGTH.size), slit_y, 0.575, 0.0).sum(0)
     nodded, own = (np.array([truth(at, lam, openings(-1, 0, 1))[-1] for lam in WAVELENGTH]) for at in (0.575, 0.0))
     np.testing.assert_allclose(nod, nodded / own, atol=0.03)
+
+
+def table():
+    """Return the reference of the aperture correction for points in the middle of three shutters."""
+    opened = openings(-1, 0, 1)
+    values = [[1 / enclosed(truth(0.0, lam, opened), 0.0, size) for lam in WAVELENGTH] for size in SIZES]
+    variables = {
+        "filter": ("entry", ["CLEAR"]),
+        "grating": ("entry", ["PRISM"]),
+        "wavelength": (("entry", "node"), WAVELENGTH[None]),
+        "size": (("entry", "step", "node"), np.repeat(SIZES[:, None], WAVELENGTH.size, axis=1)[None]),
+        "correction": (("entry", "step", "node"), np.array(values)[None]),
+    }
+    return xr.Dataset(variables, attrs={"reference_type": "apcorr", "filename": "apcorr.fits"})
+
+
+@pytest.mark.parametrize("bits", [3, 1, 2, 0])
+def test_wings_in_subtracted_nods_are_added(bits):
+    """A sum over 6 rows of a source, less its light in those of two nods that are part of a pixel's background."""
+    own, nods = 0.1, [0.1 + PITCH, 0.1 - PITCH]
+    rows = np.arange(-14, 15)
+    edges = own + PIXEL * np.arange(-14.5, 15)
+    within = np.clip(3.5 - np.abs(rows), 0, 1)[:, None]
+    seen = []
+    for lam in WAVELENGTH:
+        light = [np.diff(np.interp(edges, FINE, at_place(at)(lam))) for at in (own, *nods)]
+        share = [(bits >> k & 1) / max(bits.bit_count(), 1) for k in (0, 1)]
+        passed = at_place(own)(lam)[-1]
+        seen.append(((light[0] - share[0] * light[1] - share[1] * light[2]) / passed * within[:, 0]).sum())
+    shape = (rows.size, WAVELENGTH.size)
+    profile = np.exp(-0.5 * rows[:, None] ** 2) * np.ones(WAVELENGTH.size)
+    header = {"EXP_TYPE": "NRS_MSASPEC", "FILTER": "CLEAR", "GRATING": "PRISM", "SRCTYPE": "POINT", "SLTNAME": "7"}
+    header |= {"SHUTSTA": "1x1", "SLTYSCL": PITCH, "source_places": f"[{own}]", "nod_shifts": f"[{PITCH}, {-PITCH}]"}
+    pixels = {
+        "weight": within * np.ones(WAVELENGTH.size),
+        "profile": profile / (within * profile).sum(0),
+        "slit_y": np.broadcast_to((own + PIXEL * rows)[:, None], shape),
+        "subtracted": np.full(shape, bits, np.uint8),
+    }
+    flux = np.array(seen)
+    columns = {"flux": flux, "npixels": np.full(flux.size, 6.0), "aperture_size": np.full(flux.size, 6.0)}
+    spectrum = xr.Dataset(
+        {name: (("row", "dispersion"), values) for name, values in pixels.items()}
+        | {name: ("dispersion", values) for name, values in columns.items()},
+        coords={"wavelength": ("dispersion", WAVELENGTH)},
+        attrs=header,
+    )
+    corrected = nsxr.apply_aperture_correction(spectrum, table())["flux"]
+    np.testing.assert_allclose(corrected, 1, atol=0.002)
+    centred = flux / np.array([enclosed(truth(0.0, lam, openings(-1, 0, 1)), 0.0, 6.0) for lam in WAVELENGTH])
+    if bits == 3:
+        assert centred.min() < 0.985

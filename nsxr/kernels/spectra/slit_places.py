@@ -40,4 +40,3 @@ def rows_of(slit_y: np.ndarray, place: float) -> np.ndarray | None:
         fit = np.polynomial.Polynomial.fit(x[told], found[told], _DEGREE)
         found = np.where(told, found, fit(x))
     return np.asarray(found)
-
