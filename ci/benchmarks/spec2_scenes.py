@@ -25,7 +25,7 @@ from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import configure
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import Observation, observe
-from nsxr.simulate.shutters import shutter_slit
+from nsxr.simulate.shutters import FAILED_OPEN, shutter_slit
 from nsxr.simulate.sky import Sky, SkySource, zodiacal_light
 from nsxr.simulate.spectra import PowerLaw, Spectrum
 
@@ -148,7 +148,8 @@ def write_scene(scene: Scene, folder: Path) -> dict[str, object]:
     folder.mkdir(parents=True, exist_ok=True)
     references = folder / "references"
     seen, paths = _observations(scene, references)
-    paths |= write_flux_references(references, seen[0].optics, mode=scene.mode, failed_open=())
+    # jwst fails without a shutter that is always open
+    paths |= write_flux_references(references, seen[0].optics, mode=scene.mode, failed_open=FAILED_OPEN[:1])
     rates = []
     for number, one in enumerate(seen):
         rate = count_rates(one, 1.0, np.random.default_rng(number))

@@ -3,18 +3,17 @@
 A kernel is a function of NumPy arrays. It uses neither xarray nor dask. Nothing is computed while a graph is built.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask._task_spec import Task, TaskRef
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from nsxr.compute.layouts import one_chunk
+from nsxr.compute.single import pick, run_once
 from nsxr.errors import ModelError
 from nsxr.model.types import Attributes
 
@@ -170,7 +169,7 @@ def _apply(
             (tuple(1 if reduced.get(name) == d else lengths[d] for d in dims), dtype)
             for name, (dims, dtype) in outputs.items()
         ]
-        return _single(run, [array.data for array in arrays], made, token)
+        return run_once(run, [array.data for array in arrays], made, token)
     # Dims keep their order. A dim that the kernel sums over arrives as a list with its one block.
     # apply_ufunc would move the core dims to the end, which makes slow copies of every block.
     pairs: list[object] = []
@@ -187,58 +186,16 @@ def _apply(
         adjust = {reduced[name]: 1} if name in reduced else None
         # named after the task that it is picked from: making a name from the arguments would take most of the time
         picked = f"pick-{together.name.rpartition('-')[2]}-{number}"
-        data.append(_blockwise(_pick, dims, [together, loop], new, dtype, adjust, name=picked, number=number))
+        data.append(_blockwise(pick, dims, [together, loop], new, dtype, adjust, name=picked, number=number))
     return data
-
-
-def _single(
-    run: Kernel, arrays: Sequence[da.Array], outputs: Sequence[tuple[tuple[int, ...], type[np.generic]]], token: str
-) -> list[da.Array]:
-    """Return the outputs of a kernel that runs once, on whole arrays, from their shapes and dtypes.
-
-    The graph has one task for the kernel and one for each output. To make it takes a tenth of the time that blockwise
-    layers take, and so does the optimization. An exposure of shutters has a thousand such graphs.
-    """
-    keys = [(array.name, *([0] * array.ndim)) for array in arrays]
-    together = f"run-{token}"
-    names = [together] if len(outputs) == 1 else [f"pick-{token}-{number}" for number in range(len(outputs))]
-    layers: dict[str, Any] = {}
-    dependencies: dict[str, Any] = {}
-    for graph in {id(array.dask): array.dask for array in arrays}.values():
-        layers |= graph.layers
-        dependencies |= graph.dependencies
-    dependencies[together] = {array.name for array in arrays}
-    made = [(name, *([0] * len(shape))) for name, (shape, _) in zip(names, outputs, strict=True)]
-    given = [TaskRef(key) for key in keys]
-    if len(outputs) == 1:
-        layers[together] = _Single({made[0]: Task(made[0], run, *given)})
-    else:
-        layers[together] = _Single({together: Task(together, run, *given)})
-        for number, (name, key) in enumerate(zip(names, made, strict=True)):
-            layers[name] = _Single({key: Task(key, _pick, TaskRef(together), number)})
-            dependencies[name] = {together}
-    whole = HighLevelGraph(layers, dependencies)
-    return [
-        da.Array(
-            whole, name, tuple((length,) for length in shape), dtype=dtype, meta=np.empty((0,) * len(shape), dtype)
-        )
-        for name, (shape, dtype) in zip(names, outputs, strict=True)
-    ]
-
-
-class _Single(MaterializedLayer):  # type: ignore[misc]
-    """A layer of one task. To cull it, dask would go through all keys of the graph."""
-
-    def cull(self, keys: set[Any], all_hlg_keys: Collection[Any]) -> tuple[MaterializedLayer, Mapping[Any, set[Any]]]:
-        """Return the layer, and what its task depends on; nothing if no one needs it."""
-        ((key, task),) = self.mapping.items()
-        return (self, {key: set(task.dependencies)}) if key in keys else (self, {})
 
 
 def _named(kernel: Kernel) -> object:
     """Return what tells a kernel from others: the name of a function of a module, or else the function."""
     name = getattr(kernel, "__qualname__", "<")
-    return (kernel.__module__, name) if "<" not in name and not hasattr(kernel, "__self__") else kernel
+    # a function of a notebook may change
+    is_fixed = "<" not in name and not hasattr(kernel, "__self__") and kernel.__module__ != "__main__"
+    return (kernel.__module__, name) if is_fixed else kernel
 
 
 def _check(
@@ -291,10 +248,6 @@ def _whole(block: _Block, cut: tuple[slice, ...], axis: int) -> np.ndarray:
         parts = [part for inner in parts for part in inner]
     parts = [np.asarray(part)[cut] for part in parts]
     return np.require(parts[0] if len(parts) == 1 else np.concatenate(parts, axis), requirements=["C", "W"])
-
-
-def _pick(results: tuple[np.ndarray, ...], number: int) -> np.ndarray:
-    return results[number]
 
 
 def map_with_halo(

@@ -1,3 +1,6 @@
+import pickle
+
+import cloudpickle
 import dask
 import numpy as np
 import pytest
@@ -179,3 +182,23 @@ def test_stores_share_one_graph(ramps):
     assert len(reads) == 2  # one for each chunk
     np.testing.assert_array_equal(targets[0], ramps * 2)
     np.testing.assert_array_equal(targets[1], ramps * 2 + 1)
+
+
+def test_arrays_of_one_block_give_the_same_as_blocks_with_few_layers(ramps):
+    def both(block, factor):
+        return block * factor, block.sum(-1)
+
+    outputs = {"scaled": (RAMP, np.float32), "summed": (RAMP[:3], np.float32)}
+    whole, split = ({} if n is None else {"row": n} for n in (None, 2))
+    found = map_blocks(both, ramps.chunk(whole), core=("column",), outputs=outputs, factor=2)
+    again = map_blocks(both, ramps.chunk(whole), core=("column",), outputs=outputs, factor=2)
+    other = map_blocks(both, ramps.chunk(whole), core=("column",), outputs=outputs, factor=3)
+    blocks = map_blocks(both, ramps.chunk(split), core=("column",), outputs=outputs, factor=2)
+    assert found["scaled"].data.name == again["scaled"].data.name != other["scaled"].data.name
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, blocks[name])
+        np.testing.assert_array_equal((array + 1).isel(row=slice(1, 3)), blocks[name].isel(row=slice(1, 3)) + 1)
+        np.testing.assert_array_equal(pickle.loads(cloudpickle.dumps(array)), blocks[name])
+    (scaled, summed) = dask.compute(found["scaled"], found["summed"])
+    np.testing.assert_array_equal(scaled, 2 * ramps)
+    np.testing.assert_array_equal(summed, ramps.sum("column"))

@@ -175,9 +175,8 @@ def fit_source(
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
         levels = levels_of(place.sky, order) if place.slit is not None else []
         levels += list(others.shapes(profile, n_rows)) if others else []
-        on_profile &= _sees_source(is_used, alone)
-        trusted, is_last = np.where(on_profile, 1 / doubtful, 0.0), number == REFINEMENTS - 1
-        profile = refine_profile(residual, trusted, flux, profile, levels, with_covariance=is_last)
+        trusted = np.where(on_profile & _sees_source(is_used, alone), 1 / doubtful, 0.0)
+        profile = refine_profile(residual, trusted, flux, profile, levels, with_covariance=number == REFINEMENTS - 1)
     profile_alone, _ = profile.evaluate(n_rows)
     _, lit = profile.response(n_rows)
     from_nods = np.maximum(np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone), 0.0)

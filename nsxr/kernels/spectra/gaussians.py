@@ -1,7 +1,7 @@
 """Integrate Gaussians over pixels, with their derivatives: the core and the skirt of a trace.
 
 The normal distribution comes from its Taylor series around the nearest of 64 nodes per standard deviation. Five terms
-are as accurate as ``erf`` and ``exp`` are, and ten times faster.
+leave errors below 1e-12, and take a tenth of the time of ``erf`` and ``exp``.
 """
 
 import numpy as np
