@@ -6,11 +6,13 @@ The sky is zodiacal light with emission lines. Each exposure has a twin without 
 All are calibrated from count rates, see ``spec_skies.py``. The table has a row for each scene and way to subtract:
 
 - ``global``: one spectrum of the sky from all slitlets. ``master``: from background slitlets. ``dedicated``: a spectrum
-  of an exposure of sky alone. ``one nod``, ``two nods``: other nods are subtracted pixel by pixel.
+  of an exposure of sky alone, for fixed slits one of each slit. ``one nod``, ``two nods``: other nods are subtracted
+  pixel by pixel.
 - ``left``: light of the sky that is left over light of the sky, without noise: the slit farthest from zero, in pixels
   that see more than half of the sky, and no sources of other nods [per mille]; ``median`` is that over slits.
 - ``in lines``: rms of what is left within 3 pixels of lines of the sky over their peaks, without noise [per mille].
-- ``noise``: scatter of pixels, and of spectra of the faintest sources, over that with the first way; medians.
+- ``noise``: scatter of pixels, and of weighted sums over columns, over that with the first way; medians. The weights
+  are those of the spectra with the first way, because profiles of faint sources follow the noise.
 - ``cal``: pull of pixels: with noise minus without, over the deviation that is claimed, rms.
 - ``x1d``: the same of spectra.
 - ``flux``: spectra over those of the twin minus one, without noise: the source farthest from zero, median over columns
@@ -20,7 +22,7 @@ All are calibrated from count rates, see ``spec_skies.py``. The table has a row 
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -82,6 +84,8 @@ SCENES = (
     SkyScene("prism-bright", "PRISM", brightness=(20.0, 3.0, 0.3, 0.1)),
     SkyScene("g395h", "G395H", brightness=(0.1, 0.01, 0.0)),
     SkyScene("g140m", "G140M", "NRS2", brightness=(0.1, 0.01, 0.0)),
+    SkyScene("fs-prism", "PRISM", mode="FS", brightness=(0.3,)),
+    SkyScene("fs-g395h", "G395H", mode="FS", brightness=(0.1,)),
 )
 
 
@@ -95,7 +99,6 @@ class Look:
     empty: Observation
     references: dict[str, str]
     lines: tuple[float, ...]
-    trees: dict[str, xr.DataTree] = field(default_factory=dict)
 
     def sees_sky(self, slit: xr.Dataset, count: int) -> np.ndarray:
         """Return the pixels of a slit in which sources of other nods have less than 1 permille of the sky's light."""
@@ -109,7 +112,9 @@ class Look:
 
     def rate(self, one: Observation, noise: float, seed: Sequence[int] | None) -> xr.Dataset:
         """Return count rates."""
-        return count_rates(one, noise, None if seed is None else np.random.default_rng(list(seed)))
+        kind = "EXTENDED" if one is self.empty else "POINT"
+        source_type = "" if self.scene.mode == "MOS" else kind
+        return count_rates(one, noise, None if seed is None else np.random.default_rng(list(seed)), source_type)
 
     def calibrated(self, way: str, noise: float, seed: int | None = None) -> xr.DataTree:
         """Return what spec2 makes of the first nod in one way to subtract the sky."""
@@ -125,7 +130,8 @@ class Look:
         if way in ("global", "master"):
             given["sky"] = way
         if way == "dedicated":
-            given["sky"] = self._run(made(self.empty, 9), sky="global", skip=["extract_1d"])["sky"].to_dataset()
+            found = self._run(made(self.empty, 9), sky="global", skip=["extract_1d"])["sky"]
+            given["sky"] = found if found.children else found.to_dataset()
         return self._run(rate, **given)
 
     def _run(self, rate: xr.Dataset, **given: Any) -> xr.DataTree:
@@ -145,7 +151,10 @@ def look(scene: SkyScene, folder: Path) -> Look:
     random = np.random.default_rng(5)
     flux = 1 / SimulatedInstrument.of(optics).peak_rate()
     sources = []
-    for number, place in zip(range(scene.slitlets), _shutters(optics), strict=False):
+    if scene.mode == "FS":
+        sources.append(SkySource("point", spectrum(optics, scene.brightness[0] * flux), offset=(0.0, 0.0)))
+    places = _shutters(optics) if scene.mode == "MOS" else []
+    for number, place in zip(range(scene.slitlets), places, strict=False):
         peak = scene.brightness[number % len(scene.brightness)]
         slit = shutter_slit(optics, *place)
         kind = BACKGROUND if peak == 0 else f"{peak:g}"
@@ -155,8 +164,8 @@ def look(scene: SkyScene, folder: Path) -> Look:
     light, lines = _sky(scene, optics)
     seen = [observe(one, Sky(tuple(sources), light), paths, folder, seed=1, peak_rate=1) for one in nods]
     metafile = seen[0].metafile
-    assert metafile is not None
-    _without_sources(metafile, {n for n, one in enumerate(sources, 1) if one.name.startswith(BACKGROUND)})
+    if metafile is not None:
+        _without_sources(metafile, {n for n, one in enumerate(sources, 1) if one.name.startswith(BACKGROUND)})
     given: dict[str, Any] = {"shutters": metafile, "seed": 1, "peak_rate": 1}
     twins = [observe(one, Sky(tuple(sources)), paths, folder, **given) for one in nods]
     empty = observe(nods[0], Sky((), light), paths, folder, **given)
@@ -201,7 +210,8 @@ def left_over(
     for name, cal in slits(tree, "cal").items():
         dark, full = slits(twin, "cal")[name], slits(raw, "cal")[name]
         sky, rest = (full["sci"] - dark["sci"]).values, (cal["sci"] - dark["sci"]).values
-        part = full["sky_part"].values if "sky_part" in full else full["barshadow"].values
+        part = next((full[one].values for one in ("sky_part", "barshadow") if one in full), None)
+        part = np.abs(full["slit_y"].values) < 0.4 if part is None else part
         kept = np.isfinite(sky) & np.isfinite(rest) & (part > 0.5) & seen.sees_sky(full, NODS.get(way, 0))
         if kept.sum() < 1000:
             continue
@@ -219,49 +229,54 @@ def run(scene: SkyScene, ways: Sequence[str], seeds: int, folder: Path) -> Itera
     """Yield the rows of a scene."""
     seen = look(scene, folder)
     twin, raw = seen.calibrated("twin", CLEAN), seen.calibrated("none", CLEAN)
-    scatter: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+    scatter: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+    weights: dict[str, np.ndarray] = {}
     for way in ways:
         clean = seen.calibrated(way, CLEAN)
         left, in_lines = left_over(seen, way, clean, raw, twin)
         silent = seen.calibrated(way, 1.0)
         noisy = [seen.calibrated(way, 1.0, seed) for seed in range(1, seeds + 1)]
-        pixels, spectra = pulls_of(silent, noisy, "cal", "sci"), pulls_of(silent, noisy, "x1d", "flux")
-        scatter[way] = pixels[1], {n: one for n, one in spectra[1].items() if faintest(silent, n)}
+        weights = weights or {name: one["weight"].values for name, one in slits(silent, "x1d").items()}
+        scatter[way] = scatter_of(silent, noisy, weights)
         ratios = [
-            np.median([own / first[name] for name, own in found.items()])
+            np.nanmedian([np.nanmedian(own / first[name]) for name, own in found.items()])
             for found, first in zip(scatter[way], scatter[ways[0]], strict=True)
         ]
         cells = [f"{max(left, key=abs):+.1f}", f"{np.median(left):+.2f}", f"{np.median(in_lines):.1f}"]
         cells += [f"{ratio:.3f}" for ratio in ratios]
-        cells += [f"{pixels[0]:.3f}", f"{spectra[0]:.3f}"]
+        cells += [f"{pulls_of(silent, noisy, *kind):.3f}" for kind in (("cal", "sci"), ("x1d", "flux"))]
         flux = [1e3 * value for value in _bias(clean, twin, raw)]
         yield scene.name, way, str(len(left)), *cells, f"{max(flux, key=abs):+.1f}"
 
 
-def pulls_of(silent: xr.DataTree, noisy: Sequence[xr.DataTree], kind: str, name: str) -> tuple[float, dict[str, float]]:
-    """Return the rms pull of all pixels or columns, and the median over columns of the scatter in each slit."""
-    pulls, scatter = [], {}
+def scatter_of(
+    silent: xr.DataTree, noisy: Sequence[xr.DataTree], weights: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the scatter of pixels of each slit, and that of sums over columns, with weights of other spectra."""
+    pixels, columns = {}, {}
+    for name, quiet in slits(silent, "cal").items():
+        off = np.array([slits(tree, "cal")[name]["sci"].values - quiet["sci"].values for tree in noisy])
+        used = np.nan_to_num(weights[name])
+        pixels[name] = np.sqrt(np.mean(off**2, axis=0))
+        total = np.where(used > 0, off * used, 0).sum(axis=1)
+        columns[name] = np.sqrt(np.mean(total**2, axis=0))
+        columns[name][columns[name] == 0] = np.nan
+    return pixels, columns
+
+
+def pulls_of(silent: xr.DataTree, noisy: Sequence[xr.DataTree], kind: str, name: str) -> float:
+    """Return the rms pull of all pixels or columns."""
+    pulls = []
     for slit, quiet in slits(silent, kind).items():
         if kind == "x1d" and quiet.attrs["SRCTYPE"] != "POINT":
             continue
         prefix = "flux_var" if kind == "x1d" else "var"
-        each = [slits(tree, kind)[slit] for tree in noisy]
-        good = np.all([((one["dq"].values & 1) == 0) & np.isfinite(one[name].values) for one in each], axis=0)
-        off = np.array([one[name].values - quiet[name].values for one in each])
-        claimed = [np.sqrt(one[f"{prefix}_poisson"] + one[f"{prefix}_rnoise"]).values for one in each]
-        pulls.append((off / claimed)[:, good].ravel())
-        with np.errstate(all="ignore"):
-            # relative to one spectrum of noise, so that noisy ends do not rule
-            typical = np.sqrt(np.mean(off**2, axis=0))[good]
-        scatter[slit] = float(np.median(typical))
-    return _rms(pulls), scatter
-
-
-def faintest(tree: xr.DataTree, name: str) -> bool:
-    """Return whether a slit has one of the faintest sources, whose own noise is little."""
-    alias = {key: str(one.attrs.get("SRCALIAS", "")) for key, one in slits(tree, "x1d").items()}
-    peaks = {key: float(text.split(" ")[0]) for key, text in alias.items() if text[:1].isdigit()}
-    return name in peaks and peaks[name] == min(peaks.values())
+        for one in (slits(tree, kind)[slit] for tree in noisy):
+            with np.errstate(all="ignore"):
+                claimed = np.sqrt(one[f"{prefix}_poisson"] + one[f"{prefix}_rnoise"]).values
+                pull = (one[name] - quiet[name]).values / claimed
+            pulls.append(pull[np.isfinite(pull) & ((one["dq"].values & 1) == 0)])
+    return float(np.sqrt(np.mean(np.square(np.concatenate(pulls)))))
 
 
 def _bias(tree: xr.DataTree, twin: xr.DataTree, raw: xr.DataTree) -> list[float]:
@@ -273,10 +288,6 @@ def _bias(tree: xr.DataTree, twin: xr.DataTree, raw: xr.DataTree) -> list[float]
         sky = (slits(raw, "cal")[name]["sci"] - slits(twin, "cal")[name]["sci"]).max("row").values * 1e6
         found.append(float(np.nanmedian((one["flux"].values - slits(twin, "x1d")[name]["flux"].values) / sky)))
     return found
-
-
-def _rms(values: Sequence[np.ndarray]) -> float:
-    return float(np.sqrt(np.mean(np.square(np.concatenate(values))))) if values else np.nan
 
 
 WAYS = ("global", "master", "dedicated", "one nod", "two nods")
@@ -295,8 +306,9 @@ def main() -> int:
     lines = [table_head(COLUMNS)]
     write_head(*COLUMNS)
     for name in given.scenes:
+        ways = [way for way in given.ways if known[name].mode == "MOS" or way not in ("global", "master")]
         with TemporaryDirectory(prefix="skies-") as folder:
-            for cells in run(known[name], given.ways, given.seeds, Path(folder)):
+            for cells in run(known[name], ways, given.seeds, Path(folder)):
                 write_row(*cells)
                 lines.append(table_row(cells))
     if given.output is not None:

@@ -36,6 +36,7 @@ from nsxr.products.spectra_read import open_spectra
 from nsxr.products.spectra_write import write_spectra
 from nsxr.references.optics import open_optics
 from nsxr.references.spec2 import open_spec2_references
+from nsxr.slits.collection import map_slits
 from nsxr.slits.light import exposure_type, fixed_slit
 from nsxr.slits.selection import metafile_beside, slits_of
 from nsxr.storage.whole import refuse_existing
@@ -242,7 +243,7 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
         node = done.children[kind]
         content = node if node.children else node.to_dataset()
         if kind == "sky":
-            content = content.isel(dispersion=np.isfinite(content["wavelength"].to_numpy()))
+            content = map_slits(_trimmed, node) if node.children else _trimmed(node.to_dataset())
         for path in each:
             click.echo(write(content, path, overwrite=options.overwrite, progress=options.progress))
     if options.quicklook:
@@ -252,6 +253,11 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
             figure = draw_spec2(_reopened(paths) if is_series else done)
         put(picture, partial(figure.savefig, dpi=110, format="png"))
         click.echo(picture)
+
+
+def _trimmed(spectrum: xr.Dataset) -> xr.Dataset:
+    """Return a spectrum of the sky without the entries beyond its end."""
+    return spectrum.isel(dispersion=np.isfinite(spectrum["wavelength"].to_numpy()))
 
 
 def _reopened(paths: Mapping[str, Sequence[Path]]) -> xr.DataTree:

@@ -23,12 +23,12 @@ from nsxr.model.dims import IMAGE
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import combined_attributes, record
 from nsxr.model.keywords import about, read
-from nsxr.model.parameters import Range
+from nsxr.model.parameters import Range, Unit
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import check_slit, variable_attributes
 from nsxr.slits.background import mean_over_integrations
 from nsxr.slits.collection import as_tree, iterate_slits
-from nsxr.slits.light import exposure_type, fixed_slit, shutter_states
+from nsxr.slits.light import exposure_type, fixed_slit, is_point, shutter_states
 
 __all__ = ["estimate_sky", "sky_response"]
 
@@ -37,8 +37,8 @@ _LEAST_LIGHT = 0.5
 """Least part of the sky that bars let pass to pixels that are used."""
 _INSIDE = 0.4
 """Half of the part of fixed slits that is used [heights]."""
-_AROUND = 0.5
-"""Distance up to which pixels count as those of a source [open heights]."""
+_AROUND = 2.3
+"""Distance up to which pixels count as those of a source [pixel]."""
 _NODES_A_COLUMN = 8
 """Length of the spectrum over that of the longest slit, NaN at its end: slits see different wavelengths."""
 
@@ -124,7 +124,7 @@ def estimate_sky(
     response: xr.DataTree,
     *,
     slitlets: Literal["all", "background"] = "all",
-    source_margin: Annotated[float, Range(0, 10)] = 0.75,
+    source_margin: Annotated[float, Range(0, 100), Unit("pixel")] = 3.5,
 ) -> xr.Dataset:
     """Fit one spectrum of the sky to the pixels of many slits.
 
@@ -137,9 +137,11 @@ def estimate_sky(
         From :func:`sky_response`.
     slitlets : {"all", "background"}
         ``all``: pixels of all slits that are farther from the planned source than ``source_margin``. ``background``:
-        slits without a planned source only (a master background).
-    source_margin : float, default 0.75
-        Distance from the planned source along the slit from which pixels are used [open heights].
+        slits without a planned source only (a master background). All light in a fixed slit whose source is extended,
+        as in an exposure of a background, counts as that of the sky. Fixed slits of different width blur lines
+        differently: take one slit at a time.
+    source_margin : float, default 3.5
+        Distance from the planned source along the slit from which pixels are used [pixel].
 
     Returns
     -------
@@ -198,7 +200,9 @@ def estimate_sky(
         variables[name].attrs["units"] = units
     for name in ("sb_var_poisson", "sb_var_rnoise"):
         variables[name].attrs["units"] = "(MJy/sr)2"
-    attrs = {**combined_attributes([*chosen.values()]), **slits.attrs, "SLTNAME": "sky", "SRCTYPE": "EXTENDED"}
+    is_fixed = len(chosen) == 1 and fixed_slit(next(iter(chosen.values())).attrs) is not None
+    name = next(iter(chosen)) if is_fixed else "sky"
+    attrs = {**combined_attributes([*chosen.values()]), **slits.attrs, "SLTNAME": name, "SRCTYPE": "EXTENDED"}
     wavelength = found["wavelength"].assign_attrs(variable_attributes("wavelength"), units="um")
     spectrum = xr.Dataset(variables, {"dispersion": np.arange(length), "wavelength": wavelength}, attrs)
     given = {"slitlets": slitlets, "source_margin": source_margin, "slits": [*chosen]}
@@ -207,18 +211,25 @@ def estimate_sky(
 
 def _may_show_sky(slit: xr.Dataset, slitlets: str) -> bool:
     """Return whether a slit may show the sky, as far as is planned: shutters without the source, or no source."""
-    if not SlitHeader.of(slit).has_planned_source:
+    if not _has_source(slit):
         return True
     if slitlets == "background":
         return False
     return fixed_slit(slit.attrs) is not None or len(shutter_states(slit.attrs)[0].replace("0", "")) > 1
 
 
+def _has_source(slit: xr.Dataset) -> bool:
+    """Return whether a source was planned in a slit. All light in an extended fixed slit counts as that of the sky."""
+    if fixed_slit(slit.attrs) is not None and not is_point(slit.attrs):
+        return False
+    return SlitHeader.of(slit).has_planned_source
+
+
 def _samples(slit: xr.Dataset, response: xr.Dataset, margin: float) -> xr.DataArray:
     """Return the pixels of a slit that see the sky, as one element."""
     check_slit(slit, "sci", "dq", "var_poisson", "var_rnoise", "wavelength")
     source = None
-    if SlitHeader.of(slit).has_planned_source:
+    if _has_source(slit):
         scale = 1.0 if fixed_slit(slit.attrs) is not None else float(read(slit.attrs, "SLTYSCL"))
         source = float(read(slit.attrs, "SRCYPOS", matters=False) or 0.0) * scale
     has_bars = "bars" in response
@@ -254,12 +265,12 @@ def _collect(
         variance = var_poisson + var_rnoise
         good = ((dq & _BAD) == 0) & np.isfinite(sci) & np.isfinite(response) & (variance > 0)
         good &= np.abs(slit_y) < _INSIDE if bars is None else bars >= _LEAST_LIGHT
-        if source is not None:
-            good &= np.abs(slit_y - source) > margin
         width = widths_of_pixels(wavelength)
         good &= width > 0
-    distance = np.full(sci.shape, np.nan if source is None else source) - slit_y
-    height = np.nanmedian(np.abs(np.diff(slit_y, axis=0))) if slit_y.shape[0] > 1 else np.nan
+        height = np.nanmedian(np.abs(np.diff(slit_y, axis=0))) if slit_y.shape[0] > 1 else 1.0
+        distance = np.abs(slit_y - (np.nan if source is None else source)) / height
+        if source is not None:
+            good &= distance > margin
     around = _around_source(sci, dq, response, bars, distance)
     good &= ~np.isnan(around) if source is not None else True
     seen = response[good].astype(np.float64)
@@ -271,8 +282,8 @@ def _collect(
         var_poisson[good] / seen**2,
         var_rnoise[good] / seen**2,
         seen,
-        np.floor(slit_y[good] / (height if height > 0 else 1.0)),
-        np.abs(distance[good]),
+        np.floor(slit_y[good] / height),
+        distance[good],
         around[good],
     )
     return found
@@ -284,6 +295,6 @@ def _around_source(
     """Return the mean brightness of the pixels around the source in each column, for all pixels; NaN without any."""
     with np.errstate(invalid="ignore", divide="ignore"):
         brightness = sci / response.astype(np.float64) * (1.0 if bars is None else bars)
-        inner = (np.abs(distance) <= _AROUND) & ((dq & _BAD) == 0) & np.isfinite(brightness)
+        inner = (distance <= _AROUND) & ((dq & _BAD) == 0) & np.isfinite(brightness)
         mean = np.where(inner, brightness, 0.0).sum(axis=0) / inner.sum(axis=0)
     return np.broadcast_to(mean, sci.shape)

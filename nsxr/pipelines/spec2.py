@@ -180,8 +180,9 @@ def spec2(
         :func:`nsxr.subtract_imprint`.
     sky : {"global", "master"}, Dataset or DataTree, optional
         Spectrum of the sky to subtract from shutters or fixed slits, if no backgrounds are given: ``global`` fits it to
-        all slitlets outside of their sources, ``master`` to background slitlets, see :func:`nsxr.estimate_sky`. A
-        spectrum of surface brightness, such as that of an exposure of a background, see :func:`nsxr.subtract_sky`.
+        all slitlets outside of their sources, ``master`` to background slitlets, see :func:`nsxr.estimate_sky`; each
+        fixed slit has a spectrum of its own. Or a spectrum of surface brightness, such as that of an exposure of a
+        background, see :func:`nsxr.subtract_sky`.
     selfcal : sequence of Dataset
         Count rates in which bad pixels are searched too, with ``run=["badpix_selfcal"]``, see
         :func:`nsxr.find_bad_pixels`.
@@ -240,8 +241,7 @@ def spec2(
         ):  # the steps below name what is missing
             response = sky_response(part, {one: own[one] for one in needed})
             if isinstance(spectrum, str):
-                slitlets: Literal["all", "background"] = "all" if spectrum == "global" else "background"
-                products["sky"] = spectrum = estimate_sky(part, response, slitlets=slitlets)
+                products["sky"] = spectrum = _estimated_sky(part, response, spectrum, kind)
             given[_SUBTRACT_SKY[kind]] = {"sky": spectrum, "response": response}
         later = SPEC2.correct(rate, own, settings, given=given, left_out=left_out, since=(first, part))
         for name, makers in _PRODUCTS.items():
@@ -268,14 +268,23 @@ def _checked_sky(
     if not isinstance(sky, xr.Dataset | xr.DataTree):
         if sky not in ("global", "master"):
             raise ParameterError(f"sky is {sky!r:.60}, expected global, master, or a spectrum")
-        if kind != "NRS_MSASPEC":
-            raise ParameterError(f"sky is {sky!r}, which needs shutters; give a spectrum of the sky for fixed slits")
+        if sky == "master" and kind != "NRS_MSASPEC":
+            raise ParameterError("sky is 'master', which needs background slitlets of shutters, expected global")
     if has_backgrounds:
         return None, "backgrounds of other exposures were subtracted"
     if (why := settings.reason_off(SPEC2.steps["photom"])) is not None:
         return None, f"the sky has no count rates without photom: {why}"
     is_off = settings.reason_off(SPEC2.steps[_SUBTRACT_SKY[kind]]) is not None
     return (None, "") if is_off else (sky, "")
+
+
+def _estimated_sky(slits: xr.DataTree, response: xr.DataTree, sky: str, kind: str) -> xr.Dataset | xr.DataTree:
+    """Return the spectrum of the sky of all shutters, or that of each fixed slit: they blur lines differently."""
+    if kind == "NRS_MSASPEC":
+        return estimate_sky(slits, response, slitlets="all" if sky == "global" else "background")
+    named = {name: slit for name, slit in iterate_slits(slits) if response[name].has_data}
+    each = [estimate_sky(as_tree([slit], slits.attrs, [name]), response) for name, slit in named.items()]
+    return as_tree(each, slits.attrs, [*named])
 
 
 def _for_sky(kind: str, settings: Settings) -> list[str]:

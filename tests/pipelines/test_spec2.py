@@ -116,14 +116,30 @@ def test_a_spectrum_of_the_sky_is_subtracted(inputs):
         reasons |= {next(iter(given)): next(one for one in done if one["step"] == "master_background")["reason"]}
     assert "without photom" in reasons["skip"]
     assert "backgrounds of other exposures" in reasons["backgrounds"]
-    with pytest.raises(ParameterError, match="needs shutters"):
-        spec2(*inputs, sky="global")
+    with pytest.raises(ParameterError, match="needs background slitlets"):
+        spec2(*inputs, sky="master")
     with pytest.raises(ParameterError, match="expected global, master, or a spectrum"):
         spec2(*inputs, sky="all")
     with pytest.raises(MissingReferenceError, match="photom"):
         spec2(rate, {kind: one for kind, one in inputs[1].items() if kind != "photom"}, inputs[2], sky=sky)
     with pytest.raises(ParameterError, match="shutters and fixed slits only"):
         spec2(rate.assign_attrs(EXP_TYPE="NRS_IFU"), {}, inputs[2], sky=sky)
+
+
+def test_a_fixed_slit_has_a_sky_of_its_own(slit, run, tmp_path, inputs):
+    options = ("--references", slit / "references", "-o", tmp_path, "--skip", "extract_1d", "--sky")
+    lines = run("spec2", slit / "star_rate.fits", *options, "global").output.splitlines()
+    assert [line.rsplit("/", 1)[-1] for line in lines[-2:]] == ["star_cal.fits", "star_sky_x1d.fits"]
+    sky = nsxr.open_spectra(tmp_path / "star_sky_x1d.fits")
+    spectrum = sky["S200A1"].to_dataset()
+    assert np.isfinite(spectrum["sb_var_poisson"]).all()
+    assert abs(float(spectrum["surf_bright"].median())) < 0.4  # [MJy/sr] there is no sky; the star has about 800
+    assert steps(spectrum)[-1]["step"] == "estimate_sky"
+    tree = spec2(*inputs, sky=sky, skip=["extract_1d"])
+    assert tree["cal"]["S200A1"].attrs["S_MSBSUB"] == "COMPLETE"
+    assert "--background and --sky" in run(
+        "spec2", "a_rate.fits", *options, "global", "--background", "b_rate.fits", status=1
+    ).output  # fmt: skip
 
 
 def test_modes_have_the_steps_of_the_observatory_in_its_order():

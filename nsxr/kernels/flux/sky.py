@@ -29,8 +29,8 @@ _PIXEL_LIMIT, _PIXEL_FLOOR = 4.0, 0.02
 _FIRST_FLOOR = 0.3
 """The same part before anything was fitted."""
 _ITERATIONS = 8
-_DISTANCES = np.array([0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0])
-"""Distances from a source at which its wings are fitted [open heights]."""
+_DISTANCES = np.array([2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 9.0, 11.0, 14.0, 18.0, 25.0])
+"""Distances from a source at which its wings are fitted [pixel]."""
 _WINGS, _STEEPNESS = 0.03, 2.0
 """Brightness of wings at the first of these distances over that around the source, as expected, and their slope."""
 _N_WAVELENGTHS = 4
@@ -57,7 +57,7 @@ class Samples(NamedTuple):
     row : ndarray
         Number of the slit and of the place along it: pixels with the same number see the same place on the sky.
     distance : ndarray
-        Distance from the planned source of the slit, along the slit [open heights].
+        Distance from the planned source of the slit, along the slit [pixel].
     source : ndarray
         Mean brightness around this source in the same column, sky included [MJy/sr]; NaN in slits without a source.
     """
