@@ -72,7 +72,8 @@ class Scene:
 
 
 POINTS = ("centred", "at an edge", "between shutters", "anywhere")
-SHUTTER_KINDS = (*POINTS, "fills the slitlet", "two of them")
+TWO = ("two, 3 rows apart", "two, 2 rows apart")
+SHUTTER_KINDS = (*POINTS, "fills the slitlet", *TWO)
 SHORT = (
     Scene("mos-prism-short", "MOS", "PRISM", kinds=("centred", "at an edge", "fills the slitlet"), slitlets=1),
     Scene("bots-prism", "BOTS", "PRISM", subarray="SUB512"),
@@ -83,7 +84,7 @@ SCENES = (
     Scene("mos-prism-nrs2", "MOS", "PRISM", "NRS2", kinds=SHUTTER_KINDS),
     Scene("mos-g395h", "MOS", "G395H", kinds=SHUTTER_KINDS),
     Scene("mos-g140m", "MOS", "G140M", "NRS2", kinds=SHUTTER_KINDS),
-    Scene("mos-prism-nods", "MOS", "PRISM", kinds=(*POINTS, "two of them"), dithers=3, has_sky=True),
+    Scene("mos-prism-nods", "MOS", "PRISM", kinds=(*POINTS, *TWO), dithers=3, has_sky=True),
     Scene("fs-prism", "FS", "PRISM", slit="S200A1"),
     Scene("fs-g395h", "FS", "G395H", slit="S200A1"),
     Scene("fs-g395h-nrs2", "FS", "G395H", "NRS2", slit="S200A1"),
@@ -334,13 +335,16 @@ def _extended(shape: Shape) -> Maker:
     return make
 
 
-def _two(optics: Optics, slit: Any, flux: float, random: np.random.Generator, name: str) -> list[SkySource]:
-    """Return two points of equal brightness, three rows apart, in neighbouring shutters."""
-    first, second = _at(optics, slit, 0.0, 0.1), _at(optics, slit, 0.1, 0.8)
-    return [
-        SkySource(name, spectrum(optics, flux), *first),
-        SkySource(f"{name} b", spectrum(optics, flux, shift=6.0), *second),
-    ]
+def _two(low: float, high: float) -> Maker:
+    """Return two points of equal brightness at places along a slit [open heights]."""
+
+    def make(optics: Optics, slit: Any, flux: float, random: np.random.Generator, name: str) -> list[SkySource]:
+        return [
+            SkySource(name, spectrum(optics, flux), *_at(optics, slit, 0.0, low)),
+            SkySource(f"{name} b", spectrum(optics, flux, shift=6.0), *_at(optics, slit, 0.1, high)),
+        ]
+
+    return make
 
 
 def _at(optics: Optics, slit: Any, x: float, y: float) -> tuple[float, float]:
@@ -354,6 +358,7 @@ KINDS: Mapping[str, Maker] = {
     "between shutters": _point(0.05, 0.5),
     "anywhere": _point(None, None),
     "fills the slitlet": _extended(Shape("uniform", 5.0)),
-    "two of them": _two,
+    "two, 3 rows apart": _two(0.1, 0.8),
+    "two, 2 rows apart": _two(-0.3, 0.16),
 }
 """Sources in shutters, by kind."""

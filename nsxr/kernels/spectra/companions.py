@@ -11,6 +11,7 @@ from nsxr.kernels.spectra.trace_profile import Profile
 __all__ = ["Others", "gather"]
 
 _BRIGHTEST = 1e6  # largest light relative to the source, which may have no light
+_OVERLAP, _BRIGHT = 2.5, 0.1  # rows; light relative to the source
 _ASTRAY = 0.03  # rows, error of planned distances of sources from each other
 
 
@@ -33,6 +34,19 @@ class Others:
     def __bool__(self) -> bool:
         return bool(self.strengths.any())
 
+    @property
+    def are_planned(self) -> bool:
+        """Whether the places of some of them were planned."""
+        return self.planned is not None and bool((np.isfinite(self.planned) & (self.strengths != 0)).any())
+
+    @property
+    def overlap(self) -> bool:
+        """Whether bright sources that were planned overlap with the source."""
+        if self.planned is None:
+            return False
+        near = np.isfinite(self.planned) & (np.abs(self.distances) < _OVERLAP)
+        return bool((near & (np.abs(self.strengths) > _BRIGHT)).any())
+
     def shapes(self, profile: Profile, n_rows: int) -> np.ndarray:
         """Return the signal of other sources (other, exposure, y, x), with their traces in subtracted nods."""
         parts = [
@@ -54,6 +68,8 @@ class Others:
             shape = profile.at(n_rows, self.distances[:, k], echoes=False)
             ratio = np.abs(self.strengths[:, k, None, None]) * shape > 0.5 * own
             near = np.abs(distance - self.distances[:, k, None, None]) < APART
+            if self.planned is not None:  # they are fitted together with the source, also where they overlap
+                near &= ~(np.isfinite(self.planned[:, k, None, None]))
             found |= ratio & near & (np.abs(distance) > 1.0)
             if has_level:
                 apart = APART + np.minimum(1.5 * np.abs(self.strengths[:, k, None, None]), 2.0)

@@ -31,6 +31,7 @@ _LEAST_SEEN = 0.1  # part of the profile on good pixels, below which a column do
 _DOUBT = 0.1  # error of the shape of other sources, as a part of their light
 _TOLERANCE = 0.02
 """Error of the profile, as a part of the light of a pixel, that does not make the pixel an outlier."""
+_WIDE = 0.2  # the same where two sources overlap
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,10 @@ def fit_source(
         steady = steady_flux(flux, 1 / np.maximum((flux_weights**2 * variance).sum(1), 1e-300))
         shining = np.maximum(steady[:, None, :] * lit, 0.0) + np.maximum(beside, 0.0)
         variance = scale[:, None, None] * dark + slope[:, None, :] * shining
-        known = variance + (relative if number == REFINEMENTS - 1 else 0.0) * light**2  # the last limit is narrow
-        limit = rejection * np.sqrt(known * free)
-        limit += free * _TOLERANCE * (REFINEMENTS - number) ** 2 * _around(np.abs(light) + np.abs(beside))
+        is_last = number == REFINEMENTS - 1
+        known = variance + (relative if is_last else 0.0) * light**2  # the last limit is narrow
+        tolerance = (_WIDE if others.overlap else _TOLERANCE) * (REFINEMENTS - number) ** 2
+        limit = rejection * np.sqrt(known * free) + free * tolerance * _around(np.abs(light) + np.abs(beside))
         inside = can_be_used & ~taken & (aperture > 0)
         off_profile = columns_off_profile(own - level, variance, shape, limit, inside, with_lines)
         excess = np.abs(np.where(inside & ~off_profile[:, None, :], residual, 0.0)) / limit
@@ -175,12 +177,11 @@ def fit_source(
         doubtful = variance + relative * light**2 + (_DOUBT * beside) ** 2
         levels = levels_of(place.sky, order) if place.slit is not None else []
         levels += list(others.shapes(profile, n_rows)) if others else []
-        trusted = np.where(on_profile & _sees_source(is_used, alone), 1 / doubtful, 0.0)
-        profile = refine_profile(residual, trusted, flux, profile, levels, with_covariance=number == REFINEMENTS - 1)
-    profile_alone, _ = profile.evaluate(n_rows)
-    _, lit = profile.response(n_rows)
-    from_nods = np.maximum(np.maximum(flux, 0.0)[:, None, :] * (lit - profile_alone), 0.0)
-    noise = slope[:, None, :] * (np.maximum(beside, 0.0) + from_nods)
+        if not others.overlap:  # a free profile would take the light of its neighbour
+            trusted = np.where(on_profile & _sees_source(is_used, alone), 1 / doubtful, 0.0)
+            profile = refine_profile(residual, trusted, flux, profile, levels, with_covariance=is_last)
+    in_nods = np.maximum(profile.response(n_rows)[1] - profile.evaluate(n_rows)[0], 0.0)
+    noise = slope[:, None, :] * (np.maximum(beside, 0.0) + np.maximum(flux, 0.0)[:, None, :] * in_nods)
     return Source(profile, is_used, flux, background, slope, scale, others, beside, noise, off_profile)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsxr.kernels.spectra.column_fit import solve_parts
 from nsxr.kernels.spectra.companions import Others, gather
 from nsxr.kernels.spectra.lines import Lines, find_lines
+from nsxr.kernels.spectra.overlapping import fit_overlapping, levels_of, parts_of
 from nsxr.kernels.spectra.planned_lines import planned_lines
 from nsxr.kernels.spectra.trace_fit import fit_echoes, fit_trace
 from nsxr.kernels.spectra.trace_profile import Profile, planned_profile
@@ -105,6 +105,8 @@ def find_light(
         taken = others.taken(profile, n_rows)
         if extended:  # the skirt of the source and the background are fitted together
             profile = fit_trace(own, near * ~taken, profile, place.prior, levels=levels_of(place.sky, order))
+        elif others.overlap:
+            profile = fit_overlapping(images, near, profile, others, place.sky, order, place.prior)
         else:
             profile = fit_trace(own, near * ~taken, profile, place.prior)
         if profile.strengths.any() and not (extended and _overlaps(profile)):
@@ -145,30 +147,3 @@ def _overlaps(profile: Profile) -> bool:
     """Return whether a source overlaps with its echoes, so that its light hardly constrains the echoes."""
     nearest = np.abs(profile.distances[profile.strengths > 0]).min()
     return bool(nearest < 4.5 * np.median(profile.width()))
-
-
-def parts_of(
-    images: np.ndarray, precision: np.ndarray, profile: Profile, others: Others, sky: np.ndarray, order: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fit the source, the others and the background together.
-
-    Returns
-    -------
-    flux (exposure, x), amplitudes of the others (other, exposure, x), their light, the background (exposure, y, x),
-    deviations of the amplitudes.
-    """
-    n_rows = images.shape[1]
-    count = others.strengths.shape[1] if others else 0
-    shapes = [profile.response(n_rows)[0], *(others.shapes(profile, n_rows) if count else ())]
-    shapes += levels_of(sky, order)
-    parts = np.stack(shapes)
-    found, deviations = solve_parts(images, precision, parts)
-    light = found[:, :, None, :] * parts
-    amplitudes = found[1 : 1 + count]
-    return found[0], amplitudes, light[1 : 1 + count].sum(0), light[1 + count :].sum(0), deviations[1 : 1 + count]
-
-
-def levels_of(sky: np.ndarray, order: int) -> list[np.ndarray]:
-    """Return the shapes of the background (exposure, y, x): the sky behind open shutters, and the same with a slope."""
-    slope = 2.0 * np.arange(sky.shape[1])[:, None] / max(sky.shape[1] - 1, 1) - 1.0
-    return [sky, sky * slope][:order]
