@@ -49,7 +49,7 @@ def flat_field(slits: Tree, references: References) -> Tree:
 
 def path_loss(slits: Tree, references: References) -> Tree:
     """Correct for the path loss."""
-    return nsxr.correct_path_loss(slits, nsxr.open_path_loss(references["pathloss"]))
+    return nsxr.correct_path_loss(slits, nsxr.open_path_loss(references["pathloss"]), interpolation="linear")
 
 
 def bar_shadow(slits: Tree, references: References) -> Tree:

@@ -125,8 +125,8 @@ def extract_spectrum(
         (row, dispersion) has the weights of pixels in the flux of the mean image, in units of flux per ``sci``, and
         ``profile`` (row, dispersion) is that of the model. ``var_background``, ``slit_y`` and ``subtracted`` are
         those of the slit. Rows are labelled as in the slit. Positions are those of the model. For MJy the flux density
-        [Jy] is 1e6 times the sum; for MJy/sr it is this times PIXAR_SR, and the surface brightness of an extended source
-        is the mean over the rows of open shutters. NaN where nothing can be extracted.
+        [Jy] is 1e6 times the sum; for MJy/sr it is this times PIXAR_SR, and the surface brightness of an extended
+        source is the mean over the rows of open shutters. NaN where nothing can be extracted.
 
     Raises
     ------

@@ -22,6 +22,11 @@ def point(x, y, wavelength):
     return 0.7 + 0.3 * x + 0.1 * y + 0.2 * x * y + 0.02 * wavelength
 
 
+def dip(x, y):
+    """Return the light of a narrow image that passes near a bar between two shutters."""
+    return (1 - 0.6 * np.exp(-0.5 * ((y - 0.5) / 0.06) ** 2)) * (1 - x**2)
+
+
 def uniform(shutters, wavelength):
     return 2.0 + 0.1 * shutters - 0.05 * wavelength
 
@@ -56,6 +61,24 @@ def slitlet(states="1x1", x=0.13, y=-0.21, kind="POINT", **attrs):
 
 def fixed(name="S200A1", **attrs):
     return slitlet("", SLTNAME=name, **{"EXP_TYPE": "NRS_FIXEDSLIT"} | attrs)
+
+
+@pytest.mark.parametrize("y", [0.5, 0.483, 0.388])
+def test_a_point_behind_a_bar_has_the_smooth_path_loss(y):
+    fine = reference(variances=False).isel(y_MOS1X3=0, x_MOS1X3=0, drop=True).drop_vars("point_MOS1X3")
+    grid_y, grid_x = np.linspace(-1.5, 1.5, 92), np.linspace(-0.5, 0.5, 31)
+    coords = {"wavelength_MOS1X3": WAVELENGTH, "y_MOS1X3": grid_y, "x_MOS1X3": grid_x}
+    loss = np.broadcast_to(dip(grid_x, grid_y[:, None]), (WAVELENGTH.size, 92, 31))
+    fine["point_MOS1X3"] = xr.DataArray(np.array(loss), coords, tuple(coords), attrs={"shutters": 3})
+    slit = slitlet(x=0.312, y=y)
+    errors = {
+        kind: np.nanmax(
+            np.abs(nsxr.correct_path_loss(slit, fine, interpolation=kind)["pathloss_point"] - dip(0.312, y))
+        )
+        for kind in ("cubic", "linear")
+    }
+    assert errors["cubic"] < 0.004
+    assert errors["linear"] > 2 * errors["cubic"]
 
 
 def test_a_point_in_three_shutters():
