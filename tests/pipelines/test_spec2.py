@@ -132,11 +132,11 @@ def test_a_fixed_slit_has_a_sky_of_its_own(slit, run, tmp_path, inputs):
     assert [line.rsplit("/", 1)[-1] for line in lines[-2:]] == ["star_cal.fits", "star_sky_x1d.fits"]
     sky = nsxr.open_spectra(tmp_path / "star_sky_x1d.fits")
     spectrum = sky["S200A1"].to_dataset()
-    slits = nsxr.cut_slits(inputs[0], inputs[2], coordinates=["slit_y"])
+    slits = nsxr.cut_slits(inputs[0].compute(), inputs[2], coordinates=["slit_y"])
     response = nsxr.sky_response(slits, inputs[1])
-    light = (slits["S200A1"]["sci"] / response["S200A1"]["response"]).compute()
+    light = slits["S200A1"]["sci"] / response["S200A1"]["response"]
     # there is no sky; what stage 1 left of the level of the dark is in all rows
-    expected = light.where(abs(slits["S200A1"]["slit_y"]) > 0.25).median()
+    expected = np.nanmedian(light.to_numpy()[abs(slits["S200A1"]["slit_y"].to_numpy()) > 0.25])
     assert abs(float(spectrum["surf_bright"].median() - expected)) < 3  # [MJy/sr], the star has about 800 in a row
     assert steps(spectrum)[-1]["step"] == "estimate_sky"
     tree = spec2(*inputs, sky=sky, skip=["extract_1d"])
