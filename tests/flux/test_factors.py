@@ -59,6 +59,12 @@ def test_the_variance_of_a_flat_is_replaced(slit, factor):
     np.testing.assert_allclose(found["var_flat"], 0.01 * found["sci"].to_numpy() ** 2, rtol=1e-5)
 
 
+def test_deviations_of_light_that_was_subtracted_add_up(slit, factor):
+    before = slit.assign(var_barshadow=0.01 * (2 * slit["sci"]) ** 2)  # two thirds of the light were subtracted
+    found = divide(before, factor, kind="barshadow")
+    np.testing.assert_allclose(found["var_barshadow"], 0.01 * (3 * found["sci"].to_numpy()) ** 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("chunks", [{"integration": 1}, {"row": 3}, {"column": 11, "row": 2}])
 def test_lazy_and_the_same_for_all_chunks(slit, factor, chunks):
     expected = divide(slit, factor, kind="photom")

@@ -324,3 +324,19 @@ def test_a_sky_behind_bars_does_not_change_the_flux_of_a_point():
     )
     assert abs(with_bars - 1) < 0.01
     assert abs(without - 1) > 3 * abs(with_bars - 1)
+
+
+def test_all_rows_share_the_noise_of_a_spectrum_that_was_subtracted():
+    slit, _ = simulate_trace(columns=80, signal_to_noise=60)
+    own = 0.3 * slit["var_rnoise"].drop_vars(list(slit["var_rnoise"].coords))
+    slit = slit.assign(var_background=own)
+    nods, sky = (slit.assign_attrs({key: "COMPLETE"}) for key in ("S_BKDSUB", "S_MSBSUB"))
+    one, other = (extract_spectrum(each, background="none") for each in (nods, sky))
+    weight, deviation = (np.nan_to_num(one) for one in (other["weight"].to_numpy(), np.sqrt(own.to_numpy())))
+    more = (weight * deviation).sum(0) ** 2 - (weight**2 * deviation**2).sum(0)
+    kinds = ("flux_var_poisson", "flux_var_rnoise")
+    added = sum(other[kind] - one[kind] for kind in kinds).to_numpy()
+    good = np.isfinite(added)
+    np.testing.assert_allclose(added[good], more[good], rtol=1e-3)
+    assert (more[good] / sum(one[kind] for kind in kinds).to_numpy()[good]).min() > 0.05
+    xr.testing.assert_identical(one["flux"].drop_attrs(), other["flux"].drop_attrs())
