@@ -306,9 +306,11 @@ def main() -> int:
     lines = [table_head(COLUMNS)]
     write_head(*COLUMNS)
     for name in given.scenes:
-        ways = [way for way in given.ways if known[name].mode == "MOS" or way not in ("global", "master")]
+        scene = known[name]
+        cannot = {"global", "master"} if scene.mode != "MOS" else set() if 0.0 in scene.brightness else {"master"}
+        ways = [way for way in given.ways if way not in cannot]
         with TemporaryDirectory(prefix="skies-") as folder:
-            for cells in run(known[name], ways, given.seeds, Path(folder)):
+            for cells in run(scene, ways, given.seeds, Path(folder)):
                 write_row(*cells)
                 lines.append(table_row(cells))
     if given.output is not None:

@@ -164,7 +164,11 @@ def _sky_of(text: str | None) -> Literal["global", "master"] | xr.DataTree | Non
         return "global"
     if text == "master":
         return "master"
-    return None if text is None else open_spectra(text)
+    if text is None:
+        return None
+    if not Path(text).exists():
+        raise ParameterError(f"--sky is {text!r}: no such file, expected global, master, or a file of spectra")
+    return open_spectra(text)
 
 
 def _planned(files: Sequence[str], folder: str | None) -> dict[str, _Exposure]:

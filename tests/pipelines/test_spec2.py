@@ -141,6 +141,7 @@ def test_a_fixed_slit_has_a_sky_of_its_own(slit, run, tmp_path, inputs):
     assert steps(spectrum)[-1]["step"] == "estimate_sky"
     tree = spec2(*inputs, sky=sky, skip=["extract_1d"])
     assert tree["cal"]["S200A1"].attrs["S_MSBSUB"] == "COMPLETE"
+    assert "expected global, master, or a file" in run("spec2", "a_rate.fits", *options, "local", status=1).output
     assert "--background and --sky" in run(
         "spec2", "a_rate.fits", *options, "global", "--background", "b_rate.fits", status=1
     ).output  # fmt: skip
