@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nsxr.model.types import Entries
-from nsxr.plot.slit_images import Drawn, draw_band, draw_strip, mark_source, signal_to_noise
+from nsxr.plot.slit_images import Drawn, draw_band, draw_sky, draw_strip, mark_source, signal_to_noise
 
 __all__ = ["draw_montage"]
 
@@ -17,19 +18,21 @@ _COLUMNS = ((3, 1), (12, 2), (36, 3), (60, 4), (_MOST, 5))
 """Number of columns for up to so many slits."""
 
 
-def draw_montage(slits: Sequence[Drawn]) -> Figure:
+def draw_montage(slits: Sequence[Drawn], sky: xr.Dataset | None = None) -> Figure:
     """Draw each slit as a strip over its spectrum. Of more than 100 slits, those with the highest signal to noise.
 
     Parameters
     ----------
     slits : sequence of Drawn
         From :func:`nsxr.plot.slit_images.prepare`.
+    sky : Dataset, optional
+        Spectrum of the sky that was subtracted from all slits. It is drawn last.
     """
     ratios = [signal_to_noise(one.spectrum) for one in slits]
     order = np.argsort([-ratio if np.isfinite(ratio) else np.inf for ratio in ratios], kind="stable")
     chosen = sorted(order[:_MOST])  # in the order of the product
     across = next(columns for most, columns in _COLUMNS if len(chosen) <= most)
-    down = -(-len(chosen) // across)
+    down = -(-(len(chosen) + (sky is not None)) // across)
     wide, high = (
         {1: 10.0, 2: 12.0, 3: 14.0}.get(across, 16.5),
         max(1.2 if across > 3 else 1.7, 2.2 if across == 1 else 0.0),
@@ -39,10 +42,19 @@ def draw_montage(slits: Sequence[Drawn]) -> Figure:
     width, height = figure.get_size_inches()
     left, gap = 0.6, 0.6
     cell = (width - left - 0.15 - (across - 1) * gap) / across
-    for number, position in enumerate(chosen):
-        row, column = divmod(number, across)
-        x, top = left + column * (cell + gap), height - margin - row * high
-        _draw_cell(figure, slits[position], ratios[position], (x, top, cell, high))
+    boxes = [
+        (left + column * (cell + gap), height - margin - row * high, cell, high)
+        for row, column in (divmod(number, across) for number in range(len(chosen) + 1))
+    ]
+    for box, position in zip(boxes, chosen, strict=False):
+        _draw_cell(figure, slits[position], ratios[position], box)
+    if sky is not None:
+        x, top, *_ = boxes[-1]
+        axes = figure.add_axes((x / width, (top - high + 0.2) / height, cell / width, (high - 0.4) / height))
+        draw_sky(axes, sky)
+        axes.set_title("sky that was subtracted", fontsize=8, loc="left", weight="bold", pad=2)
+        axes.tick_params(labelsize=7, length=2, pad=1.5)
+        axes.yaxis.label.set_fontsize(7)
     header = slits[0].header
     words = [header.exposure, header.detector, header.filter, header.grating]
     count = f"{len(chosen)} slits"

@@ -20,6 +20,7 @@ __all__ = [
     "Drawn",
     "along_source",
     "draw_band",
+    "draw_sky",
     "draw_strip",
     "mark_source",
     "prepare",
@@ -220,6 +221,21 @@ def draw_band(axes: Axes, spectrum: xr.Dataset, *, label: str = "flux", width: f
         bottom = np.full(lost.size, 0.03)
         axes.plot(lost, bottom, "|", transform=axes.get_xaxis_transform(), label="flagged", **style)
     return unit
+
+
+def draw_sky(axes: Axes, sky: xr.Dataset) -> None:
+    """Draw the spectrum of the sky that was subtracted, with its standard deviation as a band."""
+    level = np.asarray(sky["surf_bright"].values, dtype=float)
+    deviation = np.sqrt(np.asarray(sky["sb_var_poisson"].values + sky["sb_var_rnoise"].values, dtype=float))
+    good = ((sky["dq"].values & _FLAGGED) == 0) & np.isfinite(level) & np.isfinite(sky["wavelength"].values)
+    wavelength, level, deviation = sky["wavelength"].values[good], level[good], deviation[good]
+    axes.fill_between(wavelength, level - deviation, level + deviation, color=SKY, alpha=0.55, linewidth=0.0)
+    axes.plot(wavelength, level, lw=0.6, color=INK)
+    axes.axhline(0, color=QUIET, lw=0.6, zorder=0)
+    if level.size:
+        low, high = np.percentile(level, (0.5, 99.5))
+        axes.set_ylim(min(float(low), 0.0), 1.2 * max(float(high), 0.0) or 1.0)
+    axes.set_ylabel("MJy/sr")
 
 
 def _limits(flux: np.ndarray, sigma: np.ndarray) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from nsxr.plot.slit_images import (
     Drawn,
     along_source,
     draw_band,
+    draw_sky,
     draw_strip,
     mark_source,
     prepare,
@@ -43,6 +44,7 @@ def draw_spec2(tree: xr.DataTree) -> Figure:
       and the spectrum with its error. A time series shows its mean and its median spectrum, and the white light and
       the flux of each wavelength against time.
     - Several slits: each slit over its spectrum. Of more than 100 slits, those with the highest signal to noise.
+    - The spectrum of the sky that was subtracted, if the tree has ``sky``.
     - The IFU: the frame, and the median of each place in each slice, the slices side by side.
 
     Only what is drawn is computed from lazy products.
@@ -50,7 +52,7 @@ def draw_spec2(tree: xr.DataTree) -> Figure:
     Parameters
     ----------
     tree : DataTree
-        From :func:`nsxr.spec2`: ``cal`` and, except for the IFU, ``x1d``.
+        From :func:`nsxr.spec2`: ``cal`` and, except for the IFU, ``x1d``; with or without ``sky``.
 
     Returns
     -------
@@ -73,14 +75,16 @@ def draw_spec2(tree: xr.DataTree) -> Figure:
     with worker_errors():
         spectra = dict(iterate_slits(tree.children["x1d"]))
         cuts = {name: _needed(slit) for name, slit in iterate_slits(tree.children["cal"]) if name in spectra}
-        images, found = compute_together(cuts, {name: _plain(spectra[name]) for name in cuts})
+        skies = [tree.children["sky"].to_dataset()] if "sky" in tree.children else []
+        images, found, skies = compute_together(cuts, {name: _plain(spectra[name]) for name in cuts}, skies)
+    sky = skies[0] if skies else None
     series = any("integration" in spectrum.dims for spectrum in found.values())
     drawn = {name: prepare(images[name], typical(found[name])) for name in images}
     pages = {name: one for name, one in drawn.items() if one is not None}
     if len(pages) > 1:
-        return draw_montage(list(pages.values()))
+        return draw_montage(list(pages.values()), sky)
     for name, one in pages.items():
-        return _draw_page(one, found[name] if series else None)
+        return _draw_page(one, found[name] if series else None, sky)
     figure = Figure(figsize=(8, 3))
     say(figure.subplots(), "no slit has wavelengths")
     return figure
@@ -117,9 +121,9 @@ def typical(spectrum: xr.Dataset) -> xr.Dataset:
     return kept.assign(dq=flagged)
 
 
-def _draw_page(drawn: Drawn, series: xr.Dataset | None) -> Figure:
-    """Draw one slit: image, factors and spectrum below each other, and for time series light curves."""
-    heights = [1.0, 0.55, 1.6] + ([1.3] if series is not None else [])
+def _draw_page(drawn: Drawn, series: xr.Dataset | None, sky: xr.Dataset | None) -> Figure:
+    """Draw one slit: image, factors and spectrum below each other, the sky, and for time series light curves."""
+    heights = [1.0, 0.55, 1.6] + ([1.3] if series is not None else [0.7] if sky is not None else [])
     figure = Figure(figsize=(13, 2.9 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, width_ratios=(2.2, 1), height_ratios=heights)
     image = figure.add_subplot(grid[0, :])
@@ -148,6 +152,11 @@ def _draw_page(drawn: Drawn, series: xr.Dataset | None) -> Figure:
     if series is not None:
         _draw_wavelengths(figure, figure.add_subplot(grid[3, 0]), series)
         _draw_white_light(figure.add_subplot(grid[3, 1]), series)
+    elif sky is not None:
+        below = figure.add_subplot(grid[3, :], sharex=image)
+        draw_sky(below, sky)
+        below.set(ylabel="sky subtracted\n[MJy/sr]", xlabel="wavelength [µm]")
+        _finish(below)
     set_title(figure, title_of(drawn), "large")
     return figure
 

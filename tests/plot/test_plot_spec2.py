@@ -52,6 +52,23 @@ def test_the_place_of_a_pixel_is_that_of_the_optics(slit):
     assert prepare(dark, slit[1]) is None
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_sky_that_was_subtracted_is_drawn(slit, number):
+    level = xr.DataArray(np.linspace(1.0, 2.0, 50), dims="dispersion", attrs={"units": "MJy/sr"})
+    sky = xr.Dataset({"surf_bright": level, "sb_var_poisson": 0 * level + 0.01, "sb_var_rnoise": 0 * level})
+    sky["dq"] = ("dispersion", np.repeat(np.array([0, 1], np.uint32), [40, 10]))
+    wavelength = np.linspace(0.7, 5.2, 50)
+    tree = tree_of(**{f"S200A{n + 1}": slit for n in range(number)})
+    tree["sky"] = xr.DataTree(sky.assign_coords(wavelength=("dispersion", wavelength)))
+    plain = draw_spec2(tree_of(**{f"S200A{n + 1}": slit for n in range(number)}))
+    figure = draw_spec2(tree.chunk())
+    FigureCanvasAgg(figure).draw()
+    assert len(figure.axes) == len(plain.axes) + 1
+    line = figure.axes[-1].get_lines()[0]
+    np.testing.assert_array_equal(line.get_xdata(), wavelength[:40])
+    np.testing.assert_array_equal(line.get_ydata(), level.values[:40])
+
+
 def test_a_page_shows_the_slit_its_factors_and_its_spectrum(slit):
     figure = draw_spec2(tree_of(S200A1=slit).chunk())
     FigureCanvasAgg(figure).draw()
