@@ -261,7 +261,9 @@ def _fit(images: _Images, place: Place, settings: FitSettings) -> tuple[Source, 
     order = 0 if settings.is_extended and order < 0 else order
     source = fit(order=max(order, 0))
     if order < 0:
-        order = int(_has_light_beside(source, images.signal, images.var_rnoise, place.sky))
+        # a background would take the wings of two sources that overlap
+        has_level = not source.others.overlap and _has_light_beside(source, images.signal, images.var_rnoise, place.sky)
+        order = int(has_level)
         source = fit(order=1) if order else source
     return source, order
 

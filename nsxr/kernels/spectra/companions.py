@@ -11,7 +11,7 @@ from nsxr.kernels.spectra.trace_profile import Profile
 __all__ = ["Others", "gather"]
 
 _BRIGHTEST = 1e6  # largest light relative to the source, which may have no light
-_OVERLAP, _BRIGHT = 2.5, 0.1  # rows; light relative to the source
+_OVERLAP, _BRIGHT = 4.5, 0.1  # rows; light relative to the source
 _ASTRAY = 0.03  # rows, error of planned distances of sources from each other
 
 

@@ -66,7 +66,7 @@ def find_light(
     extended = place.slit is not None
     lines = [_lines_of(images[e], precision[e], place, e, order) for e in range(n)]
     offsets = np.array([line.offset for line in lines])
-    others, echoes = gather(lines, place.nods, place.others)
+    others, echoes = gather(lines, place.nods, [places if order == 0 else np.zeros(0) for places in place.others])
     away = np.abs(np.arange(n_rows)[:, None] - place.plan[:, None, :] - offsets[:, None, None])
     edge = (place.sky > 0.03) & (place.sky < 0.93)
     if extended:
@@ -129,7 +129,7 @@ def _lines_of(image: np.ndarray, precision: np.ndarray, place: Place, e: int, or
         nods=place.nods[e],
         extended=place.slit is not None,
     )
-    if not place.others[e].size:
+    if not place.others[e].size or order:  # a background that is fitted would take the wings of two sources
         return seen
     return planned_lines(
         image,
