@@ -7,7 +7,7 @@ from nsxr.kernels.spectra.lines import APART, NARROW, Lines, collapsed, fit_term
 
 __all__ = ["planned_lines"]
 
-_OFFSETS = np.arange(-15, 16) * 0.1  # rows, common offsets that are tried
+_OFFSETS = np.arange(-6, 7) * 0.1  # rows, common offsets that are tried; farther, two sources look like a wide one
 _LEAST = 0.01  # light of a source relative to the brightest one, so that ratios are finite
 
 
