@@ -118,6 +118,7 @@ def run() -> None:
             importlib.import_module(f"nsxr.cli.{_COMMANDS[word][0]}")
             break
     gc.freeze()  # imported modules stay until the end; searching them for garbage took 0.3 s
+    gc.set_threshold(50_000, 20, 20)  # graphs are not garbage; searching those of 81 slits took 1.4 s
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # a C library without mallopt
             library = ctypes.CDLL(None)
