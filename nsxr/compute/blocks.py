@@ -30,6 +30,8 @@ __all__ = [
 Kernel = Callable[..., np.ndarray | tuple[np.ndarray, ...]]
 """A function of NumPy arrays."""
 
+_Chunks = tuple[tuple[int, ...], ...] | None
+
 _Block = np.ndarray | list["_Block"]
 
 Output = tuple[Sequence[str], type[np.generic]]
@@ -104,31 +106,37 @@ def map_blocks(
     ModelError
         If the first array is split along a core dim, or an output lacks a dim along which blocks may be split.
     """
-    plain = _aligned([array.variable for array in arrays], core, joined)
-    data = _apply(kernel, plain, core, outputs, sizes or {}, reduced or {}, joined, within, parameters)
+    plain, chunks = _aligned([array.variable for array in arrays], core, joined)
+    data = _apply(kernel, plain, chunks, core, outputs, sizes or {}, reduced or {}, joined, within, parameters)
     return {
         name: xr.DataArray(values, dims=dims) for (name, (dims, _)), values in zip(outputs.items(), data, strict=True)
     }
 
 
-def _aligned(arrays: Sequence[xr.Variable], core: Sequence[str], joined: str | None) -> list[xr.Variable]:
-    """Return the arrays. All but the first one get the chunks that :func:`map_blocks` describes."""
+def _aligned(
+    arrays: Sequence[xr.Variable], core: Sequence[str], joined: str | None
+) -> tuple[list[xr.Variable], list[_Chunks]]:
+    """Return the arrays and their chunks. All but the first one get the chunks that :func:`map_blocks` describes."""
     first, chunks = arrays[0], arrays[0].chunks
     lengths: dict[str, int | tuple[int, ...]] = dict(zip(map(str, first.dims), chunks or (), strict=False))
     lengths |= {dim: -1 for dim in core if dim != joined}
-    aligned = [first]
+    aligned, found = [first], [chunks]
     for array in arrays[1:]:
+        own = array.chunks  # each time xarray looks this up anew, for 20 microseconds
         if chunks is not None:
             wanted = {dim: lengths.get(str(dim), -1) for dim in array.dims}
         else:  # lazy arrays keep their chunks if no dim must be whole
             wanted = {dim: -1 for dim in array.dims if dim in core and dim != joined}
-        aligned.append(array if _has_chunks(array, wanted, chunks is None) else array.chunk(wanted))
-    return aligned
+        if not _has_chunks(array, own, wanted, chunks is None):
+            array = array.chunk(wanted)
+            own = array.chunks
+        aligned.append(array)
+        found.append(own)
+    return aligned, found
 
 
-def _has_chunks(array: xr.Variable, wanted: Attributes, may_be_whole: bool) -> bool:
+def _has_chunks(array: xr.Variable, chunks: _Chunks, wanted: Attributes, may_be_whole: bool) -> bool:
     """Return whether an array has the wanted chunks. This saves a call of ``chunk``, which takes half a millisecond."""
-    chunks = array.chunks
     if chunks is None:
         return may_be_whole
     found = dict(zip(array.dims, chunks, strict=True))
@@ -138,6 +146,7 @@ def _has_chunks(array: xr.Variable, wanted: Attributes, may_be_whole: bool) -> b
 def _apply(
     kernel: Kernel,
     arrays: Sequence[xr.Variable],
+    chunks: Sequence[_Chunks],
     core: Sequence[str],
     outputs: Mapping[str, Output],
     sizes: Mapping[str, int],
@@ -148,7 +157,6 @@ def _apply(
 ) -> list[np.ndarray | da.Array]:
     """Return the data of each output, as NumPy or dask arrays."""
     loop = tuple(str(d) for d in arrays[0].dims if d not in core)
-    chunks = [array.chunks for array in arrays]
     _check(arrays, chunks, [d for d in core if d != joined], outputs, loop)
     axes = [list(array.dims).index(joined) if joined in array.dims else 0 for array in arrays]
     cuts = [tuple(within[1] if within and d == within[0] else slice(None) for d in array.dims) for array in arrays]
@@ -200,7 +208,7 @@ def _named(kernel: Kernel) -> object:
 
 def _check(
     arrays: Sequence[xr.Variable],
-    chunks: Sequence[tuple[tuple[int, ...], ...] | None],
+    chunks: Sequence[_Chunks],
     whole: Sequence[str],
     outputs: Mapping[str, Output],
     loop: Sequence[str],

@@ -58,6 +58,19 @@ def _gaussians(distance: np.ndarray, width: np.ndarray, out: np.ndarray) -> None
             edges[0, x], edges[1, x], edges[2, x] = high, above, here
 
 
+@kernel
+def _with_skirt(distance: np.ndarray, width: np.ndarray, part: float, out: np.ndarray) -> None:
+    """Write a Gaussian with a skirt, and its derivatives, to ``out`` (4, y, x)."""
+    core, skirt = np.empty((3, *distance.shape)), np.empty((3, *distance.shape))
+    _gaussians(distance, width, core)
+    _gaussians(distance, SKIRT * width, skirt)
+    for y in range(distance.shape[0]):
+        for x in range(distance.shape[1]):
+            for k in range(3):
+                out[k, y, x] = (1 - part) * core[k, y, x] + part * skirt[k, y, x]
+            out[3, y, x] = skirt[0, y, x] - core[0, y, x]
+
+
 def gaussian(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
     """Return a Gaussian integrated over pixels, and its derivatives by distance and by the logarithm of the width.
 
@@ -73,8 +86,7 @@ def gaussian(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
     (3, ..., x) ndarray
         The integral and its derivatives.
     """
-    rows = np.ascontiguousarray(distance, dtype=np.float64).reshape(-1, distance.shape[-1])
-    widths = np.ascontiguousarray(np.broadcast_to(width, rows.shape[1:]), dtype=np.float64)
+    rows, widths = _flat(distance, width)
     out = np.empty((3, *rows.shape))
     _gaussians(rows, widths, out)
     return out.reshape(3, *distance.shape)
@@ -97,8 +109,15 @@ def skirted(distance: np.ndarray, width: np.ndarray | float, part: float) -> np.
     (4, ..., x) ndarray
         The integral and its derivatives.
     """
-    core, skirt = gaussian(distance, width), gaussian(distance, SKIRT * np.asarray(width))
-    found = np.empty((4, *distance.shape))
-    found[:3] = (1 - part) * core + part * skirt
-    found[3] = skirt[0] - core[0]
-    return found
+    rows, widths = _flat(distance, width)
+    out = np.empty((4, *rows.shape))
+    _with_skirt(rows, widths, float(part), out)
+    return out.reshape(4, *distance.shape)
+
+
+def _flat(distance: np.ndarray, width: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances as (y, x) and widths as (x,), contiguous."""
+    rows = np.ascontiguousarray(distance, dtype=np.float64).reshape(-1, distance.shape[-1])
+    widths = np.empty(rows.shape[1])
+    widths[:] = width
+    return rows, widths
