@@ -73,11 +73,14 @@ def most_likely(
     return solution, covariance
 
 
+@kernel
 def _bands(matrix: np.ndarray, bandwidth: int) -> np.ndarray:
     """Return the main diagonal and those above it, (row, band)."""
-    found = np.zeros((matrix.shape[0], bandwidth + 1))
-    for k in range(bandwidth + 1):
-        found[: matrix.shape[0] - k, k] = np.diagonal(matrix, k)
+    size = matrix.shape[0]
+    found = np.zeros((size, bandwidth + 1))
+    for p in range(size):
+        for k in range(min(bandwidth + 1, size - p)):
+            found[p, k] = matrix[p, p + k]
     return found
 
 

@@ -5,6 +5,8 @@ Images are (exposure, y, x) float64.
 
 import numpy as np
 
+from nsxr.kernels.compilation import kernel
+
 __all__ = ["BIN", "excess_noise", "model_variance", "relative_variance", "running_mean", "steady_flux"]
 
 BIN = 32
@@ -69,29 +71,54 @@ def model_variance(
     columns = np.arange(n_columns)
     for e in range(n):
         scale = _scale_of_columns(var_rnoise[e], is_used[e])
-        found = np.full((2, starts.size), np.nan)
-        for number, start in enumerate(starts):
-            part = slice(start, start + BIN)
-            used = is_used[e, :, part]
-            if used.sum() < 3:
-                continue
-            unit = np.broadcast_to(scale[part], used.shape)[used]
-            values, lit = var_poisson[e, :, part][used] / unit**2, np.maximum(light[e, :, part][used], 0.0) / unit
-            other = var_rnoise[e, :, part][used] / unit**2
-            level, rate = float(values.mean()), 0.0
-            for _ in range(3):
-                weight = 1 / (other + level + rate * lit)
-                a, b, c = (weight).sum(), (weight * lit).sum(), (weight * lit**2).sum()
-                d, f = (weight * values).sum(), (weight * lit * values).sum()
-                determinant = a * c - b * b
-                rate = max((a * f - b * d) / determinant, 0.0) if determinant > 1e-12 * a * c else 0.0
-                level = max((d - rate * b) / a, 0.0)
-            found[:, number] = level, rate
+        found = np.empty((2, starts.size))
+        _relate(var_poisson[e], var_rnoise[e], is_used[e], light[e], scale, found)
         known = np.isfinite(found[0])
         if known.any():
             background[e] = np.interp(columns, middles[known], found[0, known]) * scale**2
             slope[e] = np.interp(columns, middles[known], found[1, known]) * scale
     return background, slope
+
+
+@kernel
+def _relate(
+    var_poisson: np.ndarray,
+    var_rnoise: np.ndarray,
+    is_used: np.ndarray,
+    light: np.ndarray,
+    scale: np.ndarray,
+    found: np.ndarray,
+) -> None:
+    """Write background and slope of each group of columns to ``found`` (2, group), NaN for less than three pixels."""
+    n_rows, n_columns = light.shape
+    values, lit, other = np.empty(n_rows * BIN), np.empty(n_rows * BIN), np.empty(n_rows * BIN)
+    for number in range(found.shape[1]):
+        count = 0
+        for y in range(n_rows):
+            for x in range(number * BIN, min((number + 1) * BIN, n_columns)):
+                if is_used[y, x]:
+                    values[count] = var_poisson[y, x] / scale[x] ** 2
+                    lit[count] = max(light[y, x], 0.0) / scale[x]
+                    other[count] = var_rnoise[y, x] / scale[x] ** 2
+                    count += 1
+        found[:, number] = np.nan
+        if count < 3:
+            continue
+        level, rate = values[:count].mean(), 0.0
+        for _ in range(3):
+            a = b = c = d = f = 0.0
+            for k in range(count):
+                weight = 1 / (other[k] + level + rate * lit[k])
+                a += weight
+                b += weight * lit[k]
+                c += weight * lit[k] ** 2
+                d += weight * values[k]
+                f += weight * lit[k] * values[k]
+            determinant = a * c - b * b
+            rate = max((a * f - b * d) / determinant, 0.0) if determinant > 1e-12 * a * c else 0.0
+            level = max((d - rate * b) / a, 0.0)
+        found[0, number] = level
+        found[1, number] = rate
 
 
 def _scale_of_columns(var_rnoise: np.ndarray, is_used: np.ndarray) -> np.ndarray:
