@@ -24,25 +24,35 @@ _SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # priors: deviations of tilt
 _FURTHEST = 1.5  # pixels, bound of the changes of offsets, and of tilt and curvature
 _SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 
-_N_SUMS = 10  # that a column adds to the equations
+_KINDS = (0, 0, 0, 1, 1, 1, 2)
+"""What each parameter of the shape changes in a column: 0 the position (offset, tilt, curvature), 1 the width, 2 the
+skirt."""
 
 _Equations = tuple[float, np.ndarray, np.ndarray]
 """Chi square, the normal matrix, and the gradient."""
 
 
 @kernel
-def _sum_columns(
-    images: np.ndarray, weights: np.ndarray, shapes: np.ndarray, parts: np.ndarray, out: np.ndarray
-) -> None:
-    """Write what each column adds to the equations to ``out`` (sum, exposure, x), with its flux eliminated.
+def _add_columns(
+    images: np.ndarray,
+    weights: np.ndarray,
+    shapes: np.ndarray,
+    parts: np.ndarray,
+    along: np.ndarray,
+    normal: np.ndarray,
+    gradient: np.ndarray,
+) -> float:
+    """Add all columns to the equations, with their fluxes eliminated, and return chi square.
 
-    ``parts`` (4, exposure, y, x) are the profile and its derivatives by position, width and skirt. Backgrounds of given
-    shapes are eliminated too. The sums are chi square, the products of derivatives 11, 22, 33, 12, 13 and 23, and the
-    products of derivatives and the residual.
+    ``parts`` (4, exposure, y, x) are the profile and its derivatives by position, width and skirt, ``along`` (3, x)
+    polynomials. Backgrounds of given shapes are eliminated too.
     """
     n_shapes, n, n_rows, n_columns = shapes.shape
-    own, total = np.empty((4, n_rows)), np.zeros(_N_SUMS)
+    own, products, rests = np.empty((4, n_rows)), np.zeros((3, 3)), np.zeros(3)
+    by_values, places = np.ones(len(_KINDS)), np.arange(n - 1, n + 6)
+    chi_square = 0.0
     for e in range(n):
+        places[0] = e
         for x in range(n_columns):
             for y in range(n_rows):
                 for p in range(4):
@@ -67,21 +77,22 @@ def _sum_columns(
                     amount += weights[e, y, x] * own[0, y] * own[p, y]
                 for y in range(n_rows):
                     own[p, y] -= own[0, y] * amount / safe
-            total[:] = 0.0
+            products[:] = 0.0
+            rests[:] = 0.0
             for y in range(n_rows):
-                weight = weights[e, y, x]
-                a, b, c, rest = own[1, y], own[2, y], own[3, y], images[e, y, x] - flux * own[0, y]
-                total[0] += weight * rest * rest
-                total[1] += weight * a * a
-                total[2] += weight * b * b
-                total[3] += weight * c * c
-                total[4] += weight * a * b
-                total[5] += weight * a * c
-                total[6] += weight * b * c
-                total[7] += weight * a * rest
-                total[8] += weight * b * rest
-                total[9] += weight * c * rest
-            out[:, e, x] = total
+                weight, rest = weights[e, y, x], images[e, y, x] - flux * own[0, y]
+                chi_square += weight * rest * rest
+                for p in range(3):
+                    rests[p] += weight * own[p + 1, y] * rest
+                    for q in range(p + 1):
+                        products[p, q] += weight * own[p + 1, y] * own[q + 1, y]
+            by_values[1:3] = along[1:, x]
+            by_values[3:6] = along[:, x]
+            for i, p in enumerate(_KINDS):
+                gradient[places[i]] += by_values[i] * rests[p]
+                for j in range(i + 1):
+                    normal[places[i], places[j]] += by_values[i] * by_values[j] * products[p, _KINDS[j]]
+    return chi_square
 
 
 @dataclass(frozen=True)
@@ -117,30 +128,11 @@ class _Problem:
         width = np.exp(values[n + 2 : -1] @ along)
         parts = echoed(rows - trace[:, None, :], width, values[-1], start)
         parts[1] *= -1.0  # by the position of the trace
-        sums = np.empty((_N_SUMS, n, n_columns))
-        _sum_columns(images, weights, self.shapes, np.ascontiguousarray(parts), sums)
-        # of two derivatives, or of one and the residual, over rows; then over columns with each polynomial
-        chi_squares, mm, ww, ss, mw, ms, ws, mr, wr, sr = sums
-        chi_square = float(chi_squares.sum() + (((values - centre) / deviations) ** 2).sum())
         normal, gradient = np.diag(1 / deviations**2), (centre - values) / deviations**2
-        normal[-1, -1] += ss.sum()
-        normal[:n, -1] += ms.sum(1)
-        normal[n : n + 2, -1] += along[1:] @ ms.sum(0)
-        normal[n + 2 : -1, -1] += along @ ws.sum(0)
-        normal[-1, :-1] = normal[:-1, -1]
-        gradient[-1] += sr.sum()
-        normal[np.arange(n), np.arange(n)] += mm.sum(1)
-        normal[:n, n : n + 2] += mm @ along[1:].T
-        normal[n : n + 2, :n] = normal[:n, n : n + 2].T
-        normal[n : n + 2, n : n + 2] += (along[1:] * mm.sum(0)) @ along[1:].T
-        normal[:n, n + 2 : -1] += mw @ along.T
-        normal[n + 2 : -1, :n] = normal[:n, n + 2 : -1].T
-        normal[n : n + 2, n + 2 : -1] += (along[1:] * mw.sum(0)) @ along.T
-        normal[n + 2 : -1, n : n + 2] = normal[n : n + 2, n + 2 : -1].T
-        normal[n + 2 : -1, n + 2 : -1] += (along * ww.sum(0)) @ along.T
-        gradient[:n] += mr.sum(1)
-        gradient[n : n + 2] += along[1:] @ mr.sum(0)
-        gradient[n + 2 : -1] += along @ wr.sum(0)
+        parts = np.ascontiguousarray(parts)
+        chi_square = _add_columns(images, weights, self.shapes, parts, along, normal, gradient)
+        chi_square += float((((values - centre) / deviations) ** 2).sum())
+        normal += np.tril(normal, -1).T  # only one half was added
         return chi_square, normal, gradient
 
 
