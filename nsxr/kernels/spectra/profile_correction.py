@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
+from nsxr.kernels.compilation import kernel
 from nsxr.kernels.spectra.banded import Prior, most_likely
 from nsxr.kernels.spectra.gaussians import skirted
 from nsxr.kernels.spectra.splines import SplinePixels, normal_equations
@@ -62,18 +64,13 @@ def refine_profile(
     shapes = np.stack([*orthonormal(levels, weights), np.zeros_like(images)])
     normal, right = normal_equations(pixels, strengths, distances, shapes, profile.grid)
     normal, scale = normal + np.triu(normal, 1).T, _decline(profile, n_u)
-    difference = np.diff(np.eye(n_x), axis=0)
-    along = [np.eye(n_x) + stiffness * difference.T @ difference for stiffness in _STIFFNESSES]
     # splines that are more than three apart have no pixel in common, but other light connects all splines of a column
     is_near = not levels and not profile.strengths.any()
     order = np.arange(size) if is_near else np.arange(size).reshape(n_u, n_x).T.ravel()
     bandwidth = min(3 * n_x + 3 if is_near else 4 * n_u - 1, size - 1)
     priors = [
-        Prior(
-            np.kron(np.diag(scale**-2.0), each)[np.ix_(order, order)],
-            n_u * np.linalg.slogdet(each)[1] - 2 * n_x * np.log(scale).sum(),
-        )
-        for each in along
+        Prior(_blocks(scale**-2.0, each)[np.ix_(order, order)], n_u * determinant - 2 * n_x * np.log(scale).sum())
+        for each, determinant in _along(n_x)
     ]
     found, covariance = most_likely(
         normal[np.ix_(order, order)], right[order], priors, _AMPLITUDES, bandwidth, with_covariance=with_covariance
@@ -81,6 +78,24 @@ def refine_profile(
     back = np.argsort(order)
     covariance = np.ascontiguousarray(covariance[np.ix_(back, back)])
     return replace(profile, correction=found[back].reshape(n_u, n_x), correction_covariance=covariance)
+
+
+@cache
+def _along(n_x: int) -> list[tuple[np.ndarray, float]]:
+    """Return the inverse covariance of coefficients along the trace, and its log determinant, by stiffness."""
+    difference = np.diff(np.eye(n_x), axis=0)
+    along = [np.eye(n_x) + stiffness * difference.T @ difference for stiffness in _STIFFNESSES]
+    return [(each, np.linalg.slogdet(each)[1]) for each in along]
+
+
+@kernel
+def _blocks(factors: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return a matrix with a multiple of a block for each factor on its diagonal."""
+    n = block.shape[0]
+    found = np.zeros((factors.size * n, factors.size * n))
+    for k, factor in enumerate(factors):
+        found[k * n : (k + 1) * n, k * n : (k + 1) * n] = factor * block
+    return found
 
 
 def _decline(profile: Profile, n_u: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Images are (exposure, y, x) float64.
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
+from nsxr.kernels.medians import median_of_finite
 
 __all__ = ["BIN", "excess_noise", "model_variance", "relative_variance", "running_mean", "steady_flux"]
 
@@ -29,15 +30,25 @@ def steady_flux(flux: np.ndarray, precision: np.ndarray) -> np.ndarray:
         Flux and its inverse variance.
     """
     weight = np.where(np.isfinite(flux) & np.isfinite(precision) & (precision < 1e290), precision, 0.0)
-    padded = np.pad(np.where(weight > 0, flux, 0.0) * (weight > 0), ((0, 0), (3, 3)))
-    there = np.pad((weight > 0).astype(float), ((0, 0), (3, 3)))
-    n = flux.shape[1]
-    others = [shift for shift in range(7) if shift != 3]
-    count = sum((there[:, shift : shift + n] for shift in others), np.zeros_like(flux))
-    mean = sum((padded[:, shift : shift + n] for shift in others), np.zeros_like(flux)) / np.maximum(count, 1.0)
-    noise = np.sqrt(np.where(weight > 0, 1 / np.where(weight > 0, weight, 1.0), 0.0) * (1 + 1 / np.maximum(count, 1.0)))
-    alike = (count > 0) & (np.abs(flux - mean) < 4.0 * noise)
-    return np.where(alike, mean, flux)
+    found = np.empty(flux.shape)
+    _steady(np.ascontiguousarray(flux, dtype=np.float64), weight, found)
+    return found
+
+
+@kernel
+def _steady(flux: np.ndarray, weight: np.ndarray, found: np.ndarray) -> None:
+    """Write the mean of the six nearest columns with a weight to ``found``, or the flux itself if it differs."""
+    n, n_columns = flux.shape
+    for e in range(n):
+        for x in range(n_columns):
+            count, total = 0.0, 0.0
+            for other in range(max(x - 3, 0), min(x + 4, n_columns)):
+                if other != x and weight[e, other] > 0:
+                    count += 1.0
+                    total += flux[e, other]
+            mean = total / max(count, 1.0)
+            noise = np.sqrt((1 / weight[e, x] if weight[e, x] > 0 else 0.0) * (1 + 1 / max(count, 1.0)))
+            found[e, x] = mean if count > 0 and abs(flux[e, x] - mean) < 4.0 * noise else flux[e, x]
 
 
 def model_variance(
@@ -129,7 +140,7 @@ def _scale_of_columns(var_rnoise: np.ndarray, is_used: np.ndarray) -> np.ndarray
         return np.ones(var_rnoise.shape[1])
     masked = np.where(known, var_rnoise, np.nan)[:, there]
     columns = np.arange(there.size)
-    logarithm = np.interp(columns, columns[there], 0.5 * np.log(np.nanmedian(masked, axis=0)))
+    logarithm = np.interp(columns, columns[there], 0.5 * np.log(median_of_finite(masked)))
     half = _SMOOTH // 2
     # reflected about its ends, so that a steep slope goes on there
     padded = np.pad(logarithm, half, mode="reflect", reflect_type="odd") if there.size > half else logarithm
