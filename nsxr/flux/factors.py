@@ -101,11 +101,11 @@ def multiply(slit: xr.Dataset, value: xr.DataArray) -> dict[str, xr.DataArray]:
 
 
 def _background(slit: xr.Dataset, value: xr.DataArray, *, power: int) -> dict[str, xr.DataArray]:
-    """Return the variance of the subtracted background, if there is one, times a power of the factor.
+    """Return the variance of the subtracted background times a power of the factor, if all integrations share it.
 
-    All integrations share it, so its dims may differ from those of ``sci``.
+    Otherwise its dims are those of ``sci``, and it is scaled together with the other variances.
     """
-    if "var_background" not in slit:
+    if "var_background" not in slit or slit["var_background"].dims == slit["sci"].dims:
         return {}
     variance = slit["var_background"]
     outputs: dict[str, Output] = {"var_background": (tuple(map(str, variance.dims)), np.float32)}
@@ -119,8 +119,11 @@ def _scale(variance: np.ndarray, value: np.ndarray, *, power: int) -> np.ndarray
 
 
 def _variances(slit: xr.Dataset) -> list[str]:
-    """Return the names of all variances of a slit. ``var_flat`` is in both lists."""
-    return list(dict.fromkeys([*variances_of(slit), *(name for name in FACTOR_VARIANCES if name in slit)]))
+    """Return the names of all variances of a slit with the dims of ``sci``. ``var_flat`` is in both lists."""
+    names = [*variances_of(slit), *(name for name in FACTOR_VARIANCES if name in slit)]
+    if "var_background" in slit and slit["var_background"].dims == slit["sci"].dims:
+        names.append("var_background")
+    return list(dict.fromkeys(names))
 
 
 def _divide(*blocks: np.ndarray, given: tuple[str, ...], new: int | None, adds: bool) -> tuple[np.ndarray, ...]:

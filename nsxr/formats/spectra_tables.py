@@ -15,6 +15,7 @@ from nsxr.model.keywords import read
 __all__ = [
     "POSITIONS",
     "SLIT_KEYWORDS",
+    "SLIT_TEXTS",
     "TIMES",
     "Column",
     "LateRows",
@@ -68,6 +69,13 @@ SLIT_KEYWORDS: Mapping[str, str] = {
     "SLTSIZE2": "Number of pixels in axis 2 direction",
 }
 """Keywords of a slit that belong in the extension of its spectrum, with comments."""
+
+SLIT_TEXTS: Mapping[str, tuple[str, str]] = {
+    "source_places": ("SRCPLACE", "[open heights] planned places of sources"),
+    "nod_shifts": ("NODSHIFT", "[open heights] shifts of subtracted nods"),
+    "background_members": ("BKGMEMB", "exposures that were subtracted"),
+}
+"""Attributes of a slit that are JSON, with their keywords and comments."""
 
 POSITIONS: Mapping[str, tuple[str, str]] = {
     "position_planned": ("POSPLAN", "[detector row from 0] planned position"),

@@ -113,7 +113,7 @@ def read_dataset(
         }
         if dims == IMAGE:
             images |= {
-                variable: file.image(name, "uint8" if name == "REGIONS" else "float32")
+                variable: file.image(name, "uint8" if name in ("REGIONS", "SUBTRACTED") else "float32")
                 for name, variable in FRAME_IMAGES.items()
                 if name in file.extensions
             }

@@ -16,7 +16,7 @@ from nsxr.formats.extensions import SLIT_IMAGES
 from nsxr.formats.fits_layout import Part, Target, image_header, lay_out, plain_header
 from nsxr.formats.fits_tables import asdf_marker, asdf_table, integration_times, origin, provenance, table
 from nsxr.formats.keywords import carried_header, is_of_product, primary_header, set_keyword
-from nsxr.formats.spectra_tables import SLIT_KEYWORDS, is_of_spectrum
+from nsxr.formats.spectra_tables import SLIT_KEYWORDS, SLIT_TEXTS, is_of_spectrum
 from nsxr.model.dims import image_dims
 from nsxr.model.history import joint_history
 from nsxr.model.keywords import read
@@ -172,6 +172,9 @@ def _slit_header(slit: xr.Dataset, own: Collection[str]) -> fits.Header:
         if is_unknown or (keyword in header and _same(header[keyword], value)):
             continue  # FITS has no NaN: place of a source that is not known
         set_keyword(header, keyword, value, SLIT_KEYWORDS.get(keyword))
+    for name, (keyword, comment) in SLIT_TEXTS.items():
+        if name in attrs:
+            set_keyword(header, keyword, str(attrs[name]), comment)
     if not is_resampled(slit, attrs):  # resampled pixels are not detector pixels
         for axis, dim in zip(("2", "1"), image_dims(slit), strict=True):
             if dim in slit.coords:

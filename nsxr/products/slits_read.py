@@ -16,6 +16,7 @@ from nsxr.formats.fits_headers import FitsFile, keywords, scan
 from nsxr.formats.fits_tables import TIME_COLUMNS, history_of, origin_of
 from nsxr.formats.gwcs_read import wcs_bytes
 from nsxr.formats.pixels import FitsArray
+from nsxr.formats.spectra_tables import SLIT_TEXTS
 from nsxr.formats.wcs import WcsArray, WcsWavelength
 from nsxr.formats.zarr_read import open_store
 from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
@@ -32,6 +33,7 @@ from nsxr.storage.urls import shown
 
 __all__ = ["open_slits"]
 
+_DTYPES = {"dq": "uint32", "subtracted": "uint8"}  # of images that are no float32
 _OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
 """Extensions that all slits of a file have, or none of them."""
 
@@ -153,7 +155,8 @@ def _one_slit(file: FitsFile, version: int, shared: Mapping[Any, Any]) -> xr.Dat
         coordinates["integration"] = ("integration", first + np.arange(sizes["integration"]))
         coordinates |= _times(file, coordinates["integration"][1])
     records = file.extensions["NSXR_STEPS"].table if "NSXR_STEPS" in file.extensions else None
-    attrs = {**shared, **slit, "slit_header": _text(header), **history_of(records, version, file.path)}
+    texts = {name: slit.pop(keyword) for name, (keyword, _) in SLIT_TEXTS.items() if keyword in slit}
+    attrs = {**shared, **slit, **texts, "slit_header": _text(header), **history_of(records, version, file.path)}
     images = _images(file, version, dims)
     coordinates |= {name: images.pop(name) for name in ("slit_y",) if name in images}
     return xr.Dataset(images, coords=coordinates, attrs=attrs)
@@ -167,7 +170,7 @@ def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr
     for extension, name in SLIT_IMAGES.items():
         if (extension, version) not in file.versions:
             continue
-        source = file.image(extension, "uint32" if name == "dq" else "float32", version)
+        source = file.image(extension, _DTYPES.get(name, "float32"), version)
         own = dims if len(source.shape) == len(shape) else dims[-2:]
         if source.shape != tuple(shape[dims.index(dim)] for dim in own):
             if not np.prod(source.shape):

@@ -169,7 +169,7 @@ def _cut_one(
     exposure: xr.Dataset, window: Box, rays: SlitOptics, box: Box, wanted: Sequence[str], header: Attributes
 ) -> xr.Dataset:
     """Return the Dataset of one slit."""
-    names = ["sci", "dq", *variances_of(exposure)]
+    names = ["sci", "dq", *variances_of(exposure), *(["var_background"] if "var_background" in exposure else [])]
     part = exposure[names].isel(
         row=slice(box.first_row - window.first_row, box.end_row - window.first_row),
         column=slice(box.first_column - window.first_column, box.end_column - window.first_column),

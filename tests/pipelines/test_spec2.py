@@ -71,6 +71,29 @@ def test_the_flux_of_a_star_comes_back(inputs):
     assert before.identical(inputs[0])
 
 
+def test_products_keep_what_was_subtracted_and_its_variance(inputs, tmp_path):
+    rate, references, optics = inputs
+    other = rate.assign_attrs(
+        filename="jw01234001001_03101_00002_nrs1_rate.fits", EXPOSURE="2", PATT_NUM=2, YOFFSET=0.8
+    )
+    each = []
+    for science, background in ((rate, other), (other, rate)):
+        tree = spec2(science, references, optics, backgrounds=[background]).compute()
+        cal, spectrum = (tree[kind]["S200A1"].to_dataset() for kind in ("cal", "x1d"))
+        part = cal["var_background"] / (cal["var_poisson"] + cal["var_rnoise"])
+        np.testing.assert_allclose(part.median(), 0.5, rtol=1e-3)  # both exposures have the same noise
+        path = nsxr.write_slits(tree["cal"], tmp_path / f"{len(each)}_cal.fits", progress=False)
+        ((_, again),) = nsxr.iterate_slits(nsxr.open_slits(path))
+        assert again.attrs["nod_shifts"] == cal.attrs["nod_shifts"] != "[0.0]"
+        again_spectrum = nsxr.apply_aperture_correction(nsxr.extract_spectrum(again.load()), references["apcorr"])
+        xr.testing.assert_allclose(again_spectrum["flux"], spectrum["flux"], rtol=1e-6)
+        each.append((again, spectrum))
+    found = nsxr.extract_source([again for again, _ in each])  # variances are not added a second time
+    for mine, (_, spectrum) in zip(found.spectra, each, strict=True):
+        ratio = mine["flux_var_rnoise"] / spectrum["flux_var_rnoise"] * spectrum["aperture_correction"] ** 2
+        assert 0.9 < float(ratio.median()) < 1.1
+
+
 def test_missing_references_and_other_exposures_are_refused_by_name(inputs):
     rate, references, optics = inputs
     without = {kind: one for kind, one in references.items() if kind not in ("photom", "sflat")}

@@ -18,6 +18,11 @@ from nsxr.slits.collection import iterate_slits, map_slits
 from tests.products.slit_files import simulated_slits
 
 OWN = ("var_pathloss", "var_barshadow", "var_photom", "var_background", "wavelength_uncorrected")
+TEXTS = {
+    "source_places": "[-0.25, 0.5]",
+    "nod_shifts": "[1.149, null]",
+    "background_members": json.dumps([f"jw01234001001_0310{n}_00001_nrs1_rate.fits" for n in range(3)]),
+}
 FITTED = ("trace_model", "var_trace_model")
 FACTORS = ("pathloss_point", "pathloss_uniform", "barshadow", "flatfield_point", "photom_point", "photom_uniform")
 
@@ -40,7 +45,7 @@ def calibrated(number: int = 4) -> xr.DataTree:
             slit["sci"].attrs["units"] = "MJy/sr"
             del images["wavelength_uncorrected"], images["var_background"]
         else:
-            slit = record(slit, "wavecorr", [reference("wavecorr")]).assign_attrs(SRCTYPE="POINT")
+            slit = record(slit, "wavecorr", [reference("wavecorr")]).assign_attrs(SRCTYPE="POINT", **TEXTS)
             images["sky_part"] = images["var_flat"]
             images["subtracted"] = (4 * images["var_flat"]).astype(np.uint8)
         slit = record(slit, "pathloss", [reference("pathloss")], {"source_x": 0.1 * n, "light": "x"}, **images)
@@ -71,6 +76,7 @@ def test_each_slit_keeps_its_history_and_keywords(both: tuple[xr.DataTree, xr.Da
         assert other.attrs["S_WAVCOR"] == ("SKIPPED" if n % 2 else "COMPLETE")
         assert (other.attrs["PHOTMJSR"], other.attrs["QUANTITY"]) == (1.5 + n % 2, n)
         assert other.attrs["SRCTYPE"] == ("EXTENDED" if n % 2 else "POINT")
+        assert {key: other.attrs[key] for key in TEXTS if key in other.attrs} == ({} if n % 2 else TEXTS)
 
 
 def test_the_primary_header_has_steps_that_any_slit_had(tmp_path: Path) -> None:
@@ -149,6 +155,7 @@ def frame() -> xr.Dataset:
     images = {name: rng.random(shape, np.float32) for name in ("sci", *FRAME_IMAGES.values())}
     images |= {name: rng.random(shape, np.float32) for name in ("var_poisson", "var_rnoise")}
     images["dq"] = rng.integers(0, 8, shape, dtype=np.uint32)
+    images["subtracted"] = rng.integers(0, 4, shape, dtype=np.uint8)
     images["slice"] = np.repeat(np.array([0, 1, 2, 3], np.uint8), 3)[:, None] * np.ones(shape, np.uint8)
     found = xr.Dataset({k: (("row", "column"), v, {"units": units_of(k, "MJy/sr")}) for k, v in images.items()})
     found = found.set_coords(["slice", "slit_y"]).assign_coords(row=np.arange(12), column=np.arange(20))
