@@ -113,7 +113,8 @@ def lay_out(path: Path, parts: Iterable[Part]) -> list[tuple[xr.DataArray, Targe
                 targets.append((part.data, part.target(place, part.data)))
                 length = part.data.nbytes
             for keyword, array in part.late.items():
-                card, comment = place.cards()[keyword], fits.Header.fromstring(header).comments[keyword]
+                card = place.cards()[keyword]
+                comment = fits.Card.fromstring(header[card : card + 80]).comment
                 targets.append((array, CardFile(place.path, place.start + card, keyword, comment)))
             file.seek(place.offset + length + -length % BLOCK)
         end = file.tell()

@@ -78,10 +78,19 @@ def set_keyword(header: fits.Header, key: str, value: object, comment: str | Non
         comment = header.comments[key] if key in header else ""
     if key in _LOGICAL and value in (0, 1):
         value = bool(value)
-    used = len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
+    used = _length(key, value)
     if used <= 80:  # a longer string is written to several cards, together with its comment
         comment = comment[: max(77 - used, 0)]
     header[key] = (value, comment)
+
+
+def _length(key: str, value: object) -> int:
+    """Return the length of a card without its comment. To make a card takes as long as all the rest of a header."""
+    if len(key) <= 8 and isinstance(value, str):
+        return 12 + max(len(value.replace("'", "''")), 8)
+    if len(key) <= 8 and (isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**19)):
+        return 30
+    return len(fits.Card(key if len(key) <= 8 else f"HIERARCH {key}", value).image.rstrip())
 
 
 def _now() -> str:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,13 +88,18 @@ def _primary(attrs: Mapping[Any, Any], filename: str, model: str) -> fits.Header
     return header
 
 
-def _primary_keywords(attrs: Mapping[Any, Any]) -> set[str] | None:
+def _primary_keywords(attrs: Mapping[Any, Any]) -> Collection[str] | None:
     """Return the keywords of the primary header of the input, None if the header was not kept."""
     carried = attrs.get("fits_header")
-    return None if carried is None else set(fits.Header.fromstring(str(carried), sep="\n"))
+    return None if carried is None else _keywords_of(str(carried))
 
 
-def _belongs_to_slit(key: str, primary: set[str] | None) -> bool:
+@lru_cache(maxsize=8)
+def _keywords_of(header: str) -> Collection[str]:
+    return frozenset(fits.Header.fromstring(header, sep="\n"))
+
+
+def _belongs_to_slit(key: str, primary: Collection[str] | None) -> bool:
     if primary is None or is_of_product(key):
         return key in SLIT_KEYWORDS
     return bool(_KEYWORD.fullmatch(key)) and key not in primary
@@ -134,7 +140,7 @@ def _rows(spectrum: xr.Dataset, extension: str) -> tuple[xr.DataArray, list[Any]
     flux = spectrum["flux"]
     calibrated = flux.attrs["units"] == "Jy"
     arrays = {"FLUX": flux, "WAVELENGTH": spectrum["wavelength"].astype(np.float64)}
-    arrays |= {str(name).upper(): spectrum[name] for name in spectrum.data_vars if spectrum[name].ndim}
+    arrays |= {str(name).upper(): array for name, array in spectrum.data_vars.items() if array.ndim}
     own = [name.upper() for name in ("coverage", *RELATIVE_ERRORS) if name in spectrum]
     if extension == "COMBINE1D":
         columns = combined_columns(calibrated, "flux_var_poisson" in spectrum, own)
