@@ -13,6 +13,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 from scipy.special import ndtr
 
+from nsxr.kernels.compilation import kernel
+
 __all__ = ["Openings", "PointLight", "point_light"]
 
 Openings = Sequence[tuple[float, float]]
@@ -130,14 +132,21 @@ def _fit(
 ) -> tuple[float, np.ndarray, float]:
     """Return the misfit, the weights of the Gaussians, and the blur."""
     inside = np.empty((len(light), *sizes.shape))
-    for k, node in np.ndindex(light.shape[:2]):
-        half = 0.5 * sizes[:, node]
-        inside[k, :, node] = np.interp(half, edges, light[k, node]) - np.interp(-half, edges, light[k, node])
+    _enclose(edges, light, 0.5 * sizes, inside)
     # the sum of all light is one, up to a factor at each wavelength
     design = (inside - enclosed * light[:, None, :, -1]) / (_FLAW + 1 - enclosed)
     rows = np.vstack([design.reshape(len(light), -1).T, _TOTAL * light[:, light.shape[1] // 2, -1]])
     weights, misfit = nnls(rows, np.append(np.zeros(len(rows) - 1), _TOTAL))
     return misfit, weights, blur
+
+
+@kernel
+def _enclose(edges: np.ndarray, light: np.ndarray, halves: np.ndarray, inside: np.ndarray) -> None:
+    """Write the light between two places at equal distances from 0 to ``inside`` (width, size, node)."""
+    for k in range(light.shape[0]):
+        for node in range(light.shape[1]):
+            half = halves[:, node].copy()
+            inside[k, :, node] = np.interp(half, edges, light[k, node]) - np.interp(-half, edges, light[k, node])
 
 
 def _below(openings: Openings, pixel: float, widths: np.ndarray, place: float) -> tuple[np.ndarray, np.ndarray]:
