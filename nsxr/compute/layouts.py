@@ -206,9 +206,8 @@ def in_chunks(
 
 def one_chunk(array: xr.DataArray, *dims: str) -> xr.DataArray:
     """Return the array with one chunk along each of the named dims. An array that is not lazy is returned as it is."""
-    if array.chunks is None or all(
-        len(lengths) == 1 for dim, lengths in zip(array.dims, array.chunks, strict=True) if dim in dims
-    ):
+    chunks = array.chunks
+    if chunks is None or all(len(lengths) == 1 for dim, lengths in zip(array.dims, chunks, strict=True) if dim in dims):
         return array
     return array.chunk(dict.fromkeys(dims, -1)).assign_coords(array.coords)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import dask.array as da
 import xarray as xr
-from dask.base import compute_as_if_collection
+from dask.base import compute_as_if_collection, is_dask_collection
 from dask.highlevelgraph import HighLevelGraph
 
 __all__ = ["compute_tree"]
@@ -21,7 +21,7 @@ def compute_tree(tree: xr.DataTree) -> xr.DataTree:
         variable
         for node in done.subtree
         for variable in node.to_dataset(inherit=False).variables.values()
-        if variable.chunks is not None
+        if is_dask_collection(variable)
     ]
     if not lazy:
         return done

@@ -61,9 +61,9 @@ def divide(slit: xr.Dataset, factor: Factor, *, kind: str) -> dict[str, xr.DataA
     names = _variances(slit)
     optional = {"relative_variance": factor.relative_variance, "flags": factor.dq}
     given = {name: array for name, array in optional.items() if array is not None}
-    dims = tuple(map(str, slit["sci"].dims))
+    dims = tuple(map(str, slit.variables["sci"].dims))
     made = [f"var_{kind}"] if factor.relative_variance is not None and f"var_{kind}" not in names else []
-    outputs = {name: (dims, slit[name].dtype.type) for name in ("sci", "dq", *names)}
+    outputs = {name: (dims, slit.variables[name].dtype.type) for name in ("sci", "dq", *names)}
     outputs |= dict.fromkeys(made, (dims, np.float32))
     divided = map_blocks(
         _divide,

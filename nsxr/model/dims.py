@@ -32,8 +32,7 @@ def image_dims(data: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     ModelError
         If the two dims are missing, or if a dim other than ``integration`` precedes them.
     """
-    array = data["sci"] if isinstance(data, xr.Dataset) else data
-    dims = tuple(map(str, array.dims))
+    dims = tuple(map(str, data.variables["sci"].dims if isinstance(data, xr.Dataset) else data.dims))
     if dims[-2:] not in (IMAGE, RESAMPLED) or dims[:-2] not in ((), ("integration",)):
         several = "; these are many slits, go through them with nsxr.map_slits" if "slit" in dims else ""
         raise ModelError(f"sci has dims {dims}, expected {IMAGE} or {RESAMPLED} of one image{several}")

@@ -215,19 +215,19 @@ def check(
         if name not in dataset.variables:
             problems.append(f"variable {name!r} is missing (found {', '.join(map(str, dataset.data_vars)) or 'none'})")
             continue
-        declared, array = VARIABLES[name], dataset[name]
+        declared, array = VARIABLES[name], dataset.variables[name]  # a DataArray takes 40 microseconds
         allowed = declared.dims if dims is None else (dims,)
         if array.dims not in allowed:
             expected = " or ".join(map(str, allowed))
             problems.append(f"variable {name!r} has dims {array.dims}, expected {expected}{_hint(array.dims, allowed)}")
         if array.dtype != declared.dtype:
             problems.append(f"variable {name!r} has dtype {array.dtype}, expected {np.dtype(declared.dtype)}")
-    present = {str(dim) for name in names if name in dataset.variables for dim in dataset[name].dims}
+    present = {str(dim) for name in names if name in dataset.variables for dim in dataset.variables[name].dims}
     problems += _label_problems(dataset, [dim for dim in _NEVER_EMPTY if dim in present])
     for name, expected in (units or {}).items():
         if name in dataset.variables:
             try:
-                _units.require(name, dataset[name].attrs.get("units"), expected)
+                _units.require(name, dataset.variables[name].attrs.get("units"), expected)
             except ModelError as error:
                 problems.append(str(error))
     if problems:
