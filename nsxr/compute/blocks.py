@@ -172,7 +172,8 @@ def _apply(
     if within is not None:
         lengths[within[0]] = len(range(lengths[within[0]])[within[1]])
     if all(each is not None and all(len(parts) == 1 for parts in each) for each in chunks):
-        token = tokenize(_named(kernel), parameters, cuts, axes, list(outputs.items()), [a.data.name for a in arrays])
+        shapes = repr((cuts, axes, list(outputs.items())))  # dask goes through nested lists ten times as slowly
+        token = tokenize(_named(kernel), parameters, shapes, [array.data.name for array in arrays])
         made = [
             (tuple(1 if reduced.get(name) == d else lengths[d] for d in dims), dtype)
             for name, (dims, dtype) in outputs.items()

@@ -215,7 +215,7 @@ def check(
         if name not in dataset.variables:
             problems.append(f"variable {name!r} is missing (found {', '.join(map(str, dataset.data_vars)) or 'none'})")
             continue
-        declared, array = VARIABLES[name], dataset.variables[name]  # a DataArray takes 40 microseconds
+        declared, array = VARIABLES[name], dataset.variables[name]
         allowed = declared.dims if dims is None else (dims,)
         if array.dims not in allowed:
             expected = " or ".join(map(str, allowed))
