@@ -7,7 +7,8 @@ from scipy.special import erf
 from nsxr.kernels.spectra.banded import Prior, most_likely
 from nsxr.kernels.spectra.gaussians import gaussian, skirted
 from nsxr.kernels.spectra.splines import SplineGrid, add_splines, spline_variance
-from nsxr.kernels.spectra.trace_fit import _sum_columns, orthonormal, without
+from nsxr.kernels.spectra.trace_fit import _add_columns, orthonormal, without
+from nsxr.kernels.spectra.trace_profile import polynomials
 
 
 def gaussian_twin(distance, width):
@@ -33,21 +34,26 @@ def test_gaussians_are_those_of_erf_and_exp(rng, rows):
 
 
 @pytest.mark.parametrize("n_shapes", [0, 2])
-def test_sums_of_columns_are_those_of_projected_derivatives(rng, n_shapes):
+def test_equations_of_a_trace_are_those_of_projected_derivatives(rng, n_shapes):
     images, weights = rng.normal(size=(2, 9, 6)), rng.uniform(size=(2, 9, 6))
     weights[:, :, 3] = 0.0
-    parts = rng.normal(size=(4, 2, 9, 6))
+    parts, along = rng.normal(size=(4, 2, 9, 6)), polynomials(6)
     shapes = orthonormal(list(rng.normal(size=(n_shapes, 2, 9, 6))), weights)
-    out = np.empty((10, 2, 6))
-    _sum_columns(images, weights, np.stack(shapes) if shapes else np.zeros((0, 2, 9, 6)), parts, out)
+    stacked = np.stack(shapes) if shapes else np.zeros((0, 2, 9, 6))
+    normal, gradient = np.eye(8), np.ones(8)
+    chi_square = _add_columns(images, weights, stacked, parts, along, normal, gradient)
     profile, *derivatives = (without(part, weights, shapes) for part in parts)
     power = (weights * profile**2).sum(1)
     safe = np.where(power > 0, power, 1.0)
     flux = ((weights * profile * images).sum(1) / safe)[:, None]
     rest = images - flux * profile
     a, b, c = (flux * (d - profile * ((weights * profile * d).sum(1) / safe)[:, None]) for d in derivatives)
-    pairs = [(rest, rest), (a, a), (b, b), (c, c), (a, b), (a, c), (b, c), (a, rest), (b, rest), (c, rest)]
-    np.testing.assert_allclose(out, [(weights * one * other).sum(1) for one, other in pairs], atol=1e-12)
+    exposures = np.eye(2)[:, :, None, None]
+    by_parameter = np.stack([*(exposures * a), a * along[1], a * along[2], *(b * one for one in along), c])
+    expected = np.einsum("eyx,ieyx,jeyx->ij", weights, by_parameter, by_parameter)
+    np.testing.assert_allclose(normal, np.eye(8) + np.tril(expected), atol=1e-12)
+    np.testing.assert_allclose(gradient, 1 + np.einsum("eyx,ieyx,eyx->i", weights, by_parameter, rest), atol=1e-12)
+    np.testing.assert_allclose(chi_square, (weights * rest**2).sum(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("bandwidth", [0, 3, 11])
