@@ -36,6 +36,8 @@ MODEL = (
 
 _LIT = 0.5
 """Part of a uniform sky above which a row counts in the mean brightness of an extended source."""
+_STUCK = 0.02
+"""Part of the profile on pixels that see a stuck shutter, above which a column has their flag."""
 _MOST_OF_LIGHT = 1.5
 """Largest sum of absolute values of a profile; 1 for light. Above it errors would be below those of a pixel."""
 
@@ -162,6 +164,8 @@ def extract_columns(
     flags = np.zeros(shape, dtype=np.uint32)
     inside = _inside(model, sci.shape[-2], settings.first_row)
     sum_of_profile = (model.aperture * np.abs(model.profile)).sum(0)
+    is_stuck = (dq & np.uint32(PixelFlag.MSA_FAILED_OPEN)) > 0
+    stuck = (model.aperture * np.abs(model.profile) * is_stuck).sum(-2)
     is_light = settings.is_box | model.off_profile | (sum_of_profile <= _MOST_OF_LIGHT)
     for index in np.ndindex(sci.shape[:-2]):
         flat = var_flat[0][index].astype(np.float64) * own_part if var_flat else None
@@ -175,6 +179,7 @@ def extract_columns(
             level_variances[kind][index] = found.level_variances[kind]
         is_good = found.there & is_light & (covered >= settings.least_coverage)
         flags[index] = np.where(is_good, 0, int(PixelFlag.DO_NOT_USE))
+    flags |= np.where(stuck > _STUCK, np.uint32(PixelFlag.MSA_FAILED_OPEN), np.uint32(0))
     pixels = model.aperture.sum(0)
     to_flux, to_level = settings.to_flux, settings.to_brightness
     to_surface = np.zeros(pixels.shape)

@@ -109,7 +109,8 @@ def extract_spectrum(
         Columns with a smaller part of the profile on good pixels, or in the cut-out, are flagged DO_NOT_USE; their
         values stay. Columns are also flagged if their profile is not that of a source because much of it is negative,
         as with residuals of a bright neighbour. No profile can be fitted to a cut-out of less than 3 rows: all its
-        columns are flagged.
+        columns are flagged. Columns with more than 2 % of the profile on pixels that see a shutter which never closes
+        have its flag, MSA_FAILED_OPEN: a star in it would add to the flux.
     **fitting
         Parameters of :func:`nsxr.fit_trace_model`.
 

@@ -4,7 +4,7 @@ Images are (exposure, y, x). See :func:`nsxr.fit_trace_model` for the meaning of
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -16,12 +16,13 @@ from nsxr.kernels.spectra.extraction import Place, Source, fit_source, steady_fl
 from nsxr.kernels.spectra.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.spectra.slit_places import rows_of
 from nsxr.kernels.spectra.wild_pixels import wild_pixels, wild_variances
-from nsxr.model.dq import UNUSABLE
+from nsxr.model.dq import UNUSABLE, PixelFlag
 
 __all__ = ["OUTPUTS", "FitSettings", "fit_exposures", "fit_one_exposure"]
 
 HALF_WIDTH = 3.0
 """Half width of the aperture of point sources [pixel], the same as in the observatory's pipeline."""
+_DOUBT = 1e4  # further variance of pixels that see a stuck shutter, relative to their variance
 _LEAST_ROWS = 3  # needed to find the position of a trace
 _UNPLANNED = 2.0  # pixels, error of a position that was estimated from the light
 
@@ -106,7 +107,8 @@ def fit_one_exposure(
     usable = ((dq & UNUSABLE) == 0) & np.isfinite(sci)
     signal, poisson, read = (np.where(usable, each, np.float32(np.nan)) for each in (sci, var_poisson, var_rnoise))
     images = (each[None] for each in (signal, poisson, read, usable, wavelength, sky_part, slit_y))
-    found = fit_exposures(*images, settings=settings)
+    stuck = (dq & np.uint32(PixelFlag.MSA_FAILED_OPEN)) > 0
+    found = fit_exposures(*images, settings=settings, stuck=stuck[None])
     return tuple(np.asarray(array[0]) for array in found)
 
 
@@ -120,6 +122,7 @@ def fit_exposures(
     slit_y: np.ndarray,
     *,
     settings: FitSettings,
+    stuck: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Fit the trace of a source to all its exposures together.
 
@@ -139,6 +142,8 @@ def fit_exposures(
         tell where the source was planned.
     settings : FitSettings
         All other inputs.
+    stuck : (exposure, y, x) ndarray of bool, optional
+        Pixels that see a shutter which never closes, and may have light of a star in it. They have little weight.
 
     Returns
     -------
@@ -146,6 +151,9 @@ def fit_exposures(
         :data:`OUTPUTS`, in their order.
     """
     images = _scaled(sci, var_poisson, var_rnoise, usable)
+    if stuck is not None and stuck.any():
+        doubt = np.where(stuck, _DOUBT * (images.var_rnoise + images.var_poisson), 0.0)
+        images = replace(images, var_rnoise=images.var_rnoise + doubt)
     plan, planned = _plan(images, wavelength, slit_y, settings)
     is_planned = bool(np.isfinite(planned).all())
     place = _place(images, wavelength, sky_part, slit_y, plan, is_planned, settings)
