@@ -22,9 +22,9 @@ The table has a row for each scene, kind of source and noise:
   the light passes.
 - ``depth``: depth of the transit minus the truth [ppm].
 
-Columns within 8 pixels of a line are not part of flux, slow and wiggle; columns that are flagged DO_NOT_USE are in
-nothing. The last column names what misses its target. ``--short`` has wider limits: those that are reached now. Ends
-with status 1 if there is something in the last column.
+Columns within 8 pixels of a line are not part of flux, slow and wiggle. What is flagged DO_NOT_USE or MSA_FAILED_OPEN
+is in nothing. The last column names what misses its target. ``--short`` has wider limits: those that are reached now.
+Ends with status 1 if there is something in the last column.
 """
 
 import sys
@@ -42,12 +42,15 @@ from scipy.ndimage import uniform_filter1d
 from spec_skies import SCENES, SHORT, Scene, Seen, look
 
 import nsxr
+from nsxr.model.dq import PixelFlag
 from nsxr.simulate.sky import SkySource
 
 COLUMNS = ("scene", "mode", "grating", "detector", "source", "S/N", "n", "lines [pixel]", "flux", "slow", "wiggle")
 COLUMNS += ("in lines", "pull: nmad, rms", "cal: rms, > 5 sigma", "brightness", "bars", "depth [ppm]", "misses")
 LINE_REACH, SLOW = 8, 40  # pixels
 CLEAN = 0.05  # factor on the noise whose variances exposures without noise have
+
+_BAD = int(PixelFlag.DO_NOT_USE | PixelFlag.MSA_FAILED_OPEN)
 
 LIMITS = {"lines": 0.003, "largest": 0.01, "flux": 0.002, "slow": 0.001, "wiggle": 0.002, "in lines": 0.003}
 LIMITS |= {"bars": 0.005, "depth": 5.0, "cal": 0.005, "brightness": 0.005}
@@ -77,8 +80,8 @@ class Row:
         found = {"depth": abs(self.depth)} if np.isfinite(self.depth) else {}
         if self.centroids:
             found |= {"lines": _rms(self.centroids), "largest": float(np.abs(self.centroids).max())}
-        if self.flux:
-            found["cal" if self.is_extended else "flux"] = float(np.abs(self.flux).max())
+        if np.isfinite(self.flux).any():
+            found["cal" if self.is_extended else "flux"] = float(np.nanmax(np.abs(self.flux)))
         if self.brightness:
             found["brightness"] = float(np.abs(self.brightness).max())
         for name, values in (("slow", self.slow), ("wiggle", self.wiggle), ("bars", self.bars)):
@@ -105,7 +108,8 @@ class Row:
     def cells(self, has_noise: bool) -> list[str]:
         """Return the cells of the row."""
         lines = f"{_rms(self.centroids):.4f}, {np.abs(self.centroids).max():.4f}" if self.centroids else ""
-        farthest = f"{max(self.flux, key=abs):+.4f}" if self.flux else ""
+        known = [one for one in self.flux if np.isfinite(one)]
+        farthest = f"{max(known, key=abs):+.4f}" if known else ""
         cells = [str(len(self.flux)), lines, farthest]
         cells += [f"{max(values):.4f}" if values else "" for values in (self.slow, self.wiggle)]
         cells.append(f"{np.median(self.lines):+.4f}" if self.lines else "")
@@ -119,9 +123,12 @@ class Row:
 
 
 def measure(spectrum: xr.Dataset, source: SkySource, row: Row, passed: np.ndarray | float = 1.0) -> None:
-    """Add a spectrum to a row. ``passed`` is what passes over what the reference expects to pass."""
+    """Add a spectrum to a row.
+
+    ``passed`` is what passes over what the reference expects to pass; of extended sources, their solid angle [Msr].
+    """
     wavelength, flux = spectrum["wavelength"].values, spectrum["flux"].values / passed
-    good = ((spectrum["dq"].values & 1) == 0) & np.isfinite(flux) & np.isfinite(wavelength)
+    good = ((spectrum["dq"].values & _BAD) == 0) & np.isfinite(flux) & np.isfinite(wavelength)
     pixel = np.abs(np.gradient(wavelength))
     truth = source.spectrum.continuum.at(wavelength)
     deviation = np.sqrt(sum(spectrum[f"flux_var_{part}"].values for part in ("poisson", "rnoise")))
@@ -138,7 +145,8 @@ def measure(spectrum: xr.Dataset, source: SkySource, row: Row, passed: np.ndarra
     row.flux.append(middle - 1)
     row.slow.append(_rms(smooth / middle - 1))
     row.wiggle.append(_rms((ratio[kept] - smooth) / middle))
-    row.pulls.append(((flux - truth) / deviation)[kept])
+    row.pulls.append(((flux - truth) / (deviation / passed))[kept])
+    per_area = 1e-6 if source.shape.is_extended else 1.0  # lines of extended sources are not in mega
     at = np.arange(wavelength.size)
     for line in source.spectrum.lines:
         centre = float(np.interp(line.wavelength, wavelength, at, left=np.nan, right=np.nan))
@@ -151,19 +159,26 @@ def measure(spectrum: xr.Dataset, source: SkySource, row: Row, passed: np.ndarra
         level = float(np.median(ratio[beside]))
         light = ((flux - level * truth) * pixel)[within]
         # columns see the mean between their edges, so their sum times their widths is the light of the line
-        row.lines.append(float(light.sum() / source.spectrum.line_integral(line) - 1))
+        row.lines.append(float(light.sum() / (per_area * source.spectrum.line_integral(line)) - 1))
         row.centroids.append(float((light * (at[within] - centre)).sum() / light.sum()))
 
 
-def measure_brightness(cal: xr.Dataset, source: SkySource, sky: object, row: Row) -> None:
-    """Add the surface brightness of a slit that an extended source fills to a row."""
+def measure_brightness(
+    cal: xr.Dataset, source: SkySource, sky: object, row: Row, along: tuple[np.ndarray, np.ndarray] | None = None
+) -> None:
+    """Add the surface brightness of a slit that an extended source fills to a row.
+
+    ``along`` are places along the slit and the brightness there, relative to that of the source.
+    """
     wavelength, sci = cal["wavelength"].values, cal["sci"].values
-    good = ((cal["dq"].values & 1) == 0) & np.isfinite(sci)
+    good = ((cal["dq"].values & _BAD) == 0) & np.isfinite(sci)
     if "barshadow" in cal:
         good &= cal["barshadow"].values > 0.5
     else:
         good &= np.abs(cal["slit_y"].values) < 0.35  # ends of slits and slices are partly dark
     truth = source.spectrum.continuum.at(wavelength) + (0 if sky is None else sky.continuum.at(wavelength))
+    relative = np.ones(truth.shape) if along is None else np.interp(cal["slit_y"].values, *along)
+    truth = truth * relative
     pixel = np.abs(np.gradient(wavelength, axis=1))
     for line in source.spectrum.lines:
         good &= ~(np.abs(wavelength - line.wavelength) < LINE_REACH * pixel)
@@ -186,6 +201,7 @@ def measure_brightness(cal: xr.Dataset, source: SkySource, sky: object, row: Row
     spectrum = nsxr.extract_spectrum(cal, background="none")
     wavelength = spectrum["wavelength"].values
     expected = source.spectrum.continuum.at(wavelength) + (0 if sky is None else sky.continuum.at(wavelength))
+    expected = expected * np.nanmean(np.where(good, relative, np.nan))
     beside = (spectrum["dq"].values & 1) == 0
     for line in source.spectrum.lines:
         beside &= np.abs(wavelength - line.wavelength) > LINE_REACH * np.abs(np.gradient(wavelength))
@@ -195,18 +211,32 @@ def measure_brightness(cal: xr.Dataset, source: SkySource, sky: object, row: Row
 def measure_slices(cal: xr.Dataset, source: SkySource, areas: Mapping[str, float], row: Row) -> None:
     """Add a point in the frame of the IFU: the sum of all its slices, at the wavelengths of the brightest one."""
     number, wavelength = cal["slice"].values, cal["wavelength"].values
-    good = ((cal["dq"].values & 1) == 0) & np.isfinite(cal["sci"].values)
+    good = ((cal["dq"].values & _BAD) == 0) & np.isfinite(cal["sci"].values)
     spectra: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    of_lines = np.zeros((len(source.spectrum.lines), 2))  # light, and that of slices with bad pixels
     for one in np.unique(number[number > 0]):
         inside = (number == one) & np.isfinite(wavelength)
         columns = np.flatnonzero(inside.any(axis=0))
         # bad pixels are rare; columns with one in the light of the source would need a model of it
-        whole = columns[~(inside & ~good)[:, columns].any(axis=0)]
-        place = np.where(inside, wavelength, np.nan)[:, whole]
-        light = np.where(inside, cal["sci"].values, 0)[:, whole].sum(axis=0) * 1e6
+        whole = ~(inside & ~good)[:, columns].any(axis=0)
+        place = np.nanmean(np.where(inside, wavelength, np.nan)[:, columns], axis=0)
+        light = np.where(inside & good, cal["sci"].values, 0)[:, columns].sum(axis=0) * 1e6
         if cal["sci"].attrs["units"] == "MJy/sr":
             light *= areas[str(one - 1)]
-        spectra[one] = np.nanmean(place, axis=0), light
+        spectra[one] = place[whole], light[whole]
+        pixel = np.abs(np.gradient(place))
+        for k, line in enumerate(source.spectrum.lines):
+            near = np.abs(place - line.wavelength) < LINE_REACH * pixel
+            of_lines[k] += np.array([1.0, not whole[near].all()]) * (light * pixel)[near].sum()
+    if source.name == "lines alone":
+        # lines with a bad pixel in a slice with more than 0.1 % of their light are left out
+        row.flux.append(np.nan)
+        row.lines += [
+            float(light / source.spectrum.line_integral(line) - 1)
+            for line, (light, lost) in zip(source.spectrum.lines, of_lines, strict=True)
+            if abs(lost) < 1e-3 * light
+        ]
+        return
     grid = max(spectra.values(), key=lambda one: float(np.median(one[1])) if one[1].size else 0.0)[0]
     total = np.zeros(grid.size)
     for place, light in spectra.values():
@@ -259,7 +289,9 @@ def rows_of(seen: Seen, tree: xr.DataTree, clean: xr.DataTree | None) -> dict[st
             measure_pixels(slit, slits_of(clean, "cal")[name], seen.quiet(), row)
         if source.name.startswith(("fills", "extended")):
             row.is_extended = True
-            measure_brightness(slit, source, seen.sky.background if len(seen.observations) == 1 else None, row)
+            along = seen.brightness(name, source) if "clumpy" in source.name else None
+            sky = seen.sky.background if len(seen.observations) == 1 else None
+            measure_brightness(slit, source, sky, row, along)
         elif seen.scene.mode == "BOTS":
             measure_series(seen, spectra[name], None if clean is None else slits_of(clean, "x1d")[name], row)
         elif seen.scene.mode == "IFU":

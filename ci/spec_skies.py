@@ -1,12 +1,14 @@
 """Skies of known spectra, and their count rates through the optics without ramps: the scenes of ``spec_scenes.py``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.ndimage import binary_dilation
+from spec_sources import GRADIENT, in_shutters, open_shutters, spectrum, stuck_shutters
 
 import nsxr
 from nsxr.formats.fits_headers import keywords
@@ -18,23 +20,23 @@ from nsxr.simulate import write_flux_references
 from nsxr.simulate.aperture_references import geometry_of, point_loss
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.compact_optics import write_compact_optics
-from nsxr.simulate.configuration import configure
+from nsxr.simulate.configuration import Configuration, configure
 from nsxr.simulate.detectors import detector_pixels
 from nsxr.simulate.headers import Segment, integration_times, primary_header, science_header
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import Observation, observe
 from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, zodiacal_light
-from nsxr.simulate.spectra import Line, PowerLaw, Spectrum
+from nsxr.simulate.spectra import PowerLaw, Spectrum
 
 __all__ = ["SCENES", "SHORT", "Scene", "Seen", "look"]
 
 PEAK = 20.0  # electron/s in the brightest pixel of a point
 EXPOSURE_TIME, READ_NOISE = 1000.0, 0.01  # s, electron/s; noise is scaled to a signal to noise
-N_LINES, LINE_PIXELS = 5, 12.0  # lines have the light of that many columns of the continuum
-PITCH = 1.15
 INTEGRATIONS = 40
-_LEAST_SHARE = 0.4  # of a spectrum on the detector
+SPEED_OF_LIGHT, VELOCITY = 299792458.0, 30e3  # m/s
+HITS, CLUSTERS = 0.003, 0.002  # part of all pixels that are hit, or the corner of a cluster
+LEAK = (4, 350, 86)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,16 @@ class Scene:
         The fixed slit that is measured.
     slitlets : int
         Number of slitlets of each kind of source.
-    has_sky : bool
-        Whether zodiacal light is there, too.
+    has_sky, has_gradient : bool
+        Whether zodiacal light is there, too, and whether it changes over the field.
+    where : str
+        Where in the quadrants shutters are, see :func:`spec_sources.in_shutters`.
+    faults : tuple of str
+        ``hits`` that nobody flagged, ``clusters`` of bad pixels, half of them NaN, ``references`` that depart from the
+        truth by their stated errors, ``velocity`` of 30 km/s that the light has and headers tell, and for slices
+        ``leak``, a star in a shutter that does not close.
+    segments : int
+        Number of files of a time series.
     """
 
     name: str
@@ -69,11 +79,20 @@ class Scene:
     slit: str = ""
     slitlets: int = 3
     has_sky: bool = False
+    has_gradient: bool = False
+    where: str = "anywhere"
+    faults: tuple[str, ...] = ()
+    segments: int = 1
 
 
 POINTS = ("centred", "at an edge", "between shutters", "anywhere")
 TWO = ("two, 3 rows apart", "two, 2 rows apart")
 SHUTTER_KINDS = (*POINTS, "fills the slitlet", *TWO)
+LENGTHS = ("in 1 shutter", "centred", "in 5 shutters")
+STARS = ("under a star", "beside a star")
+EXTENDED = ("fills the slitlet", "extended, clumpy", "small")
+NEIGHBOURS = ("beside a planned source", "beside an unknown source")
+SERIES = {"SUB1024A": "G395H", "SUB1024B": "G395M", "SUB512S": "PRISM", "FULL": "G235H"}
 SHORT = (
     Scene("mos-prism-short", "MOS", "PRISM", kinds=("centred", "at an edge", "fills the slitlet"), slitlets=1),
     Scene("bots-prism", "BOTS", "PRISM", subarray="SUB512"),
@@ -83,17 +102,38 @@ SCENES = (
     Scene("mos-prism-sky", "MOS", "PRISM", kinds=SHUTTER_KINDS, has_sky=True),
     Scene("mos-prism-nrs2", "MOS", "PRISM", "NRS2", kinds=SHUTTER_KINDS),
     Scene("mos-g395h", "MOS", "G395H", kinds=SHUTTER_KINDS),
+    Scene("mos-g395h-nrs2", "MOS", "G395H", "NRS2", kinds=POINTS),
     Scene("mos-g140m", "MOS", "G140M", "NRS2", kinds=SHUTTER_KINDS),
+    Scene("mos-lengths", "MOS", "PRISM", kinds=LENGTHS, slitlets=2),
+    Scene("mos-corners", "MOS", "PRISM", kinds=("centred",), slitlets=8, where="corners"),
+    Scene("mos-corners-nrs2", "MOS", "PRISM", "NRS2", kinds=("centred",), slitlets=8, where="corners"),
+    Scene("mos-cut", "MOS", "PRISM", kinds=("centred",), slitlets=4, where="cut"),
+    Scene("mos-extended", "MOS", "PRISM", kinds=EXTENDED, slitlets=2),
+    Scene("mos-star", "MOS", "PRISM", kinds=STARS),
+    Scene("mos-star-nods", "MOS", "PRISM", kinds=STARS, dithers=3),
+    Scene("mos-fixed", "MOS", "PRISM", kinds=("in a fixed slit", "centred"), slitlets=1),
     Scene("mos-prism-nods", "MOS", "PRISM", kinds=(*POINTS, *TWO), dithers=3, has_sky=True),
+    Scene("mos-neighbours", "MOS", "PRISM", kinds=NEIGHBOURS, dithers=3, has_sky=True),
+    Scene("mos-gradient", "MOS", "PRISM", kinds=("centred",), dithers=3, has_sky=True, has_gradient=True),
+    Scene("mos-hits", "MOS", "PRISM", kinds=("centred",), faults=("hits",)),
+    Scene("mos-hits-nods", "MOS", "PRISM", kinds=("centred",), dithers=3, has_sky=True, faults=("hits",)),
+    Scene("mos-clusters", "MOS", "PRISM", kinds=("centred",), faults=("clusters",)),
+    Scene("mos-departed", "MOS", "PRISM", kinds=("centred",), faults=("references",)),
     Scene("fs-prism", "FS", "PRISM", slit="S200A1"),
     Scene("fs-g395h", "FS", "G395H", slit="S200A1"),
     Scene("fs-g395h-nrs2", "FS", "G395H", "NRS2", slit="S200A1"),
     Scene("fs-g235h-nods", "FS", "G235H", slit="S200A1", dithers=3, has_sky=True),
+    Scene("fs-g235h-nrs2-5-nods", "FS", "G235H", "NRS2", slit="S200A1", dithers=5, has_sky=True),
+    Scene("fs-velocity", "FS", "G395H", "NRS2", slit="S200A1", faults=("velocity",)),
     Scene("fs-extended", "FS", "G395H", slit="S200A1", kinds=("extended",)),
     Scene("ifu-prism", "IFU", "PRISM"),
     Scene("ifu-extended", "IFU", "PRISM", kinds=("extended",)),
+    Scene("ifu-lines", "IFU", "PRISM", kinds=("lines alone",)),
+    Scene("ifu-leak", "IFU", "PRISM", kinds=("extended",), faults=("leak",)),
     Scene("ifu-g395h", "IFU", "G395H", "NRS2"),
     Scene("bots-g395h", "BOTS", "G395H", subarray="SUB2048"),
+    Scene("bots-segments", "BOTS", "PRISM", subarray="SUB512", segments=2),
+    *(Scene(f"bots-{name.lower()}", "BOTS", grating, subarray=name) for name, grating in SERIES.items()),
     *SHORT,
 )
 
@@ -112,20 +152,24 @@ class Seen:
         Its exposures.
     references : mapping of str to Path
         Paths by type, of optics and of stage 2.
+    fixed : mapping of str to Path
+        Those of fixed slits in exposures of shutters.
     """
 
     scene: Scene
     sky: Sky
     observations: tuple[Observation, ...]
     references: Mapping[str, Path]
+    fixed: Mapping[str, Path]
 
     def rates(self, noise: float, seed: int | None) -> list[xr.Dataset]:
         """Return the count rates of the exposures, with variances for a factor on the noise; a seed draws noise."""
-        kind = "" if self.scene.mode == "MOS" else self.scene.kinds[0].upper()
-        return [
+        kind = "" if self.scene.mode == "MOS" else "EXTENDED" if self.scene.kinds == ("extended",) else "POINT"
+        rates = [
             count_rates(one, noise, None if seed is None else np.random.default_rng([seed, number]), kind)
             for number, one in enumerate(self.observations)
         ]
+        return [_spoiled(one, self.scene.faults) for one in rates]
 
     def quiet(self) -> xr.DataArray | None:
         """Return where all exposures see the same light within its noise; None for a single exposure."""
@@ -144,13 +188,46 @@ class Seen:
         """
         one = self.observations[0]
         found = [lit.grid.slit for lit in one.light.slits if lit.grid.slit.name == slit]
-        if self.scene.mode != "MOS" or not found:
+        if self.scene.mode != "MOS" or not found or found[0].quadrant == 5:
             return np.ones(wavelength.shape)
+        if source.shape.is_extended:
+            return self.solid_angle(slit, source, wavelength)
         middle, own = (geometry_of(one.optics, s) for s in (shutter_slit(one.optics, 3, 183, 86), found[0]))
         x, y = one.optics.sky_to_slit(*source.position(*one.pointing), 0.5 * sum(one.optics.wavelength_range), found[0])
         at = np.asarray(x) / own.x_pitch, np.asarray(y) / own.y_pitch
         mine, table = (point_loss(one.instrument, g, 3, *at, wavelength) for g in (own, middle))
         return np.asarray(mine / table)
+
+    def brightness(self, slit: str, source: SkySource) -> tuple[np.ndarray, np.ndarray]:
+        """Return places along a slit [open heights], and the brightness there relative to that of a source.
+
+        It is the source's own and that of the clumps on it: an image on the MSA without bars, mean over the width.
+        """
+        one = self.observations[0]
+        own = next(lit.grid.slit for lit in one.light.slits if lit.grid.slit.name == slit)
+        size, middle = geometry_of(one.optics, own), 0.5 * sum(one.instrument.wavelengths(own))
+        x, y, at = np.linspace(-2, 2, 41)[:, None], np.linspace(-4, 4, 801), np.array(middle)
+        ra, dec = one.optics.slit_to_sky(x, y, middle, own)
+        passes = np.diff(one.instrument.cumulative((np.array([-0.5, 0.5]) - x) * size.width, at), axis=1)
+        edges = np.append(y - 0.005, y[-1] + 0.005) * size.height
+        spread = np.diff(one.instrument.cumulative(edges - y[:, None] * size.height, at), axis=1)
+        total = np.zeros(y.size)
+        for clump in (each for each in self.sky.sources if each.name.startswith(source.name)):
+            there = clump.position(*one.pointing)
+            east, north = (ra - there[0]) * np.cos(np.deg2rad(dec)) * 3600, (dec - there[1]) * 3600
+            factor = float(clump.spectrum.continuum.at(at) / source.spectrum.continuum.at(at))
+            total += factor * (clump.shape.brightness(east, north) * passes).sum(0) / passes.sum() @ spread
+        return y, total
+
+    def solid_angle(self, slit: str, source: SkySource, wavelength: np.ndarray) -> np.ndarray:
+        """Return flux density [Jy] over the brightness [MJy/sr] of a source that is smaller than its slit."""
+        one = self.observations[0]
+        grid = next(lit.grid for lit in one.light.slits if lit.grid.slit.name == slit)
+        height, place = np.abs(np.diff(grid.slit_y, axis=0)).mean(0), np.nanmean(grid.wavelength, axis=0)
+        y, relative = self.brightness(slit, source)
+        order = np.argsort(place)
+        pixels = relative.sum() * (y[1] - y[0]) / np.interp(wavelength, place[order], height[order])
+        return np.asarray(1e6 * one.instrument.pixel_area(grid.slit) * pixels)
 
     def calibrated(self, noise: float = 0.05, seed: int | None = None, **options: Any) -> xr.DataTree:
         """Return what spec2 makes of the first exposure, the others being its backgrounds."""
@@ -158,8 +235,35 @@ class Seen:
         paths = {kind: str(path) for kind, path in self.references.items()}
         optics = nsxr.open_optics(paths, rate)
         references = nsxr.open_spec2_references(paths, rate)
-        shutters = self.observations[0].metafile
-        return spec2(rate, references, optics, shutters=shutters, backgrounds=backgrounds, **options).compute()
+        if "references" in self.scene.faults:
+            references = departed(references)
+        options |= {"shutters": self.observations[0].metafile, "backgrounds": backgrounds}
+        if self.fixed:
+            fixed = rate.assign_attrs(EXP_TYPE="NRS_FIXEDSLIT")
+            found = {kind: str(path) for kind, path in self.fixed.items()}
+            options["fixed_references"] = nsxr.open_spec2_references(found, fixed)
+        parts = np.array_split(np.arange(INTEGRATIONS), self.scene.segments)
+        rates = [rate.isel(integration=part) for part in parts] if len(parts) > 1 else [rate]
+        made = [spec2(one, references, optics, **options).compute() for one in rates]
+        return made[0] if len(made) == 1 else xr.map_over_datasets(_joined, *made)
+
+
+def _joined(*parts: xr.Dataset) -> xr.Dataset:
+    """Return the integrations of all segments, and what else the first one has."""
+    if "integration" not in parts[0].dims:
+        return parts[0]
+    kinds: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    return xr.concat(parts, "integration", combine_attrs="override", **kinds)
+
+
+def departed(references: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """Return references that depart from the truth by errors of the stated size."""
+    random, found = np.random.default_rng(23), dict(references)
+    flat, table = references["dflat"].compute(), references["photom"].compute()
+    noise = random.standard_normal(flat["err"].shape[-2:])
+    found["dflat"] = flat.assign(sci=flat["sci"] + flat["err"] * xr.DataArray(noise, dims=flat["sci"].dims[-2:]))
+    found["photom"] = table.assign(photmj=table["photmj"] + random.standard_normal() * table["uncertainty"])
+    return found
 
 
 def look(scene: Scene, folder: Path) -> Seen:
@@ -180,11 +284,54 @@ def look(scene: Scene, folder: Path) -> Seen:
     configurations = [replace(one, exposure=n) for n, one in enumerate(configurations, start=1)]
     first = configurations[0]
     paths = dict(write_compact_optics(folder, grating=scene.grating, filter=first.filter, ifu=scene.mode == "IFU"))
-    dark = tuple(SkySource(f"{x}", Spectrum(), offset=(x, 0.0)) for x in (-60.0, 0.0, 60.0))
-    sky = sky_of(scene, observe(first, Sky(dark), paths, folder, seed=1, peak_rate=1).optics)
-    seen = [observe(one, sky, paths, folder, seed=1, peak_rate=1) for one in configurations]
-    paths |= write_flux_references(folder, seen[0].optics, mode=scene.mode, failed_open=())
-    return Seen(scene, sky, tuple(seen), paths)
+    dark = Sky(tuple(SkySource(f"{x}", Spectrum(), offset=(x, 0.0)) for x in (-60.0, 0.0, 60.0)))
+    empty = [observe(one, dark, paths, folder, seed=1, peak_rate=1) for one in configurations]
+    optics, pointing = empty[0].optics, empty[0].pointing
+    sky = sky_of(scene, optics)
+    options: dict[str, Any] = {"seed": 1, "peak_rate": 1, "failed_open": stuck_shutters(optics, sky, pointing)}
+    if scene.mode == "MOS":
+        dithered = {n: one.optics for n, one in enumerate(empty, start=1)}
+        options["shutters"] = open_shutters(folder, first, sky, pointing, dithered)
+    shone = sky
+    if "velocity" in scene.faults:  # the light has the velocity, the exposure of the simulator has none
+        configurations = [_at(one, 0.0) for one in configurations]
+        shone = replace(sky, sources=tuple(_moved(one, VELOCITY) for one in sky.sources))
+    seen = [observe(one, shone, paths, folder, **options) for one in configurations]
+    if "velocity" in scene.faults:
+        seen = [replace(one, configuration=_at(one.configuration, VELOCITY)) for one in seen]
+    failed = options["failed_open"]
+    paths |= write_flux_references(folder, seen[0].optics, mode=scene.mode, failed_open=failed)
+    fixed = {}
+    if any("fixed slit" in kind for kind in scene.kinds):
+        fixed = write_flux_references(folder / "fixed", seen[0].optics, mode="FS")
+    return Seen(scene, sky, tuple(seen), paths, fixed)
+
+
+def _at(configuration: Configuration, velocity: float) -> Configuration:
+    """Return a configuration with a barycentric velocity [m/s]."""
+    return replace(configuration, pointing=replace(configuration.pointing, velocity=velocity))
+
+
+def _moved(source: SkySource, velocity: float) -> SkySource:
+    """Return a source as a telescope with a velocity sees its lines."""
+    factor = 1 + velocity / SPEED_OF_LIGHT
+    lines = tuple(replace(one, wavelength=one.wavelength * factor) for one in source.spectrum.lines)
+    return replace(source, spectrum=replace(source.spectrum, lines=lines))
+
+
+def _spoiled(rate: xr.Dataset, faults: tuple[str, ...]) -> xr.Dataset:
+    """Return count rates with hits that nobody flagged, or with clusters of bad pixels, half of them NaN."""
+    random = np.random.default_rng(29)
+    sci, dq = rate["sci"], rate["dq"]
+    if "hits" in faults:
+        is_hit = random.uniform(size=sci.shape) < HITS
+        sci = sci + np.where(is_hit, random.uniform(0.2, 5.0, sci.shape) * PEAK, 0.0).astype(np.float32)
+    if "clusters" in faults:
+        is_bad = binary_dilation(random.uniform(size=sci.shape) < CLUSTERS, np.ones((2, 3), bool))
+        is_nan = is_bad & (np.arange(sci.sizes["column"]) % 2 == 0)
+        sci = sci.where(~is_nan)
+        dq = dq | np.where(is_bad, np.uint32(PixelFlag.DO_NOT_USE), np.uint32(0))
+    return rate.assign(sci=sci.assign_attrs(rate["sci"].attrs), dq=dq.assign_attrs(rate["dq"].attrs))
 
 
 def count_rates(
@@ -246,119 +393,21 @@ def count_rates(
 def sky_of(scene: Scene, optics: Optics) -> Sky:
     """Return the sky of a scene."""
     random = np.random.default_rng(17)
-    instrument = SimulatedInstrument.of(optics)
-    flux = PEAK / instrument.peak_rate()
+    flux = PEAK / SimulatedInstrument.of(optics).peak_rate()
     if scene.mode == "BOTS":
         star = SkySource("point", Spectrum(PowerLaw(50 * flux, 2.0, -1.0)), offset=(0.0, 0.0))
         return Sky((star,), None, Transit())
     sky = zodiacal_light() if scene.has_sky else None
+    more = (GRADIENT,) if scene.has_gradient else ()
     if scene.mode == "MOS":
-        return Sky(tuple(_in_shutters(scene, optics, flux, random)), sky)
-    if scene.kinds == ("extended",):
-        shape = Shape("uniform", 20.0)
-        extended = SkySource("extended", spectrum(optics, 1e6 * flux, 1e6), offset=(0.0, 0.0), shape=shape)
-        return Sky((extended,), sky)
-    return Sky((SkySource("point", spectrum(optics, flux), offset=(0.0, 0.0)),), sky)
-
-
-def spectrum(optics: Optics, flux: float, per_area: float = 1.0, shift: float = 0.0) -> Spectrum:
-    """Return a continuum with unresolved lines.
-
-    Parameters
-    ----------
-    optics : Optics
-        They say how wide pixels are.
-    flux : float
-        Flux density at 2 um [Jy, or MJy/sr].
-    per_area : float
-        1 for points; 1e6 for MJy/sr.
-    shift : float
-        Shift of all lines [pixel].
-    """
-    continuum = PowerLaw(flux, 2.0, -0.5)
-    instrument = SimulatedInstrument.of(optics)
-    low, high = optics.wavelength_range
-    lines = []
-    for place in np.linspace(low, high, N_LINES + 2)[1:-1]:
-        pixel = float(np.interp(place, instrument.nodes, instrument.dispersion))
-        at = float(place + shift * pixel)
-        light = LINE_PIXELS * pixel * float(continuum.at(np.array(at))) * per_area
-        lines.append(Line(at, light / Spectrum.line_integral(Line(at, 1.0))))
-    return Spectrum(continuum, tuple(lines))
-
-
-def _in_shutters(scene: Scene, optics: Optics, flux: float, random: np.random.Generator) -> list[SkySource]:
-    """Return sources in shutters of their own, in all quadrants whose spectra reach the detector."""
-    sources: list[SkySource] = []
-    wanted = [(kind, number) for number in range(scene.slitlets) for kind in scene.kinds]
-    # fewer slitlets if the spectra of a grating leave no room
-    for place, (kind, number) in zip(_shutters(optics), wanted, strict=False):
-        sources += KINDS[kind](optics, shutter_slit(optics, *place), flux, random, f"{kind} / {number}")
-    return sources
-
-
-def _shutters(optics: Optics) -> list[tuple[int, int, int]]:
-    """Return shutters whose spectra reach the detector, far enough from each other."""
-    found = []
-    wavelength = np.linspace(*optics.wavelength_range, 60)
-    for j in range(6, 166, 7):
-        for quadrant in ((1, 2), (3, 4))[j % 2]:
-            shares = {}
-            for i in range(20 + j % 11, 350, 30):
-                column, _ = optics.inverse(0.0, wavelength, shutter_slit(optics, quadrant, i, j))
-                shares[i] = float(np.mean((column > 8) & (column < 2039)))
-            best = max(shares, key=lambda i: shares[i])
-            if shares[best] > _LEAST_SHARE:
-                found.append((quadrant, best, j))
-    order = np.random.default_rng(3).permutation(len(found))
-    return [found[n] for n in order]
-
-
-Maker = Callable[[Optics, Any, float, np.random.Generator, str], Sequence[SkySource]]
-
-
-def _point(x: float | None, y: float | None) -> Maker:
-    def make(optics: Optics, slit: Any, flux: float, random: np.random.Generator, name: str) -> list[SkySource]:
-        sign = float(random.choice([-1.0, 1.0]))
-        dx, dy = random.uniform(-0.4, 0.4, 2)
-        place = (dx if x is None else sign * x) * PITCH, (dy if y is None else sign * y) * PITCH
-        return [SkySource(name, spectrum(optics, flux, shift=float(random.uniform())), *_at(optics, slit, *place))]
-
-    return make
-
-
-def _extended(shape: Shape) -> Maker:
-    def make(optics: Optics, slit: Any, flux: float, random: np.random.Generator, name: str) -> list[SkySource]:
-        light = spectrum(optics, 1e6 * flux, 1e6, shift=float(random.uniform()))
-        return [SkySource(name, light, *_at(optics, slit, 0.0, 0.0), shape=shape)]
-
-    return make
-
-
-def _two(low: float, high: float) -> Maker:
-    """Return two points of equal brightness at places along a slit [open heights]."""
-
-    def make(optics: Optics, slit: Any, flux: float, random: np.random.Generator, name: str) -> list[SkySource]:
-        return [
-            SkySource(name, spectrum(optics, flux), *_at(optics, slit, 0.0, low)),
-            SkySource(f"{name} b", spectrum(optics, flux, shift=6.0), *_at(optics, slit, 0.1, high)),
-        ]
-
-    return make
-
-
-def _at(optics: Optics, slit: Any, x: float, y: float) -> tuple[float, float]:
-    ra, dec = optics.slit_to_sky(x, y, 0.5 * sum(optics.wavelength_range), slit)
-    return float(ra), float(dec)
-
-
-KINDS: Mapping[str, Maker] = {
-    "centred": _point(0.0, 0.0),
-    "at an edge": _point(0.35, 0.1),
-    "between shutters": _point(0.05, 0.5),
-    "anywhere": _point(None, None),
-    "fills the slitlet": _extended(Shape("uniform", 5.0)),
-    "two, 3 rows apart": _two(0.1, 0.8),
-    "two, 2 rows apart": _two(-0.3, 0.16),
-}
-"""Sources in shutters, by kind."""
+        return Sky((*in_shutters(optics, scene.kinds, scene.slitlets, scene.where, flux, random), *more), sky)
+    if "leak" in scene.faults:
+        ra, dec = optics.slit_to_sky(0.0, 0.0, 0.5 * sum(optics.wavelength_range), shutter_slit(optics, *LEAK))
+        more = (SkySource("star unseen", spectrum(optics, 10 * flux), float(ra), float(dec)),)
+    kind, place = scene.kinds[0], (0.0, 0.0)
+    if kind == "extended":
+        source = SkySource(kind, spectrum(optics, 1e6 * flux, 1e6), offset=place, shape=Shape("uniform", 20.0))
+    else:
+        level = 1e-6 if kind == "lines alone" else 1.0
+        source = SkySource(kind, spectrum(optics, flux, continuum=level), offset=place)
+    return Sky((source, *more), sky)

@@ -44,7 +44,7 @@ APERTURES: Mapping[str, Aperture] = {
 _PITCH = 0.53  # arcsec along the slit from one shutter to the next
 DITHERS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "MOS": ((0.0, 0.0), (0.0, _PITCH), (0.0, -_PITCH)),
-    "FS": ((0.0, 0.0), (0.0, 0.8), (0.0, -0.8)),
+    "FS": ((0.0, 0.0), (0.0, 0.8), (0.0, -0.8), (0.0, 1.4), (0.0, -1.4)),
     "IFU": ((0.4, 0.4), (-0.4, -0.4), (-0.4, 0.4), (0.4, -0.4)),
     "BOTS": ((0.0, 0.0),),
 }

@@ -19,7 +19,7 @@ from nsxr.model.dq import UNUSABLE
 from nsxr.model.history import record
 from nsxr.model.parameters import Limits, Range, Unit, said
 from nsxr.model.readout import DETECTOR_SIZE
-from nsxr.model.slit_header import SlitHeader
+from nsxr.model.slit_header import SlitHeader, quadrant_of
 from nsxr.model.variables import check_slit
 from nsxr.spectra.series_mean import mean_image
 from nsxr.spectra.trace_fit import OUTPUTS, FitSettings, fit_exposures, fit_one_exposure
@@ -56,10 +56,21 @@ class _Options:
                     f"{name} is {value}, expected a positive number of pixels, at most {DETECTOR_SIZE}"
                 )
 
-    def kind_of_background(self, header: SlitHeader) -> str:
+    def kind_of_background(self, slit: xr.Dataset) -> str:
         """Return the kind of local background, with ``auto`` replaced by the kind that it stands for."""
         if self.background == "auto":
-            return "if any" if header.is_sky_subtracted else "constant"
+            header = SlitHeader.of(slit)
+            if header.is_sky_subtracted:
+                return "if any"
+            if len(header.shutters) > 1 or quadrant_of(slit.attrs) not in (1, 2, 3, 4):
+                return "constant"
+            warnings.warn(
+                f"slitlet {header.name or '?'} has one open shutter, where a sky looks like the wings of the source: "
+                "no local background is subtracted; subtract nods or a spectrum of the sky",
+                DegradedResultWarning,
+                stacklevel=5,
+            )
+            return "none"
         if self.background not in ("none", "constant", "linear"):
             raise ParameterError(f"background is {self.background!r}, expected auto, none, constant or linear")
         return self.background
@@ -140,7 +151,8 @@ def fit_trace_model(
     position_prior : float, default 0.3
         Standard deviation of the true position from the planned one [pixel].
     background : {"auto", "none", "constant", "linear"}
-        Local background of each column in open shutters, fitted together with the flux. ``auto`` is a constant. If a
+        Local background of each column in open shutters, fitted together with the flux. ``auto`` is a constant, or
+        none for a single open shutter, where a sky looks like the wings of the source. If a
         background was subtracted before, ``auto`` is a constant only if pixels beside the trace of a point source show
         a remaining background, by 5 standard deviations and half a percent of the flux.
     rejection_threshold : float, default 5
@@ -174,7 +186,8 @@ def fit_trace_model(
     Warns
     -----
     DegradedResultWarning
-        If SRCTYPE has an unknown value. The source is then treated as a point source.
+        If SRCTYPE has an unknown value. The source is then treated as a point source. If the slit is a single open
+        shutter, and no sky was subtracted.
 
     Raises
     ------
@@ -212,7 +225,7 @@ def _fit_together(each: Sequence[xr.Dataset], options: _Options) -> list[xr.Data
     """Return the model of each exposure of one source."""
     dims, headers = image_dims(each[0]), [SlitHeader.of(slit) for slit in each]
     is_series = any("integration" in slit.dims for slit in each)
-    kind = options.kind_of_background(headers[0])
+    kind = options.kind_of_background(each[0])
     settings = FitSettings(
         first_row=float(min(slit[dims[0]].values[0] for slit in each)),
         shutters=tuple(header.shutters for header in headers),

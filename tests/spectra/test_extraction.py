@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nsxr.errors import ModelError, ParameterError
+from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.kernels.spectra.extraction import column_weights
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import simulate_trace
@@ -340,3 +340,30 @@ def test_all_rows_share_the_noise_of_a_spectrum_that_was_subtracted():
     np.testing.assert_allclose(added[good], more[good], rtol=1e-3)
     assert (more[good] / sum(one[kind] for kind in kinds).to_numpy()[good]).min() > 0.05
     xr.testing.assert_identical(one["flux"].drop_attrs(), other["flux"].drop_attrs())
+
+
+def test_a_star_behind_a_stuck_shutter_changes_no_column_without_its_flag():
+    slit, _ = simulate_trace(columns=120, signal_to_noise=1000, bad_pixels="none", tilt=0.0)
+    star = xr.zeros_like(slit["sci"])
+    star[:, 60:100] = 3 * slit["sci"].shift(row=2, fill_value=0)[:, 60:100]
+    stuck = xr.zeros_like(slit["dq"])
+    stuck[:, 60:100] = np.uint32(PixelFlag.MSA_FAILED_OPEN)
+    flagged = slit.assign(sci=(slit["sci"] + star).assign_attrs(slit["sci"].attrs), dq=slit["dq"] | stuck)
+    alone, found = (extract_spectrum(each, background="none") for each in (slit, flagged))
+    has_flag = (found["dq"] & np.uint32(PixelFlag.MSA_FAILED_OPEN)) > 0
+    assert (has_flag == (np.abs(np.arange(120) - 79.5) < 20)).all()
+    clear = ~has_flag & np.isfinite(alone["flux"])
+    np.testing.assert_allclose((found["flux"] / alone["flux"])[clear].median(), 1.0, atol=0.005)
+    assert (found["flux"] / alone["flux"])[60:100].median() > 1.5
+
+
+def test_no_background_is_fitted_in_a_single_open_shutter():
+    rows, wavelength = np.arange(17.0)[:, None], np.full((17, 60), 1.5)
+    light = 0.9 * np.exp(-0.5 * (rows - 8) ** 2) + 0.1 * np.exp(-0.5 * ((rows - 8) / 2) ** 2)
+    sci = np.tile(np.where(np.abs(rows - 8) < 3, light, 0), (1, 60)).astype(np.float32)
+    slit = make_slit(sci, (1e-8, 1e-8, 0.0), wavelength=wavelength, units="MJy", SRCTYPE="POINT", SHUTSTA="x")
+    slit = slit.assign_attrs(SRCYPOS=0.0, SRCXPOS=0.0, EXP_TYPE="NRS_MSASPEC", MSAQUAD=3, SLTNAME="7")
+    with pytest.warns(DegradedResultWarning, match="slitlet 7 has one open shutter"):
+        model = fit_trace_model(slit)
+    assert model.attrs["background"] == "none"
+    assert fit_trace_model(slit.assign_attrs(MSAQUAD=5)).attrs["background"] == "constant"  # a fixed slit
