@@ -91,7 +91,11 @@ class Others:
                     (a * b).sum() * sign > 0
                     for a, b in zip(np.array_split(w, 12), np.array_split(amplitudes[k, e], 12), strict=True)
                 ]
-                light = (w * amplitudes[k, e]).sum() / max(abs((w * flux[e]).sum()), 1e-300)
+                # a median, because the flux of a column with hardly a pixel of the source is arbitrary
+                each = [np.array_split(part, 12) for part in (w, w * amplitudes[k, e], w * flux[e])]
+                light = np.median(
+                    [a.sum() / max(abs(f.sum()), 1e-300) for v, a, f in zip(*each, strict=True) if v.any()]
+                )
                 is_there = total > SIGNIFICANCE and np.mean(parts) > 0.6
                 strengths[e, k] = np.clip(light, -_BRIGHTEST, _BRIGHTEST) if is_there else 0.0
         return replace(self, strengths=strengths)
