@@ -25,6 +25,7 @@ from nsxr.pipelines.pipeline import Pipeline
 from nsxr.ramps.jump import flag_jumps
 from nsxr.ramps.reference_pixels.irs2 import subtract_interleaved_reference
 from nsxr.simulate import simulate_exposure
+from nsxr.simulate.sky import read_sky
 from nsxr.testing import forbid_computes
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,6 +42,15 @@ def blocks(page, language):
 
 def test_the_readme_is_short():
     assert len(PAGES[0].read_text("utf-8").splitlines()) <= 150
+
+
+def test_the_sky_of_the_page_can_be_read(tmp_path):
+    (text,) = blocks(REPOSITORY / "docs" / "getting_started.md", "json")
+    (tmp_path / "sky.json").write_text(text, "utf-8")
+    sky = read_sky(tmp_path / "sky.json")
+    assert [one.name for one in sky.sources] == ["star", "galaxy"]
+    assert sky.background is not None
+    assert sky.transit is not None
 
 
 @pytest.fixture(scope="module")

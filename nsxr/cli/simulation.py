@@ -63,7 +63,14 @@ __all__ = ["demo", "simulate"]
     is_flag=True,
     help="Write the references that turn count rates into flux, too: flats, sensitivity, path loss (150 MB).",
 )
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option(
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Seed of the noise and of the default sky. Give all nods the same one: their sky is the same then, and their "
+    "noise differs.",
+)
 @click.option("--programme", type=click.IntRange(1, 99999), default=1234, show_default=True, help="Programme number.")
 @click.option("--observation", type=click.IntRange(1, 999), default=1, show_default=True, help="Observation number.")
 @click.option("--exposure", type=click.IntRange(1, 99999), default=1, show_default=True, help="Exposure number.")

@@ -137,14 +137,15 @@ def simulate_exposure(
     programme, observation, exposure : int
         Numbers in the name of the exposure. Exposures follow each other in time. Observations are a day apart.
     overwrite : bool
-        Whether to replace files of the same names. Existing references with the same content are never an error.
+        Whether to replace files of the same names. Existing references and MSA metafiles with the same content are
+        never an error.
 
     Raises
     ------
     ParameterError
         If a name is unknown, if values do not fit together, or if the sky is too bright.
     OutputExistsError
-        If a file exists already and ``overwrite`` is False.
+        If a file exists already and ``overwrite`` is False. Then no file is replaced.
 
     Warns
     -----
@@ -181,12 +182,11 @@ def simulate_exposure(
     if not overwrite:
         _require_new([*(folder / part.file_name(configuration) for part in parts), truth_path(folder, configuration)])
     folder.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    if references:
-        written = _write_references(folder / "references", configuration, artifacts, overwrite)
     seen, flux = None, {}
-    if wanted is not None:
-        seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed, failed_open)
+    if wanted is not None:  # first, because it may find shutters of another sky
+        seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed, failed_open, overwrite)
+    written = _write_references(folder / "references", configuration, artifacts, overwrite) if references else {}
+    if seen is not None:
         configuration = seen.configuration
     if seen is not None and flux_references:
         flux = write_flux_references(
@@ -244,6 +244,7 @@ def _observe(
     shutters: str | Path | None,
     seed: int,
     failed_open: Sequence[tuple[int, int, int]],
+    overwrite: bool,
 ) -> Observation:
     used: str | Path | dict[str, Path] | None = optics
     if used is None:
@@ -265,6 +266,7 @@ def _observe(
         seed=seed,
         peak_rate=peak,
         failed_open=failed_open if configuration.scene in ("MOS", "IFU") else (),
+        overwrite=overwrite,
     )
 
 

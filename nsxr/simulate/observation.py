@@ -82,6 +82,7 @@ def observe(
     seed: int,
     peak_rate: float,
     failed_open: Sequence[tuple[int, int, int]] = (),
+    overwrite: bool = True,
 ) -> Observation:
     """Return the light of a sky on the detector of one exposure.
 
@@ -104,11 +105,15 @@ def observe(
         Rate in the brightest pixel of the default sky of ``MOS`` and ``BOTS`` [electron/s].
     failed_open : sequence of (int, int, int)
         Shutters that are always open: quadrant, and number along the dispersion and along the slit.
+    overwrite : bool
+        Whether to replace a list of shutters with other content.
 
     Raises
     ------
     ParameterError
         If the mode does not look at a sky, if the file is no sky, or if the sky is too bright.
+    OutputExistsError
+        If a list of other shutters exists and ``overwrite`` is False.
 
     Warns
     -----
@@ -133,7 +138,7 @@ def observe(
             raise ParameterError(
                 "no source of the sky falls on a shutter with room for its spectrum; move sources, or give shutters"
             )
-        metafile = write_metafile(folder, configuration, planned, sky, pointing, dithered)
+        metafile = write_metafile(folder, configuration, planned, sky, pointing, dithered, overwrite)
     slits: list[Slit] = list(optics.slits.values())
     if metafile is not None:
         dither, program = configuration.pointing.dither, str(configuration.programme)

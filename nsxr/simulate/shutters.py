@@ -1,5 +1,6 @@
 """Open shutters around the sources of a sky, and write them as the observatory's list of shutters (MSA metafile)."""
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 
-from nsxr.errors import ParameterError
+from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.optics.instrument import Optics
 from nsxr.optics.parts import SHUTTERS_ALONG_DISPERSION as ALONG
 from nsxr.optics.parts import SHUTTERS_ALONG_SLIT as ACROSS
@@ -173,6 +174,7 @@ def write_metafile(
     sky: Sky,
     pointing: tuple[float, float],
     dithered: Mapping[int, Optics],
+    overwrite: bool = True,
 ) -> Path:
     """Write the MSA metafile of an observation, and return its path. It serves all dither positions and detectors.
 
@@ -190,6 +192,13 @@ def write_metafile(
         Sky coordinates that offsets count from [degree].
     dithered : mapping of int to Optics
         The optics of each dither position.
+    overwrite : bool
+        Whether to replace a file with other content.
+
+    Raises
+    ------
+    OutputExistsError
+        If a file with other content exists and ``overwrite`` is False.
     """
     numbers = {source.name: n for n, source in enumerate(sky.sources, start=1)}
     positions = {source.name: source.position(*pointing) for source in sky.sources}
@@ -225,6 +234,12 @@ def write_metafile(
         hdus = [fits.PrimaryHDU(header=header), fits.ImageHDU(image, name="SHUTTER_IMAGE")]
         hdus += [_table(_SHUTTER, rows, "SHUTTER_INFO"), _table(_SOURCE, sources, "SOURCE_INFO")]
         fits.HDUList(hdus).writeto(partial)
+        if not overwrite and path.exists() and not filecmp.cmp(partial, path, shallow=False):
+            raise OutputExistsError(
+                f"{path} already there, with other content; nods share it, so they need the same sky, seed, grating "
+                "and number of dithers (noise differs between exposures of one seed); for another sky ask for another "
+                "observation or directory, or for overwriting"
+            )
     return path
 
 

@@ -6,7 +6,7 @@ import pytest
 from astropy.io import fits
 
 import nsxr
-from nsxr.errors import DegradedResultWarning, ParameterError
+from nsxr.errors import DegradedResultWarning, OutputExistsError, ParameterError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import Artifacts, simulate_exposure
@@ -186,6 +186,24 @@ def test_both_detectors_and_all_dithers_look_at_one_sky(mode, compact, tmp_path)
         files.append(seen.metafile.read_bytes() if mode == "MOS" else b"")
     assert skies[0] == skies[1] == skies[2]
     assert files[0] == files[1] == files[2]
+
+
+def test_shutters_of_another_sky_are_kept(compact, tmp_path):
+    """Nods share one metafile. That of another sky is refused before any file is written."""
+    configuration = configured("MOS", "PRISM", dithers=2)
+    configuration = replace(configuration, columns=np.arange(1200, 1202))
+    seen = observed(configuration, "default", compact, tmp_path)
+    kept = seen.metafile.read_bytes()
+    nod = replace(configuration, exposure=2, pointing=replace(configuration.pointing, dither=2))
+    assert observed(nod, "default", compact, tmp_path, overwrite=False).metafile.read_bytes() == kept
+    (optics,) = {path.parent for path in compact["PRISM"].values()}
+    words = {"mode": "MOS", "sky": "default", "groups": 2, "dither": 2, "dithers": 2, "exposure": 2, "optics": optics}
+    with pytest.raises(OutputExistsError, match=r"_msa\.fits already there, .* nods share it"):
+        simulate_exposure(tmp_path, **words, grating="PRISM", seed=2, columns=64, overwrite=False)
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() == kept
+    observed(nod, replace(seen.sky, sources=seen.sky.sources[:-1]), compact, tmp_path, overwrite=True)
+    assert path.read_bytes() != kept
 
 
 def test_exposures_and_dithers_have_noise_of_their_own(compact, tmp_path):
