@@ -45,8 +45,9 @@ def true_flux(truth: str | Path, spectrum: xr.Dataset, *, source: str | None = N
     Returns
     -------
     DataArray
-        (dispersion) float64 [Jy; MJy/sr at the brightest place of an extended source]. NaN where the truth has no
-        wavelengths. For time series, the flux while the light curve is 1.
+        (dispersion) float64 [Jy; MJy/sr for an extended source]. The surface brightness is that at the half-light
+        radius of a ``sersic`` source, and at the centre of others, see :class:`nsxr.simulate.sky.Shape`. NaN where the
+        truth has no wavelengths. For time series, the flux while the light curve is 1.
 
     Raises
     ------
