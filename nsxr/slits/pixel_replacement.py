@@ -81,7 +81,10 @@ def replace_pixels(
     As in the pipeline, ``mingrad`` never replaces pixels in the two first and the last rows and columns of a cut-out.
     Different from the pipeline: pixels outside the slit do not change. The scale of a profile is the exact
     least-squares solution; the pipeline searches it to 1e-4. FLUX_ESTIMATED that was set before stays. Variances change
-    only where the value changes. ``trace_model`` does not replace pixels that the model lacks.
+    only where the value changes. ``trace_model`` does not replace pixels that the model lacks: those outside of the
+    aperture, and those in columns whose flux cannot be found, for example because the missing pixel is in the middle of
+    the source. The history does not say how many pixels were replaced, because pixels are not read before they are
+    needed; count the flag FLUX_ESTIMATED.
 
     Examples
     --------
