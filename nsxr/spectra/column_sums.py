@@ -282,9 +282,10 @@ def _rejected(
 def mean_over_profile(wavelength: np.ndarray, profile: np.ndarray, aperture: np.ndarray) -> np.ndarray:
     """Return the mean wavelength of each column, weighted by the profile; NaN where there is none."""
     values = wavelength.astype(np.float64)
-    weight = np.where(np.isfinite(values), profile * aperture, 0.0)
+    known = np.isfinite(values)
+    weight = np.where(known, profile * aperture, 0.0)
     total = weight.sum(0)
-    product = weight * np.where(np.isnan(values), 0.0, values)
+    product = weight * np.where(known, values, 0.0)
     mean = np.where(np.isnan(product), 0.0, product).sum(0) / np.where(total > 0, total, np.nan)
     return np.asarray(np.where(total > 0, mean, np.nan))
 

@@ -46,6 +46,13 @@ def test_errors_over_flux(slit, model, weighting):
     assert "relative_error_pathloss" not in spectrum
 
 
+def test_a_pixel_of_infinite_error_is_left_out(slit, model):
+    variance = slit["var_photom"].copy(deep=True)
+    variance[::3, 40] = np.inf  # and no warning of numpy
+    spectrum = extract_spectrum(slit.assign(var_photom=variance), model)
+    xr.testing.assert_allclose(spectrum["relative_error_photom"], extract_spectrum(slit, model)["relative_error_photom"])
+
+
 def test_the_bars_in_a_sky_that_was_subtracted(slit, model):
     sky = slit.assign(var_barshadow=xr.full_like(slit["sci"], 1e-30)).assign_attrs(S_MSBSUB="COMPLETE")
     with forbid_computes():
