@@ -26,6 +26,7 @@ from nsxr.cli.settings import step_parameters
 from nsxr.compute.cluster import worker_errors
 from nsxr.compute.trees import compute_tree
 from nsxr.errors import ParameterError
+from nsxr.flux.sky_checks import warn_of_uncovered
 from nsxr.model.types import ByStep
 from nsxr.pipelines.spec2 import SPEC2
 from nsxr.pipelines.spec2 import spec2 as run_spec2
@@ -240,6 +241,8 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     )
     with phase(f"{root}: calibrating", options.progress), worker_errors():
         done = tree if is_series else compute_tree(tree)
+    if isinstance(options.sky, xr.DataTree):
+        warn_of_uncovered(done.children["cal"], options.sky)
     for kind, each in paths.items():
         if kind not in done.children:  # a sky that could not be subtracted
             continue

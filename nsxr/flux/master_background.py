@@ -6,13 +6,15 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like
 from nsxr.errors import ModelError
+from nsxr.flux.sky_checks import SKY_VARIANCES, check_sky, spectrum_of, warn_of_uncovered
 from nsxr.kernels.flux.sky import evaluate_sky
 from nsxr.model.declarations import step
 from nsxr.model.dims import IMAGE
 from nsxr.model.dq import PixelFlag
-from nsxr.model.history import record, record_skip
+from nsxr.model.history import record, record_skip, steps
 from nsxr.model.keywords import about
-from nsxr.model.variables import check, check_slit, variable_attributes
+from nsxr.model.texts import text_of
+from nsxr.model.variables import check_slit, variable_attributes
 from nsxr.slits.collection import as_tree, iterate_slits
 from nsxr.slits.light import exposure_type, wavelength_name
 
@@ -20,7 +22,6 @@ __all__ = ["subtract_sky", "subtract_sky_of_fixed_slits"]
 
 _STEPS = {"NRS_MSASPEC": "master_background_mos"}
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
-_KINDS = ("sb_var_poisson", "sb_var_rnoise")
 
 
 @step("master_background_mos", given=["sky", "response"])
@@ -52,7 +53,14 @@ def subtract_sky(slits: xr.DataTree, sky: xr.Dataset | xr.DataTree, response: xr
     Raises
     ------
     ModelError
-        If backgrounds were subtracted before, or variables or units of the spectrum are not as expected.
+        If backgrounds were subtracted before, or variables or units of the spectrum are not as expected; if the
+        spectrum is that of a point, or of another filter or grating, or has no usable points or negative variances.
+
+    Warns
+    -----
+    DegradedResultWarning
+        If a spectrum is that of another fixed slit; or if it lacks more than a tenth of the wavelengths of a slit, as
+        far as this is known without computing.
 
     Notes
     -----
@@ -60,23 +68,24 @@ def subtract_sky(slits: xr.DataTree, sky: xr.Dataset | xr.DataTree, response: xr
     bridged. All rows of a slit share the noise of the spectrum; extraction takes this into account.
     """
     spectra = dict(iterate_slits(sky))
-    for spectrum in spectra.values():
-        check(spectrum, "surf_bright", *_KINDS, units={"surf_bright": "MJy/sr"}, dims=("dispersion",))
-        if "wavelength" not in spectrum.coords:
-            raise ModelError("the spectrum of the sky has no coordinate 'wavelength'")
+    own_of = {name: spectrum_of(name, spectra) for name, _ in iterate_slits(slits)}
+    for name, slit in iterate_slits(slits):
+        if (spectrum := own_of[name]) is not None:
+            check_sky(spectrum, slit)
     is_lazy = any(slit["sci"].chunks is not None for _, slit in iterate_slits(slits))
     points = {name: _points(spectrum, is_lazy) for name, spectrum in spectra.items()}
-    found, label = [], str(sky.attrs.get("filename", ""))
+    found = []
     for name, slit in iterate_slits(slits):
         done = _STEPS.get(exposure_type(slit.attrs), "master_background")
-        own = next(iter(points.values())) if len(points) == 1 else points.get(name)
+        own = spectrum_of(name, points)
         light = response[name].to_dataset()
         if "response" not in light:
             found.append(record_skip(slit, done, str(light.attrs.get("reason", "its response is not known"))))
         elif own is None:
             found.append(record_skip(slit, done, "the sky has spectra of several slits, and none of this one"))
         else:
-            found.append(_subtract(slit, done, own, light, label))
+            found.append(_subtract(slit, done, own, light, _label(own_of[name], slit)))
+    warn_of_uncovered(slits, sky)
     return as_tree(found, slits.attrs, [name for name, _ in iterate_slits(slits)])
 
 
@@ -88,12 +97,23 @@ def subtract_sky_of_fixed_slits(
     return subtract_sky(slits, sky, response)
 
 
+def _label(spectrum: xr.Dataset | None, slit: xr.Dataset) -> str:
+    """Return where a spectrum is from: its file, or how it was estimated from the exposure itself."""
+    if spectrum is None:
+        return ""
+    record = next((entry for entry in steps(spectrum) if entry["step"] == "estimate_sky"), None)
+    name = text_of(spectrum.attrs, "filename") or text_of(spectrum.attrs, "FILENAME")
+    if record is None or (name and name != text_of(slit.attrs, "filename")):
+        return name
+    return "master" if record["parameters"].get("slitlets") == "background" else "global"
+
+
 def _points(spectrum: xr.Dataset, is_lazy: bool) -> list[xr.DataArray]:
     """Return wavelengths, brightness and variances of a spectrum. Points that are flagged are NaN."""
     brightness = spectrum["surf_bright"]
     if "dq" in spectrum:
         brightness = brightness.where((spectrum["dq"] & _DO_NOT_USE) == 0)
-    arrays = [spectrum["wavelength"], brightness, *(spectrum[name] for name in _KINDS)]
+    arrays = [spectrum["wavelength"], brightness, *(spectrum[name] for name in SKY_VARIANCES)]
     arrays = [unlabelled(array).rename(dispersion="point") for array in arrays]
     return [array.chunk() if is_lazy and array.chunks is None else array for array in arrays]
 

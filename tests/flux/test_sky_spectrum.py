@@ -6,7 +6,7 @@ import xarray as xr
 from scipy.special import ndtr
 
 import nsxr
-from nsxr.errors import MissingReferenceError, ModelError
+from nsxr.errors import DegradedResultWarning, MissingReferenceError, ModelError
 from nsxr.kernels.flux.sky import Samples, evaluate_sky, fit_sky, widths_of_pixels
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import steps
@@ -205,3 +205,58 @@ def test_the_points_of_a_spectrum_are_the_spline_itself():
     wavelength = np.linspace(1.05, 1.5, 1000)[None]
     found, *_ = evaluate_sky(np.repeat(wavelength, 2, 0), nodes, value, *variances)
     np.testing.assert_allclose(found[0], (wavelength**3 - 2 * wavelength)[0], rtol=1e-6)
+
+
+def changed(sky, **values):
+    """Return a copy of a spectrum with other values or units of variables."""
+    found = sky.copy(deep=True)
+    for name, value in values.items():
+        if isinstance(value, str):
+            found[name].attrs["units"] = value
+        else:
+            found[name][:] = value
+    return found
+
+
+def test_a_spectrum_that_is_none_of_this_sky_is_refused_by_name():
+    slits, response = trees(2, noise=0.0, GRATING="PRISM", FILTER="CLEAR")
+    sky = nsxr.estimate_sky(slits, response)
+    wrong = {
+        "SRCTYPE is POINT": sky.assign_attrs(SRCTYPE="POINT"),
+        "has GRATING G395H, the slits have PRISM": sky.assign_attrs(GRATING="G395H"),
+        "has FILTER F290LP, the slits have CLEAR": sky.assign_attrs(FILTER="F290LP"),
+        "units 'm', expected 'um'": changed(sky, wavelength="m"),
+        "has 0 usable points": changed(sky, surf_bright=np.nan),
+        "has 1 usable points": sky.isel(dispersion=slice(50, 51)),
+        "sb_var_rnoise down to -1": changed(sky, sb_var_rnoise=-1.0),
+    }
+    for message, spectrum in wrong.items():
+        with pytest.raises(ModelError, match=message):
+            nsxr.subtract_sky(slits, spectrum, response)
+    nsxr.subtract_sky(slits, sky.assign_attrs(DETECTOR="NRS2"), response)
+
+
+def test_a_spectrum_of_another_slit_or_of_few_wavelengths_is_a_warning():
+    slits, response = trees(1, noise=0.0, SLTNAME="S200A1", EXP_TYPE="NRS_FIXEDSLIT", SRCTYPE="EXTENDED")
+    sky = nsxr.estimate_sky(slits, response)
+    with pytest.warns(DegradedResultWarning, match="of slit S400A1, which blurs lines"):
+        nsxr.subtract_sky(slits, sky.assign_attrs(SLTNAME="S400A1"), response)
+    part = sky.isel(dispersion=slice(0, 300)).assign_attrs(SLTNAME="S200A1")
+    with pytest.warns(DegradedResultWarning, match=r"lacks wavelengths of slits 1 \(\d\d % of its pixels\)"):
+        nsxr.subtract_sky(slits, part, response)
+
+
+def test_the_record_says_where_the_spectrum_is_from():
+    slits, response = trees(2, noise=0.0)
+    for node in slits.children.values():
+        node.attrs["filename"] = "rate.fits"
+    slits["2"].attrs["SRCNAME"] = "1234_BKG2"
+    sky = nsxr.estimate_sky(slits, response)
+    given = {
+        "global": sky,
+        "master": nsxr.estimate_sky(slits, response, slitlets="background"),
+        "other_sky_x1d.fits": sky.drop_attrs(deep=False).assign_attrs(FILENAME="other_sky_x1d.fits"),
+    }
+    for label, spectrum in given.items():
+        found = nsxr.subtract_sky(slits, spectrum, response)
+        assert steps(found["1"].to_dataset())[-1]["parameters"]["sky"] == label
