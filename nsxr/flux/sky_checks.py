@@ -52,10 +52,10 @@ def check_sky(spectrum: xr.Dataset, slit: xr.Dataset) -> None:
         if own and other and own != other:
             raise ModelError(about(slit.attrs, f"{what} has {key} {own}, the slits have {other}"))
     _check_values(spectrum, what)
-    own, other = fixed_slit(spectrum.attrs), fixed_slit(slit.attrs)
-    if own and other and own != other:
+    of_sky, of_slit = fixed_slit(spectrum.attrs), fixed_slit(slit.attrs)
+    if of_sky and of_slit and of_sky != of_slit:
         warnings.warn(
-            about(slit.attrs, f"{what} is that of slit {own}, which blurs lines in another way than slit {other}"),
+            about(slit.attrs, f"{what} is that of slit {of_sky}, which blurs lines in another way than slit {of_slit}"),
             DegradedResultWarning,
             stacklevel=4,
         )

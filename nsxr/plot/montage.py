@@ -18,21 +18,21 @@ _COLUMNS = ((3, 1), (12, 2), (36, 3), (60, 4), (_MOST, 5))
 """Number of columns for up to so many slits."""
 
 
-def draw_montage(slits: Sequence[Drawn], sky: xr.Dataset | None = None) -> Figure:
+def draw_montage(slits: Sequence[Drawn], skies: Sequence[xr.Dataset] = ()) -> Figure:
     """Draw each slit as a strip over its spectrum. Of more than 100 slits, those with the highest signal to noise.
 
     Parameters
     ----------
     slits : sequence of Drawn
         From :func:`nsxr.plot.slit_images.prepare`.
-    sky : Dataset, optional
-        Spectrum of the sky that was subtracted from all slits. It is drawn last.
+    skies : sequence of Dataset, optional
+        Spectra of the sky that were subtracted: one from all slits, or one from each fixed slit. They are drawn last.
     """
     ratios = [signal_to_noise(one.spectrum) for one in slits]
     order = np.argsort([-ratio if np.isfinite(ratio) else np.inf for ratio in ratios], kind="stable")
     chosen = sorted(order[:_MOST])  # in the order of the product
     across = next(columns for most, columns in _COLUMNS if len(chosen) <= most)
-    down = -(-(len(chosen) + (sky is not None)) // across)
+    down = -(-(len(chosen) + bool(skies)) // across)
     wide, high = (
         {1: 10.0, 2: 12.0, 3: 14.0}.get(across, 16.5),
         max(1.2 if across > 3 else 1.7, 2.2 if across == 1 else 0.0),
@@ -48,10 +48,10 @@ def draw_montage(slits: Sequence[Drawn], sky: xr.Dataset | None = None) -> Figur
     ]
     for box, position in zip(boxes, chosen, strict=False):
         _draw_cell(figure, slits[position], ratios[position], box)
-    if sky is not None:
+    if skies:
         x, top, *_ = boxes[-1]
         axes = figure.add_axes((x / width, (top - high + 0.2) / height, cell / width, (high - 0.4) / height))
-        draw_sky(axes, sky)
+        draw_sky(axes, skies)
         axes.set_title("sky that was subtracted", fontsize=8, loc="left", weight="bold", pad=2)
         axes.tick_params(labelsize=7, length=2, pad=1.5)
         axes.yaxis.label.set_fontsize(7)

@@ -1,5 +1,7 @@
 """Draw a calibrated slit in wavelength order, and its spectrum: what all pictures of stage 2 share."""
 
+from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from nsxr.model.keywords import read
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.types import Entries
 from nsxr.model.variables import variances_of
-from nsxr.plot.style import INK, ORANGE, QUIET, SKY, VERMILLION, readable_flux
+from nsxr.plot.style import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY, VERMILLION, readable_flux
 
 __all__ = [
     "Drawn",
@@ -223,17 +225,23 @@ def draw_band(axes: Axes, spectrum: xr.Dataset, *, label: str = "flux", width: f
     return unit
 
 
-def draw_sky(axes: Axes, sky: xr.Dataset) -> None:
-    """Draw the spectrum of the sky that was subtracted, with its standard deviation as a band."""
-    level = np.asarray(sky["surf_bright"].values, dtype=float)
-    deviation = np.sqrt(np.asarray(sky["sb_var_poisson"].values + sky["sb_var_rnoise"].values, dtype=float))
-    good = ((sky["dq"].values & _FLAGGED) == 0) & np.isfinite(level) & np.isfinite(sky["wavelength"].values)
-    wavelength, level, deviation = sky["wavelength"].values[good], level[good], deviation[good]
-    axes.fill_between(wavelength, level - deviation, level + deviation, color=SKY, alpha=0.55, linewidth=0.0)
-    axes.plot(wavelength, level, lw=0.6, color=INK)
+def draw_sky(axes: Axes, skies: Sequence[xr.Dataset]) -> None:
+    """Draw the spectra of the sky that were subtracted, with their standard deviations as bands."""
+    levels = []
+    for sky, colour in zip(skies, cycle((INK, BLUE, GREEN, PINK, VERMILLION)), strict=False):
+        level = np.asarray(sky["surf_bright"].values, dtype=float)
+        deviation = np.sqrt(np.asarray(sky["sb_var_poisson"].values + sky["sb_var_rnoise"].values, dtype=float))
+        good = ((sky["dq"].values & _FLAGGED) == 0) & np.isfinite(level) & np.isfinite(sky["wavelength"].values)
+        wavelength, level, deviation = sky["wavelength"].values[good], level[good], deviation[good]
+        axes.fill_between(wavelength, level - deviation, level + deviation, color=SKY, alpha=0.55, linewidth=0.0)
+        axes.plot(wavelength, level, lw=0.6, color=colour, label=str(sky.attrs.get("SLTNAME", "")))
+        levels.append(level)
     axes.axhline(0, color=QUIET, lw=0.6, zorder=0)
-    if level.size:
-        low, high = np.percentile(level, (0.5, 99.5))
+    if len(levels) > 1:
+        axes.legend(frameon=False, fontsize="x-small", ncols=len(levels), loc="upper right", borderaxespad=0)
+    known = np.concatenate(levels)
+    if known.size:
+        low, high = np.percentile(known, (0.5, 99.5))
         axes.set_ylim(min(float(low), 0.0), 1.2 * max(float(high), 0.0) or 1.0)
     axes.set_ylabel("MJy/sr")
 

@@ -1,5 +1,6 @@
 """The quick look at stage 2: one page for a slit or the IFU, and a montage for many slits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,15 @@ def draw_spec2(tree: xr.DataTree) -> Figure:
     with worker_errors():
         spectra = dict(iterate_slits(tree.children["x1d"]))
         cuts = {name: _needed(slit) for name, slit in iterate_slits(tree.children["cal"]) if name in spectra}
-        skies = [tree.children["sky"].to_dataset()] if "sky" in tree.children else []
+        skies = [sky for _, sky in iterate_slits(tree.children["sky"])] if "sky" in tree.children else []
         images, found, skies = compute_together(cuts, {name: _plain(spectra[name]) for name in cuts}, skies)
-    sky = skies[0] if skies else None
     series = any("integration" in spectrum.dims for spectrum in found.values())
     drawn = {name: prepare(images[name], typical(found[name])) for name in images}
     pages = {name: one for name, one in drawn.items() if one is not None}
     if len(pages) > 1:
-        return draw_montage(list(pages.values()), sky)
+        return draw_montage(list(pages.values()), skies)
     for name, one in pages.items():
-        return _draw_page(one, found[name] if series else None, sky)
+        return _draw_page(one, found[name] if series else None, skies)
     figure = Figure(figsize=(8, 3))
     say(figure.subplots(), "no slit has wavelengths")
     return figure
@@ -121,9 +121,9 @@ def typical(spectrum: xr.Dataset) -> xr.Dataset:
     return kept.assign(dq=flagged)
 
 
-def _draw_page(drawn: Drawn, series: xr.Dataset | None, sky: xr.Dataset | None) -> Figure:
+def _draw_page(drawn: Drawn, series: xr.Dataset | None, skies: Sequence[xr.Dataset]) -> Figure:
     """Draw one slit: image, factors and spectrum below each other, the sky, and for time series light curves."""
-    heights = [1.0, 0.55, 1.6] + ([1.3] if series is not None else [0.7] if sky is not None else [])
+    heights = [1.0, 0.55, 1.6] + ([1.3] if series is not None else [0.7] if skies else [])
     figure = Figure(figsize=(13, 2.9 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, width_ratios=(2.2, 1), height_ratios=heights)
     image = figure.add_subplot(grid[0, :])
@@ -152,9 +152,9 @@ def _draw_page(drawn: Drawn, series: xr.Dataset | None, sky: xr.Dataset | None) 
     if series is not None:
         _draw_wavelengths(figure, figure.add_subplot(grid[3, 0]), series)
         _draw_white_light(figure.add_subplot(grid[3, 1]), series)
-    elif sky is not None:
+    elif skies:
         below = figure.add_subplot(grid[3, :], sharex=image)
-        draw_sky(below, sky)
+        draw_sky(below, skies)
         below.set(ylabel="sky subtracted\n[MJy/sr]", xlabel="wavelength [µm]")
         _finish(below)
     set_title(figure, title_of(drawn), "large")

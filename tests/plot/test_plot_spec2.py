@@ -69,6 +69,22 @@ def test_the_sky_that_was_subtracted_is_drawn(slit, number):
     np.testing.assert_array_equal(line.get_ydata(), level.values[:40])
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_skies_of_fixed_slits_are_drawn_together(slit, number):
+    names = [f"S200A{n + 1}" for n in range(number)]
+    tree = tree_of(**dict.fromkeys(names, slit))
+    for level, name in enumerate(names, start=1):
+        values = {key: ("dispersion", np.full(50, float(level))) for key in ("surf_bright", "sb_var_poisson")}
+        sky = xr.Dataset(values | {"dq": ("dispersion", np.zeros(50, np.uint32))}, attrs={"SLTNAME": name})
+        sky["sb_var_rnoise"] = sky["sb_var_poisson"]
+        tree[f"sky/{name}"] = xr.DataTree(sky.assign_coords(wavelength=("dispersion", np.linspace(0.7, 5.2, 50))))
+    figure = draw_spec2(tree)
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[-1]
+    assert [line.get_ydata()[0] for line in axes.get_lines()[:number]] == [*range(1, number + 1)]
+    assert (axes.get_legend() is not None) == (number > 1)
+
+
 def test_a_page_shows_the_slit_its_factors_and_its_spectrum(slit):
     figure = draw_spec2(tree_of(S200A1=slit).chunk())
     FigureCanvasAgg(figure).draw()
