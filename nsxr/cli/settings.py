@@ -23,5 +23,7 @@ def step_parameters(settings: Sequence[str], pipeline: Pipeline) -> dict[str, En
         declared = pipeline.steps[step].parameters.get(parameter) if step in pipeline.steps else None
         if declared is not None and declared.kind is xr.DataArray:
             raise ParameterError(f"{name} is an array; it can be given from Python, but not on the command line")
-        parameters.setdefault(step, {})[parameter] = literal(value)
+        words = declared.choices.names if declared is not None and declared.choices is not None else ()
+        word = next((one for one in words if one.lower() == value.lower()), None)  # none may be a word
+        parameters.setdefault(step, {})[parameter] = literal(value) if word is None else word
     return parameters
