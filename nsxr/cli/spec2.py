@@ -152,10 +152,10 @@ def spec2(
         overwrite,
         progress,
     )
-    exposures = _planned(files, folder)
+    given = None  # headers and association files tell
     if no_background or backgrounds or sky is not None:
-        own = tuple(Path(path) for path in backgrounds)
-        exposures = {root: replace(one, backgrounds=own) for root, one in exposures.items()}
+        given = tuple(Path(path) for path in backgrounds)
+    exposures = _planned(files, folder, given)
     run_each(exposures, lambda root, one: _calibrate(root, one, options))
 
 
@@ -172,26 +172,31 @@ def _sky_of(text: str | None) -> Literal["global", "master"] | xr.DataTree | Non
     return open_spectra(text)
 
 
-def _planned(files: Sequence[str], folder: str | None) -> dict[str, _Exposure]:
-    """Return the exposures by root. Association files, or else headers, tell the backgrounds."""
+def _planned(files: Sequence[str], folder: str | None, given: tuple[Path, ...] | None) -> dict[str, _Exposure]:
+    """Return the exposures by root. Association files, or else headers, tell the backgrounds that are not given."""
     found: dict[str, _Exposure] = {}
+
+    def plan(exposure: _Exposure) -> None:
+        root = _root(exposure.science)
+        if root in found:
+            raise ParameterError(f"{exposure.science} and {found[root].science} would both be written as {root}")
+        found[root] = exposure if given is None else replace(exposure, backgrounds=given)
+
     rates: list[Path] = []
     for file in files:
         if file.lower().endswith(".json"):
             for product in read_association(file, folder):
                 for science in product.science:
-                    found[_root(science)] = _Exposure(science, product.background, product.imprint, product.selfcal)
+                    plan(_Exposure(science, product.background, product.imprint, product.selfcal))
         else:
             rates.append(Path(file))
-    headers = [open_exposure(path).attrs for path in rates] if len(rates) > 1 else [{}] * len(rates)
-    chosen = choose_backgrounds(headers) if len(rates) > 1 else [[]] * len(rates)
-    used = {j for own in chosen for j in own}
+    headers = [open_exposure(path).attrs for path in rates] if len(rates) > 1 and given is None else []
+    chosen = choose_backgrounds(headers) if headers else [[]] * len(rates)
+    used = {j for own in chosen for j in own} | {n for n, path in enumerate(rates) if path in (given or ())}
+    used = used if len(used) < len(rates) else set()
     for number, (path, own) in enumerate(zip(rates, chosen, strict=True)):
         if own or number not in used:  # an exposure that is only a background has no product
-            root = _root(path)
-            if root in found:
-                raise ParameterError(f"{path} and {found[root].science} would both be written as {root}")
-            found[root] = _Exposure(path, tuple(rates[j] for j in own))
+            plan(_Exposure(path, tuple(rates[j] for j in own)))
     return found
 
 
