@@ -86,7 +86,7 @@ def set_keyword(header: fits.Header, key: str, value: object, comment: str | Non
 
 def _length(key: str, value: object) -> int:
     """Return the length of a card without its comment. To make a card takes as long as all the rest of a header."""
-    if len(key) <= 8 and isinstance(value, str):
+    if len(key) <= 8 and isinstance(value, str) and value:
         return 12 + max(len(value.replace("'", "''")), 8)
     if len(key) <= 8 and (isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**19)):
         return 30

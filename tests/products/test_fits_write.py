@@ -15,7 +15,7 @@ from nsxr.errors import ModelError
 from nsxr.formats.fits_layout import BlockFile
 from nsxr.formats.fits_tables import GROUP_COLUMNS, TIME_COLUMNS, steps_from_table
 from nsxr.formats.fits_write import create_fits
-from nsxr.formats.keywords import primary_header
+from nsxr.formats.keywords import _length, primary_header
 from nsxr.model.history import record, record_skip
 from nsxr.model.variables import variable_attributes
 
@@ -290,3 +290,9 @@ def test_space_is_reserved_or_the_file_at_least_sized(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space"):
         create_fits(tmp_path / "y.fits", dataset, "y.fits")
+
+
+@pytest.mark.parametrize("value", ["", "O'Neil's", "x" * 67, "x" * 69, 1, -(10**19), 1e-300, 2.5, True, None])
+def test_the_length_of_a_card_is_that_of_astropy(value):
+    expected = len(fits.Card("KEY", value).image.rstrip())  # longer texts take several cards
+    assert min(_length("KEY", value), 81) == min(expected, 81)
