@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
 from nsxr.model.dq import UNUSABLE, PixelFlag
 
-__all__ = ["MODEL", "SumSettings", "extract_columns", "mean_over_profile", "weights_of_sum"]
+__all__ = ["MODEL", "SumSettings", "at_mean_wavelength", "extract_columns", "mean_over_profile", "weights_of_sum"]
 
 MODEL = (
     "profile",
@@ -36,6 +37,7 @@ MODEL = (
 
 _LIT = 0.5
 """Part of a uniform sky above which a row counts in the mean brightness of an extended source."""
+_FARTHEST, _SPLINE = 0.5, 4  # pixels; columns, fewer tell no slope
 _STUCK = 0.02
 """Part of the profile on pixels that see a stuck shutter, above which a column has their flag."""
 _MOST_OF_LIGHT = 1.5
@@ -288,6 +290,32 @@ def mean_over_profile(wavelength: np.ndarray, profile: np.ndarray, aperture: np.
     product = weight * np.where(known, values, 0.0)
     mean = np.where(np.isnan(product), 0.0, product).sum(0) / np.where(total > 0, total, np.nan)
     return np.asarray(np.where(total > 0, mean, np.nan))
+
+
+def at_mean_wavelength(
+    flux: np.ndarray,
+    dq: np.ndarray,
+    wavelength: np.ndarray,
+    profile: np.ndarray,
+    aperture: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
+    """Return fluxes (..., x) at the mean wavelengths of their columns, see :func:`mean_over_profile`.
+
+    Wavelengths change along a column, and a column that lost a pixel sees the other side of the trace. The difference
+    is the slope of the spectrum, from a cubic spline through good columns, times the distance of both wavelengths.
+    """
+    mean = mean_over_profile(wavelength, profile, aperture)
+    step = np.gradient(mean) if mean.size > 1 else np.ones(mean.shape)
+    shift = mean_over_profile(wavelength, profile, weight) - mean
+    is_near = np.abs(shift) < _FARTHEST * np.abs(step)  # not where wavelengths are unknown or all the same
+    shift = np.where(is_near, shift, 0.0) / np.where(is_near, step, 1.0)
+    found = flux.astype(np.float64)
+    for index in np.ndindex(flux.shape[:-1]):
+        good = np.flatnonzero(np.isfinite(flux[index]) & ((dq[index] & np.uint32(PixelFlag.DO_NOT_USE)) == 0))
+        if good.size > _SPLINE:
+            found[index][good] -= shift[good] * CubicSpline(good, flux[index][good])(good, 1)
+    return found
 
 
 def weights_of_sum(

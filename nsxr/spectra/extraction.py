@@ -15,7 +15,14 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import VARIANCES, check_slit, variable_attributes, variances_of
-from nsxr.spectra.column_sums import MODEL, SumSettings, extract_columns, mean_over_profile, weights_of_sum
+from nsxr.spectra.column_sums import (
+    MODEL,
+    SumSettings,
+    at_mean_wavelength,
+    extract_columns,
+    mean_over_profile,
+    weights_of_sum,
+)
 from nsxr.spectra.shared_errors import relative_errors
 from nsxr.spectra.trace_model import fit_trace_model
 
@@ -143,6 +150,8 @@ def extract_spectrum(
     that all pixels of a wavelength share do not average down in the sum: they are ``relative_error_*``, see
     :func:`nsxr.spectral_covariance`. ``flux_var_flat`` is from the rest of ``var_flat`` (``flatfield_common``), or from
     all of it if the slit does not tell.
+    Wavelengths may change along a column. Fluxes of columns that lost pixels are moved to the mean wavelength of the
+    profile with the slope of the spectrum; this does not change variances.
     A spectrum of the sky that was subtracted has the same noise in all rows of a column, so it does not average down.
 
     References
@@ -187,6 +196,9 @@ def extract_spectrum(
     spectrum = xr.Dataset(coords=_labels(slit, model), attrs=slit.attrs)
     spectrum = record(spectrum, "extract_1d", parameters=parameters)
     pixels = _of_pixels(slit, model, is_box, units)
+    if not is_box and "wavelength" in slit:
+        names = ("flux", "surf_bright") if units.is_per_area else ("flux",)
+        values |= {name: _at_mean_wavelength(values[name], values["dq"], slit, model) for name in names}
     values |= relative_errors(slit, model, pixels["weight"], values["flux"])
     if header.is_spectrum_subtracted and "var_background" in slit:
         values |= _with_shared_noise(values, pixels["weight"], slit["var_background"])
@@ -234,6 +246,21 @@ def _labels(slit: xr.Dataset, model: xr.Dataset) -> dict[str, Any]:
         sizes={"dispersion": n_columns},
     )
     return {**labels, "wavelength": found["wavelength"].assign_attrs({**slit["wavelength"].attrs, "units": "um"})}
+
+
+def _at_mean_wavelength(flux: xr.DataArray, dq: xr.DataArray, slit: xr.Dataset, model: xr.Dataset) -> xr.DataArray:
+    """Return fluxes at the wavelengths of :func:`_labels`, also in columns that lost pixels."""
+    row, column = image_dims(slit)
+    found = map_blocks(
+        at_mean_wavelength,
+        *(each.rename(dispersion=column) for each in (flux, dq)),
+        one_chunk(slit["wavelength"], row, column),
+        *(model[name] for name in ("profile", "aperture", "weight")),
+        core=(row, column),
+        outputs={"flux": (tuple(map(str, flux.dims)), np.float64)},
+        sizes={"dispersion": slit.sizes[column]},
+    )
+    return found["flux"].assign_attrs(flux.attrs)
 
 
 def _of_pixels(slit: xr.Dataset, model: xr.Dataset, is_box: bool, units: _Units) -> dict[str, xr.DataArray]:

@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
+from nsxr.kernels.spectra.companions import Others
 from nsxr.kernels.spectra.extraction import column_weights
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import simulate_trace
@@ -367,3 +368,26 @@ def test_no_background_is_fitted_in_a_single_open_shutter():
         model = fit_trace_model(slit)
     assert model.attrs["background"] == "none"
     assert fit_trace_model(slit.assign_attrs(MSAQUAD=5)).attrs["background"] == "constant"  # a fixed slit
+
+
+@pytest.mark.parametrize("lost", [15, 16])
+def test_lines_stay_in_place_where_wavelengths_change_along_a_column_that_lost_a_pixel(lost):
+    rows, columns = np.mgrid[:31, :80].astype(float)
+    wavelength = 1 + 0.01 * (columns + 0.1 * (rows - 15))
+    light = 1 + 6 * np.exp(-0.5 * ((wavelength - 1.4) / 0.011) ** 2)
+    profile = np.exp(-0.5 * ((rows - 15.2) / 0.8) ** 2)
+    sci = (profile / profile.sum(0) * light).astype(np.float32)
+    slit = make_slit(sci, (1e-4, 1e-4, 0.0), wavelength=wavelength, units="MJy", SRCTYPE="POINT")
+    slit["dq"][lost, 39] = np.uint32(PixelFlag.DO_NOT_USE)
+    spectrum = extract_spectrum(slit, position=1215.2, background="none")
+    line = (spectrum["flux"] * 1e-6 - 1)[30:51]
+    centroid = float((line * spectrum["wavelength"][30:51]).sum() / line.sum())
+    assert abs(centroid - 1.4) < 0.002 * 0.01  # pixel; 0.008 without the correction
+
+
+def test_a_column_without_its_source_does_not_change_the_brightness_of_neighbours():
+    others = Others(np.full((1, 1), -3.0), np.full((1, 1), 0.5), np.full((1, 1), -3.0))
+    flux = np.full((1, 120), 2.0)
+    flux[0, 17] = 1e9  # hardly a pixel is left
+    found = others.confirmed(np.full((1, 1, 120), 1.8), np.full((1, 1, 120), 0.1), flux)
+    np.testing.assert_allclose(found.strengths, 0.9)
