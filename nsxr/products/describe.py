@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import xarray as xr
@@ -11,12 +12,12 @@ from nsxr.errors import InputFileError
 from nsxr.formats.fits_headers import keywords, scan
 from nsxr.formats.fits_tables import kept_origin, steps_from_table
 from nsxr.formats.zarr_read import open_store
-from nsxr.model.history import steps
+from nsxr.model.history import joint_steps, steps
 from nsxr.model.keywords import read
 from nsxr.model.provenance import provenance_of
 from nsxr.model.readout import Readout
-from nsxr.model.steps import STATUS
-from nsxr.model.types import Attributes, Named
+from nsxr.model.steps import STATUS, STEPS
+from nsxr.model.types import Attributes, Entries, Named
 from nsxr.storage.folder import Folder
 from nsxr.storage.options import StorageOptions
 from nsxr.storage.urls import is_remote, shown
@@ -111,18 +112,34 @@ def _describe_header(header: Named) -> list[str]:
     return lines
 
 
-def _done(status: Named, version: str | None, records: Sequence[Named]) -> list[str]:
-    """Return a line for each step: the record of nsxr with parameters, if there is one, else the status keyword."""
+def _done(status: Named, version: str | None, records: Sequence[Entries]) -> list[str]:
+    """Return a line for each step, in the order in which they ran.
+
+    It is the record of nsxr with parameters if there is one, else the status keyword. Records of one step that follow
+    each other share a line: large events are found by the step jump, and slits differ in what was done to them.
+    """
     if not status and not records:
         return ["corrections: none"]
+    order, ran = list(STEPS), [[*group] for _, group in groupby(records, lambda entry: entry["step"])]
+    recorded = {STEPS[entry["step"]].keyword for entry in records if entry["step"] in STEPS}
+    for keyword, value in status.items():
+        if keyword not in recorded:
+            place = order.index(STATUS[keyword])
+            later = (n for n, (one, *_) in enumerate(ran) if one["step"] in order[place:])
+            known = {"step": STATUS[keyword], "status": value, "parameters": {}, "references": {}}
+            ran.insert(next(later, len(ran)), [known])
     lines = [f"corrections{f', the last by version {version}' if version else ''}:"]
-    recorded = [entry["step"] for entry in records]
-    lines += [f"  {STATUS[key]:<20} {value}" for key, value in status.items() if STATUS[key] not in recorded]
-    for entry in records:
+    return lines + [f"  {entries[0]['step']:<20} {'; '.join(_outcomes(entries))}" for entries in ran]
+
+
+def _outcomes(entries: Sequence[Entries]) -> list[str]:
+    """Return the outcomes of a step in words, with parameters and references or the reason: COMPLETE comes first."""
+    outcomes: dict[str, list[str]] = {}
+    for entry in sorted(entries, key=lambda entry: str(entry["status"])):
         given = {**entry["parameters"], **{f"{k} reference": v for k, v in entry["references"].items()}}
         text = ", ".join(f"{k} {v}" for k, v in given.items()) or entry.get("reason", "")
-        lines.append(f"  {entry['step']:<20} {entry['status']}{': ' + text if text else ''}")
-    return lines
+        outcomes.setdefault(entry["status"], []).extend([text] if text else [])
+    return [outcome + (f": {', '.join(dict.fromkeys(texts))}" if texts else "") for outcome, texts in outcomes.items()]
 
 
 def _made(attrs: Attributes) -> list[str]:
@@ -143,13 +160,16 @@ def _made(attrs: Attributes) -> list[str]:
 def _describe_zarr(path: str, options: StorageOptions) -> str:
     tree = open_store(Folder.at(path, options))
     with tree:
-        nodes = {name: node.to_dataset() for name, node in tree.children.items()} or {"/": tree.to_dataset()}
+        nodes = {node.path.strip("/") or "/": node.to_dataset() for node in tree.subtree if node.data_vars}
+        nodes = nodes or {"/": tree.to_dataset()}
         first = next(iter(nodes.values()))
-        if "nsxr_steps" in tree.attrs:  # the root has the history of all groups
-            first = first.assign_attrs(tree.attrs)
         lines = [f"{Path(shown(path)).name}: Zarr store", *_describe_header(first.attrs)]
-        status = {key: first.attrs[key] for key in STATUS if key in first.attrs}
-        lines += [*_made(first.attrs), *_done(status, first.attrs.get("CAL_VER"), steps(first))]
+        # padded slits have one history at the root, which has only what all slits share if slits are groups
+        each = [tree.to_dataset(), *nodes.values()]
+        known = {**first.attrs, **{key: value for one in each for key, value in one.attrs.items()}}
+        status = {key: known[key] for key in STATUS if key in known}
+        records = joint_steps([found for one in each if (found := steps(one))] or [[]])
+        lines += [*_made(known), *_done(status, known.get("CAL_VER"), records)]
         lines.append("contents:")
         for name, node in nodes.items():
             sizes = node["sci"].sizes if "sci" in node else node["flux"].sizes if "flux" in node else node.sizes

@@ -8,6 +8,7 @@ import nsxr
 from nsxr.errors import InputFileError
 from nsxr.formats.pixels import PixelSource
 from nsxr.model.provenance import software
+from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.products.describe import describe
 from nsxr.products.write import write_products
 from nsxr.simulate import simulate_exposure
@@ -85,6 +86,24 @@ def test_product_fits(calibrated):
         f"numpy {np.__version__}",
         "inputs:      jw01234001001",
     )
+
+
+@pytest.mark.parametrize("name", ["x_rate.fits", "x.zarr"])
+def test_steps_come_once_and_in_the_order_in_which_they_ran(calibrated, name):
+    folder, _ = calibrated
+    text = describe(folder / name).partition("corrections")[2].partition("contents:")[0]
+    assert [line.split()[0] for line in text.splitlines()[1:]] == list(DETECTOR1.steps)
+    assert "algorithm" in text.partition("  jump")[2].partition("picture_frame")[0]
+
+
+def test_steps_of_other_software_are_in_their_place(calibrated, tmp_path):
+    folder, _ = calibrated
+    with fits.open(folder / "x_rate.fits") as hdus:
+        hdus[0].header.update(S_IPC="COMPLETE", S_MSBSUB="SKIPPED", S_FLAT="SKIPPED")
+        hdus.writeto(tmp_path / "x.fits")
+    names = [line.split()[0] for line in describe(tmp_path / "x.fits").splitlines() if line.startswith("  ")]
+    assert names[names.index("saturation") + 1] == "ipc"
+    assert names[names.index("gain_scale") + 1 :][:2] == ["master_background", "flat_field"]
 
 
 def test_product_zarr(calibrated):
