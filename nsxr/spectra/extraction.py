@@ -294,7 +294,7 @@ def _with_shared_noise(
 ) -> dict[str, xr.DataArray]:
     """Return variances of a spectrum, scaled up by noise of the background that all rows of a column share."""
     row = str(weight.dims[0])
-    plain = weight.drop_vars(list(weight.coords))
+    plain = weight.drop_vars(list(weight.coords)).astype(np.float64)  # squares of float32 may overflow
     own = xr.DataArray(variance.variable, name="").rename(dict(zip(variance.dims, weight.dims, strict=True)))
     own = own.fillna(0.0)
     once = (plain * np.sqrt(own)).sum(row) ** 2 - (plain**2 * own).sum(row)

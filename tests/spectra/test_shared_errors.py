@@ -9,7 +9,7 @@ import xarray as xr
 from nsxr.errors import ModelError
 from nsxr.simulate import simulate_trace
 from nsxr.spectra.combination import combine_spectra
-from nsxr.spectra.extraction import extract_spectrum
+from nsxr.spectra.extraction import _with_shared_noise, extract_spectrum
 from nsxr.spectra.shared_errors import origin_of, spectral_covariance
 from nsxr.spectra.trace_model import fit_trace_model
 from nsxr.testing import forbid_computes, make_spectrum
@@ -52,6 +52,15 @@ def test_a_pixel_of_infinite_error_is_left_out(slit, model):
     spectrum = extract_spectrum(slit.assign(var_photom=variance), model)
     expected = extract_spectrum(slit, model)["relative_error_photom"]
     xr.testing.assert_allclose(spectrum["relative_error_photom"], expected)
+
+
+def test_shared_noise_of_large_weights():
+    """Weights are large in columns that hardly see the source. Two pixels share noise: twice the variance of each."""
+    weight = xr.DataArray(np.full((2, 1), 1e25, np.float32), dims=("row", "dispersion"))
+    names = [f"{prefix}_var_{kind}" for prefix in ("flux", "sb") for kind in ("poisson", "rnoise", "flat")]
+    values = dict.fromkeys(names, xr.DataArray([1e14], dims="dispersion"))
+    found = _with_shared_noise(values, weight, xr.full_like(weight, 1e-36))
+    np.testing.assert_allclose(found["flux_var_poisson"], 1e14 * (1 + 2 / 3), 1e-6)
 
 
 def test_the_bars_in_a_sky_that_was_subtracted(slit, model):
