@@ -57,7 +57,8 @@ def combine_spectra(
     Exposures share noise if the same background was subtracted from them, or if they were subtracted from each other.
     The covariance of this noise is included for spectra that have ``weight`` and ``var_background``. Exposures on the
     same pixels also share the errors of the flat field of single pixels, and all exposures with the same references
-    share the errors of these: ``relative_error_*`` do not become smaller in the mean.
+    share the errors of these: ``relative_error_*`` do not become smaller in the mean. A spectrum whose relative error
+    is missing or NaN takes that of the others.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def combine_spectra(
     -----
     DegradedResultWarning
         If a spectrum without light, or without any sample on the grid, is left out. There is no warning if a spectrum
-        is lazy; see ``n_input``.
+        is lazy; see ``n_input``. If some spectra lack a relative error that others have.
 
     Raises
     ------
@@ -238,6 +239,18 @@ def _check(parts: Sequence[xr.Dataset], weighting: str, clip_threshold: float | 
         units = {part[name].attrs.get("units") for part in parts if name in part}
         if len(units) > 1:
             raise ModelError(f"{name} has units {sorted(map(str, units))}, expected the same in all spectra")
+    for name in RELATIVE_ERRORS:
+        for part in (part for part in parts if name in part):
+            check(part, name)
+        lacking = [
+            SlitHeader.of(part).exposure or f"spectrum {i}" for i, part in enumerate(parts, 1) if name not in part
+        ]
+        if 0 < len(lacking) < len(parts):
+            warnings.warn(
+                f"{', '.join(lacking)}: {name} is missing; that of the other spectra is used",
+                DegradedResultWarning,
+                stacklevel=5,  # the frame above the decorator that checks arguments
+            )
     if "units" not in parts[0]["flux"].attrs:
         raise ModelError("flux has no units, expected 'Jy' or 'DN/s'; set attrs['units']")
     if weighting not in ("optimal", "exposure_time"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.simulate import simulate_trace
 from nsxr.spectra.combination import combine_spectra
 from nsxr.spectra.extraction import _with_shared_noise, extract_spectrum
@@ -112,7 +112,9 @@ def test_errors_of_different_references_average_down(rng):
     each = [spectra(4, rng)[n].assign_attrs(R_PHOTOM=f"crds://photom_{n}.fits") for n in range(4)]
     np.testing.assert_allclose(combine_spectra(each)["relative_error_photom"], 0.005, 1e-3)
     each[0] = each[0].drop_vars("relative_error_photom")
-    np.testing.assert_allclose(combine_spectra(each)["relative_error_photom"], 0.01 * np.sqrt(3) / 4, 0.01)
+    with pytest.warns(DegradedResultWarning, match="photom is missing"):
+        found = combine_spectra(each)["relative_error_photom"]
+    np.testing.assert_allclose(found, 0.01 / np.sqrt(3), 0.01)  # that of the other three
 
 
 def test_errors_that_are_no_factor_of_the_flux_do_not_average_down_either(rng):
@@ -167,3 +169,20 @@ def test_neighbours_in_the_covariance(rng):
     np.testing.assert_array_equal(np.diag(found, 1), combined["flux_covariance"][:-1])
     np.testing.assert_array_equal(np.diag(found, -1), combined["flux_covariance"][:-1])
     assert np.diag(found, 1).max() == pytest.approx(1 / 16)
+
+
+def test_an_error_that_is_not_known_is_that_of_the_other_spectra():
+    parts = spectra(3, np.random.default_rng(6))
+    expected = combine_spectra(parts)["relative_error_photom"]
+    parts[1]["relative_error_photom"][10:20] = np.nan
+    found = combine_spectra(parts)["relative_error_photom"]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    with pytest.warns(DegradedResultWarning, match="exposure2_x1d.fits: relative_error_photom is missing"):
+        found = combine_spectra([*parts[:2], parts[2].drop_vars("relative_error_photom")])["relative_error_photom"]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    for part in parts:
+        part["relative_error_photom"][30] = np.nan
+    assert np.isnan(combine_spectra(parts)["relative_error_photom"][30])
+    parts[0] = parts[0].assign(relative_error_photom=("row", np.full(5, 0.01)))
+    with pytest.raises(ModelError, match="'relative_error_photom' has dims"):
+        combine_spectra(parts)

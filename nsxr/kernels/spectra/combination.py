@@ -326,7 +326,7 @@ def combined_spectrum(
         if "surf_bright" in found:
             scale = spectra[i].brightness_per_flux() * spectra[j].brightness_per_flux()
             found["sb_var_shared"] += both @ (covariance * scale)
-    found |= _relative_errors(spectra, matrices, origins, wanted, found["flux"])
+    found |= _relative_errors(spectra, matrices, origins, wanted)
     found = {name: np.where(empty, np.nan, values) for name, values in found.items()}
     found |= {
         "combination_weight": sums,
@@ -344,19 +344,26 @@ def _relative_errors(
     matrices: Sequence[sparse.csr_array],
     origins: Sequence[Origins],
     wanted: Sequence[str],
-    flux: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return the relative errors of the mean: those of the same origin add up, those of others in quadrature."""
+    """Return the relative errors of the mean: those of the same origin add up, those of others in quadrature.
+
+    A spectrum whose error is not known has that of the others. NaN where none is known.
+    """
     found = {}
     for name in (name for name in wanted if name.startswith("relative_error_")):
         sums: dict[tuple[str, ...], np.ndarray] = {}
+        light, lit = np.zeros(matrices[0].shape[0]), np.zeros(matrices[0].shape[0])
         for spectrum, matrix, origin in zip(spectra, matrices, origins, strict=True):
             if name in spectrum.values:
-                error = matrix @ spectrum.by_column(np.nan_to_num(spectrum.values[name]) * spectrum.values["flux"])
+                is_known = np.isfinite(spectrum.values[name])
+                flux = np.where(is_known, spectrum.values["flux"], 0.0)
+                error = matrix @ spectrum.by_column(np.nan_to_num(spectrum.values[name]) * flux)
                 sums[origin[name]] = sums.get(origin[name], 0.0) + error
+                light += matrix @ spectrum.by_column(flux)
+                lit += matrix @ spectrum.by_column(is_known.astype(np.float64))
         each = list(sums.values())
         total = each[0] if len(each) == 1 else np.sqrt(np.sum(np.square(each), axis=0))
-        found[name] = np.divide(total, flux, out=np.zeros(flux.size), where=flux != 0)
+        found[name] = np.divide(total, light, out=np.where(lit > 0, 0.0, np.nan), where=light != 0)
     return found
 
 
