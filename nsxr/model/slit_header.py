@@ -164,7 +164,7 @@ def _places(attrs: Attributes) -> tuple[float, ...]:
     if "source_places" in attrs:
         return tuple(number for number in _numbers(attrs, "source_places") if number is not None)
     place = read(attrs, "SRCYPOS", matters=False)
-    return () if place is None else (float(place) * float(attrs.get("SLTYSCL") or 1.0),)
+    return () if place is None else (float(place) * float(read(attrs, "SLTYSCL", default=1.0, matters=False)),)
 
 
 def _nods(attrs: Attributes) -> tuple[float | None, ...] | None:

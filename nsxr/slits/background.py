@@ -55,7 +55,7 @@ def require_alike(science: xr.Dataset, backgrounds: Sequence[xr.Dataset]) -> Non
                     f"{name} has {key} {background.attrs.get(key)!r}, the science {science.attrs.get(key)!r}"
                 )
         for key in _TILTS:
-            one, other = science.attrs.get(key), background.attrs.get(key)
+            one, other = (read(each.attrs, key, matters=False) for each in (science, background))
             if (one is None) != (other is None) or (one is not None and abs(one - other) > _TILT_TOLERANCE):
                 problems.append(f"{name} has the grating wheel at {key} {other}, the science at {one}")
         if background["sci"].attrs.get("units") != science["sci"].attrs.get("units"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nsxr.errors import InputFileError
 from nsxr.formats.msa_metafile import read_metafile
+from nsxr.model.keywords import whole_number
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.model.texts import is_true
 from nsxr.model.types import Attributes, Entries
@@ -83,11 +84,11 @@ def _by_shutters(
     slits: Sequence[Slitlet],
 ) -> dict[str, float]:
     """Return the shifts of sources in shutters, from the shutters that hold them at both dithers."""
-    number = dither.get("PATT_NUM")
+    number = whole_number(dither.get("PATT_NUM"))
     if shutters is None or number is None or header.metadata_id is None:
         return {}
     try:
-        others = slitlets_of(optics, read_metafile(shutters), header.metadata_id, int(number), header.program)
+        others = slitlets_of(optics, read_metafile(shutters), header.metadata_id, number, header.program)
     except InputFileError:
         return {}
     moved = {slit.name: slit for slit in others}

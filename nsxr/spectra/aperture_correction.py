@@ -13,6 +13,7 @@ from nsxr.errors import ModelError, ParameterError
 from nsxr.flux.sensitivity import NotInTable, row_of
 from nsxr.kernels.spectra.point_light import point_light
 from nsxr.model.history import record, record_skip
+from nsxr.model.keywords import read
 from nsxr.model.slit_header import SlitHeader
 from nsxr.references.match import require_kind
 from nsxr.slits.collection import map_slits
@@ -140,8 +141,10 @@ def _slit_of(spectrum: xr.Dataset) -> _Slit | None:
     centres = [0.0]
     if fixed_slit(spectrum.attrs) is None:
         states, source = shutter_states(spectrum.attrs)
-        pitch = float(spectrum.attrs.get("SLTYSCL") or 1.0)
+        pitch = float(read(spectrum.attrs, "SLTYSCL", default=1.0, matters=False))
         centres = [(number - source) * pitch for number, state in enumerate(states) if state == "1"]
+        if not centres:  # all shutters are closed
+            return None
     shifts = header.nods or () if "subtracted" in spectrum else ()
     nods = tuple(None if shift is None else header.places[0] + shift for shift in shifts)
     return _Slit(tuple((centre - 0.5, centre + 0.5) for centre in centres), header.places[0], nods)

@@ -175,7 +175,7 @@ def spectral_covariance(spectrum: xr.Dataset) -> xr.DataArray:
     >>> error_of_sum = covariance.sum() ** 0.5  # doctest: +SKIP
     """
     variances = [str(name) for name in spectrum.data_vars if str(name).startswith("flux_var_")]
-    if not variances or spectrum["flux"].dims != ("dispersion",):
+    if not variances or "flux" not in spectrum or spectrum["flux"].dims != ("dispersion",):
         found = f"dims {spectrum['flux'].dims}" if "flux" in spectrum else "no flux"
         raise ModelError(f"a covariance needs flux along dispersion and its variances; found {found}, {variances}")
     names = [*variances, *(name for name in ("flux_covariance", *RELATIVE_ERRORS) if name in spectrum)]

@@ -185,3 +185,11 @@ def test_refused_by_name() -> None:
         subtract_background(science, [exposure(1)], sigma=-1)
     with pytest.raises(ModelError, match="not on the same pixels"):
         average_exposures([exposure(0), exposure(1, (50, 400))])
+
+
+def test_positions_of_the_grating_wheel_that_are_not_known() -> None:
+    unknown = [exposure(0, GWA_XTIL="N/A"), exposure(1, GWA_XTIL=float("nan"))]
+    assert subtract_background(unknown[0], unknown[1:]).attrs["S_BKDSUB"] == "COMPLETE"
+    for science, background in ((unknown[0], exposure(2)), (exposure(2), unknown[0])):
+        with pytest.raises(ModelError, match="the grating wheel at GWA_XTIL"):
+            subtract_background(science, [background])

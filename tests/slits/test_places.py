@@ -68,6 +68,10 @@ def test_nods_of_shutters_are_those_of_the_metafile(tmp_path):
     np.testing.assert_allclose(json.loads(first.attrs["source_places"]), [0.1 * PITCH, -PITCH], rtol=1e-3)
     assert json.loads(slits["2"].attrs["source_places"]) == []
     assert "nod_shifts" not in slits["2"].attrs
+    for number in ("N/A", np.nan):
+        nodded = nsxr.subtract_background(one, [one.assign_attrs(filename="nod", PATT_NUM=number)])
+        slits = nsxr.cut_slits(nodded, optics_of(one), shutters=tmp_path / "two.fits")
+        assert "nod_shifts" not in slits["1"].attrs
 
 
 def test_places_along_a_slit_fall_on_the_rows_of_the_optics():

@@ -118,3 +118,19 @@ def test_refusals():
         nsxr.apply_aperture_correction(spectrum().drop_vars("npixels"), apcorr())
     with pytest.raises(ParameterError, match="size is -1"):
         nsxr.apply_aperture_correction(spectrum(), apcorr(), size=-1.0)
+
+
+def test_shutters_that_the_header_does_not_tell():
+    slit, _ = simulate_trace(columns=60, signal_to_noise=200)
+    places = np.broadcast_to((np.arange(slit.sizes["row"]) - 10)[:, None] / 5.0, slit["sci"].shape)
+    slit = slit.assign_coords(slit_y=(("row", "column"), places.astype(np.float32)))
+    header = {"EXP_TYPE": "NRS_MSASPEC", "FILTER": "CLEAR", "GRATING": "PRISM", "SRCTYPE": "POINT", "SLTNAME": "7"}
+    found = nsxr.extract_spectrum(slit.assign_attrs(header, SHUTSTA="1x1", SRCYPOS=0.1, SLTYSCL=1.0))
+    correct = nsxr.apply_aperture_correction
+    expected = correct(found, apcorr())["aperture_correction"]
+    for value in ("N/A", np.nan):
+        np.testing.assert_array_equal(
+            correct(found.assign_attrs(SLTYSCL=value), apcorr())["aperture_correction"], expected
+        )
+    closed = correct(found.assign_attrs(SHUTSTA="000"), apcorr())["aperture_correction"]
+    np.testing.assert_array_equal(closed, correct(found.drop_vars("slit_y"), apcorr())["aperture_correction"])

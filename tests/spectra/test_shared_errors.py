@@ -156,6 +156,8 @@ def test_origins():
 def test_a_covariance_needs_one_spectrum(rng):
     with pytest.raises(ModelError, match="variances"):
         spectral_covariance(xr.Dataset({"flux": ("dispersion", np.ones(3))}))
+    with pytest.raises(ModelError, match="found no flux"):
+        spectral_covariance(xr.Dataset({"flux_var_poisson": ("dispersion", np.ones(3))}))
     with forbid_computes():
         lazy = spectral_covariance(combine_spectra([part.chunk() for part in spectra(2, rng)], wavelength=np.ones(1)))
     assert lazy.chunks is not None
