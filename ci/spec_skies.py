@@ -128,7 +128,6 @@ SCENES = (
     Scene("fs-extended", "FS", "G395H", slit="S200A1", kinds=("extended",)),
     Scene("ifu-prism", "IFU", "PRISM"),
     Scene("ifu-extended", "IFU", "PRISM", kinds=("extended",)),
-    Scene("ifu-lines", "IFU", "PRISM", kinds=("lines alone",)),
     Scene("ifu-leak", "IFU", "PRISM", kinds=("extended",), faults=("leak",)),
     Scene("ifu-g395h", "IFU", "G395H", "NRS2"),
     Scene("bots-g395h", "BOTS", "G395H", subarray="SUB2048"),
