@@ -256,7 +256,7 @@ def _extract(
         # sums have fixed weights, so the noise of a pixel in its own variance does not bias the flux
         own = model.variance_of_signal * (np.maximum(image - (b * image).sum(0) * model.sky, 0.0) - model.light)
         noise_of_light = model.photons + np.where(model.off_profile, own, 0.0)
-    there = w.any(0)
+    there = w.any(0) & (good & (model.aperture > 0)).any(0)
     flux = np.where(there, (w * image).sum(0), np.nan)
     of_flux, of_level = [], []
     for term in (noise_of_light, read, np.zeros_like(read) if var_flat is None else var_flat):

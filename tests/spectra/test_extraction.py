@@ -10,7 +10,7 @@ from nsxr.kernels.spectra.extraction import column_weights
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import simulate_trace
 from nsxr.spectra.box_extraction import extract_box
-from nsxr.spectra.extraction import extract_spectrum, model_image
+from nsxr.spectra.extraction import _with_shared_noise, extract_spectrum, model_image
 from nsxr.spectra.trace_model import fit_trace_model
 from nsxr.testing import forbid_computes, make_slit
 
@@ -391,3 +391,26 @@ def test_a_column_without_its_source_does_not_change_the_brightness_of_neighbour
     flux[0, 17] = 1e9  # hardly a pixel is left
     found = others.confirmed(np.full((1, 1, 120), 1.8), np.full((1, 1, 120), 0.1), flux)
     np.testing.assert_allclose(found.strengths, 0.9)
+
+
+def test_a_column_without_any_good_pixel_in_the_aperture_has_no_flux():
+    slit, _ = simulate_trace(columns=60, signal_to_noise=50)
+    model = fit_trace_model(slit, background="constant")
+    model["sky"] = model["sky"] * np.linspace(0.5, 1, slit.sizes["row"])[:, None]
+    slit["dq"][8:, 30] |= np.uint32(1)  # what is left has 1e-6 of the light
+    spectrum = extract_spectrum(slit, model)
+    assert float(spectrum["coverage"][30]) == 0
+    assert np.isnan(spectrum["flux"][30])
+    assert np.isnan(spectrum["flux_var_rnoise"][30])
+    assert spectrum["flux"].notnull().sum() == 59
+
+
+def test_noise_that_rows_share_is_summed_without_overflow():
+    weight = xr.DataArray(np.full((4, 3), 9e19, np.float32), dims=("row", "dispersion"))
+    variance = xr.DataArray(np.full((4, 3), 1e-12, np.float32), dims=("row", "column"))
+    one = xr.DataArray(np.full(3, 4e28), dims="dispersion")
+    values = {f"{prefix}_var_{kind}": one for prefix in ("flux", "sb") for kind in ("poisson", "rnoise", "flat")}
+    with np.errstate(over="raise"):
+        found = _with_shared_noise(values, weight, variance)
+    shared = (4 * 9e19) ** 2 * 1e-12 - 4 * 9e19**2 * 1e-12
+    np.testing.assert_allclose(found["flux_var_rnoise"], 4e28 * (1 + shared / 12e28), rtol=1e-6)
