@@ -209,12 +209,15 @@ def spec2(
     MissingReferenceError
         If steps lack references. The message names all missing references.
     ParameterError
-        If a step or parameter is unknown, or a value is not allowed.
+        If a step or parameter is unknown, a value is not allowed, or an exposure of this EXP_TYPE has no use for a step
+        in ``run`` or for an argument.
     """
     settings = SPEC2.settings(parameters, skip, run)
     kind = exposure_type(rate.attrs)
     if kind not in MODES:
         raise ModelError(about(rate.attrs, f"EXP_TYPE is {kind!r}, expected {', '.join(MODES)}"))
+    members = Members(backgrounds, imprints, selfcal)
+    _require_used(rate, settings, members, shutters)
     check(rate, "sci", "dq", "var_poisson", "var_rnoise", units={"sci": "DN/s"})
     own_steps = set(SPEC2.steps) - {"clean_flicker_noise"}  # which stage 1 may have done
     done = [entry["step"] for entry in steps(rate) if entry["status"] == "COMPLETE" and entry["step"] in own_steps]
@@ -222,7 +225,7 @@ def spec2(
         raise ModelError(about(rate.attrs, f"{', '.join(done)} was done already, expected count rates of stage 1"))
     given, left_out = prepare(
         rate,
-        Members(backgrounds, imprints, selfcal),
+        members,
         SPEC2.of(kind),
         settings,
         lambda: locate_light(rate, optics, shutters=shutters, msaoper=references.get("msaoper")),
@@ -255,6 +258,26 @@ def spec2(
         nodes = product if isinstance(product, xr.DataTree) else xr.DataTree(product)
         tree[name] = nodes.map_over_datasets(lambda one: one.assign_attrs(noted(one.attrs, recipe=recipe)))
     return tree
+
+
+_USERS = {"backgrounds": "bkg_subtract", "imprints": "imprint_subtract", "selfcal": "badpix_selfcal"}
+"""The step that uses each kind of members."""
+
+
+def _require_used(
+    rate: xr.Dataset, settings: Settings, members: Members, shutters: str | os.PathLike[str] | None
+) -> None:
+    """Raise ParameterError if an exposure of this mode has no use for what was asked for or given."""
+    kind = exposure_type(rate.attrs)
+    known = SPEC2.of(kind)
+    problems = [f"step {name} is not part of EXP_TYPE {kind}" for name in settings.run if name not in known]
+    for name, step in _USERS.items():
+        if getattr(members, name) and step not in known:
+            problems.append(f"{name} were given, but step {step} is not part of EXP_TYPE {kind}")
+    if shutters is not None and kind != "NRS_MSASPEC":
+        problems.append(f"shutters were given, but exposures of EXP_TYPE {kind} need no MSA metafile")
+    if problems:
+        raise ParameterError(about(rate.attrs, "; ".join(problems)))
 
 
 def _checked_sky(

@@ -107,6 +107,23 @@ def test_missing_references_and_other_exposures_are_refused_by_name(inputs):
         spec2(rate, references, optics, skip=["flatfield"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("NRS_BRIGHTOBJ", {"run": ["badpix_selfcal"]}, "step badpix_selfcal is not part of EXP_TYPE NRS_BRIGHTOBJ"),
+        ("NRS_IFU", {"run": ["adaptive_trace_model"]}, "step adaptive_trace_model is not part of EXP_TYPE NRS_IFU"),
+        ("NRS_IFU", {"pixel_replace": {"algorithm": "trace_model"}}, "step pixel_replace is not part"),
+        ("NRS_BRIGHTOBJ", {"backgrounds": [xr.Dataset()]}, "backgrounds were given, but step bkg_subtract"),
+        ("NRS_FIXEDSLIT", {"imprints": [xr.Dataset()]}, "imprints were given, but step imprint_subtract"),
+        ("NRS_BRIGHTOBJ", {"selfcal": [xr.Dataset()]}, "selfcal were given, but step badpix_selfcal"),
+        ("NRS_IFU", {"shutters": "jw_msa.fits"}, "shutters were given, but exposures of EXP_TYPE NRS_IFU"),
+    ],
+)
+def test_what_a_mode_has_no_use_for_is_refused(kind, given, message):
+    with pytest.raises(ParameterError, match=message):
+        spec2(xr.Dataset(attrs={"EXP_TYPE": kind}), {}, None, **given)
+
+
 def test_a_spectrum_of_the_sky_is_subtracted(inputs):
     rate = inputs[0]
     points = np.linspace(1.6, 3.3, 400)
