@@ -37,7 +37,7 @@ from nsxr.products.spectra_read import open_spectra
 from nsxr.products.spectra_write import write_spectra
 from nsxr.references.optics import open_optics
 from nsxr.references.spec2 import open_spec2_references
-from nsxr.slits.collection import map_slits
+from nsxr.slits.collection import map_slits, warn_of_lost
 from nsxr.slits.light import exposure_type, fixed_slit
 from nsxr.slits.selection import metafile_beside, slits_of
 from nsxr.storage.whole import refuse_existing
@@ -246,6 +246,8 @@ def _calibrate(root: str, exposure: _Exposure, options: _Options) -> None:
     )
     with phase(f"{root}: calibrating", options.progress), worker_errors():
         done = tree if is_series else compute_tree(tree)
+    if not is_series:
+        warn_of_lost(done.children["cal"])
     if isinstance(options.sky, xr.DataTree):
         warn_of_uncovered(done.children["cal"], options.sky)
     for kind, each in paths.items():

@@ -27,7 +27,7 @@ from nsxr.pipelines.settings import Settings
 from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise
 from nsxr.slits.background import subtract_background
 from nsxr.slits.bad_pixels import flag_bad_pixels
-from nsxr.slits.collection import as_tree, iterate_slits, map_slits
+from nsxr.slits.collection import as_tree, iterate_slits, map_slits, warn_of_lost
 from nsxr.slits.cut_outs import cut_slits
 from nsxr.slits.imprint import subtract_imprint
 from nsxr.slits.light import exposure_type, fixed_slit
@@ -202,6 +202,11 @@ def spec2(
         whose spectra come from cubes. ``sky``: the spectrum of the sky, if it was estimated. Lazy
         if the count rates are lazy.
 
+    Warns
+    -----
+    DegradedResultWarning
+        If a slit has no good pixel, as far as this is known without computing.
+
     Raises
     ------
     ModelError
@@ -253,6 +258,8 @@ def spec2(
             if on or (known and name == "cal"):
                 products[name] = _joined(products.get(name), later[[*on, known[-1]][0]])
     recipe = SPEC2.recipe(settings)
+    if "cal" in products:
+        warn_of_lost(products["cal"])
     tree = xr.DataTree()
     for name, product in products.items():
         nodes = product if isinstance(product, xr.DataTree) else xr.DataTree(product)
@@ -271,9 +278,11 @@ def _require_used(
     kind = exposure_type(rate.attrs)
     known = SPEC2.of(kind)
     problems = [f"step {name} is not part of EXP_TYPE {kind}" for name in settings.run if name not in known]
-    for name, step in _USERS.items():
-        if getattr(members, name) and step not in known:
-            problems.append(f"{name} were given, but step {step} is not part of EXP_TYPE {kind}")
+    problems += [
+        f"{name} were given, but step {step} is not part of EXP_TYPE {kind}"
+        for name, step in _USERS.items()
+        if getattr(members, name) and step not in known
+    ]
     if shutters is not None and kind != "NRS_MSASPEC":
         problems.append(f"shutters were given, but exposures of EXP_TYPE {kind} need no MSA metafile")
     if problems:

@@ -8,16 +8,22 @@ spectrum is a Dataset with ``flux`` and other variables along ``dispersion``; ma
 Functions of a slit take a Dataset and return a Dataset; :func:`map_slits` applies them to all nodes of a DataTree.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import xarray as xr
 
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
+from nsxr.model.dq import PixelFlag
+from nsxr.model.keywords import about
 from nsxr.model.names import plain_name
 from nsxr.optics.slit import ONE_SLIT
 
-__all__ = ["as_slit", "as_tree", "iterate_slits", "map_slits"]
+__all__ = ["as_slit", "as_tree", "iterate_slits", "map_slits", "warn_of_lost"]
+
+_DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 
 Slits = TypeVar("Slits", xr.Dataset, xr.DataTree)
 
@@ -129,3 +135,15 @@ def map_slits(function: Callable[[xr.Dataset], xr.Dataset], slits: Slits) -> Sli
     tree = xr.DataTree.from_dict({name: function(slit) for name, slit in iterate_slits(slits)})
     tree.attrs = dict(slits.attrs)
     return tree
+
+
+def warn_of_lost(slits: xr.Dataset | xr.DataTree) -> None:
+    """Warn of slits in which no pixel can be used. Only slits that are in memory are looked at."""
+    lost = []
+    for name, slit in iterate_slits(slits):
+        if slit["sci"].chunks is None and slit["dq"].chunks is None:
+            good = ((slit["dq"].to_numpy() & _DO_NOT_USE) == 0) & np.isfinite(slit["sci"].to_numpy())
+            lost += [] if good.any() else [name]
+    if lost:
+        message = f"no pixel can be used in {', '.join(lost)}: all are NaN or have DO_NOT_USE"
+        warnings.warn(about(slits.attrs, message), DegradedResultWarning, stacklevel=3)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.simulate import simulate_trace
-from nsxr.slits.collection import as_slit, as_tree, iterate_slits, map_slits
+from nsxr.slits.collection import as_slit, as_tree, iterate_slits, map_slits, warn_of_lost
 from tests.products.slit_files import unequal_slits
 
 
@@ -78,3 +78,14 @@ def test_rates_of_many_slits_are_no_slit(kind: str, subarray: str, is_one: bool)
     else:
         with pytest.raises(ModelError, match=f"these count rates show no single slit: EXP_TYPE is '{kind}'"):
             as_slit(rates)
+
+
+def test_slits_without_any_pixel_that_can_be_used() -> None:
+    each = unequal_slits()
+    warn_of_lost(xr.DataTree.from_dict(each))
+    each["s0"] = each["s0"].assign(sci=each["s0"]["sci"] * np.float32(np.nan))
+    each["s2"] = each["s2"].assign(dq=each["s2"]["dq"] | np.uint32(1))
+    tree = xr.DataTree.from_dict(each)
+    warn_of_lost(tree.chunk())
+    with pytest.warns(DegradedResultWarning, match="no pixel can be used in s0, s2: all are NaN"):
+        warn_of_lost(tree)
