@@ -1,11 +1,13 @@
 """Subtract a spectrum of the sky from the count rates of slits."""
 
+import warnings
+
 import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like
-from nsxr.errors import ModelError
+from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.flux.sky_checks import SKY_VARIANCES, check_sky, spectrum_of, warn_of_uncovered
 from nsxr.kernels.flux.sky import evaluate_sky
 from nsxr.model.declarations import step
@@ -59,8 +61,8 @@ def subtract_sky(slits: xr.DataTree, sky: xr.Dataset | xr.DataTree, response: xr
     Warns
     -----
     DegradedResultWarning
-        If a spectrum is that of another fixed slit; or if it lacks more than a tenth of the wavelengths of a slit, as
-        far as this is known without computing.
+        If several spectra lack that of a slit; if a spectrum is that of another fixed slit; or if it lacks more than a
+        tenth of the wavelengths of a slit, as far as this is known without computing.
 
     Notes
     -----
@@ -85,6 +87,12 @@ def subtract_sky(slits: xr.DataTree, sky: xr.Dataset | xr.DataTree, response: xr
             found.append(record_skip(slit, done, "the sky has spectra of several slits, and none of this one"))
         else:
             found.append(_subtract(slit, done, own, light, _label(own_of[name], slit)))
+    lacking = [name for name, spectrum in own_of.items() if spectrum is None]
+    if lacking:
+        message = f"no sky is subtracted from slits {', '.join(lacking)}: there are spectra of "
+        warnings.warn(
+            about(slits.attrs, f"{message}{', '.join(spectra) or 'no slit'}"), DegradedResultWarning, stacklevel=3
+        )
     warn_of_uncovered(slits, sky)
     return as_tree(found, slits.attrs, [name for name, _ in iterate_slits(slits)])
 
