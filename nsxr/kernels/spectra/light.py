@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsxr.kernels.spectra.companions import Others, gather
-from nsxr.kernels.spectra.lines import Lines, find_lines
+from nsxr.kernels.spectra.lines import APART, SIGNIFICANCE, Lines, find_lines
 from nsxr.kernels.spectra.overlapping import fit_overlapping, levels_of, parts_of
 from nsxr.kernels.spectra.planned_lines import planned_lines
 from nsxr.kernels.spectra.trace_fit import fit_echoes, fit_trace
@@ -15,6 +15,7 @@ from nsxr.kernels.spectra.trace_profile import Profile, planned_profile
 __all__ = ["Place", "find_light", "levels_of", "parts_of"]
 
 _POINT, _WIDEST = 0.9, 2.5  # pixels, first and largest width of the image of a point source
+_LEAST_LINES = 8  # rows beside all known light; among fewer, most may have the skirt of a source
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,11 @@ def find_light(
             if number == 0 and others:
                 others = others.confirmed(amplitudes, deviations, flux)
             own = images - beside - level
+            rest = own - flux[:, None, :] * profile.response(n_rows)[0]
+            if order and number and not extended:  # the profile has been fitted once
+                unlike = _unlike_background(rest, precision, profile, others, place.sky)
+                precision, every = (np.where(unlike, 0.0, each) for each in (precision, every))
             if number and others:
-                rest = own - flux[:, None, :] * profile.response(n_rows)[0]
                 others = others.moved(rest, precision, profile, amplitudes)
         taken = others.taken(profile, n_rows)
         if extended:  # the skirt of the source and the background are fitted together
@@ -114,6 +118,35 @@ def find_light(
             unlike = np.where(others.strengths.any(1) | (order > 0), 1e-4, 0.2)
             profile = fit_echoes(own, precision * ~taken, profile, planned, astray, unlike)
     return profile, others, every
+
+
+def _unlike_background(
+    residual: np.ndarray, precision: np.ndarray, profile: Profile, others: Others, sky: np.ndarray
+) -> np.ndarray:
+    """Return pixels beside all known light, in lines along the trace whose light is unlike that of most others.
+
+    They have light that no part of the model describes, such as a companion beside a subtracted nod, or its echo. A
+    background that is fitted would take this light, and the profile of the source would then grow wings.
+    """
+    distance = profile.distance(residual.shape[1])
+    beside = (np.abs(distance) > profile.half_width + 1.0) & (sky > 0.5)
+    for line in (others, Others(profile.distances, profile.strengths)):
+        for k in range(line.strengths.shape[1]):
+            apart = np.abs(distance - line.distances[:, k, None, None]) > APART
+            beside &= apart | (line.strengths[:, k, None, None] == 0)
+    number = np.floor(distance - distance.min()).astype(int)
+    found = np.zeros(residual.shape, dtype=bool)
+    for e, where in enumerate(number):
+        weight = np.where(beside[e], precision[e], 0.0)
+        total = np.bincount(where.ravel(), weight.ravel())
+        seen = total > 0
+        if seen.sum() < _LEAST_LINES:
+            continue
+        mean = np.bincount(where.ravel(), (weight * residual[e]).ravel()) / np.where(seen, total, 1.0)
+        away = np.abs(mean - np.median(mean[seen]))
+        spread = np.maximum(1.4826 * np.median(away[seen]), 1 / np.sqrt(np.where(seen, total, 1.0)))
+        found[e] = (seen & (away > SIGNIFICANCE * spread))[where] & beside[e]
+    return found
 
 
 def _lines_of(image: np.ndarray, precision: np.ndarray, place: Place, e: int, order: int) -> Lines:
