@@ -364,7 +364,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch, address):
 
 
 def test_a_scheduler_without_workers():
-    options = {"n_workers": 0, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**options, host="127.0.0.1", protocol="tcp://") as cluster:
         address = cluster.scheduler_address
         with pytest.raises(ClusterError, match=f"{address} has no workers; start some"), connected(address):
