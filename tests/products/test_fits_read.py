@@ -188,7 +188,7 @@ def test_threads_read_the_same_array_at_once(sub32):
 
 def test_workers_of_a_cluster_read_for_themselves(irs2):
     with (
-        LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         mean = nsxr.open_exposure(irs2)["sci"].mean(("group", "column"), dtype=np.float64).compute()

@@ -236,7 +236,7 @@ def test_workers_need_the_url_alone(s3, files):
     lost = nsxr.open_exposure(f"{SMALL}", storage_options=options)
     copied = pickle.loads(pickle.dumps(exposure))
     with (
-        LocalCluster(processes=True, n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(processes=True, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         np.testing.assert_array_equal(copied["sci"].values, nsxr.open_exposure(files["small"].uncal[0])["sci"])
