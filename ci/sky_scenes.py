@@ -22,7 +22,7 @@ All are calibrated from count rates, see ``spec_skies.py``. The table has a row 
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,13 +31,12 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 from common import add_choices, make_parser, table_head, table_row, write_head, write_row
-from spec_skies import _at, _shutters, count_rates, spectrum
+from spec_skies import count_rates, in_the_dark
+from spec_sources import PITCH, on_sky, shutters_on_detector, spectrum
 
 import nsxr
 from nsxr.pipelines.spec2 import spec2
 from nsxr.simulate import write_flux_references
-from nsxr.simulate.compact_optics import write_compact_optics
-from nsxr.simulate.configuration import configure
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.observation import Observation, observe
 from nsxr.simulate.shutters import shutter_slit
@@ -142,24 +141,20 @@ class Look:
 
 def look(scene: SkyScene, folder: Path) -> Look:
     """Let a scene shine through the optics, with and without sky, and write its references."""
-    settings: dict[str, Any] = {"readout": "NRSRAPID", "subarray": "FULL", "groups": 20, "detector": scene.detector}
-    settings |= {"scene": scene.mode, "grating": scene.grating, "dithers": 3, "integrations": 1}
-    nods = [replace(configure(**settings, dither=n, exposure=n), exposure=n) for n in (1, 2, 3)]
-    paths = dict(write_compact_optics(folder, grating=scene.grating, filter=nods[0].filter))
-    dark = tuple(SkySource(f"{x}", Spectrum(), offset=(x, 0.0)) for x in (-60.0, 0.0, 60.0))
-    optics = observe(nods[0], Sky(dark), paths, folder, seed=1, peak_rate=1).optics
+    nods, paths, dark = in_the_dark(folder, mode=scene.mode, grating=scene.grating, detector=scene.detector, dithers=3)
+    optics = dark[0].optics
     random = np.random.default_rng(5)
     flux = 1 / SimulatedInstrument.of(optics).peak_rate()
     sources = []
     if scene.mode == "FS":
         sources.append(SkySource("point", spectrum(optics, scene.brightness[0] * flux), offset=(0.0, 0.0)))
-    places = _shutters(optics) if scene.mode == "MOS" else []
+    places = shutters_on_detector(optics) if scene.mode == "MOS" else []
     for number, place in zip(range(scene.slitlets), places, strict=False):
         peak = scene.brightness[number % len(scene.brightness)]
         slit = shutter_slit(optics, *place)
         kind = BACKGROUND if peak == 0 else f"{peak:g}"
         light = Spectrum() if peak == 0 else spectrum(optics, peak * flux)
-        at = _at(optics, slit, *(1.15 * random.uniform(-0.3, 0.3, 2)))
+        at = on_sky(optics, slit, *(PITCH * random.uniform(-0.3, 0.3, 2)))
         sources.append(SkySource(f"{kind} / {number}", light, *at))
     light, lines = _sky(scene, optics)
     seen = [observe(one, Sky(tuple(sources), light), paths, folder, seed=1, peak_rate=1) for one in nods]

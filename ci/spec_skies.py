@@ -29,7 +29,7 @@ from nsxr.simulate.shutters import shutter_slit
 from nsxr.simulate.sky import Shape, Sky, SkySource, Transit, zodiacal_light
 from nsxr.simulate.spectra import PowerLaw, Spectrum
 
-__all__ = ["SCENES", "SHORT", "Scene", "Seen", "look"]
+__all__ = ["SCENES", "SHORT", "Scene", "Seen", "count_rates", "in_the_dark", "look"]
 
 PEAK = 20.0  # electron/s in the brightest pixel of a point
 EXPOSURE_TIME, READ_NOISE = 1000.0, 0.01  # s, electron/s; noise is scaled to a signal to noise
@@ -265,6 +265,28 @@ def departed(references: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     return found
 
 
+def in_the_dark(
+    folder: Path,
+    *,
+    mode: str,
+    grating: str,
+    detector: str,
+    dithers: int,
+    subarray: str = "FULL",
+    integrations: int = 1,
+) -> tuple[list[Configuration], dict[str, Path], list[Observation]]:
+    """Return exposures that are dithers of each other, their optics by type, and how they see sources without light.
+
+    All of them have the shutters of one list. The optics are written to ``folder``.
+    """
+    settings: dict[str, Any] = {"readout": "NRSRAPID", "subarray": subarray, "groups": 20, "detector": detector}
+    settings |= {"scene": mode, "grating": grating, "dithers": dithers, "integrations": integrations}
+    exposures = [replace(configure(**settings, dither=n, exposure=n), exposure=n) for n in range(1, dithers + 1)]
+    paths = dict(write_compact_optics(folder, grating=grating, filter=exposures[0].filter, ifu=mode == "IFU"))
+    dark = Sky(tuple(SkySource(f"{x}", Spectrum(), offset=(x, 0.0)) for x in (-60.0, 0.0, 60.0)))
+    return exposures, paths, [observe(one, dark, paths, folder, seed=1, peak_rate=1) for one in exposures]
+
+
 def look(scene: Scene, folder: Path) -> Seen:
     """Let the sky of a scene shine through the optics, and write its references.
 
@@ -275,17 +297,16 @@ def look(scene: Scene, folder: Path) -> Seen:
     folder : Path
         Where references and lists of shutters go.
     """
-    settings: dict[str, Any] = {"readout": "NRSRAPID", "subarray": scene.subarray, "groups": 20}
-    settings |= {"detector": scene.detector, "scene": scene.mode, "grating": scene.grating, "dithers": scene.dithers}
-    settings["integrations"] = INTEGRATIONS if scene.mode == "BOTS" else 1
-    configurations = [configure(**settings, dither=n, exposure=n) for n in range(1, scene.dithers + 1)]
-    # all dithers have the shutters of one list
-    configurations = [replace(one, exposure=n) for n, one in enumerate(configurations, start=1)]
-    first = configurations[0]
-    paths = dict(write_compact_optics(folder, grating=scene.grating, filter=first.filter, ifu=scene.mode == "IFU"))
-    dark = Sky(tuple(SkySource(f"{x}", Spectrum(), offset=(x, 0.0)) for x in (-60.0, 0.0, 60.0)))
-    empty = [observe(one, dark, paths, folder, seed=1, peak_rate=1) for one in configurations]
-    optics, pointing = empty[0].optics, empty[0].pointing
+    configurations, paths, empty = in_the_dark(
+        folder,
+        mode=scene.mode,
+        grating=scene.grating,
+        detector=scene.detector,
+        dithers=scene.dithers,
+        subarray=scene.subarray,
+        integrations=INTEGRATIONS if scene.mode == "BOTS" else 1,
+    )
+    first, optics, pointing = configurations[0], empty[0].optics, empty[0].pointing
     sky = sky_of(scene, optics)
     options: dict[str, Any] = {"seed": 1, "peak_rate": 1, "failed_open": stuck_shutters(optics, sky, pointing)}
     if scene.mode == "MOS":

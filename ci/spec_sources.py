@@ -13,13 +13,23 @@ from astropy.io import fits
 from astropy.table import Table
 
 from nsxr.optics.instrument import Optics
+from nsxr.optics.slit import Slit
 from nsxr.simulate.configuration import Configuration
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.shutters import place_of, plan_shutters, shutter_slit, write_metafile
 from nsxr.simulate.sky import Shape, Sky, SkySource, zodiacal_light
 from nsxr.simulate.spectra import Line, PowerLaw, Spectrum
 
-__all__ = ["GRADIENT", "KINDS", "in_shutters", "open_shutters", "spectrum", "stuck_shutters"]
+__all__ = [
+    "GRADIENT",
+    "KINDS",
+    "in_shutters",
+    "on_sky",
+    "open_shutters",
+    "shutters_on_detector",
+    "spectrum",
+    "stuck_shutters",
+]
 
 N_LINES, LINE_PIXELS = 5, 12.0  # lines have the light of that many columns of the continuum
 PITCH = 1.15
@@ -69,12 +79,17 @@ def in_shutters(
     ``where`` is ``anywhere``, ``corners`` of the quadrants, or ``cut`` by the edge of the detector.
     """
     wanted = [(kind, n) for n in range(number) for kind in kinds]
-    for place, (kind, n) in zip(_shutters(optics, where), wanted, strict=False):
+    for place, (kind, n) in zip(shutters_on_detector(optics, where), wanted, strict=False):
         slit = optics.slits["S200A1"] if kind == _FIXED else shutter_slit(optics, *place)
         for suffix, light, shape, (x, y, shutters) in KINDS[kind](optics, flux, random):
             opening = slit if shutters == 0 else shutter_slit(optics, *_beside(place, shutters))
-            ra, dec = optics.slit_to_sky(x, y, 0.5 * sum(optics.wavelength_range), opening)
-            yield SkySource(f"{kind} / {n} {suffix}".strip(), light, float(ra), float(dec), shape=shape)
+            yield SkySource(f"{kind} / {n} {suffix}".strip(), light, *on_sky(optics, opening, x, y), shape=shape)
+
+
+def on_sky(optics: Optics, slit: Slit, x: float, y: float) -> tuple[float, float]:
+    """Return the sky coordinates [degree] of a place in a slit [open widths and heights]."""
+    ra, dec = optics.slit_to_sky(x, y, 0.5 * sum(optics.wavelength_range), slit)
+    return float(ra), float(dec)
 
 
 def _beside(place: tuple[int, int, int], shutters: int) -> tuple[int, int, int]:
@@ -114,8 +129,11 @@ def open_shutters(
     return path
 
 
-def _shutters(optics: Optics, where: str) -> list[tuple[int, int, int]]:
-    """Return shutters whose spectra reach the detector, far enough from each other."""
+def shutters_on_detector(optics: Optics, where: str = "anywhere") -> list[tuple[int, int, int]]:
+    """Return shutters whose spectra reach the detector, far enough from each other.
+
+    ``where`` is as for :func:`in_shutters`.
+    """
     wavelength = np.linspace(*optics.wavelength_range, 60)
 
     def share(quadrant: int, i: int, j: int) -> float:
