@@ -8,7 +8,7 @@ import xarray as xr
 from nsxr.compute.blocks import Output, map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like
 from nsxr.errors import DegradedResultWarning, ModelError
-from nsxr.flux.sky_checks import SKY_VARIANCES, check_sky, spectrum_of, warn_of_uncovered
+from nsxr.flux.sky_checks import SKY_VARIANCES, check_sky, file_of, spectrum_of, warn_of_uncovered
 from nsxr.kernels.flux.sky import evaluate_sky
 from nsxr.model.declarations import step
 from nsxr.model.dims import IMAGE
@@ -20,9 +20,10 @@ from nsxr.model.variables import check_slit, variable_attributes
 from nsxr.slits.collection import as_tree, iterate_slits
 from nsxr.slits.light import exposure_type, wavelength_name
 
-__all__ = ["subtract_sky", "subtract_sky_of_fixed_slits"]
+__all__ = ["SKY_STEPS", "subtract_sky", "subtract_sky_of_fixed_slits"]
 
-_STEPS = {"NRS_MSASPEC": "master_background_mos"}
+SKY_STEPS = {"NRS_MSASPEC": "master_background_mos", "NRS_FIXEDSLIT": "master_background"}
+"""The step that subtracts a spectrum of the sky, by EXP_TYPE."""
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
 
 
@@ -78,7 +79,7 @@ def subtract_sky(slits: xr.DataTree, sky: xr.Dataset | xr.DataTree, response: xr
     points = {name: _points(spectrum, is_lazy) for name, spectrum in spectra.items()}
     found = []
     for name, slit in iterate_slits(slits):
-        done = _STEPS.get(exposure_type(slit.attrs), "master_background")
+        done = SKY_STEPS.get(exposure_type(slit.attrs), "master_background")
         own = spectrum_of(name, points)
         light = response[name].to_dataset()
         if "response" not in light:
@@ -110,7 +111,7 @@ def _label(spectrum: xr.Dataset | None, slit: xr.Dataset) -> str:
     if spectrum is None:
         return ""
     record = next((entry for entry in steps(spectrum) if entry["step"] == "estimate_sky"), None)
-    name = text_of(spectrum.attrs, "filename") or text_of(spectrum.attrs, "FILENAME")
+    name = file_of(spectrum)
     if record is None or (name and name != text_of(slit.attrs, "filename")):
         return name
     return "master" if record["parameters"].get("slitlets") == "background" else "global"

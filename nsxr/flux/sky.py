@@ -22,7 +22,7 @@ from nsxr.kernels.flux.sky import Samples, fit_sky, widths_of_pixels
 from nsxr.model.dims import IMAGE
 from nsxr.model.dq import PixelFlag
 from nsxr.model.history import combined_attributes, record
-from nsxr.model.keywords import about, read
+from nsxr.model.keywords import about
 from nsxr.model.parameters import Range, Unit
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import check_slit, variable_attributes
@@ -230,8 +230,7 @@ def _samples(slit: xr.Dataset, response: xr.Dataset, margin: float) -> xr.DataAr
     check_slit(slit, "sci", "dq", "var_poisson", "var_rnoise", "wavelength")
     source = None
     if _has_source(slit):
-        scale = 1.0 if fixed_slit(slit.attrs) is not None else float(read(slit.attrs, "SLTYSCL"))
-        source = float(read(slit.attrs, "SRCYPOS", matters=False) or 0.0) * scale
+        source, *_ = SlitHeader.of(slit).places or (0.0,)
     has_bars = "bars" in response
     arrays = [slit[name] for name in ("sci", "dq", "var_poisson", "var_rnoise", "wavelength", "slit_y")]
     return map_blocks(

@@ -16,7 +16,7 @@ from nsxr.model.variables import check
 from nsxr.slits.collection import iterate_slits
 from nsxr.slits.light import fixed_slit, is_point
 
-__all__ = ["SKY_VARIANCES", "check_sky", "spectrum_of", "warn_of_uncovered"]
+__all__ = ["SKY_VARIANCES", "check_sky", "file_of", "spectrum_of", "warn_of_uncovered"]
 
 SKY_VARIANCES = ("sb_var_poisson", "sb_var_rnoise")
 _DO_NOT_USE = np.uint32(PixelFlag.DO_NOT_USE)
@@ -31,13 +31,18 @@ def spectrum_of(name: str, spectra: Mapping[str, T]) -> T | None:
     return next(iter(spectra.values())) if len(spectra) == 1 else spectra.get(name)
 
 
+def file_of(spectrum: xr.Dataset) -> str:
+    """Return the name of the file that a spectrum is from, empty if it is from none."""
+    return text_of(spectrum.attrs, "filename") or text_of(spectrum.attrs, "FILENAME")
+
+
 def check_sky(spectrum: xr.Dataset, slit: xr.Dataset) -> None:
     """Raise ModelError if a spectrum is not that of a sky, or not of the optics of a slit.
 
     Values are checked if they are in memory. A spectrum of another fixed slit gives a warning.
     """
     check(spectrum, "surf_bright", *SKY_VARIANCES, units={"surf_bright": "MJy/sr"}, dims=("dispersion",))
-    name = text_of(spectrum.attrs, "filename") or text_of(spectrum.attrs, "FILENAME")
+    name = file_of(spectrum)
     what = f"{name}: the spectrum of the sky" if name else "the spectrum of the sky"
     if "wavelength" not in spectrum.coords:
         raise ModelError(f"{what} has no coordinate 'wavelength'")

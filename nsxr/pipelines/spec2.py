@@ -10,7 +10,7 @@ import xarray as xr
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.flux.bar_shadow import correct_bar_shadow
 from nsxr.flux.flat_field import correct_flat_field
-from nsxr.flux.master_background import subtract_sky, subtract_sky_of_fixed_slits
+from nsxr.flux.master_background import SKY_STEPS, subtract_sky, subtract_sky_of_fixed_slits
 from nsxr.flux.path_loss import correct_path_loss
 from nsxr.flux.photometry import calibrate_flux
 from nsxr.flux.sky import estimate_sky, sky_response
@@ -134,10 +134,8 @@ SPEC2 = Pipeline(
 """The steps of stage 2. Exposures of each EXP_TYPE have some of them, see :data:`MODES`."""
 
 
-_OF_SLITS = ("master_background", "master_background_mos", "wavecorr", "flat_field")
+_OF_SLITS = (*SKY_STEPS.values(), "wavecorr", "flat_field")
 """Steps of which the first is the first one whose references differ between shutters and fixed slits."""
-_SUBTRACT_SKY = {"NRS_MSASPEC": "master_background_mos", "NRS_FIXEDSLIT": "master_background"}
-"""The step that subtracts a spectrum of the sky, by EXP_TYPE."""
 _FACTOR_STEPS = ("flat_field", "pathloss", "barshadow", "photom")
 """The steps whose factors tell how slits respond to the sky."""
 _PRODUCTS = {"cal": ("pixel_replace", "adaptive_trace_model", "photom"), "x1d": ("extract_1d",)}
@@ -238,19 +236,18 @@ def spec2(
     given |= {"msa_flagging": {"optics": optics}, "assign_wcs": {"optics": optics}, "wavecorr": {"optics": optics}}
     given["extract_2d"] = {"optics": optics, "shutters": shutters}
     spectrum, why_no_sky = _checked_sky(sky, kind, settings, bool(backgrounds))
-    left_out |= dict.fromkeys(_SUBTRACT_SKY.values(), why_no_sky) if why_no_sky else {}
+    left_out |= dict.fromkeys(SKY_STEPS.values(), why_no_sky) if why_no_sky else {}
     first = next(name for name in SPEC2.of(kind) if name in _OF_SLITS)
     stages = SPEC2.correct(rate, references, settings, given=given, left_out=left_out, until=first)
     products: dict[str, xr.Dataset | xr.DataTree] = {}
+    needed = _for_sky(kind, settings)
     for part, own in _parts(list(stages.values())[-1], references, fixed_references):
-        needed = _for_sky(kind, settings)
-        if (
-            spectrum is not None and isinstance(part, xr.DataTree) and all(one in own for one in needed)
-        ):  # the steps below name what is missing
+        has_all = all(one in own for one in needed)  # else the steps below name what is missing
+        if spectrum is not None and isinstance(part, xr.DataTree) and has_all:
             response = sky_response(part, {one: own[one] for one in needed})
             if isinstance(spectrum, str):
                 products["sky"] = spectrum = _estimated_sky(part, response, spectrum, kind)
-            given[_SUBTRACT_SKY[kind]] = {"sky": spectrum, "response": response}
+            given[SKY_STEPS[kind]] = {"sky": spectrum, "response": response}
         later = SPEC2.correct(rate, own, settings, given=given, left_out=left_out, since=(first, part))
         for name, makers in _PRODUCTS.items():
             known = [one for one in makers if one in later]
@@ -295,7 +292,7 @@ def _checked_sky(
     """Return the sky that is to be subtracted, if any, or why there is none."""
     if sky is None:
         return None, "no sky was given"
-    if kind not in _SUBTRACT_SKY:
+    if kind not in SKY_STEPS:
         raise ParameterError(f"a sky is subtracted from shutters and fixed slits only, EXP_TYPE is {kind!r}")
     if not isinstance(sky, xr.Dataset | xr.DataTree):
         if sky not in ("global", "master"):
@@ -306,7 +303,7 @@ def _checked_sky(
         return None, "backgrounds of other exposures were subtracted"
     if (why := settings.reason_off(SPEC2.steps["photom"])) is not None:
         return None, f"the sky has no count rates without photom: {why}"
-    is_off = settings.reason_off(SPEC2.steps[_SUBTRACT_SKY[kind]]) is not None
+    is_off = settings.reason_off(SPEC2.steps[SKY_STEPS[kind]]) is not None
     return (None, "") if is_off else (sky, "")
 
 
