@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
-from nsxr.kernels.spectra.companions import Others
+from nsxr.kernels.spectra.companions import beside_all
 from nsxr.kernels.spectra.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.spectra.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.spectra.slit_places import rows_of
@@ -360,12 +360,9 @@ def _has_light_beside(source: Source, images: np.ndarray, var_rnoise: np.ndarray
     """Return whether pixels beside the trace have a level that changes the flux noticeably, in any exposure."""
     n_rows = images.shape[1]
     _, aperture = source.profile.evaluate(n_rows)
-    distance = source.profile.distance(n_rows)
-    beside = source.is_used & (np.abs(distance) > source.profile.half_width + 1.0)
-    for line in (source.others, Others(source.profile.distances, source.profile.strengths)):
-        for k in range(line.strengths.shape[1]):  # the skirts of other sources would look like a background
-            apart = np.abs(distance - line.distances[:, k, None, None]) > source.profile.half_width + 1.0
-            beside &= apart | (line.strengths[:, k, None, None] == 0)
+    # the skirts of other sources would look like a background
+    apart = source.profile.half_width + 1.0
+    beside = source.is_used & beside_all(source.profile, n_rows, source.others, apart)
     precision = np.where(beside, 1 / source.dark_variance(np.where(beside, var_rnoise, 1.0)), 0.0)
     response, _ = source.profile.response(n_rows)
     total = (precision * sky**2).sum((1, 2))

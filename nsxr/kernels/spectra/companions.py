@@ -8,7 +8,7 @@ import numpy as np
 from nsxr.kernels.spectra.lines import APART, SIGNIFICANCE, Lines
 from nsxr.kernels.spectra.trace_profile import Profile
 
-__all__ = ["Others", "gather"]
+__all__ = ["Others", "beside_all", "gather"]
 
 _BRIGHTEST = 1e6  # largest light relative to the source, which may have no light
 _OVERLAP, _BRIGHT = 4.5, 0.1  # rows; light relative to the source
@@ -118,6 +118,17 @@ class Others:
             power += held
             distances[:, k] += np.clip(along / np.where(power > 0, power, np.inf), -0.5, 0.5)
         return replace(self, distances=distances)
+
+
+def beside_all(profile: Profile, n_rows: int, others: Others, apart: float) -> np.ndarray:
+    """Return pixels (exposure, y, x) beside the source, and farther than ``apart`` [row] from others and its nods."""
+    distance = profile.distance(n_rows)
+    beside = np.abs(distance) > profile.half_width + 1.0
+    for line in (others, Others(profile.distances, profile.strengths)):
+        for k in range(line.strengths.shape[1]):
+            is_apart = np.abs(distance - line.distances[:, k, None, None]) > apart
+            beside &= is_apart | (line.strengths[:, k, None, None] == 0)
+    return np.asarray(beside)
 
 
 def gather(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsxr.kernels.spectra.companions import Others, gather
+from nsxr.kernels.spectra.companions import Others, beside_all, gather
 from nsxr.kernels.spectra.lines import APART, SIGNIFICANCE, Lines, find_lines
 from nsxr.kernels.spectra.overlapping import fit_overlapping, levels_of, parts_of
 from nsxr.kernels.spectra.planned_lines import planned_lines
@@ -129,11 +129,7 @@ def _unlike_background(
     background that is fitted would take this light, and the profile of the source would then grow wings.
     """
     distance = profile.distance(residual.shape[1])
-    beside = (np.abs(distance) > profile.half_width + 1.0) & (sky > 0.5)
-    for line in (others, Others(profile.distances, profile.strengths)):
-        for k in range(line.strengths.shape[1]):
-            apart = np.abs(distance - line.distances[:, k, None, None]) > APART
-            beside &= apart | (line.strengths[:, k, None, None] == 0)
+    beside = beside_all(profile, residual.shape[1], others, APART) & (sky > 0.5)
     number = np.floor(distance - distance.min()).astype(int)
     found = np.zeros(residual.shape, dtype=bool)
     for e, where in enumerate(number):

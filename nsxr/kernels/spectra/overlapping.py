@@ -7,13 +7,13 @@ from scipy.optimize import least_squares
 
 from nsxr.kernels.spectra.column_fit import solve_parts
 from nsxr.kernels.spectra.companions import Others
+from nsxr.kernels.spectra.trace_fit import MOST_SKIRT, SCALES, SLOPES
 from nsxr.kernels.spectra.trace_profile import USUAL_SKIRT, WIDTHS, Profile
 
 __all__ = ["fit_overlapping", "levels_of", "parts_of"]
 
 _FLAW = 0.03  # error of the image of a point, as a part of its light
 _FARTHEST = 0.5  # pixels, largest distance of the sources from the offset that was found first
-_SLOPES = (0.5, 0.3)  # bounds of the change of the logarithm of the width along x
 _STEPS = 40
 
 
@@ -50,7 +50,7 @@ def fit_overlapping(
     root, start = np.sqrt(trusted), profile.shape[free]
     start[-1] = np.clip(start[-1], 0.01, 0.39)
     usual = np.concatenate([np.zeros(n), [start[n], 0.0, 0.0, USUAL_SKIRT]])
-    scales = np.concatenate([np.full(n, prior), [0.5, 0.4, 0.2, 0.1]])
+    scales = np.concatenate([np.full(n, prior), SCALES[2:]])  # the trace is not tilted or curved
 
     def at(values: np.ndarray) -> Profile:
         shape = np.zeros_like(profile.shape)
@@ -63,8 +63,8 @@ def fit_overlapping(
         left = images - flux[:, None, :] * trial.response(images.shape[1])[0] - beside - level
         return np.concatenate([(root * left).ravel(), (values - usual) / scales])
 
-    low = np.concatenate([start[:n] - _FARTHEST, [np.log(WIDTHS[0])], np.negative(_SLOPES), [0.0]])
-    high = np.concatenate([start[:n] + _FARTHEST, [np.log(profile.widest)], _SLOPES, [0.4]])
+    low = np.concatenate([start[:n] - _FARTHEST, [np.log(WIDTHS[0])], -SLOPES, [0.0]])
+    high = np.concatenate([start[:n] + _FARTHEST, [np.log(profile.widest)], SLOPES, [MOST_SKIRT]])
     inside = np.clip(start, low + 1e-3, high - 1e-3)
     found = least_squares(residual, inside, bounds=(low, high), diff_step=1e-3, max_nfev=_STEPS, x_scale=scales)
     covariance = np.zeros_like(profile.covariance)

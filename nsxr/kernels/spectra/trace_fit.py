@@ -18,11 +18,15 @@ from nsxr.kernels.spectra.trace_profile import (
     uncorrected,
 )
 
-__all__ = ["fit_echoes", "fit_trace", "orthonormal", "without"]
+__all__ = ["MOST_SKIRT", "SCALES", "SLOPES", "fit_echoes", "fit_trace", "orthonormal", "without"]
 
-_SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])  # priors: deviations of tilt, curvature, log width, skirt
+SCALES = np.array([0.3, 0.2, 0.5, 0.4, 0.2, 0.1])
+"""Priors of the shape: deviations of tilt, curvature, three terms of the logarithm of the width, and skirt."""
+SLOPES = np.array([0.5, 0.3])
+"""Bounds of the change of the logarithm of the width along x."""
+MOST_SKIRT = 0.4
+"""Largest part of the light in the skirt."""
 _FURTHEST = 1.5  # pixels, bound of the changes of offsets, and of tilt and curvature
-_SLOPES = np.array([0.5, 0.3])  # bounds of the change of the logarithm of the width along x
 
 _KINDS = (0, 0, 0, 1, 1, 1, 2)
 """What each parameter of the shape changes in a column: 0 the position (offset, tilt, curvature), 1 the width, 2 the
@@ -185,13 +189,13 @@ def fit_trace(
     n, shape = images.shape[0], start.shape
     levels = orthonormal(levels, weights)
     width = np.exp(shape[n + 2])
-    deviations = np.concatenate([np.full(n, prior), _SCALES])
+    deviations = np.concatenate([np.full(n, prior), SCALES])
     centre = np.concatenate([np.zeros(n + 2), [np.log(width), 0.0, 0.0, USUAL_SKIRT]])
-    furthest = np.concatenate([np.full(n + 2, _FURTHEST), [0.0], _SLOPES, [0.0]])
+    furthest = np.concatenate([np.full(n + 2, _FURTHEST), [0.0], SLOPES, [0.0]])
     middle = np.concatenate([shape[:n], np.zeros(6)])
     lowest, highest = middle - furthest, middle + furthest
     lowest[n + 2], highest[n + 2] = np.log(WIDTHS[0]), np.log(start.widest)
-    lowest[-1], highest[-1] = 0.0, 0.4
+    lowest[-1], highest[-1] = 0.0, MOST_SKIRT
 
     shapes = np.stack(levels) if levels else np.zeros((0, *images.shape))
     problem = _Problem(without(images, weights, levels), weights, start, shapes, centre, deviations)
