@@ -19,7 +19,7 @@ from nsxr.formats.pixels import FitsArray, PixelSource
 from nsxr.model.keywords import read
 from nsxr.model.readout import IRS2_ROWS, Readout
 from nsxr.model.types import Entries
-from nsxr.model.variables import TABLES, units_of, variable_attributes
+from nsxr.model.variables import TABLES, VARIABLES, units_of, variable_attributes
 from nsxr.storage.options import StorageOptions
 
 __all__ = ["NirspecBackend", "read_dataset"]
@@ -113,7 +113,7 @@ def read_dataset(
         }
         if dims == IMAGE:
             images |= {
-                variable: file.image(name, "uint8" if name in ("REGIONS", "SUBTRACTED") else "float32")
+                variable: file.image(name, np.dtype(VARIABLES[variable].dtype).name)
                 for name, variable in FRAME_IMAGES.items()
                 if name in file.extensions
             }

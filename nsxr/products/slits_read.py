@@ -23,7 +23,7 @@ from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
 from nsxr.model.dq import OUTSIDE
 from nsxr.model.keywords import read, require
 from nsxr.model.names import plain_name
-from nsxr.model.variables import units_of, variable_attributes
+from nsxr.model.variables import VARIABLES, units_of, variable_attributes
 from nsxr.products.fits_read import read_dataset
 from nsxr.products.padding import in_order, is_resampled, on_detector
 from nsxr.slits.collection import as_slit, as_tree
@@ -33,7 +33,6 @@ from nsxr.storage.urls import shown
 
 __all__ = ["open_slits"]
 
-_DTYPES = {"dq": "uint32", "subtracted": "uint8"}  # of images that are no float32
 _OF_ALL = ("DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WHT")
 """Extensions that all slits of a file have, or none of them."""
 
@@ -170,7 +169,7 @@ def _images(file: FitsFile, version: int, dims: tuple[str, ...]) -> dict[str, xr
     for extension, name in SLIT_IMAGES.items():
         if (extension, version) not in file.versions:
             continue
-        source = file.image(extension, _DTYPES.get(name, "float32"), version)
+        source = file.image(extension, np.dtype(VARIABLES[name].dtype).name, version)
         own = dims if len(source.shape) == len(shape) else dims[-2:]
         if source.shape != tuple(shape[dims.index(dim)] for dim in own):
             if not np.prod(source.shape):
