@@ -1,19 +1,43 @@
 """Choose the fixed slits of an exposure by its subarray, and number their sources."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from nsxr.errors import DegradedResultWarning, ModelError
 from nsxr.model.optics_header import OpticsHeader
-from nsxr.optics.shutters import FIXED_SLIT_IDS, fixed_slitlet
+from nsxr.optics.parts import Quadrant
+from nsxr.optics.shutters import FIXED_SLIT_IDS, HALF_HEIGHT, fixed_slitlet
 from nsxr.optics.slit import ONE_SLIT, Slit, Slitlet, Source
 from nsxr.optics.slit_optics import SlitOptics
 
-__all__ = ["find_fixed_slits", "planned_position", "primary_slit", "slit_names"]
+__all__ = ["find_fixed_slits", "planned_position", "primary_slit", "slit_names", "slits_of_table"]
 
 _WAVELENGTH = 2.0  # um, of the rays from the target; the place in the slit hardly depends on it
+
+
+def slits_of_table(
+    names: Iterable[str], table: Quadrant, wavelengths: tuple[float, float], order: int
+) -> dict[str, Slit]:
+    """Return the fixed slits, or the slices, of a table of openings, by name.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of the openings, in the order of the table.
+    table : Quadrant
+        Their centres and sizes.
+    wavelengths : (float, float)
+        Range of wavelengths [um].
+    order : int
+        Spectral order.
+    """
+    found = {}
+    for name, x, y, width, height in zip(names, table.x, table.y, table.width, table.height, strict=False):
+        place = (float(x), float(y), float(width), float(height))
+        found[name] = Slit(name, 5, *place, -HALF_HEIGHT, HALF_HEIGHT, wavelengths, order)
+    return found
 
 
 def slit_names(subarray: str) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ from nsxr.formats.asdf_transforms import Polynomial, Transform, read_transform
 from nsxr.model.keywords import start_of
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.optics.boxes import seen_range
+from nsxr.optics.fixed_slits import slits_of_table
 from nsxr.optics.instrument import LightPath, Optics
 from nsxr.optics.parts import Disperser, Distortion, FocalPlane, Quadrant, Relay
 from nsxr.optics.pointing import Pointing
-from nsxr.optics.shutters import FIXED_SLIT_IDS, HALF_HEIGHT
-from nsxr.optics.slit import Slit
+from nsxr.optics.shutters import FIXED_SLIT_IDS
 from nsxr.references.crds import best_references
 from nsxr.references.embedded_optics import optics_of_product
 from nsxr.references.optics_files import choose_files, warn_if_mixed
@@ -119,10 +119,10 @@ def open_optics(
     wanted = nominal if wavelength_range is None else seen_range(wavelength_range)
     if not header.is_ifu:
         fixed = next((quadrant for quadrant in quadrants if quadrant.number == 5), None)
-        slits = {} if fixed is None else _slits(tuple(FIXED_SLIT_IDS), fixed, wanted, order)
+        slits = {} if fixed is None else slits_of_table(tuple(FIXED_SLIT_IDS), fixed, wanted, order)
         return Optics(path, slits, quadrants, references=names)
     slicer = _slicer(files["ifuslicer"])
-    slits = _slits([str(number) for number in range(slicer.x.size)], slicer, wanted, order)
+    slits = slits_of_table([str(number) for number in range(slicer.x.size)], slicer, wanted, order)
     post = tuple(_slice_post(files["ifupost"], number) for number in range(slicer.x.size))
     return Optics(path, slits, quadrants, slicer, post, _relay(files["ifufore"]), names)
 
@@ -218,14 +218,6 @@ def _wavelength_range(file: AsdfFile, header: OpticsHeader) -> tuple[tuple[float
             raise ReferenceFileError(f"{file.name}: {names[chosen]} has no two increasing wavelengths and an order")
         low, high = map(float, limits)
     return (low * 1e6, high * 1e6), order
-
-
-def _slits(names: Sequence[str], table: Quadrant, wavelengths: tuple[float, float], order: int) -> dict[str, Slit]:
-    found = {}
-    for name, x, y, width, height in zip(names, table.x, table.y, table.width, table.height, strict=False):
-        place = (float(x), float(y), float(width), float(height))
-        found[name] = Slit(name, 5, *place, -HALF_HEIGHT, HALF_HEIGHT, wavelengths, order)
-    return found
 
 
 def _quadrants(file: AsdfFile) -> tuple[Quadrant, ...]:

@@ -8,10 +8,10 @@ import xarray as xr
 
 from nsxr.errors import ModelError, ParameterError
 from nsxr.model.readout import IRS2_ROWS
+from nsxr.optics.fixed_slits import slits_of_table
 from nsxr.optics.footprints import lit_by
 from nsxr.optics.instrument import Optics, SlitOptics
-from nsxr.optics.shutters import FIXED_SLIT_IDS, HALF_HEIGHT
-from nsxr.optics.slit import Slit
+from nsxr.optics.shutters import FIXED_SLIT_IDS
 from nsxr.slits.selection import require_matching, slits_of, window_of
 from nsxr.slits.stuck_shutters import stuck_optics
 
@@ -102,14 +102,10 @@ def _openings(exposure: xr.Dataset, optics: Optics, shutters: str | os.PathLike[
         if shutters is not None:
             raise ModelError("an exposure of the IFU needs no MSA metafile; leave out shutters")
         yield from (optics.for_slit(name) for name in optics.slits)
-        for quadrant in optics.quadrants:
-            if quadrant.number == 5:
-                for n, name in enumerate(FIXED_SLIT_IDS):
-                    sizes = (quadrant.x, quadrant.y, quadrant.width, quadrant.height)
-                    x, y, width, height = (float(axis[n]) for axis in sizes)
-                    ends = (-HALF_HEIGHT, HALF_HEIGHT)
-                    slit = Slit(name, 5, x, y, width, height, *ends, optics.wavelength_range, optics.order)
-                    yield SlitOptics(optics.path, slit, quadrant.to_plane(x, y, width, height))
+        for fixed in (quadrant for quadrant in optics.quadrants if quadrant.number == 5):
+            for slit in slits_of_table(FIXED_SLIT_IDS, fixed, optics.wavelength_range, optics.order).values():
+                affine = fixed.to_plane(slit.x, slit.y, slit.width, slit.height)
+                yield SlitOptics(optics.path, slit, affine)
         return
     yield from (optics.for_slit(slit) for slit in slits_of(exposure, optics, shutters))
     yield from (optics.for_slit(name) for name in optics.slits)
