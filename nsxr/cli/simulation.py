@@ -10,7 +10,6 @@ import numpy as np
 
 from nsxr.cli.calibration import Wanted, calibrate
 from nsxr.cli.options import exposure_root, put, reports_errors, takes_output
-from nsxr.cli.spec2 import spec2
 from nsxr.pipelines.recipe import Recipe
 from nsxr.products.spectra_read import open_spectra
 from nsxr.simulate import simulate_exposure, true_flux
@@ -112,6 +111,8 @@ def demo(context: click.Context, output: str, seed: int) -> None:
     click.echo("stage 2: count rates to spectra ...")
     folder = Path(output)
     rate, source = str(folder / f"{root}_rate.fits"), str(made.truth.parent / "references")
+    from nsxr.cli.spec2 import spec2  # stage 2 takes 0.2 s to import, and nsxr simulate does not need it
+
     context.invoke(spec2, files=(rate,), output=output, source=source, quicklook=True, overwrite=True)
     picture = folder / f"{root}_truth.png"
     words = _compare(made.truth, folder / f"{root}_x1d.fits", picture)

@@ -326,10 +326,10 @@ def subtract_background(
     if "var_flat" in added:
         flat = (science["var_flat"] + added["var_flat"]).assign_attrs(science["var_flat"].attrs)
         result = result.assign(var_flat=flat)
-    # the error of a factor is relative to what is left of the light
-    left = (result["sci"] / science["sci"]) ** 2
-    for name in (name for name in FACTOR_VARIANCES if name in science and name != "var_flat"):
-        result = result.assign({name: (science[name] * left).astype(np.float32).assign_attrs(science[name].attrs)})
+    if factors := [name for name in FACTOR_VARIANCES if name in science and name != "var_flat"]:
+        left = (result["sci"] / science["sci"]) ** 2  # the error of a factor is relative to what is left of the light
+        variances = {name: (science[name] * left).astype(np.float32) for name in factors}
+        result = result.assign({name: one.assign_attrs(science[name].attrs) for name, one in variances.items()})
     # after this, var_flat is a sum, and no part of it belongs to the light that is left
     result = result.drop_vars("flatfield_common", errors="ignore")
     if "contributing" in own:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from nsxr.errors import InputFileError
 from nsxr.formats.msa_metafile import read_metafile
 from nsxr.model.keywords import whole_number
+from nsxr.model.msa_metafile import MsaMetafile
 from nsxr.model.optics_header import OpticsHeader
 from nsxr.model.texts import is_true
 from nsxr.model.types import Attributes, Entries
@@ -65,10 +66,13 @@ def nod_shifts(
     if any(one is not None and any(one.get(key) != attrs.get(key) for key in same) for one in dithers):
         return {}
     found: dict[str, list[float | None]] = {slit.name: [] for slit in slits if slit.source is not None}
+    has_shutters = header.exposure_type == "NRS_MSASPEC"
+    is_needed = has_shutters and any(one is not None for one in dithers)
+    metafile = None if shutters is None or not is_needed else read_metafile(shutters)
     for one in dithers:
         there: Mapping[str, float] = {}
-        if one is not None and header.exposure_type == "NRS_MSASPEC":
-            there = _by_shutters(header, one, optics, shutters, slits)
+        if one is not None and has_shutters:
+            there = _by_shutters(header, one, optics, metafile, slits)
         elif one is not None:
             there = _by_offsets(attrs, one, optics, slits)
         for name, shifts in found.items():
@@ -80,15 +84,15 @@ def _by_shutters(
     header: OpticsHeader,
     dither: Entries,
     optics: Optics,
-    shutters: str | os.PathLike[str] | None,
+    metafile: MsaMetafile | None,
     slits: Sequence[Slitlet],
 ) -> dict[str, float]:
     """Return the shifts of sources in shutters, from the shutters that hold them at both dithers."""
     number = whole_number(dither.get("PATT_NUM"))
-    if shutters is None or number is None or header.metadata_id is None:
+    if metafile is None or number is None or header.metadata_id is None:
         return {}
     try:
-        others = slitlets_of(optics, read_metafile(shutters), header.metadata_id, number, header.program)
+        others = slitlets_of(optics, metafile, header.metadata_id, number, header.program)
     except InputFileError:
         return {}
     moved = {slit.name: slit for slit in others}

@@ -190,9 +190,10 @@ def _corrected_for_weights(
     row = np.arange(weight.shape[0])[:, None]
     with np.errstate(all="ignore"):
         distance = np.abs(row - (row * core).sum(0) / core.sum(0))
-        light = _light_of_table(distance, wavelength, table)
         enclosed = 1 / correction
-        if slit is not None:
+        if slit is None:
+            light = _light_of_table(distance, wavelength, table)
+        else:
             light, relative = _light_of_slit(distance, height, wavelength, places, table, slit)
             enclosed = enclosed * relative
         beyond = np.where(distance > 0.5 * height + 0.5, weight, 0.0)
@@ -229,12 +230,11 @@ def _light_of_slit(
     points = point_light(nodes, sizes, 1 / corrections, slit.openings, pixel)
     node = np.interp(np.nan_to_num(wavelength, nan=nodes[0]), nodes, np.arange(nodes.size))
     light = points.in_pixels(node, slit_y, slit.place, slit.place)
-    for number, nod in enumerate(slit.nods):
+    is_in = [(places[1].astype(np.int64) >> number) & 1 for number in range(len(slit.nods))]
+    count = np.maximum(sum(is_in), 1)
+    for one, nod in zip(is_in, slit.nods, strict=True):
         if nod is not None:
-            bits = places[1].astype(np.int64)
-            count = sum((bits >> k) & 1 for k in range(len(slit.nods)))
-            share = ((bits >> number) & 1) / np.maximum(count, 1)
-            light = light - share * points.in_pixels(node, slit_y, nod, slit.place)
+            light = light - one / count * points.in_pixels(node, slit_y, nod, slit.place)
     within = np.clip(0.5 * height + 0.5 - distance, 0.0, 1.0)
     central = points.enclosed(float(np.nanmedian(height)))
     return light, (within * light).sum(0) / np.interp(node, np.arange(nodes.size), central)

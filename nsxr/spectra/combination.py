@@ -22,8 +22,8 @@ from nsxr.spectra.shared_errors import origin_of
 __all__ = ["combine_spectra"]
 
 _INPUTS = ("flux", "surf_bright", *(f"{kind}_var_{part}" for kind in ("flux", "sb") for part in VARIANCES), "dq")
-_OUTPUTS = (*_INPUTS, "flux_var_shared", "sb_var_shared", "flux_covariance", "combination_weight", "n_input")
-_OUTPUTS = (*_OUTPUTS, *RELATIVE_ERRORS)
+_OWN = ("flux_var_shared", "sb_var_shared", "flux_covariance", "combination_weight", "n_input")
+_OUTPUTS = (*_INPUTS, *_OWN, *RELATIVE_ERRORS)
 _PLACES = ("position_fitted", "extraction_start")
 """Where a spectrum is on the detector [row]."""
 _MEANINGS: Mapping[str, str] = {
