@@ -70,10 +70,10 @@ def test_solver_leaves_out_what_deviates_and_does_nothing_without_data():
     noise = draw_noise(density, 4, 4096, random)
     values = (noise + 2 * random.standard_normal(noise.shape)).astype(np.float32)
     solver = Solver(density, 4)
-    clean = solver.noise(values, weight)
+    clean = solver.noise(values, weight).copy()
     hit = random.random(values.shape) < 0.01
     values[hit] += 200
-    robust = solver.noise(values, weight, 4.0)
+    robust = solver.noise(values, weight, 4.0).copy()
     assert np.std(robust - noise) < 1.03 * np.std(clean - noise)
     assert np.std(solver.noise(values, weight) - noise) > 2 * np.std(clean - noise)
     np.testing.assert_array_equal(solver.noise(values, np.zeros_like(weight), 4.0), 0)
