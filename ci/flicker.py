@@ -33,7 +33,8 @@ from common import add_choices, add_peer, call_peer, make_parser, peer_python
 
 import nsxr
 from nsxr.kernels.ramps.flicker import Solver, series_length, to_image, to_series
-from nsxr.kernels.ramps.noise_spectrum import binned_power, fit_densities
+from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands
+from nsxr.kernels.ramps.noise_spectrum import fit_densities
 from nsxr.model.readout import Readout
 from nsxr.ramps.correlated_noise.frames import frames_of
 from nsxr.simulate import QUIET, Artifacts, small_exposure
@@ -141,7 +142,8 @@ def oracle(exposure: Exposure, is_dark: np.ndarray) -> np.ndarray:
     everywhere = to_series(known.astype(np.float32), order, length)
     flat = np.where(known, residual, 0).reshape(-1, *is_dark.shape).astype(np.float32)
     power = np.mean([binned_power(to_series(frame, order, length)) for frame in flat], axis=0)
-    densities = fit_densities(power, len(flat), everywhere)
+    folded = folded_bands(everywhere, np.arange(band_count(length)))
+    densities = fit_densities(power, len(flat), everywhere, folded)
     weight = to_series((is_dark & known).astype(np.float32), order, length)
     if exposure.has_photons:
         photons = exposure.light.mean((0, 1)) / exposure.gain

@@ -157,18 +157,20 @@ def to_frames(array: xr.DataArray, limit: int = FRAME_BYTES) -> xr.DataArray:
     return array.chunk({"integration": max(1, limit // samples), **lengths}).assign_coords(array.coords)
 
 
-def to_whole_frames(array: xr.DataArray) -> xr.DataArray:
+def to_whole_frames(array: xr.DataArray, *split: str) -> xr.DataArray:
     """Return an array in chunks of single frames, or of whole integrations if all their frames are small.
 
-    An integration is not split in any other way. Sums over its groups therefore do not depend on the chunks.
+    An integration is not split in any other way. Sums over its groups therefore do not depend on the chunks. Dims in
+    ``split`` keep their chunks.
     """
     if array.chunks is None:
         return array
     sizes = {dim: size for dim, size in array.sizes.items() if dim in ("group", "row", "column")}
     integrations = FRAME_BYTES // (4 * math.prod(sizes.values()))
     lengths = {"group": -1, "integration": integrations} if integrations else {"group": 1, "integration": 1}
+    lengths |= {dim: -1 for dim in ("row", "column") if dim not in split}
     kept = {dim: n for dim, n in lengths.items() if dim in array.dims}
-    return array.chunk({**dict.fromkeys(("row", "column"), -1), **kept}).assign_coords(array.coords)
+    return array.chunk(kept).assign_coords(array.coords)
 
 
 def in_chunks(

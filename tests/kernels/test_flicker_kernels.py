@@ -4,7 +4,8 @@ import scipy.fft
 
 from nsxr.kernels.ramps.dark_pixels import dark_level, find_dark
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
-from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands, power_bins
+from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
 from nsxr.model.readout import IRS2_ROWS, Readout, irs2_layout
 from nsxr.model.time_order import science_time_order
 from nsxr.simulate import Artifacts, small_exposure
@@ -132,7 +133,7 @@ def test_spectrum_is_found_through_gaps(n_frames):
         values = draw_noise(density, 4, length, random)
         values += 2 * random.standard_normal(values.shape, dtype=np.float32)
         power += binned_power(values * weight) / n_frames
-    found = fit_densities(power, n_frames, weight)
+    found = fit_densities(power, n_frames, weight, folded_bands(weight, np.arange(band_count(length))))
     assert found.white == pytest.approx(density.white, rel=0.03)
     for k in (64, 512, 4096):
         near = slice(k // 2, 2 * k)
@@ -146,10 +147,11 @@ def test_spectrum_of_white_noise_has_nothing_correlated():
     random = np.random.default_rng(6)
     weight = np.ones((1, 2**14), dtype=np.float32)
     power = binned_power(random.standard_normal(weight.shape, dtype=np.float32))
-    found = fit_densities(power, 1, weight)
+    folded = folded_bands(weight, np.arange(band_count(2**14)))
+    found = fit_densities(power, 1, weight, folded)
     assert found.white == pytest.approx(1, rel=0.03)
     assert found.own[1:].mean() < 0.02
-    silent = fit_densities(0 * power, 1, weight)
+    silent = fit_densities(0 * power, 1, weight, folded)
     assert silent.white > 0
     assert not silent.own.any()
 

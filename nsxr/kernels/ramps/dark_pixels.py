@@ -3,12 +3,16 @@
 import numpy as np
 from scipy import ndimage
 
+from nsxr.kernels.compilation import kernel
+from nsxr.kernels.sorting import median_of, sort_columns
+
 __all__ = ["dark_level", "find_dark"]
 
 _LENGTHS = (1, 9, 65)
 """Pixels along the dispersion that are averaged, to see bright, faint and very faint traces."""
 
 _ROUNDS = 3
+_TILE = 32  # columns that are sorted together
 _FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
@@ -112,11 +116,18 @@ def _opened(found: np.ndarray, length: int) -> np.ndarray:
 
 def _grown(found: np.ndarray, along: int, across: int = 0) -> np.ndarray:
     """Return found pixels, enlarged to each side by this many neighbours along and across the dispersion."""
-    grown = found.view(np.uint8)
+    grown = found
     for axis, width in ((1, along), (0, across)):
-        if width:
-            grown = ndimage.maximum_filter1d(grown, 2 * width + 1, axis=axis, mode="constant")
-    return grown.view(np.bool_)
+        done = 0
+        while done < width:
+            step = min(done + 1, width - done)  # what is grown already grows by its own width and one pixel
+            before = grown.swapaxes(0, axis)
+            grown = grown.copy()
+            after = grown.swapaxes(0, axis)
+            after[step:] |= before[:-step]
+            after[:-step] |= before[step:]
+            done += step
+    return grown
 
 
 def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,14 +143,34 @@ def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[
 def _column_levels(values: np.ndarray, is_dark: np.ndarray, bands: np.ndarray) -> np.ndarray:
     """Return the median of the dark pixels of each amplifier in each column, as an image."""
     levels = np.zeros_like(values)
-    masked = np.where(is_dark, values, np.nan)
-    overall = np.nanmedian(masked) if is_dark.any() else 0.0
     for band in np.unique(bands):
-        rows = bands == band
-        enough = is_dark[rows].sum(0) >= _FEWEST
-        found = np.full(values.shape[1], overall, dtype=np.float32)
+        rows = np.flatnonzero(bands == band)
+        median, count = _column_medians(values, is_dark, rows)
+        enough = count >= _FEWEST
         if enough.any():
-            found[enough] = np.nanmedian(masked[rows][:, enough], axis=0)
-            found[~enough] = np.median(found[enough])
-        levels[rows] = found
+            median[~enough] = np.median(median[enough])
+        else:
+            median[:] = np.median(values[is_dark]) if is_dark.any() else 0.0
+        levels[rows] = median
     return levels
+
+
+@kernel
+def _column_medians(
+    values: np.ndarray, is_dark: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
+    """Return the median of dark pixels of some rows in each column, float32, and the number of these pixels."""
+    n = values.shape[1]
+    median, count = np.zeros(n, np.float32), np.zeros(n, np.int64)
+    tile = np.empty((rows.size, _TILE), np.float32)
+    for start in range(0, n, _TILE):
+        size = min(_TILE, n - start)
+        for r in range(rows.size):
+            for c in range(size):
+                used = is_dark[rows[r], start + c]
+                tile[r, c] = values[rows[r], start + c] if used else np.inf
+                count[start + c] += used
+        sort_columns(tile, rows.size, size)
+        for c in range(size):
+            median[start + c] = median_of(tile, c, 0, count[start + c])
+    return median, count

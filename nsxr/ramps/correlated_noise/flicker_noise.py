@@ -11,7 +11,7 @@ from nsxr.compute.layouts import is_kept, one_chunk, to_whole_frames
 from nsxr.compute.passes import settle
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.flicker import series_length
-from nsxr.kernels.ramps.noise_spectrum import power_bins
+from nsxr.kernels.ramps.noise_bands import power_bins
 from nsxr.model.declarations import step
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.history import record

@@ -6,17 +6,20 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks, unlabelled
-from nsxr.compute.layouts import one_chunk, to_whole_frames
+from nsxr.compute.layouts import one_chunk, to_blocks, to_whole_frames
+from nsxr.compute.reductions import reduce_tree
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
+from nsxr.kernels.ramps.differences import differences, weighted_sums
 from nsxr.model.dims import IMAGE, RAMP
-from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL
+from nsxr.model.dq import UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
 from nsxr.model.variables import check
 
 __all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of", "on_pixels_of"]
 
+_ROWS = 128  # rows in which the noise of a frame is measured
 _SERIES = 10  # least number of integrations whose mean shows the source well enough
 _FEWEST = 4  # least number of frames whose mean can be subtracted before the spectrum is measured
 
@@ -73,18 +76,20 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     if "science_row" in exposure.coords:
         raise ModelError("IRS2 frames still have their interleaved rows, subtract reference pixels first")
     has_groups = "group" in exposure["sci"].dims
-    values = (_differences(exposure) if has_groups else _rates(exposure)).transpose(*RAMP)
+    _check(exposure, has_groups)
+    values = _values(exposure)
     integrations, groups = values.sizes["integration"], values.sizes["group"]
     weights = _slope_weights(groups)
-    precision = map_blocks(
-        _precision, values, core=IMAGE, outputs={"precision": (("integration", "group"), np.float32)}
-    )["precision"]
-    mean = one_chunk(_mean(values, ("integration", "group"), weights, precision), *IMAGE)
+    stride = max(1, exposure.sizes["row"] // _ROWS)
+    some = exposure.isel(row=slice(stride // 2, None, stride))
+    outputs = {"precision": (("integration", "group"), np.float32)}
+    precision = map_blocks(_precision, to_whole_frames(_values(some)), core=IMAGE, outputs=outputs)["precision"]
+    mean = one_chunk(_mean(exposure, values, ("integration", "group"), weights, precision), *IMAGE)
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
     if is_series:
         static, kept = (
-            to_whole_frames(_mean(values, ("integration",), np.ones(groups), precision)),
+            to_whole_frames(_mean(exposure, values, ("integration",), np.ones(groups), precision)),
             1 - 1 / integrations,
         )
     elif integrations * groups >= _FEWEST:
@@ -96,22 +101,36 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     return Frames(values, precision, mean, static, kept, shared, is_series, order, bands)
 
 
-def _differences(exposure: xr.Dataset) -> xr.DataArray:
+def _check(exposure: xr.Dataset, has_groups: bool) -> None:
+    if not has_groups:
+        check(exposure, "sci", "dq", "var_rnoise", "var_poisson", units={"sci": "DN/s"})
+        return
     check(exposure, "sci", "groupdq", "pixeldq", units={"sci": "DN"})
     if exposure.sizes["group"] < 2:
         raise ModelError("differences of groups need two groups or more, found one; clean the rates instead")
-    sci, flags = (to_whole_frames(unlabelled(exposure[name])) for name in ("sci", "groupdq"))
-    later, earlier = ({"group": part} for part in (slice(1, None), slice(None, -1)))
-    lost = ((flags.isel(later) | flags.isel(earlier)) & UNUSABLE_GROUP) | (flags.isel(later) & JUMP)
-    usable = (lost == 0) & ((one_chunk(unlabelled(exposure["pixeldq"]), *IMAGE) & UNUSABLE_PIXEL) == 0)
-    return (sci.isel(later) - sci.isel(earlier)).where(usable)
 
 
-def _rates(exposure: xr.Dataset) -> xr.DataArray:
-    check(exposure, "sci", "dq", "var_rnoise", "var_poisson", units={"sci": "DN/s"})
+def _values(exposure: xr.Dataset) -> xr.DataArray:
+    """Return differences of groups, or rates, (integration, group, row, column) float32, NaN where they are unusable.
+
+    Rows of ramps stay in their chunks until the differences are made, so that no frames of ramps are kept.
+    """
+    if "group" in exposure["sci"].dims:
+        sci, flags = (to_whole_frames(unlabelled(exposure[name]), "row") for name in ("sci", "groupdq"))
+        parts = [array.isel(group=part) for array in (sci, flags) for part in (slice(1, None), slice(None, -1))]
+        pixeldq = one_chunk(unlabelled(exposure["pixeldq"]), *IMAGE)
+        return map_blocks(
+            differences,
+            *(array.transpose(*RAMP).rename(row="piece") for array in parts),
+            pixeldq.rename(row="piece"),
+            core=("piece", "column"),
+            outputs={"values": (RAMP, np.float32)},
+            sizes={"row": exposure.sizes["row"]},
+            joined="piece",
+        )["values"]
     usable = (to_whole_frames(unlabelled(exposure["dq"])) & UNUSABLE_PIXEL) == 0
     values = to_whole_frames(unlabelled(exposure["sci"])).where(usable)
-    return values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims])
+    return values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims]).transpose(*RAMP)
 
 
 def _precision(values: np.ndarray) -> np.ndarray:
@@ -130,12 +149,43 @@ def _precision(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def _mean(values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray) -> xr.DataArray:
+def _mean(
+    exposure: xr.Dataset, values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray
+) -> xr.DataArray:
     """Return the mean of usable values over some dims, with weights of groups and of frames, float32."""
     along = xr.DataArray(weights.astype(np.float32), dims="group") * precision
-    total = (values * along).sum(dims, dtype=np.float64)
-    count = (values.notnull() * along).sum(dims, dtype=np.float64)
+    if "group" in exposure["sci"].dims:
+        total, count = _sums_of_ramps(exposure, along.transpose("integration", "group"), "group" in dims)
+    else:
+        total = (values * along).sum(dims, dtype=np.float64)
+        count = (values.notnull() * along).sum(dims, dtype=np.float64)
     return (total / count.where(count > 0)).astype(np.float32)
+
+
+def _sums_of_ramps(exposure: xr.Dataset, weight: xr.DataArray, over_groups: bool) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the weighted sum of differences of groups over integrations and groups, and the sum of the weights."""
+    blocks = to_blocks(exposure[["sci", "groupdq", "pixeldq"]])
+    dims = ("integration", "difference", *IMAGE)
+    found = map_blocks(
+        weighted_sums,
+        *(unlabelled(blocks[name]).transpose(*RAMP) for name in ("sci", "groupdq")),
+        unlabelled(blocks["pixeldq"]),
+        one_chunk(weight.rename(group="difference"), "difference"),
+        core=("group", "column"),
+        outputs=dict.fromkeys(("total", "count"), (dims, np.float64)),
+        sizes={"difference": 1 if over_groups else weight.sizes["group"]},
+        reduced=dict.fromkeys(("total", "count"), "integration"),
+        over_groups=over_groups,
+    ).values()
+    total, count = (reduce_tree(_add, array, "integration", np.float64).isel(integration=0) for array in found)
+    if over_groups:
+        return total.isel(difference=0), count.isel(difference=0)
+    return total.rename(difference="group"), count.rename(difference="group")
+
+
+def _add(block: np.ndarray) -> np.ndarray:
+    total: np.ndarray = block.sum(0, keepdims=True)
+    return total
 
 
 def _slope_weights(n: int) -> np.ndarray:

@@ -10,7 +10,8 @@ from scipy import ndimage
 from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
-from nsxr.kernels.ramps.noise_spectrum import alike_frames, binned_power, fit_densities, power_bins
+from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands, power_bins
+from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
 from nsxr.ramps.correlated_noise.frames import Frames
@@ -20,6 +21,7 @@ __all__ = ["MODEL", "noise_of", "spectrum_of", "variance_of", "weight_of_series"
 MODEL = ("component", "frequency")
 """Dims of the spectral densities."""
 _OUTLIER = 4.0  # samples that deviate by more standard deviations are left out
+_FRAMES, _SAMPLES = 8, 2**24  # frames whose power is measured at least, and samples from which on this is enough
 _DRAWS = 4
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
@@ -100,11 +102,15 @@ def variance_of(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> 
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
-    """Return the spectral densities of one frame, (component, frequency) float64."""
+    """Return the spectral densities of one frame, (component, frequency) float64.
+
+    Of full frames, some that are spread over the exposure are enough: the shape of the spectrum is known better than
+    the noise of the frames allows to use.
+    """
     length = series_length(frames.order)
     power, count = map_blocks(
         _power_of_frames,
-        residual,
+        _some_frames(residual),
         weight,
         core=IMAGE,
         outputs={
@@ -114,11 +120,22 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
         sizes={"kind": 2, "bin": power_bins(length).size},
         order=frames.order,
     ).values()
+    numbers = in_groups(chunk_like(xr.DataArray(np.arange(band_count(length)), dims="band"), residual), "band", 10)
+    folded = map_blocks(
+        _folded,
+        numbers,
+        weight,
+        core=IMAGE,
+        outputs={"folded": (("band", "kind", "bin"), np.float64)},
+        sizes={"kind": 2, "bin": power_bins(length).size},
+        order=frames.order,
+    )["folded"]
 
-    def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray, folded: np.ndarray) -> np.ndarray:
         seen = alike_frames(power, count)
         mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
-        densities = fit_densities(mean, int(seen.sum()), to_series(weight, frames.order, length))
+        series = to_series(weight, frames.order, length)
+        densities = fit_densities(mean, int(seen.sum()), series, folded.transpose(1, 0, 2))
         return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])
 
     density = map_blocks(
@@ -126,11 +143,26 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
         one_chunk(power, *map(str, power.dims)),
         one_chunk(count, *map(str, count.dims)),
         weight,
-        core=(*map(str, power.dims), *IMAGE),
+        one_chunk(folded, "band"),
+        core=(*map(str, power.dims), *IMAGE, "band"),
         outputs={"density": (MODEL, np.float64)},
         sizes={"component": 3, "frequency": length // 2 + 1},
     )["density"]
     return density
+
+
+def _some_frames(residual: xr.DataArray) -> xr.DataArray:
+    """Return some groups of each integration, if there are many samples, and all integrations."""
+    integrations, groups = residual.sizes["integration"], residual.sizes["group"]
+    wanted = max(2, -(-_FRAMES // integrations))
+    if groups <= wanted or residual.size // groups * wanted < _SAMPLES:
+        return residual
+    return residual.isel(group=np.unique(np.linspace(0, groups - 1, wanted).round().astype(int)))
+
+
+def _folded(numbers: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> np.ndarray:
+    """Return the power of bands in the weighted series, (band, kind, bin) float64."""
+    return folded_bands(to_series(weight, order, series_length(order)), numbers).transpose(1, 0, 2)
 
 
 def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> tuple[np.ndarray, np.ndarray]:
@@ -139,16 +171,17 @@ def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder
     out = np.zeros((*values.shape[:2], 2, power_bins(length).size))
     total = np.zeros(values.shape[:2])
     whole = float(weight.sum(dtype=np.float64))
+    root = np.sqrt(weight)
     for i in range(values.shape[0]):
         for g in range(values.shape[1]):
-            noise = values[i, g] * np.sqrt(weight)
-            used = (weight > 0) & np.isfinite(noise)
-            some = noise[used][:: max(1, noise.size // 200_000)]
+            noise = values[i, g] * root
+            some = noise.ravel()[:: max(1, noise.size // 200_000)]
+            some = some[(root.ravel()[:: max(1, noise.size // 200_000)] > 0) & np.isfinite(some)]
             if not some.size:
                 continue
             middle = np.median(some)
             far = 5 * 1.4826 * np.median(np.abs(some - middle))
-            used &= np.abs(noise) <= abs(middle) + far
+            used = (np.abs(noise) <= abs(middle) + far) & (weight > 0)  # False where there is no value
             total[i, g] = weight[used].sum(dtype=np.float64)
             if total[i, g]:
                 series = to_series(np.where(used, values[i, g] * weight, np.float32(0)), order, length)

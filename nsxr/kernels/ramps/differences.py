@@ -1,0 +1,104 @@
+"""Differences of successive groups, and their weighted sums over integrations and groups."""
+
+import numpy as np
+
+from nsxr.kernels.compilation import kernel
+from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL
+
+__all__ = ["differences", "weighted_sums"]
+
+_OF_LATER = UNUSABLE_GROUP | JUMP  # a jump lies between the group that is flagged and the one before
+
+
+def differences(
+    later: np.ndarray, earlier: np.ndarray, flags: np.ndarray, flags_before: np.ndarray, pixeldq: np.ndarray
+) -> np.ndarray:
+    """Return groups less the groups before them, (..., row, column) float32, NaN where one cannot be used.
+
+    Parameters
+    ----------
+    later, earlier : ndarray
+        (..., row, column) float32, groups and the groups before them.
+    flags, flags_before : ndarray
+        (..., row, column) uint8, flags of both.
+    pixeldq : ndarray
+        (row, column) uint32.
+    """
+    shape = -1, *later.shape[-2:]
+    found = np.empty_like(later)
+    later, earlier, flags, flags_before = (array.reshape(shape) for array in (later, earlier, flags, flags_before))
+    limits = _OF_LATER, UNUSABLE_GROUP, UNUSABLE_PIXEL
+    _subtract(later, earlier, flags, flags_before, pixeldq, *limits, found.reshape(shape))
+    return found
+
+
+@kernel
+def _subtract(
+    later: np.ndarray,
+    earlier: np.ndarray,
+    flags: np.ndarray,
+    flags_before: np.ndarray,
+    pixeldq: np.ndarray,
+    of_later: np.uint8,
+    of_earlier: np.uint8,
+    of_pixel: np.uint32,
+    out: np.ndarray,
+) -> None:  # pragma: no cover
+    for g in range(out.shape[0]):
+        for r in range(out.shape[1]):
+            for c in range(out.shape[2]):
+                lost = (flags[g, r, c] & of_later) | (flags_before[g, r, c] & of_earlier)
+                if lost != 0 or (pixeldq[r, c] & of_pixel) != 0:
+                    out[g, r, c] = np.nan
+                else:
+                    out[g, r, c] = later[g, r, c] - earlier[g, r, c]
+
+
+def weighted_sums(
+    sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, weight: np.ndarray, over_groups: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted sum of usable differences of groups, and the sum of their weights, float64.
+
+    Parameters
+    ----------
+    sci, groupdq, pixeldq : ndarray
+        (integration, group, row, column) float32 and uint8, and (row, column) uint32.
+    weight : ndarray
+        (integration, difference) float32.
+    over_groups : bool
+        Whether groups are summed too.
+
+    Returns
+    -------
+    tuple of ndarray
+        (1, difference, row, column), with one difference if groups are summed.
+    """
+    differences = 1 if over_groups else sci.shape[1] - 1
+    total, count = (np.zeros((1, differences, *sci.shape[2:])) for _ in range(2))
+    _sum(sci, groupdq, pixeldq, weight, _OF_LATER, UNUSABLE_GROUP, UNUSABLE_PIXEL, total[0], count[0])
+    return total, count
+
+
+@kernel
+def _sum(
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    weight: np.ndarray,
+    of_later: np.uint8,
+    of_earlier: np.uint8,
+    of_pixel: np.uint32,
+    total: np.ndarray,
+    count: np.ndarray,
+) -> None:  # pragma: no cover
+    for i in range(sci.shape[0]):
+        for r in range(sci.shape[2]):
+            for g in range(1, sci.shape[1]):
+                place = min(g, total.shape[0]) - 1
+                share = weight[i, g - 1]
+                for c in range(sci.shape[3]):
+                    lost = (groupdq[i, g, r, c] & of_later) | (groupdq[i, g - 1, r, c] & of_earlier)
+                    step = sci[i, g, r, c] - sci[i, g - 1, r, c]
+                    if lost == 0 and (pixeldq[r, c] & of_pixel) == 0 and step == step:
+                        total[place, r, c] += share * step
+                        count[place, r, c] += share
