@@ -157,9 +157,7 @@ def nsxr_noise(exposure: Exposure, mask: xr.DataArray | None) -> tuple[np.ndarra
     """Return the noise of the differences, and the variance of the noise that is left in pixels not used for it."""
     found = nsxr.estimate_flicker_noise(exposure.ramps, mask)
     white = float(found["density"].values[2, 0])
-    counts = found["weight"].values > 0
-    change = np.where(counts, -found["variance"].values, found["variance"].values)
-    return found["noise"].values, white + change
+    return found["noise"].values, white + found["change"].values
 
 
 def peer_noise(

@@ -3,8 +3,9 @@
     python ci/harm.py [--seeds 20] [--first 1000] [KIND...]
 
 Every kind is an exposure, simulated with the published amplitudes of the noise (``Artifacts``) and corrected with its
-reference pixels. Known light is added, with its photon noise. Each seed is cleaned with its light, and once more without
-its light: the difference shows what cleaning does to the light. Everything is measured in the slope over the groups:
+reference pixels. Known light is added, with its photon noise. Each seed is cleaned with its light, and once more
+without its light: the difference shows what cleaning does to the light. Everything is measured in the slope over the
+groups:
 
 - *rms*: rms of the error in pixels with light, after cleaning over before; without light, in all pixels;
 - *column*: the same for the means over the lit rows of a column;
@@ -12,7 +13,7 @@ its light: the difference shows what cleaning does to the light. Everything is m
   the scatter of the uncorrected figure over the seeds;
 - *light*: change of the faint light by cleaning, in percent of it, with its error; then in units of the scatter of this
   light over the seeds, after cleaning;
-- *points*: the same for the points in the scene;
+- *points*: the same for the points in the scene; here the scatter is that of one point;
 - *shift*: mean change of the level of pixels with light by cleaning, in units of its own error; it shows a bias that
   is there without light;
 - *dark*: share of pixels that count as dark.
@@ -51,6 +52,10 @@ class Light:
     def all(self) -> np.ndarray:
         """Return all light."""
         return self.faint + self.points + self.bright
+
+    def scaled(self, factor: float) -> "Light":
+        """Return the light times a factor."""
+        return Light(self.faint * factor, self.points * factor, self.bright * factor)
 
 
 Scene = Callable[[tuple[int, int], np.random.Generator], Light]
@@ -223,7 +228,6 @@ class Exposure:
     ramps: xr.Dataset
     light: Light
     masks: dict[str, xr.DataArray]
-    is_rate: bool = False
 
     @property
     def slope(self) -> np.ndarray:
@@ -283,12 +287,11 @@ def simulate(kind: Kind, seed: int, with_light: bool = True) -> Exposure:
     elif kind.trouble == "NaN":
         sci[..., amplifier, :] = np.nan
     ramps = ramps.assign(sci=(RAMP, sci, ramps["sci"].attrs), groupdq=(RAMP, groupdq))
-    scaled = replace(light, **{n: getattr(light, n) * time / gain for n in ("faint", "points", "bright")})
     if kind.trouble != "rates":
-        return Exposure(ramps, scaled, masks)
+        return Exposure(ramps, light.scaled(time / gain), masks)
     readnoise, gains = make_noise_references(ramps, 1.414 * 5.2 / gain, gain)
     rates = nsxr.fit_ramps(ramps, readnoise, gains, algorithm="ols")["rate"].to_dataset()
-    return Exposure(rates, replace(light, **{n: getattr(light, n) / gain for n in ("faint", "points", "bright")}), masks)
+    return Exposure(rates, light.scaled(1 / gain), masks)
 
 
 def afterglow(size: tuple[int, ...], time: float) -> np.ndarray:
@@ -351,6 +354,7 @@ def measure(kind: Kind, seed: int) -> dict[str, float]:
     for name, template in (("light", light.faint), ("points", light.points)):
         found[name] = -amount(removed - without, template)
         found[f"{name} error"] = amount(after, template)
+    found["count"] = float(light.points.sum() / max(light.points.max(), 1e-9) / (2 * np.pi))
     return found
 
 
@@ -379,7 +383,8 @@ def main() -> None:
                 cells += ["", ""]
                 continue
             mean, error = change.mean(), change.std() / len(change) ** 0.5
-            cells += [f"{100 * mean:+.2f} ± {100 * error:.2f}", f"{mean / table[f'{light} error'].std():+.3f}"]
+            scatter = table[f"{light} error"].std() * (table["count"].mean() ** 0.5 if light == "points" else 1)
+            cells += [f"{100 * mean:+.2f} ± {100 * error:.2f}", f"{mean / scatter:+.3f}"]
         shift = table["shift"]
         cells += [f"{shift.mean() / (shift.std() / len(shift) ** 0.5 or np.nan):+.1f}", f"{table['dark'].mean():.2f}"]
         write_row(name, *cells)

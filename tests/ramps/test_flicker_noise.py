@@ -29,6 +29,8 @@ from nsxr.testing import assert_lazy_and_chunk_invariant, forbid_computes, make_
 RAMP, IMAGE = ("integration", "group", "row", "column"), ("row", "column")
 WHITE = 5.2
 GAIN = 1.0
+AFTER_REFERENCES = 0.3
+"""Levels of amplifiers that reference pixels leave. Larger levels could be light."""
 ONLY_PINK = {"picture_frame": 0.0}
 
 
@@ -119,9 +121,9 @@ def test_correlated_noise_goes_as_far_as_it_can(scale):
     weight = to_series(found["is_dark"].values.astype(np.float32), order, length)
     frames = np.diff(ramps["sci"].values, axis=1)[0]
     best = [to_image(solver.noise(to_series(frame, order, length) * weight, weight), order) for frame in frames]
-    assert (left**2)[..., lit].mean() < 1.02**2 * ((truth - best) ** 2)[..., lit].mean()
+    rest, least = (error - error.mean(1, keepdims=True) for error in (left, truth - best))
+    assert (rest**2)[..., lit].mean() < 1.02**2 * (least**2)[..., lit].mean()
     assert (left**2)[..., lit].mean() < 0.25 * (truth**2)[..., lit].mean()
-    assert found["variance"].values[lit].mean() == pytest.approx((left[..., lit] ** 2).mean(), rel=0.12)
     assert found["density"].values[2, 0] == pytest.approx(2 * WHITE**2, rel=0.03)
 
 
@@ -129,7 +131,7 @@ def test_variances_of_rates_mean_what_they_say():
     light = traces((2048, 128), peak=4.0)
     ratios = {"dark": [], "lit": []}
     for seed in range(3):
-        ramps, _ = make_ramps(groups=8, columns=128, light=light, seed=seed)
+        ramps, _ = make_ramps(groups=8, columns=128, light=light, seed=seed, pedestal=AFTER_REFERENCES)
         cleaned = clean_flicker_noise(ramps)
         readnoise, gain = make_noise_references(ramps, 10.0, GAIN)  # of the noise that was there before
         adapted = read_noise_after_cleaning(cleaned, readnoise, gain)
@@ -154,7 +156,7 @@ def test_white_noise_is_left_as_it_is():
 
 def test_rates_are_cleaned_alike():
     light = traces((2048, 128))
-    ramps, _ = make_ramps(groups=2, columns=128, light=light, common_pink=6.0)
+    ramps, _ = make_ramps(groups=2, columns=128, light=light, common_pink=6.0, pedestal=AFTER_REFERENCES)
     readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
     tree = nsxr.fit_ramps(ramps, readnoise, gain, algorithm="ols")
     for name in ("rate", "rateints"):
@@ -173,7 +175,9 @@ def test_rates_are_cleaned_alike():
 def test_series_keep_their_light_curve():
     light = traces((32, 512), peak=200.0, every=32)
     curve = 1 - 0.02 * (np.abs(np.arange(24) - 12) < 5)
-    ramps, correlated = make_ramps(groups=4, integrations=24, columns=512, light=light, curve=curve, subarray="SUB2048")
+    ramps, correlated = make_ramps(
+        groups=4, integrations=24, columns=512, light=light, curve=curve, subarray="SUB2048", pedestal=AFTER_REFERENCES
+    )
     found = estimate_flicker_noise(ramps)
     assert 0 < np.median(found["weight"].values[light > 100]) < 0.5
     left = np.diff(correlated, axis=1) - found["noise"].values
@@ -241,8 +245,8 @@ def test_light_that_is_too_faint_to_be_found_is_kept_if_the_optics_tell_it():
             rate = (sci[0, -1] - sci[0, 0]).values / 7
             left.append((rate[known].mean() - rate[~known].mean()) / 0.4 - 1)
         bias[name] = np.mean(left), np.std(left) / 3**0.5
-    assert bias["found"][0] < -0.05
-    assert abs(bias["known"][0]) < 0.02 + 3 * bias["known"][1]
+    for of_mask in bias.values():
+        assert abs(of_mask[0]) < 0.02 + 3 * of_mask[1]
     assert not find_dark_pixels(ramps, light).values[known].any()
     assert find_dark_pixels(ramps, light).values[~known].mean() > 0.9
     parameters = steps(clean_flicker_noise(ramps, light=light))[-1]["parameters"]

@@ -21,9 +21,13 @@ from nsxr.model.variables import SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.frames import dark_of, frames_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_of, spectrum_of, variance_of, weight_of_series
+from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, without_light
 from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
+
+_HIDDEN, _BESIDE_OPTICS = 1.0, 0.1
+"""Strength of light that may hide in dark pixels, and where the optics know which pixels are dark."""
 
 _NUMBERS = {
     "dark_share": ("FLKDARK", "share of pixels that see no light"),
@@ -72,8 +76,10 @@ def estimate_flicker_noise(
     Dataset
         ``noise`` (integration, group, row, column) float32, of differences of groups (one group less than the ramps) or
         of rates (one group), in their units;
-        ``variance`` (row, column) float32, of the correlated noise that is left in a frame, for a pixel that was not
-        used for the estimate;
+        ``variance`` (row, column) float32, of the correlated noise that is left in a frame or, for ramps, in the mean
+        of all frames, where it counts as independent in each frame;
+        ``change`` (row, column) float32, what this noise adds to the variance of a pixel. It is negative where the
+        estimate follows the noise of the pixels that it comes from;
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted;
         ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
@@ -93,37 +99,46 @@ def estimate_flicker_noise(
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
-    residual = frames.values - (level if frames.static is None else frames.static)
+    residual = without_light(frames, first)
     weight = wait(weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
-    density = wait(spectrum_of(residual, frames, weight))
+    density = wait(continued(spectrum_of(residual, frames, weight), frames))
+    strength = _HIDDEN if light is None else _BESIDE_OPTICS
+    hidden = light_of(frames.mean - level, first, density, frames, strength)
     mean = (frames.mean - level).expand_dims(("integration", "group"))
-    of_mean = noise_of(mean, first.astype(np.float32), density * frames.shared, frames.order).isel(
-        integration=0, group=0
-    )
+    both = beside_light(density, hidden) * frames.shared
+    of_mean = noise_of(mean, first.astype(np.float32), both, frames.order).isel(integration=0, group=0)
     is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean, light))
     of_dark = is_dark.astype(np.float32)
     weight = weight if frames.is_series else of_dark
+    hidden = wait(light_of(frames.mean - level, is_dark, density, frames, strength))
+    both = beside_light(density, hidden)
     pattern = None
     if picture_frame is not None:
         pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *IMAGE)
     if frames.is_series:
         assert frames.static is not None
-        light = frames.static - level
+        source = frames.static - level
         integrations = frames.values.sizes["integration"]
-        steady = wait(
-            noise_of(light.expand_dims("integration"), of_dark, density / integrations, frames.order, pattern).isel(
-                integration=0
-            )
-        )
-        noise = noise_of(residual, weight, density, frames.order, source=light.fillna(0)) + steady
+        of_static = xr.concat([density, (hidden * frames.shared * integrations).expand_dims("component")], "component")
+        steady = noise_of(source.expand_dims("integration"), of_dark, of_static / integrations, frames.order, pattern)
+        steady = wait(steady.isel(integration=0))
+        noise = noise_of(residual, weight, density, frames.order, source=source.fillna(0)) + steady
         noise = noise.transpose(*RAMP)
+        left = variance_of(weight, density, frames)
     else:
-        noise = noise_of(frames.values - level, of_dark, density, frames.order, pattern)
-    variance = wait(variance_of(weight, density, frames))
+        mean = (frames.mean - level).expand_dims(("integration", "group"))
+        steady = wait(noise_of(mean, of_dark, both * frames.shared, frames.order, pattern))
+        steady = steady.isel(integration=0, group=0)
+        noise = steady.broadcast_like(frames.values).transpose(*RAMP)
+        if frames.static is not None:
+            noise = noise_of(frames.values - frames.mean, of_dark, density, frames.order, pattern) + steady
+        left = variance_of(weight, both, frames)
+    variance, change = (wait(array) for array in left)
     found = xr.Dataset(
         {
             "noise": noise,
             "variance": variance,
+            "change": change,
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
@@ -194,7 +209,7 @@ def clean_flicker_noise(
         rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
         correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
         [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
-        ``white_noise``, ``flicker_noise`` (without levels), ``alternating_noise``, ``flicker_left`` [DN], which become
+        ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN], which become
         keywords.
 
     Raises
@@ -220,11 +235,9 @@ def clean_flicker_noise(
         parameters["fit_by_channel"] = fit_by_channel
         return record(exposure, "clean_flicker_noise", [], parameters, sci=_without(exposure, noise))
     found = estimate_flicker_noise(exposure, mask, picture_frame, light, n_sigma=n_sigma)
-    noise, variance = unlabelled(found["noise"]), unlabelled(found["variance"])
+    noise, change = unlabelled(found["noise"]), unlabelled(found["change"])
     white = unlabelled(found["density"]).isel(component=2, frequency=0)
     dark = unlabelled(found["is_dark"])
-    counts = unlabelled(found["weight"]) > 0
-    change = (-variance).where(counts, variance)  # the estimate follows the noise of the pixels that it comes from
     dims = exposure["sci"].dims
     if "group" in dims:
         changed = {
@@ -281,7 +294,7 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
         numbers = [
             is_dark.mean(),
             np.sqrt(density[2, 0] / frames),
-            np.sqrt((density[0, 1:] + density[1, 1:]).mean() / frames),
+            np.sqrt(((density[:2, 1:].mean(1) + density[:2, 0] / length).sum()) / frames),
             np.sqrt((high - high.min()).sum() * 2 / length / frames),
             np.sqrt(np.median(rest) / frames),
         ]

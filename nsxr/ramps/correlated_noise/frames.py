@@ -21,7 +21,7 @@ __all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of", "on_pixels_of"]
 
 _ROWS = 128  # rows in which the noise of a frame is measured
 _SERIES = 10  # least number of integrations whose mean shows the source well enough
-_FEWEST = 4  # least number of frames whose mean can be subtracted before the spectrum is measured
+_FEWEST = 2  # least number of frames whose mean can be subtracted before the spectrum is measured
 
 
 @dataclass(frozen=True)

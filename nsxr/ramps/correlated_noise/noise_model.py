@@ -12,6 +12,7 @@ from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands, power_bins
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
+from nsxr.kernels.ramps.static_light import SolverBesideLight
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
 from nsxr.ramps.correlated_noise.frames import Frames
@@ -79,26 +80,30 @@ def noise_of(
     return changed.transpose(*RAMP)
 
 
-def variance_of(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> xr.DataArray:
-    """Return the variance of the noise that cleaning leaves in a frame, (row, column) float32, from simulations."""
+def variance_of(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the variance of the noise that cleaning leaves in a frame, from simulations, (row, column) float32.
+
+    The second image is what this noise adds to the variance of a pixel. The estimate follows the noise of the pixels
+    that it comes from, so it is negative in most of them.
+    """
     draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
-    squares = map_blocks(
-        _squared_errors,
+    simulated = map_blocks(
+        _simulate_errors,
         draws,
         weight,
         density,
         core=(*IMAGE, *MODEL),
-        outputs={"squares": (("draw", *IMAGE), np.float32)},
+        outputs=dict.fromkeys(("squares", "followed"), (("draw", *IMAGE), np.float32)),
         order=frames.order,
-    )["squares"]
-    variance = map_blocks(
-        _smooth_variance,
-        one_chunk(squares, "draw"),
+    ).values()
+    variance, change = map_blocks(
+        _smooth_variances,
+        *(one_chunk(array, "draw") for array in simulated),
         weight,
         core=("draw", *IMAGE),
-        outputs={"variance": (IMAGE, np.float32)},
-    )["variance"]
-    return variance
+        outputs=dict.fromkeys(("variance", "change"), (IMAGE, np.float32)),
+    ).values()
+    return variance, change
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
@@ -193,12 +198,18 @@ def _densities(density: np.ndarray) -> Densities:
     return Densities(float(density[2, 0]), density[0], density[1])
 
 
+def _solver(density: np.ndarray, n_outputs: int) -> Solver | SolverBesideLight:
+    """Return what solves for the noise: beside light, if its density is the last component."""
+    noise = _densities(density)
+    return Solver(noise, n_outputs) if len(density) == 3 else SolverBesideLight(noise, density[3], n_outputs)
+
+
 def _noise_of_frames(
     values: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder, limit: float
 ) -> np.ndarray:
     """Return the noise of each frame, (integration, group, row, column) float32."""
     length = series_length(order)
-    solver = Solver(_densities(density), len(order.rows))
+    solver = _solver(density, len(order.rows))
     weights = to_series(weight, order, length)
     out = np.empty_like(values)
     for i in range(values.shape[0]):
@@ -211,30 +222,57 @@ def _noise_of_frames(
     return out
 
 
-def _squared_errors(draws: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder) -> np.ndarray:
-    """Return the noise that cleaning leaves in simulated frames, squared, (draw, row, column) float32."""
+def _simulate_errors(
+    draws: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the noise that cleaning leaves in simulated frames, squared, and times the white noise of the pixel."""
     length = series_length(order)
-    densities = _densities(density)
-    solver = Solver(densities, len(order.rows))
+    solver = _solver(density, len(order.rows))
     weights = to_series(weight, order, length)
+    level = _level_left(density, float(weights.mean(dtype=np.float64)))
+    density = density.copy()
+    density[:2, 0] = 0  # few draws would say little of levels, of which a draw has one
+    densities = _densities(density)
     scatter = np.sqrt(np.float32(densities.white) / np.where(weights > 0, weights, np.float32(1)))
-    out = np.empty((draws.size, *weight.shape), dtype=np.float32)
-    for square, number in zip(out, draws, strict=True):
+    squares, followed = (np.empty((draws.size, *weight.shape), dtype=np.float32) for _ in range(2))
+    for place, number in enumerate(draws):
         random = np.random.default_rng([5, int(number)])
         noise = draw_noise(densities, len(order.rows), length, random)
-        series = random.standard_normal(noise.shape, dtype=np.float32) * scatter + noise
-        noise -= solver.noise(series, weights)
-        square[:] = to_image(noise, order) ** 2
-    return out
+        white = random.standard_normal(noise.shape, dtype=np.float32) * scatter
+        noise -= solver.noise(white + noise, weights)
+        squares[place] = to_image(noise, order) ** 2 + np.float32(level)
+        followed[place] = to_image(noise * white, order)
+    return squares, followed
 
 
-def _smooth_variance(squares: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the mean over draws and over nearby pixels of the row, with and without weight separately."""
-    mean = squares.mean(0)
-    variance = np.zeros_like(mean)
-    for inside in (weight > 0, weight == 0):
-        share = ndimage.uniform_filter1d(inside.astype(np.float32), _SMOOTHED, axis=1, mode="constant")
-        total = ndimage.uniform_filter1d(np.where(inside, mean, np.float32(0)), _SMOOTHED, axis=1, mode="constant")
-        variance[inside] = total[inside] / share[inside]
-    found: np.ndarray = variance
+def _level_left(density: np.ndarray, filled: float) -> float:
+    """Return the variance of the levels of amplifiers that is left, for this share of samples with weight."""
+    of_level = float(density[:2, 0].sum())
+    if not (of_level > 0 and filled > 0):
+        return of_level / (2 * (density.shape[1] - 1))
+    other = float(density[2, 0]) / filled + float(density[3:, 0].sum())
+    return of_level * (other / (of_level + other)) ** 2 / (2 * (density.shape[1] - 1))
+
+
+def _smooth_variances(squares: np.ndarray, followed: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance of what is left, and its change of the variance of pixels, as means over nearby pixels.
+
+    Pixels with and without weight are averaged separately. The product with white noise scatters more than the square
+    and depends less on the place, so it is averaged over more pixels.
+    """
+    used = weight > 0
+    variance, change = np.zeros_like(weight), np.zeros_like(weight)
+    for inside in (used, ~used):
+        variance[inside] = _mean_nearby(squares.mean(0), inside, 1)[inside]
+    change[~used] = variance[~used]
+    change[used] = variance[used] + 2 * _mean_nearby(followed.mean(0), used, _SMOOTHED)[used]
+    return variance, change
+
+
+def _mean_nearby(values: np.ndarray, inside: np.ndarray, rows: int) -> np.ndarray:
+    """Return means of the values inside, over some rows and 65 columns."""
+    size = (rows, _SMOOTHED)
+    share = ndimage.uniform_filter(inside.astype(np.float32), size, mode="constant")
+    total = ndimage.uniform_filter(np.where(inside, values, np.float32(0)), size, mode="constant")
+    found: np.ndarray = total / np.maximum(share, np.float32(1e-6))
     return found

@@ -1,0 +1,77 @@
+"""Noise of mean images, told from light that may hide in dark pixels.
+
+Arrays are lazy; the functions inside work on NumPy blocks.
+"""
+
+import numpy as np
+import xarray as xr
+
+from nsxr.compute.blocks import map_blocks
+from nsxr.kernels.ramps.flicker import Densities, series_length, to_series
+from nsxr.kernels.ramps.static_light import light_density, without_smooth
+from nsxr.model.dims import IMAGE
+from nsxr.ramps.correlated_noise.frames import Frames
+from nsxr.ramps.correlated_noise.noise_model import MODEL
+
+__all__ = ["beside_light", "continued", "light_of", "without_light"]
+
+_SLOW, _FAST = 0.1, 0.3
+"""Frequencies [cycles per line] between which the noise of a single frame is told from smooth light."""
+
+
+def light_of(
+    image: xr.DataArray, is_dark: xr.DataArray, density: xr.DataArray, frames: Frames, strength: float
+) -> xr.DataArray:
+    """Return the density of light in the mean image, relative to the noise in it, (frequency,) float64.
+
+    ``image`` (row, column) is the mean of all frames less its level, ``density`` (component, frequency) the densities
+    of the noise of a frame, and ``strength`` that of the light that may be hidden.
+    """
+
+    def find(image: np.ndarray, is_dark: np.ndarray, density: np.ndarray) -> np.ndarray:
+        length = series_length(frames.order)
+        known = is_dark & np.isfinite(image)
+        weight = to_series(known.astype(np.float32), frames.order, length)
+        series = to_series(np.where(known, image, np.float32(0)), frames.order, length)
+        own, common, white = density * frames.shared
+        found = light_density(series, weight, Densities(float(white[0]), own, common), frames.order, strength)
+        return found / frames.shared
+
+    return map_blocks(
+        find, image, is_dark, density, core=(*IMAGE, *MODEL), outputs={"light": (("frequency",), np.float64)}
+    )["light"]
+
+
+def beside_light(density: xr.DataArray, light: xr.DataArray) -> xr.DataArray:
+    """Return the densities of noise with that of light as last component, (component, frequency) float64."""
+    return xr.concat([density, light.expand_dims("component")], "component")
+
+
+def without_light(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
+    """Return the frames without what they share, to measure the spectrum of the noise."""
+    if frames.static is not None:
+        return frames.values - frames.static
+
+    def subtract(values: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
+        return np.array([[without_smooth(image, is_dark) for image in of_integration] for of_integration in values])
+
+    dims = tuple(map(str, frames.values.dims))
+    return map_blocks(subtract, frames.values, is_dark, core=IMAGE, outputs={"residual": (dims, np.float32)})[
+        "residual"
+    ]
+
+
+def continued(density: xr.DataArray, frames: Frames) -> xr.DataArray:
+    """Return the densities with 1/f noise where light was subtracted from a single frame."""
+    if frames.static is not None:
+        return density
+
+    def extend(density: np.ndarray) -> np.ndarray:
+        frequency = np.arange(density.shape[1]) / series_length(frames.order) * frames.order.slots
+        found = density.copy()
+        known, slow = (frequency >= _SLOW) & (frequency < _FAST), (frequency > 0) & (frequency < _SLOW)
+        if known.any():
+            found[:2, slow] = (density[:2, known] * frequency[known]).mean(1, keepdims=True) / frequency[slow]
+        return found
+
+    return map_blocks(extend, density, core=MODEL, outputs={"density": (MODEL, np.float64)})["density"]
