@@ -90,6 +90,7 @@ from .slits.selection import list_slits as list_slits
 from .slits.slices import locate_slices as locate_slices
 from .slits.source_type import set_source_type as set_source_type
 from .slits.stuck_shutters import flag_stuck_shutters as flag_stuck_shutters
+from .slits.summed_variance import summed_variance as summed_variance
 from .slits.wavelength_zero_point import correct_wavelength_zero_point as correct_wavelength_zero_point
 from .spectra.aperture_correction import apply_aperture_correction as apply_aperture_correction
 from .spectra.box_extraction import extract_box as extract_box

@@ -22,6 +22,7 @@ _OWN: Mapping[str, str] = {
     "SKY_PART": "sky_part",
     "SLIT_Y": "slit_y",
     "SUBTRACTED": "subtracted",
+    "NOISE_USED": "noise_used",
 }
 
 SLIT_IMAGES: Mapping[str, str] = {

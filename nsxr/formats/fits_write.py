@@ -25,7 +25,7 @@ from nsxr.formats.keywords import carried_header, primary_header, set_keyword
 from nsxr.formats.spectra_tables import SLIT_KEYWORDS
 from nsxr.model.variables import TABLES, check, variances_of
 
-__all__ = ["OF_SCI", "create_fits"]
+__all__ = ["OF_SCI", "create_fits", "table_part"]
 
 OF_SCI = ("PHOTMJSR", "PHOTUJA2", "PIXAR_SR", "PIXAR_A2")
 """Keywords of a calibrated frame that stand in the header of SCI, and that are attributes of a Dataset."""
@@ -79,8 +79,9 @@ def create_fits(
     ``ERR = sqrt(var_poisson + var_rnoise)``, float32. Calibrated frames of the IFU also get VAR_FLAT, WAVELENGTH,
     REGIONS and the other extensions in :data:`nsxr.formats.extensions.FRAME_IMAGES`; their ERR includes ``var_flat``.
     Ramps get SCI PIXELDQ GROUPDQ GROUP INT_TIMES, as far as the
-    Dataset has them. Then come the tables ``SNOWBALLS`` (snowballs) and ``NOISE`` (noise spectra), the table
-    ``NSXR_STEPS`` with a JSON text for each step, and a small ASDF extension for tools that need one.
+    Dataset has them. Then come ``SNOWBALLS`` (snowballs), ``NOISE`` (noise spectra) and ``NOISE_CORR``
+    (what pixels share of the noise), the table ``NSXR_STEPS`` with a JSON text for each step, and a small ASDF
+    extension for tools that need one.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def create_fits(
             parts.append(Part(*table(name, content)))
         elif name in TABLES:
             check(dataset, TABLES[name][0])
-            parts.append(Part(late_header(name, content.shape[0]), content, partial(_table_target, name)))
+            parts.append(table_part(name, content))
         else:
             own = _sci_header(dataset, of_sci) if name == "SCI" else None
             parts.append(Part(image_header(name, content, own), content))
@@ -137,6 +138,11 @@ def _sci_header(dataset: xr.Dataset, keywords: Collection[str]) -> fits.Header:
     for key in keywords:
         set_keyword(header, key, dataset.attrs[key], SLIT_KEYWORDS[key])
     return header
+
+
+def table_part(name: str, rows: xr.DataArray) -> Part:
+    """Return a table in :data:`nsxr.model.variables.TABLES` as a part of a file; its rows may be lazy."""
+    return Part(late_header(name, rows.shape[0]), rows, partial(_table_target, name))
 
 
 def _table_target(name: str, place: Place, rows: xr.DataArray) -> Target:

@@ -12,6 +12,7 @@ from nsxr.model.dims import IMAGE, RAMP, RATES, RESAMPLED, SPECTRUM, image_dims
 from nsxr.model.dq import GroupFlag, PixelFlag, flag_attributes
 
 __all__ = [
+    "CORRELATION_COLUMNS",
     "EVENT_PROPERTIES",
     "FACTOR_VARIANCES",
     "IMAGE",
@@ -55,9 +56,12 @@ EVENT_PROPERTIES = (
 """Labels along ``property`` of ``snowballs``, see :func:`nsxr.ramps.snowballs.flag_snowballs`."""
 SPECTRUM_COLUMNS = ("frequency", "own", "common", "white")
 """Labels along ``part`` of ``noise_spectrum``, see :func:`nsxr.clean_flicker_noise`."""
+CORRELATION_COLUMNS = ("lines", "slots", "used", "unused")
+"""Labels along ``kind`` of ``noise_correlation``, see :func:`nsxr.clean_flicker_noise`."""
 TABLES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "SNOWBALLS": ("snowballs", "property", EVENT_PROPERTIES),
     "NOISE": ("noise_spectrum", "part", SPECTRUM_COLUMNS),
+    "NOISE_CORR": ("noise_correlation", "kind", CORRELATION_COLUMNS),
 }
 """Variables that are tables, by extension of the file: the variable, its second dim, and the labels along that dim."""
 
@@ -139,6 +143,12 @@ VARIABLES: Mapping[str, Variable] = {
     "is_dark": Variable((IMAGE,), np.bool_, (), "pixels that see no light"),
     "noise_spectrum": Variable(
         (("band", "part"),), np.float32, (), "spectral densities of the noise of a group, DN2/Hz"
+    ),
+    "noise_correlation": Variable(
+        (("lag", "kind"),), np.float32, (), "covariance of the noise of two pixels, over the root of their var_rnoise"
+    ),
+    "noise_used": Variable(
+        (IMAGE,), np.uint8, (), "1 for pixels from which correlated noise was estimated, 0 for others"
     ),
     "chi_square": Variable((RATES, IMAGE), np.float32, (), "chi square of the fit of the ramp"),
     "wavelength": Variable(ONE_IMAGE, np.float32, ("um",), "wavelength of the middle of a pixel"),

@@ -111,17 +111,16 @@ def read_dataset(
             for name, variable in _OF_RATES.items()
             if name not in _OPTIONAL or name in file.extensions
         }
-        if dims == IMAGE:
-            images |= {
-                variable: file.image(name, np.dtype(VARIABLES[variable].dtype).name)
-                for name, variable in FRAME_IMAGES.items()
-                if name in file.extensions
-            }
+        images |= {
+            variable: file.image(name, np.dtype(VARIABLES[variable].dtype).name)
+            for name, variable in FRAME_IMAGES.items()
+            if name in file.extensions and (dims == IMAGE or variable == "noise_used")
+        }
     default_units = "DN" if dims == RAMP else "DN/s"
     units = str(sci.header.get("BUNIT", default_units)).strip() or default_units
     variables = {}
     for name, source in images.items():
-        own = IMAGE if name == "pixeldq" else dims
+        own = IMAGE if name in ("pixeldq", "noise_used") else dims
         if source.shape != tuple(shape[dims.index(d)] for d in own):
             raise InputFileError(f"{file.path}: {name} has shape {source.shape}, SCI has {shape}")
         attrs: Entries = variable_attributes(name)

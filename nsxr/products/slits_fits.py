@@ -15,6 +15,7 @@ from nsxr.errors import ModelError
 from nsxr.formats.extensions import SLIT_IMAGES
 from nsxr.formats.fits_layout import Part, Target, image_header, lay_out, plain_header
 from nsxr.formats.fits_tables import asdf_marker, asdf_table, integration_times, origin, provenance, table
+from nsxr.formats.fits_write import table_part
 from nsxr.formats.keywords import carried_header, is_of_product, primary_header, set_keyword
 from nsxr.formats.spectra_tables import SLIT_KEYWORDS, SLIT_TEXTS, is_of_spectrum
 from nsxr.model.dims import image_dims
@@ -80,6 +81,7 @@ def create_slits(
     times = integration_times(first) if "integration" in first.dims else None
     records, known = provenance(*slits), origin({**root, **gathered([slit.attrs for slit in slits])})
     tables = [("INT_TIMES", times), ("NSXR_STEPS", records), ("NSXR_PROVENANCE", known), ("ASDF", asdf_part)]
+    parts += [table_part("NOISE_CORR", first["noise_correlation"])] if "noise_correlation" in first else []
     parts += [Part(*table(name, rows)) for name, rows in tables if rows is not None]
     return lay_out(path, parts)
 

@@ -13,7 +13,7 @@ from nsxr.associate.exposures import COMBINED, identity
 from nsxr.errors import InputFileError, ModelError, ParameterError
 from nsxr.formats.extensions import SLIT_IMAGES
 from nsxr.formats.fits_headers import FitsFile, keywords, scan
-from nsxr.formats.fits_tables import TIME_COLUMNS, history_of, origin_of
+from nsxr.formats.fits_tables import TIME_COLUMNS, history_of, late_table, origin_of
 from nsxr.formats.gwcs_read import wcs_bytes
 from nsxr.formats.pixels import FitsArray
 from nsxr.formats.spectra_tables import SLIT_TEXTS
@@ -23,7 +23,7 @@ from nsxr.model.dims import IMAGE, RESAMPLED, image_dims
 from nsxr.model.dq import OUTSIDE
 from nsxr.model.keywords import read, require
 from nsxr.model.names import plain_name
-from nsxr.model.variables import VARIABLES, units_of, variable_attributes
+from nsxr.model.variables import TABLES, VARIABLES, units_of, variable_attributes
 from nsxr.products.fits_read import read_dataset
 from nsxr.products.padding import in_order, is_resampled, on_detector
 from nsxr.slits.collection import as_slit, as_tree
@@ -79,7 +79,7 @@ def open_slits(
     options = StorageOptions(storage_options)
     if name.rstrip("/").endswith(".zarr"):
         return _open_zarr(name, options)
-    file = scan(name, ("INT_TIMES", "NSXR_STEPS", "NSXR_PROVENANCE", "HDRTAB"), options)
+    file = scan(name, ("INT_TIMES", "NOISE_CORR", "NSXR_STEPS", "NSXR_PROVENANCE", "HDRTAB"), options)
     if str(file.primary.get("INSTRUME", "")).strip().upper() != "NIRSPEC":
         raise InputFileError(f"{file.path}: INSTRUME is {file.primary.get('INSTRUME')!r}, expected 'NIRSPEC'")
     versions = sorted(version for extension, version in file.versions if extension == "SCI")
@@ -158,6 +158,10 @@ def _one_slit(file: FitsFile, version: int, shared: Mapping[Any, Any]) -> xr.Dat
     attrs = {**shared, **slit, **texts, "slit_header": _text(header), **history_of(records, version, file.path)}
     images = _images(file, version, dims)
     coordinates |= {name: images.pop(name) for name in ("slit_y",) if name in images}
+    if "NOISE_CORR" in file.extensions and (rows := file.extensions["NOISE_CORR"].table) is not None:
+        variable, dim, labels = TABLES["NOISE_CORR"]
+        images[variable] = late_table("NOISE_CORR", rows, file.path)
+        coordinates[dim] = (dim, list(labels))
     return xr.Dataset(images, coords=coordinates, attrs=attrs)
 
 

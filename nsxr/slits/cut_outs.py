@@ -185,8 +185,11 @@ def _cut_one(
     attrs = {**header, **slit_attributes(rays.slit, box, header)}
     data = {name: variables[name] for name in (*names, "wavelength")}
     others = {name: variables[name] for name in wanted if name != "wavelength"}
-    if "subtracted" in exposure:
-        data["subtracted"] = exposure["subtracted"].sel({dim: part[dim] for dim in ("row", "column")}).variable
+    for name in ("subtracted", "noise_used"):
+        if name in exposure:
+            data[name] = exposure[name].sel({dim: part[dim] for dim in ("row", "column")}).variable
+    if "noise_correlation" in exposure:
+        data["noise_correlation"] = exposure["noise_correlation"].variable
     return xr.Dataset(data, coords={**part.coords, **others}, attrs=attrs)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.fft
 import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
@@ -19,7 +20,8 @@ from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import science_time_order
 from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise, estimate_flicker_noise
-from nsxr.ramps.correlated_noise.frames import find_dark_pixels
+from nsxr.ramps.correlated_noise.frames import find_dark_pixels, frames_of
+from nsxr.ramps.correlated_noise.noise_model import noise_left
 from nsxr.ramps.read_noise import read_noise_after_cleaning
 from nsxr.simulate import Artifacts, simulate_exposure, small_exposure
 from nsxr.simulate.configuration import configure
@@ -270,7 +272,7 @@ def test_products_carry_spectra_and_numbers(tmp_path):
     tree = nsxr.detector1(made.exposure.chunk(), made.references, clean_flicker_noise=method)
     nsxr.write_products(tree, tmp_path, "mine", formats=("fits", "zarr"))
     with fits.open(tmp_path / "mine_rate.fits") as file:
-        header, table = file[0].header, file["NOISE"].data
+        header, table, shared = file[0].header, file["NOISE"].data, file["NOISE_CORR"].data
         assert header["S_CLNFNS"] == "COMPLETE"
         assert 0.2 < header["FLKDARK"] < 1
         assert header["FLKWHITE"] == pytest.approx(5.2 / 1.992, rel=0.1)
@@ -285,10 +287,34 @@ def test_products_carry_spectra_and_numbers(tmp_path):
     stored = xr.open_dataset(tmp_path / "mine.zarr", group="rate", engine="zarr", consolidated=False)
     for rate in (back, stored):
         np.testing.assert_array_equal(rate["noise_spectrum"].sel(part="own"), table["own"])
+        np.testing.assert_array_equal(rate["noise_correlation"].sel(kind="used"), shared["used"])
+        assert rate["noise_used"].mean() == pytest.approx(header["FLKDARK"])
+        dark = (rate["noise_used"] == 1) & rate["sci"].notnull()
+        assert 0 < nsxr.summed_variance(rate, dark.astype(float)) < 0.7 * rate["var_rnoise"].where(dark).sum()
     off = nsxr.detector1(made.exposure.chunk(), made.references)["rate"].to_dataset()
-    assert "noise_spectrum" not in off
+    assert not {"noise_spectrum", "noise_correlation", "noise_used"} & set(off)
     skipped = next(entry for entry in steps(off) if entry["step"] == "clean_flicker_noise")
     assert skipped["status"] == "SKIPPED"
+
+
+def test_noise_that_is_left_has_the_correlations_of_the_spectrum():
+    """Where no pixel is dark, all noise is left. Where all are, the estimate is a filter in frequency."""
+    ramps, _ = make_ramps(groups=2, columns=512, subarray="SUB512")
+    frames = frames_of(ramps)
+    length = series_length(frames.order)
+    frequency = np.arange(length // 2 + 1) / length
+    own, white = 3 / (1 + (frequency / 0.01) ** 2), 2.0
+    densities = [own, np.zeros_like(own), np.full_like(own, white)]
+    density = xr.DataArray(np.array(densities), dims=("component", "frequency"))
+    for is_dark, left, sign in ((0, own, 1), (1, own * white / (own + white), -1)):
+        weight = xr.full_like(frames.mean, is_dark, dtype=np.float32)
+        _, table = noise_left(weight, density, frames)
+        expected = scipy.fft.irfft(left, length)
+        line, slot, *kinds = table.values.T.astype(np.float64)
+        lag = (line * frames.order.slots + slot).astype(int)
+        np.testing.assert_allclose(
+            kinds[1 - is_dark], sign * expected[lag] / (white + sign * expected[0]), atol=0.1 * expected[0] / white
+        )
 
 
 def test_noise_before_and_after_as_a_table():

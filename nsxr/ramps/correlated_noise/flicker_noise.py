@@ -17,10 +17,10 @@ from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
-from nsxr.model.variables import SPECTRUM_COLUMNS
+from nsxr.model.variables import CORRELATION_COLUMNS, SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.frames import dark_of, frames_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
-from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_of, spectrum_of, variance_of, weight_of_series
+from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_left, noise_of, spectrum_of, weight_of_series
 from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, without_light
 from nsxr.references.match import match
 
@@ -80,6 +80,7 @@ def estimate_flicker_noise(
         of all frames, where it counts as independent in each frame;
         ``change`` (row, column) float32, what this noise adds to the variance of a pixel. It is negative where the
         estimate follows the noise of the pixels that it comes from;
+        ``correlation`` (lag, kind) float32, see ``noise_correlation`` of :func:`clean_flicker_noise`;
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted;
         ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
@@ -124,7 +125,7 @@ def estimate_flicker_noise(
         steady = wait(steady.isel(integration=0))
         noise = noise_of(residual, weight, density, frames.order, source=source.fillna(0)) + steady
         noise = noise.transpose(*RAMP)
-        left = variance_of(weight, density, frames)
+        left = noise_left(weight, density, frames)
     else:
         mean = (frames.mean - level).expand_dims(("integration", "group"))
         steady = wait(noise_of(mean, of_dark, both * frames.shared, frames.order, pattern))
@@ -132,13 +133,14 @@ def estimate_flicker_noise(
         noise = steady.broadcast_like(frames.values).transpose(*RAMP)
         if frames.static is not None:
             noise = noise_of(frames.values - frames.mean, of_dark, density, frames.order, pattern) + steady
-        left = variance_of(weight, both, frames)
-    variance, change = (wait(array) for array in left)
+        left = noise_left(weight, both, frames)
+    variance, change, correlation = (wait(array) for array in left)
     found = xr.Dataset(
         {
             "noise": noise,
             "variance": variance,
             "change": change,
+            "correlation": correlation,
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
@@ -209,8 +211,10 @@ def clean_flicker_noise(
         rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
         correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
         [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
-        ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN], which become
-        keywords.
+        ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN], which become keywords.
+        ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
+        ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share that were both used, or both
+        not used. :func:`nsxr.summed_variance` needs them.
 
     Raises
     ------
@@ -260,10 +264,11 @@ def clean_flicker_noise(
         units = {}
     table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
-    changed["noise_spectrum"] = table
+    changed |= {"noise_spectrum": table, "noise_correlation": unlabelled(found["correlation"])}
+    changed["noise_used"] = counts.astype(np.uint8)
     references = [] if picture_frame is None else [picture_frame]
     cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
-    return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS))
+    return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS), kind=list(CORRELATION_COLUMNS))
 
 
 def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:

@@ -15,9 +15,10 @@ from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
 from nsxr.kernels.ramps.static_light import SolverBesideLight
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
+from nsxr.ramps.correlated_noise.covariance import LAG_SIZES, correlation_of, kinds_of, products_of_kinds
 from nsxr.ramps.correlated_noise.frames import Frames
 
-__all__ = ["MODEL", "noise_of", "spectrum_of", "variance_of", "weight_of_series"]
+__all__ = ["MODEL", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
 
 MODEL = ("component", "frequency")
 """Dims of the spectral densities."""
@@ -80,20 +81,29 @@ def noise_of(
     return changed.transpose(*RAMP)
 
 
-def variance_of(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> tuple[xr.DataArray, xr.DataArray]:
+def noise_left(
+    weight: xr.DataArray, density: xr.DataArray, frames: Frames
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """Return the variance of the noise that cleaning leaves in a frame, from simulations, (row, column) float32.
 
     The second image is what this noise adds to the variance of a pixel. The estimate follows the noise of the pixels
-    that it comes from, so it is negative in most of them.
+    that it comes from, so it is negative in most of them. The third array is the correlation of the noise that is left,
+    see :func:`correlation_of`.
     """
     draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
-    simulated = map_blocks(
+    kinds = kinds_of(weight, frames)
+    *simulated, products = map_blocks(
         _simulate_errors,
         draws,
         weight,
         density,
+        kinds,
         core=(*IMAGE, *MODEL),
-        outputs=dict.fromkeys(("squares", "followed"), (("draw", *IMAGE), np.float32)),
+        outputs={
+            **dict.fromkeys(("squares", "followed"), (("draw", *IMAGE), np.float32)),
+            "products": (("draw", "kind", "lag"), np.float64),
+        },
+        sizes=LAG_SIZES,
         order=frames.order,
     ).values()
     variance, change = map_blocks(
@@ -103,7 +113,7 @@ def variance_of(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> 
         core=("draw", *IMAGE),
         outputs=dict.fromkeys(("variance", "change"), (IMAGE, np.float32)),
     ).values()
-    return variance, change
+    return variance, change, correlation_of(products, kinds, density, frames.order)
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
@@ -223,9 +233,12 @@ def _noise_of_frames(
 
 
 def _simulate_errors(
-    draws: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the noise that cleaning leaves in simulated frames, squared, and times the white noise of the pixel."""
+    draws: np.ndarray, weight: np.ndarray, density: np.ndarray, kinds: np.ndarray, *, order: TimeOrder
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the noise that cleaning leaves in simulated frames, squared, and times the white noise of the pixel.
+
+    The third array are sums of products of its pixels, see :func:`products_of_kinds`.
+    """
     length = series_length(order)
     solver = _solver(density, len(order.rows))
     weights = to_series(weight, order, length)
@@ -235,14 +248,17 @@ def _simulate_errors(
     densities = _densities(density)
     scatter = np.sqrt(np.float32(densities.white) / np.where(weights > 0, weights, np.float32(1)))
     squares, followed = (np.empty((draws.size, *weight.shape), dtype=np.float32) for _ in range(2))
+    products = np.empty((draws.size, *LAG_SIZES.values()))
     for place, number in enumerate(draws):
         random = np.random.default_rng([5, int(number)])
         noise = draw_noise(densities, len(order.rows), length, random)
         white = random.standard_normal(noise.shape, dtype=np.float32) * scatter
         noise -= solver.noise(white + noise, weights)
-        squares[place] = to_image(noise, order) ** 2 + np.float32(level)
+        error = to_image(noise, order)
+        products[place] = products_of_kinds(error, kinds, order)
+        squares[place] = error**2 + np.float32(level)
         followed[place] = to_image(noise * white, order)
-    return squares, followed
+    return squares, followed, products
 
 
 def _level_left(density: np.ndarray, filled: float) -> float:

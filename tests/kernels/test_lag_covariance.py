@@ -1,0 +1,25 @@
+import numpy as np
+
+from nsxr.kernels.ramps.flicker import series_length
+from nsxr.kernels.ramps.lag_covariance import LAGS, add_lags, correlations
+from nsxr.model.time_order import TimeOrder
+
+
+def test_products_of_all_pairs_at_a_lag():
+    rows = np.arange(70)
+    order = TimeOrder(82, 60, False, (rows, rows + 70), (rows, rows[::-1]))
+    values = np.random.default_rng(1).standard_normal((2, series_length(order))).astype(np.float32)
+    values[:, order.slots * order.lines :] = 0
+    found = add_lags(values, order)
+    blocks = [values[:, : 56 * 82].astype(np.float64), values[:, 56 * 82 : 60 * 82].astype(np.float64)]
+    for place in (0, 1, 63, 64, 80, 191, -1):
+        lag = int(LAGS[place] @ [82, 1])
+        expected = sum((block[:, : max(block.shape[1] - lag, 0)] * block[:, lag:]).sum() for block in blocks)
+        np.testing.assert_allclose(found[place], expected, atol=2e-2)
+
+
+def test_a_kind_without_pixels_shares_what_the_other_kind_shares():
+    sums, counts = np.array([[1e6, 5e5], [0, 0]]), np.array([[1e6, 1e6], [0, 0]])
+    used, unused = correlations(sums, counts, white=9.0)
+    np.testing.assert_allclose(used, [-1 / 8, -0.5 / 8])
+    np.testing.assert_allclose(unused, [1 / 10, 0.5 / 10])
