@@ -26,6 +26,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -96,12 +97,16 @@ class Exposure:
         return np.diff(self.ramps["sci"].values, axis=1) - self.light
 
 
-def simulate(row: Row, seed: int, groups: int) -> Exposure:
-    """Return the exposure of a row; with ``swing``, noise is stronger in the second half of the groups."""
+def simulate(row: Row, seed: int, groups: int, **refpix: Any) -> Exposure:
+    """Return the exposure of a row; with ``swing``, noise is stronger in the second half of the groups.
+
+    ``refpix`` are parameters of the correction with reference pixels.
+    """
     if not row.swing:
-        return _simulate(row, seed, groups)
+        return _simulate(row, seed, groups, refpix)
     weak, strong = (
-        _simulate(replace(row, scale=row.scale * (1 + sign * row.swing), swing=0), seed, groups) for sign in (-1, 1)
+        _simulate(replace(row, scale=row.scale * (1 + sign * row.swing), swing=0), seed, groups, refpix)
+        for sign in (-1, 1)
     )
     late = np.arange(groups) >= groups / 2
     sci = np.where(late[:, None, None], strong.ramps["sci"].values, weak.ramps["sci"].values)
@@ -109,7 +114,7 @@ def simulate(row: Row, seed: int, groups: int) -> Exposure:
     return replace(weak, ramps=weak.ramps.assign(sci=(array.dims, sci, array.attrs)))
 
 
-def _simulate(row: Row, seed: int, groups: int) -> Exposure:
+def _simulate(row: Row, seed: int, groups: int, refpix: dict[str, Any]) -> Exposure:
     artifacts = replace(QUIET, **{name: getattr(Artifacts(), name) for name in NOISE}, correlated_scale=row.scale)
     artifacts = replace(artifacts, bias_structure=0, nonlinearity=0, pixel_scatter=0, dark_current=0)
     artifacts = replace(artifacts, **row.artifacts)
@@ -125,7 +130,7 @@ def _simulate(row: Row, seed: int, groups: int) -> Exposure:
         rounded=False,
     )
     raw, references = made.exposure, made.references
-    ramps = nsxr.correct_ramps(raw, references, skip=["linearity", "dark_current", "jump"])["refpix"]
+    ramps = nsxr.correct_ramps(raw, references, skip=["linearity", "dark_current", "jump"], refpix=refpix)["refpix"]
     truth = made.truth
     gain = float(references["gain"]["sci"].mean())
     light = truth["rate"].values / gain * Readout.from_header(raw.attrs).group_time
