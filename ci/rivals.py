@@ -1,6 +1,6 @@
 """Clean correlated noise of known truth by the methods of other programs; print one table.
 
-    python ci/rivals.py [--peer FOLDER] [--snowblind FOLDER] [--seed 11] [--groups 5] [--short] [ROW...]
+    python ci/rivals.py [--peer FOLDER] [--snowblind FOLDER] [--seed 11] [--groups 4] [--short] [ROW...]
 
 The exposures, their truth, and the measurement are those of ``ci/flicker.py``. Each scene is simulated with once, half
 and three times the correlated noise. *left*, *column*, *bias* and *steps* are measured in differences of groups, as
@@ -17,8 +17,8 @@ Methods, all with the true mask, except ``nsxr``, which finds its own:
   from a dark with this noise and another seed; ``sirs nsxr``: the same idea in nsxr, with kernels from the exposure;
 - ``snowblind``: the Wiener filter of the readout stream of snowblind 1.0.1, for full frames. Its clock is that of
   traditional frames; in IRS2 frames its stream leaves out the interleaved reference pixels;
-- ``column 0``, ``column 1``: the background of columns of Eureka (Bell et al. 2022, JOSS 7, 4503), written anew: in each
-  column, a constant or a straight line through the pixels away from the trace, with outliers left out;
+- ``column 0``, ``column 1``: the background of columns of Eureka (Bell et al. 2022, JOSS 7, 4503), written anew: in
+  each column, a constant or a straight line through the pixels away from the trace, with outliers left out;
   ``column 0 rate``: the same for rates;
 - ``nsxr``; ``oracle``, the conditional mean under the true mask and the spectrum of all pixels.
 """
@@ -27,11 +27,11 @@ import json
 import subprocess
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import xarray as xr
 from common import CI, add_choices, add_peer, call_peer, make_parser, peer_python, write_head, write_row
 from flicker import FAINT, Exposure, Row, measure, nsxr_noise, oracle, peer_noise, simulate
 
@@ -48,7 +48,7 @@ SCENES = {
     "bots 2048": Row(subarray="SUB2048", scene="BOTS", integrations=40, artifacts=FAINT),
     "bots 512": Row(subarray="SUB512", scene="BOTS", integrations=80, artifacts=FAINT),
 }
-ROWS = {f"{name} x{scale:g}": replace(row, scale=scale) for name, row in SCENES.items() for scale in (1, 0.5, 3)}
+ROWS = {f"{name} x{scale:g}": replace(row, scale=scale) for scale in (1, 0.5, 3) for name, row in SCENES.items()}
 SHORT = ("allslits x1", "bots 512 x1")
 
 SNOWBLIND = "snowblind==1.0.1"
@@ -73,9 +73,10 @@ def whole_ramp(exposure: Exposure) -> Exposure:
     return replace(exposure, ramps=exposure.ramps.isel(group=[0, -1]), light=exposure.light * steps)
 
 
-def side_kernels(row: Row, seed: int, groups: int) -> np.ndarray:
-    """Return the kernels from side reference pixels to amplifiers, (output, side, tap), found in a dark."""
-    dark = simulate(replace(row, scene="dark"), seed, groups, use_side_ref_pixels=False).ramps
+@cache
+def side_kernels(scale: float, seed: int) -> np.ndarray:
+    """Return the kernels from side reference pixels to amplifiers, (output, side, tap), from a dark of 12 groups."""
+    dark = simulate(Row(scene="dark", scale=scale), seed, 12, use_side_ref_pixels=False).ramps
     sides = read_sides(dark["sci"], dark["pixeldq"], "NRS1")
     bands = [dark["sci"].isel(row=slice(first, first + 512)) for first in range(0, 2048, 512)]
     return np.asarray(estimate_side_kernels(bands, sides, dark["pixeldq"]).values)
@@ -94,7 +95,7 @@ def others(
         if row.readout == "NRSRAPID":
             levels = simulate(row, seed, groups, use_side_ref_pixels=False).ramps["sci"].values
             np.save(folder / "levels.npy", levels)
-            np.save(folder / "kernels.npy", side_kernels(row, seed + 1000, 20))
+            np.save(folder / "kernels.npy", side_kernels(row.scale, seed + 1000))
         (folder / "about.json").write_text(json.dumps({"snowblind": str(snowblind)}), "utf-8")
         call_peer(python, "run_rivals.py", folder)
         seconds = json.loads((folder / "seconds.json").read_text("utf-8"))
@@ -177,20 +178,15 @@ def write_table(python: Path, snowblind: Path, names: list[str], seed: int, grou
         whole = whole_ramp(exposure)
         found, rates = methods(python, snowblind, exposure, row, seed)
         for method, (noise, seconds) in (found | rates).items():
-            is_series = row.integrations >= 10 and method in ("nsxr", "oracle")
             of_ramp = measure(whole, noise.sum(1, keepdims=True), None, white)
-            cells = dict.fromkeys(("left", "column", "steps"), "")
-            if method in found:
-                of_group = measure(exposure, noise, None, white)
-                cells = {key: f"{of_group[key]:.3g}" for key in cells}
-            if is_series:  # pixels with light take part in the estimate
-                cells["left"] = ""
-            left = "" if is_series else f"{of_ramp['left']:.3f}"
+            of_group = measure(exposure, noise, None, white) if method in found else {}
+            cells = [f"{of_group[key]:.3f}" if of_group else "" for key in ("left", "column", "steps")]
+            left = f"{of_ramp['left']:.3f}"
+            if row.integrations >= 10 and method in ("nsxr", "oracle"):
+                cells[0] = left = ""  # pixels with light take part in the estimate
             bias = "" if row.scene == "dark" else f"{of_ramp['bias']:+.2f} %"
             cost = "" if np.isnan(seconds) else f"{seconds:.2f}"
-            write_row(
-                name, method, cells["left"], cells["column"], left, f"{of_ramp['column']:.2f}", bias, cells["steps"], cost
-            )
+            write_row(name, method, *cells[:2], left, f"{of_ramp['column']:.2f}", bias, cells[2], cost)
 
 
 def main() -> None:
@@ -200,7 +196,7 @@ def main() -> None:
     add_peer(parser)
     parser.add_argument("--snowblind", type=Path, default=CI.parent / ".ci/build/snowblind", metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--groups", type=int, default=5)
+    parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--short", action="store_true", help=f"only {' and '.join(SHORT)}")
     arguments = parser.parse_args()
     python = peer_python(arguments.peer)

@@ -6,12 +6,12 @@
 column) bool, True in pixels without light. The program writes the ramps that each method makes, ``<method>.npy``, and
 ``seconds.json``, the processor time for a difference of groups.
 
-``snowblind``: the Wiener filter of snowblind, if ``about.json`` names the folder of the package. It is called on arrays,
-because the step itself takes NIRCam and NIRISS only. The options are the defaults of the step, but the first group is
-left as it is.
+``snowblind``: the Wiener filter of snowblind, if ``about.json`` names the folder of the package. It is called on
+arrays, because the step itself takes NIRCam and NIRISS only. The options are the defaults of the step, but the first
+group is left as it is.
 
-``sirs``: the filter of side reference pixels of jwst's refpix step, if there are ``levels.npy``, ramps without levels of
-amplifiers, and ``kernels.npy`` (output, side, tap).
+``sirs``: the filter of side reference pixels of jwst's refpix step, if there are ``levels.npy``, ramps without levels
+of amplifiers, and ``kernels.npy`` (output, side, tap).
 """
 
 import json
