@@ -11,7 +11,7 @@ from nsxr.compute.layouts import in_groups
 _Info = Mapping[int, Mapping[str, Sequence[int]]]
 _UNKNOWN: _Info = {}  # dask passes the position of each block as block_info
 
-__all__ = ["reduce_blocks", "reduce_tree", "spread_blocks"]
+__all__ = ["add_blocks", "reduce_blocks", "reduce_tree", "spread_blocks"]
 
 
 def reduce_blocks(
@@ -73,6 +73,12 @@ def reduce_tree(
     while reduced.sizes[dim] > 1:
         reduced = reduce_blocks(lambda block, start: kernel(block), in_groups(reduced, dim), dim, dtype)
     return reduced
+
+
+def add_blocks(block: np.ndarray) -> np.ndarray:
+    """Return the sum along the first dim, which keeps length 1: a kernel for :func:`reduce_tree`."""
+    total: np.ndarray = block.sum(0, keepdims=True)
+    return total
 
 
 def spread_blocks(array: xr.DataArray, model: xr.DataArray, dim: str) -> xr.DataArray:

@@ -1,11 +1,11 @@
-"""Differences of successive groups, and their weighted sums over integrations and groups."""
+"""Differences of successive groups, their sums over integrations and groups, and ramps without their noise."""
 
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
 from nsxr.model.dq import JUMP, UNUSABLE_GROUP, UNUSABLE_PIXEL
 
-__all__ = ["differences", "weighted_sums"]
+__all__ = ["differences", "sums_of_squares", "template_amount", "weighted_sums", "without_noise"]
 
 _OF_LATER = UNUSABLE_GROUP | JUMP  # a jump lies between the group that is flagged and the one before
 
@@ -102,3 +102,83 @@ def _sum(
                     if lost == 0 and (pixeldq[r, c] & of_pixel) == 0 and step == step:
                         total[place, r, c] += share * step
                         count[place, r, c] += share
+
+
+def sums_of_squares(values: np.ndarray, static: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted sum of squares of known values less a static image, and the sum of weights, float64.
+
+    Parameters
+    ----------
+    values, static, precision : ndarray
+        (integration, group, row, column), (group, row, column) and (integration, group) float32.
+
+    Returns
+    -------
+    tuple of ndarray
+        (1, row, column).
+    """
+    square, count = (np.zeros((1, *values.shape[2:])) for _ in range(2))
+    _sum_squares(values, static, precision, square[0], count[0])
+    return square, count
+
+
+@kernel
+def _sum_squares(
+    values: np.ndarray, static: np.ndarray, precision: np.ndarray, square: np.ndarray, count: np.ndarray
+) -> None:  # pragma: no cover
+    for i in range(values.shape[0]):
+        for g in range(values.shape[1]):
+            share = np.float64(precision[i, g])
+            for r in range(values.shape[2]):
+                for c in range(values.shape[3]):
+                    rest = np.float64(values[i, g, r, c] - static[g, r, c])
+                    if rest == rest:
+                        square[r, c] += share * rest * rest
+                        count[r, c] += share
+
+
+@kernel
+def template_amount(
+    frame: np.ndarray, noise: np.ndarray, weight: np.ndarray, template: np.ndarray, response: np.ndarray
+) -> float:  # pragma: no cover
+    """Return the amount of a template in a frame, by generalized least squares.
+
+    All images are (row, column) float32. ``noise`` is what is taken for noise in the frame, and ``response`` what is
+    taken for noise in the template.
+    """
+    amount = norm = 0.0
+    for r in range(frame.shape[0]):
+        for c in range(frame.shape[1]):
+            if frame[r, c] == frame[r, c] and weight[r, c] > 0:
+                share = weight[r, c] * template[r, c]
+                amount += share * (frame[r, c] - noise[r, c])
+                norm += share * (template[r, c] - response[r, c])
+    return amount / norm if norm > 0 else 0.0
+
+
+def without_noise(sci: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return ramps without the noise of their differences, (integration, group, row, column) float32.
+
+    Parameters
+    ----------
+    sci, noise : ndarray
+        (integration, group, row, column) and (integration, difference, row, column) float32.
+    """
+    found = np.empty_like(sci)
+    _subtract_sums(sci, noise, found)
+    return found
+
+
+@kernel
+def _subtract_sums(sci: np.ndarray, noise: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    n = sci.shape[3]
+    total = np.empty(n, np.float32)
+    for i in range(sci.shape[0]):
+        for r in range(sci.shape[2]):
+            total[:] = 0
+            for g in range(sci.shape[1]):
+                if g > 0:
+                    for c in range(n):
+                        total[c] += noise[i, g - 1, r, c]
+                for c in range(n):
+                    out[i, g, r, c] = sci[i, g, r, c] - total[c]

@@ -7,9 +7,10 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks, unlabelled
-from nsxr.compute.layouts import is_kept, one_chunk, to_whole_frames
+from nsxr.compute.layouts import is_kept, one_chunk, to_blocks, to_whole_frames
 from nsxr.compute.passes import settle
 from nsxr.errors import ParameterError
+from nsxr.kernels.ramps.differences import without_noise
 from nsxr.kernels.ramps.flicker import series_length
 from nsxr.kernels.ramps.noise_bands import power_bins
 from nsxr.model.declarations import step
@@ -101,7 +102,10 @@ def estimate_flicker_noise(
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
     residual = without_light(frames, first)
-    weight = wait(weight_of_series(residual, frames.precision, first)) if frames.is_series else first.astype(np.float32)
+    weight = first.astype(np.float32)
+    if frames.is_series:
+        assert frames.static is not None
+        weight = wait(weight_of_series(frames.values, frames.static, frames.precision, first))
     density = wait(continued(spectrum_of(residual, frames, weight), frames))
     strength = _HIDDEN if light is None else _BESIDE_OPTICS
     hidden = light_of(frames.mean - level, first, density, frames, strength)
@@ -121,18 +125,29 @@ def estimate_flicker_noise(
         source = frames.static - level
         integrations = frames.values.sizes["integration"]
         of_static = xr.concat([density, (hidden * frames.shared * integrations).expand_dims("component")], "component")
-        steady = noise_of(source.expand_dims("integration"), of_dark, of_static / integrations, frames.order, pattern)
+        steady = noise_of(
+            source.expand_dims("integration"), of_dark, of_static / integrations, frames.order, pattern=pattern
+        )
         steady = wait(steady.isel(integration=0))
-        noise = noise_of(residual, weight, density, frames.order, source=source.fillna(0)) + steady
-        noise = noise.transpose(*RAMP)
+        noise = noise_of(
+            frames.values,
+            weight,
+            density,
+            frames.order,
+            less=frames.static,
+            plus=steady,
+            source=source.fillna(0),
+        )
         left = noise_left(weight, density, frames)
     else:
         mean = (frames.mean - level).expand_dims(("integration", "group"))
-        steady = wait(noise_of(mean, of_dark, both * frames.shared, frames.order, pattern))
+        steady = wait(noise_of(mean, of_dark, both * frames.shared, frames.order, pattern=pattern))
         steady = steady.isel(integration=0, group=0)
         noise = steady.broadcast_like(frames.values).transpose(*RAMP)
         if frames.static is not None:
-            noise = noise_of(frames.values - frames.mean, of_dark, density, frames.order, pattern) + steady
+            noise = noise_of(
+                frames.values, of_dark, density, frames.order, less=frames.mean, plus=steady, pattern=pattern
+            )
         left = noise_left(weight, both, frames)
     variance, change, correlation = (wait(array) for array in left)
     found = xr.Dataset(
@@ -265,7 +280,7 @@ def clean_flicker_noise(
     table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
     changed |= {"noise_spectrum": table, "noise_correlation": unlabelled(found["correlation"])}
-    changed["noise_used"] = counts.astype(np.uint8)
+    changed["noise_used"] = (unlabelled(found["weight"]) > 0).astype(np.uint8)
     references = [] if picture_frame is None else [picture_frame]
     cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
     return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS), kind=list(CORRELATION_COLUMNS))
@@ -273,11 +288,18 @@ def clean_flicker_noise(
 
 def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:
     """Return the signal without the noise of its differences of groups, or of its rates."""
-    sci = to_whole_frames(unlabelled(exposure["sci"]))
-    if "group" in sci.dims:
-        first = xr.zeros_like(noise.isel(group=slice(0, 1)))
-        left = sci - xr.concat([first, noise.cumsum("group")], "group").astype(np.float32)
+    if "group" in exposure["sci"].dims:
+        sci = unlabelled(to_blocks(exposure)["sci"])
+        left = map_blocks(
+            without_noise,
+            sci.transpose(*RAMP),
+            noise.rename(group="difference"),
+            core=("group", "difference", "column"),
+            outputs={"sci": (RAMP, np.float32)},
+            joined="difference",
+        )["sci"]
     else:
+        sci = to_whole_frames(unlabelled(exposure["sci"]))
         of_rates = noise.isel(group=0)
         left = sci - (of_rates if "integration" in sci.dims else of_rates.isel(integration=0))
     return left.transpose(*sci.dims).assign_coords(exposure["sci"].coords)

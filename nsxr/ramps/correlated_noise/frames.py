@@ -7,7 +7,7 @@ import xarray as xr
 
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk, to_blocks, to_whole_frames
-from nsxr.compute.reductions import reduce_tree
+from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
 from nsxr.kernels.ramps.differences import differences, weighted_sums
@@ -177,15 +177,10 @@ def _sums_of_ramps(exposure: xr.Dataset, weight: xr.DataArray, over_groups: bool
         reduced=dict.fromkeys(("total", "count"), "integration"),
         over_groups=over_groups,
     ).values()
-    total, count = (reduce_tree(_add, array, "integration", np.float64).isel(integration=0) for array in found)
+    total, count = (reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in found)
     if over_groups:
         return total.isel(difference=0), count.isel(difference=0)
     return total.rename(difference="group"), count.rename(difference="group")
-
-
-def _add(block: np.ndarray) -> np.ndarray:
-    total: np.ndarray = block.sum(0, keepdims=True)
-    return total
 
 
 def _slope_weights(n: int) -> np.ndarray:

@@ -3,12 +3,16 @@
 Arrays are lazy; the functions at the end work on NumPy blocks.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from scipy import ndimage
 
 from nsxr.compute.blocks import map_blocks
-from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
+from nsxr.compute.layouts import chunk_like, in_groups, one_chunk, to_whole_frames
+from nsxr.compute.reductions import add_blocks, reduce_tree
+from nsxr.kernels.ramps.differences import sums_of_squares, template_amount
 from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
 from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands, power_bins
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
@@ -28,10 +32,22 @@ _DRAWS = 4
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
 
-def weight_of_series(residual: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray) -> xr.DataArray:
+def weight_of_series(
+    values: xr.DataArray, static: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray
+) -> xr.DataArray:
     """Return the weight of every pixel from its scatter in time, 1 in dark pixels, (row, column) float32."""
-    square = (residual.astype(np.float64) ** 2 * precision).sum(("integration", "group"))
-    count = (residual.notnull() * precision).sum(("integration", "group"))
+    square, count = map_blocks(
+        sums_of_squares,
+        values,
+        static,
+        precision,
+        core=("group", *IMAGE),
+        outputs=dict.fromkeys(("square", "count"), (("integration", *IMAGE), np.float64)),
+        reduced=dict.fromkeys(("square", "count"), "integration"),
+    ).values()
+    square, count = (
+        reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in (square, count)
+    )
 
     def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         known = count > 0.3 * count.max()
@@ -52,33 +68,40 @@ def noise_of(
     weight: xr.DataArray,
     density: xr.DataArray,
     order: TimeOrder,
+    *,
+    less: xr.DataArray | None = None,
+    plus: xr.DataArray | None = None,
     pattern: xr.DataArray | None = None,
     source: xr.DataArray | None = None,
     limit: float = _OUTLIER,
 ) -> xr.DataArray:
-    """Return the noise of each frame, fitted together with the amount of a pattern, or of light, in each frame."""
-    noise = map_blocks(
+    """Return the noise of each frame, fitted together with the amount of a pattern, or of light, in each frame.
+
+    Images are (row, column) or (group, row, column): ``less`` is subtracted from the values before, and ``plus`` is
+    added to the noise.
+    """
+    template = source if source is not None else pattern
+    response = None
+    if template is not None:
+        alike = template if "group" in template.dims else template.expand_dims("group")
+        alike = to_whole_frames(alike.expand_dims("integration"))
+        response = noise_of(alike, weight, density, order, limit=np.inf).isel(integration=0)
+        response = response if "group" in template.dims else response.isel(group=0)
+    images = {"less": less, "plus": plus, "template": template, "response": response}
+    given = {name: image for name, image in images.items() if image is not None}
+    return map_blocks(
         _noise_of_frames,
         values,
         weight,
         density,
+        *given.values(),
         core=(*IMAGE, *MODEL),
         outputs={"noise": (RAMP, np.float32)},
+        names=tuple(given),
         order=order,
+        is_source=source is not None,
         limit=limit,
     )["noise"]
-    template = source if source is not None else pattern
-    if template is None:
-        return noise
-    alike = template if "group" in template.dims else template.expand_dims("group")
-    response = noise_of(alike.expand_dims("integration"), weight, density, order, limit=np.inf).isel(integration=0)
-    response = response if "group" in template.dims else response.isel(group=0)
-    known = values.notnull() * weight
-    amount = (known * template * (values.fillna(0) - noise)).sum(IMAGE, dtype=np.float64)
-    norm = (known * template * (template - response)).sum(IMAGE, dtype=np.float64)
-    amount = (amount / norm.where(norm > 0)).fillna(0).astype(np.float32)
-    changed = noise - amount * response if source is not None else noise + amount * (template - response)
-    return changed.transpose(*RAMP)
 
 
 def noise_left(
@@ -215,7 +238,14 @@ def _solver(density: np.ndarray, n_outputs: int) -> Solver | SolverBesideLight:
 
 
 def _noise_of_frames(
-    values: np.ndarray, weight: np.ndarray, density: np.ndarray, *, order: TimeOrder, limit: float
+    values: np.ndarray,
+    weight: np.ndarray,
+    density: np.ndarray,
+    *images: np.ndarray,
+    names: Sequence[str],
+    order: TimeOrder,
+    is_source: bool,
+    limit: float,
 ) -> np.ndarray:
     """Return the noise of each frame, (integration, group, row, column) float32."""
     length = series_length(order)
@@ -224,11 +254,18 @@ def _noise_of_frames(
     out = np.empty_like(values)
     for i in range(values.shape[0]):
         for g in range(values.shape[1]):
-            series = to_series(values[i, g], order, length)
+            given = {name: image[g] if image.ndim == 3 else image for name, image in zip(names, images, strict=True)}
+            frame = values[i, g] - given["less"] if "less" in given else values[i, g]
+            series = to_series(frame, order, length)
             unknown = ~np.isfinite(series)
             series[unknown] = 0
             of_frame = np.where(unknown, np.float32(0), weights)
-            out[i, g] = to_image(solver.noise(series, of_frame, limit), order)
+            noise = to_image(solver.noise(series, of_frame, limit), order)
+            if "template" in given:
+                template, response = given["template"], given["response"]
+                amount = np.float32(template_amount(frame, noise, weight, template, response))
+                noise += amount * (-response if is_source else template - response)
+            out[i, g] = noise + given["plus"] if "plus" in given else noise
     return out
 
 
@@ -265,9 +302,9 @@ def _level_left(density: np.ndarray, filled: float) -> float:
     """Return the variance of the levels of amplifiers that is left, for this share of samples with weight."""
     of_level = float(density[:2, 0].sum())
     if not (of_level > 0 and filled > 0):
-        return of_level / (2 * (density.shape[1] - 1))
+        return float(of_level / (2 * (density.shape[1] - 1)))
     other = float(density[2, 0]) / filled + float(density[3:, 0].sum())
-    return of_level * (other / (of_level + other)) ** 2 / (2 * (density.shape[1] - 1))
+    return float(of_level * (other / (of_level + other)) ** 2 / (2 * (density.shape[1] - 1)))
 
 
 def _smooth_variances(squares: np.ndarray, followed: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
