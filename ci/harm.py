@@ -24,6 +24,7 @@ errors by least squares.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import xarray as xr
@@ -144,6 +145,18 @@ def points(peak: float, share: float = 2e-4) -> Scene:
     return scene
 
 
+def lines(peak: float) -> Scene:
+    """Return emission lines that fill columns, and a bright trace."""
+
+    def scene(shape: tuple[int, int], random: np.random.Generator) -> Light:
+        columns = np.arange(shape[1])
+        places = random.uniform(0, shape[1], 6)
+        spectrum = np.exp(-0.5 * ((columns - places[:, None]) / 1.2) ** 2).sum(0)
+        return replace(traces(max(shape[0], 64), 2.0)(shape, random), faint=peak * spectrum)
+
+    return scene
+
+
 def lamp(level: float) -> Scene:
     """Return light in all pixels, with the differences between pixels of a flat field."""
 
@@ -204,6 +217,8 @@ KINDS = {
     "SUB512 2 groups": Kind(traces(32, 4.0), subarray="SUB512", columns=None, groups=2),
     "series": Kind(traces(32, 40.0), subarray="SUB512", columns=None, groups=4, integrations=12),
     "afterglow": Kind(traces(128, 4.0), trouble="afterglow"),
+    "lines": Kind(lines(0.3)),
+    "faint lines": Kind(lines(0.03)),
     "lamp": Kind(lamp(10.0)),
     "faint lamp": Kind(lamp(0.1)),
     "dark": Kind(),
@@ -247,8 +262,9 @@ def slope_of(ramps: xr.Dataset) -> np.ndarray:
     return np.where(lost, np.nan, slope)
 
 
-def simulate(kind: Kind, seed: int, with_light: bool = True) -> Exposure:
-    """Return the exposure of a kind, with or without its light. The noise of the electronics is the same."""
+@lru_cache(maxsize=1)
+def dark_ramps(kind: Kind, seed: int) -> tuple[xr.Dataset, float, float]:
+    """Return ramps without light, after the reference pixels, with the gain [electron/DN] and the time of a group."""
     artifacts = replace(QUIET, **{name: getattr(Artifacts(), name) for name in NOISE}, correlated_scale=kind.scale)
     artifacts = replace(artifacts, bias_structure=0, nonlinearity=0, pixel_scatter=0, dark_current=0)
     made = small_exposure(
@@ -264,10 +280,15 @@ def simulate(kind: Kind, seed: int, with_light: bool = True) -> Exposure:
     )
     ramps = nsxr.correct_ramps(made.exposure, made.references, skip=["linearity", "dark_current", "jump"])["refpix"]
     gain = float(made.references["gain"]["sci"].mean())
+    return ramps, gain, Readout.from_header(made.exposure.attrs).group_time
+
+
+def simulate(kind: Kind, seed: int, with_light: bool = True) -> Exposure:
+    """Return the exposure of a kind, with or without its light. The noise of the electronics is the same."""
+    ramps, gain, time = dark_ramps(kind, seed)
     shape = ramps.sizes["row"], ramps.sizes["column"]
     light = kind.scene(shape, np.random.default_rng([seed, 1]))
     masks = masks_of(kind, light, ramps, np.random.default_rng([seed, 2]))
-    time = Readout.from_header(made.exposure.attrs).group_time
     electrons = light.all * time * with_light
     size = kind.integrations, kind.groups, *shape
     random = np.random.default_rng([seed, 3])

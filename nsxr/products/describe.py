@@ -24,6 +24,9 @@ from nsxr.storage.urls import is_remote, shown
 
 __all__ = ["counted", "describe"]
 
+_FEW_DARK, _LITTLE = 0.01, 0.1
+"""Share of dark pixels, and share of correlated noise or of noise removed, below which a product says why."""
+
 
 def describe(path: str | Path, storage_options: Named | None = None) -> str:
     """Describe an exposure, a product or a reference without reading its pixels.
@@ -61,6 +64,7 @@ def describe(path: str | Path, storage_options: Named | None = None) -> str:
         records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table, file.path)}))
         lines += _made(kept_origin(file))
         lines += _done({k: header[k] for k in STATUS if k in header}, header.get("CAL_VER"), records)
+        lines += _correlated_noise(header)
     contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
     lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents.items() if extent)]
     return "\n".join(lines)
@@ -157,6 +161,23 @@ def _made(attrs: Attributes) -> list[str]:
     return lines
 
 
+def _correlated_noise(header: Named) -> list[str]:
+    """Return a line about the correlated noise that was found, and why little of it was removed."""
+    names = ("FLKWHITE", "FLKNOISE", "FLKLEFT", "FLKDARK", "FLKDONE")
+    if any(not isinstance(header.get(name), float | int) for name in names):
+        return []
+    white, noise, left, dark, done = (float(header[name]) for name in names)
+    line = f"noise:       white {white:.3g} DN, correlated {noise:.3g} DN, left {left:.3g} DN; "
+    line += f"{100 * dark:.0f} % of the pixels are dark"
+    if dark < _FEW_DARK:
+        line += "; nothing was removed, because almost no pixels are dark"
+    elif noise < _LITTLE * white:
+        line += "; almost nothing was removed, because there is almost no correlated noise"
+    elif done < _LITTLE:
+        line += "; little was removed, because light that could be hidden looks like this noise"
+    return [line]
+
+
 def _describe_zarr(path: str, options: StorageOptions) -> str:
     tree = open_store(Folder.at(path, options))
     with tree:
@@ -170,6 +191,8 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
         status = {key: known[key] for key in STATUS if key in known}
         records = joint_steps([found for one in each if (found := steps(one))] or [[]])
         lines += [*_made(known), *_done(status, known.get("CAL_VER"), records)]
+        numbers = (v for node in nodes.values() for v in node.data_vars.values() if not v.dims)
+        lines += _correlated_noise({str(v.attrs["keyword"]): v.item() for v in numbers if "keyword" in v.attrs})
         lines.append("contents:")
         for name, node in nodes.items():
             sizes = node["sci"].sizes if "sci" in node else node["flux"].sizes if "flux" in node else node.sizes

@@ -13,6 +13,7 @@ _LENGTHS = (1, 9, 65)
 
 _ROUNDS = 3
 _TILE = 32  # columns that are sorted together
+_NEARBY = 17  # columns whose levels are compared
 _FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
@@ -48,7 +49,7 @@ def find_dark(
     A pixel has light if it stands out, by itself or in means along the dispersion, from the level of the dark pixels of
     the same amplifier in the same column. This level follows correlated noise. Regions with light are enlarged along
     the dispersion by part of the length that was averaged. They are enlarged by two pixels across the dispersion, where
-    the wings are too faint to be found.
+    the wings are too faint to be found. Columns of an amplifier have light if their level stands out from nearby ones.
 
     Parameters
     ----------
@@ -79,8 +80,9 @@ def find_dark(
         return np.zeros_like(usable), np.nan
     is_dark = usable & (np.abs(values - middle) <= n_sigma * scatter)
     for _ in range(_ROUNDS):
-        flat = values - _column_levels(values, is_dark, bands)
-        lit = np.zeros_like(usable)
+        levels = _column_levels(values, is_dark, bands)
+        flat = values - levels
+        lit = _bright_columns(levels, bands, n_sigma + 2)
         for length in _LENGTHS if mask is None else _LENGTHS[:1]:
             mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
             of_dark = mean[is_dark & known]
@@ -100,6 +102,19 @@ def find_dark(
             lit |= _grown(_traces(lit), 1, across=2)
         is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
+
+
+def _bright_columns(levels: np.ndarray, bands: np.ndarray, n_sigma: float) -> np.ndarray:
+    """Return where the levels of columns stand out from those of nearby columns: a line that fills an amplifier."""
+    lit = np.zeros(levels.shape, np.bool_)
+    for band in np.unique(bands):
+        rows = bands == band
+        of_band = levels[rows][:1]
+        rest = of_band - ndimage.median_filter(of_band, (1, _NEARBY), mode="nearest")
+        scatter = 1.4826 * np.median(np.abs(rest))
+        if scatter > 0:
+            lit[rows] = _grown(rest > n_sigma * scatter, 1)
+    return lit
 
 
 def _traces(lit: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from scipy import ndimage
 from nsxr.kernels.ramps.flicker import Densities, Solver
 from nsxr.model.time_order import TimeOrder
 
-__all__ = ["SolverBesideLight", "light_density", "share_removed", "without_smooth"]
+__all__ = ["SolverBesideLight", "light_density", "without_smooth"]
 
 _LARGE = 0.05
 """Frequency below which light is expected to be brighter [cycles per pixel]."""
@@ -42,6 +42,12 @@ _SURE = 4.0
 
 _WRONG = 1.2
 """Factor by which the power of noise may be larger than its spectrum says."""
+
+_SINGLE = 12.0
+"""Power of a single frequency that counts as light, relative to that of noise; noise exceeds it in 6 of a million."""
+
+_SAFETY = 10.0
+"""Where light shows, so many times its power is assumed."""
 
 _SMOOTHED = 15
 """Pixels along the dispersion over which the light of a single frame is taken to be smooth."""
@@ -76,24 +82,17 @@ def light_density(
         return density
     seen = (np.abs(scipy.fft.rfft(series * weight, axis=1)) ** 2).mean(0, dtype=np.float64)
     lag = scipy.fft.irfft((np.abs(scipy.fft.rfft(weight, axis=1)) ** 2).mean(0, dtype=np.float64), length)
-    covariance = scipy.fft.irfft(noise.own + noise.common + density, length)
+    covariance = scipy.fft.irfft(noise.own + noise.common, length)
     expected = scipy.fft.rfft(covariance * lag).real + noise.white * filled * length
     place = np.floor(np.log2(np.maximum(along * 2 * order.lines, 1))) * 32 + np.ceil(np.log2(line + 1))
     _, place = np.unique(place, return_inverse=True)
     count = np.bincount(place)
-    power, limit = (np.bincount(place, values) / count for values in (seen, expected))
-    limit *= _WRONG + _SURE / np.sqrt(np.maximum(count * filled, 1))
-    excess = np.where(power > limit, power - np.bincount(place, expected) / count, 0) / (filled * length)
-    found: np.ndarray = density + excess[place]
+    power, of_noise = (np.bincount(place, values) / count for values in (seen, expected))
+    limit = of_noise * (_WRONG + _SURE / np.sqrt(np.maximum(count * filled, 1)))
+    excess = np.where(power > limit, power - of_noise, 0)[place]
+    excess = np.maximum(excess, np.where(seen > _SINGLE * expected, seen - expected, 0))
+    found: np.ndarray = np.maximum(density, _SAFETY / (filled * length) * excess)
     return found
-
-
-def share_removed(noise: Densities, light: np.ndarray, filled: float) -> float:
-    """Return the share of the variance of correlated noise that is subtracted, for dark pixels in equal distances."""
-    both = noise.own + noise.common
-    left = both + light + noise.white / max(filled, 1e-6)
-    total = float(both[1:].sum())
-    return float((both[1:] ** 2 / left[1:]).sum()) / total if total > 0 and filled > 0 else 0.0
 
 
 class SolverBesideLight:

@@ -36,6 +36,7 @@ _NUMBERS = {
     "flicker_noise": ("FLKNOISE", "correlated noise before cleaning, rms"),
     "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
     "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
+    "share_removed": ("FLKDONE", "share of correlated variance removed in light"),
 }
 
 
@@ -226,8 +227,8 @@ def clean_flicker_noise(
         rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
         correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
         [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
-        ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN], which become keywords.
-        ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
+        ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN] and ``share_removed``, which
+        become keywords. ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
         ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share that were both used, or both
         not used. :func:`nsxr.summed_variance` needs them.
 
@@ -325,6 +326,7 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
             np.sqrt((high - high.min()).sum() * 2 / length / frames),
             np.sqrt(np.median(rest) / frames),
         ]
+        numbers.append(max(0.0, 1 - (numbers[4] / numbers[2]) ** 2) if numbers[2] > 0 else 0.0)
         columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
         return columns.astype(np.float32), np.array(numbers)
 

@@ -300,11 +300,12 @@ def _simulate_errors(
 
 def _level_left(density: np.ndarray, filled: float) -> float:
     """Return the variance of the levels of amplifiers that is left, for this share of samples with weight."""
-    of_level = float(density[:2, 0].sum())
-    if not (of_level > 0 and filled > 0):
-        return float(of_level / (2 * (density.shape[1] - 1)))
-    other = float(density[2, 0]) / filled + float(density[3:, 0].sum())
-    return float(of_level * (other / (of_level + other)) ** 2 / (2 * (density.shape[1] - 1)))
+    of_level, light = float(density[:2, 0].sum()), float(density[3:, 0].sum())
+    kept = 1.0
+    if of_level > 0 and filled > 0:
+        other = float(density[2, 0]) / filled + light
+        kept = other / (of_level + other)
+    return float(of_level * kept**2 / (2 * (density.shape[1] - 1)))
 
 
 def _smooth_variances(squares: np.ndarray, followed: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
