@@ -119,12 +119,13 @@ def fit_ramps(
         var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
         var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
 
-    where M is ``median_rate``. Without it, M is a robust mean of the slopes of all integrations, in which an
-    integration that deviates by five standard deviations does not count. For a single integration, M is the median
-    difference of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED group or lead to a JUMP_DET
-    group are left out. The dark current is divided by the gain because M is in DN/s. A first group alone, of exposure
-    time t = (NFRAMES + 1) TFRAME / 2, has the variances 2 r^2 / t^2 and (M + dark / g) / (t g). For each of the two
-    kinds, inverse variances of segments and of integrations are added.
+    where M is ``median_rate``. In ramps from :func:`clean_flicker_noise`, M is ``dark_level`` in pixels that see no
+    light; by ``"ols"``, only if there is a ``median_rate`` for the others. Without it, M is a robust mean of the slopes
+    of all integrations, in which an integration that deviates by five standard deviations does not count. For a single
+    integration, M is the median difference of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED
+    group or lead to a JUMP_DET group are left out. The dark current is divided by the gain because M is in DN/s. A
+    first group alone, of exposure time t = (NFRAMES + 1) TFRAME / 2, has the variances 2 r^2 / t^2 and (M + dark / g) /
+    (t g). For each of the two kinds, inverse variances of segments and of integrations are added.
 
     By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the
     differences d [electron] have the covariance matrix ::
@@ -176,7 +177,8 @@ def fit_ramps(
         dark = unlabelled(average_dark_current).transpose(*IMAGE)
     else:
         dark = xr.full_like(gain_values, average_dark_current, dtype=np.float32).transpose(*IMAGE)
-    images = [exposure["pixeldq"], gain_values, noise_values, dark, *([exposure["median_rate"]] if has_rate else [])]
+    images = [exposure["pixeldq"], gain_values, noise_values, dark]
+    images += _known_rate(exposure, has_rate or chosen == "likelihood", readout.group_time)
     suppress = bool(suppress_one_group) and groups > 1 and reset_noise is None
     times = readout.group_time, readout.first_group_time
     selected = SelectedGroups(*times, readout.n_frames, first, last, suppress)
@@ -210,6 +212,19 @@ def fit_algorithm(name: str) -> str:
         return _ALGORITHMS[str(name).lower()]
     except KeyError:
         raise ParameterError(f"algorithm is {name!r}, expected one of {', '.join(_ALGORITHMS)}") from None
+
+
+def _known_rate(exposure: xr.Dataset, may_be_partial: bool, group_time: float) -> list[xr.DataArray]:
+    """Return the rate for the photon noise, NaN where the fit has to find it; nothing if it is not known anywhere.
+
+    In single pixels that see no light, the photon noise of their own rates would be that of the noise.
+    """
+    found = exposure.get("median_rate")
+    if may_be_partial and {"is_dark", "dark_level"} <= set(exposure.variables):
+        level = unlabelled(exposure["dark_level"]).clip(0.0, None) / np.float32(group_time)
+        others = np.float32(np.nan) if found is None else unlabelled(found)
+        found = level.where(unlabelled(exposure["is_dark"]), others).astype(np.float32).transpose(*IMAGE)
+    return [] if found is None else [found]
 
 
 def _selected_groups(groups: int, firstgroup: int | None, lastgroup: int | None) -> tuple[int, int]:

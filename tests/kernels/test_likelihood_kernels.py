@@ -88,13 +88,15 @@ def images(columns, gain=1.0):
 
 
 @pytest.mark.parametrize("gain", [1.0, 1.4])
-@pytest.mark.parametrize("is_given", [False, True])
-def test_fit_is_that_of_dense_matrices(gain, is_given):
+@pytest.mark.parametrize("which", ["no rate is given", "all rates are given", "some rates are given"])
+def test_fit_is_that_of_dense_matrices(gain, which):
     sci, readnoise = ramps(1)
     groups, columns = sci.shape[1], sci.shape[3]
     groupdq = np.random.default_rng(2).choice([0, 1, 4, 32], sci.shape, p=[0.75, 0.13, 0.1, 0.02]).astype(np.uint8)
     groupdq[..., 0], groupdq[..., 1] = 0, 1
-    given = images(columns, 1.5) if is_given else NONE
+    given = NONE if which == "no rate is given" else images(columns, 1.5)
+    if which == "some rates are given":
+        given[:, ::3] = np.nan
     pixeldq, dark = np.zeros((1, columns), np.uint32), images(columns, 0.01)
     of_pixels = PixelImages(pixeldq, images(columns, gain), readnoise, dark, given)
     selected = SelectedGroups(TIME, 12.0, FRAMES, 0, groups - 1, True)
@@ -110,6 +112,7 @@ def test_fit_is_that_of_dense_matrices(gain, is_given):
             continue
         d = np.diff(sci[0, :, 0, c]).astype(float) * np.float32(gain)
         noise = (12 * np.float32(gain)) ** 2 / (2 * FRAMES)
+        is_given = given.size > 0 and np.isfinite(given[0, c])
         rate = 1.5 * TIME * np.float32(gain) if is_given else np.median(d[used])
         for _ in range(1 if is_given else 3):
             slope, by_photons, by_reads, square = fit_twin(d, max(rate, 0) + 0.01 * TIME, noise, used)

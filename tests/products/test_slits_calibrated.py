@@ -48,6 +48,7 @@ def calibrated(number: int = 4) -> xr.DataTree:
             slit = record(slit, "wavecorr", [reference("wavecorr")]).assign_attrs(SRCTYPE="POINT", **TEXTS)
             images["sky_part"] = images["var_flat"]
             images["subtracted"] = (4 * images["var_flat"]).astype(np.uint8)
+            images["noise_used"] = (images["var_flat"] > 0.5).astype(np.uint8)
         slit = record(slit, "pathloss", [reference("pathloss")], {"source_x": 0.1 * n, "light": "x"}, **images)
         made[slit.attrs["SLTNAME"]] = slit
     return xr.DataTree.from_dict(made)
@@ -164,7 +165,7 @@ def frame() -> xr.Dataset:
     images = {name: rng.random(shape, np.float32) for name in ("sci", *FRAME_IMAGES.values())}
     images |= {name: rng.random(shape, np.float32) for name in ("var_poisson", "var_rnoise")}
     images["dq"] = rng.integers(0, 8, shape, dtype=np.uint32)
-    images["subtracted"] = rng.integers(0, 4, shape, dtype=np.uint8)
+    images["subtracted"], images["noise_used"] = (rng.integers(0, n, shape, dtype=np.uint8) for n in (4, 2))
     images["slice"] = np.repeat(np.array([0, 1, 2, 3], np.uint8), 3)[:, None] * np.ones(shape, np.uint8)
     found = xr.Dataset({k: (("row", "column"), v, {"units": units_of(k, "MJy/sr")}) for k, v in images.items()})
     found = found.set_coords(["slice", "slit_y"]).assign_coords(row=np.arange(12), column=np.arange(20))

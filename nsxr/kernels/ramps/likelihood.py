@@ -133,23 +133,30 @@ def _expect_rates(
     given_rate: np.ndarray,
     ordered: np.ndarray,
     rate: np.ndarray,
-) -> None:  # pragma: no cover
-    """Set the first guess of each rate: the given rate, the median difference, or the rate of the first group."""
+    is_known: np.ndarray,
+) -> bool:  # pragma: no cover
+    """Set the first guess of each rate: the given rate, the median difference, or the rate of the first group.
+
+    Return whether all rates are given.
+    """
     row, start, columns = at
     values, gains, count, current = ramps.values, pixels.gains, pixels.number, pixels.current
-    is_given = given_rate.size > 0
     exposed = selected.one_group_time / selected.group_time
-    if not is_given:
+    are_known = True
+    for c in range(columns):
+        is_known[c] = given_rate.size > 0 and not np.isnan(given_rate[row, start + c])
+        are_known &= is_known[c]
+    if not are_known:
         sort_columns(ordered, values.shape[0] - 1, columns)
     for c in range(columns):
-        given = np.float64(given_rate[row, start + c]) if is_given else np.nan
-        if given == given:
-            expected = given * gains[c] * selected.group_time
-        elif count[c] > 0 and not is_given:
+        if is_known[c]:
+            expected = np.float64(given_rate[row, start + c]) * gains[c] * selected.group_time
+        elif count[c] > 0:
             expected = median_of(ordered, c, 0, count[c]) * gains[c]
         else:
             expected = np.float64(values[0, c]) * gains[c] / exposed
         rate[c] = (expected if expected > 0.0 else 0.0) + current[c]
+    return are_known
 
 
 @kernel
@@ -231,8 +238,8 @@ def fit_by_likelihood(
     sci : (integration, group, row, column) float32 [DN]
     groupdq : (integration, group, row, column) uint8
     images : PixelImages
-        Properties of each pixel. Without a given rate, the rate of the fit is used, found in two steps from the median
-        difference.
+        Properties of each pixel. Where no rate is given, or NaN, the rate of the fit is used, found in two steps from
+        the median difference.
     selected : SelectedGroups
         Groups that are fitted.
     shared : float
@@ -254,12 +261,11 @@ def fit_by_likelihood(
     integrations, groups, rows, all_columns = sci.shape
     has_first = reset_noise >= 0.0
     steps = groups if has_first else groups - 1
-    is_given = images.given_rate.size > 0
     width = min(all_columns, _TILE_COLUMNS)
     ramps, pixels = new_tile(groups, width), _new_pixels(width)
     tile, factors = new_differences(groups, width), new_factors(groups, width)
     rate, slope, current = tile.rate, factors.slope, pixels.current
-    ordered = np.empty((groups, width), np.float32)
+    ordered, is_known = np.empty((groups, width), np.float32), np.empty(width, np.bool_)
     rates = _new_rates(integrations, rows, all_columns)
     covariance = covariance_of(shared, selected.one_group_time / selected.group_time, reset_noise)
     for row in range(rows):
@@ -270,10 +276,12 @@ def fit_by_likelihood(
             for i in range(integrations):
                 take_ramps(sci, groupdq, i, at, selected, ramps)
                 _take_differences(ramps, pixels, has_first, columns, tile, ordered)
-                _expect_rates(ramps, pixels, selected, at, images.given_rate, ordered, rate)
-                for repeat in range(1 if is_given else 3):
+                are_known = _expect_rates(ramps, pixels, selected, at, images.given_rate, ordered, rate, is_known)
+                for repeat in range(1 if are_known else 3):
                     if repeat > 0:
                         for c in range(columns):
+                            if is_known[c]:
+                                continue
                             better = (slope[c] if slope[c] > 0.0 else 0.0) + current[c]
                             rate[c] = better if slope[c] == slope[c] else rate[c]
                     factor(tile, covariance, steps, columns, factors)
