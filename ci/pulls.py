@@ -25,7 +25,7 @@ import nsxr
 from nsxr.kernels.shared_noise import PlacesInTime, SharedNoise, shared_in_image
 from nsxr.model.dq import PixelFlag
 from nsxr.simulate import Artifacts, small_exposure
-from nsxr.slits.summed_variance import places_in_time
+from nsxr.slits.summed_variance import places_of_shared_noise
 
 BOXES = {"1 x 1": (1, 1), "3 x 3": (3, 3), "1 x 30": (1, 30), "30 x 1": (30, 1)}
 PLACES = ("dark", "light", "beside", "across")
@@ -98,7 +98,9 @@ def simulate(row: Row, seed: int, columns: int) -> Exposure:
     read = rate["var_rnoise"].values.astype(np.float64)
     variance = read + rate["var_poisson"].values
     used, table = rate["noise_used"].values, rate["noise_correlation"].values
-    return Exposure(residual, variance, read, light, good, used, table, places_in_time(rate))
+    places = places_of_shared_noise(rate)
+    assert places is not None
+    return Exposure(residual, variance, read, light, good, used, table, places)
 
 
 def sums(exposure: Exposure, shape: tuple[int, int], place: str, random: np.random.Generator) -> np.ndarray:

@@ -12,9 +12,10 @@ from nsxr.model.readout import Readout
 from nsxr.model.time_order import science_time_order
 from nsxr.model.variables import check, variances_of
 
-__all__ = ["places_in_time", "summed_variance"]
+__all__ = ["SHARED_NOISE", "places_of_shared_noise", "summed_variance"]
 
-_NAMES = ("noise_used", "noise_correlation")
+SHARED_NOISE = ("noise_used", "noise_correlation")
+"""Variables that tell what pixels share of the noise."""
 
 
 def summed_variance(product: xr.Dataset, weights: xr.DataArray, dim: str | tuple[str, ...] = IMAGE) -> xr.DataArray:
@@ -69,7 +70,7 @@ def summed_variance(product: xr.Dataset, weights: xr.DataArray, dim: str | tuple
     given = weights.transpose(*IMAGE) if set(weights.dims) == set(IMAGE) else weights
     if given.dims != IMAGE or given.shape != tuple(product.sizes[d] for d in IMAGE):
         raise ModelError(f"weights have sizes {dict(weights.sizes)}, expected rows and columns of the product")
-    known = all(name in product for name in _NAMES)
+    places = places_of_shared_noise(product)
     of_columns = len(wanted) == 1
     along = ("integration",) if "integration" in product["sci"].dims else ()
     variances = [one_chunk(unlabelled(product[name]), *IMAGE) for name in names]
@@ -77,12 +78,12 @@ def summed_variance(product: xr.Dataset, weights: xr.DataArray, dim: str | tuple
         _summed,
         *variances,
         unlabelled(given),
-        *(unlabelled(product[name]) for name in _NAMES if known),
+        *(unlabelled(product[name]) for name in SHARED_NOISE if places is not None),
         core=(*IMAGE, "lag", "kind"),
         outputs={"variance": ((*along, "column") if of_columns else along, np.float64)},
         read=names.index("var_rnoise"),
         number=len(names),
-        places=places_in_time(product) if known else None,
+        places=places,
         of_columns=of_columns,
     )["variance"]
     kept = {d: product[d] for d in found.dims if d in product.coords}
@@ -90,8 +91,10 @@ def summed_variance(product: xr.Dataset, weights: xr.DataArray, dim: str | tuple
     return found.assign_coords(kept).assign_attrs({"units": f"({units})2"} if units else {})
 
 
-def places_in_time(product: xr.Dataset) -> PlacesInTime:
-    """Return when the pixels of count rates or of a slit are read, from its header and labels."""
+def places_of_shared_noise(product: xr.Dataset) -> PlacesInTime | None:
+    """Return when the pixels of count rates or of a slit are read, if they share noise and the product tells how."""
+    if not ({*SHARED_NOISE} <= set(product.variables) and set(IMAGE) <= set(product.dims)):
+        return None
     readout = Readout.from_header(product.attrs, ramps=False)
     order = science_time_order(readout, readout.n_rows, readout.n_columns)
     amplifier, slot = (np.zeros(readout.n_rows, dtype=np.int64) for _ in range(2))

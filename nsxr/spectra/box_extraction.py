@@ -11,6 +11,7 @@ import xarray as xr
 from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
+from nsxr.kernels.shared_noise import PlacesInTime, SharedNoise
 from nsxr.kernels.spectra.box_extraction import box_weights, sum_box
 from nsxr.model.declarations import Takes, step
 from nsxr.model.dims import image_dims
@@ -18,6 +19,7 @@ from nsxr.model.history import record
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import VARIANCES, check_slit, variances_of
 from nsxr.references.apertures import Aperture, read_aperture
+from nsxr.slits.summed_variance import SHARED_NOISE, places_of_shared_noise
 
 __all__ = ["extract_box"]
 
@@ -81,12 +83,13 @@ def extract_box(
         the number of pixels in the sum, with fractions. ``coverage`` is the part of the box inside the slit that was
         measured. ``flux_var_*``, ``sb_var_*`` and ``bkgd_var_*`` are variances, one for each kind of variance of the
         slit: the sum of the variances of pixels times their weights squared, plus the variance of the background under
-        the box. They are NaN where a pixel has no variance of that kind. ``dq`` uint32 has OTHER_BAD_PIXEL where pixels
-        of the box are missing. It has DO_NOT_USE where more than half of the box is missing, and where the error is not
-        known because the variance of a pixel is NaN or negative. A kind of variance that no pixel of the slit has does
-        not count. The coordinate ``wavelength`` [um] is the mean over the box. ``extraction_start`` and
-        ``extraction_stop`` [detector row] are the means over columns of the lowest and the highest row in the box: the
-        box reaches from half a row below to half a row above.
+        the box, plus what pixels share of the read noise (:func:`nsxr.summed_variance`). They are NaN where a pixel has
+        no variance of that kind. ``dq`` uint32 has OTHER_BAD_PIXEL where pixels of the box are missing. It has
+        DO_NOT_USE where more than half of the box is missing, and where the error is not known because the variance of
+        a pixel is NaN or negative. A kind of variance that no pixel of the slit has does not count. The coordinate
+        ``wavelength`` [um] is the mean over the box. ``extraction_start`` and ``extraction_stop`` [detector row] are
+        the means over columns of the lowest and the highest row in the box: the box reaches from half a row below to
+        half a row above.
 
     Warns
     -----
@@ -133,7 +136,7 @@ def extract_box(
     values = _sums(slit, aperture, box, str(units), area)
     described = {k: v for k, v in dataclasses.asdict(aperture).items() if v is not None and k != "filename"}
     files = [xr.Dataset(attrs={"reference_type": "extract1d", "filename": aperture.filename})]
-    base = slit.drop_dims(dims[0])
+    base = slit.drop_dims([dim for dim in (dims[0], "lag") if dim in slit.dims]).drop_vars("kind", errors="ignore")
     spectrum = record(
         base.rename({dim: "dispersion" for dim in base.dims if dim == dims[1]}),
         "extract_1d",
@@ -212,25 +215,34 @@ def _sums(
     names = ["flux", "surf_bright", "background", "npixels", "coverage"]
     names += [f"{prefix}_var_{part}" for part in parts for prefix in ("flux", "sb", "bkgd")]
     fit = "median" if aperture.bkg_fit == "median" else "poly"
+    places = places_of_shared_noise(slit) if "rnoise" in parts else None
     return map_blocks(
         _sum_block,
         *(one_chunk(array, *dims) for array in (sci, dq)),
         box["weights"],
         box["background"],
         *(slit[f"var_{part}"] for part in parts),
-        core=dims,
+        *(slit[name] for name in SHARED_NOISE if places is not None),
+        core=(*dims, "lag", "kind"),
         outputs={**dict.fromkeys(names, (along, np.float64)), "dq": (along, np.uint32)},
         sizes={"dispersion": slit.sizes[dims[1]]},
         fit=fit if aperture.bkg_coeff is not None else None,
         order=aperture.bkg_order if aperture.bkg_fit == "poly" else 0,
         smoothing_length=aperture.smoothing_length,
+        read=parts.index("rnoise") if places is not None else 0,
+        places=places,
         units=units,
         area=area,
     )
 
 
-def _sum_block(*blocks: np.ndarray, units: str, area: float, **options: Any) -> tuple[np.ndarray, ...]:
+def _sum_block(
+    *blocks: np.ndarray, places: PlacesInTime | None, units: str, area: float, **options: Any
+) -> tuple[np.ndarray, ...]:
     """Sum over the box, and return quantities and variances in the units of a spectrum."""
+    if places is not None:
+        options["shared"] = SharedNoise(blocks[-2], blocks[-1], places)
+        blocks = blocks[:-2]
     n = len(blocks) - 4
     summed, background, npixels, coverage, *variances, flags = sum_box(*blocks, **options)
     # MJy is a flux, MJy/sr is a brightness: the area of a pixel converts one to the other

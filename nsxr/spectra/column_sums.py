@@ -10,6 +10,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
+from nsxr.kernels.shared_noise import PlacesInTime, SharedNoise, shared_in_columns
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
 from nsxr.model.dq import UNUSABLE, PixelFlag
 
@@ -62,6 +63,8 @@ class SumSettings:
         Factor from the level of a pixel to a brightness; 0 where it is not known.
     is_per_area : bool
         Whether pixels are in units of brightness.
+    places : PlacesInTime or None
+        When pixels are read, if it is known what they share of the noise.
     """
 
     is_box: bool
@@ -71,6 +74,7 @@ class SumSettings:
     to_flux: float
     to_brightness: float
     is_per_area: bool
+    places: PlacesInTime | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ def extract_columns(
         Signal and flags.
     *arrays : ndarray
         The parts of the trace model, in the order of :data:`MODEL`; then ``var_rnoise`` and, if there is one,
-        ``var_flat``, with the shape of ``sci``; then ``flatfield_common``, if it is known.
+        ``var_flat``, with the shape of ``sci``; then ``flatfield_common``, if it is known; then ``noise_used`` and
+        ``noise_correlation``, if there are ``places``.
     settings : SumSettings
         All other inputs.
 
@@ -156,6 +161,8 @@ def extract_columns(
         (..., x): flux and its three variances; brightness and its variances; background and its variances; number of
         pixels; height of the aperture; coverage; flags.
     """
+    shared = None if settings.places is None else SharedNoise(arrays[-2], arrays[-1], settings.places)
+    arrays = arrays if shared is None else arrays[:-2]
     model = _Model(*arrays[: len(MODEL)])
     var_rnoise, *var_flat = arrays[len(MODEL) :]
     own_part = 1 - var_flat[1] if len(var_flat) > 1 else 1.0  # errors of single pixels
@@ -172,7 +179,7 @@ def extract_columns(
     for index in np.ndindex(sci.shape[:-2]):
         flat = var_flat[0][index].astype(np.float64) * own_part if var_flat else None
         noise = var_rnoise[index].astype(np.float64)
-        found = _extract(sci[index], usable[index], noise, flat, model, settings, sci.ndim > 2)
+        found = _extract(sci[index], usable[index], noise, flat, model, settings, sci.ndim > 2, shared)
         covered = found.covered * inside
         flux[index], level[index], npixels[index] = found.flux, found.level, found.npixels
         coverage[index] = np.clip(covered, 0.0, 1.0)
@@ -222,6 +229,7 @@ def _extract(
     model: _Model,
     settings: SumSettings,
     is_series: bool,
+    shared: SharedNoise | None,
 ) -> _Sums:
     """Extract one image (y, x)."""
     read = float(model.noise_scale) * var_rnoise
@@ -263,6 +271,10 @@ def _extract(
         known = np.where(good & np.isfinite(term), term, 0.0)
         of_flux.append(np.where(there, (w**2 * known).sum(0), np.nan))
         of_level.append((b**2 * known).sum(0))
+    if shared is not None:
+        known = np.where(good, read, 0.0)
+        of_flux[1] = of_flux[1] + shared_in_columns(w, known, shared)
+        of_level[1] = of_level[1] + shared_in_columns(b, known, shared)
     noise = of_flux[0] + of_flux[1]
     factor = 1 + model.profile_variance * np.where(there, flux, 0.0) ** 2 / np.where(noise > 0, noise, 1.0)
     of_flux[0], of_flux[1] = of_flux[0] * factor, of_flux[1] * factor

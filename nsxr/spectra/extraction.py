@@ -15,6 +15,7 @@ from nsxr.model.dq import PixelFlag
 from nsxr.model.history import record
 from nsxr.model.slit_header import SlitHeader
 from nsxr.model.variables import VARIANCES, check_slit, variable_attributes, variances_of
+from nsxr.slits.summed_variance import SHARED_NOISE, places_of_shared_noise
 from nsxr.spectra.column_sums import (
     MODEL,
     SumSettings,
@@ -145,7 +146,8 @@ def extract_spectrum(
 
     Notes
     -----
-    Variances are sums of squared weights times variances. The read noise is that of the slit times ``noise_scale``. The
+    Variances are sums of squared weights times variances. The read noise is that of the slit times ``noise_scale``; if
+    the slit tells what pixels share of it, the covariances in a column count too (:func:`nsxr.summed_variance`). The
     photon noise is that of the model. The uncertainty of the profile is added to both in proportion. Errors of a factor
     that all pixels of a wavelength share do not average down in the sum: they are ``relative_error_*``, see
     :func:`nsxr.spectral_covariance`. ``flux_var_flat`` is from the rest of ``var_flat`` (``flatfield_common``), or from
@@ -177,6 +179,7 @@ def extract_spectrum(
         to_flux=units.to_flux,
         to_brightness=units.to_brightness,
         is_per_area=units.is_per_area,
+        places=places_of_shared_noise(slit),
     )
     values = _sums(slit, model, settings)
     for name, prefix in _QUANTITIES.items():
@@ -211,6 +214,7 @@ def _sums(slit: xr.Dataset, model: xr.Dataset, settings: SumSettings) -> dict[st
     along = ("integration", "dispersion") if "integration" in slit.dims else ("dispersion",)
     names = [name for name in variances_of(slit) if name != "var_poisson"]
     names += ["flatfield_common"] if {"var_flat", "flatfield_common"} <= set(slit.variables) else []
+    names += [] if settings.places is None else SHARED_NOISE
     quantities = [name for q, prefix in _QUANTITIES.items() for name in (q, *(f"{prefix}_var_{k}" for k in VARIANCES))]
     dtypes: dict[str, type[np.generic]] = dict.fromkeys(
         [*quantities, "npixels", "aperture_size", "coverage"], np.float64
@@ -220,7 +224,7 @@ def _sums(slit: xr.Dataset, model: xr.Dataset, settings: SumSettings) -> dict[st
         *(one_chunk(slit[name], *dims) for name in ("sci", "dq")),
         *(model[name] for name in MODEL),
         *(slit[name] for name in names),
-        core=dims,
+        core=(*dims, "lag", "kind"),
         outputs={name: (along, dtype) for name, dtype in (dtypes | {"dq": np.uint32}).items()},
         sizes={"dispersion": slit.sizes[dims[1]]},
         settings=settings,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nsxr.kernels.shared_noise import SharedNoise, shared_in_columns
 from nsxr.model.dq import PixelFlag
 
 __all__ = ["box_weights", "overlap", "smooth", "sum_box"]
@@ -135,6 +136,8 @@ def sum_box(
     fit: str | None,
     order: int,
     smoothing_length: int,
+    shared: SharedNoise | None = None,
+    read: int = 0,
 ) -> tuple[np.ndarray, ...]:
     """Return weighted sums over the good pixels of a box, with the background subtracted.
 
@@ -152,6 +155,10 @@ def sum_box(
         ``poly`` or ``median``; None for no background.
     order, smoothing_length : int
         See :class:`nsxr.references.apertures.Aperture`.
+    shared : SharedNoise, optional
+        What the pixels share of the noise of one of the variances.
+    read : int
+        Which of the variances that is.
 
     Returns
     -------
@@ -195,8 +202,14 @@ def sum_box(
         is_lost = ~some | (npixels < (1 - _MOST_MISSING) * box)
         np.divide((summed * is_measured).sum(axis=0), box, out=results[3][image], where=box > 0)
         for number, variance in enumerate(variances):
-            of_background = _weighted(variance[image].astype(np.float64), factor**2)
-            results[4 + number][image] = _weighted(variance[image].astype(np.float64), summed**2) + of_background
+            known = variance[image].astype(np.float64)
+            of_background = _weighted(known, factor**2)
+            of_box = _weighted(known, summed**2) + of_background
+            if shared is not None and number == read:
+                known = np.nan_to_num(known, posinf=0.0)
+                of_box += shared_in_columns(summed - factor, known, shared)
+                of_background += shared_in_columns(factor, known, shared)
+            results[4 + number][image] = of_box
             results[4 + n + number][image] = of_background
             if np.isfinite(variance[image]).any():
                 is_lost |= ~np.isfinite(results[4 + number][image])
