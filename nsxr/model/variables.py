@@ -141,6 +141,9 @@ VARIABLES: Mapping[str, Variable] = {
     "white_variance": Variable(((),), np.float32, ("DN2",), "variance of other noise in a group in the dark"),
     "dark_level": Variable(((),), np.float32, ("DN",), "signal of a group in pixels that see no light"),
     "is_dark": Variable((IMAGE,), np.bool_, (), "pixels that see no light"),
+    "expected_signal": Variable(
+        (IMAGE,), np.float32, ("DN",), "signal of a group in dark and faint pixels, NaN in others"
+    ),
     "noise_spectrum": Variable(
         (("band", "part"),), np.float32, (), "spectral densities of the noise of a group, DN2/Hz"
     ),

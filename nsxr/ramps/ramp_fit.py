@@ -22,7 +22,7 @@ __all__ = ["fit_algorithm", "fit_ramps"]
 
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
 """Names of the algorithms, here and in ``jwst``."""
-_OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark")
+_OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark", "expected_signal")
 _Group = Annotated[int, Range(0, 65535)]
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
@@ -119,13 +119,13 @@ def fit_ramps(
         var_rnoise  = 12 r^2 / (T^2 (n^3 - n))
         var_poisson = (max(M, 0) + dark / g) / (T g (n - 1))
 
-    where M is ``median_rate``. In ramps from :func:`clean_flicker_noise`, M is ``dark_level`` in pixels that see no
-    light; by ``"ols"``, only if there is a ``median_rate`` for the others. Without it, M is a robust mean of the slopes
-    of all integrations, in which an integration that deviates by five standard deviations does not count. For a single
-    integration, M is the median difference of groups, divided by T. Differences that touch a DO_NOT_USE or SATURATED
-    group or lead to a JUMP_DET group are left out. The dark current is divided by the gain because M is in DN/s. A
-    first group alone, of exposure time t = (NFRAMES + 1) TFRAME / 2, has the variances 2 r^2 / t^2 and (M + dark / g) /
-    (t g). For each of the two kinds, inverse variances of segments and of integrations are added.
+    where M is ``median_rate``. In ramps from :func:`clean_flicker_noise`, M is ``expected_signal`` in pixels that see
+    little light; by ``"ols"``, only if there is a ``median_rate`` for the others. Without it, M is a robust mean of the
+    slopes of all integrations, in which an integration that deviates by five standard deviations does not count. For a
+    single integration, M is the median difference of groups, divided by T. Differences that touch a DO_NOT_USE or
+    SATURATED group or lead to a JUMP_DET group are left out. The dark current is divided by the gain because M is in
+    DN/s. A first group alone, of exposure time t = (NFRAMES + 1) TFRAME / 2, has the variances 2 r^2 / t^2 and (M +
+    dark / g) / (t g). For each of the two kinds, inverse variances of segments and of integrations are added.
 
     By likelihood, with a the signal per group, N frames per group and t, T the frame and the group time, the
     differences d [electron] have the covariance matrix ::
@@ -217,13 +217,12 @@ def fit_algorithm(name: str) -> str:
 def _known_rate(exposure: xr.Dataset, may_be_partial: bool, group_time: float) -> list[xr.DataArray]:
     """Return the rate for the photon noise, NaN where the fit has to find it; nothing if it is not known anywhere.
 
-    In single pixels that see no light, the photon noise of their own rates would be that of the noise.
+    In single pixels with little light, the photon noise of their own rates would be that of their noise.
     """
     found = exposure.get("median_rate")
-    if may_be_partial and {"is_dark", "dark_level"} <= set(exposure.variables):
-        level = unlabelled(exposure["dark_level"]).clip(0.0, None) / np.float32(group_time)
-        others = np.float32(np.nan) if found is None else unlabelled(found)
-        found = level.where(unlabelled(exposure["is_dark"]), others).astype(np.float32).transpose(*IMAGE)
+    if may_be_partial and "expected_signal" in exposure:
+        expected = unlabelled(exposure["expected_signal"]) / np.float32(group_time)
+        found = expected if found is None else expected.fillna(unlabelled(found))
     return [] if found is None else [found]
 
 

@@ -19,6 +19,7 @@ from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
 from nsxr.model.variables import CORRELATION_COLUMNS, SPECTRUM_COLUMNS
+from nsxr.ramps.correlated_noise.expected_signal import expected_signal
 from nsxr.ramps.correlated_noise.frames import dark_of, frames_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_left, noise_of, spectrum_of, weight_of_series
@@ -83,6 +84,7 @@ def estimate_flicker_noise(
         ``change`` (row, column) float32, what this noise adds to the variance of a pixel. It is negative where the
         estimate follows the noise of the pixels that it comes from;
         ``correlation`` (lag, kind) float32, see ``noise_correlation`` of :func:`clean_flicker_noise`;
+        ``expected_signal`` (row, column) float32, see :func:`clean_flicker_noise`;
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted;
         ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
@@ -157,6 +159,7 @@ def estimate_flicker_noise(
             "variance": variance,
             "change": change,
             "correlation": correlation,
+            "expected_signal": expected_signal(frames.mean - of_mean, is_dark, level, density, frames.shared),
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
@@ -223,7 +226,9 @@ def clean_flicker_noise(
         ``flicker_variance`` (row, column) [DN2], the variance of the correlated noise that is left in a group. It is
         negative in dark pixels, because the estimate follows their own noise too. Ramps also get ``white_variance`` ()
         [DN2], the variance of all other noise of a group in dark pixels; ``dark_level`` () [DN], the signal of a group
-        in dark pixels; and ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`. In
+        in dark pixels; and ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`.
+        ``expected_signal`` (row, column) [DN] is the signal of a group in dark and faint pixels, for their photon
+        noise; NaN in others. In
         rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
         correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
         [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
@@ -266,8 +271,9 @@ def clean_flicker_noise(
             "white_variance": (white / 2).astype(np.float32),
             "dark_level": unlabelled(found["level"]).isel(row=0, column=0),
             "is_dark": dark,
+            "expected_signal": unlabelled(found["expected_signal"]),
         }
-        units = {"flicker_variance": "DN2", "white_variance": "DN2", "dark_level": "DN"}
+        units = {"flicker_variance": "DN2", "white_variance": "DN2", "dark_level": "DN", "expected_signal": "DN"}
     else:
         images = [unlabelled(exposure[name]) for name in ("var_rnoise", "var_poisson")]
         means = [image.where(dark).astype(np.float64).mean() for image in images]
