@@ -163,7 +163,7 @@ def test_photon_noise_of_faint_pixels_is_not_that_of_their_own_noise():
     beside = ~dark & (light < 1)
     assert beside.mean() > 0.01
     for where, tolerance, least in ((dark, 0.1, 1.5), (beside, 0.3, 1.2)):
-        claimed, before, true = (
+        claimed, before, _ = (
             i[where].mean() for i in (rate["var_poisson"].values, alone["var_poisson"].values, expected)
         )
         assert claimed == pytest.approx(expected[where].mean(), rel=tolerance)

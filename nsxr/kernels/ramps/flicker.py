@@ -33,13 +33,13 @@ from nsxr.kernels.compilation import kernel
 from nsxr.kernels.ramps.long_transform import LongTransform, split_columns
 from nsxr.model.time_order import TimeOrder
 
-__all__ = ["Densities", "Solver", "draw_noise", "series_length", "to_image", "to_series"]
+__all__ = ["TOLERANCE", "Densities", "Solver", "draw_noise", "known_samples", "series_length", "to_image", "to_series"]
 
 _BINS = (64, 8, 1)
 """Number of samples that are averaged into one, from the coarsest series to the whole series."""
 
 _ITERATIONS = (40, 30, 10)
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 """Iterations end when the square of the residual, relative to the square for unit noise, falls below this. With a third
 of this value, the noise that is left changes by less than 0.1 %."""
 
@@ -164,17 +164,51 @@ def _turn(
 
 
 @kernel
+def known_samples(series: np.ndarray, weight: np.ndarray) -> np.ndarray:  # pragma: no cover
+    """Replace values that are not finite by 0, in place. Return the weight, (output, time) float32, 0 for these."""
+    found = np.empty_like(weight)
+    for k in range(series.shape[0]):
+        for t in range(series.shape[1]):
+            is_known = np.isfinite(series[k, t])
+            found[k, t] = weight[k, t] if is_known else np.float32(0)
+            if not is_known:
+                series[k, t] = 0
+    return found
+
+
+@kernel
+def _without_far(
+    values: np.ndarray, weight: np.ndarray, rough: np.ndarray, size: int, limit: float
+) -> np.ndarray:  # pragma: no cover
+    """Return the weight, 0 where the weighted square of values less the means of bins is above the limit."""
+    found = np.empty_like(weight)
+    most = np.float32(limit)
+    for k in range(values.shape[0]):
+        for b in range(rough.shape[1]):
+            for t in range(b * size, (b + 1) * size):
+                left = values[k, t] - rough[k, b]
+                found[k, t] = weight[k, t] if weight[k, t] * left * left <= most else np.float32(0)
+    return found
+
+
+@kernel
 def _rest(
-    values: np.ndarray, weight: np.ndarray, noise: np.ndarray, limit: float, out: np.ndarray
-) -> None:  # pragma: no cover
-    """Write the weighted difference of values and noise; what deviates by more than the limit gets weight 0."""
-    most = np.float32(limit * limit)
+    values: np.ndarray, weight: np.ndarray, noise: np.ndarray, white: float, limit: float, out: np.ndarray
+) -> float:  # pragma: no cover
+    """Write the weighted difference of values and noise, and return the sum of the weights.
+
+    What deviates by more than the limit gets weight 0, in place.
+    """
+    most, share = np.float32(limit * limit * white), np.float32(1 / white)
+    total = 0.0
     for k in range(values.shape[0]):
         for t in range(values.shape[1]):
             left = values[k, t] - noise[k, t]
             if weight[k, t] * left * left > most:
                 weight[k, t] = 0
-            out[k, t] = weight[k, t] * left
+            out[k, t] = share * weight[k, t] * left
+            total += weight[k, t]
+    return total
 
 
 @kernel
@@ -187,13 +221,15 @@ def _weighted_square(values: np.ndarray, weight: np.ndarray) -> float:  # pragma
 
 
 @kernel
-def _advance(noise: np.ndarray, along: np.ndarray, weight: np.ndarray, step: float) -> None:  # pragma: no cover
+def _advance(
+    noise: np.ndarray, along: np.ndarray, weight: np.ndarray, white: float, step: float
+) -> None:  # pragma: no cover
     """Add a step along a direction to the noise, and multiply the direction by the weight, both in place."""
-    length = np.float32(step)
+    length, share = np.float32(step), np.float32(1 / white)
     for k in range(noise.shape[0]):
         for t in range(noise.shape[1]):
             noise[k, t] += length * along[k, t]
-            along[k, t] *= weight[k, t]
+            along[k, t] *= share * weight[k, t]
 
 
 @kernel
@@ -220,16 +256,14 @@ class _Level:
         place = np.abs(self.transform.frequency)
         own = densities.own / size
         powers = np.stack([own, own + n_outputs * densities.common / size])[:, place].astype(np.float32)
-        self.white, self.powers, self.root = np.float32(densities.white), powers, np.sqrt(powers)
+        self.white, self.powers, self.root = densities.white, powers, np.sqrt(powers)
         # the arrays are used again: new arrays of 18 MB took a quarter of the time
-        self._residual, self._direction, self._spectrum = (
-            np.empty((n_outputs, self.transform.size), np.complex64) for _ in range(3)
-        )
+        self._direction, self._spectrum = (np.empty((n_outputs, self.transform.size), np.complex64) for _ in range(2))
         self._noise, self._along = (np.empty((n_outputs, self.length), np.float32) for _ in range(2))
 
     def nothing(self) -> np.ndarray:
         """Return the solution without noise, (output, frequency) complex64."""
-        return np.zeros_like(self._residual)
+        return np.zeros_like(self._spectrum)
 
     def refined(self, coarse: "_Level", xi: np.ndarray) -> np.ndarray:
         """Return the solution for means of more samples as a first guess for this level."""
@@ -252,31 +286,32 @@ class _Level:
         xi: np.ndarray,
         iterations: int,
         limit: float = np.inf,
-        tolerance: float = _TOLERANCE,
+        tolerance: float = TOLERANCE,
     ) -> np.ndarray:
         """Return the noise of a better solution of the equation, (output, time) float32, valid until the next call.
 
-        Values far from the first solution do not count. The solution of means of samples is improved in place.
+        Values far from the first solution do not count, and get weight 0 in place. The solution of means of samples is
+        improved in place. That of samples is overwritten.
         """
-        weight = weight / self.white
         noise, along, seen = self.series(xi), self._along, self._spectrum
-        _rest(values, weight, noise, limit, along)
-        inverse = 1 / (1 + self.powers * weight.mean(dtype=np.float64).astype(np.float32))
+        total = _rest(values, weight, noise, self.white, limit, along)
+        inverse = 1 / (1 + self.powers * np.float32(total / (weight.size * self.white)))
+        residual = xi if self.size == 1 else np.empty_like(xi)
         enough = tolerance / self.size * len(xi) * float(self.length) ** 2
         step = before = 0.0
         for _ in range(iterations):
             self.transform.forward(along, seen)
             square, size = _turn(
-                seen, xi, self._residual, self._direction, step, before, self.root, inverse, self.transform.counts
+                seen, xi, residual, self._direction, step, before, self.root, inverse, self.transform.counts
             )
             if square <= enough:
                 break
             self.transform.backward(seen, along)
-            curvature = size + self.length * _weighted_square(along, weight)
+            curvature = size + self.length / self.white * _weighted_square(along, weight)
             if curvature <= 0:
                 break
             step = square / curvature
-            _advance(noise, along, weight, step)
+            _advance(noise, along, weight, self.white, step)
             if self.size > 1:
                 xi += np.float32(step) * self._direction
             # another transform would tell the new residual; after the first step it is a few times smaller than this
@@ -308,7 +343,7 @@ class Solver:
         densities: Densities,
         n_outputs: int,
         iterations: Sequence[int] = _ITERATIONS,
-        tolerance: float = _TOLERANCE,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self._tolerance = tolerance
         self._levels = [_Level(densities, n_outputs, size) for size in _BINS]
@@ -340,9 +375,8 @@ class Solver:
             mean, total = (np.empty((values.shape[0], level.length), dtype=np.float32) for _ in range(2))
             _mean_of_bins(values, weight, level.size, mean, total)
             if level is before and limit < np.inf:  # leave outliers from levels and drifts out of the first solution
-                rough = np.repeat(level.solve(mean, total, xi, iterations // 2), level.size, axis=1)
-                far = weight * (values - rough) ** 2 > (limit * self._wide) ** 2 * level.white
-                weight = np.where(far, np.float32(0), weight)
+                rough = level.solve(mean, total, xi, iterations // 2)
+                weight = _without_far(values, weight, rough, level.size, (limit * self._wide) ** 2 * level.white)
                 _mean_of_bins(values, weight, level.size, mean, total)
             level.solve(mean, total, xi, iterations, tolerance=self._tolerance)
             before = level

@@ -26,7 +26,7 @@ import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from nsxr.kernels.ramps.flicker import Densities, Solver
+from nsxr.kernels.ramps.flicker import TOLERANCE, Densities, Solver
 from nsxr.model.time_order import TimeOrder
 
 __all__ = ["SolverBesideLight", "light_density", "without_smooth"]
@@ -106,10 +106,12 @@ class SolverBesideLight:
         Density of the light, see :func:`light_density`.
     n_outputs : int
         Number of amplifiers that read a frame at the same time.
+    tolerance : float
+        See :class:`Solver`.
     """
 
-    def __init__(self, noise: Densities, light: np.ndarray, n_outputs: int) -> None:
-        self._solver = Solver(noise._replace(own=noise.own + light), n_outputs)
+    def __init__(self, noise: Densities, light: np.ndarray, n_outputs: int, tolerance: float = TOLERANCE) -> None:
+        self._solver = Solver(noise._replace(own=noise.own + light), n_outputs, tolerance=tolerance)
         mean = noise.own + n_outputs * noise.common
         with np.errstate(invalid="ignore"):
             own, mean = noise.own / (noise.own + light), mean / (mean + light)

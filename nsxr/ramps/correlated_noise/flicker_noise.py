@@ -1,5 +1,6 @@
 """Remove correlated noise (1/f, levels of amplifiers, alternating columns), as measured in pixels without light."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
 from nsxr.model.variables import CORRELATION_COLUMNS, SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.expected_signal import expected_signal
-from nsxr.ramps.correlated_noise.frames import dark_of, frames_of, on_pixels_of
+from nsxr.ramps.correlated_noise.frames import Frames, dark_of, frames_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_left, noise_of, spectrum_of, weight_of_series
 from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, without_light
@@ -116,42 +117,14 @@ def estimate_flicker_noise(
     both = beside_light(density, hidden) * frames.shared
     of_mean = noise_of(mean, first.astype(np.float32), both, frames.order).isel(integration=0, group=0)
     is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean, light))
-    of_dark = is_dark.astype(np.float32)
-    weight = weight if frames.is_series else of_dark
     hidden = wait(light_of(frames.mean - level, is_dark, density, frames, strength))
-    both = beside_light(density, hidden)
     pattern = None
     if picture_frame is not None:
         pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *IMAGE)
-    if frames.is_series:
-        assert frames.static is not None
-        source = frames.static - level
-        integrations = frames.values.sizes["integration"]
-        of_static = xr.concat([density, (hidden * frames.shared * integrations).expand_dims("component")], "component")
-        steady = noise_of(
-            source.expand_dims("integration"), of_dark, of_static / integrations, frames.order, pattern=pattern
-        )
-        steady = wait(steady.isel(integration=0))
-        noise = noise_of(
-            frames.values,
-            weight,
-            density,
-            frames.order,
-            less=frames.static,
-            plus=steady,
-            source=source.fillna(0),
-        )
-        left = noise_left(weight, density, frames)
-    else:
-        mean = (frames.mean - level).expand_dims(("integration", "group"))
-        steady = wait(noise_of(mean, of_dark, both * frames.shared, frames.order, pattern=pattern))
-        steady = steady.isel(integration=0, group=0)
-        noise = steady.broadcast_like(frames.values).transpose(*RAMP)
-        if frames.static is not None:
-            noise = noise_of(
-                frames.values, of_dark, density, frames.order, less=frames.mean, plus=steady, pattern=pattern
-            )
-        left = noise_left(weight, both, frames)
+    noise_in = _noise_of_series if frames.is_series else _noise_of_ramps
+    weight = weight if frames.is_series else is_dark.astype(np.float32)
+    noise = noise_in(frames, is_dark, level, weight, density, hidden, pattern, wait)
+    left = noise_left(weight, density if frames.is_series else beside_light(density, hidden), frames)
     variance, change, correlation = (wait(array) for array in left)
     found = xr.Dataset(
         {
@@ -178,6 +151,47 @@ def estimate_flicker_noise(
 
 def _same(array: xr.DataArray) -> xr.DataArray:
     return array
+
+
+def _noise_of_series(
+    frames: Frames,
+    is_dark: xr.DataArray,
+    level: xr.DataArray,
+    weight: xr.DataArray,
+    density: xr.DataArray,
+    hidden: xr.DataArray,
+    pattern: xr.DataArray | None,
+    wait: Callable[[xr.DataArray], xr.DataArray],
+) -> xr.DataArray:
+    """Return the noise of the frames of a time series, whose mean over integrations shows the source."""
+    assert frames.static is not None
+    source = frames.static - level
+    integrations = frames.values.sizes["integration"]
+    both = beside_light(density, hidden * frames.shared * integrations) / integrations
+    steady = noise_of(
+        source.expand_dims("integration"), is_dark.astype(np.float32), both, frames.order, pattern=pattern
+    )
+    steady = wait(steady.isel(integration=0))
+    return noise_of(frames, weight, density, frames.order, less=frames.static, plus=steady, source=source.fillna(0))
+
+
+def _noise_of_ramps(
+    frames: Frames,
+    is_dark: xr.DataArray,
+    level: xr.DataArray,
+    weight: xr.DataArray,
+    density: xr.DataArray,
+    hidden: xr.DataArray,
+    pattern: xr.DataArray | None,
+    wait: Callable[[xr.DataArray], xr.DataArray],
+) -> xr.DataArray:
+    """Return the noise of frames: that of their mean, beside light, and that of the rest of each frame."""
+    mean = (frames.mean - level).expand_dims(("integration", "group"))
+    both = beside_light(density, hidden) * frames.shared
+    steady = wait(noise_of(mean, weight, both, frames.order, pattern=pattern)).isel(integration=0, group=0)
+    if frames.static is None:
+        return steady.broadcast_like(frames.values).transpose(*RAMP)
+    return noise_of(frames, weight, density, frames.order, less=frames.mean, plus=steady, pattern=pattern)
 
 
 def _why_not_cleaned(exposure: xr.Dataset) -> str | None:

@@ -17,9 +17,10 @@ from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
 from nsxr.model.variables import check
 
-__all__ = ["Frames", "dark_of", "find_dark_pixels", "frames_of", "on_pixels_of"]
+__all__ = ["Frames", "dark_of", "find_dark_pixels", "frame_of", "frames_of", "on_pixels_of"]
 
 _ROWS = 128  # rows in which the noise of a frame is measured
+_SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
 _SERIES = 10  # least number of integrations whose mean shows the source well enough
 _FEWEST = 2  # least number of frames whose mean can be subtracted before the spectrum is measured
 
@@ -32,6 +33,12 @@ class Frames:
     ----------
     values : DataArray
         (integration, group, row, column) float32, NaN where a pixel cannot be used.
+    parts : tuple of DataArray
+        What :func:`frame_of` makes a frame of: the values alone, or the arrays whose differences they are. Whoever
+        needs each frame once takes these, so that the values of all frames are not in memory at once.
+    sample, sampled : DataArray, ndarray
+        Values of some groups, (integration, group, row, column), and the numbers of these groups. They are read apart
+        from the others, so that no frame stays in memory until the spectrum is known.
     precision : DataArray
         (integration, group) float32, inverse variance of the noise of a pixel.
     mean : DataArray
@@ -53,6 +60,9 @@ class Frames:
     """
 
     values: xr.DataArray
+    parts: tuple[xr.DataArray, ...]
+    sample: xr.DataArray
+    sampled: np.ndarray
     precision: xr.DataArray
     mean: xr.DataArray
     static: xr.DataArray | None
@@ -77,13 +87,18 @@ def frames_of(exposure: xr.Dataset) -> Frames:
         raise ModelError("IRS2 frames still have their interleaved rows, subtract reference pixels first")
     has_groups = "group" in exposure["sci"].dims
     _check(exposure, has_groups)
-    values = _values(exposure)
+    parts = _parts(exposure)
+    values = _values(parts, exposure.sizes["row"])
     integrations, groups = values.sizes["integration"], values.sizes["group"]
+    sampled = _sampled(integrations, groups, values.size)
+    sample = _values(_parts(exposure, sampled), exposure.sizes["row"]) if has_groups else values
     weights = _slope_weights(groups)
     stride = max(1, exposure.sizes["row"] // _ROWS)
     some = exposure.isel(row=slice(stride // 2, None, stride))
     outputs = {"precision": (("integration", "group"), np.float32)}
-    precision = map_blocks(_precision, to_whole_frames(_values(some)), core=IMAGE, outputs=outputs)["precision"]
+    precision = map_blocks(_precision, _values(_parts(some), some.sizes["row"]), core=IMAGE, outputs=outputs)[
+        "precision"
+    ]
     mean = one_chunk(_mean(exposure, values, ("integration", "group"), weights, precision), *IMAGE)
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
@@ -98,7 +113,7 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     shared = (_variance_of_mean(weights) if has_groups else 1.0) / integrations
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, precision, mean, static, kept, shared, is_series, order, bands)
+    return Frames(values, parts, sample, sampled, precision, mean, static, kept, shared, is_series, order, bands)
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -110,27 +125,52 @@ def _check(exposure: xr.Dataset, has_groups: bool) -> None:
         raise ModelError("differences of groups need two groups or more, found one; clean the rates instead")
 
 
-def _values(exposure: xr.Dataset) -> xr.DataArray:
-    """Return differences of groups, or rates, (integration, group, row, column) float32, NaN where they are unusable.
+def _sampled(integrations: int, groups: int, size: int) -> np.ndarray:
+    """Return the numbers of the groups in which the spectrum is measured: some of many full frames, or all."""
+    wanted = max(2, -(-_SAMPLE // integrations))
+    if groups <= wanted or size // groups * wanted < _ENOUGH:
+        return np.arange(groups)
+    return np.unique(np.linspace(0, groups - 1, wanted).round().astype(int))
 
-    Rows of ramps stay in their chunks until the differences are made, so that no frames of ramps are kept.
+
+def _parts(exposure: xr.Dataset, groups: np.ndarray | None = None) -> tuple[xr.DataArray, ...]:
+    """Return what frames are made of, see :class:`Frames`. The numbers of the differences can be chosen.
+
+    Rows of ramps, whose dim is called ``piece``, stay in their chunks until the differences are made.
     """
     if "group" in exposure["sci"].dims:
         sci, flags = (to_whole_frames(unlabelled(exposure[name]), "row") for name in ("sci", "groupdq"))
-        parts = [array.isel(group=part) for array in (sci, flags) for part in (slice(1, None), slice(None, -1))]
+        cuts = (slice(1, None), slice(None, -1)) if groups is None else (groups + 1, groups)
+        parts = [array.isel(group=part).transpose(*RAMP) for array in (sci, flags) for part in cuts]
         pixeldq = one_chunk(unlabelled(exposure["pixeldq"]), *IMAGE)
-        return map_blocks(
-            differences,
-            *(array.transpose(*RAMP).rename(row="piece") for array in parts),
-            pixeldq.rename(row="piece"),
-            core=("piece", "column"),
-            outputs={"values": (RAMP, np.float32)},
-            sizes={"row": exposure.sizes["row"]},
-            joined="piece",
-        )["values"]
+        return tuple(array.rename(row="piece") for array in (*parts, pixeldq))
     usable = (to_whole_frames(unlabelled(exposure["dq"])) & UNUSABLE_PIXEL) == 0
     values = to_whole_frames(unlabelled(exposure["sci"])).where(usable)
-    return values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims]).transpose(*RAMP)
+    return (values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims]).transpose(*RAMP),)
+
+
+def _values(parts: tuple[xr.DataArray, ...], rows: int) -> xr.DataArray:
+    """Return differences of groups, or rates, (integration, group, row, column) float32, NaN where unusable."""
+    if len(parts) == 1:
+        return parts[0]
+    return map_blocks(
+        differences,
+        *parts,
+        core=("piece", "column"),
+        outputs={"values": (RAMP, np.float32)},
+        sizes={"row": rows},
+        joined="piece",
+    )["values"]
+
+
+def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.ndarray:
+    """Return one frame, (row, column) float32, from blocks of the parts."""
+    if len(parts) == 1:
+        frame: np.ndarray = parts[0][integration, group]
+        return frame
+    *of_groups, pixeldq = parts
+    later, earlier, flags, flags_before = (array[integration, group] for array in of_groups)
+    return differences(later, earlier, flags, flags_before, pixeldq)
 
 
 def _precision(values: np.ndarray) -> np.ndarray:

@@ -13,22 +13,31 @@ from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk, to_whole_frames
 from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.kernels.ramps.differences import sums_of_squares, template_amount
-from nsxr.kernels.ramps.flicker import Densities, Solver, draw_noise, series_length, to_image, to_series
+from nsxr.kernels.ramps.flicker import (
+    TOLERANCE,
+    Densities,
+    Solver,
+    draw_noise,
+    known_samples,
+    series_length,
+    to_image,
+    to_series,
+)
 from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands, power_bins
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
 from nsxr.kernels.ramps.static_light import SolverBesideLight
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
 from nsxr.ramps.correlated_noise.covariance import LAG_SIZES, correlation_of, kinds_of, products_of_kinds
-from nsxr.ramps.correlated_noise.frames import Frames
+from nsxr.ramps.correlated_noise.frames import Frames, frame_of
 
 __all__ = ["MODEL", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
 
 MODEL = ("component", "frequency")
 """Dims of the spectral densities."""
 _OUTLIER = 4.0  # samples that deviate by more standard deviations are left out
-_FRAMES, _SAMPLES = 8, 2**24  # frames whose power is measured at least, and samples from which on this is enough
-_DRAWS = 4
+_DRAWS = 2
+_DRAW_TOLERANCE = 1e-3  # the noise that is left in simulated frames need not be known better
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
 
@@ -64,7 +73,7 @@ def weight_of_series(
 
 
 def noise_of(
-    values: xr.DataArray,
+    values: xr.DataArray | Frames,
     weight: xr.DataArray,
     density: xr.DataArray,
     order: TimeOrder,
@@ -87,16 +96,19 @@ def noise_of(
         alike = to_whole_frames(alike.expand_dims("integration"))
         response = noise_of(alike, weight, density, order, limit=np.inf).isel(integration=0)
         response = response if "group" in template.dims else response.isel(group=0)
+    parts = values.parts if isinstance(values, Frames) else (values,)
     images = {"less": less, "plus": plus, "template": template, "response": response}
     given = {name: image for name, image in images.items() if image is not None}
     return map_blocks(
         _noise_of_frames,
-        values,
+        *parts,
         weight,
         density,
         *given.values(),
-        core=(*IMAGE, *MODEL),
+        core=("piece", *IMAGE, *MODEL),
         outputs={"noise": (RAMP, np.float32)},
+        sizes={"row": weight.sizes["row"]},
+        joined="piece",
         names=tuple(given),
         order=order,
         is_source=source is not None,
@@ -140,15 +152,11 @@ def noise_left(
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
-    """Return the spectral densities of one frame, (component, frequency) float64.
-
-    Of full frames, some that are spread over the exposure are enough: the shape of the spectrum is known better than
-    the noise of the frames allows to use.
-    """
+    """Return the spectral densities of one frame, (component, frequency) float64."""
     length = series_length(frames.order)
     power, count = map_blocks(
         _power_of_frames,
-        _some_frames(residual),
+        residual,
         weight,
         core=IMAGE,
         outputs={
@@ -189,15 +197,6 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     return density
 
 
-def _some_frames(residual: xr.DataArray) -> xr.DataArray:
-    """Return some groups of each integration, if there are many samples, and all integrations."""
-    integrations, groups = residual.sizes["integration"], residual.sizes["group"]
-    wanted = max(2, -(-_FRAMES // integrations))
-    if groups <= wanted or residual.size // groups * wanted < _SAMPLES:
-        return residual
-    return residual.isel(group=np.unique(np.linspace(0, groups - 1, wanted).round().astype(int)))
-
-
 def _folded(numbers: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> np.ndarray:
     """Return the power of bands in the weighted series, (band, kind, bin) float64."""
     return folded_bands(to_series(weight, order, series_length(order)), numbers).transpose(1, 0, 2)
@@ -231,36 +230,35 @@ def _densities(density: np.ndarray) -> Densities:
     return Densities(float(density[2, 0]), density[0], density[1])
 
 
-def _solver(density: np.ndarray, n_outputs: int) -> Solver | SolverBesideLight:
+def _solver(density: np.ndarray, n_outputs: int, tolerance: float = TOLERANCE) -> Solver | SolverBesideLight:
     """Return what solves for the noise: beside light, if its density is the last component."""
     noise = _densities(density)
-    return Solver(noise, n_outputs) if len(density) == 3 else SolverBesideLight(noise, density[3], n_outputs)
+    if len(density) == 3:
+        return Solver(noise, n_outputs, tolerance=tolerance)
+    return SolverBesideLight(noise, density[3], n_outputs, tolerance)
 
 
 def _noise_of_frames(
-    values: np.ndarray,
-    weight: np.ndarray,
-    density: np.ndarray,
-    *images: np.ndarray,
+    *arrays: np.ndarray,
     names: Sequence[str],
     order: TimeOrder,
     is_source: bool,
     limit: float,
 ) -> np.ndarray:
     """Return the noise of each frame, (integration, group, row, column) float32."""
+    number = len(arrays) - len(names) - 2
+    parts, (weight, density, *images) = arrays[:number], arrays[number:]
     length = series_length(order)
     solver = _solver(density, len(order.rows))
     weights = to_series(weight, order, length)
-    out = np.empty_like(values)
-    for i in range(values.shape[0]):
-        for g in range(values.shape[1]):
+    out = np.empty((*parts[0].shape[:2], *weight.shape), np.float32)
+    for i in range(out.shape[0]):
+        for g in range(out.shape[1]):
             given = {name: image[g] if image.ndim == 3 else image for name, image in zip(names, images, strict=True)}
-            frame = values[i, g] - given["less"] if "less" in given else values[i, g]
+            frame = frame_of(parts, i, g)
+            frame = frame - given["less"] if "less" in given else frame
             series = to_series(frame, order, length)
-            unknown = ~np.isfinite(series)
-            series[unknown] = 0
-            of_frame = np.where(unknown, np.float32(0), weights)
-            noise = to_image(solver.noise(series, of_frame, limit), order)
+            noise = to_image(solver.noise(series, known_samples(series, weights), limit), order)
             if "template" in given:
                 template, response = given["template"], given["response"]
                 amount = np.float32(template_amount(frame, noise, weight, template, response))
@@ -277,7 +275,7 @@ def _simulate_errors(
     The third array are sums of products of its pixels, see :func:`products_of_kinds`.
     """
     length = series_length(order)
-    solver = _solver(density, len(order.rows))
+    solver = _solver(density, len(order.rows), _DRAW_TOLERANCE)
     weights = to_series(weight, order, length)
     level = _level_left(density, float(weights.mean(dtype=np.float64)))
     density = density.copy()

@@ -9,7 +9,7 @@ import xarray as xr
 from nsxr.compute.blocks import map_blocks
 from nsxr.kernels.ramps.flicker import Densities, series_length, to_series
 from nsxr.kernels.ramps.static_light import light_density, without_smooth
-from nsxr.model.dims import IMAGE
+from nsxr.model.dims import IMAGE, RAMP
 from nsxr.ramps.correlated_noise.frames import Frames
 from nsxr.ramps.correlated_noise.noise_model import MODEL
 
@@ -48,15 +48,15 @@ def beside_light(density: xr.DataArray, light: xr.DataArray) -> xr.DataArray:
 
 
 def without_light(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
-    """Return the frames without what they share, to measure the spectrum of the noise."""
+    """Return some frames without what all share, to measure the spectrum of the noise."""
     if frames.static is not None:
-        return frames.values - frames.static
+        static = frames.static.isel(group=frames.sampled) if "group" in frames.static.dims else frames.static
+        return frames.sample - static
 
     def subtract(values: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         return np.array([[without_smooth(image, is_dark) for image in of_integration] for of_integration in values])
 
-    dims = tuple(map(str, frames.values.dims))
-    return map_blocks(subtract, frames.values, is_dark, core=IMAGE, outputs={"residual": (dims, np.float32)})[
+    return map_blocks(subtract, frames.sample, is_dark, core=IMAGE, outputs={"residual": (RAMP, np.float32)})[
         "residual"
     ]
 
