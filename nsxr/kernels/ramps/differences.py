@@ -10,34 +10,24 @@ __all__ = ["differences", "sums_of_squares", "template_amount", "weighted_sums",
 _OF_LATER = UNUSABLE_GROUP | JUMP  # a jump lies between the group that is flagged and the one before
 
 
-def differences(
-    later: np.ndarray, earlier: np.ndarray, flags: np.ndarray, flags_before: np.ndarray, pixeldq: np.ndarray
-) -> np.ndarray:
-    """Return groups less the groups before them, (..., row, column) float32, NaN where one cannot be used.
+def differences(sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray) -> np.ndarray:
+    """Return groups less the groups before them, (..., difference, row, column) float32, NaN where one is unusable.
 
     Parameters
     ----------
-    later, earlier : ndarray
-        (..., row, column) float32, groups and the groups before them.
-    flags, flags_before : ndarray
-        (..., row, column) uint8, flags of both.
-    pixeldq : ndarray
-        (row, column) uint32.
+    sci, groupdq, pixeldq : ndarray
+        (..., group, row, column) float32 and uint8, and (row, column) uint32.
     """
-    shape = -1, *later.shape[-2:]
-    found = np.empty_like(later)
-    later, earlier, flags, flags_before = (array.reshape(shape) for array in (later, earlier, flags, flags_before))
-    limits = _OF_LATER, UNUSABLE_GROUP, UNUSABLE_PIXEL
-    _subtract(later, earlier, flags, flags_before, pixeldq, *limits, found.reshape(shape))
+    found = np.empty((*sci.shape[:-3], sci.shape[-3] - 1, *sci.shape[-2:]), np.float32)
+    for place in np.ndindex(sci.shape[:-3]):
+        _subtract(sci[place], groupdq[place], pixeldq, _OF_LATER, UNUSABLE_GROUP, UNUSABLE_PIXEL, found[place])
     return found
 
 
 @kernel
 def _subtract(
-    later: np.ndarray,
-    earlier: np.ndarray,
-    flags: np.ndarray,
-    flags_before: np.ndarray,
+    sci: np.ndarray,
+    groupdq: np.ndarray,
     pixeldq: np.ndarray,
     of_later: np.uint8,
     of_earlier: np.uint8,
@@ -47,11 +37,11 @@ def _subtract(
     for g in range(out.shape[0]):
         for r in range(out.shape[1]):
             for c in range(out.shape[2]):
-                lost = (flags[g, r, c] & of_later) | (flags_before[g, r, c] & of_earlier)
+                lost = (groupdq[g + 1, r, c] & of_later) | (groupdq[g, r, c] & of_earlier)
                 if lost != 0 or (pixeldq[r, c] & of_pixel) != 0:
                     out[g, r, c] = np.nan
                 else:
-                    out[g, r, c] = later[g, r, c] - earlier[g, r, c]
+                    out[g, r, c] = sci[g + 1, r, c] - sci[g, r, c]
 
 
 def weighted_sums(
@@ -104,37 +94,41 @@ def _sum(
                         count[place, r, c] += share
 
 
-def sums_of_squares(values: np.ndarray, static: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted sum of squares of known values less a static image, and the sum of weights, float64.
+def sums_of_squares(
+    sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, static: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted sum of squares of usable differences less a static image, and of their weights, float64.
 
     Parameters
     ----------
-    values, static, precision : ndarray
-        (integration, group, row, column), (group, row, column) and (integration, group) float32.
+    sci, groupdq, pixeldq : ndarray
+        (integration, group, row, column) float32 and uint8, and (row, column) uint32.
+    static, weight : ndarray
+        (difference, row, column) and (integration, difference) float32.
 
     Returns
     -------
     tuple of ndarray
         (1, row, column).
     """
-    square, count = (np.zeros((1, *values.shape[2:])) for _ in range(2))
-    _sum_squares(values, static, precision, square[0], count[0])
+    square, count = (np.zeros((1, *sci.shape[2:])) for _ in range(2))
+    for of_integration, flags, share in zip(sci, groupdq, weight, strict=True):
+        _sum_squares(differences(of_integration, flags, pixeldq), static, share, square[0], count[0])
     return square, count
 
 
 @kernel
 def _sum_squares(
-    values: np.ndarray, static: np.ndarray, precision: np.ndarray, square: np.ndarray, count: np.ndarray
+    values: np.ndarray, static: np.ndarray, weight: np.ndarray, square: np.ndarray, count: np.ndarray
 ) -> None:  # pragma: no cover
-    for i in range(values.shape[0]):
-        for g in range(values.shape[1]):
-            share = np.float64(precision[i, g])
-            for r in range(values.shape[2]):
-                for c in range(values.shape[3]):
-                    rest = np.float64(values[i, g, r, c] - static[g, r, c])
-                    if rest == rest:
-                        square[r, c] += share * rest * rest
-                        count[r, c] += share
+    for g in range(values.shape[0]):
+        share = np.float64(weight[g])
+        for r in range(values.shape[1]):
+            for c in range(values.shape[2]):
+                rest = np.float64(values[g, r, c] - static[g, r, c])
+                if rest == rest:
+                    square[r, c] += share * rest * rest
+                    count[r, c] += share
 
 
 @kernel

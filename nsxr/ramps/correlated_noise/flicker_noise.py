@@ -106,10 +106,7 @@ def estimate_flicker_noise(
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
     residual = without_light(frames, first)
-    weight = first.astype(np.float32)
-    if frames.is_series:
-        assert frames.static is not None
-        weight = wait(weight_of_series(frames.values, frames.static, frames.precision, first))
+    weight = wait(weight_of_series(frames, first)) if frames.is_series else first.astype(np.float32)
     density = wait(continued(spectrum_of(residual, frames, weight), frames))
     strength = _HIDDEN if light is None else _BESIDE_OPTICS
     hidden = light_of(frames.mean - level, first, density, frames, strength)

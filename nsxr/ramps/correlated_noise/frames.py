@@ -1,6 +1,8 @@
 """Frames in which correlated noise is measured, without their sources, and the pixels that see no light."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -10,15 +12,25 @@ from nsxr.compute.layouts import one_chunk, to_blocks, to_whole_frames
 from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
-from nsxr.kernels.ramps.differences import differences, weighted_sums
+from nsxr.kernels.ramps.differences import differences, sums_of_squares, weighted_sums
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.dq import UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import TimeOrder, science_time_order
 from nsxr.model.variables import check
 
-__all__ = ["Frames", "dark_of", "find_dark_pixels", "frame_of", "frames_of", "on_pixels_of"]
+__all__ = [
+    "Frames",
+    "dark_of",
+    "find_dark_pixels",
+    "frame_by_frame",
+    "frame_of",
+    "frames_of",
+    "on_pixels_of",
+    "squares_about",
+]
 
+_OF_PARTS = {"group": "sample", "row": "piece"}
 _ROWS = 128  # rows in which the noise of a frame is measured
 _SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
 _SERIES = 10  # least number of integrations whose mean shows the source well enough
@@ -34,11 +46,11 @@ class Frames:
     values : DataArray
         (integration, group, row, column) float32, NaN where a pixel cannot be used.
     parts : tuple of DataArray
-        What :func:`frame_of` makes a frame of: the values alone, or the arrays whose differences they are. Whoever
-        needs each frame once takes these, so that the values of all frames are not in memory at once.
-    sample, sampled : DataArray, ndarray
-        Values of some groups, (integration, group, row, column), and the numbers of these groups. They are read apart
-        from the others, so that no frame stays in memory until the spectrum is known.
+        What frames are made of: the values alone, or ``sci``, ``groupdq`` and ``pixeldq`` in blocks, whose dims group
+        and row are called ``sample`` and ``piece``. Whoever needs each frame once takes the parts, see
+        :func:`frame_of`. Then the values of all frames are not in memory at once.
+    sampled : ndarray
+        Numbers of the groups in which the spectrum is measured.
     precision : DataArray
         (integration, group) float32, inverse variance of the noise of a pixel.
     mean : DataArray
@@ -61,7 +73,6 @@ class Frames:
 
     values: xr.DataArray
     parts: tuple[xr.DataArray, ...]
-    sample: xr.DataArray
     sampled: np.ndarray
     precision: xr.DataArray
     mean: xr.DataArray
@@ -88,23 +99,20 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     has_groups = "group" in exposure["sci"].dims
     _check(exposure, has_groups)
     parts = _parts(exposure)
-    values = _values(parts, exposure.sizes["row"])
+    values = _values(parts)
     integrations, groups = values.sizes["integration"], values.sizes["group"]
     sampled = _sampled(integrations, groups, values.size)
-    sample = _values(_parts(exposure, sampled), exposure.sizes["row"]) if has_groups else values
     weights = _slope_weights(groups)
     stride = max(1, exposure.sizes["row"] // _ROWS)
     some = exposure.isel(row=slice(stride // 2, None, stride))
     outputs = {"precision": (("integration", "group"), np.float32)}
-    precision = map_blocks(_precision, _values(_parts(some), some.sizes["row"]), core=IMAGE, outputs=outputs)[
-        "precision"
-    ]
-    mean = one_chunk(_mean(exposure, values, ("integration", "group"), weights, precision), *IMAGE)
+    precision = map_blocks(_precision, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs)["precision"]
+    mean = one_chunk(_mean(parts, ("integration", "group"), weights, precision), *IMAGE)
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
     if is_series:
         static, kept = (
-            to_whole_frames(_mean(exposure, values, ("integration",), np.ones(groups), precision)),
+            to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision)),
             1 - 1 / integrations,
         )
     elif integrations * groups >= _FEWEST:
@@ -113,7 +121,7 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     shared = (_variance_of_mean(weights) if has_groups else 1.0) / integrations
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, parts, sample, sampled, precision, mean, static, kept, shared, is_series, order, bands)
+    return Frames(values, parts, sampled, precision, mean, static, kept, shared, is_series, order, bands)
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -133,34 +141,58 @@ def _sampled(integrations: int, groups: int, size: int) -> np.ndarray:
     return np.unique(np.linspace(0, groups - 1, wanted).round().astype(int))
 
 
-def _parts(exposure: xr.Dataset, groups: np.ndarray | None = None) -> tuple[xr.DataArray, ...]:
-    """Return what frames are made of, see :class:`Frames`. The numbers of the differences can be chosen.
-
-    Rows of ramps, whose dim is called ``piece``, stay in their chunks until the differences are made.
-    """
+def _parts(exposure: xr.Dataset) -> tuple[xr.DataArray, ...]:
+    """Return what frames are made of, see :class:`Frames`."""
     if "group" in exposure["sci"].dims:
-        sci, flags = (to_whole_frames(unlabelled(exposure[name]), "row") for name in ("sci", "groupdq"))
-        cuts = (slice(1, None), slice(None, -1)) if groups is None else (groups + 1, groups)
-        parts = [array.isel(group=part).transpose(*RAMP) for array in (sci, flags) for part in cuts]
-        pixeldq = one_chunk(unlabelled(exposure["pixeldq"]), *IMAGE)
-        return tuple(array.rename(row="piece") for array in (*parts, pixeldq))
+        blocks = to_blocks(exposure[["sci", "groupdq"]])
+        sci, flags = (unlabelled(blocks[name]).transpose(*RAMP) for name in ("sci", "groupdq"))
+        parts = sci, flags, one_chunk(unlabelled(exposure["pixeldq"]).transpose(*IMAGE), *IMAGE)
+        return tuple(array.rename({d: n for d, n in _OF_PARTS.items() if d in array.dims}) for array in parts)
     usable = (to_whole_frames(unlabelled(exposure["dq"])) & UNUSABLE_PIXEL) == 0
     values = to_whole_frames(unlabelled(exposure["sci"])).where(usable)
     return (values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims]).transpose(*RAMP),)
 
 
-def _values(parts: tuple[xr.DataArray, ...], rows: int) -> xr.DataArray:
+def _values(parts: tuple[xr.DataArray, ...]) -> xr.DataArray:
     """Return differences of groups, or rates, (integration, group, row, column) float32, NaN where unusable."""
-    if len(parts) == 1:
-        return parts[0]
-    return map_blocks(
-        differences,
-        *parts,
-        core=("piece", "column"),
-        outputs={"values": (RAMP, np.float32)},
-        sizes={"row": rows},
-        joined="piece",
-    )["values"]
+    return parts[0] if len(parts) == 1 else frame_by_frame(differences, parts, [], (), "values")
+
+
+def frame_by_frame(
+    kernel: Callable[..., np.ndarray],
+    parts: tuple[xr.DataArray, ...],
+    others: Sequence[xr.DataArray],
+    core: Sequence[str],
+    name: str,
+) -> xr.DataArray:
+    """Return what a kernel makes of ramps, in chunks of frames, (integration, group, row, column) float32.
+
+    Where blocks have some of the rows of a frame, each task takes two groups out of all blocks. A slice that dask makes
+    would be a copy that stays in memory.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(sci, groupdq, pixeldq, *others)``. It returns one frame less than there are groups.
+    parts : tuple of DataArray
+        See :class:`Frames`.
+    others : sequence of DataArray
+        More arrays. They have the groups of the result, or none.
+    core : sequence of str
+        Dims of the other arrays that are neither of frames nor of ramps.
+    name : str
+        Name of the result.
+    """
+    groups, rows = parts[0].sizes["sample"] - 1, parts[0].sizes["piece"]
+    whole = "sample", "piece", "group", *IMAGE, *core
+    run = partial(map_blocks, kernel, core=whole, outputs={name: (RAMP, np.float32)}, joined="piece")
+    if parts[0].chunks is None or len(parts[0].chunks[2]) == 1:
+        return run(*parts, *others, sizes={"group": groups, "row": rows})[name]
+    found = []
+    for g in range(groups):
+        of_group = (array.isel(group=slice(g, g + 1)) if "group" in array.dims else array for array in others)
+        found.append(run(*parts, *of_group, sizes={"group": 1, "row": rows}, within=("sample", slice(g, g + 2)))[name])
+    return xr.concat(found, "group")
 
 
 def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.ndarray:
@@ -168,9 +200,10 @@ def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.
     if len(parts) == 1:
         frame: np.ndarray = parts[0][integration, group]
         return frame
-    *of_groups, pixeldq = parts
-    later, earlier, flags, flags_before = (array[integration, group] for array in of_groups)
-    return differences(later, earlier, flags, flags_before, pixeldq)
+    sci, flags, pixeldq = parts
+    both = slice(group, group + 2)
+    found: np.ndarray = differences(sci[integration, both], flags[integration, both], pixeldq)[0]
+    return found
 
 
 def _precision(values: np.ndarray) -> np.ndarray:
@@ -190,37 +223,59 @@ def _precision(values: np.ndarray) -> np.ndarray:
 
 
 def _mean(
-    exposure: xr.Dataset, values: xr.DataArray, dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray
+    parts: tuple[xr.DataArray, ...], dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray
 ) -> xr.DataArray:
     """Return the mean of usable values over some dims, with weights of groups and of frames, float32."""
     along = xr.DataArray(weights.astype(np.float32), dims="group") * precision
-    if "group" in exposure["sci"].dims:
-        total, count = _sums_of_ramps(exposure, along.transpose("integration", "group"), "group" in dims)
+    if len(parts) == 1:
+        total = (parts[0] * along).sum(dims, dtype=np.float64)
+        count = (parts[0].notnull() * along).sum(dims, dtype=np.float64)
     else:
-        total = (values * along).sum(dims, dtype=np.float64)
-        count = (values.notnull() * along).sum(dims, dtype=np.float64)
+        over_groups, along = "group" in dims, along.transpose("integration", "group")
+        n = 1 if over_groups else along.sizes["group"]
+        kernel = partial(weighted_sums, over_groups=over_groups)
+        total, count = _sums(kernel, parts, [along], ("difference",), {"difference": n})
+        if over_groups:
+            total, count = total.isel(group=0), count.isel(group=0)
     return (total / count.where(count > 0)).astype(np.float32)
 
 
-def _sums_of_ramps(exposure: xr.Dataset, weight: xr.DataArray, over_groups: bool) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the weighted sum of differences of groups over integrations and groups, and the sum of the weights."""
-    blocks = to_blocks(exposure[["sci", "groupdq", "pixeldq"]])
-    dims = ("integration", "difference", *IMAGE)
+def squares_about(frames: Frames, static: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the sum of squares of values less a static image, in units of the noise, and the sum of the weights.
+
+    Both are (row, column) float64.
+    """
+    if len(frames.parts) == 1:
+        square = (frames.values - static).astype(np.float64) ** 2 * frames.precision
+        dims = ("integration", "group")
+        return square.sum(dims), (frames.values.notnull() * frames.precision).sum(dims)
+    square, count = _sums(sums_of_squares, frames.parts, [static, frames.precision], (), {})
+    return square, count
+
+
+def _sums(
+    kernel: Callable[..., tuple[np.ndarray, np.ndarray]],
+    parts: tuple[xr.DataArray, ...],
+    others: Sequence[xr.DataArray],
+    dims: tuple[str, ...],
+    sizes: Mapping[str, int],
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return two sums over the integrations of blocks of ramps, and what a kernel makes of their groups."""
+    names = {"group": "difference", "row": "piece"}
+    renamed = (array.rename({d: n for d, n in names.items() if d in array.dims}) for array in others)
     found = map_blocks(
-        weighted_sums,
-        *(unlabelled(blocks[name]).transpose(*RAMP) for name in ("sci", "groupdq")),
-        unlabelled(blocks["pixeldq"]),
-        one_chunk(weight.rename(group="difference"), "difference"),
-        core=("group", "column"),
-        outputs=dict.fromkeys(("total", "count"), (dims, np.float64)),
-        sizes={"difference": 1 if over_groups else weight.sizes["group"]},
-        reduced=dict.fromkeys(("total", "count"), "integration"),
-        over_groups=over_groups,
-    ).values()
-    total, count = (reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in found)
-    if over_groups:
-        return total.isel(difference=0), count.isel(difference=0)
-    return total.rename(difference="group"), count.rename(difference="group")
+        kernel,
+        *parts,
+        *(one_chunk(array, "difference") for array in renamed),
+        core=("sample", "difference", "column"),
+        outputs=dict.fromkeys(("first", "second"), (("integration", *dims, "piece", "column"), np.float64)),
+        sizes=sizes,
+        reduced=dict.fromkeys(("first", "second"), "integration"),
+    )
+    sums = (reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in found.values())
+    back = {"piece": "row", "difference": "group"}
+    first, second = (array.rename({d: n for d, n in back.items() if d in array.dims}) for array in sums)
+    return first, second
 
 
 def _slope_weights(n: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Arrays are lazy; the functions at the end work on NumPy blocks.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -11,8 +12,7 @@ from scipy import ndimage
 
 from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk, to_whole_frames
-from nsxr.compute.reductions import add_blocks, reduce_tree
-from nsxr.kernels.ramps.differences import sums_of_squares, template_amount
+from nsxr.kernels.ramps.differences import template_amount
 from nsxr.kernels.ramps.flicker import (
     TOLERANCE,
     Densities,
@@ -29,7 +29,7 @@ from nsxr.kernels.ramps.static_light import SolverBesideLight
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
 from nsxr.ramps.correlated_noise.covariance import LAG_SIZES, correlation_of, kinds_of, products_of_kinds
-from nsxr.ramps.correlated_noise.frames import Frames, frame_of
+from nsxr.ramps.correlated_noise.frames import Frames, frame_by_frame, frame_of, squares_about
 
 __all__ = ["MODEL", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
 
@@ -41,22 +41,10 @@ _DRAW_TOLERANCE = 1e-3  # the noise that is left in simulated frames need not be
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
 
-def weight_of_series(
-    values: xr.DataArray, static: xr.DataArray, precision: xr.DataArray, is_dark: xr.DataArray
-) -> xr.DataArray:
+def weight_of_series(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
     """Return the weight of every pixel from its scatter in time, 1 in dark pixels, (row, column) float32."""
-    square, count = map_blocks(
-        sums_of_squares,
-        values,
-        static,
-        precision,
-        core=("group", *IMAGE),
-        outputs=dict.fromkeys(("square", "count"), (("integration", *IMAGE), np.float64)),
-        reduced=dict.fromkeys(("square", "count"), "integration"),
-    ).values()
-    square, count = (
-        reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in (square, count)
-    )
+    assert frames.static is not None
+    square, count = squares_about(frames, frames.static)
 
     def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         known = count > 0.3 * count.max()
@@ -96,24 +84,14 @@ def noise_of(
         alike = to_whole_frames(alike.expand_dims("integration"))
         response = noise_of(alike, weight, density, order, limit=np.inf).isel(integration=0)
         response = response if "group" in template.dims else response.isel(group=0)
-    parts = values.parts if isinstance(values, Frames) else (values,)
     images = {"less": less, "plus": plus, "template": template, "response": response}
     given = {name: image for name, image in images.items() if image is not None}
-    return map_blocks(
-        _noise_of_frames,
-        *parts,
-        weight,
-        density,
-        *given.values(),
-        core=("piece", *IMAGE, *MODEL),
-        outputs={"noise": (RAMP, np.float32)},
-        sizes={"row": weight.sizes["row"]},
-        joined="piece",
-        names=tuple(given),
-        order=order,
-        is_source=source is not None,
-        limit=limit,
-    )["noise"]
+    others = weight, density, *given.values()
+    kernel = partial(_noise_of_frames, names=tuple(given), order=order, is_source=source is not None, limit=limit)
+    if isinstance(values, Frames) and len(values.parts) > 1:
+        return frame_by_frame(kernel, values.parts, others, MODEL, "noise")
+    frames = values.values if isinstance(values, Frames) else values
+    return map_blocks(kernel, frames, *others, core=(*IMAGE, *MODEL), outputs={"noise": (RAMP, np.float32)})["noise"]
 
 
 def noise_left(
@@ -251,7 +229,8 @@ def _noise_of_frames(
     length = series_length(order)
     solver = _solver(density, len(order.rows))
     weights = to_series(weight, order, length)
-    out = np.empty((*parts[0].shape[:2], *weight.shape), np.float32)
+    groups = parts[0].shape[1] - (len(parts) > 1)
+    out = np.empty((parts[0].shape[0], groups, *weight.shape), np.float32)
     for i in range(out.shape[0]):
         for g in range(out.shape[1]):
             given = {name: image[g] if image.ndim == 3 else image for name, image in zip(names, images, strict=True)}

@@ -51,12 +51,12 @@ def without_light(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
     """Return some frames without what all share, to measure the spectrum of the noise."""
     if frames.static is not None:
         static = frames.static.isel(group=frames.sampled) if "group" in frames.static.dims else frames.static
-        return frames.sample - static
+        return frames.values.isel(group=frames.sampled) - static
 
     def subtract(values: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         return np.array([[without_smooth(image, is_dark) for image in of_integration] for of_integration in values])
 
-    return map_blocks(subtract, frames.sample, is_dark, core=IMAGE, outputs={"residual": (RAMP, np.float32)})[
+    return map_blocks(subtract, frames.values, is_dark, core=IMAGE, outputs={"residual": (RAMP, np.float32)})[
         "residual"
     ]
 
