@@ -152,7 +152,7 @@ def lines(peak: float) -> Scene:
         columns = np.arange(shape[1])
         places = random.uniform(0, shape[1], 6)
         spectrum = np.exp(-0.5 * ((columns - places[:, None]) / 1.2) ** 2).sum(0)
-        return replace(traces(max(shape[0], 64), 2.0)(shape, random), faint=peak * spectrum)
+        return replace(traces(max(shape[0], 64), 2.0)(shape, random), faint=peak * np.broadcast_to(spectrum, shape))
 
     return scene
 

@@ -132,3 +132,35 @@ def test_what_is_neither(tmp_path, calibrated):
         with pytest.raises(InputFileError, match=words) as error:
             describe(path)
         assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ((2.6, 1.5, 0.5, 0.8, 0.9), "white 2.6 DN, correlated 1.5 DN, left 0.5 DN; 80 % of the pixels are dark\n"),
+        ((2.6, 1.5, 1.5, 0.0, 0.0), "nothing was removed, because almost no pixels are dark"),
+        ((2.6, 0.1, 0.1, 0.9, 0.0), "there is almost no correlated noise"),
+        ((2.6, 1.5, 1.5, 0.9, 0.01), "light that could be hidden looks like this noise"),
+    ],
+)
+def test_correlated_noise_is_told(tmp_path, calibrated, numbers, told):
+    folder, _ = calibrated
+    with fits.open(folder / "x_rate.fits") as hdus:
+        for name, value in zip(("FLKWHITE", "FLKNOISE", "FLKLEFT", "FLKDARK", "FLKDONE"), numbers, strict=True):
+            hdus[0].header[name] = value
+        hdus.writeto(tmp_path / "x.fits")
+    has(describe(tmp_path / "x.fits"), told)
+
+
+def test_stores_tell_correlated_noise(tmp_path):
+    made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB32", groups=4)
+    exposure = nsxr.open_exposure(made.uncal)
+    tree = nsxr.detector1(
+        exposure, nsxr.open_references(tmp_path / "references", exposure), run=["clean_flicker_noise"]
+    )
+    write_products(tree, tmp_path, "x", ("fits", "zarr"), progress=False)
+    lines = [
+        next(line for line in describe(tmp_path / name).splitlines() if line.startswith("noise:"))
+        for name in ("x_rate.fits", "x.zarr")
+    ]
+    assert lines[0] == lines[1]

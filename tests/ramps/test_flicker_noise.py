@@ -341,7 +341,7 @@ def test_noise_that_is_left_has_the_correlations_of_the_spectrum():
 
 
 def test_noise_before_and_after_as_a_table():
-    ramps, _ = make_ramps(groups=4, columns=128)
+    ramps, _ = make_ramps(groups=8, columns=128)
     table = nsxr.noise_table(ramps, clean_flicker_noise(ramps))
     assert list(table["amplifier"]) == [1, 2, 3, 4]
     assert (table["slow_after"] < 0.4 * table["slow_before"]).all()
@@ -437,3 +437,41 @@ def test_one_bad_integration_leaves_the_cleaning_of_others(kind, bad, integratio
     white = after["density"][2, 0] / before["density"][2, 0]
     assert 0.9 < white < 1.1
     assert 0.8 < after["variance"].mean() / before["variance"].mean() < 1.25
+
+
+def kept(kind, groups, columns=64):
+    """Return how much of known light is left in the slope, from ramps of the same noise with and without the light."""
+    rows, places = np.ogrid[:2048, :columns]
+    light = {
+        "smooth": 0.5 * np.exp(-0.5 * (((rows - 800) / 50) ** 2 + ((places - 30) / 20) ** 2)),
+        "slits": 0.3 * (rows % 512 < 300) * np.ones(columns),
+        "lamp": 200 * np.random.default_rng(2).normal(1, 0.05, (2048, columns)).clip(0),
+    }[kind]
+    ramps, _ = make_ramps(groups=groups, columns=columns, pedestal=AFTER_REFERENCES)
+    steps_of = np.arange(groups)[:, None, None] * light
+    lit = ramps.assign(sci=ramps["sci"] + xr.DataArray(steps_of.astype(np.float32), dims=RAMP[1:]))
+    change = [
+        (cleaned["sci"] - given["sci"]).values[0, -1]
+        for given in (ramps, lit)
+        for cleaned in [clean_flicker_noise(given)]
+    ]
+    pattern = light - light.mean()
+    return 1 + float(((change[1] - change[0]) * pattern).sum() / ((groups - 1) * (pattern**2).sum()))
+
+
+@pytest.mark.parametrize("kind", ["smooth", "slits", "lamp"])
+@pytest.mark.parametrize("groups", [2, 5])
+def test_light_in_dark_pixels_stays(kind, groups):
+    assert kept(kind, groups) == pytest.approx(1, abs=0.02)
+
+
+def test_products_say_what_was_done(tmp_path):
+    """Nothing is dark in a lamp, and there is no correlated noise in white noise."""
+    ramps, _ = make_ramps(groups=4, columns=32, pedestal=AFTER_REFERENCES)
+    nothing = dict.fromkeys(("pedestal", "common_pink", "output_pink", "alternating_columns"), 0.0)
+    white, _ = make_ramps(groups=4, columns=32, **nothing)
+    no_dark = xr.zeros_like(ramps["pixeldq"], dtype=bool)
+    done = [float(clean_flicker_noise(*given)["share_removed"]) for given in ((ramps,), (white,), (ramps, no_dark))]
+    assert done[0] > 0.5
+    assert done[2] == 0
+    assert float(clean_flicker_noise(white)["flicker_noise"]) < 0.1 * WHITE

@@ -79,10 +79,10 @@ def find_dark(
     if not np.isfinite(middle):
         return np.zeros_like(usable), np.nan
     is_dark = usable & (np.abs(values - middle) <= n_sigma * scatter)
+    bright = _bright_columns(_column_levels(values, usable, bands), is_dark, usable, bands, n_sigma + 0.5)
     for _ in range(_ROUNDS):
-        levels = _column_levels(values, is_dark, bands)
-        flat = values - levels
-        lit = _bright_columns(levels, bands, n_sigma + 2)
+        flat = values - _column_levels(values, is_dark, bands)
+        lit = bright.copy()
         for length in _LENGTHS if mask is None else _LENGTHS[:1]:
             mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
             of_dark = mean[is_dark & known]
@@ -104,16 +104,20 @@ def find_dark(
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
 
 
-def _bright_columns(levels: np.ndarray, bands: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Return where the levels of columns stand out from those of nearby columns: a line that fills an amplifier."""
+def _bright_columns(
+    levels: np.ndarray, is_dark: np.ndarray, usable: np.ndarray, bands: np.ndarray, n_sigma: float
+) -> np.ndarray:
+    """Return the columns of an amplifier that a line fills: brighter than nearby ones, or with few dark pixels."""
     lit = np.zeros(levels.shape, np.bool_)
     for band in np.unique(bands):
         rows = bands == band
-        of_band = levels[rows][:1]
+        of_band, share = levels[rows][:1], is_dark[rows].sum(0) / np.maximum(usable[rows].sum(0), 1)
         rest = of_band - ndimage.median_filter(of_band, (1, _NEARBY), mode="nearest")
         scatter = 1.4826 * np.median(np.abs(rest))
+        found = (share < 0.5 * np.median(share)) & usable[rows].any(0)
         if scatter > 0:
-            lit[rows] = _grown(rest > n_sigma * scatter, 1)
+            found = found | (rest > n_sigma * scatter)
+        lit[rows] = _grown(found, 2)
     return lit
 
 

@@ -13,10 +13,11 @@ noise is smooth in *f*. Smooth light has all its power close to the multiples. T
 
 With :math:`q^2 = k_x^2 + (\epsilon k_y)^2`, light of which nothing is known has the density
 
-.. math:: L_0 = \frac{a\, \sigma^2}{(2\pi q)^2} \left(1 + \frac{q_0^2}{q^2}\right)
+.. math:: L_0 = a\, \sigma^2 \left(1 + \frac{1}{(2\pi q)^2} + \frac{q_0^2}{(2\pi)^2 q^4}\right)
 
-This is light that is as bright on all scales up to :math:`1/q_0` as the white noise :math:`\sigma` of a pixel, and
-brighter on larger scales. Where the image has more power than noise and such light, all of the excess is light.
+For *a* = 1 this is light that is about as bright as the white noise :math:`\sigma` of a pixel, from pixel to pixel and
+on all scales up to :math:`1/q_0`, and brighter on larger scales. Where the image has more power than the noise, all of
+the excess is light.
 
 The estimate of the noise is the conditional mean of :math:`c + p_k`, given the dark pixels. Where light can be as
 strong as the noise or stronger, little or nothing is subtracted.
@@ -45,6 +46,9 @@ _WRONG = 1.2
 
 _SINGLE = 12.0
 """Power of a single frequency that counts as light, relative to that of noise; noise exceeds it in 6 of a million."""
+
+_PIXELS = 0.1
+"""Excess of white noise that counts as light, relative to the noise."""
 
 _SAFETY = 10.0
 """Where light shows, so many times its power is assumed."""
@@ -76,7 +80,7 @@ def light_density(
     line = np.round(frequency)
     along, across = np.abs(frequency - line), line / order.slots
     square = np.maximum(along**2 + (_ACROSS * across) ** 2, (0.5 / order.lines) ** 2)
-    density: np.ndarray = strength * noise.white / ((2 * np.pi) ** 2 * square) * (1 + _LARGE**2 / square)
+    density: np.ndarray = strength * noise.white * (1 + (1 + _LARGE**2 / square) / ((2 * np.pi) ** 2 * square))
     filled = float(weight.mean(dtype=np.float64))
     if not filled > 0:
         return density
@@ -91,6 +95,11 @@ def light_density(
     limit = of_noise * (_WRONG + _SURE / np.sqrt(np.maximum(count * filled, 1)))
     excess = np.where(power > limit, power - of_noise, 0)[place]
     excess = np.maximum(excess, np.where(seen > _SINGLE * expected, seen - expected, 0))
+    fast = noise.own + noise.common < noise.white
+    if fast.any():  # differences between pixels hide below the noise at low frequencies, but are there too
+        of_pixels = float((seen[fast] - expected[fast]).mean())
+        if of_pixels > _PIXELS * float(expected[fast].mean()):
+            excess = np.maximum(excess, of_pixels)
     found: np.ndarray = np.maximum(density, _SAFETY / (filled * length) * excess)
     return found
 
