@@ -71,7 +71,7 @@ def find_dark(
     level : float
         Level of the dark pixels; NaN if there are none.
     """
-    usable = usable & np.isfinite(image)
+    usable = usable & np.isfinite(image) & ~_constant(image)
     values = np.where(usable, image, np.float32(0))
     if mask is not None:
         usable = usable & mask
@@ -104,6 +104,13 @@ def find_dark(
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
 
 
+def _constant(image: np.ndarray) -> np.ndarray:
+    """Return the pixels that have exactly the values of their neighbours along the dispersion: an amplifier is dead."""
+    same = np.pad(image[:, 1:] == image[:, :-1], ((0, 0), (1, 1)), constant_values=image.shape[1] > 1)
+    found: np.ndarray = same[:, 1:] & same[:, :-1]
+    return found
+
+
 def _bright_columns(
     levels: np.ndarray, is_dark: np.ndarray, usable: np.ndarray, bands: np.ndarray, n_sigma: float
 ) -> np.ndarray:
@@ -114,7 +121,7 @@ def _bright_columns(
         of_band, share = levels[rows][:1], is_dark[rows].sum(0) / np.maximum(usable[rows].sum(0), 1)
         rest = of_band - ndimage.median_filter(of_band, (1, _NEARBY), mode="nearest")
         scatter = 1.4826 * np.median(np.abs(rest))
-        found = (share < 0.5 * np.median(share)) & usable[rows].any(0)
+        found = ((share < 0.5 * np.median(share)) & usable[rows].any(0))[None]
         if scatter > 0:
             found = found | (rest > n_sigma * scatter)
         lit[rows] = _grown(found, 2)
