@@ -475,3 +475,10 @@ def test_products_say_what_was_done(tmp_path):
     assert done[0] > 0.5
     assert done[2] == 0
     assert float(clean_flicker_noise(white)["flicker_noise"]) < 0.1 * WHITE
+
+
+def test_a_dead_amplifier_does_not_say_what_is_dark():
+    ramps, _ = make_ramps(groups=4, columns=32, pedestal=AFTER_REFERENCES)
+    found = estimate_flicker_noise(ramps.assign(sci=ramps["sci"].where(ramps["row"] >= 512, 1000)))
+    assert not found["is_dark"][:512].any()
+    assert found["is_dark"][512:].mean() > 0.8

@@ -71,7 +71,7 @@ def find_dark(
     level : float
         Level of the dark pixels; NaN if there are none.
     """
-    usable = usable & np.isfinite(image) & ~_constant(image)
+    usable = usable & np.isfinite(image)
     values = np.where(usable, image, np.float32(0))
     if mask is not None:
         usable = usable & mask
@@ -102,13 +102,6 @@ def find_dark(
             lit |= _grown(_traces(lit), 1, across=2)
         is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
-
-
-def _constant(image: np.ndarray) -> np.ndarray:
-    """Return the pixels that have exactly the values of their neighbours along the dispersion: an amplifier is dead."""
-    same = np.pad(image[:, 1:] == image[:, :-1], ((0, 0), (1, 1)), constant_values=image.shape[1] > 1)
-    found: np.ndarray = same[:, 1:] & same[:, :-1]
-    return found
 
 
 def _bright_columns(

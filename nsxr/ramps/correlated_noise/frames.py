@@ -108,6 +108,7 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     outputs = {"precision": (("integration", "group"), np.float32)}
     precision = map_blocks(_precision, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs)["precision"]
     mean = one_chunk(_mean(parts, ("integration", "group"), weights, precision), *IMAGE)
+    mean = map_blocks(_without_dead, mean, core=IMAGE, outputs={"mean": (IMAGE, np.float32)})["mean"]
     is_series = integrations >= _SERIES
     static, kept = None, 1.0
     if is_series:
@@ -220,6 +221,12 @@ def _precision(values: np.ndarray) -> np.ndarray:
         if scatter > 0:
             found[index] = 1 / scatter**2
     return found
+
+
+def _without_dead(image: np.ndarray) -> np.ndarray:
+    """Return an image with NaN where pixels have exactly the values of their neighbours: an amplifier is dead."""
+    same = np.pad(image[:, 1:] == image[:, :-1], ((0, 0), (1, 1)), constant_values=image.shape[1] > 1)
+    return np.where(same[:, 1:] & same[:, :-1], np.float32(np.nan), image)
 
 
 def _mean(
