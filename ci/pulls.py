@@ -76,7 +76,7 @@ class Exposure:
 
 
 def simulate(row: Row, seed: int, columns: int) -> Exposure:
-    """Return a calibrated exposure, or the first integration of a series."""
+    """Return a calibrated exposure, or one integration of a series."""
     artifacts = replace(Artifacts(), cosmic_rays=0, snowballs=0, bad_pixels=0, bad_reference_pixels=0)
     made = small_exposure(
         readout=row.readout,
@@ -90,8 +90,10 @@ def simulate(row: Row, seed: int, columns: int) -> Exposure:
         artifacts=artifacts,
     )
     tree = nsxr.detector1(made.exposure, made.references, run=["clean_flicker_noise"])
-    rate: xr.Dataset = tree["rate"].to_dataset().compute()
-    light = made.truth["rate_dn"].values
+    is_series = row.integrations > 1
+    product = tree["rateints"].to_dataset().isel(integration=1) if is_series else tree["rate"].to_dataset()
+    rate: xr.Dataset = product.compute()
+    light = made.truth["rate_dn"].values * float(made.truth["light_curve"][int(is_series)])
     good = (rate["dq"].values & _BAD) == 0
     residual = rate["sci"].values - light
     residual -= np.median(residual[good & (light < LIGHT)]) if (light < LIGHT).any() else 0

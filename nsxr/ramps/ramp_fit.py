@@ -15,6 +15,7 @@ from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Range, Unit
 from nsxr.model.readout import Readout
 from nsxr.model.variables import check
+from nsxr.ramps.correlated_noise.frames import SERIES
 from nsxr.ramps.slopes import fit_least_squares, fit_likelihood
 from nsxr.references.match import match
 
@@ -23,6 +24,8 @@ __all__ = ["fit_algorithm", "fit_ramps"]
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
 """Names of the algorithms, here and in ``jwst``."""
 _OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark", "expected_signal")
+_OF_INTEGRATIONS = ("noise_used", "noise_correlation")
+"""What pixels share in single integrations of a time series, not in their mean."""
 _Group = Annotated[int, Range(0, 65535)]
 _UNITS = {"sci": "DN/s", "var_poisson": "(DN/s)2", "var_rnoise": "(DN/s)2"}
 
@@ -247,5 +250,7 @@ def _product(
 ) -> xr.Dataset:
     """Return a product: the fit, and the variables of the exposure whose dims the product has."""
     gone = [name for name, array in exposure.variables.items() if name != "sci" and lost & set(array.dims)]
+    if "integration" in lost and exposure.sizes["integration"] >= SERIES:
+        gone += _OF_INTEGRATIONS
     base = exposure.drop_vars([*gone, "pixeldq", *_OF_RAMPS], errors="ignore")
     return record(base, "ramp_fit", references, parameters, _UNITS, **fitted)

@@ -20,6 +20,7 @@ from nsxr.model.time_order import TimeOrder, science_time_order
 from nsxr.model.variables import check
 
 __all__ = [
+    "SERIES",
     "Frames",
     "dark_of",
     "find_dark_pixels",
@@ -31,9 +32,11 @@ __all__ = [
 ]
 
 _OF_PARTS = {"group": "sample", "row": "piece"}
+SERIES = 10
+"""Least number of integrations whose mean shows the source well enough."""
+
 _ROWS = 128  # rows in which the noise of a frame is measured
 _SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
-_SERIES = 10  # least number of integrations whose mean shows the source well enough
 _FEWEST = 2  # least number of frames whose mean can be subtracted before the spectrum is measured
 
 
@@ -109,7 +112,7 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     precision = map_blocks(_precision, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs)["precision"]
     mean = one_chunk(_mean(parts, ("integration", "group"), weights, precision), *IMAGE)
     mean = map_blocks(_without_dead, mean, core=IMAGE, outputs={"mean": (IMAGE, np.float32)})["mean"]
-    is_series = integrations >= _SERIES
+    is_series = integrations >= SERIES
     static, kept = None, 1.0
     if is_series:
         static, kept = (
