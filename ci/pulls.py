@@ -31,6 +31,8 @@ BOXES = {"1 x 1": (1, 1), "3 x 3": (3, 3), "1 x 30": (1, 30), "30 x 1": (30, 1)}
 PLACES = ("dark", "light", "beside", "across")
 MOST = 4000
 """Sums of each kind in each place of an exposure; they are chosen at random."""
+FEWEST = 200
+"""Sums without common pixels that a number needs: 5 % is then its standard error."""
 _BAD = np.uint32(PixelFlag.DO_NOT_USE | PixelFlag.REFERENCE_PIXEL)
 LIGHT = 1e-3  # light below this counts as none [DN/s]
 
@@ -105,8 +107,13 @@ def simulate(row: Row, seed: int, columns: int) -> Exposure:
     return Exposure(residual, variance, read, light, good, used, table, places)
 
 
-def sums(exposure: Exposure, shape: tuple[int, int], place: str, random: np.random.Generator) -> np.ndarray:
-    """Return the sums of boxes in a place, with their variances without and with covariances, (box, 3)."""
+def sums(
+    exposure: Exposure, shape: tuple[int, int], place: str, random: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """Return the sums of boxes in a place, with their variances without and with covariances, (box, 3).
+
+    Boxes overlap. The second result is the number of pixels in all of them, over the number of pixels of a box.
+    """
     lit = exposure.light >= LIGHT
     near = ndimage.binary_dilation(lit, np.ones((7, 7))) if lit.any() else lit
     origin = tuple(-(n // 2) for n in shape)
@@ -125,6 +132,9 @@ def sums(exposure: Exposure, shape: tuple[int, int], place: str, random: np.rand
     corners = np.argwhere(wanted)
     contiguous = exposure.places.line[np.minimum(corners[:, 1] + shape[1] - 1, exposure.light.shape[1] - 1)]
     corners = corners[contiguous - exposure.places.line[corners[:, 1]] == shape[1] - 1]
+    covered = np.zeros(exposure.light.shape, dtype=bool)
+    for y, x in np.ndindex(shape):
+        covered[corners[:, 0] + y, corners[:, 1] + x] = True
     corners = corners[random.permutation(len(corners))[:MOST]]
     found = np.empty((len(corners), 3))
     ones = np.ones(shape)
@@ -138,7 +148,7 @@ def sums(exposure: Exposure, shape: tuple[int, int], place: str, random: np.rand
         shared = SharedNoise(exposure.used[box], exposure.table, places)
         alone = exposure.variance[box].sum()
         result[:] = exposure.residual[box].sum(), alone, alone + shared_in_image(ones, exposure.read[box], shared)
-    return found
+    return found, covered.sum() / ones.size
 
 
 def main() -> None:
@@ -155,8 +165,9 @@ def main() -> None:
         for place in PLACES:
             cells = []
             for shape in BOXES.values():
-                found = np.concatenate([sums(one, shape, place, random) for one in exposures])
-                few = len(found) < 100
+                each = [sums(one, shape, place, random) for one in exposures]
+                found = np.concatenate([one for one, _ in each])
+                few = sum(number for _, number in each) < FEWEST
                 for variance in found.T[1:]:
                     cells.append("" if few else f"{np.sqrt(np.mean(found[:, 0] ** 2 / variance)):.3f}")
             if any(cells):
