@@ -138,6 +138,12 @@ VARIABLES: Mapping[str, Variable] = {
     "flicker_variance": Variable(
         (IMAGE,), np.float32, ("DN2",), "what correlated noise adds to the variance of a group"
     ),
+    "flicker_variance_of_mean": Variable(
+        (IMAGE,), np.float32, ("DN2",), "flicker_variance of the mean of all integrations, times their number"
+    ),
+    "noise_correlation_of_mean": Variable(
+        (("lag", "kind"),), np.float32, (), "noise_correlation of the mean of all integrations"
+    ),
     "white_variance": Variable(((),), np.float32, ("DN2",), "variance of other noise in a group in the dark"),
     "dark_level": Variable(((),), np.float32, ("DN",), "signal of a group in pixels that see no light"),
     "is_dark": Variable((IMAGE,), np.bool_, (), "pixels that see no light"),

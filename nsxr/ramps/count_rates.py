@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from nsxr.compute.blocks import unlabelled
+from nsxr.compute.layouts import chunk_like
 from nsxr.model.declarations import Needs, Takes, step
 from nsxr.ramps.dark_current import average_dark_current
 from nsxr.ramps.ramp_fit import fit_ramps
@@ -54,15 +57,31 @@ def fit_count_rates(
     """
     noise = scaled_read_noise(ramps, readnoise, gain) if rescale_read_noise else readnoise
     scale = noise["scale"] if rescale_read_noise else None
-    current = average_dark_current(dark, ramps, dark_current)
+    current, before = average_dark_current(dark, ramps, dark_current), noise
     if "flicker_variance" in ramps:
         noise = read_noise_after_cleaning(ramps, noise, gain, current)
     tree = fit_ramps(ramps, noise, gain, average_dark_current=current, **parameters)
+    if "flicker_variance_of_mean" in ramps:
+        of_mean = ramps.assign(flicker_variance=ramps["flicker_variance_of_mean"])
+        tree = _with_noise_of_mean(tree, ramps, noise, read_noise_after_cleaning(of_mean, before, gain, current))
     if scale is None:
         return tree
     factors = _scale_keywords(scale)
     nodes = {name: node.to_dataset().assign(factors) for name, node in tree.children.items()}
     return xr.DataTree.from_dict(nodes, name=tree.name)
+
+
+def _with_noise_of_mean(tree: xr.DataTree, ramps: xr.Dataset, noise: xr.Dataset, of_mean: xr.Dataset) -> xr.DataTree:
+    """Return products of a time series whose ``rate`` has the noise that cleaning left in the mean of integrations."""
+    rate = tree["rate"].to_dataset()
+    one, mean = (chunk_like(unlabelled(reference["sci"]), rate["sci"]) for reference in (noise, of_mean))
+    factor = ((mean / one) ** 2).where(one > 0, np.float32(1))
+    changed = rate.assign(
+        var_rnoise=(rate["var_rnoise"] * factor).assign_attrs(rate["var_rnoise"].attrs),
+        noise_used=unlabelled(ramps["is_dark"]).astype(np.uint8),
+        noise_correlation=unlabelled(ramps["noise_correlation_of_mean"]),
+    )
+    return xr.DataTree.from_dict({"rate": changed, "rateints": tree["rateints"].to_dataset()}, name=tree.name)
 
 
 def _scale_keywords(scale: xr.DataArray) -> dict[str, xr.DataArray]:

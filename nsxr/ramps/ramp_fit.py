@@ -23,7 +23,16 @@ __all__ = ["fit_algorithm", "fit_ramps"]
 
 _ALGORITHMS = {"ols": "ols", "ols_c": "ols", "likelihood": "likelihood", "likely": "likelihood"}
 """Names of the algorithms, here and in ``jwst``."""
-_OF_RAMPS = ("median_rate", "flicker_variance", "white_variance", "dark_level", "is_dark", "expected_signal")
+_OF_RAMPS = (
+    "median_rate",
+    "flicker_variance",
+    "white_variance",
+    "dark_level",
+    "is_dark",
+    "expected_signal",
+    "flicker_variance_of_mean",
+    "noise_correlation_of_mean",
+)
 _OF_INTEGRATIONS = ("noise_used", "noise_correlation")
 """What pixels share in single integrations of a time series, not in their mean."""
 _Group = Annotated[int, Range(0, 65535)]

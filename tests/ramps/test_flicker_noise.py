@@ -22,6 +22,7 @@ from nsxr.model.time_order import science_time_order
 from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise, estimate_flicker_noise
 from nsxr.ramps.correlated_noise.frames import find_dark_pixels, frames_of
 from nsxr.ramps.correlated_noise.noise_model import noise_left
+from nsxr.ramps.count_rates import fit_count_rates
 from nsxr.ramps.read_noise import read_noise_after_cleaning
 from nsxr.simulate import Artifacts, simulate_exposure, small_exposure
 from nsxr.simulate.configuration import configure
@@ -214,6 +215,30 @@ def test_series_keep_their_light_curve():
     error = 1 / np.sqrt(3 * light[light > 20].sum())
     np.testing.assert_allclose(white_light, curve, atol=5 * error)
     assert white_light.mean() == pytest.approx(curve.mean(), abs=2 * error / np.sqrt(24))
+
+
+def test_the_mean_of_a_series_has_errors_of_its_own():
+    """Lit pixels help to estimate what is noise in single integrations, and not what is noise in their mean."""
+    light = traces((32, 512), peak=40.0, every=32)
+    pulls = []
+    for seed in range(2):
+        ramps, _ = make_ramps(groups=3, integrations=12, columns=512, light=light, subarray="SUB2048", seed=seed)
+        cleaned = clean_flicker_noise(ramps)
+        tree = fit_count_rates(cleaned, *make_noise_references(ramps, 7.0, GAIN), algorithm="ols")
+        rate, single = tree["rate"].to_dataset(), tree["rateints"].to_dataset()
+        error = rate["sci"].values - light / 10 - float(cleaned["dark_level"]) / 10
+        lit = light > 1
+        whole = rate["var_rnoise"].values + rate["var_poisson"].values
+        pulls.append([(error[where] ** 2).mean() / whole[where].mean() for where in (lit, ~lit)])
+        np.testing.assert_array_equal(rate["noise_used"], cleaned["is_dark"])
+        assert rate["noise_correlation"].dims == single["noise_correlation"].dims
+        assert rate["noise_used"].sum() < single["noise_used"].sum()
+        assert rate["var_rnoise"].values[lit].mean() > 1.1 * single["var_rnoise"].values[:, lit].mean() / 12
+    np.testing.assert_allclose(np.sqrt(np.mean(pulls, 0)), 1, atol=0.04)
+    alone = nsxr.fit_ramps(cleaned, *make_noise_references(ramps, 7.0, GAIN), algorithm="ols")
+    shared = {"noise_used", "noise_correlation"}
+    assert shared <= set(alone["rateints"].data_vars)
+    assert not shared & set(alone["rate"].data_vars)
 
 
 def test_a_picture_frame_is_found_together_with_the_noise():

@@ -85,6 +85,8 @@ def estimate_flicker_noise(
         ``change`` (row, column) float32, what this noise adds to the variance of a pixel. It is negative where the
         estimate follows the noise of the pixels that it comes from;
         ``correlation`` (lag, kind) float32, see ``noise_correlation`` of :func:`clean_flicker_noise`;
+        ``change_of_mean`` and ``correlation_of_mean``, the same for the mean of the integrations of a time series,
+        times their number;
         ``expected_signal`` (row, column) float32, see :func:`clean_flicker_noise`;
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted;
@@ -136,6 +138,11 @@ def estimate_flicker_noise(
             "density": density,
         }
     )
+    if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
+        beside = beside_light(density, hidden * frames.shared * frames.values.sizes["integration"])
+        left = noise_left(is_dark.astype(np.float32), beside, frames)
+        _, change, correlation = (wait(array) for array in left)
+        found = found.assign(change_of_mean=change, correlation_of_mean=correlation)
     length = series_length(frames.order)
     return found.assign_coords(
         {
@@ -239,8 +246,8 @@ def clean_flicker_noise(
         [DN2], the variance of all other noise of a group in dark pixels; ``dark_level`` () [DN], the signal of a group
         in dark pixels; and ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`.
         ``expected_signal`` (row, column) [DN] is the signal of a group in dark and faint pixels, for their photon
-        noise; NaN in others. In
-        rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
+        noise; NaN in others. Ramps of a time series get ``flicker_variance_of_mean`` (row, column) [DN2] and
+        ``noise_correlation_of_mean`` (lag, kind), for the mean of all integrations. In rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
         correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
         [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
         ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN] and ``share_removed``, which
@@ -284,7 +291,10 @@ def clean_flicker_noise(
             "is_dark": dark,
             "expected_signal": unlabelled(found["expected_signal"]),
         }
-        units = {"flicker_variance": "DN2", "white_variance": "DN2", "dark_level": "DN", "expected_signal": "DN"}
+        if "change_of_mean" in found:
+            changed["flicker_variance_of_mean"] = unlabelled(found["change_of_mean"]) / 2
+        squares = ("flicker_variance", "flicker_variance_of_mean", "white_variance")
+        units = dict.fromkeys(squares, "DN2") | {"dark_level": "DN", "expected_signal": "DN"}
     else:
         images = [unlabelled(exposure[name]) for name in ("var_rnoise", "var_poisson")]
         means = [image.where(dark).astype(np.float64).mean() for image in images]
@@ -298,6 +308,8 @@ def clean_flicker_noise(
     table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
     changed |= {"noise_spectrum": table, "noise_correlation": unlabelled(found["correlation"])}
+    if "change_of_mean" in found:
+        changed["noise_correlation_of_mean"] = unlabelled(found["correlation_of_mean"])
     changed["noise_used"] = (unlabelled(found["weight"]) > 0).astype(np.uint8)
     references = [] if picture_frame is None else [picture_frame]
     cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
