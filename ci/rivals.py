@@ -55,6 +55,9 @@ SNOWBLIND = "snowblind==1.0.1"
 HALF_WIDTH = 8
 """Rows from the centre of a trace to the first pixels of the background, in time series."""
 
+INSIDE = ("nsxr", "oracle", "median image", "fft image")
+"""Methods that use the pixels that are measured, in time series and darks, so that *left* says nothing."""
+
 Found = tuple[np.ndarray, float]
 """Noise of differences of groups, and seconds for a difference."""
 
@@ -182,8 +185,8 @@ def write_table(python: Path, snowblind: Path, names: list[str], seed: int, grou
             of_group = measure(exposure, noise, None, white) if method in found else {}
             cells = [f"{of_group[key]:.3f}" if of_group else "" for key in ("left", "column", "steps")]
             left = f"{of_ramp['left']:.3f}"
-            if (row.integrations >= 10 or row.scene == "dark") and method in ("nsxr", "oracle"):
-                cells[0] = left = ""  # the pixels that are measured take part in the estimate
+            if (row.integrations >= 10 or row.scene == "dark") and method in INSIDE:
+                cells[0] = left = ""
             bias = "" if row.scene == "dark" else f"{of_ramp['bias']:+.2f} %"
             cost = "" if np.isnan(seconds) else f"{seconds:.2f}"
             write_row(name, method, *cells[:2], left, f"{of_ramp['column']:.2f}", bias, cells[2], cost)
