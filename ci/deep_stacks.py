@@ -18,13 +18,12 @@ Exposures go through stage 1. Methods:
   in jwst, and differences of groups cleaned by the code of jwst with the true mask. They need ``--columns 2048``.
 
 Light is subtracted from the rates. The first table shows the rms of the mean of N exposures, over the rms of one times
-N^-1/2, averaged over disjoint sets of N exposures. The rms is that of single pixels, or of means over the rows of a
+N^-1/2, averaged over all choices of N exposures. The rms is that of single pixels, or of means over the rows of a
 column, in dark pixels or in pixels with light, around their mean over the frame. The ratio is 1 if exposures have
-nothing in common. The slope is that of log rms against log N, with its sampling error (jackknife over eighths of the
-frame). *Shared* is the rms of what all exposures have in common: the square root of the mean product of the means of
-the two halves of the exposures; the minus sign says that the product is negative. The second table shows the mean
-residual of all exposures together, of dark pixels, and of pixels with light, by brightness, less that of dark pixels.
-Units are 0.001 electron/s.
+nothing in common. The slope is that of log rms against log N, with its sampling error (jackknife over exposures).
+*Shared* is the variance of what all exposures have in common, the mean product of two exposures. The second table
+shows the mean residual of all exposures together, of dark pixels, and of pixels with light, by brightness, less that
+of dark pixels. Units are 0.001 electron/s, and its square.
 """
 
 import time
@@ -53,6 +52,8 @@ BINS = (DARK, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)
 """Brightness [electron/s] of the second table."""
 
 SCENE_SEED = 1
+_PIXELS = 65536  # whose products are formed at once
+
 PARTS = 8
 """Parts of the columns, for sampling errors."""
 
@@ -68,42 +69,48 @@ class Setting:
 
 
 class Stack:
-    """Mean squares of the means of 1, 2, 4 ... images, for several regions."""
+    """Images of many exposures, as deviations from their mean over regions, for pixels and for means of columns."""
 
     def __init__(self, regions: dict[str, np.ndarray]) -> None:
         self.regions = regions
-        self.squares: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
-        self.deepest: tuple[int, np.ndarray] = 0, np.zeros(0)
-        self.common: dict[str, np.ndarray] = {}
-        self._waiting: dict[int, np.ndarray] = {}
+        self.total: Any = 0.0
+        self.number = 0
+        self.products: dict[str, np.ndarray] = {}
+        self._values: dict[str, list[np.ndarray]] = defaultdict(list)
 
-    def add(self, image: np.ndarray, number: int = 1) -> None:
-        """Add the mean of a number of exposures."""
-        for name, found in self._products(image, image).items():
-            self.squares[name][number].append(found)
-        if number >= self.deepest[0]:
-            self.deepest = number, image
-        if number in self._waiting:
-            other = self._waiting.pop(number)
-            self.common = self._products(image, other)
-            self.add((other + image) / 2, 2 * number)
-        else:
-            self._waiting[number] = image
-
-    def _products(self, one: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the mean products of two images in parts of the frame, for pixels and for means of columns."""
-        found = {}
+    def add(self, image: np.ndarray) -> None:
+        """Add an exposure."""
+        self.total = self.total + image.astype(np.float64)
         for name, region in self.regions.items():
+            inside = np.where(region, image - image[region].mean(), np.float32(0))
             count = region.sum(0)
             seen = count > 32
-            first, second = (np.where(region, image - image[region].mean(), np.float32(0)) for image in (one, other))
-            product = (first * second).sum(0, dtype=np.float64)
-            parts = zip(np.array_split(product, PARTS), np.array_split(count, PARTS), strict=True)
-            found[f"{name}, pixels"] = np.array([total.sum() / max(pixels.sum(), 1) for total, pixels in parts])
-            means = [image.sum(0, dtype=np.float64)[seen] / count[seen] for image in (first, second)]
-            lines = (means[0] - means[0].mean()) * (means[1] - means[1].mean())
-            found[f"{name}, columns"] = np.array([part.mean() for part in np.array_split(lines, PARTS)])
-        return found
+            means = inside.sum(0, dtype=np.float64)[seen] / count[seen]
+            self._values[f"{name}, pixels"].append(inside[region])
+            self._values[f"{name}, columns"].append(means - means.mean())
+
+    def close(self) -> None:
+        """Replace the exposures by the mean product of each with each, (exposure, exposure), to free their memory."""
+        for name, values in self._values.items():
+            self.number = len(values)
+            total = np.zeros((self.number, self.number))
+            for first in range(0, values[0].size, _PIXELS):
+                part = np.array([image[first : first + _PIXELS] for image in values], dtype=np.float64)
+                total += part @ part.T
+            self.products[name] = total / values[0].size
+        self._values.clear()
+
+
+def noise_of_means(products: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the rms of the mean of N exposures over that of one times N^-1/2, and the mean product of two exposures.
+
+    The square of the rms is averaged over all choices of N exposures. So it follows from the mean square of an exposure
+    and from the mean product of two.
+    """
+    n = len(products)
+    own = np.trace(products) / n
+    shared = (products.sum() - np.trace(products)) / (n * (n - 1))
+    return np.sqrt(np.maximum(1 + (numbers - 1) * shared / own, 1e-6)), float(shared)
 
 
 def simulate(setting: Setting, seed: int, frame: float, with_light: bool) -> SmallExposure:
@@ -180,42 +187,42 @@ def stacks_of(setting: Setting, case: str, methods: list[str], seeds: range) -> 
                 regions = {"dark": good & (light <= DARK), "light": good & (light > DARK)}
                 stacks[method] = Stack({name: region for name, region in regions.items() if region.any()})
             stacks[method].add(rate - light)
+    for stack in stacks.values():
+        stack.close()
     return stacks
 
 
 def write_stacks(case: str, stacks: dict[str, Stack]) -> None:
     """Print how the noise falls with the number of exposures."""
     for method, stack in stacks.items():
-        for quantity, squares in stack.squares.items():
-            numbers = np.array(list(squares))
-            means = np.array([np.mean(squares[n], axis=0) for n in numbers])
-            rms = np.sqrt(means.mean(1))
-            ratios = rms / rms[0] * np.sqrt(numbers)
-            slope = _slope(numbers, rms)
-            rest = [_slope(numbers, np.sqrt(np.delete(means, k, axis=1).mean(1))) for k in range(means.shape[1])]
-            error = np.sqrt(len(rest) - 1) * np.std(rest)
+        numbers = 2 ** np.arange(int(np.log2(stack.number)) + 1)
+        for quantity, products in stack.products.items():
+            ratios, shared = noise_of_means(products, numbers)
+            rest = [np.delete(np.delete(products, k, 0), k, 1) for k in range(stack.number)]
+            slopes = [_slope(numbers, noise_of_means(part, numbers)[0]) for part in rest]
+            shares = [noise_of_means(part, numbers)[1] for part in rest]
+            error, doubt = (np.sqrt(stack.number - 1) * np.std(found) for found in (slopes, shares))
+            one = 1e3 * np.sqrt(np.trace(products) / stack.number)
             cells = [f"{ratio:.3f}" for ratio in ratios[1:]]
-            common = stack.common[quantity]
-            shared = 1e3 * np.sign(common.mean()) * np.sqrt(abs(common.mean()))
-            found = f"{slope:+.3f} ± {error:.3f}"
-            write_row(case, method, quantity, f"{1e3 * rms[0]:.1f}", *cells, found, f"{shared:.2f}")
+            found = f"{_slope(numbers, ratios):+.3f} ± {error:.3f}"
+            write_row(case, method, quantity, f"{one:.1f}", *cells, found, f"{1e6 * shared:+.2f} ± {1e6 * doubt:.2f}")
 
 
-def _slope(numbers: np.ndarray, rms: np.ndarray) -> float:
-    return float(np.polyfit(np.log(numbers), np.log(rms), 1)[0])
+def _slope(numbers: np.ndarray, ratios: np.ndarray) -> float:
+    return float(np.polyfit(np.log(numbers), np.log(ratios / np.sqrt(numbers)), 1)[0])
 
 
 def write_biases(setting: Setting, case: str, stacks: dict[str, Stack]) -> None:
     """Print the mean residual of the deepest stack, by brightness [electron/s]."""
     light = setting.light * CASES[case][0]
     for method, stack in stacks.items():
-        number, image = stack.deepest
+        image = stack.total / stack.number
         used = np.any(list(stack.regions.values()), axis=0)
         dark = _parts(image, stack.regions["dark"])
         cells = [_with_error(dark)]
         for low, high in pairwise(BINS):
             cells.append(_with_error(_parts(image, used & (light >= low) & (light < high)) - dark))
-        write_row(case, method, number, *cells)
+        write_row(case, method, stack.number, *cells)
 
 
 def _with_error(means: np.ndarray) -> str:
