@@ -15,7 +15,8 @@ Exposures go through stage 1. Methods:
 - ``nsxr frame``: with ``picture_frame`` too;
 - ``nsxr light``: as ``nsxr``, if the pixels with more than 0.0001 electron/s are given as ``light``;
 - ``jwst off``, ``jwst median``, ``jwst channel``, ``jwst fft`` with ``--peer FOLDER``: reference pixels and slopes as
-  in jwst, and differences of groups cleaned by the code of jwst with the true mask. They need ``--columns 2048``.
+  in jwst, and differences of groups cleaned by the code of jwst with the true mask. ``channel`` and ``fft`` need
+  ``--columns 2048``.
 
 Light is subtracted from the rates. The first table shows the rms of the mean of N exposures, over the rms of one times
 N^-1/2, averaged over all choices of N exposures. The rms is that of single pixels, or of means over the rows of a
@@ -163,8 +164,9 @@ def rates_of(
     ramps = nsxr.correct_ramps(made.exposure, made.references, **like_peer)["persistence"]
     duration = Readout.from_header(ramps.attrs).group_time
     exposure = Exposure(ramps, (light / gain * duration)[None, None], float(np.nanmean(gain)))
-    found = peer_noise(setting.python, exposure, light <= DARK, False)
-    found["off"] = np.zeros_like(found["median"][0]), 0.0
+    wanted = [method.removeprefix("jwst ") for method in peers if method != "jwst off"]
+    found = peer_noise(setting.python, exposure, light <= DARK, False, wanted) if wanted else {}
+    found["off"] = np.zeros_like(ramps["sci"].values[:, 1:]), 0.0
     for method in peers:
         noise, _ = found[method.removeprefix("jwst ")]
         sci = ramps["sci"].values.copy()

@@ -23,6 +23,7 @@ and *column*.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -166,7 +167,11 @@ def nsxr_noise(exposure: Exposure, mask: xr.DataArray | None) -> tuple[np.ndarra
 
 
 def peer_noise(
-    python: Path, exposure: Exposure, is_dark: np.ndarray, with_image: bool
+    python: Path,
+    exposure: Exposure,
+    is_dark: np.ndarray,
+    with_image: bool,
+    methods: Sequence[str] = ("median", "channel", "fft"),
 ) -> dict[str, tuple[np.ndarray, float]]:
     """Return the noise of the differences by each method of jwst, and the seconds for a frame."""
     frames = np.diff(exposure.ramps["sci"].values, axis=1)
@@ -177,7 +182,7 @@ def peer_noise(
         light, dark = np.median(frames / factor, axis=0) * factor, known
     values = (frames - light).reshape(-1, *is_dark.shape).astype(np.float32)
     header = exposure.ramps.attrs
-    about = {"detector": header["DETECTOR"], "subarray": header["SUBARRAY"]}
+    about = {"detector": header["DETECTOR"], "subarray": header["SUBARRAY"], "methods": list(methods)}
     with TemporaryDirectory(prefix="flicker-") as folder:
         for name, array in (("frames", values), ("mean", values.mean(0)), ("dark", dark)):
             np.save(Path(folder, f"{name}.npy"), array)

@@ -160,7 +160,7 @@ def methods(
     if python is not None:
         for with_image in (False, True) if row.integrations >= 10 else (False,):
             found |= peer_noise(python, exposure, is_dark, with_image)
-        rates["nsclean"] = peer_noise(python, whole, is_dark, False)["fft"]
+        rates["nsclean"] = peer_noise(python, whole, is_dark, False, ["fft"])["fft"]
         if row.subarray == "FULL":
             found |= others(python, exposure, is_dark, snowblind, row, seed)
     for degree in (0, 1):

@@ -3,9 +3,9 @@
     python run_flicker.py FOLDER
 
 ``FOLDER`` has ``frames.npy`` (frame, row, column) float32, ``mean.npy`` (row, column), ``dark.npy`` (row, column) bool,
-True in pixels without light, and ``about.json`` with ``detector``, ``subarray`` and ``background`` (``median`` or
-``none``). The program writes the noise that each method subtracts, ``<method>.npy``, and ``seconds.json``, the
-processor time for a frame.
+True in pixels without light, and ``about.json`` with ``detector``, ``subarray``, ``background`` (``median`` or
+``none``) and ``methods``. The program writes the noise that each method subtracts, ``<method>.npy``, and
+``seconds.json``, the processor time for a frame.
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
     if about["background"] != "none":
         clip_to_background(mean.astype(np.float32), mask, sigma_upper=2.0)
     seconds = {}
-    for method in ("median", "channel", "fft"):
+    for method in about["methods"]:
         if method == "channel" and mean.shape != (2048, 2048):
             continue
         noise = np.zeros_like(frames)
