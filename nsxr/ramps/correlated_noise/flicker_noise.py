@@ -29,7 +29,7 @@ from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
 
-_HIDDEN, _BESIDE_OPTICS = 1.0, 0.1
+_HIDDEN, _BESIDE_OPTICS = 0.03, 0.003
 """Strength of light that may hide in dark pixels, and where the optics know which pixels are dark."""
 
 _NUMBERS = {
@@ -203,7 +203,7 @@ def _why_not_cleaned(exposure: xr.Dataset) -> str | None:
     return "1 group, at least 2 are needed; clean the rates" if exposure.sizes.get("group", 2) < 2 else None
 
 
-@step("clean_flicker_noise", unless=_why_not_cleaned, off="fit_method is off")
+@step("clean_flicker_noise", unless=_why_not_cleaned)
 def clean_flicker_noise(
     exposure: xr.Dataset,
     mask: xr.DataArray | None = None,
@@ -247,11 +247,12 @@ def clean_flicker_noise(
         in dark pixels; and ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`.
         ``expected_signal`` (row, column) [DN] is the signal of a group in dark and faint pixels, for their photon
         noise; NaN in others. Ramps of a time series get ``flicker_variance_of_mean`` (row, column) [DN2] and
-        ``noise_correlation_of_mean`` (lag, kind), for the mean of all integrations. In rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the variance of the
-        correlated noise that is left. Ramps and rates get ``noise_spectrum`` (band, part) float32, spectral densities
-        [DN2/Hz] of one group or rate by :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``,
-        ``white_noise``, ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN] and ``share_removed``, which
-        become keywords. ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
+        ``noise_correlation_of_mean`` (lag, kind), for the mean of all integrations. In rates, ``var_rnoise`` becomes
+        its uncorrelated part, as measured in dark pixels, plus the variance of the correlated noise that is left. Ramps
+        and rates get ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group or rate by
+        :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
+        ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN] and ``share_removed``, which become keywords.
+        ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
         ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share that were both used, or both
         not used. :func:`nsxr.summed_variance` needs them.
 
