@@ -98,7 +98,7 @@ def estimate_flicker_noise(
     -----
     Dark pixels are found twice. The first dark pixels give an estimate of the noise of the mean. This noise is
     subtracted before dark pixels are found again. See :mod:`nsxr.kernels.ramps.flicker` for the estimate, and
-    :mod:`nsxr.kernels.ramps.noise_spectrum` for the spectra. With four or more frames, the mean of all frames is
+    :mod:`nsxr.kernels.ramps.noise_spectrum` for the spectra. With two or more frames, the mean of all frames is
     subtracted before the spectra are measured. The variance comes from simulated frames with these spectra, cleaned in
     the same way, and is averaged over 65 columns. The amount of a pattern is fitted by generalized least squares.
     """
@@ -107,9 +107,10 @@ def estimate_flicker_noise(
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
     frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
-    residual = without_light(frames, first)
+    residual = without_light(frames, first, None if light is None else level)
     weight = wait(weight_of_series(frames, first)) if frames.is_series else first.astype(np.float32)
-    density = wait(continued(spectrum_of(residual, frames, weight), frames))
+    density = spectrum_of(residual, frames, weight)
+    density = wait(continued(density, frames) if light is None else density)
     strength = _HIDDEN if light is None else _BESIDE_OPTICS
     hidden = light_of(frames.mean - level, first, density, frames, strength)
     mean = (frames.mean - level).expand_dims(("integration", "group"))

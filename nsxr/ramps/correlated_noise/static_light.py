@@ -47,11 +47,16 @@ def beside_light(density: xr.DataArray, light: xr.DataArray) -> xr.DataArray:
     return xr.concat([density, light.expand_dims("component")], "component")
 
 
-def without_light(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
-    """Return some frames without what all share, to measure the spectrum of the noise."""
+def without_light(frames: Frames, is_dark: xr.DataArray, level: xr.DataArray | None) -> xr.DataArray:
+    """Return some frames without what all share, to measure the spectrum of the noise.
+
+    A single frame shares nothing. It loses the level of the dark pixels if the optics know them, else smooth light.
+    """
     if frames.static is not None:
         static = frames.static.isel(group=frames.sampled) if "group" in frames.static.dims else frames.static
         return frames.values.isel(group=frames.sampled) - static
+    if level is not None:
+        return frames.values - level
 
     def subtract(values: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         return np.array([[without_smooth(image, is_dark) for image in of_integration] for of_integration in values])
