@@ -75,7 +75,7 @@ def _with_noise_of_mean(tree: xr.DataTree, ramps: xr.Dataset, noise: xr.Dataset,
     """Return products of a time series whose ``rate`` has the noise that cleaning left in the mean of integrations."""
     rate = tree["rate"].to_dataset()
     one, mean = (chunk_like(unlabelled(reference["sci"]), rate["sci"]) for reference in (noise, of_mean))
-    factor = ((mean / one) ** 2).where(one > 0, np.float32(1))
+    factor = ((mean / one.where(one > 0)) ** 2).fillna(np.float32(1))
     changed = rate.assign(
         var_rnoise=(rate["var_rnoise"] * factor).assign_attrs(rate["var_rnoise"].attrs),
         noise_used=unlabelled(ramps["is_dark"]).astype(np.uint8),
