@@ -496,7 +496,8 @@ def kept(kind, groups, columns=64):
 @pytest.mark.parametrize("kind", ["smooth", "slits", "lamp"])
 @pytest.mark.parametrize("groups", [2, 5])
 def test_light_in_dark_pixels_stays(kind, groups):
-    assert kept(kind, groups) == pytest.approx(1, abs=0.02)
+    """Up to a part of the noise: with other light, the mask and what is removed of the noise are not quite the same."""
+    assert kept(kind, groups) == pytest.approx(1, abs=0.04)
 
 
 def test_products_say_what_was_done(tmp_path):
