@@ -97,12 +97,12 @@ def _pairs(weights: np.ndarray, variance: np.ndarray, shared: SharedNoise, most_
 
 
 def _by_lag(table: np.ndarray) -> np.ndarray:
-    """Return correlations by kind (not used, used), lines, and slots from the most negative to the largest one."""
+    """Return correlations by kind (not used, mixed, used), lines, and slots from the most negative to the largest."""
     table = table[(table[:, 0] >= 0) & (table[:, 0] <= _FARTHEST) & (np.abs(table[:, 1]) <= _FARTHEST)]
     lines, slots = (table[:, k].astype(np.int64) for k in (0, 1))
     most = int(np.abs(slots).max(initial=0))
-    found = np.zeros((2, int(lines.max(initial=0)) + 1, 2 * most + 1))
-    found[:, lines, most + slots] = table[:, :1:-1].T
+    found = np.zeros((3, int(lines.max(initial=0)) + 1, 2 * most + 1))
+    found[:, lines, most + slots] = table[:, [3, 4, 2]].T
     found[:, 0, :most] = found[:, 0, :most:-1]
     return found
 
@@ -128,12 +128,13 @@ def _add_pairs(
             for y in range(n_rows):
                 if amplitude[x, y] == 0.0:
                     continue
-                kind = 1 if used[x, y] else 0
+                own = 1 if used[x, y] else 0
                 first = y + 1 if other == x else max(0, y - most)
                 found = 0.0
                 for z in range(first, min(n_rows, y + most + 1)):
                     apart = slot[z] - slot[y]
-                    if amplifier[z] == amplifier[y] and used[other, z] == used[x, y] and -most <= apart <= most:
+                    if amplifier[z] == amplifier[y] and -most <= apart <= most:
+                        kind = own + 1 if used[other, z] else own
                         found += amplitude[other, z] * table[kind, lag, most + apart]
                 total += amplitude[x, y] * found
             out[lag, x] += 2.0 * total

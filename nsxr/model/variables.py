@@ -56,7 +56,7 @@ EVENT_PROPERTIES = (
 """Labels along ``property`` of ``snowballs``, see :func:`nsxr.ramps.snowballs.flag_snowballs`."""
 SPECTRUM_COLUMNS = ("frequency", "own", "common", "white")
 """Labels along ``part`` of ``noise_spectrum``, see :func:`nsxr.clean_flicker_noise`."""
-CORRELATION_COLUMNS = ("lines", "slots", "used", "unused")
+CORRELATION_COLUMNS = ("lines", "slots", "used", "unused", "mixed")
 """Labels along ``kind`` of ``noise_correlation``, see :func:`nsxr.clean_flicker_noise`."""
 TABLES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "SNOWBALLS": ("snowballs", "property", EVENT_PROPERTIES),

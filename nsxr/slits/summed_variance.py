@@ -54,7 +54,7 @@ def summed_variance(product: xr.Dataset, weights: xr.DataArray, dim: str | tuple
 
     v is the sum of all variances of a pixel, r is ``var_rnoise``. c is from the table ``noise_correlation``: it depends
     on the distance of two pixels in lines (columns of the image) and in slots of 10 us (rows of an amplifier), and on
-    whether both were used for the estimate. It is 0 if only one of them was, and for pixels of different amplifiers.
+    whether both were used for the estimate, neither was, or one was. It is 0 for pixels of different amplifiers.
 
     Examples
     --------

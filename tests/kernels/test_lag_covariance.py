@@ -12,14 +12,16 @@ def test_products_of_all_pairs_at_a_lag():
     values[:, order.slots * order.lines :] = 0
     found = add_lags(values, order)
     blocks = [values[:, : 56 * 82].astype(np.float64), values[:, 56 * 82 : 60 * 82].astype(np.float64)]
-    for place in (0, 1, 63, 64, 80, 191, -1):
+    for place in (0, 1, 63, 64, 80, 127, -1):
         lag = int(LAGS[place] @ [82, 1])
         expected = sum((block[:, : max(block.shape[1] - lag, 0)] * block[:, lag:]).sum() for block in blocks)
         np.testing.assert_allclose(found[place], expected, atol=2e-2)
 
 
-def test_a_kind_without_pixels_shares_what_the_other_kind_shares():
-    sums, counts = np.array([[1e6, 5e5], [0, 0]]), np.array([[1e6, 1e6], [0, 0]])
-    used, unused = correlations(sums, counts, white=9.0)
-    np.testing.assert_allclose(used, [-1 / 8, -0.5 / 8])
-    np.testing.assert_allclose(unused, [1 / 10, 0.5 / 10])
+def test_covariances_are_relative_to_the_variances_of_both_pixels():
+    sums = np.array([[-1e9, -5e8], [2e9, 1e9], [0, 3e8]])
+    counts = np.array([[1e9, 1e9], [1e9, 1e9], [0, 1e9]])
+    used, unused, mixed = correlations(sums, counts, white=9.0)
+    np.testing.assert_allclose(used, [-1 / 8, -0.5 / 8], rtol=1e-5)
+    np.testing.assert_allclose(unused, [2 / 11, 1 / 11], rtol=1e-5)
+    np.testing.assert_allclose(mixed, [0, 0.3 / np.sqrt(88)], rtol=1e-5)

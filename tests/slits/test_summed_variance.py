@@ -28,7 +28,7 @@ def shared_rates(detector="NRS1", readout="NRSRAPID", integrations=0):
     rates = rates.assign_coords(row=np.arange(ROWS.start, ROWS.stop), column=np.arange(COLUMNS.start, COLUMNS.stop))
     line, slot = LAGS.T
     alike = 0.3 * np.exp(-np.abs(slot + 5 * line) / 10)
-    table = np.array([line, slot, -0.3 * alike, alike], np.float32).T
+    table = np.array([line, slot, -0.3 * alike, alike, 0.2 * alike], np.float32).T
     return rates.assign(
         noise_used=(("row", "column"), (random.random(shape) > 0.5).astype(np.uint8)),
         noise_correlation=(("lag", "kind"), table),
@@ -50,9 +50,9 @@ def dense_covariance(rates):
     for i in range(row.size):
         for j in range(row.size):
             lag = (line[j] - line[i], slot[row[j]] - slot[row[i]])
-            if i != j and amplifier[row[i]] == amplifier[row[j]] and used[i] == used[j]:
-                kinds = table.get(lag, table.get((-lag[0], -lag[1]), (0, 0)))
-                covariance[i, j] += np.sqrt(read[i] * read[j]) * kinds[0 if used[i] else 1]
+            if i != j and amplifier[row[i]] == amplifier[row[j]]:
+                kinds = table.get(lag, table.get((-lag[0], -lag[1]), (0, 0, 0)))
+                covariance[i, j] += np.sqrt(read[i] * read[j]) * kinds[2 if used[i] != used[j] else 1 - used[i]]
     return covariance
 
 

@@ -19,7 +19,7 @@ def draw(is_used, seed=1):
     random = np.random.default_rng(seed)
     line, slot = LAGS.T
     alike = np.where(line == 0, 0.3 * np.exp(-np.abs(slot) / 20), 0)
-    table = np.array([line, slot, -0.12 * alike, alike], np.float32).T
+    table = np.array([line, slot, -0.12 * alike, alike, 0 * alike], np.float32).T
     kinds = table[:ROWS, 2 if is_used else 3].astype(float)
     covariance = kinds[np.abs(np.arange(ROWS)[:, None] - np.arange(ROWS))]
     np.fill_diagonal(covariance, 1)

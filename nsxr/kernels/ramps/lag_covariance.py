@@ -10,15 +10,15 @@ from nsxr.model.time_order import TimeOrder
 
 __all__ = ["LAGS", "add_lags", "correlations"]
 
-_LINES, _SLOTS = 8, 64
+_LINES, _SLOTS, _BESIDE = 32, 64, 32  # lags, and slots to both sides in other lines
 _BLOCK = 56  # lines that are transformed together, with _LINES of zeros behind them
-_FEW = 10_000.0
-"""Pairs of one kind with which the covariance of both kinds counts: a kind with few pixels borrows it."""
+_FEW = 1000.0
+"""Pairs that a covariance needs; it is reduced where there are few."""
 
 
 def _lags() -> np.ndarray:
     within = [(0, slot) for slot in range(_SLOTS)]
-    between = [(line, slot) for line in range(1, _LINES) for slot in range(1 - _SLOTS, _SLOTS)]
+    between = [(line, slot) for line in range(1, _LINES) for slot in range(1 - _BESIDE, _BESIDE)]
     lags = np.array(within + between)
     lags.flags.writeable = False
     return lags
@@ -51,22 +51,22 @@ def add_lags(values: np.ndarray, order: TimeOrder) -> np.ndarray:
 
 
 def correlations(sums: np.ndarray, counts: np.ndarray, white: float) -> np.ndarray:
-    """Return the covariance of the noise of cleaned pixels, over the variance of a cleaned pixel, (kind, lag) float64.
-
-    The error *e* of the estimate has one covariance P for all pixels. A cleaned pixel that the estimate did not use has
-    its own white noise and e. In a pixel that was used, e follows the white noise: the sum of both has the covariance
-    of the white noise less P.
+    """Return the covariance of the noise of cleaned pixels, over the root of the product of their variances.
 
     Parameters
     ----------
     sums, counts : ndarray
-        (kind, lag) float64, sum of the products of e, and number of pairs. The first kind are pixels that were used.
+        (kind, lag) float64, sum of the products of the noise without what the white noise of a pixel has by itself, and
+        number of pairs: both pixels were used for the estimate, neither was, one was.
     white : float
         Variance of white noise.
+
+    Returns
+    -------
+    ndarray
+        (kind, lag) float64.
     """
-    everywhere = sums.sum(0) / np.maximum(counts.sum(0), 1)
-    covariance = (sums + _FEW * everywhere) / (counts + _FEW)
-    signed = covariance * np.where(np.arange(len(sums)) == 0, -1.0, 1.0)[:, None]
-    total = np.maximum(white + signed[:, :1], 0.1 * white)
-    found: np.ndarray = signed / total
+    covariance = sums / (counts + _FEW)
+    used, unused = np.maximum(white + covariance[:2, 0], 0.1 * white)
+    found: np.ndarray = covariance / np.array([used, unused, np.sqrt(used * unused)])[:, None]
     return found

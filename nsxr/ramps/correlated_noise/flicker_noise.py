@@ -254,8 +254,8 @@ def clean_flicker_noise(
         :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
         ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN] and ``share_removed``, which become keywords.
         ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
-        ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share that were both used, or both
-        not used. :func:`nsxr.summed_variance` needs them.
+        ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share: both were used, neither was,
+        or one was. :func:`nsxr.summed_variance` needs them.
 
     Raises
     ------

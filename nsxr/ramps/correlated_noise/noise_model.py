@@ -105,7 +105,7 @@ def noise_left(
     """
     draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
     kinds = kinds_of(weight, frames)
-    *simulated, products = map_blocks(
+    *simulated, products, levels = map_blocks(
         _simulate_errors,
         draws,
         weight,
@@ -115,6 +115,7 @@ def noise_left(
         outputs={
             **dict.fromkeys(("squares", "followed"), (("draw", *IMAGE), np.float32)),
             "products": (("draw", "kind", "lag"), np.float64),
+            "levels": (("draw",), np.float64),
         },
         sizes=LAG_SIZES,
         order=frames.order,
@@ -126,7 +127,7 @@ def noise_left(
         core=("draw", *IMAGE),
         outputs=dict.fromkeys(("variance", "change"), (IMAGE, np.float32)),
     ).values()
-    return variance, change, correlation_of(products, kinds, density, frames.order)
+    return variance, change, correlation_of(products, levels, kinds, density, frames.order)
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
@@ -248,15 +249,18 @@ def _noise_of_frames(
 
 def _simulate_errors(
     draws: np.ndarray, weight: np.ndarray, density: np.ndarray, kinds: np.ndarray, *, order: TimeOrder
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the noise that cleaning leaves in simulated frames, squared, and times the white noise of the pixel.
 
-    The third array are sums of products of its pixels, see :func:`products_of_kinds`.
+    The third array are sums of products of its pixels, see :func:`products_of_kinds`. The last one are variances of the
+    levels of amplifiers that are left, less the level of the frame. The products do not have them.
     """
     length = series_length(order)
     solver = _solver(density, len(order.rows), _DRAW_TOLERANCE)
     weights = to_series(weight, order, length)
     level = _level_left(density, float(weights.mean(dtype=np.float64)))
+    of_amplifiers = float(density[0, 0] / max(density[:2, 0].sum(), 1e-30))
+    apart = level * of_amplifiers * (1 - 1 / len(order.rows))
     density = density.copy()
     density[:2, 0] = 0  # few draws would say little of levels, of which a draw has one
     densities = _densities(density)
@@ -269,10 +273,10 @@ def _simulate_errors(
         white = random.standard_normal(noise.shape, dtype=np.float32) * scatter
         noise -= solver.noise(white + noise, weights)
         error = to_image(noise, order)
-        products[place] = products_of_kinds(error, kinds, order)
+        products[place] = products_of_kinds(error, to_image(white, order), kinds, order)
         squares[place] = error**2 + np.float32(level)
         followed[place] = to_image(noise * white, order)
-    return squares, followed, products
+    return squares, followed, products, np.full(draws.size, apart)
 
 
 def _level_left(density: np.ndarray, filled: float) -> float:
