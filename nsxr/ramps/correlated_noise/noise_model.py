@@ -36,7 +36,7 @@ __all__ = ["MODEL", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
 MODEL = ("component", "frequency")
 """Dims of the spectral densities."""
 _OUTLIER = 4.0  # samples that deviate by more standard deviations are left out
-_DRAWS = 2
+_DRAWS, _MOST_DRAWS, _DRAWN = 2, 16, 2**21  # simulated frames, and their pixels: small frames need more of them
 _DRAW_TOLERANCE = 1e-3  # the noise that is left in simulated frames need not be known better
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
@@ -103,7 +103,8 @@ def noise_left(
     that it comes from, so it is negative in most of them. The third array is the correlation of the noise that is left,
     see :func:`correlation_of`.
     """
-    draws = in_groups(chunk_like(xr.DataArray(np.arange(_DRAWS), dims="draw"), frames.values), "draw", 1)
+    number = max(_DRAWS, min(_MOST_DRAWS, _DRAWN // weight.size))
+    draws = in_groups(chunk_like(xr.DataArray(np.arange(number), dims="draw"), frames.values), "draw", 1)
     kinds = kinds_of(weight, frames)
     *simulated, products, levels = map_blocks(
         _simulate_errors,
