@@ -7,11 +7,11 @@ from nsxr.model.time_order import TimeOrder
 
 def test_products_of_all_pairs_at_a_lag():
     rows = np.arange(70)
-    order = TimeOrder(82, 60, False, (rows, rows + 70), (rows, rows[::-1]))
+    order = TimeOrder(82, 100, False, (rows, rows + 70), (rows, rows[::-1]))
     values = np.random.default_rng(1).standard_normal((2, series_length(order))).astype(np.float32)
     values[:, order.slots * order.lines :] = 0
     found = add_lags(values, order)
-    blocks = [values[:, : 56 * 82].astype(np.float64), values[:, 56 * 82 : 60 * 82].astype(np.float64)]
+    blocks = [values[:, : 96 * 82].astype(np.float64), values[:, 96 * 82 : 100 * 82].astype(np.float64)]
     for place in (0, 1, 63, 64, 80, 127, -1):
         lag = int(LAGS[place] @ [82, 1])
         expected = sum((block[:, : max(block.shape[1] - lag, 0)] * block[:, lag:]).sum() for block in blocks)

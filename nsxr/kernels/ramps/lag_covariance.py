@@ -11,7 +11,7 @@ from nsxr.model.time_order import TimeOrder
 __all__ = ["LAGS", "add_lags", "correlations"]
 
 _LINES, _SLOTS, _BESIDE = 32, 64, 32  # lags, and slots to both sides in other lines
-_BLOCK = 56  # lines that are transformed together, with _LINES of zeros behind them
+_BLOCK, _MOST = 96, 11  # lines that are transformed together, with zeros behind them, and blocks that are enough
 _FEW = 1000.0
 """Pairs that a covariance needs; it is reduced where there are few."""
 
@@ -29,7 +29,9 @@ LAGS = _lags()
 
 
 def add_lags(values: np.ndarray, order: TimeOrder) -> np.ndarray:
-    """Return the sum of the products of all pairs of samples at each of :data:`LAGS`, (lag,) float64.
+    """Return the sum of the products of pairs of samples at each of :data:`LAGS`, (lag,) float64.
+
+    Lines are taken in blocks of 96. Of many blocks, some are left out, for all series of a length the same ones.
 
     Parameters
     ----------
@@ -41,7 +43,8 @@ def add_lags(values: np.ndarray, order: TimeOrder) -> np.ndarray:
     slots, lines = order.slots, order.lines
     length = scipy.fft.next_fast_len((min(lines, _BLOCK) + _LINES) * slots, real=True)
     power = np.zeros(length // 2 + 1)
-    for start in range(0, lines, _BLOCK):
+    starts = np.arange(0, lines, _BLOCK)
+    for start in starts[:: max(1, -(-starts.size // _MOST))]:
         block = values[:, start * slots : min(start + _BLOCK, lines) * slots]
         spectrum = scipy.fft.rfft(block, length, axis=1)
         power += (spectrum.real**2 + spectrum.imag**2).sum(0)
