@@ -496,9 +496,7 @@ def kept(kind, groups, columns=64):
 
 @pytest.mark.parametrize("kind", ["smooth", "slits", "lamp"])
 @pytest.mark.parametrize("groups", [2, 5])
-def test_light_in_dark_pixels_stays(kind, groups, monkeypatch):
-    """Light as bright as the white noise of a pixel is expected. The default expects less, and more light is lost."""
-    monkeypatch.setattr("nsxr.ramps.correlated_noise.flicker_noise._HIDDEN", 1.0)
+def test_light_in_dark_pixels_stays(kind, groups):
     assert kept(kind, groups) == pytest.approx(1, abs=0.03)
 
 
