@@ -1,8 +1,7 @@
 """Translate older ways to say which steps run. Recipes, archives and commands may still have them.
 
-Two steps used to have a switch among their parameters: ``picture_frame.correct``, and ``off`` as a
-``clean_flicker_noise.fit_method``. Now a step that is off by default is on if it is named in ``run``, or if any of its
-parameters is given, and any step is off if it is named in ``skip``. ``clean_flicker_noise`` used to be off by default.
+A step that is off by default used to have a switch among its parameters: ``picture_frame.correct``, and ``off`` as a
+``clean_flicker_noise.fit_method``. Now a step is on if it is named in ``run``, or if any of its parameters is given.
 Older names of choices are declared with the parameter, see :class:`nsxr.model.parameters.Choices`.
 """
 
@@ -16,7 +15,6 @@ from nsxr.model.types import ByStep, Entries, Named
 
 __all__ = ["Translated", "translated", "without_older_spellings"]
 
-_CLEANING = "clean_flicker_noise"
 _CORRECT = Parameter("correct", bool, False)
 
 
@@ -44,7 +42,7 @@ class Translated(NamedTuple):
 def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> Translated:
     """Return parameters by step and the steps to run, without older switches."""
     found, switches, problems = dict(parameters), dict[str, bool](), list[str]()
-    frame, flicker = found.get("picture_frame"), found.get(_CLEANING)
+    frame, flicker = found.get("picture_frame"), found.get("clean_flicker_noise")
     if isinstance(frame, Mapping) and "correct" in frame:
         switches["picture_frame"] = False
         try:
@@ -53,8 +51,8 @@ def translated(parameters: ByStep, run: tuple[str, ...] = ()) -> Translated:
             problems.append(str(error))
         found["picture_frame"] = {name: value for name, value in frame.items() if name != "correct"}
     if isinstance(flicker, Mapping) and isinstance(flicker.get("fit_method"), str) and flicker["fit_method"] == "off":
-        switches[_CLEANING] = False
-        found[_CLEANING] = {name: value for name, value in flicker.items() if name != "fit_method"}
+        switches["clean_flicker_noise"] = False
+        found["clean_flicker_noise"] = {name: value for name, value in flicker.items() if name != "fit_method"}
     asked = [name for name in run if name not in switches] + [name for name, is_on in switches.items() if is_on]
     return Translated(found, tuple(asked), frozenset(name for name in switches if not switches[name]), problems)
 
@@ -78,16 +76,8 @@ def without_older_spellings(provenance: Named, steps: Mapping[str, Step]) -> Ent
         for step, values in parameters.items()
         if values and step not in off
     }
-    asked = [name for name in ("picture_frame",) if name in run or name in named]
-    skip = list(recipe.get("skip", ()))
-    if _CLEANING in steps and _CLEANING not in (*named, *skip, *run):
-        skip.append(_CLEANING)  # the recipe of a product names every step that ran
-    changed = {
-        "parameters": named,
-        "skip": skip,
-        "run": [name for name in recipe.get("run", asked) if name != _CLEANING],
-    }
-    return {**provenance, "recipe": {**recipe, **changed}}
+    asked = [name for name in ("picture_frame", "clean_flicker_noise") if name in run or name in named]
+    return {**provenance, "recipe": {**recipe, "parameters": named, "run": recipe.get("run", asked)}}
 
 
 def _present_name(step: Step | None, name: str, value: object) -> object:

@@ -65,8 +65,8 @@ class Recipe:
     run : tuple of str
         Steps to run that are off by default.
     optics : str or None
-        Directory of references of the optics, or ``"crds"``. The optics tell ``clean_flicker_noise`` where light can
-        fall.
+        Directory of references of the optics, or ``"crds"``. With it, ``clean_flicker_noise`` is on, and the optics
+        tell it where light can fall.
     shutters : str or None
         MSA metafile of exposures of shutters. By default, the file beside the exposure that its header names. Without
         ``optics``, these are looked for in ``references``.
@@ -99,10 +99,10 @@ class Recipe:
             if self.references is None:
                 raise ParameterError("shutters needs the directory of references of the optics: give optics")
             object.__setattr__(self, "optics", self.references)
-        settings = DETECTOR1.settings(self.parameters, self.skip, self.run)
+        run = self.run if self.optics is None else (*self.run, "clean_flicker_noise")
+        settings = DETECTOR1.settings(self.parameters, self.skip, run)
         object.__setattr__(self, "parameters", {name: given for name, given in settings.parameters.items() if given})
         object.__setattr__(self, "run", settings.run)
-        object.__setattr__(self, "skip", settings.skip)
 
     @property
     def settings(self) -> Settings:
