@@ -63,35 +63,21 @@ def weighted_sums(
     tuple of ndarray
         (1, difference, row, column), with one difference if groups are summed.
     """
-    differences = 1 if over_groups else sci.shape[1] - 1
-    total, count = (np.zeros((1, differences, *sci.shape[2:])) for _ in range(2))
-    _sum(sci, groupdq, pixeldq, weight, _OF_LATER, UNUSABLE_GROUP, UNUSABLE_PIXEL, total[0], count[0])
+    total, count = (np.zeros((1, 1 if over_groups else sci.shape[1] - 1, *sci.shape[2:])) for _ in range(2))
+    for of_integration, flags, share in zip(sci, groupdq, weight, strict=True):
+        _sum(differences(of_integration, flags, pixeldq), share, total[0], count[0])
     return total, count
 
 
 @kernel
-def _sum(
-    sci: np.ndarray,
-    groupdq: np.ndarray,
-    pixeldq: np.ndarray,
-    weight: np.ndarray,
-    of_later: np.uint8,
-    of_earlier: np.uint8,
-    of_pixel: np.uint32,
-    total: np.ndarray,
-    count: np.ndarray,
-) -> None:  # pragma: no cover
-    for i in range(sci.shape[0]):
-        for r in range(sci.shape[2]):
-            for g in range(1, sci.shape[1]):
-                place = min(g, total.shape[0]) - 1
-                share = weight[i, g - 1]
-                for c in range(sci.shape[3]):
-                    lost = (groupdq[i, g, r, c] & of_later) | (groupdq[i, g - 1, r, c] & of_earlier)
-                    step = sci[i, g, r, c] - sci[i, g - 1, r, c]
-                    if lost == 0 and (pixeldq[r, c] & of_pixel) == 0 and step == step:
-                        total[place, r, c] += share * step
-                        count[place, r, c] += share
+def _sum(values: np.ndarray, weight: np.ndarray, total: np.ndarray, count: np.ndarray) -> None:  # pragma: no cover
+    for g in range(values.shape[0]):
+        place, share = min(g + 1, total.shape[0]) - 1, weight[g]
+        for r in range(values.shape[1]):
+            for c in range(values.shape[2]):
+                if values[g, r, c] == values[g, r, c]:
+                    total[place, r, c] += share * values[g, r, c]
+                    count[place, r, c] += share
 
 
 def sums_of_squares(

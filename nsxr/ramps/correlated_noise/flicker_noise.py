@@ -121,10 +121,11 @@ def estimate_flicker_noise(
     pattern = None
     if picture_frame is not None:
         pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *IMAGE)
-    noise_in = _noise_of_series if frames.is_series else _noise_of_ramps
-    weight = weight if frames.is_series else is_dark.astype(np.float32)
-    noise = noise_in(frames, is_dark, level, weight, density, hidden, pattern, wait)
-    left = noise_left(weight, density if frames.is_series else beside_light(density, hidden), frames)
+    of_dark = is_dark.astype(np.float32)
+    weight = weight if frames.is_series else of_dark
+    both = beside_light(density, hidden * frames.relative)
+    noise = _noise_of_frames(frames, of_dark, level, weight, density, both, pattern, wait)
+    left = noise_left(weight, density if frames.is_series else both, frames)
     variance, change, correlation = (wait(array) for array in left)
     found = xr.Dataset(
         {
@@ -140,9 +141,7 @@ def estimate_flicker_noise(
         }
     )
     if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
-        beside = beside_light(density, hidden * frames.shared * frames.values.sizes["integration"])
-        left = noise_left(is_dark.astype(np.float32), beside, frames)
-        _, change, correlation = (wait(array) for array in left)
+        _, change, correlation = (wait(array) for array in noise_left(of_dark, both, frames))
         found = found.assign(change_of_mean=change, correlation_of_mean=correlation)
     length = series_length(frames.order)
     return found.assign_coords(
@@ -158,45 +157,28 @@ def _same(array: xr.DataArray) -> xr.DataArray:
     return array
 
 
-def _noise_of_series(
+def _noise_of_frames(
     frames: Frames,
-    is_dark: xr.DataArray,
+    of_dark: xr.DataArray,
     level: xr.DataArray,
     weight: xr.DataArray,
     density: xr.DataArray,
-    hidden: xr.DataArray,
+    both: xr.DataArray,
     pattern: xr.DataArray | None,
     wait: Callable[[xr.DataArray], xr.DataArray],
 ) -> xr.DataArray:
-    """Return the noise of the frames of a time series, whose mean over integrations shows the source."""
-    assert frames.static is not None
-    source = frames.static - level
-    integrations = frames.values.sizes["integration"]
-    both = beside_light(density, hidden * frames.shared * integrations) / integrations
-    steady = noise_of(
-        source.expand_dims("integration"), is_dark.astype(np.float32), both, frames.order, pattern=pattern
-    )
-    steady = wait(steady.isel(integration=0))
-    return noise_of(frames, weight, density, frames.order, less=frames.static, plus=steady, source=source.fillna(0))
+    """Return the noise of frames: that of their mean, beside light, and that of the rest of each frame.
 
-
-def _noise_of_ramps(
-    frames: Frames,
-    is_dark: xr.DataArray,
-    level: xr.DataArray,
-    weight: xr.DataArray,
-    density: xr.DataArray,
-    hidden: xr.DataArray,
-    pattern: xr.DataArray | None,
-    wait: Callable[[xr.DataArray], xr.DataArray],
-) -> xr.DataArray:
-    """Return the noise of frames: that of their mean, beside light, and that of the rest of each frame."""
-    mean = (frames.mean - level).expand_dims(("integration", "group"))
-    both = beside_light(density, hidden) * frames.shared
-    steady = wait(noise_of(mean, weight, both, frames.order, pattern=pattern)).isel(integration=0, group=0)
+    In a time series, the mean over integrations shows the source, whose amount is fitted in each frame.
+    """
+    still = frames.still - level
+    frame = still.expand_dims([dim for dim in ("integration", "group") if dim not in still.dims])
+    steady = noise_of(frame, of_dark, both * (frames.shared / frames.relative), frames.order, pattern=pattern)
+    steady = wait(steady if frames.is_series else steady.isel(group=0)).isel(integration=0)
     if frames.static is None:
         return steady.broadcast_like(frames.values).transpose(*RAMP)
-    return noise_of(frames, weight, density, frames.order, less=frames.mean, plus=steady, pattern=pattern)
+    fitted = {"source": still.fillna(0)} if frames.is_series else {"pattern": pattern}
+    return noise_of(frames, weight, density, frames.order, less=frames.still, plus=steady, **fitted)
 
 
 def _why_not_cleaned(exposure: xr.Dataset) -> str | None:

@@ -86,6 +86,16 @@ class Frames:
     order: TimeOrder
     bands: np.ndarray
 
+    @property
+    def still(self) -> xr.DataArray:
+        """The image that is the same in all integrations of a time series, or in all frames of other exposures."""
+        return self.static if self.is_series and self.static is not None else self.mean
+
+    @property
+    def relative(self) -> float:
+        """Variance of the noise in ``mean`` over that of the noise in ``still``."""
+        return self.shared * self.values.sizes["integration"] if self.is_series else 1.0
+
 
 def frames_of(exposure: xr.Dataset) -> Frames:
     """Return differences of successive groups of ramps, or rates as they are.

@@ -188,12 +188,12 @@ def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder
     out = np.zeros((*values.shape[:2], 2, power_bins(length).size))
     total = np.zeros(values.shape[:2])
     whole = float(weight.sum(dtype=np.float64))
-    root = np.sqrt(weight)
+    root, stride = np.sqrt(weight), max(1, weight.size // 200_000)
     for i in range(values.shape[0]):
         for g in range(values.shape[1]):
             noise = values[i, g] * root
-            some = noise.ravel()[:: max(1, noise.size // 200_000)]
-            some = some[(root.ravel()[:: max(1, noise.size // 200_000)] > 0) & np.isfinite(some)]
+            some = noise.ravel()[::stride]
+            some = some[(root.ravel()[::stride] > 0) & np.isfinite(some)]
             if not some.size:
                 continue
             middle = np.median(some)
