@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from nsxr import archive as archives
 from nsxr.archive import writer
 from nsxr.archive.journal import Plan
-from nsxr.archive.layout import make_archive
+from nsxr.archive.layout import is_archive, make_archive
 from nsxr.archive.nodes import is_node, node_path, plan_key
 from nsxr.cli import main
 from nsxr.errors import ArchiveInUseError, InputFileError
@@ -54,6 +54,25 @@ def put(folder, plan, key=None):
     path = Path(folder.root, ".nsxr", Path(key).name)
     path.write_text(plan if isinstance(plan, str) else json.dumps(plan))
     return f".nsxr/{path.name}"
+
+
+def test_another_process_makes_the_archive_between_two_looks(tmp_path, monkeypatch):
+    folder, list_names = Folder.at(tmp_path / "a.zarr"), Folder.names
+
+    def names_after_another_made_it(self, key):
+        monkeypatch.setattr(Folder, "names", list_names)
+        make_archive(folder)
+        return self.names(key)
+
+    monkeypatch.setattr(Folder, "names", names_after_another_made_it)
+    make_archive(folder)
+    assert is_archive(folder)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").write_text("x")
+    with pytest.raises(InputFileError, match="foreign is no archive: it has precious"):
+        make_archive(Folder.at(foreign))
+    assert listed(foreign) == ["precious"]
 
 
 WRONG = [
