@@ -139,7 +139,7 @@ def make_archive(folder: Folder) -> None:
     if folder.read(METADATA) is None:
         # hidden names are the journal, and files that another process is writing
         others = [name for names in folder.names("") for name in names if not name.startswith(".")]
-        # files that lie there without metadata are foreign, unless another process made the archive after the first look
+        # files without metadata are foreign, unless another process made the archive after the first look
         if others and folder.read(METADATA) is None:
             raise InputFileError(f"{folder} is no archive: it has {others[0]}, but no {METADATA}; choose another name")
         folder.make(METADATA, _encoded(_root({})))

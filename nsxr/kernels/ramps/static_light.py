@@ -13,11 +13,14 @@ noise is smooth in *f*. Smooth light has all its power close to the multiples. T
 
 With :math:`q^2 = k_x^2 + (\epsilon k_y)^2`, light of which nothing is known has the density
 
-.. math:: L_0 = a\, \sigma^2 \left(1 + \frac{1}{(2\pi q)^2} + \frac{q_0^2}{(2\pi)^2 q^4}\right)
+.. math:: L_0 = a\, \sigma^2 \left( S(k_x, k_y)\, e^{-(2\pi s_0 k_x)^2}
+          + b \sum_i s_i\, e^{-(2\pi s_i)^2 (k_x^2 + k_y^2)} \right),
+          \quad S = \frac{1}{(2\pi q)^2} \left( 1 + \frac{q_0^2}{q^2} \right)
 
-For *a* = 1 this is light that is about as bright as the white noise :math:`\sigma` of a pixel, from pixel to pixel and
-on all scales up to :math:`1/q_0`, and brighter on larger scales. Where the image has more power than the noise, all of
-the excess is light.
+with the white noise :math:`\sigma` of a pixel. The first term is light that is smooth along the dispersion, and
+brighter on larger scales. The second term is light in spots. Other light shows as an excess of power.
+The likelihood of the power tells how much light of the density *S* there is: none in most images, but much where a
+nebula fills the field. Bands and single frequencies that stand out are light too.
 
 The estimate of the noise is the conditional mean of :math:`c + p_k`, given the dark pixels. Where light can be as
 strong as the noise or stronger, little or nothing is subtracted.
@@ -33,32 +36,44 @@ from nsxr.model.time_order import TimeOrder
 __all__ = ["SolverBesideLight", "light_density", "without_smooth"]
 
 _LARGE = 0.05
-"""Frequency below which light is expected to be brighter [cycles per pixel]."""
+"""Frequency :math:`q_0` below which light is expected to be brighter [cycles per pixel]."""
 
 _ACROSS = 0.3
-"""Light changes by less along the dispersion than across it."""
+"""Factor :math:`\\epsilon`: light changes by less along the dispersion than across it."""
 
-_SURE = 4.0
-"""Excess of power that counts as light [standard deviations], beyond what the spectrum can be wrong by."""
+_SMOOTH = 40.0
+"""Scale :math:`s_0` of light that is smooth along the dispersion [pixel]."""
+
+_SPOTS, _SPOT = (5.0, 10.0), 120.0
+"""Scales :math:`s_i` of spots [pixel], and their factor *b*."""
 
 _WRONG = 1.2
 """Factor by which the power of noise may be larger than its spectrum says."""
 
+_AMOUNTS = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 121)])
+"""Amounts of light on all scales that are compared."""
+
+_FOUND = 100.0
+"""Where light on all scales is found, so many times its power is assumed."""
+
+_SURE = 4.0
+"""Excess of power that counts as light [standard deviations], beyond what the spectrum can be wrong by."""
+
 _SINGLE = 12.0
 """Power of a single frequency that counts as light, relative to that of noise; noise exceeds it in 6 of a million."""
 
-_PIXELS = 0.1
-"""Excess of white noise that counts as light, relative to the noise."""
+_PIXELS = 1.0
+"""Differences between pixels that count as light, relative to the white noise."""
 
 _SAFETY = 10.0
-"""Where light shows, so many times its power is assumed."""
+"""Where bands, single frequencies or differences between pixels are light, so many times their power is assumed."""
 
 _SMOOTHED = 15
 """Pixels along the dispersion over which the light of a single frame is taken to be smooth."""
 
 
 def light_density(
-    series: np.ndarray, weight: np.ndarray, noise: Densities, order: TimeOrder, strength: float
+    series: np.ndarray, weight: np.ndarray, noise: Densities, order: TimeOrder, strength: float, single: bool = False
 ) -> np.ndarray:
     """Return the spectral density of light in a mean image, for the frequencies of its series, float64.
 
@@ -74,13 +89,20 @@ def light_density(
         The order of reading.
     strength : float
         Strength *a* of the light that may be hidden.
+    single : bool
+        Whether the image is a single frame. Its white noise then contains the differences between pixels.
     """
     length = series.shape[1]
     frequency = np.arange(length // 2 + 1) / length * order.slots
     line = np.round(frequency)
     along, across = np.abs(frequency - line), line / order.slots
     square = np.maximum(along**2 + (_ACROSS * across) ** 2, (0.5 / order.lines) ** 2)
-    density: np.ndarray = strength * noise.white * (1 + (1 + _LARGE**2 / square) / ((2 * np.pi) ** 2 * square))
+    shape = noise.white * (1 + _LARGE**2 / square) / ((2 * np.pi) ** 2 * square)
+    wave = (2 * np.pi) ** 2 * (along**2 + across**2)
+    spots = sum(_SPOT * scale * np.exp(-wave * scale**2) for scale in _SPOTS)
+    density: np.ndarray = strength * (shape * np.exp(-((2 * np.pi * _SMOOTH * along) ** 2)) + noise.white * spots)
+    if single:
+        density = density + strength * _SAFETY * noise.white
     filled = float(weight.mean(dtype=np.float64))
     if not filled > 0:
         return density
@@ -88,20 +110,34 @@ def light_density(
     lag = scipy.fft.irfft((np.abs(scipy.fft.rfft(weight, axis=1)) ** 2).mean(0, dtype=np.float64), length)
     covariance = scipy.fft.irfft(noise.own + noise.common, length)
     expected = scipy.fft.rfft(covariance * lag).real + noise.white * filled * length
+    fast = noise.own + noise.common < noise.white
+    of_pixels = max(float((seen[fast] - expected[fast]).mean()), 0.0) if fast.any() else 0.0
+    expected += of_pixels  # differences between pixels hide below the noise at low frequencies, but are there too
     place = np.floor(np.log2(np.maximum(along * 2 * order.lines, 1))) * 32 + np.ceil(np.log2(line + 1))
     _, place = np.unique(place, return_inverse=True)
     count = np.bincount(place)
-    power, of_noise = (np.bincount(place, values) / count for values in (seen, expected))
+    power, of_noise, of_light = (np.bincount(place, values) / count for values in (seen, expected, shape))
+    amount = _amount_of_light(power, of_noise, of_light * filled * length, count * filled)
     limit = of_noise * (_WRONG + _SURE / np.sqrt(np.maximum(count * filled, 1)))
     excess = np.where(power > limit, power - of_noise, 0)[place]
     excess = np.maximum(excess, np.where(seen > _SINGLE * expected, seen - expected, 0))
-    fast = noise.own + noise.common < noise.white
-    if fast.any():  # differences between pixels hide below the noise at low frequencies, but are there too
-        of_pixels = float((seen[fast] - expected[fast]).mean())
-        if of_pixels > _PIXELS * float(expected[fast].mean()):
-            excess = np.maximum(excess, of_pixels)
-    found: np.ndarray = np.maximum(density, _SAFETY / (filled * length) * excess)
+    if of_pixels > _PIXELS * noise.white * filled * length:
+        excess += of_pixels
+    found: np.ndarray = np.maximum(density, _FOUND * amount * shape)
+    found = np.maximum(found, _SAFETY / (filled * length) * excess)
     return found
+
+
+def _amount_of_light(power: np.ndarray, noise: np.ndarray, light: np.ndarray, count: np.ndarray) -> float:
+    """Return the most likely amount of light in bands, from their power; 0 if it is not significant.
+
+    ``noise`` is the expected power of noise, ``light`` the power of light of amount 1, and ``count`` the number of
+    frequencies.
+    """
+    expected = np.maximum(_WRONG * noise + _AMOUNTS[:, None] * light, 1e-300)
+    misfit = (count * (np.log(expected) + power / expected)).sum(1)
+    best = int(np.argmin(misfit))
+    return float(_AMOUNTS[best]) if misfit[0] - misfit[best] > _SURE**2 / 2 else 0.0
 
 
 class SolverBesideLight:

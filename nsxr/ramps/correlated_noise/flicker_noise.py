@@ -29,7 +29,7 @@ from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
 
-_HIDDEN, _BESIDE_OPTICS = 1.0, 0.001
+_HIDDEN, _BESIDE_OPTICS = 0.1, 0.001
 """Strength of light that may hide in dark pixels, and where the optics know which pixels are dark."""
 
 _NUMBERS = {

@@ -28,14 +28,16 @@ def light_of(
     of the noise of a frame, and ``strength`` that of the light that may be hidden.
     """
 
+    order, shared, is_single = frames.order, frames.shared, frames.static is None
+
     def find(image: np.ndarray, is_dark: np.ndarray, density: np.ndarray) -> np.ndarray:
-        length = series_length(frames.order)
+        length = series_length(order)
         known = is_dark & np.isfinite(image)
-        weight = to_series(known.astype(np.float32), frames.order, length)
-        series = to_series(np.where(known, image, np.float32(0)), frames.order, length)
-        own, common, white = density * frames.shared
-        found = light_density(series, weight, Densities(float(white[0]), own, common), frames.order, strength)
-        return found / frames.shared
+        weight = to_series(known.astype(np.float32), order, length)
+        series = to_series(np.where(known, image, np.float32(0)), order, length)
+        own, common, white = density * shared
+        noise = Densities(float(white[0]), own, common)
+        return light_density(series, weight, noise, order, strength, single=is_single) / shared
 
     return map_blocks(
         find, image, is_dark, density, core=(*IMAGE, *MODEL), outputs={"light": (("frequency",), np.float64)}
@@ -71,8 +73,10 @@ def continued(density: xr.DataArray, frames: Frames) -> xr.DataArray:
     if frames.static is not None:
         return density
 
+    order = frames.order
+
     def extend(density: np.ndarray) -> np.ndarray:
-        frequency = np.arange(density.shape[1]) / series_length(frames.order) * frames.order.slots
+        frequency = np.arange(density.shape[1]) / series_length(order) * order.slots
         found = density.copy()
         known, slow = (frequency >= _SLOW) & (frequency < _FAST), (frequency > 0) & (frequency < _SLOW)
         if known.any():
