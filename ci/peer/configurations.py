@@ -120,7 +120,7 @@ LIKE_PEER = (
     "jump.snowball_algorithm=ellipse",
     "ramp_fit.algorithm=ols",
 )
-"""Settings with which nsxr uses the methods of jwst; its defaults differ."""
+"""Settings with which nsxr uses the methods of jwst; its defaults differ. Correlated noise is not cleaned either."""
 
 
 def nsxr_command(
@@ -135,6 +135,8 @@ def nsxr_command(
     command = [NSXR, "detector1", str(paths.uncal), "-o", str(output), "--references", str(paths.references)]
     for setting in (*(LIKE_PEER if like_peer else ()), *configuration.settings):
         command += ["--set", setting]
+    if like_peer:
+        command += ["--skip", "clean_flicker_noise"]
     for step in save:
         command += ["--save", step]
     return command + (["--overwrite"] if overwrite else [])

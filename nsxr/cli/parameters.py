@@ -31,18 +31,18 @@ On the command line, each parameter has its own `--set`; in Python, a step takes
 
 ```console
 nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --references crds --set jump.edge_size=30
-nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --references crds --run clean_flicker_noise
+nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --references crds --run picture_frame
 nsxr detector1 jw01234001001_03101_00001_nrs1_uncal.fits --recipe my_recipe.toml
 ```
 
 ```py
-nsxr.detector1(exposure, references, run=["clean_flicker_noise"], skip=["dark_current"], jump={"edge_size": 30})
+nsxr.detector1(exposure, references, run=["picture_frame"], skip=["dark_current"], jump={"edge_size": 30})
 ```
 
 ```toml
 references = "crds"
 skip = ["dark_current"]
-run = ["clean_flicker_noise"]
+run = ["picture_frame"]
 
 [parameters.jump]
 edge_size = 30

@@ -89,7 +89,7 @@ def _calibration_options(command: Function) -> Function:
         click.option(
             "--optics",
             metavar="DIR",
-            help="Directory of references of the optics, or 'crds': clean 1/f noise, where no light falls by these. "
+            help="Directory of references of the optics, or 'crds': where light can fall, for the cleaning of 1/f noise. "
             "Default with --shutters: --references.",
         ),
         click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
@@ -140,13 +140,17 @@ def _over(
     skip: Sequence[str],
     run: Sequence[str],
 ) -> Recipe:
-    """Return a recipe with the other options applied. A directory also overrides references that the recipe names."""
+    """Return a recipe with the other options applied. A directory also overrides references that the recipe names.
+
+    A step that the recipe skips runs if the options name it or one of its parameters.
+    """
     steps = dict.fromkeys((*base.parameters, *parameters))
+    skipped = [name for name in base.skip if name not in run and name not in parameters]
     return replace(
         base,
         references=source or base.references,
         named={**(base.named if source is None else {}), **named},
         parameters={name: {**base.parameters.get(name, {}), **parameters.get(name, {})} for name in steps},
-        skip=tuple(dict.fromkeys((*base.skip, *skip))),
+        skip=tuple(dict.fromkeys((*skipped, *skip))),
         run=tuple(dict.fromkeys((*base.run, *run))),
     )

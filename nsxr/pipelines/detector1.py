@@ -110,8 +110,8 @@ def detector1(
     references : mapping of str to Dataset, or sequence of mapping
         References by type, as from :func:`nsxr.open_references`. Give one mapping for all exposures, or one for each.
     light : DataArray, or sequence of DataArray or None
-        Pixels on which light can fall, from :func:`nsxr.locate_light`: one for all exposures, or one for each. With it,
-        ``clean_flicker_noise`` is on.
+        Pixels on which light can fall, from :func:`nsxr.locate_light`: one for all exposures, or one for each. They
+        count as lit in ``clean_flicker_noise``.
     skip : collection of str
         Steps to skip. Products record which steps were skipped.
     run : collection of str
@@ -143,7 +143,7 @@ def detector1(
     of the whole rate. Do not compute one part after the other. Call ``result.compute()`` once, or write the result with
     :func:`nsxr.write_products`.
     """
-    settings = DETECTOR1.settings(parameters, skip, _with_cleaning(run, light))
+    settings = DETECTOR1.settings(parameters, skip, run)
     if isinstance(exposure, xr.Dataset):
         if not isinstance(references, Mapping):
             raise ParameterError(
@@ -170,11 +170,6 @@ def detector1(
             before = latest_saturation(states) if states else None
         trees.append(_fit_rates(_last(_correct_ramps(one, own, settings, before, lit)), own, settings))
     return trees
-
-
-def _with_cleaning(run: Collection[str], light: object) -> Collection[str]:
-    """Return the steps to run, with the step that uses the light if there is one."""
-    return run if light is None else (*run, "clean_flicker_noise")
 
 
 def persistence_time(settings: Settings) -> float | None:
@@ -231,7 +226,7 @@ def correct_ramps(
         The exposure after each step, by name of the step, in order. All are lazy. A Dataset that is not used costs no
         time.
     """
-    settings = DETECTOR1.settings(parameters, skip, _with_cleaning(run, light))
+    settings = DETECTOR1.settings(parameters, skip, run)
     return _correct_ramps(exposure, references, settings, before, light)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -51,6 +52,8 @@ class Pipeline:
         Kinds of the products.
     modes : mapping of str to sequence of callable, optional
         Functions in order, by EXP_TYPE, for each EXP_TYPE that has other steps.
+    off : mapping of str to str, optional
+        Steps that are off by default in this pipeline, although not in another one, and why.
     agree : callable, optional
         Function that sets defaults that depend on parameters of another step. It changes the parameters in place.
     """
@@ -62,12 +65,14 @@ class Pipeline:
         *,
         products: Sequence[str],
         modes: Mapping[str, Sequence[Function]] | None = None,
+        off: Mapping[str, str] | None = None,
         agree: Callable[[dict[str, Entries]], None] | None = None,
     ) -> None:
         self.name = name
         self.products = tuple(products)
-        self.steps: Mapping[str, Step] = _named(functions)
-        self.modes: Mapping[str, Mapping[str, Step]] = {kind: _named(each) for kind, each in (modes or {}).items()}
+        off = off or {}
+        self.steps: Mapping[str, Step] = _named(functions, off)
+        self.modes: Mapping[str, Mapping[str, Step]] = {kind: _named(each, off) for kind, each in (modes or {}).items()}
         self._agree = agree
 
     def of(self, exp_type: str) -> Mapping[str, Step]:
@@ -332,9 +337,9 @@ class Pipeline:
         return function
 
 
-def _named(functions: Sequence[Function]) -> dict[str, Step]:
+def _named(functions: Sequence[Function], off: Mapping[str, str]) -> dict[str, Step]:
     declared = [declaration_of(function) for function in functions]
-    return {step.name: step for step in declared}
+    return {step.name: replace(step, off=off.get(step.name, step.off)) for step in declared}
 
 
 def _until(steps: Mapping[str, Step], name: str | None) -> dict[str, Step]:

@@ -26,6 +26,7 @@ from nsxr.pipelines.detector1 import (
     saturation_of,
 )
 from nsxr.pipelines.light import light_of, metafile_of
+from nsxr.pipelines.older_spellings import steps_that_were_off
 from nsxr.pipelines.settings import Settings
 from nsxr.products.exposure import open_exposure
 from nsxr.ramps.persistence import latest_saturation
@@ -37,6 +38,7 @@ __all__ = ["Calibrated", "Recipe"]
 logger = logging.getLogger(__name__)
 
 _LARGEST = 2**20  # characters of a recipe; a long recipe has a thousand
+_WRITTEN = "# recipe of nsxr"
 
 
 class Calibrated(NamedTuple):
@@ -65,8 +67,8 @@ class Recipe:
     run : tuple of str
         Steps to run that are off by default.
     optics : str or None
-        Directory of references of the optics, or ``"crds"``. With it, ``clean_flicker_noise`` is on, and the optics
-        tell it where light can fall.
+        Directory of references of the optics, or ``"crds"``. The optics tell ``clean_flicker_noise`` where light can
+        fall.
     shutters : str or None
         MSA metafile of exposures of shutters. By default, the file beside the exposure that its header names. Without
         ``optics``, these are looked for in ``references``.
@@ -99,10 +101,10 @@ class Recipe:
             if self.references is None:
                 raise ParameterError("shutters needs the directory of references of the optics: give optics")
             object.__setattr__(self, "optics", self.references)
-        run = self.run if self.optics is None else (*self.run, "clean_flicker_noise")
-        settings = DETECTOR1.settings(self.parameters, self.skip, run)
+        settings = DETECTOR1.settings(self.parameters, self.skip, self.run)
         object.__setattr__(self, "parameters", {name: given for name, given in settings.parameters.items() if given})
         object.__setattr__(self, "run", settings.run)
+        object.__setattr__(self, "skip", settings.skip)
 
     @property
     def settings(self) -> Settings:
@@ -129,7 +131,7 @@ class Recipe:
         ParameterError
             If a parameter is an array, or if a path is not Unicode text.
         """
-        lines = [f"# recipe of nsxr {version('nsxr')}: nsxr detector1 FILES --recipe THIS_FILE"]
+        lines = [f"{_WRITTEN} {version('nsxr')}: nsxr detector1 FILES --recipe THIS_FILE"]
         if self.references is not None:
             lines.append(f"references = {_toml(shown(self.references))}")
         lines.append(f"skip = {_toml(list(self.skip))}")
@@ -185,11 +187,16 @@ class Recipe:
             named = entry.get("reference", {})
             _require_texts("earlier.reference", list(named.values()))
             earlier.append({"paths": entry.get("paths", []), "references": entry.get("references"), "named": named})
+        skip = tuple(entries.get("skip", []))
+        # the recipe of a product is complete: it names every step that ran
+        is_complete = "references" not in entries and "ramp_fit" in entries.get("parameters", {})
+        if text.startswith(_WRITTEN) and is_complete:
+            skip += steps_that_were_off(entries)
         return cls(
             entries.get("references"),
             entries.get("reference", {}),
             entries.get("parameters", {}),
-            tuple(entries.get("skip", [])),
+            skip,
             storage_options or {},
             tuple(earlier),
             tuple(entries.get("run", [])),

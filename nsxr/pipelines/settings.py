@@ -76,6 +76,7 @@ def checked(
         raise ParameterError("; ".join(problems))
     if agree is not None:
         agree(found)
+    skip = (*skip, *(name for name in off if name in steps and not steps[name].off))
     return Settings(
         found,
         tuple(name for name in steps if name in skip),

@@ -130,6 +130,7 @@ SPEC2 = Pipeline(
     [*_BEFORE, locate, cut, *_TYPE, *_SKY, *_FACTORS, correct_bar_shadow, *_SPECTRA],
     products=("cal", "x1d"),
     modes=MODES,
+    off={"clean_flicker_noise": "not asked for"},
 )
 """The steps of stage 2. Exposures of each EXP_TYPE have some of them, see :data:`MODES`."""
 

@@ -204,10 +204,13 @@ FLAGS = {  # what a NaN does to a pixel: flags of the rate, and whether it has a
 }
 
 
+ALONE = ("--skip", "clean_flicker_noise")  # a pixel that is lost tells nothing of the noise that pixels share
+
+
 @pytest.fixture(scope="module")
 def rate(made, folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("rate")
-    words = ["detector1", made.uncal[0], "--references", folder, "-o", out]
+    words = ["detector1", made.uncal[0], "--references", folder, "-o", out, *ALONE]
     CliRunner().invoke(cli.main, [str(word) for word in words], catch_exceptions=False)
     return fits.getdata(out / f"{ROOT}_rate.fits", "SCI"), fits.getdata(out / f"{ROOT}_rate.fits", "DQ")
 
@@ -219,7 +222,7 @@ def test_nan_in_a_reference_is_flagged_and_harms_no_other_pixel(run, made, raw, 
         for hdu in hdus[1:]:
             if hdu.is_image and hdu.data.dtype.kind == "f":
                 hdu.data[where] = np.nan
-    run(raw, "-o", tmp_path / "out", references=copied, status=0)
+    run(raw, "-o", tmp_path / "out", *ALONE, references=copied, status=0)
     with fits.open(tmp_path / "out" / f"{ROOT}_rate.fits", memmap=False) as hdus:
         sci, dq, variance = (hdus[name].data for name in ("SCI", "DQ", "VAR_RNOISE"))
     flags, has_rate = FLAGS[kind]

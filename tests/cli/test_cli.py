@@ -475,8 +475,9 @@ def test_steps_are_listed(run):
     by_name = {line.split()[0]: line for line in lines[1:]}
     assert "S_REFPIX" in by_name["refpix"]
     assert "refpix (R_REFPIX, IRS2 only), sirskernel (R_SIRSKL, if given)" in by_name["refpix"]
-    off = [name for name, line in by_name.items() if line.split()[1] == "off"]
-    assert off == [*OFF, "badpix_selfcal", "adaptive_trace_model", "pixel_replace"]
+    off = [line.split()[0] for line in lines if line.startswith("  ") and line.split()[1] == "off"]
+    assert OFF == ["picture_frame"]
+    assert off == [*OFF, "badpix_selfcal", "clean_flicker_noise", "adaptive_trace_model", "pixel_replace"]
 
 
 def test_words_are_completed():

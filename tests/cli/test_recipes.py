@@ -40,12 +40,12 @@ def test_options_make_a_recipe(recipe_of):
 @pytest.mark.parametrize(
     ("words", "parameters", "run", "skip"),
     [
-        ([], ON, ("clean_flicker_noise",), ()),
-        (["--set", "clean_flicker_noise.fit_method=off"], {}, (), ()),
-        (["--skip", "clean_flicker_noise"], ON, ("clean_flicker_noise",), ("clean_flicker_noise",)),
-        (["--set", "picture_frame.correct=true"], ON, ("picture_frame", "clean_flicker_noise"), ()),
-        (["--run", "picture_frame"], ON, ("picture_frame", "clean_flicker_noise"), ()),
-        (["--set", "clean_flicker_noise.n_sigma=5"], WITH_FIVE, ("clean_flicker_noise",), ()),
+        ([], ON, (), ()),
+        (["--set", "clean_flicker_noise.fit_method=off"], {}, (), ("clean_flicker_noise",)),
+        (["--skip", "clean_flicker_noise"], ON, (), ("clean_flicker_noise",)),
+        (["--set", "picture_frame.correct=true"], ON, ("picture_frame",), ()),
+        (["--run", "picture_frame"], ON, ("picture_frame",), ()),
+        (["--set", "clean_flicker_noise.n_sigma=5"], WITH_FIVE, (), ()),
     ],
 )
 def test_options_win_over_a_recipe_from_a_file(recipe_of, tmp_path, words, parameters, run, skip):
@@ -59,9 +59,7 @@ def test_a_recipe_that_an_older_version_wrote_is_switched_on_as_before(recipe_of
     path = tmp_path / "recipe.toml"
     switches = '[parameters.picture_frame]\ncorrect = false\nmethod = "fit"\n[parameters.clean_flicker_noise]\n'
     path.write_text(f'references = "refs"\nskip = []\n{switches}fit_method = "off"\nn_sigma = 3.0\n')
-    assert recipe_of("--recipe", str(path)) == Recipe("refs")
+    assert recipe_of("--recipe", str(path)) == Recipe("refs", skip=("clean_flicker_noise",))
     recipe = recipe_of("--recipe", str(path), "--set", "clean_flicker_noise.fit_method=optimal")
-    assert (recipe.run, recipe.parameters) == (
-        ("clean_flicker_noise",),
-        {"clean_flicker_noise": {"fit_method": "optimal"}},
-    )
+    assert (recipe.skip, recipe.parameters) == ((), {"clean_flicker_noise": {"fit_method": "optimal"}})
+    assert recipe_of("--recipe", str(path), "--run", "clean_flicker_noise").skip == ()

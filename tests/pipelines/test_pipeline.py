@@ -17,6 +17,7 @@ from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.older_spellings import without_older_spellings
 from nsxr.pipelines.pipeline import Pipeline
 from nsxr.pipelines.recipe import Recipe
+from nsxr.pipelines.spec2 import SPEC2
 from nsxr.testing import forbid_computes
 
 CHUNKS = []
@@ -165,17 +166,40 @@ def test_whole_integrations_and_a_second_pass_over_long_series(exposure, referen
     ("parameters", "run", "skip", "is_on"),
     [
         ({}, (), (), False),
-        ({}, ("clean_flicker_noise",), (), True),
-        ({"clean_flicker_noise": {"n_sigma": 4}}, (), (), True),
-        ({"clean_flicker_noise": {"fit_method": "median"}}, (), (), True),
-        ({"clean_flicker_noise": {}}, (), (), False),
-        ({"clean_flicker_noise": {"fit_method": "off", "n_sigma": 4}}, ("clean_flicker_noise",), (), False),
-        ({"clean_flicker_noise": {"n_sigma": 4}}, ("clean_flicker_noise",), ("clean_flicker_noise",), False),
+        ({}, ("picture_frame",), (), True),
+        ({"picture_frame": {"method": "fit"}}, (), (), True),
+        ({"picture_frame": {"method": "median"}}, (), (), True),
+        ({"picture_frame": {}}, (), (), False),
+        ({"picture_frame": {"correct": False, "method": "fit"}}, ("picture_frame",), (), False),
+        ({"picture_frame": {"method": "fit"}}, ("picture_frame",), ("picture_frame",), False),
     ],
 )
 def test_whether_a_step_that_is_off_by_default_is_on(parameters, run, skip, is_on):
     settings = DETECTOR1.settings(parameters, skip, run)
+    assert (settings.reason_off(DETECTOR1.steps["picture_frame"]) is None) == is_on
+
+
+@pytest.mark.parametrize(
+    ("parameters", "run", "skip", "is_on"),
+    [
+        ({}, (), (), True),
+        ({}, ("clean_flicker_noise",), (), True),
+        ({"clean_flicker_noise": {"n_sigma": 4}}, (), (), True),
+        ({"clean_flicker_noise": {}}, (), (), True),
+        ({"clean_flicker_noise": {"fit_method": "off", "n_sigma": 4}}, (), (), False),
+        ({"clean_flicker_noise": {"fit_method": "off", "n_sigma": 4}}, ("clean_flicker_noise",), (), False),
+        ({}, (), ("clean_flicker_noise",), False),
+        ({"clean_flicker_noise": {"n_sigma": 4}}, ("clean_flicker_noise",), ("clean_flicker_noise",), False),
+    ],
+)
+def test_whether_the_cleaning_is_on_in_stage_1_and_never_by_itself_in_stage_2(parameters, run, skip, is_on):
+    settings = DETECTOR1.settings(parameters, skip, run)
     assert (settings.reason_off(DETECTOR1.steps["clean_flicker_noise"]) is None) == is_on
+    assert settings.run == ()
+    for steps_of_mode in (SPEC2.steps, *SPEC2.modes.values()):
+        if step := steps_of_mode.get("clean_flicker_noise"):
+            assert SPEC2.settings({}, (), ()).reason_off(step) == "not asked for"
+            assert SPEC2.settings({}, (), ("clean_flicker_noise",)).reason_off(step) is None
 
 
 @pytest.mark.parametrize(
@@ -198,17 +222,32 @@ def test_older_switches_are_understood(old, run, parameters):
 
 
 def test_recipes_of_older_archives_say_the_same_as_new_ones():
-    new = {"recipe": DETECTOR1.recipe(DETECTOR1.settings())}
+    new = {"recipe": DETECTOR1.recipe(DETECTOR1.settings(skip=["clean_flicker_noise"]))}
     frame, flicker = {"correct": False, "method": "fit"}, {"fit_method": "off", "n_sigma": 3.0}
     kept = {**new["recipe"]["parameters"], "picture_frame": frame, "clean_flicker_noise": flicker}
     old = {"recipe": {"parameters": kept, "skip": []}}
     assert differences(old, new)
     assert differences(without_older_spellings(old, DETECTOR1.steps), new) == []
     assert without_older_spellings({}, DETECTOR1.steps) == {}
-    on = DETECTOR1.recipe(DETECTOR1.settings({"picture_frame": {"correct": True}}))
+    del kept["clean_flicker_noise"]  # a later version did not name steps that were off
+    assert differences(without_older_spellings(old, DETECTOR1.steps), new) == []
+    on = DETECTOR1.recipe(DETECTOR1.settings({"picture_frame": {"correct": True}}, skip=["clean_flicker_noise"]))
     kept["picture_frame"] = {"correct": True, "method": "fit"}
     assert differences(without_older_spellings(old, DETECTOR1.steps), {"recipe": on}) == []
     assert differences(new, {"recipe": on})[-1] == "run though off by default: nothing -> picture_frame"
+    cleaned = {"recipe": {**old["recipe"], "run": ["clean_flicker_noise"]}}
+    defaults = DETECTOR1.recipe(DETECTOR1.settings())
+    kept |= {"picture_frame": frame, "clean_flicker_noise": defaults["parameters"]["clean_flicker_noise"]}
+    assert differences(without_older_spellings(cleaned, DETECTOR1.steps), {"recipe": defaults}) == []
+
+
+def test_complete_recipes_of_older_versions_do_not_clean():
+    filled = DETECTOR1.recipe(DETECTOR1.settings())["parameters"]
+    older = {step: values for step, values in filled.items() if step != "clean_flicker_noise"}
+    assert Recipe.from_toml(Recipe(parameters=older).as_toml()).skip == ("clean_flicker_noise",)
+    assert Recipe.from_toml(Recipe(parameters=filled).as_toml()).skip == ()
+    assert Recipe.from_toml(Recipe("refs", parameters=older).as_toml()).skip == ()  # not that of a product
+    assert Recipe.from_toml('references = "crds"').skip == ()
 
 
 def test_the_older_name_of_a_choice_in_an_archive_is_not_a_difference():

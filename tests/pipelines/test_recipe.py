@@ -114,9 +114,8 @@ def test_the_completed_recipe_names_everything_and_gives_the_same(made, algorith
         assert found.identical(expected)  # provenance included
 
 
-def test_light_of_the_optics_turns_cleaning_on():
-    assert Recipe("refs").run == ()
-    assert Recipe("refs", optics="crds").run == ("clean_flicker_noise",)
+def test_shutters_come_with_the_optics_of_the_references():
+    assert Recipe("refs").optics is None
     assert Recipe("refs", shutters="jw_msa.fits").optics == "refs"
     assert Recipe("refs", shutters="jw_msa.fits", optics="other").optics == "other"
     with pytest.raises(ParameterError, match="give optics"):

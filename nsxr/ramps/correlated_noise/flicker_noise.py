@@ -186,7 +186,7 @@ def _why_not_cleaned(exposure: xr.Dataset) -> str | None:
     return "1 group, at least 2 are needed; clean the rates" if exposure.sizes.get("group", 2) < 2 else None
 
 
-@step("clean_flicker_noise", unless=_why_not_cleaned, off="fit_method is off")
+@step("clean_flicker_noise", unless=_why_not_cleaned)
 def clean_flicker_noise(
     exposure: xr.Dataset,
     mask: xr.DataArray | None = None,
