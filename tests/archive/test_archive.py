@@ -375,7 +375,9 @@ def test_a_worker_dies(tmp_path, made, straight):
     flag = tmp_path / "died"
     with connected(workers=2, memory_limit="1GB") as client:
         client.run(die_once, str(flag))
-        archives.add_exposure(tmp_path / "a.zarr", made["files"][0], made["references"], raw=True, skip=["jump", "clean_flicker_noise"])
+        archives.add_exposure(
+            tmp_path / "a.zarr", made["files"][0], made["references"], raw=True, skip=["jump", "clean_flicker_noise"]
+        )
         assert flag.exists()
         assert list(archives.check_archive(tmp_path / "a.zarr")) == []
     found, expected = archives.open_archive(tmp_path / "a.zarr"), archives.open_archive(straight)

@@ -24,7 +24,7 @@ BAD = "jw01234001001_03101_00002_nrs1"
 RECIPE = f"{ROOT}_recipe.toml"
 PRODUCTS = {"fits": [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits", RECIPE], "zarr": [f"{ROOT}.zarr", RECIPE]}
 PRODUCTS["both"] = sorted({*PRODUCTS["fits"], *PRODUCTS["zarr"]})
-LEFT_OUT = ("saturation", "superbias", "refpix", "linearity", "dark_current")
+LEFT_OUT = ("saturation", "superbias", "refpix", "linearity", "dark_current", "clean_flicker_noise")
 BRIEF = [word for step in LEFT_OUT for word in ("--skip", step)]
 """Options that make a run short, for tests of what is written rather than of what is computed."""
 

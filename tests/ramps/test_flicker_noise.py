@@ -324,8 +324,7 @@ def test_what_cannot_be_cleaned_is_refused():
 
 def test_products_carry_spectra_and_numbers(tmp_path):
     made = small_exposure(readout="NRSRAPID", subarray="SUB512", columns=None, groups=6, integrations=2)
-    method = {"fit_method": "optimal"}
-    tree = nsxr.detector1(made.exposure.chunk(), made.references, clean_flicker_noise=method)
+    tree = nsxr.detector1(made.exposure.chunk(), made.references)
     nsxr.write_products(tree, tmp_path, "mine", formats=("fits", "zarr"))
     with fits.open(tmp_path / "mine_rate.fits") as file:
         header, table, shared = file[0].header, file["NOISE"].data, file["NOISE_CORR"].data
@@ -348,7 +347,7 @@ def test_products_carry_spectra_and_numbers(tmp_path):
         dark = (rate["noise_used"] == 1) & rate["sci"].notnull()
         alone = (rate["var_rnoise"] + rate["var_poisson"]).where(dark).sum()
         assert abs(nsxr.summed_variance(rate, dark.astype(float)) / alone - 1) > 0.1
-    off = nsxr.detector1(made.exposure.chunk(), made.references)["rate"].to_dataset()
+    off = nsxr.detector1(made.exposure.chunk(), made.references, skip=["clean_flicker_noise"])["rate"].to_dataset()
     assert not {"noise_spectrum", "noise_correlation", "noise_used"} & set(off)
     skipped = next(entry for entry in steps(off) if entry["step"] == "clean_flicker_noise")
     assert skipped["status"] == "SKIPPED"

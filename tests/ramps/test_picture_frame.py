@@ -263,17 +263,13 @@ def test_pipeline_has_the_step_and_leaves_it_out_by_default():
     assert entry["status"] == "SKIPPED"
     with pytest.raises(MissingReferenceError, match=r"pictureframe \(picture_frame\)"):
         nsxr.detector1(made.exposure, references, picture_frame={"correct": True})
-    stages = nsxr.correct_ramps(made.exposure, made.references, skip=["refpix"], picture_frame={"correct": True})
+    alone, frame = ["clean_flicker_noise"], {"correct": True}
+    stages = nsxr.correct_ramps(made.exposure, made.references, skip=["refpix", *alone], picture_frame=frame)
     assert stages["picture_frame"]["picture_frame_amplitude"].values.std() > 0.5
-    tree = nsxr.detector1(made.exposure, made.references, picture_frame={"correct": True})
+    tree = nsxr.detector1(made.exposure, made.references, skip=alone, picture_frame=frame)
     done = {entry["step"]: entry for entry in steps(tree["rate"].to_dataset())}
     assert done["picture_frame"]["status"] == "COMPLETE"
-    both = nsxr.detector1(
-        made.exposure,
-        made.references,
-        picture_frame={"correct": True},
-        clean_flicker_noise={"fit_method": "optimal"},
-    )
+    both = nsxr.detector1(made.exposure, made.references, picture_frame=frame)
     done = {entry["step"]: entry for entry in steps(both["rate"].to_dataset())}
     assert "together" in done["picture_frame"]["reason"]
     assert "pictureframe" in done["clean_flicker_noise"]["references"]
