@@ -89,8 +89,8 @@ def _calibration_options(command: Function) -> Function:
         click.option(
             "--optics",
             metavar="DIR",
-            help="Directory of references of the optics, or 'crds': they tell the cleaning of 1/f noise where light can "
-            "fall. Default with --shutters: --references.",
+            help="Directory of references of the optics, or 'crds': they tell the cleaning of 1/f noise where light "
+            "can fall. Default with --shutters: --references.",
         ),
         click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
     ):

@@ -51,6 +51,10 @@ def detector1_words(made):
     return "detector1", made.uncal[0], "--references", made.references["gain"].parent
 
 
+QUICKLY = ("--skip", "clean_flicker_noise")
+"""An option that makes a run short, for tests of what is written rather than of what is computed."""
+
+
 def written(result):
     return [Path(line).name for line in result.stdout.splitlines()]
 
@@ -198,7 +202,7 @@ def test_a_named_reference_wins_over_the_directory(run, made, detector1_words, t
     with fits.open(made.references["gain"]) as hdus:
         hdus["SCI"].data *= 2
         hdus.writeto(gain)
-    run(*detector1_words, "-o", tmp_path, "--reference", f"gain={gain}")
+    run(*detector1_words, "-o", tmp_path, "--reference", f"gain={gain}", *QUICKLY)
     assert fits.getheader(tmp_path / f"{ROOT}_rate.fits")["R_GAIN"] == gain.name
 
 
@@ -207,12 +211,13 @@ def test_segments_are_one_exposure_and_exposures_are_two(run, made, detector1_wo
     cut = simulate_exposure(tmp_path / "cut", **SUB32, segments=2, references=False)
     other = tmp_path / "jw01234002001_03101_00001_nrs1_uncal.fits"
     other.write_bytes(made.uncal[0].read_bytes())
-    result = run("detector1", *reversed(cut.uncal), other, "--references", folder, "-o", tmp_path / "out")
+    words = ("--references", folder, "-o", tmp_path / "out", *QUICKLY)
+    result = run("detector1", *reversed(cut.uncal), other, *words)
     kinds = ("rate.fits", "rateints.fits", "recipe.toml")
     names = [f"{root}_{kind}" for root in (ROOT, other.name[:30]) for kind in kinds]
     assert written(result) == names
     assert result.stderr == "2 exposures done\n"
-    run(*detector1_words, "-o", tmp_path / "whole")
+    run(*detector1_words, "-o", tmp_path / "whole", *QUICKLY)
     for kind in ("rate", "rateints"):
         whole = fits.getdata(tmp_path / "whole" / f"{ROOT}_{kind}.fits", "SCI")
         for name in names:
@@ -221,7 +226,7 @@ def test_segments_are_one_exposure_and_exposures_are_two(run, made, detector1_wo
 
 
 def test_nothing_is_overwritten_unless_asked(run, fails, detector1_words, tmp_path):
-    words = (*detector1_words, "-o", tmp_path, "--quicklook")
+    words = (*detector1_words, "-o", tmp_path, "--quicklook", *QUICKLY)
     assert written(run(*words))[-1] == f"{ROOT}_quicklook.png"
     picture = tmp_path / f"{ROOT}_quicklook.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -244,7 +249,7 @@ def test_a_failing_picture_leaves_nothing_half_made(fails, detector1_words, tmp_
             raise OSError("no space left")
 
     monkeypatch.setattr("nsxr.plot.quicklook.plot_quicklook", lambda *_: Figure())
-    assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook")
+    assert "no space left" in fails(*detector1_words, "-o", tmp_path, "--quicklook", *QUICKLY)
     names = [f"{ROOT}_rate.fits", f"{ROOT}_rateints.fits", f"{ROOT}_recipe.toml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
@@ -375,7 +380,7 @@ def test_warnings_are_told_once_for_each_exposure_and_counted(run, monkeypatch, 
 
 def test_segments_one_after_the_other_keep_their_numbers(run, made, tmp_path):
     cut = simulate_exposure(tmp_path / "cut", **SUB32, segments=3, references=False)
-    words = ("--references", made.references["gain"].parent, "-o", tmp_path / "out", "--overwrite")
+    words = ("--references", made.references["gain"].parent, "-o", tmp_path / "out", "--overwrite", *QUICKLY)
     for number, path in enumerate(cut.uncal, start=1):
         name = ROOT.replace("_nrs1", f"-seg00{number}_nrs1")
         assert written(run("detector1", path, *words))[0] == f"{name}_rate.fits"
@@ -387,7 +392,7 @@ def test_segments_one_after_the_other_keep_their_numbers(run, made, tmp_path):
 
 
 def test_verbose_says_which_exposure_references_and_seconds(run, detector1_words, made, tmp_path, caplog):
-    run("-v", *detector1_words, "-o", tmp_path)
+    run("-v", *detector1_words, "-o", tmp_path, *QUICKLY)
     said = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
     assert said[0] == f"1 of 1: {ROOT}"
     assert f"gain: {made.references['gain']}" in said

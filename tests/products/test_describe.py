@@ -152,15 +152,10 @@ def test_correlated_noise_is_told(tmp_path, calibrated, numbers, told):
     has(describe(tmp_path / "x.fits"), told)
 
 
-def test_stores_tell_correlated_noise(tmp_path):
-    made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB32", groups=4)
-    exposure = nsxr.open_exposure(made.uncal)
-    tree = nsxr.detector1(
-        exposure, nsxr.open_references(tmp_path / "references", exposure), run=["clean_flicker_noise"]
-    )
-    write_products(tree, tmp_path, "x", ("fits", "zarr"), progress=False)
+def test_stores_tell_correlated_noise(calibrated):
+    folder, _ = calibrated
     lines = [
-        next(line for line in describe(tmp_path / name).splitlines() if line.startswith("noise:"))
+        next(line for line in describe(folder / name).splitlines() if line.startswith("noise:"))
         for name in ("x_rate.fits", "x.zarr")
     ]
     assert lines[0] == lines[1]
