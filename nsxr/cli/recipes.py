@@ -84,13 +84,13 @@ def _calibration_options(command: Function) -> Function:
             "--shutters",
             metavar="FILE",
             type=click.Path(),
-            help="MSA metafile for --optics. Default: that of the header, beside the exposure.",
+            help="MSA metafile for --optics. Default: that of the header, beside the exposure or with the optics.",
         ),
         click.option(
             "--optics",
             metavar="DIR",
             help="Directory of references of the optics, or 'crds': they tell the cleaning of 1/f noise where light "
-            "can fall. Default with --shutters: --references.",
+            "can fall. Default: those in --references, if they are there. 'none' uses none.",
         ),
         click.option("--references", "source", metavar="DIR", help="Directory of references, or 'crds'."),
     ):
@@ -140,14 +140,20 @@ def _over(
     skip: Sequence[str],
     run: Sequence[str],
 ) -> Recipe:
-    """Return a recipe with the other options applied. A directory also overrides references that the recipe names.
+    """Return a recipe with the other options applied.
 
-    A step that the recipe skips runs if the options name it or one of its parameters.
+    A directory also overrides references that the recipe names, and the optics of the recipe of a product. A step that
+    the recipe skips runs if the options name it or one of its parameters.
     """
     steps = dict.fromkeys((*base.parameters, *parameters))
     skipped = [name for name in base.skip if name not in run and name not in parameters]
+    optics, shutters = base.optics, base.shutters
+    if source is not None and base.references is None and optics not in ("none", "crds"):
+        optics, shutters = None, None
     return replace(
         base,
+        optics=optics,
+        shutters=shutters,
         references=source or base.references,
         named={**(base.named if source is None else {}), **named},
         parameters={name: {**base.parameters.get(name, {}), **parameters.get(name, {})} for name in steps},

@@ -25,7 +25,7 @@ from nsxr.pipelines.detector1 import (
     persistence_time,
     saturation_of,
 )
-from nsxr.pipelines.light import light_of, metafile_of
+from nsxr.pipelines.light import light_if_known, light_of, metafile_of
 from nsxr.pipelines.older_spellings import steps_that_were_off
 from nsxr.pipelines.settings import Settings
 from nsxr.products.exposure import open_exposure
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 2**20  # characters of a recipe; a long recipe has a thousand
 _WRITTEN = "# recipe of nsxr"
+_NONE = "none"  # in place of a directory of optics
 
 
 class Calibrated(NamedTuple):
@@ -68,10 +69,10 @@ class Recipe:
         Steps to run that are off by default.
     optics : str or None
         Directory of references of the optics, or ``"crds"``. The optics tell ``clean_flicker_noise`` where light can
-        fall.
+        fall. By default, those in the directory ``references`` are used if they are there. ``"none"`` uses none.
     shutters : str or None
-        MSA metafile of exposures of shutters. By default, the file beside the exposure that its header names. Without
-        ``optics``, these are looked for in ``references``.
+        MSA metafile of exposures of shutters. By default, the file that the header of the exposure names, beside the
+        exposure or in the directory of the optics.
     storage_options : mapping
         Options for access to URLs, as fsspec takes them. They are never written to a file, because they may hold
         secrets.
@@ -97,8 +98,10 @@ class Recipe:
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         if self.references is not None and self.references.lower() == "crds":
             object.__setattr__(self, "references", "crds")
-        if self.shutters is not None and self.optics is None:
-            if self.references is None:
+        if self.optics is not None and self.optics.lower() in (_NONE, "crds"):
+            object.__setattr__(self, "optics", self.optics.lower())
+        if self.shutters is not None and self.optics in (None, _NONE):
+            if self.references is None or self.optics == _NONE:
                 raise ParameterError("shutters needs the directory of references of the optics: give optics")
             object.__setattr__(self, "optics", self.references)
         settings = DETECTOR1.settings(self.parameters, self.skip, self.run)
@@ -157,9 +160,9 @@ class Recipe:
         Parameters
         ----------
         text : str
-            TOML: ``references`` and ``optics`` (a directory or ``"crds"``), ``shutters`` (a path), ``skip`` and ``run``
-            (steps), tables ``reference`` (paths
-            by type) and ``parameters.STEP``. Every entry is optional.
+            TOML: ``references`` (a directory or ``"crds"``), ``optics`` (the same, or ``"none"``), ``shutters`` (a
+            path), ``skip`` and ``run`` (steps), tables ``reference`` (paths by type) and ``parameters.STEP``. Every
+            entry is optional.
         storage_options : mapping, optional
             Options for access to URLs, as fsspec takes them.
 
@@ -306,14 +309,23 @@ class Recipe:
         for entry in self.earlier:
             state = self._saturation(**entry)
             before = state if before is None else latest_saturation([before, state])
-        own, light = self, None
-        if self.optics is not None and "clean_flicker_noise" not in self.skip:
-            own = replace(self, shutters=self.shutters or metafile_of(paths[0], exposure))
-            light = light_of(exposure, self.optics, own.shutters)
+        own, light = self._with_light(os.fspath(paths[0]), exposure)
         skip, run = self.skip, self.run
         stages = correct_ramps(exposure, references, before=before, light=light, skip=skip, run=run, **self.parameters)
         tree = fit_rates(list(stages.values())[-1], references, skip=skip, run=run, **self.parameters)
         return Calibrated(exposure, stages, tree, own.completed(references))
+
+    def _with_light(self, file: str, exposure: xr.Dataset) -> tuple["Recipe", xr.DataArray | None]:
+        """Return the recipe with the optics that are used, and the pixels on which light can fall, None if unknown."""
+        folder = self.references if self.optics is None else self.optics
+        if "clean_flicker_noise" in self.skip or folder is None or folder == _NONE:
+            return self, None
+        shutters = self.shutters or metafile_of(file, exposure, folder)
+        if self.optics is not None:
+            return replace(self, shutters=shutters), light_of(exposure, folder, shutters)
+        is_local = folder != "crds" and not is_remote(folder)
+        light = light_if_known(exposure, folder, shutters) if is_local else None
+        return (self if light is None else replace(self, optics=folder)), light
 
     def _saturation(self, paths: list[str], references: str | None, named: Mapping[str, str]) -> xr.DataArray:
         """Return when the pixels of an earlier exposure were last saturated."""
@@ -336,7 +348,7 @@ def _origin(reference: xr.Dataset) -> str:
 
 
 def _absolute(path: str) -> str:
-    return path if is_remote(path) or path == "crds" else os.path.abspath(path)
+    return path if is_remote(path) or path in ("crds", _NONE) else os.path.abspath(path)
 
 
 def _table(name: str, values: Named) -> list[str]:

@@ -63,3 +63,22 @@ def test_a_recipe_that_an_older_version_wrote_is_switched_on_as_before(recipe_of
     recipe = recipe_of("--recipe", str(path), "--set", "clean_flicker_noise.fit_method=optimal")
     assert (recipe.skip, recipe.parameters) == ((), {"clean_flicker_noise": {"fit_method": "optimal"}})
     assert recipe_of("--recipe", str(path), "--run", "clean_flicker_noise").skip == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "words", "expected"),
+    [
+        (Recipe(optics="there", shutters="there/m.fits"), [], ("there", "there/m.fits")),
+        (Recipe(optics="there", shutters="there/m.fits"), ["--references", "refs"], (None, None)),
+        (Recipe(optics="there"), ["--references", "refs", "--shutters", "m.fits"], ("refs", "m.fits")),
+        (Recipe(optics="none"), ["--references", "refs"], ("none", None)),
+        (Recipe(optics="crds"), ["--references", "crds"], ("crds", None)),
+        (Recipe("mine", optics="there"), ["--references", "refs"], ("there", None)),
+        (Recipe("mine"), ["--optics", "none"], ("none", None)),
+    ],
+)
+def test_other_references_come_with_their_own_optics(recipe_of, tmp_path, base, words, expected):
+    path = tmp_path / "recipe.toml"
+    path.write_text(base.as_toml())
+    recipe = recipe_of("--recipe", str(path), *words)
+    assert (recipe.optics, recipe.shutters) == expected

@@ -285,16 +285,15 @@ def test_stage_1_cleans_with_the_light_of_the_optics(slit, run, tmp_path):
     expected = tree["rate"].to_dataset().compute()
     record = next(entry for entry in steps(expected) if entry["step"] == "clean_flicker_noise")
     assert record["parameters"]["mask"] == "found, and light of the optics"
-    run(
-        "detector1", uncal, "--references", where, "--optics", where, "-o", tmp_path,
-        "--set", "clean_flicker_noise.fit_method=median",
-    )  # fmt: skip
-    text = next(tmp_path.glob("*_recipe.toml")).read_text()
-    assert f'optics = "{where}"' in text
-    assert "shutters" not in text
-    rate = nsxr.open_exposure(next(tmp_path.glob("*_rate.fits"))).compute()
-    np.testing.assert_array_equal(rate["sci"], expected["sci"])
-    assert rate.attrs["S_CLNFNS"] == "COMPLETE"
+    words = ["detector1", uncal, "--references", where, "--set", "clean_flicker_noise.fit_method=median"]
+    for place, given in (("default", []), ("same", ["--optics", where])):
+        run(*words, "-o", tmp_path / place, *given)
+        text = next((tmp_path / place).glob("*_recipe.toml")).read_text()
+        assert f'optics = "{where}"' in text
+        assert "shutters" not in text
+        rate = nsxr.open_exposure(next((tmp_path / place).glob("*_rate.fits"))).compute()
+        np.testing.assert_array_equal(rate["sci"], expected["sci"])
+        assert rate.attrs["S_CLNFNS"] == "COMPLETE"
     with pytest.raises(ParameterError, match="one exposure takes one DataArray"):
         nsxr.detector1(raw, references, light=[light])
     with pytest.raises(ParameterError, match="1 exposures and 2 images of light"):
