@@ -11,7 +11,7 @@ times the picture frame.
 Exposures go through stage 1. Methods:
 
 - ``off``: stage 1 without cleaning;
-- ``nsxr``: with ``run=["clean_flicker_noise"]``;
+- ``nsxr``: stage 1 with cleaning;
 - ``nsxr frame``: with ``picture_frame`` too;
 - ``nsxr light``: as ``nsxr``, if the pixels with more than 0.0001 electron/s are given as ``light``;
 - ``jwst off``, ``jwst median``, ``jwst channel``, ``jwst fft`` with ``--peer FOLDER``: reference pixels and slopes as
@@ -47,7 +47,10 @@ from nsxr.simulate import QUIET, Artifacts, SmallExposure, small_exposure
 CASES = {"dark": (False, 1.0), "dark frame": (False, 5.0), "faint": (True, 1.0), "faint frame": (True, 5.0)}
 """Whether there is light, and the factor on the picture frame."""
 
-OWN = {"nsxr": ["clean_flicker_noise"], "nsxr frame": ["clean_flicker_noise", "picture_frame"]}
+OWN: dict[str, list[str]] = {"nsxr": [], "nsxr frame": ["picture_frame"]}
+"""Steps that are asked for."""
+
+WITHOUT = ["jump", "clean_flicker_noise"]
 DARK = 1e-4  # light below this counts as none [electron/s]
 BINS = (DARK, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)
 """Brightness [electron/s] of the second table."""
@@ -152,15 +155,15 @@ def rates_of(
     for method in methods:
         if method.startswith("jwst"):
             continue
-        options: dict[str, Any] = {"run": OWN.get(method, [])}
+        options: dict[str, Any] = {"skip": WITHOUT if method == "off" else ["jump"], "run": OWN.get(method, [])}
         if method == "nsxr light":
-            options = {"light": xr.DataArray(light > DARK, {d: made.exposure[d] for d in ("row", "column")})}
-        ramps = nsxr.correct_ramps(made.exposure, made.references, skip=["jump"], **options)["persistence"]
+            options["light"] = xr.DataArray(light > DARK, {d: made.exposure[d] for d in ("row", "column")})
+        ramps = nsxr.correct_ramps(made.exposure, made.references, **options)["persistence"]
         yield method, fitted(ramps)
     peers = [method for method in methods if method.startswith("jwst")]
     if not peers or setting.python is None:
         return
-    like_peer = {"refpix": {"shrink_levels": False}, "skip": ["jump"]}
+    like_peer = {"refpix": {"shrink_levels": False}, "skip": WITHOUT}
     ramps = nsxr.correct_ramps(made.exposure, made.references, **like_peer)["persistence"]
     duration = Readout.from_header(ramps.attrs).group_time
     exposure = Exposure(ramps, (light / gain * duration)[None, None], float(np.nanmean(gain)))

@@ -41,7 +41,7 @@ def dark(seed: int, strength: float, refpix: bool, quiet: bool = False) -> xr.Da
     made = small_exposure(
         readout="NRSRAPID", groups=GROUPS, columns=COLUMNS, scene="dark", seed=seed, artifacts=artifacts, rounded=False
     )
-    skip = ["jump", *([] if refpix else ["refpix"])]
+    skip = ["jump", "clean_flicker_noise", *([] if refpix else ["refpix"])]
     return nsxr.correct_ramps(made.exposure, made.references, skip=skip)["persistence"]
 
 

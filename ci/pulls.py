@@ -3,7 +3,7 @@
     python ci/pulls.py [--seeds 1 2] [--columns 256] [ROW...]
 
 Every row is a simulated exposure with all noise of the detector and of photons, without cosmic rays and bad pixels,
-after stage 1 with ``clean_flicker_noise``. The truth is subtracted from its rates. The columns are the rms of the rest
+after stage 1. The truth is subtracted from its rates. The columns are the rms of the rest
 over the claimed error, for single pixels and for sums over 3 x 3, 1 x 30 (along a row) and 30 x 1 pixels (along a
 column, in the order of reading): with independent errors, and with the covariances of :func:`nsxr.summed_variance`. The
 places are
@@ -91,7 +91,7 @@ def simulate(row: Row, seed: int, columns: int) -> Exposure:
         columns=columns,
         artifacts=artifacts,
     )
-    tree = nsxr.detector1(made.exposure, made.references, run=["clean_flicker_noise"])
+    tree = nsxr.detector1(made.exposure, made.references)
     is_series = row.integrations > 1
     product = tree["rateints"].to_dataset().isel(integration=1) if is_series else tree["rate"].to_dataset()
     rate: xr.Dataset = product.compute()
