@@ -207,11 +207,15 @@ FLAGS = {
 }
 
 
+SHARED = ["refpix", "jump", "clean_flicker_noise"]
+"""Steps in which a pixel changes others."""
+
+
 @pytest.fixture(scope="module")
 def good(sub32):
     """Rates with the references as they are."""
     exposure = nsxr.open_exposure(sub32.uncal)
-    tree = nsxr.detector1(exposure, nsxr.open_references(sub32.references, exposure), skip=["refpix", "jump"])
+    tree = nsxr.detector1(exposure, nsxr.open_references(sub32.references, exposure), skip=SHARED)
     return tree["rate"].to_dataset().compute(scheduler="synchronous")
 
 
@@ -235,7 +239,7 @@ def test_values_that_cannot_be_are_flagged_and_reach_no_other_pixel(good, sub32,
     path = changed(sub32.references[kind], edit)
     with forbid_computes():
         references = nsxr.open_references(sub32.references, exposure, {kind: path})
-        tree = nsxr.detector1(exposure, references, skip=["refpix", "jump"])
+        tree = nsxr.detector1(exposure, references, skip=SHARED)
     found = tree["rate"].to_dataset().compute(scheduler="synchronous")
     inside = xr.zeros_like(good["dq"], dtype=bool)
     inside.values[PLACE] = True
