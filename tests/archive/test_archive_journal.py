@@ -24,7 +24,7 @@ from nsxr.storage.urls import receivers, shown, without_secrets
 NODE, OTHER = "01234/001/001_03101_00001/nrs1", "01234/001/001_03101_00002/nrs1"
 
 
-LEFT_OUT = ["superbias", "refpix", "linearity", "dark_current"]
+LEFT_OUT = ["superbias", "refpix", "linearity", "dark_current", "clean_flicker_noise"]
 """Steps that do not matter for the journal; without them graphs are built faster."""
 
 
