@@ -60,7 +60,7 @@ def test_without_some_of_the_optics_light_is_found_from_the_exposure(made, folde
         path.unlink()
         if content:
             path.write_bytes(content)
-    with warnings.catch_warnings(), caplog.at_level(logging.INFO):
+    with warnings.catch_warnings(), caplog.at_level(logging.INFO, "nsxr"):
         warnings.simplefilter("error", DegradedResultWarning)
         mask, recipe = calibrated(made, folder)
     assert (mask, recipe.optics) == ("found", None)
@@ -81,7 +81,7 @@ def test_exposures_of_shutters_need_their_metafile_beside_them_or_with_the_optic
     shutters = raw.assign_attrs(EXP_TYPE="NRS_MSASPEC", MSAMETFL="jw01234001001_01_msa.fits")
     file = tmp_path / "x_uncal.fits"
     assert metafile_of(str(file), shutters, str(folder)) is None
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "nsxr"):
         assert light_if_known(shutters, str(folder), None) is None
     assert "the MSA metafile is neither beside the exposure nor with the references" in caplog.text
     (folder / "jw01234001001_01_msa.fits").touch()
