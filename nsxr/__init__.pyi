@@ -42,7 +42,7 @@ from .products.spectra_write import write_spectra as write_spectra
 from .products.write import write_products as write_products
 from .ramps.correlated_noise.flicker_noise import clean_flicker_noise as clean_flicker_noise
 from .ramps.correlated_noise.flicker_noise import estimate_flicker_noise as estimate_flicker_noise
-from .ramps.correlated_noise.frames import find_dark_pixels as find_dark_pixels
+from .ramps.correlated_noise.mask import find_dark_pixels as find_dark_pixels
 from .ramps.dark_current import average_dark_current as average_dark_current
 from .ramps.dark_current import subtract_dark as subtract_dark
 from .ramps.dq_init import initialize_dq as initialize_dq

@@ -20,7 +20,8 @@ from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import science_time_order
 from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise, estimate_flicker_noise
-from nsxr.ramps.correlated_noise.frames import dark_of, find_dark_pixels, frames_of
+from nsxr.ramps.correlated_noise.frames import frames_of
+from nsxr.ramps.correlated_noise.mask import dark_of, find_dark_pixels
 from nsxr.ramps.correlated_noise.noise_model import noise_left
 from nsxr.ramps.count_rates import fit_count_rates
 from nsxr.ramps.read_noise import read_noise_after_cleaning

@@ -21,10 +21,11 @@ from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
 from nsxr.model.variables import CORRELATION_COLUMNS, SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.expected_signal import expected_signal
-from nsxr.ramps.correlated_noise.frames import Frames, dark_of, frames_of, on_pixels_of
+from nsxr.ramps.correlated_noise.frames import Frames, frames_of, mean_of_images
+from nsxr.ramps.correlated_noise.mask import dark_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_left, noise_of, spectrum_of, weight_of_series
-from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, without_light
+from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, typical_light, without_light
 from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
@@ -105,19 +106,19 @@ def estimate_flicker_noise(
     frames = frames_of(exposure)
     given, light = on_pixels_of(mask, exposure, "mask"), on_pixels_of(light, exposure, "light")
     wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
-    frames = replace(frames, mean=wait(frames.mean), static=None if frames.static is None else wait(frames.static))
+    frames = _waiting(frames, wait)
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
     residual = without_light(frames, first, None if light is None else level)
     weight = wait(weight_of_series(frames, first)) if frames.is_series else first.astype(np.float32)
     density = spectrum_of(residual, frames, weight)
     density = wait(continued(density, frames) if light is None else density)
     strength = _HIDDEN if light is None else _BESIDE_OPTICS
-    hidden = light_of(frames.mean - level, first, density, frames, strength)
-    mean = (frames.mean - level).expand_dims(("integration", "group"))
-    both = beside_light(density, hidden) * frames.shared
-    of_mean = noise_of(mean, first.astype(np.float32), both, frames.order).isel(integration=0, group=0)
-    is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, of_mean, light))
-    hidden = wait(light_of(frames.mean - level, is_dark, density, frames, strength))
+    images = frames.images - level
+    both = beside_light(density, light_of(images, first, density, frames, strength)) * frames.shared
+    of_images = noise_of(_as_frames(images), first.astype(np.float32), both, frames.order).isel(group=0)
+    mean = wait(mean_of_images(frames.images - of_images))
+    is_dark, level = (wait(array) for array in dark_of(frames, n_sigma, given, mean, light))
+    hidden = wait(light_of(frames.images - level, is_dark, density, frames, strength))
     pattern = None
     if picture_frame is not None:
         pattern = one_chunk(unlabelled(match(picture_frame, exposure, "pictureframe")["sci"]), *IMAGE)
@@ -125,7 +126,8 @@ def estimate_flicker_noise(
     weight = weight if frames.is_series else of_dark
     both = beside_light(density, hidden * frames.relative)
     noise = _noise_of_frames(frames, of_dark, level, weight, density, both, pattern, wait)
-    left = noise_left(weight, density if frames.is_series else both, frames)
+    of_light = beside_light(density, typical_light(hidden) * frames.relative)
+    left = noise_left(weight, density if frames.is_series else of_light, frames)
     variance, change, correlation = (wait(array) for array in left)
     found = xr.Dataset(
         {
@@ -133,7 +135,7 @@ def estimate_flicker_noise(
             "variance": variance,
             "change": change,
             "correlation": correlation,
-            "expected_signal": expected_signal(frames.mean - of_mean, is_dark, level, density, frames.shared),
+            "expected_signal": expected_signal(mean, is_dark, level, density, frames.shared / len(images)),
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
@@ -141,7 +143,7 @@ def estimate_flicker_noise(
         }
     )
     if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
-        _, change, correlation = (wait(array) for array in noise_left(of_dark, both, frames))
+        _, change, correlation = (wait(array) for array in noise_left(of_dark, of_light, frames))
         found = found.assign(change_of_mean=change, correlation_of_mean=correlation)
     length = series_length(frames.order)
     return found.assign_coords(
@@ -157,6 +159,23 @@ def _same(array: xr.DataArray) -> xr.DataArray:
     return array
 
 
+def _waiting(frames: Frames, wait: Callable[[xr.DataArray], xr.DataArray]) -> Frames:
+    """Return frames whose means are computed in a pass of their own, if ``wait`` says so."""
+    images = wait(frames.images)
+    mean = images.isel(integration=0) if len(images) == 1 else wait(mean_of_images(images))
+    if frames.static is None or frames.is_series:
+        static = None if frames.static is None else wait(frames.static)
+    else:
+        static = images if "integration" in frames.static.dims else mean
+    return replace(frames, images=images, mean=mean, static=static)
+
+
+def _as_frames(images: xr.DataArray) -> xr.DataArray:
+    """Return images with the dims of frames: integration, group, row and column."""
+    missing = [dim for dim in ("integration", "group") if dim not in images.dims]
+    return images.expand_dims(missing).transpose(*RAMP)
+
+
 def _noise_of_frames(
     frames: Frames,
     of_dark: xr.DataArray,
@@ -167,16 +186,16 @@ def _noise_of_frames(
     pattern: xr.DataArray | None,
     wait: Callable[[xr.DataArray], xr.DataArray],
 ) -> xr.DataArray:
-    """Return the noise of frames: that of their mean, beside light, and that of the rest of each frame.
+    """Return the noise of frames: that of the mean of an integration, beside light, and that of the rest of each frame.
 
     In a time series, the mean over integrations shows the source, whose amount is fitted in each frame.
     """
     still = frames.still - level
-    frame = still.expand_dims([dim for dim in ("integration", "group") if dim not in still.dims])
+    frame = to_whole_frames(_as_frames(still))
     steady = noise_of(frame, of_dark, both * (frames.shared / frames.relative), frames.order, pattern=pattern)
-    steady = wait(steady if frames.is_series else steady.isel(group=0)).isel(integration=0)
-    if frames.static is None:
-        return steady.broadcast_like(frames.values).transpose(*RAMP)
+    steady = wait(steady.isel(integration=0) if frames.is_series else steady.isel(group=0))
+    if frames.values.sizes["group"] == 1 and not frames.is_series:
+        return _as_frames(steady)
     fitted = {"source": still.fillna(0)} if frames.is_series else {"pattern": pattern}
     return noise_of(frames, weight, density, frames.order, less=frames.still, plus=steady, **fitted)
 

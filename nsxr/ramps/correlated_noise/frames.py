@@ -1,4 +1,4 @@
-"""Frames in which correlated noise is measured, without their sources, and the pixels that see no light."""
+"""Frames in which correlated noise is measured, and their means, which show the sources."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import one_chunk, to_blocks, to_whole_frames
 from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.errors import ModelError
-from nsxr.kernels.ramps.dark_pixels import find_dark
 from nsxr.kernels.ramps.differences import differences, sums_of_squares, weighted_sums
+from nsxr.kernels.ramps.robust_mean import noise_of_pixels, robust_mean
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.dq import UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
@@ -22,12 +22,10 @@ from nsxr.model.variables import check
 __all__ = [
     "SERIES",
     "Frames",
-    "dark_of",
-    "find_dark_pixels",
     "frame_by_frame",
     "frame_of",
     "frames_of",
-    "on_pixels_of",
+    "mean_of_images",
     "squares_about",
 ]
 
@@ -37,7 +35,6 @@ SERIES = 10
 
 _ROWS = 128  # rows in which the noise of a frame is measured
 _SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
-_FEWEST = 2  # least number of frames whose mean can be subtracted before the spectrum is measured
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,19 @@ class Frames:
         Numbers of the groups in which the spectrum is measured.
     precision : DataArray
         (integration, group) float32, inverse variance of the noise of a pixel.
+    images : DataArray
+        (integration, row, column) float32, the mean of the groups of each integration, or the mean of all frames of a
+        time series. Frames are weighted by the inverse variance of their noise, and differences of groups also as in
+        the fit of a slope.
     mean : DataArray
-        (row, column) float32, mean of all values, weighted by the inverse variance of the noise of each frame.
-        Differences of groups are also weighted as in the fit of a slope.
+        (row, column) float32, the mean of ``images``, without what a bad integration adds.
     static : DataArray or None
-        The image that is subtracted before the spectrum is measured: ``mean`` or, in a time series, the mean over
-        integrations (group, row, column). None if there are too few frames.
+        The image that is subtracted before the spectrum is measured: ``images``, in a time series the mean over
+        integrations (group, row, column), ``mean`` if integrations have a single frame. None for a single frame.
     kept : float
         Share of the noise variance that is left after ``static`` is subtracted.
     shared : float
-        Variance of the noise in ``mean`` over the variance of the noise in a frame.
+        Variance of the noise in one of the ``images`` over the variance of the noise in a frame.
     is_series : bool
         Whether there are enough integrations for the mean to show the source, so that pixels with light are used too.
     order : TimeOrder
@@ -78,6 +78,7 @@ class Frames:
     parts: tuple[xr.DataArray, ...]
     sampled: np.ndarray
     precision: xr.DataArray
+    images: xr.DataArray
     mean: xr.DataArray
     static: xr.DataArray | None
     kept: float
@@ -88,12 +89,12 @@ class Frames:
 
     @property
     def still(self) -> xr.DataArray:
-        """The image that is the same in all integrations of a time series, or in all frames of other exposures."""
-        return self.static if self.is_series and self.static is not None else self.mean
+        """The image that is the same in all integrations of a time series, or in all frames of an integration."""
+        return self.static if self.is_series and self.static is not None else self.images
 
     @property
     def relative(self) -> float:
-        """Variance of the noise in ``mean`` over that of the noise in ``still``."""
+        """Variance of the noise in ``images`` over that of the noise in ``still``."""
         return self.shared * self.values.sizes["integration"] if self.is_series else 1.0
 
 
@@ -120,22 +121,26 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     some = exposure.isel(row=slice(stride // 2, None, stride))
     outputs = {"precision": (("integration", "group"), np.float32)}
     precision = map_blocks(_precision, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs)["precision"]
-    mean = one_chunk(_mean(parts, ("integration", "group"), weights, precision), *IMAGE)
-    mean = map_blocks(_without_dead, mean, core=IMAGE, outputs={"mean": (IMAGE, np.float32)})["mean"]
     is_series = integrations >= SERIES
+    dims = ("integration", "group") if is_series else ("group",)
+    images = to_whole_frames(_mean(parts, dims, weights, precision))
+    images = images.expand_dims("integration") if is_series else images
+    whole = ("integration", *IMAGE)
+    images = map_blocks(_without_dead, images, core=IMAGE, outputs={"images": (whole, np.float32)})["images"]
+    mean = mean_of_images(images)
     static, kept = None, 1.0
     if is_series:
-        static, kept = (
-            to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision)),
-            1 - 1 / integrations,
-        )
-    elif integrations * groups >= _FEWEST:
-        static = mean
-        kept = 1 - (1 - _kept(weights)) / integrations if has_groups else 1 - 1 / integrations
-    shared = (_variance_of_mean(weights) if has_groups else 1.0) / integrations
+        static = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision))
+        kept = 1 - 1 / integrations
+    elif groups > 1:
+        static, kept = images, _kept(weights) if has_groups else 1 - 1 / groups
+    elif integrations > 1:
+        static, kept = mean, 1 - 1 / integrations
+    shared = _variance_of_mean(weights) if has_groups else 1.0
+    shared = shared / integrations if is_series else shared
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, parts, sampled, precision, mean, static, kept, shared, is_series, order, bands)
+    return Frames(values, parts, sampled, precision, images, mean, static, kept, shared, is_series, order, bands)
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -223,23 +228,32 @@ def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.
 def _precision(values: np.ndarray) -> np.ndarray:
     """Return the inverse variance of the noise of pixels in each frame, (integration, group) float32.
 
-    The noise is measured from the median difference of neighbours along the dispersion, in which light hardly matters.
     A frame without noise, whose values are all the same, gets almost no weight.
     """
     found = np.full(values.shape[:2], np.float32(1e-6))
     for index in np.ndindex(values.shape[:2]):
-        steps = np.abs(np.diff(values[index], axis=1))
-        steps = steps[np.isfinite(steps)]
-        scatter = 1.05 * float(np.median(steps)) if steps.size else 0.0
+        scatter = noise_of_pixels(values[index])
         if scatter > 0:
             found[index] = 1 / scatter**2
     return found
 
 
-def _without_dead(image: np.ndarray) -> np.ndarray:
-    """Return an image with NaN where pixels have exactly the values of their neighbours: an amplifier is dead."""
-    same = np.pad(image[:, 1:] == image[:, :-1], ((0, 0), (1, 1)), constant_values=image.shape[1] > 1)
-    return np.where(same[:, 1:] & same[:, :-1], np.float32(np.nan), image)
+def mean_of_images(images: xr.DataArray) -> xr.DataArray:
+    """Return the mean of the images of integrations, without what a bad one adds, (row, column) float32.
+
+    See :func:`nsxr.kernels.ramps.robust_mean.robust_mean`. A single image stays as it is.
+    """
+    if images.sizes["integration"] == 1:
+        return images.isel(integration=0)
+    outputs = {"mean": (IMAGE, np.float32)}
+    whole = one_chunk(images, "integration", *IMAGE)
+    return map_blocks(robust_mean, whole, core=("integration", *IMAGE), outputs=outputs)["mean"]
+
+
+def _without_dead(images: np.ndarray) -> np.ndarray:
+    """Return images with NaN where pixels have exactly the values of their neighbours: an amplifier is dead."""
+    same = np.pad(images[..., 1:] == images[..., :-1], ((0, 0), (0, 0), (1, 1)), constant_values=images.shape[2] > 1)
+    return np.where(same[..., 1:] & same[..., :-1], np.float32(np.nan), images)
 
 
 def _mean(
@@ -253,11 +267,22 @@ def _mean(
     else:
         over_groups, along = "group" in dims, along.transpose("integration", "group")
         n = 1 if over_groups else along.sizes["group"]
-        kernel = partial(weighted_sums, over_groups=over_groups)
-        total, count = _sums(kernel, parts, [along], ("difference",), {"difference": n})
+        kernel = partial(weighted_sums if "integration" in dims else _sums_of_integrations, over_groups=over_groups)
+        total, count = _sums(kernel, parts, [along], ("difference",), {"difference": n}, "integration" in dims)
         if over_groups:
             total, count = total.isel(group=0), count.isel(group=0)
     return (total / count.where(count > 0)).astype(np.float32)
+
+
+def _sums_of_integrations(
+    sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, weight: np.ndarray, over_groups: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted sums of each integration, (integration, difference, ...), see :func:`weighted_sums`."""
+    sums = [
+        weighted_sums(sci[i : i + 1], groupdq[i : i + 1], pixeldq, weight[i : i + 1], over_groups)
+        for i in range(len(sci))
+    ]
+    return np.concatenate([total for total, _ in sums]), np.concatenate([count for _, count in sums])
 
 
 def squares_about(frames: Frames, static: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
@@ -279,8 +304,9 @@ def _sums(
     others: Sequence[xr.DataArray],
     dims: tuple[str, ...],
     sizes: Mapping[str, int],
+    over_integrations: bool = True,
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return two sums over the integrations of blocks of ramps, and what a kernel makes of their groups."""
+    """Return two sums over the integrations of blocks of ramps, or for each of them, of what a kernel makes of them."""
     names = {"group": "difference", "row": "piece"}
     renamed = (array.rename({d: n for d, n in names.items() if d in array.dims}) for array in others)
     found = map_blocks(
@@ -290,9 +316,11 @@ def _sums(
         core=("sample", "difference", "column"),
         outputs=dict.fromkeys(("first", "second"), (("integration", *dims, "piece", "column"), np.float64)),
         sizes=sizes,
-        reduced=dict.fromkeys(("first", "second"), "integration"),
+        reduced=dict.fromkeys(("first", "second"), "integration") if over_integrations else None,
     )
-    sums = (reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in found.values())
+    sums = list(found.values())
+    if over_integrations:
+        sums = [reduce_tree(add_blocks, array, "integration", np.float64).isel(integration=0) for array in sums]
     back = {"piece": "row", "difference": "group"}
     first, second = (array.rename({d: n for d, n in back.items() if d in array.dims}) for array in sums)
     return first, second
@@ -320,77 +348,3 @@ def _kept(weights: np.ndarray) -> float:
 def _variance_of_mean(weights: np.ndarray) -> float:
     """Return the variance of the weighted mean of differences of groups, over the variance of a difference."""
     return float(weights @ _covariance(weights.size) @ weights)
-
-
-def find_dark_pixels(exposure: xr.Dataset, light: xr.DataArray | None = None, *, n_sigma: float = 3.0) -> xr.DataArray:
-    """Find the pixels that see no light, from the exposure itself.
-
-    The mean of all differences of groups, or of all rates, is compared with its level and scatter in dark pixels.
-    Single pixels are compared, and means along the dispersion over 9 and 65 columns. These means show traces far below
-    the noise of a pixel. See :func:`nsxr.kernels.ramps.dark_pixels.find_dark`. The result can be drawn, edited, saved,
-    and given to :func:`clean_flicker_noise`.
-
-    Parameters
-    ----------
-    exposure : Dataset
-        Ramps or rates as in :func:`clean_flicker_noise`.
-    light : DataArray, optional
-        (row, column) bool, True in pixels on which light can fall, as from :func:`nsxr.locate_light`. They count as
-        lit, and the others are searched.
-    n_sigma : float
-        How far light stands out [standard deviations of the dark].
-
-    Returns
-    -------
-    DataArray
-        (row, column) bool with the labels of the exposure. Lazy if the exposure is.
-    """
-    is_dark, _ = dark_of(frames_of(exposure), n_sigma, light=on_pixels_of(light, exposure, "light"))
-    labels = {d: exposure[d] for d in IMAGE}
-    return is_dark.assign_coords(labels).assign_attrs(long_name="pixels that see no light")
-
-
-def on_pixels_of(image: xr.DataArray | None, exposure: xr.Dataset, name: str) -> xr.DataArray | None:
-    """Return a mask on the pixels of an exposure, in one chunk, or raise ModelError. None stays None.
-
-    A mask with labels may be larger than the exposure.
-    """
-    if image is None:
-        return None
-    expected = {dim: exposure.sizes[dim] for dim in IMAGE}
-    wanted = {dim: exposure.indexes[dim] for dim in IMAGE if dim in exposure.indexes and dim in image.indexes}
-    try:
-        cut = image.sel(wanted)
-    except KeyError:
-        raise ModelError(f"{name} has sizes {dict(image.sizes)}, and does not cover the exposure: {expected}") from None
-    if dict(cut.sizes) != expected:
-        raise ModelError(f"{name} has sizes {dict(cut.sizes)}, expected {expected}")
-    return one_chunk(unlabelled(cut.transpose(*IMAGE)).astype(bool), *IMAGE)
-
-
-def dark_of(
-    frames: Frames,
-    n_sigma: float,
-    mask: xr.DataArray | None = None,
-    noise: xr.DataArray | None = None,
-    light: xr.DataArray | None = None,
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return which pixels are dark, and the level of dark pixels as an image.
-
-    Single pixels of a given mask that stand out are left out, so that light is not taken for noise where the mask is
-    wrong. If the noise of the mean, (row, column), is given, it is subtracted first, and fainter light is found. Pixels
-    of ``light`` count as lit.
-    """
-
-    def find(mean: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        masks = dict(zip(names, given, strict=True))
-        usable = np.isfinite(mean) & ~masks.get("light", np.False_)
-        is_dark, level = find_dark(mean, usable, frames.bands, n_sigma, masks.get("mask"))
-        return is_dark, np.full(mean.shape, level, dtype=np.float32)
-
-    named = {name: image for name, image in (("mask", mask), ("light", light)) if image is not None}
-    names, given = tuple(named), list(named.values())
-    outputs = {"is_dark": (IMAGE, np.bool_), "level": (IMAGE, np.float32)}
-    mean = frames.mean if noise is None else frames.mean - noise
-    is_dark, level = map_blocks(find, mean, *given, core=IMAGE, outputs=outputs).values()
-    return is_dark, level

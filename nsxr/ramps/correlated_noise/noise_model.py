@@ -3,7 +3,7 @@
 Arrays are lazy; the functions at the end work on NumPy blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -29,7 +29,7 @@ from nsxr.kernels.ramps.static_light import SolverBesideLight
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
 from nsxr.ramps.correlated_noise.covariance import LAG_SIZES, correlation_of, kinds_of, products_of_kinds
-from nsxr.ramps.correlated_noise.frames import Frames, frame_by_frame, frame_of, squares_about
+from nsxr.ramps.correlated_noise.frames import SERIES, Frames, frame_by_frame, frame_of, squares_about
 
 __all__ = ["MODEL", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
 
@@ -38,6 +38,7 @@ MODEL = ("component", "frequency")
 _OUTLIER = 4.0  # samples that deviate by more standard deviations are left out
 _DRAWS, _MOST_DRAWS, _DRAWN = 2, 16, 2**21  # simulated frames, and their pixels: small frames need more of them
 _DRAW_TOLERANCE = 1e-3  # the noise that is left in simulated frames need not be known better
+_COVERED = 0.5  # least share of the mask that frames show, and of the frames that do so, if there are few integrations
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
 
@@ -74,20 +75,22 @@ def noise_of(
 ) -> xr.DataArray:
     """Return the noise of each frame, fitted together with the amount of a pattern, or of light, in each frame.
 
-    Images are (row, column) or (group, row, column): ``less`` is subtracted from the values before, and ``plus`` is
-    added to the noise.
+    Images may have integrations or groups: ``less`` is subtracted from the values before, and ``plus`` is added to the
+    noise. ``density`` may have integrations.
     """
     template = source if source is not None else pattern
     response = None
     if template is not None:
         alike = template if "group" in template.dims else template.expand_dims("group")
-        alike = to_whole_frames(alike.expand_dims("integration"))
-        response = noise_of(alike, weight, density, order, limit=np.inf).isel(integration=0)
+        alike = to_whole_frames(alike.expand_dims(integration=density.sizes.get("integration", 1)))
+        response = noise_of(alike, weight, density, order, limit=np.inf)
+        response = response if "integration" in density.dims else response.isel(integration=0)
         response = response if "group" in template.dims else response.isel(group=0)
     images = {"less": less, "plus": plus, "template": template, "response": response}
     given = {name: image for name, image in images.items() if image is not None}
+    dims = {name: tuple(str(d) for d in image.dims if d not in IMAGE) for name, image in given.items()}
     others = weight, density, *given.values()
-    kernel = partial(_noise_of_frames, names=tuple(given), order=order, is_source=source is not None, limit=limit)
+    kernel = partial(_noise_of_frames, dims=dims, order=order, is_source=source is not None, limit=limit)
     if isinstance(values, Frames) and len(values.parts) > 1:
         return frame_by_frame(kernel, values.parts, others, MODEL, "noise")
     frames = values.values if isinstance(values, Frames) else values
@@ -158,7 +161,7 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     )["folded"]
 
     def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray, folded: np.ndarray) -> np.ndarray:
-        seen = alike_frames(power, count)
+        seen = alike_frames(power, _of_covered(count) if 1 < len(count) < SERIES else count)
         mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
         series = to_series(weight, frames.order, length)
         densities = fit_densities(mean, int(seen.sum()), series, folded.transpose(1, 0, 2))
@@ -175,6 +178,16 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
         sizes={"component": 3, "frequency": length // 2 + 1},
     )["density"]
     return density
+
+
+def _of_covered(count: np.ndarray) -> np.ndarray:
+    """Return the weights (integration, group) with 0 for frames that lack many pixels, and for integrations of such.
+
+    The mask of these frames is another one, and little is known of the mean that was subtracted from them.
+    """
+    covered = count > _COVERED * count.max()
+    covered &= covered.mean(1, keepdims=True) >= _COVERED
+    return np.where(covered, count, 0) if covered.any() else count
 
 
 def _folded(numbers: np.ndarray, weight: np.ndarray, *, order: TimeOrder) -> np.ndarray:
@@ -220,25 +233,33 @@ def _solver(density: np.ndarray, n_outputs: int, tolerance: float = TOLERANCE) -
 
 def _noise_of_frames(
     *arrays: np.ndarray,
-    names: Sequence[str],
+    dims: Mapping[str, tuple[str, ...]],
     order: TimeOrder,
     is_source: bool,
     limit: float,
 ) -> np.ndarray:
-    """Return the noise of each frame, (integration, group, row, column) float32."""
-    number = len(arrays) - len(names) - 2
+    """Return the noise of each frame, (integration, group, row, column) float32.
+
+    ``dims`` are names of images, and which of integration and group they have.
+    """
+    number = len(arrays) - len(dims) - 2
     parts, (weight, density, *images) = arrays[:number], arrays[number:]
     length = series_length(order)
-    solver = _solver(density, len(order.rows))
     weights = to_series(weight, order, length)
+    solvers = [_solver(each, len(order.rows)) for each in (density if density.ndim == 3 else [density])]
     groups = parts[0].shape[1] - (len(parts) > 1)
     out = np.empty((parts[0].shape[0], groups, *weight.shape), np.float32)
     for i in range(out.shape[0]):
         for g in range(out.shape[1]):
-            given = {name: image[g] if image.ndim == 3 else image for name, image in zip(names, images, strict=True)}
+            place = {"integration": i, "group": g}
+            given = {
+                name: image[tuple(place[dim] for dim in of_image)]
+                for (name, of_image), image in zip(dims.items(), images, strict=True)
+            }
             frame = frame_of(parts, i, g)
             frame = frame - given["less"] if "less" in given else frame
             series = to_series(frame, order, length)
+            solver = solvers[min(i, len(solvers) - 1)]
             noise = to_image(solver.noise(series, known_samples(series, weights), limit), order)
             if "template" in given:
                 template, response = given["template"], given["response"]

@@ -7,46 +7,64 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks
+from nsxr.compute.layouts import chunk_like, one_chunk
 from nsxr.kernels.ramps.flicker import Densities, series_length, to_series
 from nsxr.kernels.ramps.static_light import light_density, without_smooth
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.ramps.correlated_noise.frames import Frames
 from nsxr.ramps.correlated_noise.noise_model import MODEL
 
-__all__ = ["beside_light", "continued", "light_of", "without_light"]
+__all__ = ["beside_light", "continued", "light_of", "typical_light", "without_light"]
 
 _SLOW, _FAST = 0.1, 0.3
 """Frequencies [cycles per line] between which the noise of a single frame is told from smooth light."""
 
 
 def light_of(
-    image: xr.DataArray, is_dark: xr.DataArray, density: xr.DataArray, frames: Frames, strength: float
+    images: xr.DataArray, is_dark: xr.DataArray, density: xr.DataArray, frames: Frames, strength: float
 ) -> xr.DataArray:
-    """Return the density of light in the mean image, relative to the noise in it, (frequency,) float64.
+    """Return the density of light in each mean image, relative to the noise in it, (integration, frequency) float64.
 
-    ``image`` (row, column) is the mean of all frames less its level, ``density`` (component, frequency) the densities
-    of the noise of a frame, and ``strength`` that of the light that may be hidden.
+    ``images`` (integration, row, column) are means of frames less their level, ``density`` (component, frequency) the
+    densities of the noise of a frame, and ``strength`` that of the light that may be hidden.
     """
-
     order, shared, is_single = frames.order, frames.shared, frames.static is None
+    length = series_length(order)
 
-    def find(image: np.ndarray, is_dark: np.ndarray, density: np.ndarray) -> np.ndarray:
-        length = series_length(order)
-        known = is_dark & np.isfinite(image)
-        weight = to_series(known.astype(np.float32), order, length)
-        series = to_series(np.where(known, image, np.float32(0)), order, length)
+    def find(images: np.ndarray, is_dark: np.ndarray, density: np.ndarray) -> np.ndarray:
         own, common, white = density * shared
         noise = Densities(float(white[0]), own, common)
-        return light_density(series, weight, noise, order, strength, single=is_single) / shared
+        found = []
+        for image in images:
+            known = is_dark & np.isfinite(image)
+            weight = to_series(known.astype(np.float32), order, length)
+            series = to_series(np.where(known, image, np.float32(0)), order, length)
+            found.append(light_density(series, weight, noise, order, strength, single=is_single) / shared)
+        return np.array(found)
 
-    return map_blocks(
-        find, image, is_dark, density, core=(*IMAGE, *MODEL), outputs={"light": (("frequency",), np.float64)}
-    )["light"]
+    outputs = {"light": (("integration", "frequency"), np.float64)}
+    return map_blocks(find, images, is_dark, density, core=(*IMAGE, *MODEL), outputs=outputs)["light"]
+
+
+def typical_light(light: xr.DataArray) -> xr.DataArray:
+    """Return the middle of the densities of light of the integrations, (frequency,) float64; of two, the lower one."""
+
+    def middle(light: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.sort(light, axis=0)[(len(light) - 1) // 2]
+        return found
+
+    outputs = {"light": (("frequency",), np.float64)}
+    whole = one_chunk(light, "integration")
+    return map_blocks(middle, whole, core=("integration", "frequency"), outputs=outputs)["light"]
 
 
 def beside_light(density: xr.DataArray, light: xr.DataArray) -> xr.DataArray:
-    """Return the densities of noise with that of light as last component, (component, frequency) float64."""
-    return xr.concat([density, light.expand_dims("component")], "component")
+    """Return the densities of noise with that of light as last component, (..., component, frequency) float64.
+
+    They have integrations if the light has.
+    """
+    both = xr.broadcast(density, light.expand_dims("component"), exclude=("component",))
+    return xr.concat(both, "component").transpose(..., *MODEL)
 
 
 def without_light(frames: Frames, is_dark: xr.DataArray, level: xr.DataArray | None) -> xr.DataArray:
@@ -56,7 +74,8 @@ def without_light(frames: Frames, is_dark: xr.DataArray, level: xr.DataArray | N
     """
     if frames.static is not None:
         static = frames.static.isel(group=frames.sampled) if "group" in frames.static.dims else frames.static
-        return frames.values.isel(group=frames.sampled) - static
+        sampled = frames.values.isel(group=frames.sampled)
+        return sampled - chunk_like(static, sampled)
     if level is not None:
         return frames.values - level
 
