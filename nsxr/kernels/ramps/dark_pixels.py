@@ -82,11 +82,13 @@ def find_dark(
     bright = _bright_columns(_column_levels(values, usable, bands), is_dark, usable, bands, n_sigma + 0.5)
     for _ in range(_ROUNDS):
         flat = values - _column_levels(values, is_dark, bands)
-        lit = bright.copy()
+        lit, of_pixel = bright.copy(), 0.0
         for length in _LENGTHS if mask is None else _LENGTHS[:1]:
             mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
             of_dark = mean[is_dark & known]
             centre, width = dark_level(of_dark)
+            of_pixel = width if length == 1 else of_pixel
+            width = max(width, of_pixel / np.sqrt(length))  # white noise alone scatters as much
             if not width > 0:
                 continue
             limit = n_sigma + 1 if length == 1 and mask is None else n_sigma
