@@ -12,9 +12,10 @@ from nsxr.ramps.correlated_noise.frames import Frames, frames_of
 
 __all__ = ["dark_of", "find_dark_pixels", "on_pixels_of"]
 
-_OF_MEAN = 2**0.5
-"""Where integrations are averaged, light stands out by so much more. In the mean of two, this is the light that one
-shows. Less noise is taken for light, so that the mask hardly changes if the mean lacks a bad integration."""
+_OF_MEAN = 1.2
+"""Where integrations are averaged, light stands out by so much more: still fainter than what one integration shows.
+Less noise is taken for light, so that the mask hardly changes if the mean lacks a bad integration. More would be worse
+for points: fainter ones would count as dark."""
 
 
 def find_dark_pixels(exposure: xr.Dataset, light: xr.DataArray | None = None, *, n_sigma: float = 3.0) -> xr.DataArray:
