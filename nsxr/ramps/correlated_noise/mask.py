@@ -81,9 +81,10 @@ def dark_of(
     def find(mean: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         masks = dict(zip(names, given, strict=True))
         usable = np.isfinite(mean) & ~masks.get("light", np.False_)
-        is_dark, level = find_dark(mean, usable, frames.bands, limit, masks.get("mask"))
+        is_dark, level = find_dark(mean, usable, bands, limit, masks.get("mask"))
         return is_dark, np.full(mean.shape, level, dtype=np.float32)
 
+    bands = frames.bands
     limit = n_sigma * (_OF_MEAN if frames.images.sizes["integration"] > 1 else 1.0)
     named = {name: image for name, image in (("mask", mask), ("light", light)) if image is not None}
     names, given = tuple(named), list(named.values())

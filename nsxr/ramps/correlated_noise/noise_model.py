@@ -136,7 +136,8 @@ def noise_left(
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
     """Return the spectral densities of one frame, (component, frequency) float64."""
-    length = series_length(frames.order)
+    order, kept = frames.order, frames.kept
+    length = series_length(order)
     power, count = map_blocks(
         _power_of_frames,
         residual,
@@ -147,7 +148,7 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
             "count": (("integration", "group"), np.float64),
         },
         sizes={"kind": 2, "bin": power_bins(length).size},
-        order=frames.order,
+        order=order,
     ).values()
     numbers = in_groups(chunk_like(xr.DataArray(np.arange(band_count(length)), dims="band"), residual), "band", 10)
     folded = map_blocks(
@@ -157,13 +158,13 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
         core=IMAGE,
         outputs={"folded": (("band", "kind", "bin"), np.float64)},
         sizes={"kind": 2, "bin": power_bins(length).size},
-        order=frames.order,
+        order=order,
     )["folded"]
 
     def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray, folded: np.ndarray) -> np.ndarray:
         seen = alike_frames(power, _of_covered(count) if 1 < len(count) < SERIES else count)
-        mean = power[seen].mean(0) / frames.kept if seen.any() else np.zeros(power.shape[2:])
-        series = to_series(weight, frames.order, length)
+        mean = power[seen].mean(0) / kept if seen.any() else np.zeros(power.shape[2:])
+        series = to_series(weight, order, length)
         densities = fit_densities(mean, int(seen.sum()), series, folded.transpose(1, 0, 2))
         return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])
 
