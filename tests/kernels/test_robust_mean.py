@@ -41,6 +41,14 @@ def test_a_bad_image_does_not_change_the_mean(number, kind):
     assert np.sqrt((rest**2).mean()) < 0.75 / np.sqrt(number - 1)
 
 
+@pytest.mark.parametrize("number", [3, 6])
+def test_faint_light_of_one_image_is_left_out(number):
+    images = images_of(number)
+    images[-1, :, 40:100] += 2
+    rest = robust_mean(images) - images[:-1].mean(0)
+    assert abs(rest[:, 45:95].mean() - rest[:, :35].mean()) < 0.2  # 0.33 to 0.67 otherwise
+
+
 def test_pixels_without_values():
     images = images_of(3)
     images[:, 5, 5] = np.nan

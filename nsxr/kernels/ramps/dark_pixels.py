@@ -11,6 +11,10 @@ __all__ = ["dark_level", "find_dark"]
 _LENGTHS = (1, 9, 65)
 """Pixels along the dispersion that are averaged, to see bright, faint and very faint traces."""
 
+_BEYOND = {1: 1.0, 9: 0.5, 65: 1.0}
+"""How much farther than n_sigma light of each length has to stand out. Light that stands out by less is so faint that
+the estimate of the noise hardly takes it for noise."""
+
 _ROUNDS = 3
 _TILE = 32  # columns that are sorted together
 _NEARBY = 17  # columns whose levels are compared
@@ -91,7 +95,7 @@ def find_dark(
             width = max(width, of_pixel / np.sqrt(length))  # white noise alone scatters as much
             if not width > 0:
                 continue
-            limit = n_sigma + 1 if length == 1 and mask is None else n_sigma
+            limit = n_sigma + (_BEYOND[length] if mask is None else 0)
             found = known & (mean - centre > limit * width)
             if length == 1:
                 lit |= known & (mean - centre < -(n_sigma + 1) * width)  # too low for a dark pixel: a bad value

@@ -1,6 +1,7 @@
 """The mean of a few images of the same scene, of which one may be bad."""
 
 import numpy as np
+from scipy import ndimage
 
 from nsxr.kernels.ramps.dark_pixels import dark_level
 
@@ -8,6 +9,9 @@ __all__ = ["noise_of_pixels", "robust_mean"]
 
 _FAR = 5.0
 """Values that differ from the middle one by more are left out [standard deviations of the noise of a pixel]."""
+
+_WINDOW = (5, 9)
+"""Rows and columns whose mean must not differ by more either, which shows faint light of one image."""
 
 _NOISY = 2.0
 """Images with this many times the noise of the middle one are left out; if two do not agree, the noisier one."""
@@ -27,7 +31,8 @@ def robust_mean(images: np.ndarray) -> np.ndarray:
     """Return the mean of images, weighted by the inverse variance of their noise, without values that are far off.
 
     Images lose their dark levels first, and the mean gets the middle one of these levels. In each pixel, values far
-    from the middle one are left out. Of an even number of values, the middle one is that of the two in the middle that
+    from the middle one are left out, and so are values around which the mean of a window is far from it. Where none is
+    left, the middle value is taken. Of an even number of values, the middle one is that of the two in the middle that
     is closer to the dark level. So of two values that do not agree, the darker one is kept.
 
     Parameters
@@ -55,10 +60,13 @@ def robust_mean(images: np.ndarray) -> np.ndarray:
     middle = _middle(flat)
     total, count = (np.zeros(images.shape[1:], np.float32) for _ in range(2))
     for image, weight in zip(flat, (noise.min() / noise) ** 2, strict=True):
-        near = np.abs(image - middle) <= limit  # False where there is no value
+        apart = image - middle
+        near = np.abs(apart) <= limit  # False where there is no value
+        smooth = ndimage.uniform_filter(np.where(near, apart, np.float32(0)), _WINDOW, mode="nearest")
+        near &= np.abs(smooth) <= limit / np.float32(np.prod(_WINDOW) ** 0.5)
         total += np.where(near, np.float32(weight) * image, np.float32(0))
         count += np.float32(weight) * near
-    mean = np.where(count > 0, total / np.where(count > 0, count, np.float32(1)), np.float32(np.nan))
+    mean = np.where(count > 0, total / np.where(count > 0, count, np.float32(1)), middle)
     return mean + np.float32(_middle(levels[seen]))
 
 

@@ -12,7 +12,7 @@ from nsxr.ramps.correlated_noise.frames import Frames, frames_of
 
 __all__ = ["dark_of", "find_dark_pixels", "on_pixels_of"]
 
-_OF_MEAN = 1.2
+_OF_MEAN = 1.4
 """Where integrations are averaged, light stands out by so much more: still fainter than what one integration shows.
 Less noise is taken for light, so that the mask hardly changes if the mean lacks a bad integration. More would be worse
 for points: fainter ones would count as dark."""
