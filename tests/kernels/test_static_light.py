@@ -101,6 +101,16 @@ def test_lines_that_fill_columns_of_an_amplifier_are_light():
     assert is_dark.mean() > 0.85
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_dark_in_a_crowded_field(seed):
+    random = np.random.default_rng(seed)
+    distance = np.abs(np.arange(512) % 8 - 4)
+    light = 14 * np.exp(-0.5 * (distance / 1.5) ** 2)[:, None] * (1 + 0.3 * np.sin(np.arange(64) / 50))
+    image = (light + np.sqrt(1 + 0.15 * light) * random.standard_normal(light.shape)).astype(np.float32)
+    is_dark, _ = find_dark(image, np.ones(image.shape, bool), np.arange(512) // 128)
+    assert is_dark[light > 2].mean() < 0.01
+
+
 def test_smooth_light_of_a_single_frame_is_left_out():
     random = np.random.default_rng(4)
     columns = np.arange(600)

@@ -91,6 +91,8 @@ def find_dark(
             mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
             of_dark = mean[is_dark & known]
             centre, width = dark_level(of_dark)
+            if length == 1 and not np.isfinite(centre):  # too few dark pixels to tell what is dark
+                return np.zeros_like(usable), np.nan
             of_pixel = width if length == 1 else of_pixel
             width = max(width, of_pixel / np.sqrt(length))  # white noise alone scatters as much
             if not width > 0:
