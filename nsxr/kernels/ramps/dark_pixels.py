@@ -17,7 +17,7 @@ the estimate of the noise hardly takes it for noise."""
 
 _ROUNDS = 3
 _TILE = 32  # columns that are sorted together
-_NEARBY = 17  # columns whose levels are compared
+_NEARBY, _LOW = 33, 35.0  # columns whose levels are compared, and the percentile of these levels: many may have lines
 _FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
@@ -83,7 +83,7 @@ def find_dark(
     if not np.isfinite(middle):
         return np.zeros_like(usable), np.nan
     is_dark = usable & (np.abs(values - middle) <= n_sigma * scatter)
-    bright = _bright_columns(_column_levels(values, usable, bands), is_dark, usable, bands, n_sigma + 0.5)
+    bright = _bright_columns(_column_levels(values, usable, bands), is_dark, usable, bands, n_sigma + 2)
     for _ in range(_ROUNDS):
         flat = values - _column_levels(values, is_dark, bands)
         lit, of_pixel = bright.copy(), 0.0
@@ -120,11 +120,11 @@ def _bright_columns(
     for band in np.unique(bands):
         rows = bands == band
         of_band, share = levels[rows][:1], is_dark[rows].sum(0) / np.maximum(usable[rows].sum(0), 1)
-        rest = of_band - ndimage.median_filter(of_band, (1, _NEARBY), mode="nearest")
-        scatter = 1.4826 * np.median(np.abs(rest))
+        rest = of_band - ndimage.percentile_filter(of_band, _LOW, (1, _NEARBY), mode="nearest")
+        centre, scatter = dark_level(rest)
         found = ((share < 0.5 * np.median(share)) & usable[rows].any(0))[None]
         if scatter > 0:
-            found = found | (rest > n_sigma * scatter)
+            found = found | (rest > centre + n_sigma * scatter)
         lit[rows] = _grown(found, 2)
     return lit
 
