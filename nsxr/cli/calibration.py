@@ -139,6 +139,9 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         _, stages, tree, completed = recipe.calibrate(paths)
     if client is not None:
         require_reachable(client, [*paths, *recipe.paths], wanted.directory)
+    ramps = list(stages.values())[-1]
+    if wanted.has_noise and ramps.sizes["group"] < 2:
+        raise ParameterError("--noise needs two groups or more")
     saved = {name: stages[name] for name in wanted.saved}
     written = write_products(
         tree,
@@ -150,7 +153,6 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         steps=saved,
         texts={"recipe.toml": completed.as_toml()},
     )
-    ramps = list(stages.values())[-1]
     if wanted.has_quicklook:
         from nsxr.plot.quicklook import plot_quicklook  # matplotlib takes 0.3 s to import
 
@@ -169,8 +171,6 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         from nsxr.plot.noise import plot_noise
 
         before, after = stages["jump"], stages["clean_flicker_noise"]
-        if after.sizes["group"] < 2:
-            raise ParameterError("--noise needs two groups or more")
         words = f"{root}: calibrating {NOISE_GROUPS} groups again, to compare noise before and after cleaning"
         with phase(words, wanted.progress), worker_errors():
             before, after = compute_together(

@@ -131,7 +131,12 @@ def _in_markdown(step: Step) -> str:
 
 def _off(step: Step) -> str:
     """Return a sentence on a step that is off by default."""
-    return " Off by default; on with --run, or with any of its parameters." if step.off else ""
+    pipelines = [one for one in _PIPELINES if step.name in one.steps]
+    off = [one.name for one in pipelines if one.steps[step.name].off]
+    if not off:
+        return ""
+    where = "" if len(off) == len(pipelines) else f" in {', '.join(off)}"
+    return f" Off by default{where}; on with --run, or with any of its parameters."
 
 
 def _default(one: Parameter) -> str:

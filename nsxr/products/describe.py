@@ -167,8 +167,8 @@ def _correlated_noise(header: Named) -> list[str]:
     if any(not isinstance(header.get(name), float | int) for name in names):
         return []
     white, noise, left, dark, done = (float(header[name]) for name in names)
-    line = f"noise:       white {white:.3g} DN, correlated {noise:.3g} DN, left {left:.3g} DN; "
-    line += f"{100 * dark:.0f} % of the pixels are dark"
+    line = f"noise:       white {white:.3g} DN, correlated {noise:.3g} DN, left in light {left:.3g} DN "
+    line += f"({100 * done:.0f} % of the variance removed); {100 * dark:.0f} % of the pixels are dark"
     if dark < _FEW_DARK:
         line += "; nothing was removed, because almost no pixels are dark"
     elif noise < _LITTLE * white:

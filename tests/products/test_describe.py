@@ -137,7 +137,10 @@ def test_what_is_neither(tmp_path, calibrated):
 @pytest.mark.parametrize(
     ("numbers", "told"),
     [
-        ((2.6, 1.5, 0.5, 0.8, 0.9), "white 2.6 DN, correlated 1.5 DN, left 0.5 DN; 80 % of the pixels are dark\n"),
+        (
+            (2.6, 1.5, 0.5, 0.8, 0.9),
+            "left in light 0.5 DN (90 % of the variance removed); 80 % of the pixels are dark\n",
+        ),
         ((2.6, 1.5, 1.5, 0.0, 0.0), "nothing was removed, because almost no pixels are dark"),
         ((2.6, 0.1, 0.1, 0.9, 0.0), "there is almost no correlated noise"),
         ((2.6, 1.5, 1.5, 0.9, 0.01), "light that could be hidden looks like this noise"),

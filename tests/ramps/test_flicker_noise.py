@@ -395,6 +395,10 @@ def test_command_compares_noise(tmp_path):
     (table,) = out.glob("*_noise.ecsv")
     assert Table.read(table)["slow_after"][0] < Table.read(table)["slow_before"][0]
     assert len(list(out.glob("*_noise.png"))) == 1
+    one = simulate_exposure(tmp_path / "one", readout="NRSRAPID", subarray="SUB512", groups=1, scene="BOTS")
+    result = CliRunner().invoke(main, [words[0], str(one.uncal[0]), *words[2:5], str(tmp_path / "none"), *words[6:]])
+    assert "--noise needs two groups" in result.output
+    assert not list(tmp_path.glob("none/*"))
     words[-3] = "clean_flicker_noise.fit_method=best"
     assert "expected one of" in CliRunner().invoke(main, [*words, "--overwrite"]).output
 
