@@ -169,7 +169,9 @@ def _correlated_noise(header: Named) -> list[str]:
     white, noise, left, dark, done = (float(header[name]) for name in names)
     line = f"noise:       white {white:.3g} DN, correlated {noise:.3g} DN, left in light {left:.3g} DN "
     line += f"({100 * done:.0f} % of the variance removed); {100 * dark:.0f} % of the pixels are dark"
-    if dark < _FEW_DARK:
+    if white <= 0:
+        line += "; nothing was removed, because no two frames can be compared"
+    elif dark < _FEW_DARK:
         line += "; nothing was removed, because almost no pixels are dark"
     elif noise < _LITTLE * white:
         line += "; almost nothing was removed, because there is almost no correlated noise"

@@ -13,7 +13,7 @@ from nsxr.model.readout import Readout
 from nsxr.model.variables import check
 from nsxr.references.match import match
 
-__all__ = ["read_noise_after_cleaning", "rescale_read_noise"]
+__all__ = ["change_of_pixels", "read_noise_after_cleaning", "rescale_read_noise"]
 
 
 def rescale_read_noise(exposure: xr.Dataset, readnoise: xr.Dataset, gain: xr.Dataset) -> xr.Dataset:
@@ -112,6 +112,8 @@ def read_noise_after_cleaning(
     noise, and R the read noise of the reference, the new read noise is
 
     .. math:: R'^2 = R^2 \frac{2 N (w - p)}{\langle R^2 \rangle} + 2 N v
+
+    Where the estimate follows the noise of a pixel, *v* is negative, and smaller for pixels with less noise.
     """
     check(exposure, "flicker_variance", "white_variance", "dark_level", "is_dark")
     readout = Readout.of(exposure)
@@ -128,11 +130,24 @@ def read_noise_after_cleaning(
     photons = 0.5 * electrons * (1 - 2 * shared) / of_gain**2
     white = (exposure["white_variance"] - photons).clip(0.0, None)
     left = chunk_like(unlabelled(exposure["flicker_variance"]), square)
-    factor = 2 * frames * white / square.where(dark).astype(np.float64).mean()
+    mean_square = square.where(dark).astype(np.float64).mean()
+    left = change_of_pixels(left, square / mean_square)
+    factor = 2 * frames * white / mean_square
     factor = factor.where(np.isfinite(factor), 1.0).clip(0.1, 10.0)
     changed = (square * factor.astype(np.float32) + np.float32(2 * frames) * left).clip(0.0, None) ** np.float32(0.5)
     changed = changed.transpose("row", "column").astype(np.float32)
     return reference.assign(sci=changed.assign_attrs(reference["sci"].attrs))
+
+
+def change_of_pixels(change: xr.DataArray, ratio: xr.DataArray) -> xr.DataArray:
+    """Return what correlated noise that is left adds to the variance of pixels with more or less noise than others.
+
+    ``change`` (row, column) is for a pixel with the mean variance of dark pixels, and ``ratio`` (row, column) is the
+    variance of each pixel over this mean. It is negative where the estimate follows the noise of a pixel. A pixel with
+    less noise has less to lose.
+    """
+    less = ratio.clip(0.0, 1.0).astype(np.float32).fillna(np.float32(1))
+    return change * less.where(change < 0, np.float32(1))
 
 
 def _counts(

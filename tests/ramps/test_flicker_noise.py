@@ -432,6 +432,52 @@ def test_nothing_dark_changes_nothing():
     np.testing.assert_array_equal(read_noise_after_cleaning(cleaned, readnoise, gain)["sci"], readnoise["sci"])
 
 
+LOST = {
+    "an integration of two": (2, 2, np.s_[1]),
+    "all groups but two": (1, 6, np.s_[:, 2:]),
+    "all groups but two of each": (3, 6, np.s_[:, 2:]),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_without_two_frames_to_compare_read_noise_and_signal_stay(kind):
+    integrations, groups, lost = LOST[kind]
+    ramps, _ = make_ramps(groups=groups, integrations=integrations, columns=16)
+    ramps["groupdq"][lost] = np.uint8(GroupFlag.SATURATED.value)
+    readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
+    cleaned = clean_flicker_noise(ramps)
+    np.testing.assert_array_equal(cleaned["sci"], ramps["sci"])
+    np.testing.assert_array_equal(read_noise_after_cleaning(cleaned, readnoise, gain)["sci"], readnoise["sci"])
+    assert float(cleaned["white_noise"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("integrations", "groups", "lost"), [(1, 6, np.s_[:, 3:]), (4, 3, np.s_[:2]), (11, 3, np.s_[3:])]
+)
+def test_white_noise_is_right_if_frames_are_lost(integrations, groups, lost):
+    subarray = "SUB512" if integrations > 10 else "FULL"
+    ramps, _ = make_ramps(groups=groups, integrations=integrations, columns=32, subarray=subarray)
+    ramps["groupdq"][lost] = np.uint8(GroupFlag.SATURATED.value)
+    white = float(clean_flicker_noise(ramps)["white_noise"])
+    assert white == pytest.approx(WHITE, rel=0.06)
+
+
+def test_pixels_with_little_read_noise_keep_a_variance():
+    ramps, _ = make_ramps(columns=16)
+    readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
+    readnoise["sci"][5::7] *= 0.1
+    noise = read_noise_after_cleaning(clean_flicker_noise(ramps), readnoise, gain)["sci"].values
+    assert (noise[5::7] > 0.05 * 1.414 * WHITE).all()
+    assert np.median(noise[5::7]) < 0.2 * 1.414 * WHITE
+
+
+def test_a_series_without_dark_pixels_stays_as_it_is():
+    ramps, _ = make_ramps(groups=2, integrations=11, columns=16, subarray="SUB512")
+    ramps["pixeldq"][::2] = np.uint32(PixelFlag.DO_NOT_USE.value)
+    light = xr.DataArray(np.ones((32, 16), bool), dims=IMAGE)
+    assert np.isfinite(clean_flicker_noise(ramps, light=light)["sci"]).all()
+
+
 @pytest.mark.parametrize("integrations", [2, 11])
 def test_exposures_longer_than_memory_give_the_same(tmp_path, monkeypatch, integrations):
     made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB32", groups=4, integrations=integrations)

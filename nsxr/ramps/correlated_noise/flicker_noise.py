@@ -26,6 +26,7 @@ from nsxr.ramps.correlated_noise.mask import dark_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_left, noise_of, spectrum_of, weight_of_series
 from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, typical_light, without_light
+from nsxr.ramps.read_noise import change_of_pixels
 from nsxr.references.match import match
 
 __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
@@ -92,7 +93,8 @@ def estimate_flicker_noise(
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted;
         ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
-        each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``; frequency in Hz.
+        each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white`` (NaN if no two frames can
+        be compared); frequency in Hz.
         All are lazy if the exposure is.
 
     Notes
@@ -111,7 +113,8 @@ def estimate_flicker_noise(
     residual = without_light(frames, first, None if light is None else level)
     weight = wait(weight_of_series(frames, first)) if frames.is_series else first.astype(np.float32)
     density = spectrum_of(residual, frames, weight)
-    density = wait(continued(density, frames) if light is None else density)
+    measured = wait(continued(density, frames) if light is None else density)
+    density = measured.fillna(1.0)  # where no noise was measured, none is subtracted, whatever the white noise
     strength = _HIDDEN if light is None else _BESIDE_OPTICS
     images = frames.images - level
     both = beside_light(density, light_of(images, first, density, frames, strength)) * frames.shared
@@ -139,7 +142,7 @@ def estimate_flicker_noise(
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
-            "density": density,
+            "density": measured,
         }
     )
     if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
@@ -305,7 +308,7 @@ def clean_flicker_noise(
         share = share.where(np.isfinite(share), 1.0).clip(0.1, 10.0).astype(np.float32)
         changed = {
             "sci": _without(exposure, noise),
-            "var_rnoise": (images[0] * share + change).clip(0.0, None),
+            "var_rnoise": (images[0] * share + change_of_pixels(change, images[0] / means[0])).clip(0.0, None),
         }
         units = {}
     table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
@@ -344,7 +347,7 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
     def summarize(
         density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        length = 2 * (density.shape[1] - 1)
+        density, length = np.nan_to_num(density), 2 * (density.shape[1] - 1)
         starts = power_bins(length)[1:]
         counts = np.diff(np.append(starts, density.shape[1]))
         frequency = np.add.reduceat(np.arange(density.shape[1], dtype=np.float64), starts) / counts

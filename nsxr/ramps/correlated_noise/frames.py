@@ -62,8 +62,11 @@ class Frames:
     static : DataArray or None
         The image that is subtracted before the spectrum is measured: ``images``, in a time series the mean over
         integrations (group, row, column), ``mean`` if integrations have a single frame. None for a single frame.
-    kept : float
-        Share of the noise variance that is left after ``static`` is subtracted.
+    averaged : int
+        Axis of (integration, group) along which frames are averaged for ``static``.
+    kept : ndarray
+        (number of frames + 1,), share of the noise variance that is left after ``static`` is subtracted, by the number
+        of usable frames along this axis. It is 0 for a single one of many.
     shared : float
         Variance of the noise in one of the ``images`` over the variance of the noise in a frame.
     is_series : bool
@@ -81,7 +84,8 @@ class Frames:
     images: xr.DataArray
     mean: xr.DataArray
     static: xr.DataArray | None
-    kept: float
+    averaged: int
+    kept: np.ndarray
     shared: float
     is_series: bool
     order: TimeOrder
@@ -128,19 +132,24 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     whole = ("integration", *IMAGE)
     images = map_blocks(_without_dead, images, core=IMAGE, outputs={"images": (whole, np.float32)})["images"]
     mean = mean_of_images(images)
-    static, kept = None, 1.0
+    static, averaged, kept = None, 0, np.ones(integrations + 1)
     if is_series:
         static = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision))
-        kept = 1 - 1 / integrations
     elif groups > 1:
-        static, kept = images, _kept(weights) if has_groups else 1 - 1 / groups
+        static, averaged = images, 1
     elif integrations > 1:
-        static, kept = mean, 1 - 1 / integrations
+        static = mean
+    if static is not None and averaged == 0:
+        kept = 1 - 1 / np.maximum(np.arange(integrations + 1), 1)
+    elif static is not None:
+        kept = np.array([0.0, *(_kept(_slope_weights(n)) for n in range(1, groups + 1))])
     shared = _variance_of_mean(weights) if has_groups else 1.0
     shared = shared / integrations if is_series else shared
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, parts, sampled, precision, images, mean, static, kept, shared, is_series, order, bands)
+    return Frames(
+        values, parts, sampled, precision, images, mean, static, averaged, kept, shared, is_series, order, bands
+    )
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -333,18 +342,16 @@ def _slope_weights(n: int) -> np.ndarray:
     return weights
 
 
-def _covariance(n: int) -> np.ndarray:
-    """Return the covariance of differences of successive groups, in units of their variance."""
-    covariance: np.ndarray = np.eye(n) - 0.5 * np.eye(n, k=1) - 0.5 * np.eye(n, k=-1)
-    return covariance
-
-
 def _kept(weights: np.ndarray) -> float:
-    """Return the variance of a difference of groups less the weighted mean, over the variance of a difference."""
-    rest = np.eye(weights.size) - weights
-    return float(np.trace(rest @ _covariance(weights.size) @ rest.T) / weights.size)
+    """Return the variance of a difference of groups less the weighted mean, over the variance of a difference.
+
+    Differences of successive groups have a covariance of minus half of their variance. So that of one with the sum of
+    all is half of it at both ends of the ramp, and 0 elsewhere.
+    """
+    with_mean = 0.5 * (weights[0] + weights[-1]) / weights.size
+    return float(1 - 2 * with_mean + _variance_of_mean(weights))
 
 
 def _variance_of_mean(weights: np.ndarray) -> float:
     """Return the variance of the weighted mean of differences of groups, over the variance of a difference."""
-    return float(weights @ _covariance(weights.size) @ weights)
+    return float((weights**2).sum() - (weights[1:] * weights[:-1]).sum())

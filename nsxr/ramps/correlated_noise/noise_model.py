@@ -39,6 +39,7 @@ _OUTLIER = 4.0  # samples that deviate by more standard deviations are left out
 _DRAWS, _MOST_DRAWS, _DRAWN = 2, 16, 2**21  # simulated frames, and their pixels: small frames need more of them
 _DRAW_TOLERANCE = 1e-3  # the noise that is left in simulated frames need not be known better
 _COVERED = 0.5  # least share of the mask that frames show, and of the frames that do so, if there are few integrations
+_NOTHING = 1e-14  # white noise below this is rounding [squared units of the frames]
 _SMOOTHED = 65  # columns over which the variance of the noise that is left is averaged
 
 
@@ -51,7 +52,10 @@ def weight_of_series(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
         known = count > 0.3 * count.max()
         variance = np.where(known, square / np.where(known, count, 1), np.inf)
         dark = known & is_dark
-        typical = np.median(variance[dark]) if dark.any() else np.median(variance)
+        of_typical = dark if dark.any() else known
+        typical = np.median(variance[of_typical]) if of_typical.any() else np.inf
+        if not np.isfinite(typical):
+            return np.zeros(is_dark.shape, np.float32)
         ratio = np.where(known, variance / max(typical, 1e-30), np.inf)
         weight = np.where(is_dark & (ratio < 3), 1, 1 / np.maximum(ratio, 1))
         return np.where(ratio < 0.25, 0, weight).astype(np.float32)  # such a pixel does not show the noise
@@ -135,9 +139,12 @@ def noise_left(
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
-    """Return the spectral densities of one frame, (component, frequency) float64."""
-    order, kept = frames.order, frames.kept
-    length = series_length(order)
+    """Return the spectral densities of one frame, (component, frequency) float64.
+
+    White noise is NaN, and other noise 0, if no two frames can be compared.
+    """
+    order, length = frames.order, series_length(frames.order)
+    kept_of = partial(_kept_of_frames, axis=frames.averaged, kept=frames.kept)
     power, count = map_blocks(
         _power_of_frames,
         residual,
@@ -162,11 +169,17 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     )["folded"]
 
     def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray, folded: np.ndarray) -> np.ndarray:
+        kept = kept_of(count)
+        count = np.where(kept > 0, count, 0)
         seen = alike_frames(power, _of_covered(count) if 1 < len(count) < SERIES else count)
-        mean = power[seen].mean(0) / kept if seen.any() else np.zeros(power.shape[2:])
+        kept = kept[..., None, None]
+        mean = (power[seen] / kept[seen]).mean(0) if seen.any() else np.zeros(power.shape[2:])
+        is_measured = np.median(mean[0]) > _NOTHING * float(weight.sum(dtype=np.float64))
+        mean = mean if is_measured else np.zeros_like(mean)
         series = to_series(weight, order, length)
         densities = fit_densities(mean, int(seen.sum()), series, folded.transpose(1, 0, 2))
-        return np.stack([densities.own, densities.common, np.full_like(densities.own, densities.white)])
+        white = densities.white if is_measured else np.nan
+        return np.stack([densities.own, densities.common, np.full_like(densities.own, white)])
 
     density = map_blocks(
         fit,
@@ -179,6 +192,16 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
         sizes={"component": 3, "frequency": length // 2 + 1},
     )["density"]
     return density
+
+
+def _kept_of_frames(count: np.ndarray, *, axis: int, kept: np.ndarray) -> np.ndarray:
+    """Return the share of the noise that is left in each frame after the mean was subtracted, (integration, group).
+
+    The mean is that of the frames along an axis, and ``kept`` is this share by the number of usable frames, 0 where a
+    frame is alone.
+    """
+    usable = (count > _COVERED * count.max()).mean(axis, keepdims=True) * (kept.size - 1)
+    return np.broadcast_to(kept[np.rint(usable).astype(int)], count.shape)
 
 
 def _of_covered(count: np.ndarray) -> np.ndarray:
