@@ -122,6 +122,7 @@ def _bright_columns(
         of_band, share = levels[rows][:1], is_dark[rows].sum(0) / np.maximum(usable[rows].sum(0), 1)
         rest = of_band - ndimage.percentile_filter(of_band, _LOW, (1, _NEARBY), mode="nearest")
         centre, scatter = dark_level(rest)
+        scatter = max(scatter, 0.7 * 1.4826 * np.median(np.abs(rest - np.median(rest))))  # few columns may lie close
         found = ((share < 0.5 * np.median(share)) & usable[rows].any(0))[None]
         if scatter > 0:
             found = found | (rest > centre + n_sigma * scatter)
