@@ -8,12 +8,10 @@ from nsxr.kernels.sorting import median_of, sort_columns
 
 __all__ = ["dark_level", "find_dark"]
 
-_LENGTHS = (1, 9, 65)
-"""Pixels along the dispersion that are averaged, to see bright, faint and very faint traces."""
-
-_BEYOND = {1: 1.0, 9: 0.5, 65: 1.0}
-"""How much farther than n_sigma light of each length has to stand out. Light that stands out by less is so faint that
-the estimate of the noise hardly takes it for noise."""
+_LENGTHS = {1: 1.0, 9: 0.5, 65: 1.0}
+"""Pixels along the dispersion that are averaged, to see bright, faint and very faint traces, and how much farther than
+n_sigma they have to stand out. What stands out by less is so faint that the estimate of the noise hardly takes it for
+noise."""
 
 _ROUNDS = 3
 _TILE = 32  # columns that are sorted together
@@ -87,7 +85,7 @@ def find_dark(
     for _ in range(_ROUNDS):
         flat = values - _column_levels(values, is_dark, bands)
         lit, of_pixel = bright.copy(), 0.0
-        for length in _LENGTHS if mask is None else _LENGTHS[:1]:
+        for length, beyond in _LENGTHS.items() if mask is None else [(1, 0.0)]:
             mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
             of_dark = mean[is_dark & known]
             centre, width = dark_level(of_dark)
@@ -97,8 +95,7 @@ def find_dark(
             width = max(width, of_pixel / np.sqrt(length))  # white noise alone scatters as much
             if not width > 0:
                 continue
-            limit = n_sigma + (_BEYOND[length] if mask is None else 0)
-            found = known & (mean - centre > limit * width)
+            found = known & (mean - centre > (n_sigma + beyond) * width)
             if length == 1:
                 lit |= known & (mean - centre < -(n_sigma + 1) * width)  # too low for a dark pixel: a bad value
                 # light extends along the dispersion: add pixels above 2 sigma beside one that stands out

@@ -45,7 +45,12 @@ def _subtract(
 
 
 def weighted_sums(
-    sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, weight: np.ndarray, over_groups: bool
+    sci: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    weight: np.ndarray,
+    over_integrations: bool,
+    over_groups: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weighted sum of usable differences of groups, and the sum of their weights, float64.
 
@@ -55,17 +60,19 @@ def weighted_sums(
         (integration, group, row, column) float32 and uint8, and (row, column) uint32.
     weight : ndarray
         (integration, difference) float32.
-    over_groups : bool
-        Whether groups are summed too.
+    over_integrations, over_groups : bool
+        Whether integrations and groups are summed.
 
     Returns
     -------
     tuple of ndarray
-        (1, difference, row, column), with one difference if groups are summed.
+        (integration, difference, row, column), with one integration or difference if these are summed.
     """
-    total, count = (np.zeros((1, 1 if over_groups else sci.shape[1] - 1, *sci.shape[2:])) for _ in range(2))
-    for of_integration, flags, share in zip(sci, groupdq, weight, strict=True):
-        _sum(differences(of_integration, flags, pixeldq), share, total[0], count[0])
+    integrations, groups = 1 if over_integrations else sci.shape[0], 1 if over_groups else sci.shape[1] - 1
+    total, count = (np.zeros((integrations, groups, *sci.shape[2:])) for _ in range(2))
+    for i, (of_integration, flags, share) in enumerate(zip(sci, groupdq, weight, strict=True)):
+        place = min(i, integrations - 1)
+        _sum(differences(of_integration, flags, pixeldq), share, total[place], count[place])
     return total, count
 
 

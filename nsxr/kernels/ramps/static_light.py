@@ -47,6 +47,9 @@ _SMOOTH = 40.0
 _SPOTS, _SPOT = (5.0, 10.0), 120.0
 """Scales :math:`s_i` of spots [pixel], and their factor *b*."""
 
+_SINGLE_FRAME = 10.0
+"""Strength of differences between pixels in a single frame, relative to that of other light."""
+
 _WRONG = 1.2
 """Factor by which the power of noise may be larger than its spectrum says."""
 
@@ -102,7 +105,7 @@ def light_density(
     spots = sum(_SPOT * scale * np.exp(-wave * scale**2) for scale in _SPOTS)
     density: np.ndarray = strength * (shape * np.exp(-((2 * np.pi * _SMOOTH * along) ** 2)) + noise.white * spots)
     if single:
-        density = density + strength * _SAFETY * noise.white
+        density = density + strength * _SINGLE_FRAME * noise.white
     filled = float(weight.mean(dtype=np.float64))
     if not filled > 0:
         return density

@@ -166,11 +166,8 @@ def _waiting(frames: Frames, wait: Callable[[xr.DataArray], xr.DataArray]) -> Fr
     """Return frames whose means are computed in a pass of their own, if ``wait`` says so."""
     images = wait(frames.images)
     mean = images.isel(integration=0) if len(images) == 1 else wait(mean_of_images(images))
-    if frames.static is None or frames.is_series:
-        static = None if frames.static is None else wait(frames.static)
-    else:
-        static = images if "integration" in frames.static.dims else mean
-    return replace(frames, images=images, mean=mean, static=static)
+    source = None if frames.source is None else wait(frames.source)
+    return replace(frames, images=images, mean=mean, source=source)
 
 
 def _as_frames(images: xr.DataArray) -> xr.DataArray:

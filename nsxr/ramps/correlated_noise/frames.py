@@ -59,18 +59,14 @@ class Frames:
         the fit of a slope.
     mean : DataArray
         (row, column) float32, the mean of ``images``, without what a bad integration adds.
-    static : DataArray or None
-        The image that is subtracted before the spectrum is measured: ``images``, in a time series the mean over
-        integrations (group, row, column), ``mean`` if integrations have a single frame. None for a single frame.
-    averaged : int
-        Axis of (integration, group) along which frames are averaged for ``static``.
+    source : DataArray or None
+        (group, row, column) float32, the mean over integrations of a time series, which has enough of them for the mean
+        to show the source, so that pixels with light are used too. None for other exposures.
     kept : ndarray
         (number of frames + 1,), share of the noise variance that is left after ``static`` is subtracted, by the number
-        of usable frames along this axis. It is 0 for a single one of many.
+        of usable frames along the axis ``averaged``. It is 0 for a single one of many.
     shared : float
         Variance of the noise in one of the ``images`` over the variance of the noise in a frame.
-    is_series : bool
-        Whether there are enough integrations for the mean to show the source, so that pixels with light are used too.
     order : TimeOrder
         The order in which pixels are read.
     bands : ndarray
@@ -83,18 +79,36 @@ class Frames:
     precision: xr.DataArray
     images: xr.DataArray
     mean: xr.DataArray
-    static: xr.DataArray | None
-    averaged: int
+    source: xr.DataArray | None
     kept: np.ndarray
     shared: float
-    is_series: bool
     order: TimeOrder
     bands: np.ndarray
 
     @property
+    def is_series(self) -> bool:
+        """Whether this is a time series with a source."""
+        return self.source is not None
+
+    @property
     def still(self) -> xr.DataArray:
         """The image that is the same in all integrations of a time series, or in all frames of an integration."""
-        return self.static if self.is_series and self.static is not None else self.images
+        return self.images if self.source is None else self.source
+
+    @property
+    def averaged(self) -> int:
+        """Axis of (integration, group) along which frames are averaged for ``static``."""
+        return 0 if self.is_series or self.values.sizes["group"] == 1 else 1
+
+    @property
+    def static(self) -> xr.DataArray | None:
+        """The image that is subtracted before the spectrum is measured, None for a single frame.
+
+        It is ``still``, or ``mean`` if integrations have a single frame.
+        """
+        if self.is_series or self.averaged == 1:
+            return self.still
+        return self.mean if self.values.sizes["integration"] > 1 else None
 
     @property
     def relative(self) -> float:
@@ -132,24 +146,18 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     whole = ("integration", *IMAGE)
     images = map_blocks(_without_dead, images, core=IMAGE, outputs={"images": (whole, np.float32)})["images"]
     mean = mean_of_images(images)
-    static, averaged, kept = None, 0, np.ones(integrations + 1)
+    source, kept = None, np.ones(integrations + 1)
     if is_series:
-        static = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision))
+        source = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision))
     elif groups > 1:
-        static, averaged = images, 1
-    elif integrations > 1:
-        static = mean
-    if static is not None and averaged == 0:
-        kept = 1 - 1 / np.maximum(np.arange(integrations + 1), 1)
-    elif static is not None:
         kept = np.array([0.0, *(_kept(_slope_weights(n)) for n in range(1, groups + 1))])
+    if integrations > 1 and (is_series or groups == 1):
+        kept = 1 - 1 / np.maximum(np.arange(integrations + 1), 1)
     shared = _variance_of_mean(weights) if has_groups else 1.0
     shared = shared / integrations if is_series else shared
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(
-        values, parts, sampled, precision, images, mean, static, averaged, kept, shared, is_series, order, bands
-    )
+    return Frames(values, parts, sampled, precision, images, mean, source, kept, shared, order, bands)
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -274,24 +282,14 @@ def _mean(
         total = (parts[0] * along).sum(dims, dtype=np.float64)
         count = (parts[0].notnull() * along).sum(dims, dtype=np.float64)
     else:
-        over_groups, along = "group" in dims, along.transpose("integration", "group")
+        over_integrations, over_groups = ("integration" in dims), ("group" in dims)
+        along = along.transpose("integration", "group")
         n = 1 if over_groups else along.sizes["group"]
-        kernel = partial(weighted_sums if "integration" in dims else _sums_of_integrations, over_groups=over_groups)
-        total, count = _sums(kernel, parts, [along], ("difference",), {"difference": n}, "integration" in dims)
+        kernel = partial(weighted_sums, over_integrations=over_integrations, over_groups=over_groups)
+        total, count = _sums(kernel, parts, [along], ("difference",), {"difference": n}, over_integrations)
         if over_groups:
             total, count = total.isel(group=0), count.isel(group=0)
     return (total / count.where(count > 0)).astype(np.float32)
-
-
-def _sums_of_integrations(
-    sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, weight: np.ndarray, over_groups: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted sums of each integration, (integration, difference, ...), see :func:`weighted_sums`."""
-    sums = [
-        weighted_sums(sci[i : i + 1], groupdq[i : i + 1], pixeldq, weight[i : i + 1], over_groups)
-        for i in range(len(sci))
-    ]
-    return np.concatenate([total for total, _ in sums]), np.concatenate([count for _, count in sums])
 
 
 def squares_about(frames: Frames, static: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

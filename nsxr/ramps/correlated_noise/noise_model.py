@@ -45,8 +45,7 @@ _SMOOTHED = 65  # columns over which the variance of the noise that is left is a
 
 def weight_of_series(frames: Frames, is_dark: xr.DataArray) -> xr.DataArray:
     """Return the weight of every pixel from its scatter in time, 1 in dark pixels, (row, column) float32."""
-    assert frames.static is not None
-    square, count = squares_about(frames, frames.static)
+    square, count = squares_about(frames, frames.still)
 
     def weigh(square: np.ndarray, count: np.ndarray, is_dark: np.ndarray) -> np.ndarray:
         known = count > 0.3 * count.max()
