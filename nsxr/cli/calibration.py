@@ -24,7 +24,7 @@ from nsxr.diagnostics.noise import NOISE_GROUPS, noise_table
 from nsxr.errors import ParameterError
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
-from nsxr.products.write import write_products
+from nsxr.products.write import write_and_compute
 from nsxr.storage.whole import refuse_existing
 
 __all__ = ["Wanted", "calibrate", "detector1"]
@@ -143,7 +143,9 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     if wanted.has_noise and ramps.sizes["group"] < 2:
         raise ParameterError("--noise needs two groups or more")
     saved = {name: stages[name] for name in wanted.saved}
-    written = write_products(
+    compared = ("jump", "clean_flicker_noise") if wanted.has_noise else ()
+    written, samples = write_and_compute(
+        [_noise_sample(stages[name]) for name in compared],
         tree,
         wanted.directory,
         root,
@@ -170,12 +172,8 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     if wanted.has_noise:
         from nsxr.plot.noise import plot_noise
 
-        before, after = stages["jump"], stages["clean_flicker_noise"]
-        words = f"{root}: calibrating {NOISE_GROUPS} groups again, to compare noise before and after cleaning"
-        with phase(words, wanted.progress), worker_errors():
-            before, after = compute_together(
-                _noise_sample(before), _noise_sample(after)
-            )  # compute once for the table and the figure
+        with phase(f"{root}: comparing noise before and after cleaning", wanted.progress), worker_errors():
+            before, after = compute_together(*samples)  # on a cluster they are still there
             table, figure = noise_table(before, after), plot_noise(before, after)
         put(extra["noise.ecsv"], lambda path: table.write(path, format="ascii.ecsv"))
         put(extra["noise.png"], lambda path: figure.savefig(path, dpi=120, format="png"))

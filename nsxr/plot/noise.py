@@ -17,6 +17,10 @@ from nsxr.plot.style import BLUE, VERMILLION, set_title
 __all__ = ["plot_noise", "plot_noise_spectrum", "plot_residual"]
 
 
+_DRAWN = 1000
+"""Rows and columns that are drawn of a large frame: more would take longer, and a screen does not show them."""
+
+
 def _smooth(frequency: np.ndarray, power: np.ndarray, per_decade: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """Return the means of a spectrum in logarithmic bins."""
     position = np.floor(per_decade * np.log10(frequency)).astype(int)
@@ -90,6 +94,7 @@ def plot_residual(axes: Axes, exposure: xr.Dataset, title: str, limit: float, in
     (frames,) = compute_together(exposure["sci"].isel(integration=integration, group=slice(0, order + 1)))
     noise = np.diff(frames.to_numpy(), n=order, axis=0)[0] / np.sqrt(6.0 if order == 2 else 2.0)
     row, column = (exposure[dim].to_numpy() for dim in ("row", "column"))
+    noise = noise[:: max(1, len(row) // _DRAWN), :: max(1, len(column) // _DRAWN)]
     style: Entries = {"origin": "lower", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "aspect": "auto"}
     image = axes.imshow(noise, extent=(column[0], column[-1], row[0], row[-1]), interpolation="nearest", **style)
     axes.set_title(title)

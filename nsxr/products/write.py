@@ -23,7 +23,7 @@ from nsxr.storage.local import make_exclusively, sync
 from nsxr.storage.urls import local_path
 from nsxr.storage.whole import all_or_nothing, disk_errors, locked, refuse_existing, sweep
 
-__all__ = ["product_paths", "write_products", "write_whole"]
+__all__ = ["product_paths", "write_and_compute", "write_products", "write_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,33 @@ def write_products(
     -----
     FITS and Zarr hold the same pixels, bit for bit. Only FITS has ERR, ``sqrt(var_poisson + var_rnoise)``.
     """
+    written, _ = write_and_compute(
+        [], tree, directory, root, formats, overwrite=overwrite, progress=progress, steps=steps, texts=texts
+    )
+    return written
+
+
+def write_and_compute(
+    also: Sequence[xr.Dataset],
+    tree: xr.DataTree,
+    directory: str | os.PathLike[str],
+    root: str,
+    formats: Sequence[str] = ("fits",),
+    *,
+    overwrite: bool = False,
+    progress: bool | Literal["force"] = True,
+    steps: Mapping[str, xr.Dataset] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> tuple[list[Path], list[xr.Dataset]]:
+    """Write products as :func:`write_products` does, and compute more Datasets with them.
+
+    What the Datasets share with the products is computed once. Their results stay in memory.
+
+    Returns
+    -------
+    tuple
+        The paths, and the Datasets with their results.
+    """
     saved = dict(steps or {})
     nodes = {name: node.to_dataset() for name, node in tree.children.items()}
     if not nodes and not saved:
@@ -155,8 +182,7 @@ def write_products(
                 pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
         return pairs
 
-    write_whole(finals, create, local_path(directory), root, overwrite, progress)
-    return finals
+    return finals, write_whole(finals, create, local_path(directory), root, overwrite, progress, also)
 
 
 def write_whole(
@@ -166,7 +192,8 @@ def write_whole(
     root: str,
     overwrite: bool,
     progress: bool | Literal["force"],
-) -> None:
+    also: Sequence[xr.Dataset] = (),
+) -> list[xr.Dataset]:
     """Write files in a single compute, all of them or none, see :func:`write_products`.
 
     Parameters
@@ -184,6 +211,8 @@ def write_whole(
         Whether existing outputs may be replaced.
     progress : bool or "force"
         Whether to show a progress bar.
+    also : sequence of Dataset
+        Datasets to compute in the same pass. They are returned with their results.
     """
     with ExitStack() as stack:
         with disk_errors(folder):
@@ -198,12 +227,15 @@ def write_whole(
         for array, target in pairs:
             if array.chunks is None:
                 target[...] = array.values
-        if lazy:
+        computed: list[xr.Dataset] = []
+        if lazy or also:
             stored = store([array for array, _ in lazy], [target for _, target in lazy])
             with worker_errors():
-                compute(*stored, progress=progress, label=f"writing {root}")
+                results = compute(*stored, *also, progress=progress, label=f"writing {root}")
+                computed = list(results[len(stored) :])
                 trim_tables(lazy)
     logger.debug("wrote %s", ", ".join(map(str, finals)))
+    return computed
 
 
 def _finish(partial: Path) -> None:

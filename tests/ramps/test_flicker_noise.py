@@ -14,11 +14,13 @@ import nsxr
 from nsxr.cli import main
 from nsxr.compute import layouts as chunking
 from nsxr.errors import ModelError
+from nsxr.kernels.ramps.dark_pixels import find_dark
 from nsxr.kernels.ramps.flicker import Densities, Solver, series_length, to_image, to_series
 from nsxr.model.dq import GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import science_time_order
+from nsxr.ramps.correlated_noise import mask
 from nsxr.ramps.correlated_noise.flicker_noise import clean_flicker_noise, estimate_flicker_noise
 from nsxr.ramps.correlated_noise.frames import frames_of
 from nsxr.ramps.correlated_noise.mask import dark_of, find_dark_pixels
@@ -385,13 +387,16 @@ def test_noise_before_and_after_as_a_table():
     np.testing.assert_allclose(table["fast_after"], WHITE, rtol=0.1)
 
 
-def test_command_compares_noise(tmp_path):
+def test_command_compares_noise(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(mask, "find_dark", lambda *arguments: calls.append(1) or find_dark(*arguments))
     made = simulate_exposure(tmp_path, readout="NRSRAPID", subarray="SUB512", groups=4, scene="BOTS")
     out = tmp_path / "out"
     words = ["detector1", str(made.uncal[0]), "--references", str(made.references["gain"].parent), "-o", str(out)]
     words += ["--set", "clean_flicker_noise.fit_method=optimal", "--noise", "--no-progress"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
+    assert len(calls) == 2  # once with, once without the noise of the mean: nothing is computed again for the table
     (table,) = out.glob("*_noise.ecsv")
     assert Table.read(table)["slow_after"][0] < Table.read(table)["slow_before"][0]
     assert len(list(out.glob("*_noise.png"))) == 1
