@@ -7,6 +7,7 @@ from typing import overload
 import xarray as xr
 
 from nsxr.associate.predecessors import earlier_exposures
+from nsxr.compute.layouts import is_kept
 from nsxr.errors import DegradedResultWarning, ModelError, ParameterError
 from nsxr.model.dims import RAMP
 from nsxr.model.history import steps
@@ -244,8 +245,9 @@ def _correct_ramps(
             f"the exposure has had {', '.join(done)} already, expected a raw exposure; give it as nsxr.open_exposure "
             "returns it, or call the functions of the remaining steps"
         )
-    given: dict[str, dict[str, xr.Dataset | xr.DataArray | None]] = {"persistence": {"before": before}}
-    given["clean_flicker_noise"] = {"light": light}
+    given: dict[str, dict[str, object]] = {"persistence": {"before": before}, "clean_flicker_noise": {"light": light}}
+    is_cleaned = DETECTOR1.is_done("clean_flicker_noise", exposure, settings)
+    given["jump"] = {"needs_signal": is_cleaned and is_kept({str(d): n for d, n in exposure["sci"].sizes.items()})}
     left_out: dict[str, str] = {}
     method = settings.parameters["picture_frame"].get("method", "fit")
     if method == "fit" and all(DETECTOR1.is_done(name, exposure, settings) for name in _JOINT):

@@ -15,6 +15,7 @@ __all__ = ["flag_cosmic_rays"]
     "jump",
     references=[Needs("readnoise"), Needs("gain")],
     parts=[flag_jumps, flag_snowballs],
+    given=["needs_signal"],
     unless=why_no_jumps,
     by_integration=True,
     series="series",
@@ -26,6 +27,7 @@ def flag_cosmic_rays(
     *,
     expand_large_events: bool = True,
     series: xr.Dataset | None = None,
+    needs_signal: bool = False,
     **parameters: object,
 ) -> xr.Dataset:
     """Flag groups at which the signal of a pixel jumps, and the surroundings of snowballs and showers.
@@ -38,6 +40,8 @@ def flag_cosmic_rays(
         Whether snowballs, and showers if asked for, are looked for.
     series : Dataset, optional
         As in :func:`nsxr.flag_jumps`.
+    needs_signal : bool
+        Whether the next step needs the signal of whole frames, as their flags do. It is then not read a second time.
     **parameters
         Parameters of :func:`nsxr.flag_jumps` and :func:`nsxr.flag_snowballs`.
 
@@ -52,4 +56,4 @@ def flag_cosmic_rays(
         return flagged
     found = flag_snowballs(flagged, readnoise, gain, **of_snowballs)
     # snowballs are found in the flags of whole frames; the signal need not stay in memory until then
-    return found if Readout.of(exposure).is_irs2 else settle_flags(found)
+    return found if needs_signal or Readout.of(exposure).is_irs2 else settle_flags(found)

@@ -235,6 +235,22 @@ def test_amplifier_as_group_and_as_dimension(detector, order):
         small_exposure(readout="NRSRAPID", subarray="SUB512S", groups=2, columns=8).exposure.nsxr.by_amplifier()
 
 
+@pytest.mark.parametrize("kept", [2**30, 1])
+def test_the_signal_is_read_once_where_the_cleaning_needs_whole_frames_too(monkeypatch, kept):
+    monkeypatch.setattr(chunking, "KEPT_BYTES", kept)
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 2**19)
+    made = small_exposure(readout="NRSRAPID", groups=6, columns=16)
+    rates, layers = {}, {}
+    for cleaned, skip in ((True, ()), (False, ("clean_flicker_noise",))):
+        tree = nsxr.detector1(made.exposure.chunk(row=512), made.references, skip=skip)
+        layers[cleaned] = {n for n in tree["rate"]["sci"].data.__dask_graph__().layers if n.startswith("settle-")}
+        rates[cleaned] = tree["rate"]["sci"].values
+    (of_flags,) = (n for n in layers[False] if "rechunk" in n)  # flags of whole frames, in blocks again
+    assert (of_flags in layers[True]) == (kept == 1)
+    whole = nsxr.detector1(made.exposure, made.references)["rate"]["sci"].values
+    np.testing.assert_allclose(rates[True], whole, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("many", "algorithm"), [(False, "ols"), (True, "ols"), (True, "likelihood")])
 def test_series_longer_than_memory_give_the_same_in_several_passes(tmp_path, monkeypatch, many, algorithm):
     settings = {"subarray": "SUB32", "readout": "NRSRAPID", "groups": 5, "segments": 3, "seed": 5}
