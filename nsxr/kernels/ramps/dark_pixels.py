@@ -86,7 +86,10 @@ def find_dark(
         flat = values - _column_levels(values, is_dark, bands)
         lit, of_pixel = bright.copy(), 0.0
         for length, beyond in _LENGTHS.items() if mask is None else [(1, 0.0)]:
-            mean, known = _running_mean(flat, usable & ~lit if length > 1 else usable, length)
+            mean, known = flat, usable
+            if length > 1:
+                mean, known = np.empty_like(flat), np.empty_like(usable)
+                _running_mean(flat, usable & ~lit, length, mean, known)
             of_dark = mean[is_dark & known]
             centre, width = dark_level(of_dark)
             if length == 1 and not np.isfinite(centre):  # too few dark pixels to tell what is dark
@@ -155,14 +158,32 @@ def _grown(found: np.ndarray, along: int, across: int = 0) -> np.ndarray:
     return grown
 
 
-def _running_mean(values: np.ndarray, usable: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return means of usable pixels along the dispersion, with the noise of a full window, and where they are known."""
-    if length == 1:
-        return values, usable
-    share = ndimage.uniform_filter1d(usable.astype(np.float32), length, axis=1, mode="constant")
-    total = ndimage.uniform_filter1d(np.where(usable, values, 0), length, axis=1, mode="constant")
-    known = share > 0.3
-    return np.where(known, total / np.sqrt(np.maximum(share, 0.3)), 0), known
+_KNOWN = 0.3  # least share of usable pixels in a mean
+
+
+@kernel
+def _running_mean(
+    values: np.ndarray, usable: np.ndarray, length: int, mean: np.ndarray, known: np.ndarray
+) -> None:  # pragma: no cover
+    """Write means of usable pixels along the dispersion, with the noise of a full window, and where they are known."""
+    rows, columns = values.shape
+    half = length // 2
+    factor = np.zeros(length + 1)
+    for n in range(1, length + 1):
+        factor[n] = 1 / np.sqrt(n / length) / length if n > _KNOWN * length else 0.0
+    for r in range(rows):
+        total, count = 0.0, 0
+        for c in range(-half, columns):
+            last, before = c + half, c - half - 1
+            if last < columns and usable[r, last]:
+                total += values[r, last]
+                count += 1
+            if before >= 0 and usable[r, before]:
+                total -= values[r, before]
+                count -= 1
+            if c >= 0:
+                known[r, c] = factor[count] > 0
+                mean[r, c] = total * factor[count]
 
 
 def _column_levels(values: np.ndarray, is_dark: np.ndarray, bands: np.ndarray) -> np.ndarray:
