@@ -30,7 +30,7 @@ import numpy as np
 import scipy.fft
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.long_transform import LongTransform, split_columns
+from nsxr.kernels.ramps.long_transform import long_transform, split_columns
 from nsxr.model.time_order import TimeOrder
 
 __all__ = ["TOLERANCE", "Densities", "Solver", "draw_noise", "known_samples", "series_length", "to_image", "to_series"]
@@ -252,10 +252,10 @@ class _Level:
     def __init__(self, densities: Densities, n_outputs: int, size: int) -> None:
         length = 2 * (densities.own.size - 1)
         self.size, self.length = size, length // size
-        self.transform = LongTransform(self.length, split_columns(length, _BINS[0]) // size)
-        place = np.abs(self.transform.frequency)
+        self.transform = long_transform(self.length, split_columns(length, _BINS[0]) // size)
         own = densities.own / size
-        powers = np.stack([own, own + n_outputs * densities.common / size])[:, place].astype(np.float32)
+        powers = np.stack([own, own + n_outputs * densities.common / size]).astype(np.float32)
+        powers = powers.take(np.abs(self.transform.frequency), axis=1)
         self.white, self.powers, self.root = densities.white, powers, np.sqrt(powers)
         # the arrays are used again: new arrays of 18 MB took a quarter of the time
         self._direction, self._spectrum = (np.empty((n_outputs, self.transform.size), np.complex64) for _ in range(2))

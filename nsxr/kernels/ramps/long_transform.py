@@ -14,7 +14,7 @@ import scipy.fft
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["LongTransform", "split_columns"]
+__all__ = ["LongTransform", "long_transform", "split_columns"]
 
 
 def split_columns(length: int, least: int) -> int:
@@ -73,6 +73,8 @@ class LongTransform:
         if self._rows % 2 == 0:
             counts[-1] = 1
         self.counts = counts.ravel()
+        for array in (self.frequency, self.counts):
+            array.flags.writeable = False
 
     def forward(self, series: np.ndarray, out: np.ndarray) -> None:
         """Write the spectra of series, (output, length) float32, to ``out``, (output, size) complex64."""
@@ -102,6 +104,12 @@ class LongTransform:
         if coarse._columns > 1:
             found[..., positive - coarse._columns :] = known[..., positive:]
         return found.reshape(len(spectra), -1)
+
+
+@lru_cache(maxsize=8)
+def long_transform(length: int, columns: int) -> LongTransform:
+    """Return the :class:`LongTransform` of these lengths. Its frequencies take long to make."""
+    return LongTransform(length, columns)
 
 
 def _in_place(transform: Callable[..., np.ndarray], table: np.ndarray) -> None:
