@@ -145,7 +145,7 @@ VARIABLES: Mapping[str, Variable] = {
         (("lag", "kind"),), np.float32, (), "noise_correlation of the mean of all integrations"
     ),
     "white_variance": Variable(((),), np.float32, ("DN2",), "variance of other noise in a group in the dark"),
-    "dark_level": Variable(((),), np.float32, ("DN",), "signal of a group in pixels that see no light"),
+    "dark_level": Variable(((),), np.float32, ("DN",), "signal of a group in the dark, beyond its noise"),
     "is_dark": Variable((IMAGE,), np.bool_, (), "pixels that see no light"),
     "expected_signal": Variable(
         (IMAGE,), np.float32, ("DN",), "signal of a group in dark and faint pixels, NaN in others"

@@ -1,5 +1,7 @@
 """Correlated noise: what is left of it, its variance, sources untouched, ramps and rates and series, no harm."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -16,7 +18,7 @@ from nsxr.compute import layouts as chunking
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
 from nsxr.kernels.ramps.flicker import Densities, Solver, series_length, to_image, to_series
-from nsxr.model.dq import GroupFlag, PixelFlag
+from nsxr.model.dq import UNUSABLE_PIXEL, GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import science_time_order
@@ -367,13 +369,33 @@ def test_noise_that_is_left_has_the_correlations_of_the_spectrum():
     density = xr.DataArray(np.array(densities), dims=("component", "frequency"))
     for is_dark, left, sign in ((0, own, 1), (1, own * white / (own + white), -1)):
         weight = xr.full_like(frames.mean, is_dark, dtype=np.float32)
-        *_, table = noise_left(weight, density, frames)
+        _, _, table, _ = noise_left(weight, density, frames)
         expected = scipy.fft.irfft(left, length)
         line, slot, *kinds = table.values.T.astype(np.float64)
         lag = (line * frames.order.slots + slot).astype(int)
         np.testing.assert_allclose(
             kinds[1 - is_dark], sign * expected[lag] / (white + sign * expected[0]), atol=0.1 * expected[0] / white
         )
+
+
+@pytest.mark.parametrize("subarray", ["ALLSLITS", "SUB512"])
+def test_errors_of_one_amplifier_are_those_relative_to_its_level(subarray):
+    """The level of a frame is noise that all pixels share. It is neither in their variance nor is it light."""
+    artifacts = replace(Artifacts(), cosmic_rays=0, snowballs=0, bad_pixels=0, bad_reference_pixels=0)
+    squares, photons, levels = [], [], []
+    for seed in (31, 32, 33):
+        options = {"readout": "NRSRAPID", "subarray": subarray, "scene": "FS", "groups": 8, "columns": 256}
+        made = small_exposure(**options, seed=seed, artifacts=artifacts)
+        rate = nsxr.detector1(made.exposure, made.references)["rate"].to_dataset().compute()
+        dark = (made.truth["rate_dn"].values < 1e-3) & ((rate["dq"].values & UNUSABLE_PIXEL) == 0)
+        error = rate["sci"].values[dark]
+        variance = (rate["var_rnoise"] + rate["var_poisson"]).values[dark]
+        squares.append(np.mean((error - np.median(error)) ** 2 / variance))
+        photons.append(rate["var_poisson"].values[dark].mean() / rate["var_rnoise"].values[dark].mean())
+        levels.append(float(rate["level_left"]))
+    assert 0.95 < np.sqrt(np.mean(squares)) < 1.02
+    assert np.mean(photons) < 0.04
+    assert 0.3 < np.mean(levels) < 3.0  # DN of a frame; before the cleaning it is 2 DN
 
 
 def test_noise_before_and_after_as_a_table():

@@ -20,7 +20,7 @@ from nsxr.model.history import record
 from nsxr.model.parameters import Choices, Limits
 from nsxr.model.time_order import SAMPLE_TIME
 from nsxr.model.variables import CORRELATION_COLUMNS, SPECTRUM_COLUMNS
-from nsxr.ramps.correlated_noise.expected_signal import expected_signal
+from nsxr.ramps.correlated_noise.expected_signal import expected_signal, without_chance
 from nsxr.ramps.correlated_noise.frames import Frames, frames_of, mean_of_images
 from nsxr.ramps.correlated_noise.mask import dark_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
@@ -40,6 +40,7 @@ _NUMBERS = {
     "flicker_noise": ("FLKNOISE", "correlated noise before cleaning, rms"),
     "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
     "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
+    "level_left": ("FLKLEVEL", "level left in all pixels of a frame, rms"),
     "share_removed": ("FLKDONE", "share of correlated variance removed in light"),
 }
 
@@ -91,7 +92,9 @@ def estimate_flicker_noise(
         times their number;
         ``expected_signal`` (row, column) float32, see :func:`clean_flicker_noise`;
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
-        ``level`` (row, column) float32, of dark pixels; it is not subtracted;
+        ``level`` (row, column) float32, of dark pixels; it is not subtracted; ``light_level`` (row, column) float32, as
+        much of it as exceeds the noise of the level, for photon noise; ``level_variance`` () float64, of the level of
+        all pixels that is left in a frame, which ``variance`` and ``change`` do not have;
         ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
         each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white`` (NaN if no two frames can
         be compared); frequency in Hz.
@@ -131,23 +134,30 @@ def estimate_flicker_noise(
     noise = _noise_of_frames(frames, of_dark, level, weight, density, both, pattern, wait)
     of_light = beside_light(density, typical_light(hidden) * frames.relative)
     left = noise_left(weight, density if frames.is_series else of_light, frames)
-    variance, change, correlation = (wait(array) for array in left)
+    variance, change, correlation, of_level = (wait(array) for array in left)
+    change_of_mean, correlation_of_mean, level_of_mean = change, correlation, of_level
+    if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
+        left = noise_left(of_dark, of_light, frames)
+        _, change_of_mean, correlation_of_mean, level_of_mean = (wait(array) for array in left)
+    shared = frames.shared / len(images)
+    light_level = without_chance(level, level_of_mean * shared)
     found = xr.Dataset(
         {
             "noise": noise,
             "variance": variance,
             "change": change,
             "correlation": correlation,
-            "expected_signal": expected_signal(mean, is_dark, level, density, frames.shared / len(images)),
+            "expected_signal": expected_signal(mean, is_dark, level, light_level, density, shared),
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
+            "light_level": light_level,
+            "level_variance": of_level,
             "density": measured,
         }
     )
-    if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
-        _, change, correlation = (wait(array) for array in noise_left(of_dark, of_light, frames))
-        found = found.assign(change_of_mean=change, correlation_of_mean=correlation)
+    if frames.is_series:
+        found = found.assign(change_of_mean=change_of_mean, correlation_of_mean=correlation_of_mean)
     length = series_length(frames.order)
     return found.assign_coords(
         {
@@ -246,15 +256,17 @@ def clean_flicker_noise(
         ``flicker_variance`` (row, column) [DN2], the variance of the correlated noise that is left in a group. It is
         negative in dark pixels, because the estimate follows their own noise too. Ramps also get ``white_variance`` ()
         [DN2], the variance of all other noise of a group in dark pixels; ``dark_level`` () [DN], the signal of a group
-        in dark pixels; and ``is_dark`` (row, column): see :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`.
-        ``expected_signal`` (row, column) [DN] is the signal of a group in dark and faint pixels, for their photon
-        noise; NaN in others. Ramps of a time series get ``flicker_variance_of_mean`` (row, column) [DN2] and
-        ``noise_correlation_of_mean`` (lag, kind), for the mean of all integrations. In rates, ``var_rnoise`` becomes
-        its uncorrelated part, as measured in dark pixels, plus the variance of the correlated noise that is left. Ramps
+        in dark pixels, as far as it exceeds the noise of their level; and ``is_dark`` (row, column): see
+        :func:`nsxr.ramps.read_noise.read_noise_after_cleaning`. ``expected_signal`` (row, column) [DN] is the signal of
+        a group in dark and faint pixels, for their photon noise; NaN in others. Ramps of a time series get
+        ``flicker_variance_of_mean`` (row, column) [DN2] and ``noise_correlation_of_mean`` (lag, kind), for the mean of
+        all integrations. In rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the
+        variance of the correlated noise that is left. No variance has the level of the frame that is left, whose rms is
+        the number ``level_left``: it is the same in all pixels, like light of the sky. Ramps
         and rates get ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group or rate by
         :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
-        ``flicker_noise``, ``alternating_noise``, ``flicker_left`` [DN] and ``share_removed``, which become keywords.
-        ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
+        ``flicker_noise``, ``alternating_noise``, ``flicker_left``, ``level_left`` [DN] and ``share_removed``, which
+        become keywords. ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
         ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share: both were used, neither was,
         or one was. :func:`nsxr.summed_variance` needs them.
 
@@ -290,7 +302,7 @@ def clean_flicker_noise(
             "sci": _without(exposure, noise),
             "flicker_variance": change / 2,
             "white_variance": (white / 2).astype(np.float32),
-            "dark_level": unlabelled(found["level"]).isel(row=0, column=0),
+            "dark_level": unlabelled(found["light_level"]).isel(row=0, column=0),
             "is_dark": dark,
             "expected_signal": unlabelled(found["expected_signal"]),
         }
@@ -342,7 +354,7 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
     """Return the table of spectra and the numbers that become keywords, for one frame; a difference has ``frames``."""
 
     def summarize(
-        density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray
+        density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray, of_level: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         density, length = np.nan_to_num(density), 2 * (density.shape[1] - 1)
         starts = power_bins(length)[1:]
@@ -356,13 +368,15 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
             np.sqrt(density[2, 0] / frames),
             np.sqrt(((density[:2, 1:].mean(1) + density[:2, 0] / length).sum()) / frames),
             np.sqrt((high - high.min()).sum() * 2 / length / frames),
-            np.sqrt(np.median(rest) / frames),
+            np.sqrt((np.median(rest) + of_level) / frames),
+            np.sqrt(of_level / frames),
         ]
         numbers.append(max(0.0, 1 - (numbers[4] / numbers[2]) ** 2) if numbers[2] > 0 else 0.0)
         columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
         return columns.astype(np.float32), np.array(numbers)
 
-    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark")]
+    names = ("density", "variance", "weight", "is_dark", "level_variance")
+    images = [unlabelled(found[name]) for name in names]
     table, numbers = map_blocks(
         summarize,
         *images,

@@ -102,17 +102,18 @@ def noise_of(
 
 def noise_left(
     weight: xr.DataArray, density: xr.DataArray, frames: Frames
-) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray, xr.DataArray]:
     """Return the variance of the noise that cleaning leaves in a frame, from simulations, (row, column) float32.
 
     The second image is what this noise adds to the variance of a pixel. The estimate follows the noise of the pixels
     that it comes from, so it is negative in most of them. The third array is the correlation of the noise that is left,
-    see :func:`correlation_of`.
+    see :func:`correlation_of`. The last array, () float64, is the variance of the level that is left in all pixels of
+    the frame. The others do not have it, because it is the same in all pixels: it is like light of the sky.
     """
     number = max(_DRAWS, min(_MOST_DRAWS, _DRAWN // weight.size))
     draws = in_groups(chunk_like(xr.DataArray(np.arange(number), dims="draw"), frames.values), "draw", 1)
     kinds = kinds_of(weight, frames)
-    *simulated, products, levels = map_blocks(
+    *simulated, products, apart, common = map_blocks(
         _simulate_errors,
         draws,
         weight,
@@ -122,7 +123,7 @@ def noise_left(
         outputs={
             **dict.fromkeys(("squares", "followed"), (("draw", *IMAGE), np.float32)),
             "products": (("draw", "kind", "lag"), np.float64),
-            "levels": (("draw",), np.float64),
+            **dict.fromkeys(("apart", "common"), (("draw",), np.float64)),
         },
         sizes=LAG_SIZES,
         order=frames.order,
@@ -134,7 +135,8 @@ def noise_left(
         core=("draw", *IMAGE),
         outputs=dict.fromkeys(("variance", "change"), (IMAGE, np.float32)),
     ).values()
-    return variance, change, correlation_of(products, levels, kinds, density, frames.order)
+    correlation = correlation_of(products, apart, kinds, density, frames.order)
+    return variance, change, correlation, common.isel(draw=0)
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
@@ -294,11 +296,12 @@ def _noise_of_frames(
 
 def _simulate_errors(
     draws: np.ndarray, weight: np.ndarray, density: np.ndarray, kinds: np.ndarray, *, order: TimeOrder
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the noise that cleaning leaves in simulated frames, squared, and times the white noise of the pixel.
 
-    The third array are sums of products of its pixels, see :func:`products_of_kinds`. The last one are variances of the
-    levels of amplifiers that are left, less the level of the frame. The products do not have them.
+    The third array are sums of products of its pixels, see :func:`products_of_kinds`. The fourth one are variances of
+    the levels of amplifiers that are left, less the level of the frame, which the products do not have. The last one
+    are variances of the level of the frame, which none of the others has.
     """
     length = series_length(order)
     solver = _solver(density, len(order.rows), _DRAW_TOLERANCE)
@@ -319,9 +322,9 @@ def _simulate_errors(
         noise -= solver.noise(white + noise, weights)
         error = to_image(noise, order)
         products[place] = products_of_kinds(error, to_image(white, order), kinds, order)
-        squares[place] = error**2 + np.float32(level)
+        squares[place] = error**2 + np.float32(apart)
         followed[place] = to_image(noise * white, order)
-    return squares, followed, products, np.full(draws.size, apart)
+    return squares, followed, products, np.full(draws.size, apart), np.full(draws.size, level - apart)
 
 
 def _level_left(density: np.ndarray, filled: float) -> float:
