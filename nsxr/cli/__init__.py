@@ -113,13 +113,11 @@ def _ends_in_order() -> Iterator[None]:
 
 def run() -> None:
     """Run the command line in its own process: set up memory allocation and garbage collection, then call ``main``."""
-    gc.disable()  # imports leave no garbage; searching for it took 0.2 s
     for word in sys.argv[1:]:
         if word in _COMMANDS:
             importlib.import_module(f"nsxr.cli.{_COMMANDS[word][0]}")
             break
     gc.freeze()  # imported modules stay until the end; searching them for garbage took 0.3 s
-    gc.enable()
     gc.set_threshold(50_000, 20, 20)  # graphs are not garbage; searching those of 81 slits took 1.4 s
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # a C library without mallopt

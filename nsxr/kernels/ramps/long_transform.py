@@ -55,7 +55,7 @@ class LongTransform:
     ----------
     size : int
         Number of frequencies of a spectrum. It has some frequencies twice, as f and N - f.
-    frequency : (size,) int64
+    frequency : (size,) int32
         Frequency of each value, negative for those that stand for N - f.
     counts : (size,) float32
         How often each value counts in sums over all N frequencies: 2, or 1 where f and N - f are both there.
@@ -66,7 +66,7 @@ class LongTransform:
         half = self._rows // 2 + 1
         self._shape = half, columns
         self.length, self.size = length, half * columns
-        frequency = np.arange(half)[:, None] + self._rows * np.arange(columns)
+        frequency = np.arange(half, dtype=np.int32)[:, None] + self._rows * np.arange(columns, dtype=np.int32)
         self.frequency = np.where(frequency > length // 2, frequency - length, frequency).ravel()
         counts = np.full(self._shape, 2, np.float32)
         counts[0] = 1
