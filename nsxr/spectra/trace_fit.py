@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
-from nsxr.kernels.spectra.companions import beside_all
+from nsxr.kernels.spectra.companions import Others, beside_all
 from nsxr.kernels.spectra.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.spectra.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.spectra.slit_places import rows_of
@@ -25,6 +25,7 @@ HALF_WIDTH = 3.0
 _DOUBT = 1e4  # further variance of pixels that see a stuck shutter, relative to their variance
 _LEAST_ROWS = 3  # needed to find the position of a trace
 _UNPLANNED = 2.0  # pixels, error of a position that was estimated from the light
+_SEVERAL = 2  # companions that one level has to explain, so that the level is believed
 
 OUTPUTS: Mapping[str, tuple[Literal["pixel", "column", "exposure"], type[np.generic]]] = {
     **dict.fromkeys(("profile", "profile_uncertainty", "response", "aperture", "weight"), ("pixel", np.float64)),
@@ -272,8 +273,18 @@ def _fit(images: _Images, place: Place, settings: FitSettings) -> tuple[Source, 
         # a background would take the wings of two sources that overlap
         has_level = not source.others.overlap and _has_light_beside(source, images.signal, images.var_rnoise, place.sky)
         order = int(has_level)
-        source = fit(order=1) if order else source
+        if has_level:
+            source = fit(order=1)
+        elif not source.others.overlap and _number_of(source.others) >= _SEVERAL:
+            # a level looks like many faint sources, if there is none in the model
+            beside_level = fit(order=1)
+            if _number_of(beside_level.others) <= _number_of(source.others) - _SEVERAL:
+                source, order = beside_level, 1
     return source, order
+
+
+def _number_of(others: Others) -> int:
+    return int((others.strengths != 0).any(0).sum())
 
 
 def _described(

@@ -57,3 +57,15 @@ def test_companion_of_a_nod_is_not_background(distance: float, brightness: float
     assert int(model["background_terms"]) == 1
     assert float(spectrum["flux"].sum() / wanted.sum()) == pytest.approx(1.0, abs=0.006)
     assert np.sqrt(np.mean(((spectrum["flux"].values - wanted) / error) ** 2)) < 1.1
+
+
+@pytest.mark.parametrize("level", [-60.0, -30.0, -20.0, 30.0])
+def test_a_level_in_a_short_slit_is_no_row_of_companions(level: float) -> None:
+    """A level of stage 1 differs from nod to nod. Without a level in the model, five companions would describe it."""
+    rows = {"row": slice(12, 36)}
+    slit, truth = (each.isel(rows) for each in nods(5.0, 0.0, level))
+    model = fit_trace_model(slit)
+    spectrum = extract_spectrum(slit, model)
+    wanted = (truth["flux"] * (truth["profile"] * model["aperture"]).sum("row")).values
+    assert int(model["background_terms"]) == 1
+    assert float(spectrum["flux"].sum() / wanted.sum()) == pytest.approx(1.0, abs=0.006)
