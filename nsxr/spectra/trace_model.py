@@ -154,7 +154,8 @@ def fit_trace_model(
         Local background of each column in open shutters, fitted together with the flux. ``auto`` is a constant, or
         none for a single open shutter, where a sky looks like the wings of the source. If a
         background was subtracted before, ``auto`` is a constant only if pixels beside the trace of a point source show
-        a remaining background, by 5 standard deviations and half a percent of the flux.
+        a remaining background, by 5 standard deviations and half a percent of the flux, or if a constant replaces two
+        or more faint sources that would be found without it.
     rejection_threshold : float, default 5
         Pixels are left out that deviate from the model by more than this number of standard deviations plus 2 % of the
         light around them.
