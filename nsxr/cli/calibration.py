@@ -24,7 +24,8 @@ from nsxr.diagnostics.noise import NOISE_GROUPS, noise_table
 from nsxr.errors import ParameterError
 from nsxr.pipelines.detector1 import DETECTOR1
 from nsxr.pipelines.recipe import Recipe
-from nsxr.products.write import write_and_compute
+from nsxr.products.write import planned_products, write_whole
+from nsxr.storage.urls import local_path
 from nsxr.storage.whole import refuse_existing
 
 __all__ = ["Wanted", "calibrate", "detector1"]
@@ -144,17 +145,11 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
         raise ParameterError("--noise needs two groups or more")
     saved = {name: stages[name] for name in wanted.saved}
     compared = ("jump", "clean_flicker_noise") if wanted.has_noise else ()
-    written, samples = write_and_compute(
-        [_noise_sample(stages[name]) for name in compared],
-        tree,
-        wanted.directory,
-        root,
-        wanted.formats,
-        overwrite=wanted.overwrite,
-        progress=wanted.progress,
-        steps=saved,
-        texts={"recipe.toml": completed.as_toml()},
-    )
+    samples = [_noise_sample(stages[name]) for name in compared]
+    texts = {"recipe.toml": completed.as_toml()}
+    written, create = planned_products(tree, wanted.directory, root, wanted.formats, saved, texts)
+    folder = local_path(wanted.directory)
+    samples = write_whole(written, create, folder, root, wanted.overwrite, wanted.progress, samples)
     if wanted.has_quicklook:
         from nsxr.plot.quicklook import plot_quicklook  # matplotlib takes 0.3 s to import
 

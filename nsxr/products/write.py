@@ -23,11 +23,14 @@ from nsxr.storage.local import make_exclusively, sync
 from nsxr.storage.urls import local_path
 from nsxr.storage.whole import all_or_nothing, disk_errors, locked, refuse_existing, sweep
 
-__all__ = ["product_paths", "write_and_compute", "write_products", "write_whole"]
+__all__ = ["planned_products", "product_paths", "write_products", "write_whole"]
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("fits", "zarr")
+
+Create = Callable[[Sequence[Path]], Sequence[tuple[xr.DataArray, Any]]]
+"""A function that creates files without pixels, and returns arrays with their targets."""
 
 
 def product_paths(
@@ -134,39 +137,28 @@ def write_products(
     -----
     FITS and Zarr hold the same pixels, bit for bit. Only FITS has ERR, ``sqrt(var_poisson + var_rnoise)``.
     """
-    written, _ = write_and_compute(
-        [], tree, directory, root, formats, overwrite=overwrite, progress=progress, steps=steps, texts=texts
-    )
-    return written
+    finals, create = planned_products(tree, directory, root, formats, steps or {}, texts or {})
+    write_whole(finals, create, local_path(directory), root, overwrite, progress)
+    return finals
 
 
-def write_and_compute(
-    also: Sequence[xr.Dataset],
+def planned_products(
     tree: xr.DataTree,
     directory: str | os.PathLike[str],
     root: str,
-    formats: Sequence[str] = ("fits",),
-    *,
-    overwrite: bool = False,
-    progress: bool | Literal["force"] = True,
-    steps: Mapping[str, xr.Dataset] | None = None,
-    texts: Mapping[str, str] | None = None,
-) -> tuple[list[Path], list[xr.Dataset]]:
-    """Write products as :func:`write_products` does, and compute more Datasets with them.
+    formats: Sequence[str],
+    saved: Mapping[str, xr.Dataset],
+    texts: Mapping[str, str],
+) -> tuple[list[Path], Create]:
+    """Return the paths of what :func:`write_products` writes, and the function that creates these files.
 
-    What the Datasets share with the products is computed once. Their results stay in memory.
-
-    Returns
-    -------
-    tuple
-        The paths, and the Datasets with their results.
+    Both are arguments of :func:`write_whole`.
     """
-    saved = dict(steps or {})
     nodes = {name: node.to_dataset() for name, node in tree.children.items()}
     if not nodes and not saved:
         raise ModelError("the tree has no nodes and there are no steps to save: nothing to write")
     paths = product_paths(list(nodes), directory, root, formats, list(saved))
-    beside = {local_path(directory) / f"{root}_{name}": text for name, text in (texts or {}).items()}
+    beside = {local_path(directory) / f"{root}_{name}": text for name, text in texts.items()}
     finals = [*paths.values(), *beside]
 
     def create(partials: Sequence[Path]) -> list[tuple[xr.DataArray, Any]]:
@@ -182,12 +174,12 @@ def write_and_compute(
                 pairs += create_fits(partial, saved[name] if name in saved else nodes[name], final.name)
         return pairs
 
-    return finals, write_whole(finals, create, local_path(directory), root, overwrite, progress, also)
+    return finals, create
 
 
 def write_whole(
     finals: Sequence[Path],
-    create: Callable[[Sequence[Path]], Sequence[tuple[xr.DataArray, Any]]],
+    create: Create,
     folder: Path,
     root: str,
     overwrite: bool,
@@ -212,7 +204,8 @@ def write_whole(
     progress : bool or "force"
         Whether to show a progress bar.
     also : sequence of Dataset
-        Datasets to compute in the same pass. They are returned with their results.
+        Datasets to compute in the same pass. What they share with the files is computed once. They are returned with
+        their results, which stay in memory.
     """
     with ExitStack() as stack:
         with disk_errors(folder):

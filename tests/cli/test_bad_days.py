@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from nsxr import cli
 from nsxr.model.dq import PixelFlag
-from nsxr.products.write import write_and_compute
+from nsxr.products.write import write_whole
 from nsxr.simulate import simulate_exposure
 
 ROOT = "jw01234001001_03101_00001_nrs1"
@@ -77,9 +77,9 @@ def before_writing(monkeypatch, act):
 
     def write(*words, **settings):
         act()
-        return write_and_compute(*words, **settings)
+        return write_whole(*words, **settings)
 
-    monkeypatch.setattr("nsxr.cli.calibration.write_and_compute", write)
+    monkeypatch.setattr("nsxr.cli.calibration.write_whole", write)
 
 
 # raw files
@@ -162,12 +162,12 @@ def test_errors_that_nobody_has_foreseen_do_not_stop_the_others_either(run, raw,
     other = tmp_path / f"{BAD}_uncal.fits"
     shutil.copy(raw, other)
 
-    def write(also, tree, directory, root, *words, **settings):
+    def write(finals, create, folder, root, *words, **settings):
         if root == BAD:
             raise ZeroDivisionError
-        return write_and_compute(also, tree, directory, root, *words, **settings)
+        return write_whole(finals, create, folder, root, *words, **settings)
 
-    monkeypatch.setattr("nsxr.cli.calibration.write_and_compute", write)
+    monkeypatch.setattr("nsxr.cli.calibration.write_whole", write)
     result = run(other, raw, "-o", tmp_path / "out", *ALONE, status=1)
     assert names(tmp_path / "out") == PRODUCTS["fits"]
     assert result.stderr.count(f"Error: {BAD}: ZeroDivisionError\n") == 1
