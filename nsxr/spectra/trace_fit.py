@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from nsxr.kernels.spectra.column_fit import box_weights, column_weights
-from nsxr.kernels.spectra.companions import Others, beside_all
+from nsxr.kernels.spectra.companions import beside_all
 from nsxr.kernels.spectra.extraction import Place, Source, fit_source, steady_flux
 from nsxr.kernels.spectra.slit_geometry import nod_distances, open_part, planned_trace, slit_aperture, trace_of_light
 from nsxr.kernels.spectra.slit_places import rows_of
@@ -270,21 +270,16 @@ def _fit(images: _Images, place: Place, settings: FitSettings) -> tuple[Source, 
     order = 0 if settings.is_extended and order < 0 else order
     source = fit(order=max(order, 0))
     if order < 0:
-        # a background would take the wings of two sources that overlap
-        has_level = not source.others.overlap and _has_light_beside(source, images.signal, images.var_rnoise, place.sky)
-        order = int(has_level)
-        if has_level:
-            source = fit(order=1)
-        elif not source.others.overlap and _number_of(source.others) >= _SEVERAL:
-            # a level looks like many faint sources, if there is none in the model
+        order = 0
+        if source.others.overlap:  # a background would take the wings of two sources that overlap
+            return source, order
+        has_level = _has_light_beside(source, images.signal, images.var_rnoise, place.sky)
+        # without a level in the model, faint sources describe it, and hide the pixels that show it
+        if has_level or source.others.number >= _SEVERAL:
             beside_level = fit(order=1)
-            if _number_of(beside_level.others) <= _number_of(source.others) - _SEVERAL:
+            if has_level or beside_level.others.number <= source.others.number - _SEVERAL:
                 source, order = beside_level, 1
     return source, order
-
-
-def _number_of(others: Others) -> int:
-    return int((others.strengths != 0).any(0).sum())
 
 
 def _described(

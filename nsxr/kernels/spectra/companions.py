@@ -35,6 +35,11 @@ class Others:
         return bool(self.strengths.any())
 
     @property
+    def number(self) -> int:
+        """How many there are in any exposure."""
+        return int((self.strengths != 0).any(0).sum())
+
+    @property
     def are_planned(self) -> bool:
         """Whether the places of some of them were planned."""
         return self.planned is not None and bool((np.isfinite(self.planned) & (self.strengths != 0)).any())
