@@ -101,7 +101,7 @@ def ramp_chunks(sizes: Mapping[str, int], limit: int | None = None) -> dict[str,
     return {"integration": sizes["integration"], "group": sizes["group"], "row": rows, "column": sizes["column"]}
 
 
-def is_kept(sizes: Mapping[str, int]) -> bool:
+def is_kept(sizes: Mapping[Any, int]) -> bool:
     """Return whether a float32 array of these sizes may be in memory as a whole, see :data:`KEPT_BYTES`."""
     return 4 * math.prod(sizes.values()) <= KEPT_BYTES
 

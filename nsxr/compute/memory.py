@@ -44,4 +44,4 @@ def exceeds_memory(exposure: xr.Dataset, ramps: xr.Dataset) -> bool:
     is_series = ramps["sci"].chunks is not None and ramps.sizes["integration"] > 1
     if not is_series or Readout.of(exposure).is_irs2:
         return False
-    return not is_kept({str(dim): size for dim, size in ramps["sci"].sizes.items()})
+    return not is_kept(ramps["sci"].sizes)

@@ -7,6 +7,7 @@ from astropy.table import Table
 
 from nsxr.compute.blocks import compute_together
 from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.medians import median_and_scatter
 from nsxr.model.readout import Readout
 from nsxr.model.time_order import SAMPLE_TIME
 
@@ -42,10 +43,8 @@ def _spectrum(lines: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarr
         1 / np.sqrt(6 if order == 2 else 2)
     )
     some = noise.ravel()[:: max(1, noise.size // _SAMPLED)]
-    some = some[np.isfinite(some)].astype(np.float64)
-    centre = np.median(some) if some.size else 0.0
-    scatter = 1.4826 * np.median(np.abs(some - centre)) if some.size else 0.0
-    valid = np.abs(noise - np.float32(centre)) <= 5 * max(scatter, 1e-12)  # False where there is no value
+    centre, scatter = median_and_scatter(some[np.isfinite(some)])
+    valid = np.abs(noise - centre) <= 5 * max(scatter, 1e-12)  # False where there is no value
     noise = np.where(valid, noise, np.float32(0))
     count = valid.sum(axis=-1)
     means = noise.sum(axis=-1, dtype=np.float64) / np.maximum(count, 1)

@@ -247,7 +247,7 @@ def _correct_ramps(
         )
     given: dict[str, dict[str, object]] = {"persistence": {"before": before}, "clean_flicker_noise": {"light": light}}
     is_cleaned = DETECTOR1.is_done("clean_flicker_noise", exposure, settings)
-    given["jump"] = {"needs_signal": is_cleaned and is_kept({str(d): n for d, n in exposure["sci"].sizes.items()})}
+    given["jump"] = {"needs_signal": is_cleaned and is_kept(exposure["sci"].sizes)}
     left_out: dict[str, str] = {}
     method = settings.parameters["picture_frame"].get("method", "fit")
     if method == "fit" and all(DETECTOR1.is_done(name, exposure, settings) for name in _JOINT):

@@ -10,6 +10,7 @@ from nsxr.compute.blocks import map_blocks, unlabelled
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk
 from nsxr.compute.passes import settle
 from nsxr.errors import ModelError, ParameterError
+from nsxr.kernels.medians import median_and_scatter
 from nsxr.kernels.ramps.picture_frame import (
     fit_amplitudes,
     mean_slope,
@@ -213,17 +214,13 @@ def _unlit(slope: np.ndarray, limit: float = 4.0) -> np.ndarray:
             continue
         middle = np.median(plane[there])
         excess = np.where(there, plane - middle, 0)
-        is_lit = np.abs(excess) > limit * _scatter(excess[there])
+        is_lit = np.abs(excess) > limit * median_and_scatter(excess[there])[1]
         weight = scipy.ndimage.uniform_filter((there & ~is_lit).astype(np.float32), (3, 15))
         smooth = scipy.ndimage.uniform_filter(np.where(is_lit, 0, excess), (3, 15))
         smooth = np.where(weight > 0.3, smooth / np.maximum(weight, 0.3), 0)
-        is_lit |= smooth > limit * _scatter(smooth[there])
+        is_lit |= smooth > limit * median_and_scatter(smooth[there])[1]
         out[...] = there & ~scipy.ndimage.binary_dilation(is_lit, np.ones((3, 3)))
     return found
-
-
-def _scatter(values: np.ndarray) -> float:
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def _template(picture_frame: xr.Dataset, ramps: xr.Dataset) -> xr.DataArray:

@@ -369,7 +369,7 @@ def test_noise_that_is_left_has_the_correlations_of_the_spectrum():
     density = xr.DataArray(np.array(densities), dims=("component", "frequency"))
     for is_dark, left, sign in ((0, own, 1), (1, own * white / (own + white), -1)):
         weight = xr.full_like(frames.mean, is_dark, dtype=np.float32)
-        _, _, table, _ = noise_left(weight, density, frames)
+        table = noise_left(weight, density, frames).correlation
         expected = scipy.fft.irfft(left, length)
         line, slot, *kinds = table.values.T.astype(np.float64)
         lag = (line * frames.order.slots + slot).astype(int)

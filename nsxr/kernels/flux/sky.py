@@ -9,6 +9,7 @@ from scipy.interpolate import BSpline, CubicSpline
 from scipy.linalg import solveh_banded
 
 from nsxr.errors import ModelError
+from nsxr.kernels.medians import median_and_scatter
 
 __all__ = ["Samples", "evaluate_sky", "fit_sky", "widths_of_pixels"]
 
@@ -244,7 +245,7 @@ def _fit_piece(samples: Samples, most: int) -> tuple[np.ndarray, int]:
             "least; give a spectrum of the sky, or subtract backgrounds"
         )
     pull = ((rest - sky) / np.sqrt(variance))[kept]
-    scale = max(1.0, 1.4826 * float(np.median(np.abs(pull - np.median(pull))))) ** 2
+    scale = max(1.0, median_and_scatter(pull)[1]) ** 2
     lift = of_grid @ fit.lift
     total = scale * (_variances(fit.normal, of_grid) + np.einsum("pi,ij,pj->p", lift, fit.covariance, lift))
     photons, noise = (

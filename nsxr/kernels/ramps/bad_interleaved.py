@@ -6,6 +6,8 @@ read one after the other. Pairs of even and of odd number are read in slots of d
 
 import numpy as np
 
+from nsxr.kernels.medians import median_and_scatter
+
 __all__ = ["MOMENTS", "REASONS", "judge", "pair_moments", "robust_scores"]
 
 REASONS = {"MEAN": 1, "DIFFERENCE": 2, "SCATTER": 4, "TELEGRAPH": 8, "LISTED": 16}
@@ -120,8 +122,7 @@ def robust_scores(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         0 for a value at the centre, infinite for other values if good pairs do not scatter at all.
     """
     trusted = values[~left_out]
-    centre = np.median(trusted)
-    scatter = 1.4826 * np.median(np.abs(trusted - centre))
+    centre, scatter = median_and_scatter(trusted)
     for _ in range(_ITERATIONS):
         inside = trusted[np.abs(trusted - centre) <= _CLIP * scatter]
         if inside.size < 2:

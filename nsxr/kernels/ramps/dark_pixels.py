@@ -4,6 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from nsxr.kernels.compilation import kernel
+from nsxr.kernels.medians import median_and_scatter
 from nsxr.kernels.sorting import median_of, sort_columns
 
 __all__ = ["dark_level", "find_dark"]
@@ -16,6 +17,7 @@ noise."""
 _ROUNDS = 3
 _TILE = 32  # columns that are sorted together
 _NEARBY, _LOW = 33, 35.0  # columns whose levels are compared, and the percentile of these levels: many may have lines
+_KNOWN = 0.3  # least share of usable pixels in a mean
 _FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
@@ -86,10 +88,7 @@ def find_dark(
         flat = values - _column_levels(values, is_dark, bands)
         lit, of_pixel = bright.copy(), 0.0
         for length, beyond in _LENGTHS.items() if mask is None else [(1, 0.0)]:
-            mean, known = flat, usable
-            if length > 1:
-                mean, known = np.empty_like(flat), np.empty_like(usable)
-                _running_mean(flat, usable & ~lit, length, mean, known)
+            mean, known = _running_mean(flat, usable & ~lit, length) if length > 1 else (flat, usable)
             of_dark = mean[is_dark & known]
             centre, width = dark_level(of_dark)
             if length == 1 and not np.isfinite(centre):  # too few dark pixels to tell what is dark
@@ -122,7 +121,7 @@ def _bright_columns(
         of_band, share = levels[rows][:1], is_dark[rows].sum(0) / np.maximum(usable[rows].sum(0), 1)
         rest = of_band - ndimage.percentile_filter(of_band, _LOW, (1, _NEARBY), mode="nearest")
         centre, scatter = dark_level(rest)
-        scatter = max(scatter, 0.7 * 1.4826 * np.median(np.abs(rest - np.median(rest))))  # few columns may lie close
+        scatter = max(scatter, 0.7 * median_and_scatter(rest)[1])  # few columns may lie close
         found = ((share < 0.5 * np.median(share)) & usable[rows].any(0))[None]
         if scatter > 0:
             found = found | (rest > centre + n_sigma * scatter)
@@ -158,15 +157,13 @@ def _grown(found: np.ndarray, along: int, across: int = 0) -> np.ndarray:
     return grown
 
 
-_KNOWN = 0.3  # least share of usable pixels in a mean
-
-
 @kernel
 def _running_mean(
-    values: np.ndarray, usable: np.ndarray, length: int, mean: np.ndarray, known: np.ndarray
-) -> None:  # pragma: no cover
-    """Write means of usable pixels along the dispersion, with the noise of a full window, and where they are known."""
+    values: np.ndarray, usable: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
+    """Return means of usable pixels along the dispersion, with the noise of a full window, and where they are known."""
     rows, columns = values.shape
+    mean, known = np.empty(values.shape, np.float32), np.empty(values.shape, np.bool_)
     half = length // 2
     factor = np.zeros(length + 1)
     for n in range(1, length + 1):
@@ -184,6 +181,7 @@ def _running_mean(
             if c >= 0:
                 known[r, c] = factor[count] > 0
                 mean[r, c] = total * factor[count]
+    return mean, known
 
 
 def _column_levels(values: np.ndarray, is_dark: np.ndarray, bands: np.ndarray) -> np.ndarray:

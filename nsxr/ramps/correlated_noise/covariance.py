@@ -30,18 +30,18 @@ def kinds_of(weight: xr.DataArray, frames: Frames) -> xr.DataArray:
 
 
 def correlation_of(
-    products: xr.DataArray, levels: xr.DataArray, kinds: xr.DataArray, density: xr.DataArray, order: TimeOrder
+    products: xr.DataArray, level: xr.DataArray, kinds: xr.DataArray, density: xr.DataArray, order: TimeOrder
 ) -> xr.DataArray:
     """Return the table ``noise_correlation`` (lag, kind) float32 from errors of the estimate in simulated frames.
 
     ``products`` (draw, kind, lag) float64 are from :func:`products_of_kinds`, and ``density`` (component, frequency) is
-    the spectrum with which frames were simulated. ``levels`` (draw) float64 are variances of levels that all pixels of
-    an amplifier share, and that the products do not have. The level of the whole frame is not part of the table.
+    the spectrum with which frames were simulated. ``level`` () float64 is the variance of the level that all pixels
+    of an amplifier share, and that the products do not have. The level of the whole frame is not part of the table.
     """
     table = map_blocks(
         _correlation,
         one_chunk(products, "draw", "kind", "lag"),
-        one_chunk(levels, "draw"),
+        level,
         kinds,
         density,
         core=("draw", "kind", "lag", *IMAGE, *map(str, density.dims)),
@@ -80,9 +80,9 @@ def products_of_kinds(error: np.ndarray, white: np.ndarray, kinds: np.ndarray, o
 
 
 def _correlation(
-    products: np.ndarray, levels: np.ndarray, kinds: np.ndarray, density: np.ndarray, *, order: TimeOrder
+    products: np.ndarray, level: np.ndarray, kinds: np.ndarray, density: np.ndarray, *, order: TimeOrder
 ) -> np.ndarray:
     one, nothing = np.ones(kinds.shape, np.float32), np.zeros(kinds.shape, np.float32)
     counts = products_of_kinds(one, nothing, kinds, order) * len(products)
-    found = correlations(products.sum(0) + levels.mean() * counts, counts, float(density[2, 0]))
+    found = correlations(products.sum(0) + float(level) * counts, counts, float(density[2, 0]))
     return np.vstack([LAGS.T, found]).T.astype(np.float32)

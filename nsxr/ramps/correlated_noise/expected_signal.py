@@ -31,24 +31,18 @@ def without_chance(level: xr.DataArray, variance: xr.DataArray) -> xr.DataArray:
 
 
 def expected_signal(
-    mean: xr.DataArray,
-    is_dark: xr.DataArray,
-    level: xr.DataArray,
-    light_level: xr.DataArray,
-    density: xr.DataArray,
-    shared: float,
+    mean: xr.DataArray, is_dark: xr.DataArray, level: xr.DataArray, density: xr.DataArray, shared: float
 ) -> xr.DataArray:
     """Return the signal that dark and faint pixels are expected to have, NaN in others, (row, column) float32.
 
     A pixel whose signal is mostly noise does not tell its photon noise: half of such pixels would claim too much, and
     none too little. Dark pixels have the level of the dark. Faint pixels have the mean over 9 columns, along the
-    dispersion, of such pixels. What the level has by chance does not count, see :func:`without_chance`.
+    dispersion, of such pixels.
 
     Parameters
     ----------
-    mean, is_dark, level, light_level : DataArray
-        (row, column), mean of all frames without correlated noise, pixels without light, their level, and as much of it
-        as is light.
+    mean, is_dark, level : DataArray
+        (row, column), mean of all frames without correlated noise, pixels without light, and their level.
     density : DataArray
         (component, frequency) spectral densities of a frame.
     shared : float
@@ -56,26 +50,17 @@ def expected_signal(
     """
     core = (*IMAGE, *map(str, density.dims))
     outputs = {"expected": (IMAGE, np.float32)}
-    images = mean, is_dark, level, light_level
-    return map_blocks(_expected, *images, density, core=core, outputs=outputs, shared=shared)["expected"]
+    return map_blocks(_expected, mean, is_dark, level, density, core=core, outputs=outputs, shared=shared)["expected"]
 
 
 def _expected(
-    mean: np.ndarray,
-    is_dark: np.ndarray,
-    level: np.ndarray,
-    light_level: np.ndarray,
-    density: np.ndarray,
-    *,
-    shared: float,
+    mean: np.ndarray, is_dark: np.ndarray, level: np.ndarray, density: np.ndarray, *, shared: float
 ) -> np.ndarray:
     most = _FAINT * np.sqrt(density[2, 0] * shared)
     above = np.where(np.isfinite(mean), mean - level, np.inf)
     is_faint = ~is_dark & (np.abs(above) < most)
     share = ndimage.uniform_filter1d(is_faint.astype(np.float32), _COLUMNS, axis=1, mode="constant")
-    total = ndimage.uniform_filter1d(
-        np.where(is_faint, mean - level + light_level, np.float32(0)), _COLUMNS, axis=1, mode="constant"
-    )
+    total = ndimage.uniform_filter1d(np.where(is_faint, mean, np.float32(0)), _COLUMNS, axis=1, mode="constant")
     smooth = total / np.maximum(share, np.float32(1 / _COLUMNS))
-    expected = np.where(is_dark, light_level, np.where(is_faint, smooth, np.nan))
+    expected = np.where(is_dark, level, np.where(is_faint, smooth, np.nan))
     return np.maximum(expected, 0.0).astype(np.float32)

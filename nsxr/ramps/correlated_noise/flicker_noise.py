@@ -24,7 +24,14 @@ from nsxr.ramps.correlated_noise.expected_signal import expected_signal, without
 from nsxr.ramps.correlated_noise.frames import Frames, frames_of, mean_of_images
 from nsxr.ramps.correlated_noise.mask import dark_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
-from nsxr.ramps.correlated_noise.noise_model import MODEL, noise_left, noise_of, spectrum_of, weight_of_series
+from nsxr.ramps.correlated_noise.noise_model import (
+    MODEL,
+    NoiseLeft,
+    noise_left,
+    noise_of,
+    spectrum_of,
+    weight_of_series,
+)
 from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, typical_light, without_light
 from nsxr.ramps.read_noise import change_of_pixels
 from nsxr.references.match import match
@@ -110,7 +117,7 @@ def estimate_flicker_noise(
     """
     frames = frames_of(exposure)
     given, light = on_pixels_of(mask, exposure, "mask"), on_pixels_of(light, exposure, "light")
-    wait = _same if is_kept({str(d): n for d, n in frames.values.sizes.items()}) else settle
+    wait = _same if is_kept(frames.values.sizes) else settle
     frames = _waiting(frames, wait)
     first, level = (wait(array) for array in dark_of(frames, n_sigma, given, None, light))
     residual = without_light(frames, first, None if light is None else level)
@@ -133,31 +140,29 @@ def estimate_flicker_noise(
     both = beside_light(density, hidden * frames.relative)
     noise = _noise_of_frames(frames, of_dark, level, weight, density, both, pattern, wait)
     of_light = beside_light(density, typical_light(hidden) * frames.relative)
-    left = noise_left(weight, density if frames.is_series else of_light, frames)
-    variance, change, correlation, of_level = (wait(array) for array in left)
-    change_of_mean, correlation_of_mean, level_of_mean = change, correlation, of_level
-    if frames.is_series:  # the noise of the mean was estimated from dark pixels alone
-        left = noise_left(of_dark, of_light, frames)
-        _, change_of_mean, correlation_of_mean, level_of_mean = (wait(array) for array in left)
+    left = of_mean = NoiseLeft._make(map(wait, noise_left(of_dark, of_light, frames)))
+    if frames.is_series:  # only the noise of the mean was estimated from dark pixels alone
+        left = NoiseLeft._make(map(wait, noise_left(weight, density, frames)))
     shared = frames.shared / len(images)
-    light_level = without_chance(level, level_of_mean * shared)
+    light_level = without_chance(level, of_mean.level * shared)
+    light = mean - level + light_level
     found = xr.Dataset(
         {
             "noise": noise,
-            "variance": variance,
-            "change": change,
-            "correlation": correlation,
-            "expected_signal": expected_signal(mean, is_dark, level, light_level, density, shared),
+            "variance": left.variance,
+            "change": left.change,
+            "correlation": left.correlation,
+            "expected_signal": expected_signal(light, is_dark, light_level, density, shared),
             "weight": weight,
             "is_dark": is_dark,
             "level": level,
             "light_level": light_level,
-            "level_variance": of_level,
+            "level_variance": left.level,
             "density": measured,
         }
     )
     if frames.is_series:
-        found = found.assign(change_of_mean=change_of_mean, correlation_of_mean=correlation_of_mean)
+        found = found.assign(change_of_mean=of_mean.change, correlation_of_mean=of_mean.correlation)
     length = series_length(frames.order)
     return found.assign_coords(
         {
@@ -375,8 +380,7 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
         columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
         return columns.astype(np.float32), np.array(numbers)
 
-    names = ("density", "variance", "weight", "is_dark", "level_variance")
-    images = [unlabelled(found[name]) for name in names]
+    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark", "level_variance")]
     table, numbers = map_blocks(
         summarize,
         *images,

@@ -5,6 +5,7 @@ Arrays are lazy; the functions at the end work on NumPy blocks.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 from nsxr.compute.blocks import map_blocks
 from nsxr.compute.layouts import chunk_like, in_groups, one_chunk, to_whole_frames
+from nsxr.kernels.medians import median_and_scatter
 from nsxr.kernels.ramps.differences import template_amount
 from nsxr.kernels.ramps.flicker import (
     TOLERANCE,
@@ -31,7 +33,7 @@ from nsxr.model.time_order import TimeOrder
 from nsxr.ramps.correlated_noise.covariance import LAG_SIZES, correlation_of, kinds_of, products_of_kinds
 from nsxr.ramps.correlated_noise.frames import SERIES, Frames, frame_by_frame, frame_of, squares_about
 
-__all__ = ["MODEL", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
+__all__ = ["MODEL", "NoiseLeft", "noise_left", "noise_of", "spectrum_of", "weight_of_series"]
 
 MODEL = ("component", "frequency")
 """Dims of the spectral densities."""
@@ -100,20 +102,43 @@ def noise_of(
     return map_blocks(kernel, frames, *others, core=(*IMAGE, *MODEL), outputs={"noise": (RAMP, np.float32)})["noise"]
 
 
-def noise_left(
-    weight: xr.DataArray, density: xr.DataArray, frames: Frames
-) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray, xr.DataArray]:
-    """Return the variance of the noise that cleaning leaves in a frame, from simulations, (row, column) float32.
+class NoiseLeft(NamedTuple):
+    """The noise that cleaning leaves in a frame.
 
-    The second image is what this noise adds to the variance of a pixel. The estimate follows the noise of the pixels
-    that it comes from, so it is negative in most of them. The third array is the correlation of the noise that is left,
-    see :func:`correlation_of`. The last array, () float64, is the variance of the level that is left in all pixels of
-    the frame. The others do not have it, because it is the same in all pixels: it is like light of the sky.
+    Attributes
+    ----------
+    variance : DataArray
+        (row, column) float32, without the level of the frame.
+    change : DataArray
+        (row, column) float32, what this noise adds to the variance of a pixel. The estimate follows the noise of the
+        pixels that it comes from, so it is negative in most of them.
+    correlation : DataArray
+        (lag, kind) float32, see :func:`correlation_of`.
+    level : DataArray
+        () float64, variance of the level that is left in all pixels of the frame. The others do not have it, because it
+        is the same in all pixels: it is like light of the sky.
     """
+
+    variance: xr.DataArray
+    change: xr.DataArray
+    correlation: xr.DataArray
+    level: xr.DataArray
+
+
+def noise_left(weight: xr.DataArray, density: xr.DataArray, frames: Frames) -> NoiseLeft:
+    """Return the noise that cleaning leaves in a frame, from simulated frames."""
     number = max(_DRAWS, min(_MOST_DRAWS, _DRAWN // weight.size))
     draws = in_groups(chunk_like(xr.DataArray(np.arange(number), dims="draw"), frames.values), "draw", 1)
     kinds = kinds_of(weight, frames)
-    *simulated, products, apart, common = map_blocks(
+    apart, common = map_blocks(
+        _levels_left,
+        weight,
+        density,
+        core=(*IMAGE, *MODEL),
+        outputs=dict.fromkeys(("apart", "common"), ((), np.float64)),
+        order=frames.order,
+    ).values()
+    *simulated, products = map_blocks(
         _simulate_errors,
         draws,
         weight,
@@ -123,7 +148,6 @@ def noise_left(
         outputs={
             **dict.fromkeys(("squares", "followed"), (("draw", *IMAGE), np.float32)),
             "products": (("draw", "kind", "lag"), np.float64),
-            **dict.fromkeys(("apart", "common"), (("draw",), np.float64)),
         },
         sizes=LAG_SIZES,
         order=frames.order,
@@ -132,11 +156,11 @@ def noise_left(
         _smooth_variances,
         *(one_chunk(array, "draw") for array in simulated),
         weight,
+        apart,
         core=("draw", *IMAGE),
         outputs=dict.fromkeys(("variance", "change"), (IMAGE, np.float32)),
     ).values()
-    correlation = correlation_of(products, apart, kinds, density, frames.order)
-    return variance, change, correlation, common.isel(draw=0)
+    return NoiseLeft(variance, change, correlation_of(products, apart, kinds, density, frames.order), common)
 
 
 def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) -> xr.DataArray:
@@ -232,11 +256,8 @@ def _power_of_frames(values: np.ndarray, weight: np.ndarray, *, order: TimeOrder
             noise = values[i, g] * root
             some = noise.ravel()[::stride]
             some = some[(root.ravel()[::stride] > 0) & np.isfinite(some)]
-            if not some.size:
-                continue
-            middle = np.median(some)
-            far = 5 * 1.4826 * np.median(np.abs(some - middle))
-            used = (np.abs(noise) <= abs(middle) + far) & (weight > 0)  # False where there is no value
+            middle, scatter = median_and_scatter(some)
+            used = (np.abs(noise) <= abs(middle) + 5 * scatter) & (weight > 0)  # False where there is no value
             total[i, g] = weight[used].sum(dtype=np.float64)
             if total[i, g]:
                 series = to_series(np.where(used, values[i, g] * weight, np.float32(0)), order, length)
@@ -296,21 +317,17 @@ def _noise_of_frames(
 
 def _simulate_errors(
     draws: np.ndarray, weight: np.ndarray, density: np.ndarray, kinds: np.ndarray, *, order: TimeOrder
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the noise that cleaning leaves in simulated frames, squared, and times the white noise of the pixel.
 
-    The third array are sums of products of its pixels, see :func:`products_of_kinds`. The fourth one are variances of
-    the levels of amplifiers that are left, less the level of the frame, which the products do not have. The last one
-    are variances of the level of the frame, which none of the others has.
+    The third array are sums of products of its pixels, see :func:`products_of_kinds`. None of them has the levels of
+    amplifiers: few draws would say little of levels, of which a draw has one. See :func:`_levels_left`.
     """
     length = series_length(order)
     solver = _solver(density, len(order.rows), _DRAW_TOLERANCE)
     weights = to_series(weight, order, length)
-    level = _level_left(density, float(weights.mean(dtype=np.float64)))
-    of_amplifiers = float(density[0, 0] / max(density[:2, 0].sum(), 1e-30))
-    apart = level * of_amplifiers * (1 - 1 / len(order.rows))
     density = density.copy()
-    density[:2, 0] = 0  # few draws would say little of levels, of which a draw has one
+    density[:2, 0] = 0
     densities = _densities(density)
     scatter = np.sqrt(np.float32(densities.white) / np.where(weights > 0, weights, np.float32(1)))
     squares, followed = (np.empty((draws.size, *weight.shape), dtype=np.float32) for _ in range(2))
@@ -322,23 +339,31 @@ def _simulate_errors(
         noise -= solver.noise(white + noise, weights)
         error = to_image(noise, order)
         products[place] = products_of_kinds(error, to_image(white, order), kinds, order)
-        squares[place] = error**2 + np.float32(apart)
+        squares[place] = error**2
         followed[place] = to_image(noise * white, order)
-    return squares, followed, products, np.full(draws.size, apart), np.full(draws.size, level - apart)
+    return squares, followed, products
 
 
-def _level_left(density: np.ndarray, filled: float) -> float:
-    """Return the variance of the levels of amplifiers that is left, for this share of samples with weight."""
+def _levels_left(weight: np.ndarray, density: np.ndarray, *, order: TimeOrder) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance of levels that is left: of amplifiers less the level of the frame, and of the frame."""
+    length, n_outputs = series_length(order), len(order.rows)
+    filled = float(weight.sum(dtype=np.float64)) / (length * n_outputs)  # share of samples with weight
     of_level, light = float(density[:2, 0].sum()), float(density[3:, 0].sum())
     kept = 1.0
     if of_level > 0 and filled > 0:
         other = float(density[2, 0]) / filled + light
         kept = other / (of_level + other)
-    return float(of_level * kept**2 / (2 * (density.shape[1] - 1)))
+    left = kept**2 / length
+    apart = float(density[0, 0]) * (1 - 1 / n_outputs)
+    return np.asarray(apart * left), np.asarray((of_level - apart) * left)
 
 
-def _smooth_variances(squares: np.ndarray, followed: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _smooth_variances(
+    squares: np.ndarray, followed: np.ndarray, weight: np.ndarray, apart: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance of what is left, and its change of the variance of pixels, as means over nearby pixels.
+
+    ``apart`` is the variance of the levels of amplifiers that is left, which the squares do not have.
 
     Pixels with and without weight are averaged separately. The product with white noise scatters more than the square
     and depends less on the place, so it is averaged over more pixels.
@@ -346,7 +371,7 @@ def _smooth_variances(squares: np.ndarray, followed: np.ndarray, weight: np.ndar
     used = weight > 0
     variance, change = np.zeros_like(weight), np.zeros_like(weight)
     for inside in (used, ~used):
-        variance[inside] = _mean_nearby(squares.mean(0), inside, 1)[inside]
+        variance[inside] = _mean_nearby(squares.mean(0), inside, 1)[inside] + np.float32(apart)
     change[~used] = variance[~used]
     change[used] = variance[used] + 2 * _mean_nearby(followed.mean(0), used, _SMOOTHED)[used]
     return variance, change
