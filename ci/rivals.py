@@ -166,9 +166,7 @@ def methods(
     for degree in (0, 1):
         found[f"column {degree}"] = of_columns(exposure, is_dark, degree)
     rates["column 0 rate"] = of_columns(whole, is_dark, 0)
-    start = time.process_time()
-    noise, _ = nsxr_noise(exposure, None)
-    found["nsxr"] = noise, (time.process_time() - start) / noise[..., 0, 0].size
+    found["nsxr"] = nsxr_noise(exposure, None)
     found["oracle"] = oracle(exposure, is_dark), np.nan
     return found, rates
 
@@ -183,8 +181,8 @@ def write_table(python: Path | None, snowblind: Path, names: list[str], seed: in
         whole = whole_ramp(exposure)
         found, rates = methods(python, snowblind, exposure, row, seed)
         for method, (noise, seconds) in (found | rates).items():
-            of_ramp = measure(whole, noise.sum(1, keepdims=True), None, white)
-            of_group = measure(exposure, noise, None, white) if method in found else {}
+            of_ramp = measure(whole, noise.sum(1, keepdims=True), white)
+            of_group = measure(exposure, noise, white) if method in found else {}
             cells = [f"{of_group[key]:.3f}" if of_group else "" for key in ("left", "column", "steps")]
             left = f"{of_ramp['left']:.3f}"
             if (row.integrations >= 10 or row.scene == "dark") and method in INSIDE:
