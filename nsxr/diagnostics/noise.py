@@ -119,8 +119,11 @@ def noise_spectrum(
     return _spectrum(lines.to_numpy(), Readout.from_header(exposure.attrs))
 
 
-_BANDS = ("slow", "fast", "alternating")
-"""Bands of the noise: slower than a detector line, faster, and within 5 % of the highest frequency."""
+_BANDS = {
+    "slow": "noise slower than a detector line",
+    "fast": "noise faster than a detector line",
+    "alternating": "noise within 5 % of the highest frequency",
+}
 
 
 def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, groups: int = NOISE_GROUPS) -> Table:
@@ -153,11 +156,15 @@ def noise_table(before: xr.Dataset, after: xr.Dataset, integration: int = 0, gro
         rows.append(row)
     table = Table(rows)
     for column in table.colnames[1:]:
+        band, when = column.split("_")
         table[column].unit = "DN"
         table[column].format = ".4g"
+        table[column].description = f"rms of {_BANDS[band]}, {when} the correction, white noise included"
     return table
 
 
 def _rms(frequency: np.ndarray, power: np.ndarray, inside: np.ndarray) -> float:
     width = np.gradient(frequency) if frequency.size > 1 else np.ones(1)
+    if 2 * frequency[-1] * SAMPLE_TIME > 1 - 1e-6:  # only half of the last bin lies below the highest frequency
+        width[-1] /= 2
     return float(np.sqrt((power * width)[inside].sum()))

@@ -167,8 +167,10 @@ def _correlated_noise(header: Named) -> list[str]:
     if any(not isinstance(header.get(name), float | int) for name in names):
         return []
     white, noise, left, dark, done = (float(header[name]) for name in names)
+    level = header.get("FLKLEVEL")
+    of_frame = f"level of the frame {float(level):.3g} DN, " if isinstance(level, float | int) else ""
     line = f"noise:       white {white:.3g} DN, correlated {noise:.3g} DN, left in light {left:.3g} DN "
-    line += f"({100 * done:.0f} % of the variance removed); {100 * dark:.0f} % of the pixels are dark"
+    line += f"({of_frame}{100 * done:.0f} % of the variance removed); {100 * dark:.0f} % of the pixels are dark"
     if white <= 0:
         line += "; nothing was removed, because no two frames can be compared"
     elif dark < _FEW_DARK:

@@ -14,6 +14,8 @@ def test_spectra_are_those_of_numpy_in_another_order(length):
     transform.forward(series, spectra)
     expected = np.fft.fft(series.astype(np.float64), axis=1)
     np.testing.assert_allclose(spectra, expected[:, transform.frequency], atol=1e-5 * np.abs(expected).max())
+    power = (np.abs(np.fft.rfft(series.astype(np.float64), axis=1)) ** 2).mean(axis=0)
+    np.testing.assert_allclose(transform.power(series), power, atol=1e-5 * power.max())
     seen = np.bincount(transform.frequency % length, transform.counts, length)
     seen += np.bincount(-transform.frequency % length, transform.counts, length)
     np.testing.assert_array_equal(seen, 2)

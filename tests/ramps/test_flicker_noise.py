@@ -407,6 +407,27 @@ def test_noise_before_and_after_as_a_table():
     assert (table["fast_after"] < table["fast_before"]).all()
     assert table["slow_before"].unit == "DN"
     np.testing.assert_allclose(table["fast_after"], WHITE, rtol=0.1)
+    assert table["slow_after"].description == (
+        "rms of noise slower than a detector line, after the correction, white noise included"
+    )
+
+
+def test_alternating_noise_is_counted_once(rng):
+    ramps, _ = make_ramps(groups=4, columns=128)
+    white = ramps.assign(sci=ramps["sci"].copy(data=rng.normal(0, WHITE, ramps["sci"].shape).astype(np.float32)))
+    sign = xr.DataArray(np.where(np.arange(ramps.sizes["row"]) % 2, 1.0, -1.0), dims="row")
+    amounts = xr.DataArray(rng.normal(0, 1, 4), dims="group")
+    table = nsxr.noise_table(white, white.assign(sci=white["sci"] + amounts * sign))
+    added = np.sqrt(table["alternating_after"] ** 2 - table["alternating_before"] ** 2)
+    np.testing.assert_allclose(added, np.sqrt((np.diff(amounts, 2) ** 2).mean() / 6), rtol=0.1)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_the_level_of_a_single_difference_cannot_be_told_from_light(groups):
+    ramps, _ = make_ramps(groups=groups, columns=64)
+    cleaned = clean_flicker_noise(ramps)
+    assert ("level_left" in cleaned) == (groups > 2)
+    assert cleaned["flicker_left"].attrs["units"] == "DN"
 
 
 def test_command_compares_noise(tmp_path, monkeypatch):

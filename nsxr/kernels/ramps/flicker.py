@@ -33,7 +33,17 @@ from nsxr.kernels.compilation import kernel
 from nsxr.kernels.ramps.long_transform import long_transform, split_columns
 from nsxr.model.time_order import TimeOrder
 
-__all__ = ["TOLERANCE", "Densities", "Solver", "draw_noise", "known_samples", "series_length", "to_image", "to_series"]
+__all__ = [
+    "TOLERANCE",
+    "Densities",
+    "Solver",
+    "colour",
+    "draw_noise",
+    "known_samples",
+    "series_length",
+    "to_image",
+    "to_series",
+]
 
 _BINS = (64, 8, 1)
 """Number of samples that are averaged into one, from the coarsest series to the whole series."""
@@ -88,7 +98,7 @@ def to_image(series: np.ndarray, order: TimeOrder) -> np.ndarray:
 
 
 @kernel
-def _colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+def colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
     """Multiply a spectrum by a matrix: ``own`` for the differences between amplifiers, ``mean`` for their sum."""
     n_outputs = xi.shape[0]
     for f in range(xi.shape[1]):
@@ -275,7 +285,7 @@ class _Level:
 
     def series(self, xi: np.ndarray) -> np.ndarray:
         """Return the noise that belongs to a solution, (output, time) float32, valid until the next call."""
-        _colour(xi, self.root[0], self.root[1], self._spectrum)
+        colour(xi, self.root[0], self.root[1], self._spectrum)
         self.transform.backward(self._spectrum, self._noise)
         return self._noise
 

@@ -32,6 +32,16 @@ def _times(values: np.ndarray, phases: np.ndarray, out: np.ndarray) -> None:  # 
             out[i, j] = values[i, j] * phases[i, j]
 
 
+@kernel
+def _mean_power(spectra: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    for f in range(out.size):
+        total = 0.0
+        for k in range(spectra.shape[0]):
+            value = spectra[k, f]
+            total += value.real * value.real + value.imag * value.imag
+        out[f] = total / spectra.shape[0]
+
+
 @lru_cache(maxsize=4)
 def _phases(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the phases between both steps, and their conjugates, (rows / 2 + 1, columns) complex64."""
@@ -95,6 +105,16 @@ class LongTransform:
             table = values.reshape(self._rows, self._columns)
             table[:] = scipy.fft.irfft(place, self._rows, axis=0)
 
+    def power(self, series: np.ndarray) -> np.ndarray:
+        """Return the mean power of series over outputs, (length / 2 + 1,) float64, for rising frequencies."""
+        spectra = np.empty((len(series), self.size), np.complex64)
+        self.forward(series, spectra)
+        mean = np.empty(self.size, np.float64)
+        _mean_power(spectra, mean)
+        found = np.empty(self.length // 2 + 1)
+        found[np.abs(self.frequency)] = mean
+        return found
+
     def refined(self, coarse: "LongTransform", spectra: np.ndarray) -> np.ndarray:
         """Return spectra of shorter series with as many rows, (output, frequency), with zeros at other frequencies."""
         found = np.zeros((len(spectra), *self._shape), np.complex64)
@@ -106,9 +126,14 @@ class LongTransform:
         return found.reshape(len(spectra), -1)
 
 
+def long_transform(length: int, columns: int | None = None) -> LongTransform:
+    """Return the :class:`LongTransform` of a length, by default with a good number of columns of at least 64."""
+    return _kept_transform(length, split_columns(length, 64) if columns is None else columns)
+
+
 @lru_cache(maxsize=8)
-def long_transform(length: int, columns: int) -> LongTransform:
-    """Return the :class:`LongTransform` of these lengths. Its frequencies take long to make."""
+def _kept_transform(length: int, columns: int) -> LongTransform:
+    """Return a transform whose frequencies, which take long to make, are kept."""
     return LongTransform(length, columns)
 
 

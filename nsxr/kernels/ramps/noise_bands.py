@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.long_transform import long_transform, split_columns
+from nsxr.kernels.ramps.long_transform import long_transform
 
 __all__ = ["band_count", "binned_power", "density_of_bands", "folded_bands", "octaves", "power_bins"]
 
@@ -43,7 +43,7 @@ class _Bins:
     """The transform of series of one length, and the bin of each frequency."""
 
     def __init__(self, length: int) -> None:
-        self.transform = long_transform(length, split_columns(length, 64))
+        self.transform = long_transform(length)
         starts = power_bins(length)
         place = np.abs(self.transform.frequency)
         self.of_frequency = (np.searchsorted(starts, place, side="right") - 1).astype(np.int32)

@@ -26,11 +26,14 @@ The estimate of the noise is the conditional mean of :math:`c + p_k`, given the 
 strong as the noise or stronger, little or nothing is subtracted.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from nsxr.kernels.ramps.flicker import TOLERANCE, Densities, Solver
+from nsxr.kernels.ramps.flicker import TOLERANCE, Densities, Solver, colour
+from nsxr.kernels.ramps.long_transform import long_transform
 from nsxr.model.time_order import TimeOrder
 
 __all__ = ["SolverBesideLight", "light_density", "without_smooth"]
@@ -96,28 +99,22 @@ def light_density(
         Whether the image is a single frame. Its white noise then contains the differences between pixels.
     """
     length = series.shape[1]
-    frequency = np.arange(length // 2 + 1) / length * order.slots
-    line = np.round(frequency)
-    along, across = np.abs(frequency - line), line / order.slots
-    square = np.maximum(along**2 + (_ACROSS * across) ** 2, (0.5 / order.lines) ** 2)
-    shape = noise.white * (1 + _LARGE**2 / square) / ((2 * np.pi) ** 2 * square)
-    wave = (2 * np.pi) ** 2 * (along**2 + across**2)
-    spots = sum(_SPOT * scale * np.exp(-wave * scale**2) for scale in _SPOTS)
-    density: np.ndarray = strength * (shape * np.exp(-((2 * np.pi * _SMOOTH * along) ** 2)) + noise.white * spots)
+    shape, hidden, place = _frequencies(length, order.slots, order.lines)
+    shape = noise.white * shape
+    density: np.ndarray = strength * noise.white * hidden
     if single:
         density = density + strength * _SINGLE_FRAME * noise.white
     filled = float(weight.mean(dtype=np.float64))
     if not filled > 0:
         return density
-    seen = (np.abs(scipy.fft.rfft(series * weight, axis=1)) ** 2).mean(0, dtype=np.float64)
-    lag = scipy.fft.irfft((np.abs(scipy.fft.rfft(weight, axis=1)) ** 2).mean(0, dtype=np.float64), length)
+    transform = long_transform(length)
+    seen = transform.power(series * weight)
+    lag = scipy.fft.irfft(transform.power(weight), length)
     covariance = scipy.fft.irfft(noise.own + noise.common, length)
     expected = scipy.fft.rfft(covariance * lag).real + noise.white * filled * length
     fast = noise.own + noise.common < noise.white
     of_pixels = max(float((seen[fast] - expected[fast]).mean()), 0.0) if fast.any() else 0.0
     expected += of_pixels  # differences between pixels hide below the noise at low frequencies, but are there too
-    place = np.floor(np.log2(np.maximum(along * 2 * order.lines, 1))) * 32 + np.ceil(np.log2(line + 1))
-    _, place = np.unique(place, return_inverse=True)
     count = np.bincount(place)
     power, of_noise, of_light = (np.bincount(place, values) / count for values in (seen, expected, shape))
     amount = _amount_of_light(power, of_noise, of_light * filled * length, count * filled)
@@ -129,6 +126,24 @@ def light_density(
     found: np.ndarray = np.maximum(density, _FOUND * amount * shape)
     found = np.maximum(found, _SAFETY / (filled * length) * excess)
     return found
+
+
+@lru_cache(maxsize=2)
+def _frequencies(length: int, slots: int, lines: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return densities of light on all scales and of hidden light, over white noise, and the band of each frequency."""
+    frequency = np.arange(length // 2 + 1) / length * slots
+    line = np.round(frequency)
+    along, across = np.abs(frequency - line), line / slots
+    square = np.maximum(along**2 + (_ACROSS * across) ** 2, (0.5 / lines) ** 2)
+    shape = (1 + _LARGE**2 / square) / ((2 * np.pi) ** 2 * square)
+    wave = (2 * np.pi) ** 2 * (along**2 + across**2)
+    spots = sum(_SPOT * scale * np.exp(-wave * scale**2) for scale in _SPOTS)
+    hidden = shape * np.exp(-((2 * np.pi * _SMOOTH * along) ** 2)) + spots
+    band = np.floor(np.log2(np.maximum(along * 2 * lines, 1))) * 32 + np.ceil(np.log2(line + 1))
+    place = np.unique(band, return_inverse=True)[1]
+    for array in (shape, hidden, place):
+        array.flags.writeable = False
+    return shape, hidden, place
 
 
 def _amount_of_light(power: np.ndarray, noise: np.ndarray, light: np.ndarray, count: np.ndarray) -> float:
@@ -163,14 +178,19 @@ class SolverBesideLight:
         mean = noise.own + n_outputs * noise.common
         with np.errstate(invalid="ignore"):
             own, mean = noise.own / (noise.own + light), mean / (mean + light)
-        self._own, self._mean = (np.nan_to_num(share).astype(np.float32) for share in (own, mean))
+        length = 2 * (light.size - 1)
+        self._transform = long_transform(length)
+        place = np.abs(self._transform.frequency)
+        self._own, self._mean = (np.nan_to_num(share).astype(np.float32)[place] for share in (own, mean))
 
     def noise(self, values: np.ndarray, weight: np.ndarray, limit: float = np.inf) -> np.ndarray:
         """Return the conditional mean of the noise without the light; see :meth:`Solver.noise`."""
-        spectrum = scipy.fft.rfft(self._solver.noise(values, weight, limit), axis=1)
-        mean = spectrum.mean(0)
-        spectrum = self._own * (spectrum - mean) + self._mean * mean
-        found: np.ndarray = scipy.fft.irfft(spectrum, values.shape[1], axis=1)
+        both = self._solver.noise(values, weight, limit)
+        spectrum = np.empty((len(both), self._transform.size), np.complex64)
+        self._transform.forward(both, spectrum)
+        colour(spectrum, self._own, self._mean, spectrum)
+        found = np.empty_like(both)
+        self._transform.backward(spectrum, found)
         return found
 
 

@@ -101,10 +101,10 @@ def estimate_flicker_noise(
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted; ``light_level`` (row, column) float32, as
         much of it as exceeds the noise of the level, for photon noise; ``level_variance`` () float64, of the level of
-        all pixels that is left in a frame, which ``variance`` and ``change`` do not have;
-        ``density`` (component, frequency) float64, spectral densities of one frame, two-sided, variance for
-        each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white`` (NaN if no two frames can
-        be compared); frequency in Hz.
+        all pixels that is left in a frame, which ``variance`` and ``change`` do not have; not for a single frame, whose
+        level cannot be told from light; ``density`` (component, frequency) float64, spectral densities of one frame,
+        two-sided, variance for each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``
+        (NaN if no two frames can be compared); frequency in Hz.
         All are lazy if the exposure is.
 
     Notes
@@ -157,10 +157,11 @@ def estimate_flicker_noise(
             "is_dark": is_dark,
             "level": level,
             "light_level": light_level,
-            "level_variance": left.level,
             "density": measured,
         }
     )
+    if frames.static is not None:  # the level of a single frame cannot be told from light
+        found = found.assign(level_variance=left.level)
     if frames.is_series:
         found = found.assign(change_of_mean=of_mean.change, correlation_of_mean=of_mean.correlation)
     length = series_length(frames.order)
@@ -267,13 +268,14 @@ def clean_flicker_noise(
         ``flicker_variance_of_mean`` (row, column) [DN2] and ``noise_correlation_of_mean`` (lag, kind), for the mean of
         all integrations. In rates, ``var_rnoise`` becomes its uncorrelated part, as measured in dark pixels, plus the
         variance of the correlated noise that is left. No variance has the level of the frame that is left, whose rms is
-        the number ``level_left``: it is the same in all pixels, like light of the sky. Ramps
-        and rates get ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group or rate by
+        the number ``level_left``: it is the same in all pixels, like light of the sky. Ramps and rates get
+        ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group, or of one rate, by
         :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
-        ``flicker_noise``, ``alternating_noise``, ``flicker_left``, ``level_left`` [DN] and ``share_removed``, which
-        become keywords. ``noise_used`` (row, column) uint8 is 1 in the pixels from which the noise was estimated, and
-        ``noise_correlation`` (lag, kind) float32 is what two pixels of an amplifier share: both were used, neither was,
-        or one was. :func:`nsxr.summed_variance` needs them.
+        ``flicker_noise``, ``alternating_noise``, ``flicker_left``, ``level_left`` [DN, or DN/s of rates] and
+        ``share_removed``, which become keywords. A single frame has no ``level_left``. ``noise_used`` (row, column)
+        uint8 is 1 in the pixels from which the noise was estimated, and ``noise_correlation`` (lag, kind) float32 is
+        what two pixels of an amplifier share: both were used, neither was, or one was. :func:`nsxr.summed_variance`
+        needs them.
 
     Raises
     ------
@@ -325,7 +327,7 @@ def clean_flicker_noise(
             "var_rnoise": (images[0] * share + change_of_pixels(change, images[0] / means[0])).clip(0.0, None),
         }
         units = {}
-    table, numbers = _summary(found, 2.0 if "group" in dims else 1.0)
+    table, numbers = _summary(found, 2.0 if "group" in dims else 1.0, str(exposure["sci"].attrs.get("units", "")))
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
     changed |= {"noise_spectrum": table, "noise_correlation": unlabelled(found["correlation"])}
     if "change_of_mean" in found:
@@ -355,7 +357,7 @@ def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:
     return left.transpose(*sci.dims).assign_coords(exposure["sci"].coords)
 
 
-def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+def _summary(found: xr.Dataset, frames: float, unit: str) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     """Return the table of spectra and the numbers that become keywords, for one frame; a difference has ``frames``."""
 
     def summarize(
@@ -380,10 +382,13 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
         columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
         return columns.astype(np.float32), np.array(numbers)
 
-    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark", "level_variance")]
+    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark")]
+    is_known = "level_variance" in found
+    of_level = found["level_variance"] if is_known else xr.zeros_like(images[0].isel(component=0, frequency=0))
     table, numbers = map_blocks(
         summarize,
         *images,
+        of_level,
         core=(*MODEL, *IMAGE),
         outputs={"table": (("band", "part"), np.float32), "numbers": (("number",), np.float64)},
         sizes={
@@ -394,5 +399,8 @@ def _summary(found: xr.Dataset, frames: float) -> tuple[xr.DataArray, dict[str, 
     ).values()
     named = {}
     for place, (name, (keyword, meaning)) in enumerate(_NUMBERS.items()):
-        named[name] = numbers.isel(number=place).assign_attrs(long_name=meaning, keyword=keyword)
+        if name == "level_left" and not is_known:
+            continue
+        units = {} if "share" in name else {"units": unit}
+        named[name] = numbers.isel(number=place).assign_attrs(long_name=meaning, keyword=keyword, **units)
     return table, named
