@@ -143,6 +143,8 @@ def calibrate(paths: Sequence[str], recipe: Recipe, root: str, wanted: Wanted, c
     ramps = list(stages.values())[-1]
     if wanted.has_noise and ramps.sizes["group"] < 2:
         raise ParameterError("--noise needs two groups or more")
+    if wanted.has_noise and "clean_flicker_noise" in recipe.skip:
+        raise ParameterError("--noise compares before and after clean_flicker_noise, which is skipped")
     saved = {name: stages[name] for name in wanted.saved}
     compared = ("jump", "clean_flicker_noise") if wanted.has_noise else ()
     samples = [_noise_sample(stages[name]) for name in compared]

@@ -139,7 +139,7 @@ def test_what_is_neither(tmp_path, calibrated):
     [
         (
             (2.6, 1.5, 0.5, 0.8, 0.9),
-            "left in light 0.5 DN (90 % of the variance removed); 80 % of the pixels are dark\n",
+            "light 0.5 DN (level of the frame 0.2 DN, 90 % of the variance removed); 80 % of the pixels are dark\n",
         ),
         ((2.6, 1.5, 1.5, 0.0, 0.0), "nothing was removed, because almost no pixels are dark"),
         ((2.6, 0.1, 0.1, 0.9, 0.0), "there is almost no correlated noise"),
@@ -151,6 +151,7 @@ def test_correlated_noise_is_told(tmp_path, calibrated, numbers, told):
     with fits.open(folder / "x_rate.fits") as hdus:
         for name, value in zip(("FLKWHITE", "FLKNOISE", "FLKLEFT", "FLKDARK", "FLKDONE"), numbers, strict=True):
             hdus[0].header[name] = value
+        hdus[0].header["FLKLEVEL"] = 0.2
         hdus.writeto(tmp_path / "x.fits")
     has(describe(tmp_path / "x.fits"), told)
 

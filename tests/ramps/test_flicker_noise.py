@@ -422,6 +422,23 @@ def test_alternating_noise_is_counted_once(rng):
     np.testing.assert_allclose(added, np.sqrt((np.diff(amounts, 2) ** 2).mean() / 6), rtol=0.1)
 
 
+def test_the_level_that_is_left_in_a_time_series_is_that_of_its_mean():
+    """The mean of ten integrations has about the level that the mean of nine has."""
+    claims = []
+    for integrations in (9, 10):
+        ramps, _ = make_ramps(groups=3, integrations=integrations, columns=128, seed=4, subarray="SUB512")
+        claims.append(float(clean_flicker_noise(ramps)["level_left"]))
+    assert 0.5 < claims[1] / claims[0] < 2
+
+
+def test_a_mask_has_to_be_bool():
+    ramps, _ = make_ramps(columns=64)
+    unknown = xr.full_like(ramps["pixeldq"], np.nan, np.float64)
+    for name in ("mask", "light"):
+        with pytest.raises(ModelError, match=f"{name} has dtype float64, expected bool"):
+            clean_flicker_noise(ramps, **{name: unknown})
+
+
 @pytest.mark.parametrize("groups", [2, 3])
 def test_the_level_of_a_single_difference_cannot_be_told_from_light(groups):
     ramps, _ = make_ramps(groups=groups, columns=64)

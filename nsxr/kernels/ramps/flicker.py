@@ -30,20 +30,10 @@ import numpy as np
 import scipy.fft
 
 from nsxr.kernels.compilation import kernel
-from nsxr.kernels.ramps.long_transform import long_transform, split_columns
+from nsxr.kernels.ramps.long_transform import colour, long_transform, split_columns
 from nsxr.model.time_order import TimeOrder
 
-__all__ = [
-    "TOLERANCE",
-    "Densities",
-    "Solver",
-    "colour",
-    "draw_noise",
-    "known_samples",
-    "series_length",
-    "to_image",
-    "to_series",
-]
+__all__ = ["TOLERANCE", "Densities", "Solver", "draw_noise", "known_samples", "series_length", "to_image", "to_series"]
 
 _BINS = (64, 8, 1)
 """Number of samples that are averaged into one, from the coarsest series to the whole series."""
@@ -95,19 +85,6 @@ def to_series(image: np.ndarray, order: TimeOrder, length: int) -> np.ndarray:
 def to_image(series: np.ndarray, order: TimeOrder) -> np.ndarray:
     """Undo :func:`to_series`: (row, column) float32."""
     return order.image(list(series), sum(rows.size for rows in order.rows))
-
-
-@kernel
-def colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
-    """Multiply a spectrum by a matrix: ``own`` for the differences between amplifiers, ``mean`` for their sum."""
-    n_outputs = xi.shape[0]
-    for f in range(xi.shape[1]):
-        total = np.complex64(0)
-        for k in range(n_outputs):
-            total += xi[k, f]
-        total *= (mean[f] - own[f]) / np.float32(n_outputs)
-        for k in range(n_outputs):
-            out[k, f] = own[f] * xi[k, f] + total
 
 
 @kernel

@@ -14,7 +14,7 @@ import scipy.fft
 
 from nsxr.kernels.compilation import kernel
 
-__all__ = ["LongTransform", "long_transform", "split_columns"]
+__all__ = ["LongTransform", "colour", "long_transform", "split_columns"]
 
 
 def split_columns(length: int, least: int) -> int:
@@ -40,6 +40,19 @@ def _mean_power(spectra: np.ndarray, out: np.ndarray) -> None:  # pragma: no cov
             value = spectra[k, f]
             total += value.real * value.real + value.imag * value.imag
         out[f] = total / spectra.shape[0]
+
+
+@kernel
+def colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    """Multiply a spectrum by a matrix: ``own`` for the differences between amplifiers, ``mean`` for their sum."""
+    n_outputs = xi.shape[0]
+    for f in range(xi.shape[1]):
+        total = np.complex64(0)
+        for k in range(n_outputs):
+            total += xi[k, f]
+        total *= (mean[f] - own[f]) / np.float32(n_outputs)
+        for k in range(n_outputs):
+            out[k, f] = own[f] * xi[k, f] + total
 
 
 @lru_cache(maxsize=4)

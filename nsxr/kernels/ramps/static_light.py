@@ -32,8 +32,8 @@ import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from nsxr.kernels.ramps.flicker import TOLERANCE, Densities, Solver, colour
-from nsxr.kernels.ramps.long_transform import long_transform
+from nsxr.kernels.ramps.flicker import TOLERANCE, Densities, Solver
+from nsxr.kernels.ramps.long_transform import colour, long_transform
 from nsxr.model.time_order import TimeOrder
 
 __all__ = ["SolverBesideLight", "light_density", "without_smooth"]

@@ -13,7 +13,6 @@ from nsxr.compute.passes import settle
 from nsxr.errors import ParameterError
 from nsxr.kernels.ramps.differences import without_noise
 from nsxr.kernels.ramps.flicker import series_length
-from nsxr.kernels.ramps.noise_bands import power_bins
 from nsxr.model.declarations import step
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.history import record
@@ -25,7 +24,6 @@ from nsxr.ramps.correlated_noise.frames import Frames, frames_of, mean_of_images
 from nsxr.ramps.correlated_noise.mask import dark_of, on_pixels_of
 from nsxr.ramps.correlated_noise.median import median_stripes
 from nsxr.ramps.correlated_noise.noise_model import (
-    MODEL,
     NoiseLeft,
     noise_left,
     noise_of,
@@ -33,6 +31,7 @@ from nsxr.ramps.correlated_noise.noise_model import (
     weight_of_series,
 )
 from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, typical_light, without_light
+from nsxr.ramps.correlated_noise.summary import summary_of
 from nsxr.ramps.read_noise import change_of_pixels
 from nsxr.references.match import match
 
@@ -40,16 +39,6 @@ __all__ = ["clean_flicker_noise", "estimate_flicker_noise"]
 
 _HIDDEN, _BESIDE_OPTICS = 0.1, 0.001
 """Strength of light that may hide in dark pixels, and where the optics know which pixels are dark."""
-
-_NUMBERS = {
-    "dark_share": ("FLKDARK", "share of pixels that see no light"),
-    "white_noise": ("FLKWHITE", "white noise of a frame, rms"),
-    "flicker_noise": ("FLKNOISE", "correlated noise before cleaning, rms"),
-    "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
-    "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
-    "level_left": ("FLKLEVEL", "level left in all pixels of a frame, rms"),
-    "share_removed": ("FLKDONE", "share of correlated variance removed in light"),
-}
 
 
 def estimate_flicker_noise(
@@ -102,9 +91,10 @@ def estimate_flicker_noise(
         ``level`` (row, column) float32, of dark pixels; it is not subtracted; ``light_level`` (row, column) float32, as
         much of it as exceeds the noise of the level, for photon noise; ``level_variance`` () float64, of the level of
         all pixels that is left in a frame, which ``variance`` and ``change`` do not have; not for a single frame, whose
-        level cannot be told from light; ``density`` (component, frequency) float64, spectral densities of one frame,
-        two-sided, variance for each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``
-        (NaN if no two frames can be compared); frequency in Hz.
+        level cannot be told from light; ``level_variance_of_mean``, the same for the mean of the integrations of a time
+        series, times their number, else equal to it; ``density`` (component, frequency) float64, spectral densities of
+        one frame, two-sided, variance for each frequency of the transform: ``own`` of amplifiers, ``common`` to them,
+        ``white`` (NaN if no two frames can be compared); frequency in Hz.
         All are lazy if the exposure is.
 
     Notes
@@ -161,7 +151,7 @@ def estimate_flicker_noise(
         }
     )
     if frames.static is not None:  # the level of a single frame cannot be told from light
-        found = found.assign(level_variance=left.level)
+        found = found.assign(level_variance=left.level, level_variance_of_mean=of_mean.level)
     if frames.is_series:
         found = found.assign(change_of_mean=of_mean.change, correlation_of_mean=of_mean.correlation)
     length = series_length(frames.order)
@@ -272,10 +262,10 @@ def clean_flicker_noise(
         ``noise_spectrum`` (band, part) float32, spectral densities [DN2/Hz] of one group, or of one rate, by
         :data:`nsxr.model.variables.SPECTRUM_COLUMNS`, and the numbers ``dark_share``, ``white_noise``,
         ``flicker_noise``, ``alternating_noise``, ``flicker_left``, ``level_left`` [DN, or DN/s of rates] and
-        ``share_removed``, which become keywords. A single frame has no ``level_left``. ``noise_used`` (row, column)
-        uint8 is 1 in the pixels from which the noise was estimated, and ``noise_correlation`` (lag, kind) float32 is
-        what two pixels of an amplifier share: both were used, neither was, or one was. :func:`nsxr.summed_variance`
-        needs them.
+        ``share_removed``, which become keywords. A single frame has no ``level_left``, and that of a time series is for
+        the mean of all integrations, times the root of their number. ``noise_used`` (row, column) uint8 is 1 in the
+        pixels from which the noise was estimated, and ``noise_correlation`` (lag, kind) float32 is what two pixels of
+        an amplifier share: both were used, neither was, or one was. :func:`nsxr.summed_variance` needs them.
 
     Raises
     ------
@@ -327,7 +317,7 @@ def clean_flicker_noise(
             "var_rnoise": (images[0] * share + change_of_pixels(change, images[0] / means[0])).clip(0.0, None),
         }
         units = {}
-    table, numbers = _summary(found, 2.0 if "group" in dims else 1.0, str(exposure["sci"].attrs.get("units", "")))
+    table, numbers = summary_of(found, 2.0 if "group" in dims else 1.0, str(exposure["sci"].attrs.get("units", "")))
     changed = {name: array.transpose(*(d for d in dims if d in array.dims)) for name, array in changed.items()}
     changed |= {"noise_spectrum": table, "noise_correlation": unlabelled(found["correlation"])}
     if "change_of_mean" in found:
@@ -355,52 +345,3 @@ def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:
         of_rates = noise.isel(group=0)
         left = sci - (of_rates if "integration" in sci.dims else of_rates.isel(integration=0))
     return left.transpose(*sci.dims).assign_coords(exposure["sci"].coords)
-
-
-def _summary(found: xr.Dataset, frames: float, unit: str) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """Return the table of spectra and the numbers that become keywords, for one frame; a difference has ``frames``."""
-
-    def summarize(
-        density: np.ndarray, variance: np.ndarray, weight: np.ndarray, is_dark: np.ndarray, of_level: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        density, length = np.nan_to_num(density), 2 * (density.shape[1] - 1)
-        starts = power_bins(length)[1:]
-        counts = np.diff(np.append(starts, density.shape[1]))
-        frequency = np.add.reduceat(np.arange(density.shape[1], dtype=np.float64), starts) / counts
-        parts = np.add.reduceat(density, starts, axis=1) / counts * (2 * SAMPLE_TIME / frames)
-        high = density[0, 3 * length // 8 :]
-        rest = variance[weight == 0] if (weight == 0).any() else variance
-        numbers = [
-            is_dark.mean(),
-            np.sqrt(density[2, 0] / frames),
-            np.sqrt(((density[:2, 1:].mean(1) + density[:2, 0] / length).sum()) / frames),
-            np.sqrt((high - high.min()).sum() * 2 / length / frames),
-            np.sqrt((np.median(rest) + of_level) / frames),
-            np.sqrt(of_level / frames),
-        ]
-        numbers.append(max(0.0, 1 - (numbers[4] / numbers[2]) ** 2) if numbers[2] > 0 else 0.0)
-        columns = np.vstack([frequency / (length * SAMPLE_TIME), parts]).T
-        return columns.astype(np.float32), np.array(numbers)
-
-    images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark")]
-    is_known = "level_variance" in found
-    of_level = found["level_variance"] if is_known else xr.zeros_like(images[0].isel(component=0, frequency=0))
-    table, numbers = map_blocks(
-        summarize,
-        *images,
-        of_level,
-        core=(*MODEL, *IMAGE),
-        outputs={"table": (("band", "part"), np.float32), "numbers": (("number",), np.float64)},
-        sizes={
-            "band": power_bins(2 * (found.sizes["frequency"] - 1)).size - 1,
-            "part": len(SPECTRUM_COLUMNS),
-            "number": len(_NUMBERS),
-        },
-    ).values()
-    named = {}
-    for place, (name, (keyword, meaning)) in enumerate(_NUMBERS.items()):
-        if name == "level_left" and not is_known:
-            continue
-        units = {} if "share" in name else {"units": unit}
-        named[name] = numbers.isel(number=place).assign_attrs(long_name=meaning, keyword=keyword, **units)
-    return table, named

@@ -53,6 +53,8 @@ def on_pixels_of(image: xr.DataArray | None, exposure: xr.Dataset, name: str) ->
     """
     if image is None:
         return None
+    if image.dtype.kind not in "biu":
+        raise ModelError(f"{name} has dtype {image.dtype}, expected bool: what is not a number would count as True")
     expected = {dim: exposure.sizes[dim] for dim in IMAGE}
     wanted = {dim: exposure.indexes[dim] for dim in IMAGE if dim in exposure.indexes and dim in image.indexes}
     try:
