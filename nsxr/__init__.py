@@ -4,22 +4,30 @@ The functions of the package are listed in ``nsxr/__init__.pyi``. A function is 
 libraries that it needs: this keeps the command line fast.
 """
 
+import ast as _ast
+import importlib as _importlib
 import os as _os
 import sys as _sys
 import threading as _threading
+from pathlib import Path as _Path
 
-import lazy_loader as _lazy_loader
-
-_load, _names, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+# lazy_loader stores functions here before their arguments are checked, and other threads find them
+_STUB = _ast.parse(_Path(__file__).with_suffix(".pyi").read_text("utf-8"))
+_HOMES = {
+    one.name: f"{__name__}.{line.module or one.name}"
+    for line in _STUB.body
+    if isinstance(line, _ast.ImportFrom)
+    for one in line.names
+}
+"""The module of each name."""
 _importing = _threading.RLock()
 """Held while a function is imported: threads that import at once may see half a module."""
-_MODULES = ("errors", "simulate", "testing")
-__all__ = [name for name in __all__ if name not in _MODULES]
+__all__ = [name for name, home in _HOMES.items() if home != f"{__name__}.{name}"]
 
 
 def __dir__() -> list[str]:
     """Return what the package exports, and its modules for users."""
-    return [*_names(), "__version__"]
+    return [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -28,14 +36,15 @@ def __getattr__(name: str) -> object:
         from nsxr.model.provenance import software
 
         return software()["nsxr"]
-    if name not in _names():
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _importing:
         from nsxr.model.arguments import exported
 
         if name not in globals():  # another thread may have been faster
             _register()
-            globals()[name] = exported(_load(name), __name__)
+            home = _importlib.import_module(_HOMES[name])
+            globals()[name] = home if name not in __all__ else exported(getattr(home, name), __name__)
         return globals()[name]
 
 
