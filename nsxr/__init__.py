@@ -12,10 +12,9 @@ import threading as _threading
 from pathlib import Path as _Path
 
 # lazy_loader stores functions here before their arguments are checked, and other threads find them
-_STUB = _ast.parse(_Path(__file__).with_suffix(".pyi").read_text("utf-8"))
 _HOMES = {
     one.name: f"{__name__}.{line.module or one.name}"
-    for line in _STUB.body
+    for line in _ast.parse(_Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
     if isinstance(line, _ast.ImportFrom)
     for one in line.names
 }
@@ -44,7 +43,7 @@ def __getattr__(name: str) -> object:
         if name not in globals():  # another thread may have been faster
             _register()
             home = _importlib.import_module(_HOMES[name])
-            globals()[name] = home if name not in __all__ else exported(getattr(home, name), __name__)
+            globals()[name] = exported(getattr(home, name), __name__) if name in __all__ else home
         return globals()[name]
 
 

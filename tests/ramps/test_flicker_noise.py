@@ -454,6 +454,10 @@ def test_command_compares_noise(tmp_path, monkeypatch):
     out = tmp_path / "out"
     words = ["detector1", str(made.uncal[0]), "--references", str(made.references["gain"].parent), "-o", str(out)]
     words += ["--set", "clean_flicker_noise.fit_method=optimal", "--noise", "--no-progress"]
+    result = CliRunner().invoke(main, [*words, "--skip", "clean_flicker_noise"])
+    assert result.exit_code == 1
+    assert "--noise compares before and after clean_flicker_noise, which is skipped" in result.output
+    assert not list(out.glob("*.fits"))
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert len(calls) == 2  # once with, once without the noise of the mean: nothing is computed again for the table

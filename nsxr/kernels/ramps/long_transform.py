@@ -33,16 +33,6 @@ def _times(values: np.ndarray, phases: np.ndarray, out: np.ndarray) -> None:  # 
 
 
 @kernel
-def _mean_power(spectra: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
-    for f in range(out.size):
-        total = 0.0
-        for k in range(spectra.shape[0]):
-            value = spectra[k, f]
-            total += value.real * value.real + value.imag * value.imag
-        out[f] = total / spectra.shape[0]
-
-
-@kernel
 def colour(xi: np.ndarray, own: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
     """Multiply a spectrum by a matrix: ``own`` for the differences between amplifiers, ``mean`` for their sum."""
     n_outputs = xi.shape[0]
@@ -122,10 +112,8 @@ class LongTransform:
         """Return the mean power of series over outputs, (length / 2 + 1,) float64, for rising frequencies."""
         spectra = np.empty((len(series), self.size), np.complex64)
         self.forward(series, spectra)
-        mean = np.empty(self.size, np.float64)
-        _mean_power(spectra, mean)
         found = np.empty(self.length // 2 + 1)
-        found[np.abs(self.frequency)] = mean
+        found[np.abs(self.frequency)] = (np.abs(spectra) ** 2).mean(axis=0, dtype=np.float64)
         return found
 
     def refined(self, coarse: "LongTransform", spectra: np.ndarray) -> np.ndarray:

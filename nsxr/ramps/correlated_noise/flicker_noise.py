@@ -84,17 +84,16 @@ def estimate_flicker_noise(
         ``change`` (row, column) float32, what this noise adds to the variance of a pixel. It is negative where the
         estimate follows the noise of the pixels that it comes from;
         ``correlation`` (lag, kind) float32, see ``noise_correlation`` of :func:`clean_flicker_noise`;
-        ``change_of_mean`` and ``correlation_of_mean``, the same for the mean of the integrations of a time series,
-        times their number;
+        ``change_of_mean``, ``correlation_of_mean`` and ``level_variance_of_mean``, the same as without ``of_mean``, for
+        the mean of the integrations of a time series, times their number;
         ``expected_signal`` (row, column) float32, see :func:`clean_flicker_noise`;
         ``weight`` (row, column) float32, 0 to 1, of each pixel in the estimate; ``is_dark`` (row, column) bool;
         ``level`` (row, column) float32, of dark pixels; it is not subtracted; ``light_level`` (row, column) float32, as
         much of it as exceeds the noise of the level, for photon noise; ``level_variance`` () float64, of the level of
         all pixels that is left in a frame, which ``variance`` and ``change`` do not have; not for a single frame, whose
-        level cannot be told from light; ``level_variance_of_mean``, the same for the mean of the integrations of a time
-        series, times their number, else equal to it; ``density`` (component, frequency) float64, spectral densities of
-        one frame, two-sided, variance for each frequency of the transform: ``own`` of amplifiers, ``common`` to them,
-        ``white`` (NaN if no two frames can be compared); frequency in Hz.
+        level cannot be told from light; ``density`` (component, frequency) float64, spectral densities of one frame,
+        two-sided, variance for each frequency of the transform: ``own`` of amplifiers, ``common`` to them, ``white``
+        (NaN if no two frames can be compared); frequency in Hz.
         All are lazy if the exposure is.
 
     Notes
@@ -151,9 +150,10 @@ def estimate_flicker_noise(
         }
     )
     if frames.static is not None:  # the level of a single frame cannot be told from light
-        found = found.assign(level_variance=left.level, level_variance_of_mean=of_mean.level)
+        found = found.assign(level_variance=left.level)
     if frames.is_series:
         found = found.assign(change_of_mean=of_mean.change, correlation_of_mean=of_mean.correlation)
+        found = found.assign(level_variance_of_mean=of_mean.level)
     length = series_length(frames.order)
     return found.assign_coords(
         {

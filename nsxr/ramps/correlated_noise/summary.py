@@ -54,8 +54,8 @@ def summary_of(found: xr.Dataset, frames: float, unit: str) -> tuple[xr.DataArra
 
     images = [unlabelled(found[name]) for name in ("density", "variance", "weight", "is_dark")]
     is_known = "level_variance" in found
-    unknown = xr.zeros_like(images[0].isel(component=0, frequency=0))
-    levels = [found.get(name, unknown) for name in ("level_variance", "level_variance_of_mean")]
+    level = found["level_variance"] if is_known else xr.zeros_like(images[0].isel(component=0, frequency=0))
+    levels = level, found.get("level_variance_of_mean", level)
     table, numbers = map_blocks(
         summarize,
         *images,
