@@ -64,7 +64,7 @@ def describe(path: str | Path, storage_options: Named | None = None) -> str:
         records = [] if table is None else steps(xr.Dataset(attrs={"nsxr_steps": steps_from_table(table, file.path)}))
         lines += _made(kept_origin(file))
         lines += _done({k: header[k] for k in STATUS if k in header}, header.get("CAL_VER"), records)
-        lines += _correlated_noise(header)
+        lines += _correlated_noise(header, _unit_of_noise(header, records))
     contents = {name: _extent(extension.header) for name, extension in file.extensions.items()}
     lines += ["contents:", *(f"  {name:<12} {extent}" for name, extent in contents.items() if extent)]
     return "\n".join(lines)
@@ -161,15 +161,22 @@ def _made(attrs: Attributes) -> list[str]:
     return lines
 
 
-def _correlated_noise(header: Named) -> list[str]:
+def _unit_of_noise(header: Named, records: Sequence[Named]) -> str:
+    """Return the unit of the numbers about correlated noise: ramps were cleaned, or rates."""
+    names = [str(entry.get("step")) for entry in records]
+    cleaned = max((place for place, name in enumerate(names) if name == "clean_flicker_noise"), default=0)
+    return "DN" if "ramp_fit" in names[cleaned:] or header.get("DATAMODL") == "RampModel" else "DN/s"
+
+
+def _correlated_noise(header: Named, unit: str) -> list[str]:
     """Return a line about the correlated noise that was found, and why little of it was removed."""
     names = ("FLKWHITE", "FLKNOISE", "FLKLEFT", "FLKDARK", "FLKDONE")
     if any(not isinstance(header.get(name), float | int) for name in names):
         return []
     white, noise, left, dark, done = (float(header[name]) for name in names)
     level = header.get("FLKLEVEL")
-    of_frame = f"level of the frame {float(level):.3g} DN, " if isinstance(level, float | int) else ""
-    line = f"noise:       white {white:.3g} DN, correlated {noise:.3g} DN, left in light {left:.3g} DN "
+    of_frame = f"level of the frame {float(level):.3g} {unit}, " if isinstance(level, float | int) else ""
+    line = f"noise:       white {white:.3g} {unit}, correlated {noise:.3g} {unit}, left in light {left:.3g} {unit} "
     line += f"({of_frame}{100 * done:.0f} % of the variance removed); {100 * dark:.0f} % of the pixels are dark"
     if white <= 0:
         line += "; nothing was removed, because no two frames can be compared"
@@ -195,8 +202,10 @@ def _describe_zarr(path: str, options: StorageOptions) -> str:
         status = {key: known[key] for key in STATUS if key in known}
         records = joint_steps([found for one in each if (found := steps(one))] or [[]])
         lines += [*_made(known), *_done(status, known.get("CAL_VER"), records)]
-        numbers = (v for node in nodes.values() for v in node.data_vars.values() if not v.dims)
-        lines += _correlated_noise({str(v.attrs["keyword"]): v.item() for v in numbers if "keyword" in v.attrs})
+        variables = (v for node in nodes.values() for v in node.data_vars.values())
+        numbers = {str(v.attrs["keyword"]): v for v in variables if not v.dims and "keyword" in v.attrs}
+        unit = str(numbers["FLKNOISE"].attrs.get("units", "DN")) if "FLKNOISE" in numbers else "DN"
+        lines += _correlated_noise({name: v.item() for name, v in numbers.items()}, unit)
         lines.append("contents:")
         for name, node in nodes.items():
             sizes = node["sci"].sizes if "sci" in node else node["flux"].sizes if "flux" in node else node.sizes

@@ -2,6 +2,7 @@ import gzip
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 
 import nsxr
@@ -154,6 +155,15 @@ def test_correlated_noise_is_told(tmp_path, calibrated, numbers, told):
         hdus[0].header["FLKLEVEL"] = 0.2
         hdus.writeto(tmp_path / "x.fits")
     has(describe(tmp_path / "x.fits"), told)
+
+
+@pytest.mark.parametrize("form", ["fits", "zarr"])
+def test_noise_of_rates_has_their_unit(tmp_path, calibrated, form):
+    folder, _ = calibrated
+    cleaned = nsxr.clean_flicker_noise(nsxr.open_exposure(folder / "x_rate.fits"))
+    tree = xr.DataTree.from_dict({"rate": cleaned})
+    (path,) = write_products(tree, tmp_path, "again", (form,), progress=False)
+    assert " DN/s, correlated " in describe(path)
 
 
 def test_stores_tell_correlated_noise(calibrated):

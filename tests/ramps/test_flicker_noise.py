@@ -18,6 +18,7 @@ from nsxr.compute import layouts as chunking
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.dark_pixels import find_dark
 from nsxr.kernels.ramps.flicker import Densities, Solver, series_length, to_image, to_series
+from nsxr.kernels.ramps.slope_weights import slope_weights
 from nsxr.model.dq import UNUSABLE_PIXEL, GroupFlag, PixelFlag
 from nsxr.model.history import steps
 from nsxr.model.readout import Readout
@@ -591,6 +592,37 @@ def test_one_bad_integration_leaves_the_cleaning_of_others(kind, bad, integratio
     white = after["density"][2, 0] / before["density"][2, 0]
     assert 0.9 < white < 1.1
     assert 0.8 < after["variance"].mean() / before["variance"].mean() < 1.25
+
+
+@pytest.mark.parametrize("integrations", [3, 10])
+def test_the_level_of_one_integration_leaves_the_others(integrations):
+    ramps, _ = make_ramps(groups=3, integrations=integrations, columns=128, subarray="SUB512", seed=3)
+    higher = 100.0 * xr.ones_like(ramps["integration"]).where(ramps["integration"] == 1, 0) * ramps["group"]
+    changed = ramps.assign(sci=(ramps["sci"] + higher).transpose(*RAMP).astype(np.float32).assign_attrs(units="DN"))
+    before, after = (clean_flicker_noise(given)["sci"] for given in (ramps, changed))
+    change = (after - before).diff("group").sel(integration=ramps["integration"] != 1)
+    assert abs(float(change.mean())) < 0.5
+    assert float(change.std()) < 0.2 * np.sqrt(2) * WHITE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_group_that_is_lost_within_a_ramp(value):
+    """Less noise is left in the rest, and the white noise is known."""
+    groups, lost = 6, 2
+    weights = slope_weights(groups - 1) * [1, 0, 0, 1, 1]
+    scatter = []
+    for seed in range(4):
+        ramps, _ = make_ramps(groups=groups, columns=256, subarray="SUB512", seed=seed)
+        ramps["sci"][:, lost] = value
+        cleaned = clean_flicker_noise(ramps)
+        assert float(cleaned["white_noise"]) == pytest.approx(WHITE, rel=0.06)
+        slopes = [
+            np.tensordot(weights / weights.sum(), np.nan_to_num(np.diff(given["sci"].values[0], axis=0)), 1)
+            for given in (ramps.where(np.isfinite(ramps)), cleaned.where(np.isfinite(cleaned)))
+        ]
+        scatter.append([slope.std() for slope in slopes])
+    before, after = np.mean(scatter, axis=0)
+    assert after < 0.92 * before
 
 
 def lost(kind, groups, columns=64):

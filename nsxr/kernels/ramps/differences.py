@@ -11,7 +11,9 @@ _OF_LATER = UNUSABLE_GROUP | JUMP  # a jump lies between the group that is flagg
 
 
 def differences(sci: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray) -> np.ndarray:
-    """Return groups less the groups before them, (..., difference, row, column) float32, NaN where one is unusable.
+    """Return groups less the groups before them, (..., difference, row, column) float32.
+
+    Differences are NaN where one of the two groups cannot be used or is infinite.
 
     Parameters
     ----------
@@ -41,7 +43,8 @@ def _subtract(
                 if lost != 0 or (pixeldq[r, c] & of_pixel) != 0:
                     out[g, r, c] = np.nan
                 else:
-                    out[g, r, c] = sci[g + 1, r, c] - sci[g, r, c]
+                    step = sci[g + 1, r, c] - sci[g, r, c]
+                    out[g, r, c] = step if np.isfinite(step) else np.nan
 
 
 def weighted_sums(

@@ -31,7 +31,7 @@ def without_chance(level: xr.DataArray, variance: xr.DataArray) -> xr.DataArray:
 
 
 def expected_signal(
-    mean: xr.DataArray, is_dark: xr.DataArray, level: xr.DataArray, density: xr.DataArray, shared: float
+    mean: xr.DataArray, is_dark: xr.DataArray, level: xr.DataArray, density: xr.DataArray, shared: xr.DataArray
 ) -> xr.DataArray:
     """Return the signal that dark and faint pixels are expected to have, NaN in others, (row, column) float32.
 
@@ -45,16 +45,16 @@ def expected_signal(
         (row, column), mean of all frames without correlated noise, pixels without light, and their level.
     density : DataArray
         (component, frequency) spectral densities of a frame.
-    shared : float
-        Variance of the noise of ``mean``, over that of a frame.
+    shared : DataArray
+        () float64, variance of the noise of ``mean``, over that of a frame.
     """
     core = (*IMAGE, *map(str, density.dims))
     outputs = {"expected": (IMAGE, np.float32)}
-    return map_blocks(_expected, mean, is_dark, level, density, core=core, outputs=outputs, shared=shared)["expected"]
+    return map_blocks(_expected, mean, is_dark, level, density, shared, core=core, outputs=outputs)["expected"]
 
 
 def _expected(
-    mean: np.ndarray, is_dark: np.ndarray, level: np.ndarray, density: np.ndarray, *, shared: float
+    mean: np.ndarray, is_dark: np.ndarray, level: np.ndarray, density: np.ndarray, shared: np.ndarray
 ) -> np.ndarray:
     most = _FAINT * np.sqrt(density[2, 0] * shared)
     above = np.where(np.isfinite(mean), mean - level, np.inf)

@@ -128,11 +128,11 @@ def estimate_flicker_noise(
     weight = weight if frames.is_series else of_dark
     both = beside_light(density, hidden * frames.relative)
     noise = _noise_of_frames(frames, of_dark, level, weight, density, both, pattern, wait)
-    of_light = beside_light(density, typical_light(hidden) * frames.relative)
+    of_light = beside_light(density, typical_light(hidden * frames.relative))
     left = of_mean = NoiseLeft._make(map(wait, noise_left(of_dark, of_light, frames)))
     if frames.is_series:  # only the noise of the mean was estimated from dark pixels alone
         left = NoiseLeft._make(map(wait, noise_left(weight, density, frames)))
-    shared = frames.shared / len(images)
+    shared = frames.shared.mean("integration") / len(images)
     light_level = without_chance(level, of_mean.level * shared)
     light = mean - level + light_level
     found = xr.Dataset(
@@ -173,7 +173,9 @@ def _waiting(frames: Frames, wait: Callable[[xr.DataArray], xr.DataArray]) -> Fr
     images = wait(frames.images)
     mean = images.isel(integration=0) if len(images) == 1 else wait(mean_of_images(images))
     source = None if frames.source is None else wait(frames.source)
-    return replace(frames, images=images, mean=mean, source=source)
+    shared = wait(frames.shared)
+    relative = wait(frames.relative) if isinstance(frames.relative, xr.DataArray) else frames.relative
+    return replace(frames, images=images, mean=mean, source=source, shared=shared, relative=relative)
 
 
 def _as_frames(images: xr.DataArray) -> xr.DataArray:

@@ -13,6 +13,7 @@ from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.differences import differences, sums_of_squares, weighted_sums
 from nsxr.kernels.ramps.robust_mean import noise_of_pixels, robust_mean
+from nsxr.kernels.ramps.slope_weights import slope_weights, variance_of_mean
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.dq import UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
@@ -33,7 +34,9 @@ _OF_PARTS = {"group": "sample", "row": "piece"}
 SERIES = 10
 """Least number of integrations whose mean shows the source well enough."""
 
-_ROWS = 128  # rows in which the noise of a frame is measured
+_ROWS, _COLUMNS = 128, 4  # rows in which the noise of a frame is measured, and columns between those for its level
+_LOST = 0.1  # frames with less than this share of the pixels that others have are lost
+_FAR = 7.5  # levels that deviate by more median deviations of levels are far off
 _SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
 
 
@@ -62,11 +65,12 @@ class Frames:
     source : DataArray or None
         (group, row, column) float32, the mean over integrations of a time series, which has enough of them for the mean
         to show the source, so that pixels with light are used too. None for other exposures.
-    kept : ndarray
-        (number of frames + 1,), share of the noise variance that is left after ``static`` is subtracted, by the number
-        of usable frames along the axis ``averaged``. It is 0 for a single one of many.
-    shared : float
-        Variance of the noise in one of the ``images`` over the variance of the noise in a frame.
+    shared : DataArray
+        (integration,) float64, variance of the noise in each of the ``images`` over the variance of the noise in a
+        frame.
+    relative : DataArray or float
+        Variance of the noise in ``images`` over that of the noise in ``still``, (integration,) float64 for a time
+        series, else 1.
     order : TimeOrder
         The order in which pixels are read.
     bands : ndarray
@@ -80,8 +84,8 @@ class Frames:
     images: xr.DataArray
     mean: xr.DataArray
     source: xr.DataArray | None
-    kept: np.ndarray
-    shared: float
+    shared: xr.DataArray
+    relative: xr.DataArray | float
     order: TimeOrder
     bands: np.ndarray
 
@@ -110,11 +114,6 @@ class Frames:
             return self.still
         return self.mean if self.values.sizes["integration"] > 1 else None
 
-    @property
-    def relative(self) -> float:
-        """Variance of the noise in ``images`` over that of the noise in ``still``."""
-        return self.shared * self.values.sizes["integration"] if self.is_series else 1.0
-
 
 def frames_of(exposure: xr.Dataset) -> Frames:
     """Return differences of successive groups of ramps, or rates as they are.
@@ -134,30 +133,41 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     values = _values(parts)
     integrations, groups = values.sizes["integration"], values.sizes["group"]
     sampled = _sampled(integrations, groups, values.size)
-    weights = _slope_weights(groups)
+    weights = slope_weights(groups)
     stride = max(1, exposure.sizes["row"] // _ROWS)
     some = exposure.isel(row=slice(stride // 2, None, stride))
-    outputs = {"precision": (("integration", "group"), np.float32)}
-    precision = map_blocks(_precision, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs)["precision"]
+    outputs = dict.fromkeys(("precision", "level", "covered"), (("integration", "group"), np.float32))
+    precision, level, covered = map_blocks(
+        _quality, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs
+    ).values()
     is_series = integrations >= SERIES
+    shared, number, excess, excess_of_all = map_blocks(
+        partial(_of_means, is_series=is_series),
+        *(one_chunk(array, "integration") for array in (covered, level, precision)),
+        core=("integration", "group"),
+        outputs={
+            "shared": (("image",), np.float64),
+            "number": ((), np.float64),
+            "excess": (("group",), np.float32),
+            "excess_of_all": ((), np.float32),
+        },
+        sizes={"image": 1 if is_series else integrations},
+    ).values()
+    shared = shared.rename(image="integration")
     dims = ("integration", "group") if is_series else ("group",)
     images = to_whole_frames(_mean(parts, dims, weights, precision))
-    images = images.expand_dims("integration") if is_series else images
+    images = (images - excess_of_all).expand_dims("integration") if is_series else images
     whole = ("integration", *IMAGE)
     images = map_blocks(_without_dead, images, core=IMAGE, outputs={"images": (whole, np.float32)})["images"]
     mean = mean_of_images(images)
-    source, kept = None, np.ones(integrations + 1)
+    source: xr.DataArray | None = None
+    relative: xr.DataArray | float = 1.0
     if is_series:
-        source = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision))
-    elif groups > 1:
-        kept = np.array([0.0, *(_kept(_slope_weights(n)) for n in range(1, groups + 1))])
-    if integrations > 1 and (is_series or groups == 1):
-        kept = 1 - 1 / np.maximum(np.arange(integrations + 1), 1)
-    shared = _variance_of_mean(weights) if has_groups else 1.0
-    shared = shared / integrations if is_series else shared
+        source = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision)) - excess
+        relative = shared * number
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, parts, sampled, precision, images, mean, source, kept, shared, order, bands)
+    return Frames(values, parts, sampled, precision, images, mean, source, shared, relative, order, bands)
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -185,7 +195,8 @@ def _parts(exposure: xr.Dataset) -> tuple[xr.DataArray, ...]:
         parts = sci, flags, one_chunk(unlabelled(exposure["pixeldq"]).transpose(*IMAGE), *IMAGE)
         return tuple(array.rename({d: n for d, n in _OF_PARTS.items() if d in array.dims}) for array in parts)
     usable = (to_whole_frames(unlabelled(exposure["dq"])) & UNUSABLE_PIXEL) == 0
-    values = to_whole_frames(unlabelled(exposure["sci"])).where(usable)
+    values = to_whole_frames(unlabelled(exposure["sci"]))
+    values = values.where(usable & np.isfinite(values))
     return (values.expand_dims([dim for dim in ("integration", "group") if dim not in values.dims]).transpose(*RAMP),)
 
 
@@ -242,17 +253,46 @@ def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.
     return found
 
 
-def _precision(values: np.ndarray) -> np.ndarray:
-    """Return the inverse variance of the noise of pixels in each frame, (integration, group) float32.
+def _quality(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return numbers of frames, (integration, group) float32: precision, level, and share of pixels with values.
 
-    A frame without noise, whose values are all the same, gets almost no weight.
+    The precision is the inverse variance of the noise of pixels. A frame without noise, whose values are all the same,
+    gets almost none. The level is the lower quartile, because light hardly matters in it; 0 without values.
     """
-    found = np.full(values.shape[:2], np.float32(1e-6))
+    precision, level, covered = (np.full(values.shape[:2], start, np.float32) for start in (1e-6, 0, 0))
     for index in np.ndindex(values.shape[:2]):
-        scatter = noise_of_pixels(values[index])
+        frame = values[index]
+        scatter = noise_of_pixels(frame)
         if scatter > 0:
-            found[index] = 1 / scatter**2
-    return found
+            precision[index] = 1 / scatter**2
+        some = frame[:, ::_COLUMNS]
+        known = some[np.isfinite(some)]
+        covered[index] = known.size / some.size
+        if known.size:
+            level[index] = np.partition(known, known.size // 4)[known.size // 4]
+    return precision, level, covered
+
+
+def _of_means(
+    covered: np.ndarray, level: np.ndarray, precision: np.ndarray, *, is_series: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return numbers of the means of frames, from numbers (integration, group) of the frames.
+
+    They are ``shared`` of :class:`Frames`; the number of usable integrations; and what levels that are far off add to
+    the means over integrations, (group,), and to the mean over integrations and groups.
+    """
+    usable = covered > _LOST * covered.max()
+    number = np.maximum(usable.sum(0), 1)
+    known = np.where(usable | ~usable.any(0), level, np.nan)
+    apart = known - np.nanmedian(known, axis=0)
+    scatter = np.nanmedian(np.abs(apart), axis=0)
+    weights = np.where(usable, precision, 0).astype(np.float64)
+    apart = np.where(np.abs(apart) > _FAR * scatter, apart, 0)  # 0 where NaN
+    sums, total = (weights * apart).sum(0), weights.sum(0)
+    along = slope_weights(level.shape[1])
+    of_all = np.float32((along * sums).sum() / max((along * total).sum(), 1e-30))
+    excess = (sums / np.maximum(total, 1e-30)).astype(np.float32)
+    return variance_of_mean(usable, is_series), np.asarray(number.mean()), excess, np.asarray(of_all)
 
 
 def mean_of_images(images: xr.DataArray) -> xr.DataArray:
@@ -331,25 +371,3 @@ def _sums(
     back = {"piece": "row", "difference": "group"}
     first, second = (array.rename({d: n for d, n in back.items() if d in array.dims}) for array in sums)
     return first, second
-
-
-def _slope_weights(n: int) -> np.ndarray:
-    """Return the weights with which ``n`` differences of groups make the slope of a fitted line."""
-    number = np.arange(1, n + 1)
-    weights: np.ndarray = number * (n + 1 - number) / (number * (n + 1 - number)).sum()
-    return weights
-
-
-def _kept(weights: np.ndarray) -> float:
-    """Return the variance of a difference of groups less the weighted mean, over the variance of a difference.
-
-    Differences of successive groups have a covariance of minus half of their variance. So that of one with the sum of
-    all is half of it at both ends of the ramp, and 0 elsewhere.
-    """
-    with_mean = 0.5 * (weights[0] + weights[-1]) / weights.size
-    return float(1 - 2 * with_mean + _variance_of_mean(weights))
-
-
-def _variance_of_mean(weights: np.ndarray) -> float:
-    """Return the variance of the weighted mean of differences of groups, over the variance of a difference."""
-    return float((weights**2).sum() - (weights[1:] * weights[:-1]).sum())

@@ -27,6 +27,7 @@ from nsxr.kernels.ramps.flicker import (
 )
 from nsxr.kernels.ramps.noise_bands import band_count, binned_power, folded_bands, power_bins
 from nsxr.kernels.ramps.noise_spectrum import alike_frames, fit_densities
+from nsxr.kernels.ramps.slope_weights import left_about_mean
 from nsxr.kernels.ramps.static_light import SolverBesideLight
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.time_order import TimeOrder
@@ -169,7 +170,7 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     White noise is NaN, and other noise 0, if no two frames can be compared.
     """
     order, length = frames.order, series_length(frames.order)
-    kept_of = partial(_kept_of_frames, axis=frames.averaged, kept=frames.kept)
+    left = partial(_left_of_frames, axis=frames.averaged, nearest=_nearest(frames))
     power, count = map_blocks(
         _power_of_frames,
         residual,
@@ -194,7 +195,7 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     )["folded"]
 
     def fit(power: np.ndarray, count: np.ndarray, weight: np.ndarray, folded: np.ndarray) -> np.ndarray:
-        kept = kept_of(count)
+        kept = left(count)
         count = np.where(kept > 0, count, 0)
         seen = alike_frames(power, _of_covered(count) if 1 < len(count) < SERIES else count)
         kept = kept[..., None, None]
@@ -219,14 +220,21 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     return density
 
 
-def _kept_of_frames(count: np.ndarray, *, axis: int, kept: np.ndarray) -> np.ndarray:
+def _nearest(frames: Frames) -> np.ndarray:
+    """Return the place of the sampled group that is closest to each group, (group,) int."""
+    distance = np.abs(np.arange(frames.values.sizes["group"])[:, None] - frames.sampled)
+    found: np.ndarray = distance.argmin(1)
+    return found
+
+
+def _left_of_frames(count: np.ndarray, *, axis: int, nearest: np.ndarray) -> np.ndarray:
     """Return the share of the noise that is left in each frame after the mean was subtracted, (integration, group).
 
-    The mean is that of the frames along an axis, and ``kept`` is this share by the number of usable frames, 0 where a
-    frame is alone.
+    Groups that were not sampled count as usable where the ``nearest`` one is.
     """
-    usable = (count > _COVERED * count.max()).mean(axis, keepdims=True) * (kept.size - 1)
-    return np.broadcast_to(kept[np.rint(usable).astype(int)], count.shape)
+    usable = (count > _COVERED * count.max())[:, nearest]
+    places = [int(np.flatnonzero(nearest == place)[0]) for place in range(count.shape[1])]
+    return left_about_mean(usable, axis)[:, places]
 
 
 def _of_covered(count: np.ndarray) -> np.ndarray:

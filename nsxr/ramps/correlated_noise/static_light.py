@@ -28,14 +28,14 @@ def light_of(
     ``images`` (integration, row, column) are means of frames less their level, ``density`` (component, frequency) the
     densities of the noise of a frame, and ``strength`` that of the light that may be hidden.
     """
-    order, shared, is_single = frames.order, frames.shared, frames.static is None
+    order, is_single = frames.order, frames.static is None
     length = series_length(order)
 
-    def find(images: np.ndarray, is_dark: np.ndarray, density: np.ndarray) -> np.ndarray:
-        own, common, white = density * shared
-        noise = Densities(float(white[0]), own, common)
+    def find(images: np.ndarray, is_dark: np.ndarray, density: np.ndarray, all_shared: np.ndarray) -> np.ndarray:
         found = []
-        for image in images:
+        for image, shared in zip(images, all_shared, strict=True):
+            own, common, white = density * shared
+            noise = Densities(float(white[0]), own, common)
             known = is_dark & np.isfinite(image)
             weight = to_series(known.astype(np.float32), order, length)
             series = to_series(np.where(known, image, np.float32(0)), order, length)
@@ -43,7 +43,8 @@ def light_of(
         return np.array(found)
 
     outputs = {"light": (("integration", "frequency"), np.float64)}
-    return map_blocks(find, images, is_dark, density, core=(*IMAGE, *MODEL), outputs=outputs)["light"]
+    arrays = images, is_dark, density, frames.shared
+    return map_blocks(find, *arrays, core=(*IMAGE, *MODEL), outputs=outputs)["light"]
 
 
 def typical_light(light: xr.DataArray) -> xr.DataArray:
