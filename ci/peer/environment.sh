@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make jwst's own environment, once, and print the path of its Python.
+# Make an environment of jwst and of programs that read spectra (specutils, jdaviz), once, and print the path of its
+# Python. nsxr is not in it.
 #
 #   ci/peer/environment.sh [FOLDER]
 #
@@ -32,10 +33,11 @@ PYTHON
 }
 
 if ! is_complete >&2; then
-  echo "making jwst's environment in $folder" >&2
+  echo "making the environment of jwst in $folder" >&2
   "${PYTHON:-python3}" -m venv "$folder" >&2
-  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$constraints" "$(grep '^jwst==' "$constraints")" >&2
+  # most modules are never imported: to compile all of them takes a minute
+  "$folder/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint "$constraints" \
+    jwst specutils jdaviz >&2
   is_complete >&2
 fi
 echo "$(cd "$folder" && pwd)/bin/python"
