@@ -1,5 +1,6 @@
 """Fixtures for all tests: builders of :mod:`nsxr.testing`, small chunks for the corrections, damaged files."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(items):
     others = [item for item in items if item.path.parent.name not in FEW_KERNELS]
     middle = len(items) // 2
     items[:] = [*others[:middle], *light, *others[middle:]]
+
+
+def pytest_collection_finish():
+    """Let the garbage collection pass over what lives as long as the tests: this saves a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ Without names the long list is run (``configurations.py``), with ``--short`` the
 environment of ``environment.sh``, which is made if it is missing. Both programs run twice for each configuration. The
 first run is as a user would run them, for time, peak memory and the agreement with jwst as it is. The second run saves
 every step, and nudges IRS2 samples in jwst (see ``repairs.py``), for the agreement step by step and outside the
-documented repairs. Results go to ``DIR/comparison.md`` and ``DIR/comparison.json``. Exposures and products are removed
+documented repairs. The quick list has no IRS2 samples: there, the second run is the only one, and times include the
+saving of all steps. Results go to ``DIR/comparison.md`` and ``DIR/comparison.json``. Exposures and products are removed
 as soon as they are compared, unless ``--keep`` is given. Times are of one run each; ``ci/benchmarks/side_by_side.py``
 measures medians.
 
@@ -55,28 +56,40 @@ def peer_seconds(log: Path) -> dict[str, float]:
     return dict(json.loads(lines[-1])["steps"]) if lines else {}
 
 
-def run_configuration(configuration: Configuration, folder: Path, python: Path) -> dict[str, object]:
-    """Simulate, calibrate and compare one configuration, in a folder of its own; return the results."""
+def run_configuration(
+    configuration: Configuration, folder: Path, python: Path, once: bool = False
+) -> dict[str, object]:
+    """Simulate, calibrate and compare one configuration, in a folder of its own; return the results.
+
+    With ``once``, the run that saves all steps is the only one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log_command(simulate_command(configuration, folder / "exposure"), folder / "simulate.log")
     paths = Paths.find(folder / "exposure")
     peer, ours = folder / "peer", folder / "nsxr"
     result: dict[str, object] = {"configuration": configuration.name, "label": configuration.label}
-    result["peer"] = measure_command(peer_command(configuration, paths, peer, python), folder / "peer.log")
-    result["peer"]["steps"] = peer_seconds(folder / "peer.log")
-    result["nsxr"] = measure_command(nsxr_command(configuration, paths, ours, like_peer=True), folder / "nsxr.log")
+    theirs, own = folder / "peer.log", folder / "nsxr.log"
+    if not once:
+        result["peer"] = measure_command(peer_command(configuration, paths, peer, python), theirs)
+        result["peer"]["steps"] = peer_seconds(theirs)
+        result["nsxr"] = measure_command(nsxr_command(configuration, paths, ours, like_peer=True), own)
+        as_is = compare(peer, ours, paths.root, paths.truth)
+        for whose in (peer, ours):
+            shutil.rmtree(whose)
+        theirs, own = folder / "peer-steps.log", folder / "nsxr-steps.log"
+    of_peer = measure_command(peer_command(configuration, paths, peer, python, save_steps=True), theirs)
+    of_nsxr = measure_command(nsxr_command(configuration, paths, ours, save=STEPS, like_peer=True), own)
     products = [str(ours / f"{paths.root}_{kind}.fits") for kind in ("rate", "rateints")]
     try:
         log_command([str(python), str(PEER / "validate_product.py"), *products], folder / "validate.log")
         result["validation"] = "passed"
     except RuntimeError as error:
         result["validation"] = str(error)
-    as_is = compare(peer, ours, paths.root, paths.truth)
-    for whose in (peer, ours):
-        shutil.rmtree(whose)
-    log_command(peer_command(configuration, paths, peer, python, save_steps=True), folder / "peer-steps.log")
-    log_command(nsxr_command(configuration, paths, ours, save=STEPS, like_peer=True), folder / "nsxr-steps.log")
-    result |= compare(peer, ours, paths.root)
+    found = compare(peer, ours, paths.root, paths.truth if once else None)
+    if once:
+        result |= {"peer": of_peer | {"steps": peer_seconds(theirs)}, "nsxr": of_nsxr}
+        as_is = found
+    result |= found
     result["pulls"] = as_is["pulls"]
     result["as_is"] = {kind: product["slopes"] for kind, product in as_is["products"].items()}
     result["agrees"] = is_in_agreement(result)
@@ -150,7 +163,7 @@ def main() -> None:
         folder = arguments.output / configuration.name
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            result = run_configuration(configuration, folder, python)
+            result = run_configuration(configuration, folder, python, once=configuration in SHORT)
             details.append(f"## {configuration.label}\n\n{summary(result)}")
         except Exception as error:  # go on with the other configurations
             traceback.print_exc()

@@ -9,7 +9,15 @@ from nsxr.model.readout import DETECTOR_SIZE, irs2_layout
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.configuration import Configuration
 
-__all__ = ["CUBIC_SHARE", "DetectorPixels", "bad_interleaved", "detector_pixels", "expand_rows", "measure"]
+__all__ = [
+    "CUBIC_SHARE",
+    "DetectorPixels",
+    "bad_interleaved",
+    "detector_pixels",
+    "expand_rows",
+    "measure",
+    "nominal_gain",
+]
 
 CUBIC_SHARE = 0.3
 """Cubic term of the response relative to the quadratic one, at full well."""
@@ -94,8 +102,7 @@ def detector_pixels(configuration: Configuration, artifacts: Artifacts) -> Detec
         uniform[:, i] = draw.random((2, DETECTOR_SIZE), dtype=np.float32)[:, columns]
     np.clip(normal, -3, 3, out=normal)
     scatter = np.float32(artifacts.pixel_scatter)
-    factor = 1.0 if configuration.subarray == "FULL" else GAIN_FACTOR_SUBARRAY
-    nominal_gain = _GAIN[configuration.detector] * factor
+    factor, gain = _gain_factor(configuration), nominal_gain(configuration)
     dark = np.float32(_DARK_CURRENT[configuration.detector]) * np.exp(np.float32(0.2) * scatter * normal[4])
     response = 1 + np.float32(0.01) * scatter * normal[6]
     noise = np.exp(np.float32(0.08) * scatter * normal[5])
@@ -125,9 +132,9 @@ def detector_pixels(configuration: Configuration, artifacts: Artifacts) -> Detec
         image[configuration.is_border] = 0
     noise[configuration.is_border] = artifacts.reference_noise_ratio
     return DetectorPixels(
-        nominal_gain=nominal_gain,
+        nominal_gain=gain,
         gain_factor=factor,
-        gain=(np.float32(nominal_gain) * (1 + np.float32(0.01) * scatter * normal[0])).astype(np.float32),
+        gain=(np.float32(gain) * (1 + np.float32(0.01) * scatter * normal[0])).astype(np.float32),
         full_well=(np.float32(artifacts.full_well) * (1 + np.float32(0.02) * scatter * normal[1])).astype(np.float32),
         curvature=(np.float32(artifacts.nonlinearity) * (1 + np.float32(0.1) * scatter * normal[2])).astype(np.float32),
         response=response.astype(np.float32),
@@ -136,6 +143,15 @@ def detector_pixels(configuration: Configuration, artifacts: Artifacts) -> Detec
         bias=_bias(configuration, artifacts, normal[3], factor),
         flags=flags,
     )
+
+
+def nominal_gain(configuration: Configuration) -> float:
+    """Return the gain of a pixel without scatter, electron/DN."""
+    return _GAIN[configuration.detector] * _gain_factor(configuration)
+
+
+def _gain_factor(configuration: Configuration) -> float:
+    return 1.0 if configuration.subarray == "FULL" else GAIN_FACTOR_SUBARRAY
 
 
 def expand_rows(configuration: Configuration, image: np.ndarray, fill: float = 0) -> np.ndarray:

@@ -8,9 +8,11 @@ import numpy as np
 
 from nsxr.errors import OutputExistsError, ParameterError
 from nsxr.model.parameters import Seed
+from nsxr.model.readout import DETECTOR_SIZE
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.compact_optics import write_compact_optics
 from nsxr.simulate.configuration import Configuration, configure
+from nsxr.simulate.detectors import DetectorPixels, detector_pixels
 from nsxr.simulate.fits_files import open_raw, write_reference
 from nsxr.simulate.flux_references import write_flux_references
 from nsxr.simulate.headers import Segment
@@ -185,7 +187,10 @@ def simulate_exposure(
     seen, flux = None, {}
     if wanted is not None:  # first, because it may find shutters of another sky
         seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed, failed_open, overwrite)
-    written = _write_references(folder / "references", configuration, artifacts, overwrite) if references else {}
+    pixels = detector_pixels(configuration, artifacts)
+    written = {}
+    if references:
+        written = _write_references(folder / "references", configuration, artifacts, overwrite, pixels)
     if seen is not None:
         configuration = seen.configuration
     if seen is not None and flux_references:
@@ -195,8 +200,9 @@ def simulate_exposure(
             mode=configuration.scene,
             artifacts=artifacts,
             failed_open=failed_open,
+            pixels=pixels if pixels.gain.shape == (DETECTOR_SIZE, DETECTOR_SIZE) else None,
         )
-    ramps = Ramps(configuration, artifacts, seed, None if seen is None else seen.scene)
+    ramps = Ramps(configuration, artifacts, seed, None if seen is None else seen.scene, pixels)
     paths = _write_raw(folder, parts, configuration, ramps)
     values = truth_dataset(ramps)
     if seen is not None:
@@ -301,12 +307,16 @@ def write_references(
 
 
 def _write_references(
-    folder: Path, configuration: Configuration, artifacts: Artifacts, overwrite: bool = True
+    folder: Path,
+    configuration: Configuration,
+    artifacts: Artifacts,
+    overwrite: bool = True,
+    pixels: DetectorPixels | None = None,
 ) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     return {
         kind: write_reference(folder, kind, dataset, configuration, overwrite)
-        for kind, dataset in reference_datasets(configuration, artifacts)
+        for kind, dataset in reference_datasets(configuration, artifacts, pixels)
     }
 
 

@@ -12,7 +12,7 @@ from nsxr.optics.instrument import Optics
 from nsxr.simulate.aperture_references import aperture_references
 from nsxr.simulate.artifacts import Artifacts
 from nsxr.simulate.configuration import Configuration, configure
-from nsxr.simulate.detectors import detector_pixels
+from nsxr.simulate.detectors import DetectorPixels, detector_pixels, nominal_gain
 from nsxr.simulate.instrument import SimulatedInstrument
 from nsxr.simulate.reference_headers import EXPOSURE_TYPES, reference_hdu
 from nsxr.simulate.response import (
@@ -49,6 +49,7 @@ def write_flux_references(
     mode: str,
     artifacts: Artifacts | None = None,
     failed_open: Sequence[tuple[int, int, int]] = FAILED_OPEN,
+    pixels: DetectorPixels | None = None,
 ) -> dict[str, Path]:
     """Write all references that take count rates of a simulated exposure to flux densities and spectra.
 
@@ -67,6 +68,8 @@ def write_flux_references(
         Those of the exposure: bad pixels, and the scatter of properties of pixels.
     failed_open : sequence of (int, int, int)
         Those of the exposure, as in :func:`simulate_exposure`.
+    pixels : DetectorPixels, optional
+        Properties of the pixels of the full frame with these artifacts, if the caller has them already.
 
     Returns
     -------
@@ -88,10 +91,11 @@ def write_flux_references(
     configuration = configure(
         readout="NRSRAPID", subarray="FULL", groups=1, integrations=1, detector=optics.detector, grating=optics.grating
     )
+    known = pixels or detector_pixels(configuration, artifacts or Artifacts())
     makers: Mapping[str, Callable[[], Hdus]] = {
         "fflat": lambda: _fore_flat(optics, mode),
         "sflat": lambda: _spectrograph_flat(mode),
-        "dflat": lambda: _detector_flat(configuration, artifacts or Artifacts()),
+        "dflat": lambda: _detector_flat(configuration, known),
         "photom": lambda: _photom(optics, instrument, configuration, mode),
         "area": lambda: _area(optics, instrument, mode),
     }
@@ -186,8 +190,7 @@ def _spectrograph_flat(mode: str) -> Hdus:
     return [*_planes(image), _fast_table(spectrograph_fast, names, 1), _flag_table()]
 
 
-def _detector_flat(configuration: Configuration, artifacts: Artifacts) -> Hdus:
-    pixels = detector_pixels(configuration, artifacts)
+def _detector_flat(configuration: Configuration, pixels: DetectorPixels) -> Hdus:
     structure = pixels.response * np.float32(pixels.nominal_gain) / pixels.gain
     is_bad = pixels.response < _WORST
     values = sum(1 << bit for bit, (name, _) in enumerate(_FLAGS) if name != "UNRELIABLE_FLAT")
@@ -199,8 +202,7 @@ def _detector_flat(configuration: Configuration, artifacts: Artifacts) -> Hdus:
 
 
 def _photom(optics: Optics, instrument: SimulatedInstrument, configuration: Configuration, mode: str) -> Hdus:
-    gain = detector_pixels(configuration, Artifacts()).nominal_gain
-    factor = 1e-6 * gain * instrument.conversion()  # MJy for 1 DN/s
+    factor = 1e-6 * nominal_gain(configuration) * instrument.conversion()  # MJy for 1 DN/s
     scale = float(np.median(factor))
     slits = list(optics.slits) if mode in ("FS", "BOTS") else [""]
     n, rows = len(instrument.nodes), len(slits)

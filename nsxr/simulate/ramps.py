@@ -41,6 +41,8 @@ class Ramps:
         The same seed gives the same exposure.
     scene : Scene, optional
         Light on the detector. By default, the bands that :func:`nsxr.simulate.scene.make_scene` draws.
+    pixels : DetectorPixels, optional
+        Properties of the pixels, if the caller has them already.
 
     Attributes
     ----------
@@ -55,11 +57,16 @@ class Ramps:
     """
 
     def __init__(
-        self, configuration: Configuration, artifacts: Artifacts, seed: int, scene: Scene | None = None
+        self,
+        configuration: Configuration,
+        artifacts: Artifacts,
+        seed: int,
+        scene: Scene | None = None,
+        pixels: DetectorPixels | None = None,
     ) -> None:
         self.configuration = configuration
         self.artifacts = artifacts
-        self.pixels: DetectorPixels = detector_pixels(configuration, artifacts)
+        self.pixels: DetectorPixels = pixels or detector_pixels(configuration, artifacts)
         check_seed(seed)
         self.scene: Scene = scene or make_scene(configuration, artifacts.full_well, seed)
         which = 1 if configuration.detector == "NRS1" else 2
