@@ -188,14 +188,13 @@ def simulate_exposure(
     if wanted is not None:  # first, because it may find shutters of another sky
         seen = _observe(folder, configuration, artifacts, wanted, optics, shutters, seed, failed_open, overwrite)
     pixels = detector_pixels(configuration, artifacts)
-    written = {}
-    if references:
-        written = _write_references(folder / "references", configuration, artifacts, overwrite, pixels)
+    place = folder / "references"
+    written = _write_references(place, configuration, artifacts, overwrite, pixels) if references else {}
     if seen is not None:
         configuration = seen.configuration
     if seen is not None and flux_references:
         flux = write_flux_references(
-            folder / "references",
+            place,
             seen.optics,
             mode=configuration.scene,
             artifacts=artifacts,
@@ -204,9 +203,7 @@ def simulate_exposure(
         )
     ramps = Ramps(configuration, artifacts, seed, None if seen is None else seen.scene, pixels)
     paths = _write_raw(folder, parts, configuration, ramps)
-    values = truth_dataset(ramps)
-    if seen is not None:
-        values = values.merge(sky_truth(seen))
+    values = truth_dataset(ramps) if seen is None else truth_dataset(ramps).merge(sky_truth(seen))
     truth = write_truth(folder, values, configuration)
     return SimulatedExposure(paths, written, truth, None if seen is None else seen.metafile, flux)
 
