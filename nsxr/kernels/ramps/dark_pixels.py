@@ -18,6 +18,7 @@ _ROUNDS = 3
 _TILE = 32  # columns that are sorted together
 _NEARBY, _LOW = 33, 35.0  # columns whose levels are compared, and the percentile of these levels: many may have lines
 _KNOWN = 0.3  # least share of usable pixels in a mean
+_ENOUGH = 200_000  # values that are enough to tell their centre and their scatter
 _FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
@@ -30,7 +31,7 @@ def dark_level(values: np.ndarray) -> tuple[float, float]:
     known = values[np.isfinite(values)]
     if known.size < 10:
         return np.nan, np.nan
-    ordered = np.sort(known[:: max(1, known.size // 200_000)].astype(np.float64))
+    ordered = np.sort(known[:: max(1, known.size // _ENOUGH)].astype(np.float64))
     part = ordered.size // 4
     width = ordered[part:] - ordered[:-part]
     smooth = ndimage.uniform_filter1d(width, max(1, width.size // 50), mode="nearest")
@@ -79,7 +80,7 @@ def find_dark(
     values = np.where(usable, image, np.float32(0))
     if mask is not None:
         usable = usable & mask
-    middle, scatter = dark_level(values[usable])
+    middle, scatter = dark_level(_some(values, usable))
     if not np.isfinite(middle):
         return np.zeros_like(usable), np.nan
     is_dark = usable & (np.abs(values - middle) <= n_sigma * scatter)
@@ -89,8 +90,7 @@ def find_dark(
         lit, of_pixel = bright.copy(), 0.0
         for length, beyond in _LENGTHS.items() if mask is None else [(1, 0.0)]:
             mean, known = _running_mean(flat, usable & ~lit, length) if length > 1 else (flat, usable)
-            of_dark = mean[is_dark & known]
-            centre, width = dark_level(of_dark)
+            centre, width = dark_level(_some(mean, is_dark & known))
             if length == 1 and not np.isfinite(centre):  # too few dark pixels to tell what is dark
                 return np.zeros_like(usable), np.nan
             of_pixel = width if length == 1 else of_pixel
@@ -109,6 +109,13 @@ def find_dark(
             lit |= _grown(_traces(lit), 1, across=2)
         is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
+
+
+def _some(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return some of the values that are used, evenly from the whole image: enough to tell their centre and scatter."""
+    step = np.count_nonzero(used) // _ENOUGH | 1  # an even step would see only every other column
+    some: np.ndarray = values.ravel()[::step][used.ravel()[::step]]
+    return some
 
 
 def _bright_columns(

@@ -40,8 +40,11 @@ _BINS = (64, 8, 1)
 
 _ITERATIONS = (40, 30, 10)
 TOLERANCE = 1e-4
-"""Iterations end when the square of the residual, relative to the square for unit noise, falls below this. With a third
-of this value, the noise that is left changes by less than 0.1 %."""
+"""Iterations end when the square of the residual, relative to the square for unit noise, is expected to be below this.
+With a third of this value, the noise that is left changes by less than 0.1 %."""
+
+_DOUBT = 4
+"""How many times larger than expected the square of the residual may be after a step that is not the first."""
 
 _FIRST = 30
 """The first step over samples is the last one if the bound on the square of the residual is below this many tolerances.
@@ -301,8 +304,11 @@ class _Level:
             _advance(noise, along, weight, self.white, step)
             if self.size > 1:
                 xi += np.float32(step) * self._direction
-            # another transform would tell the new residual; after the first step it is a few times smaller than this
+            # Another transform would tell the new residual. After the first step, its square is a few times smaller
+            # than the first bound. After other steps, it falls about as much as it fell before.
             if before == 0 and square * (1 - size / square) ** 2 <= _FIRST * enough:
+                break
+            if before > 0 and _DOUBT * square**2 <= before * enough:
                 break
             before = square
         return noise
