@@ -594,15 +594,43 @@ def test_one_bad_integration_leaves_the_cleaning_of_others(kind, bad, integratio
     assert 0.8 < after["variance"].mean() / before["variance"].mean() < 1.25
 
 
+def with_higher_integration(exposure, number=1, level=100.0):
+    """Return ramps or rates of which one integration is higher in all pixels, by a level for each group or second."""
+    is_it = xr.DataArray(np.arange(exposure.sizes["integration"]) == number, dims="integration")
+    steps = xr.DataArray(np.arange(exposure.sizes.get("group", 1)), dims="group") if "group" in exposure.dims else 1
+    sci = (exposure["sci"] + level * is_it * steps).transpose(*exposure["sci"].dims)
+    return exposure.assign(sci=sci.astype(np.float32).assign_attrs(exposure["sci"].attrs))
+
+
 @pytest.mark.parametrize("integrations", [3, 10])
 def test_the_level_of_one_integration_leaves_the_others(integrations):
     ramps, _ = make_ramps(groups=3, integrations=integrations, columns=128, subarray="SUB512", seed=3)
-    higher = 100.0 * xr.ones_like(ramps["integration"]).where(ramps["integration"] == 1, 0) * ramps["group"]
-    changed = ramps.assign(sci=(ramps["sci"] + higher).transpose(*RAMP).astype(np.float32).assign_attrs(units="DN"))
-    before, after = (clean_flicker_noise(given)["sci"] for given in (ramps, changed))
-    change = (after - before).diff("group").sel(integration=ramps["integration"] != 1)
+    before, after = (clean_flicker_noise(given)["sci"] for given in (ramps, with_higher_integration(ramps)))
+    change = (after - before).diff("group")[np.arange(integrations) != 1]
     assert abs(float(change.mean())) < 0.5
     assert float(change.std()) < 0.2 * np.sqrt(2) * WHITE
+
+
+@pytest.mark.parametrize("kind", ["ramps", "half of the columns lost", "rates"])
+def test_the_level_of_one_integration_of_a_series_is_removed(kind):
+    """The source of this integration stays, and so does what is found in the others, however large the level is."""
+    light = traces((32, 128), peak=40.0)
+    ramps, _ = make_ramps(groups=3, integrations=12, columns=128, subarray="SUB2048", light=light, seed=5)
+    if kind == "half of the columns lost":
+        ramps["groupdq"][1, :, :, :64] = np.uint8(GroupFlag.DO_NOT_USE.value)
+    exposure, white = ramps, WHITE
+    if kind == "rates":
+        readnoise, gain = make_noise_references(ramps, 1.414 * WHITE, GAIN)
+        exposure = fit_count_rates(ramps, readnoise, gain)["rateints"].to_dataset()
+        white = float(exposure["var_rnoise"].median()) ** 0.5
+    cleaned, higher = (
+        clean_flicker_noise(given)["sci"] for given in (exposure, with_higher_integration(exposure, level=300.0))
+    )
+    change = higher - cleaned
+    change = change if kind == "rates" else change.diff("group")
+    change = change.where((ramps["groupdq"][1, 0] & np.uint8(GroupFlag.DO_NOT_USE.value)) == 0)
+    assert float(change.std()) < 0.1 * white
+    assert float(np.abs(change.where(light > 20).mean(IMAGE)).max()) < 0.1 * white
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -52,16 +52,17 @@ def weighted_sums(
     groupdq: np.ndarray,
     pixeldq: np.ndarray,
     weight: np.ndarray,
+    level: np.ndarray,
     over_integrations: bool,
     over_groups: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted sum of usable differences of groups, and the sum of their weights, float64.
+    """Return the weighted sum of usable differences of groups less their levels, and the sum of their weights, float64.
 
     Parameters
     ----------
     sci, groupdq, pixeldq : ndarray
         (integration, group, row, column) float32 and uint8, and (row, column) uint32.
-    weight : ndarray
+    weight, level : ndarray
         (integration, difference) float32.
     over_integrations, over_groups : bool
         Whether integrations and groups are summed.
@@ -73,20 +74,22 @@ def weighted_sums(
     """
     integrations, groups = 1 if over_integrations else sci.shape[0], 1 if over_groups else sci.shape[1] - 1
     total, count = (np.zeros((integrations, groups, *sci.shape[2:])) for _ in range(2))
-    for i, (of_integration, flags, share) in enumerate(zip(sci, groupdq, weight, strict=True)):
+    for i, (of_integration, flags, share, low) in enumerate(zip(sci, groupdq, weight, level, strict=True)):
         place = min(i, integrations - 1)
-        _sum(differences(of_integration, flags, pixeldq), share, total[place], count[place])
+        _sum(differences(of_integration, flags, pixeldq), share, low, total[place], count[place])
     return total, count
 
 
 @kernel
-def _sum(values: np.ndarray, weight: np.ndarray, total: np.ndarray, count: np.ndarray) -> None:  # pragma: no cover
+def _sum(
+    values: np.ndarray, weight: np.ndarray, level: np.ndarray, total: np.ndarray, count: np.ndarray
+) -> None:  # pragma: no cover
     for g in range(values.shape[0]):
-        place, share = min(g + 1, total.shape[0]) - 1, weight[g]
+        place, share, low = min(g + 1, total.shape[0]) - 1, weight[g], level[g]
         for r in range(values.shape[1]):
             for c in range(values.shape[2]):
                 if values[g, r, c] == values[g, r, c]:
-                    total[place, r, c] += share * values[g, r, c]
+                    total[place, r, c] += share * (values[g, r, c] - low)
                     count[place, r, c] += share
 
 

@@ -43,7 +43,7 @@ TOLERANCE = 1e-4
 """Iterations end when the square of the residual, relative to the square for unit noise, is expected to be below this.
 With a third of this value, the noise that is left changes by less than 0.1 %."""
 
-_DOUBT = 4
+_DOUBT = 30
 """How many times larger than expected the square of the residual may be after a step that is not the first."""
 
 _FIRST = 30

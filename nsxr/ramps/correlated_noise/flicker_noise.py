@@ -175,7 +175,8 @@ def _waiting(frames: Frames, wait: Callable[[xr.DataArray], xr.DataArray]) -> Fr
     source = None if frames.source is None else wait(frames.source)
     shared = wait(frames.shared)
     relative = wait(frames.relative) if isinstance(frames.relative, xr.DataArray) else frames.relative
-    return replace(frames, images=images, mean=mean, source=source, shared=shared, relative=relative)
+    apart = None if frames.apart is None else wait(frames.apart)
+    return replace(frames, images=images, mean=mean, source=source, apart=apart, shared=shared, relative=relative)
 
 
 def _as_frames(images: xr.DataArray) -> xr.DataArray:
@@ -205,7 +206,7 @@ def _noise_of_frames(
     if frames.values.sizes["group"] == 1 and not frames.is_series:
         return _as_frames(steady)
     fitted = {"source": still.fillna(0)} if frames.is_series else {"pattern": pattern}
-    return noise_of(frames, weight, density, frames.order, less=frames.still, plus=steady, **fitted)
+    return noise_of(frames, weight, density, frames.order, less=frames.still, plus=steady, apart=frames.apart, **fitted)
 
 
 def _why_not_cleaned(exposure: xr.Dataset) -> str | None:

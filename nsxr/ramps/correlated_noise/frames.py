@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nsxr.compute.blocks import map_blocks, unlabelled
-from nsxr.compute.layouts import one_chunk, to_blocks, to_whole_frames
+from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks, to_whole_frames
 from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.differences import differences, sums_of_squares, weighted_sums
@@ -37,6 +37,8 @@ SERIES = 10
 _ROWS, _COLUMNS = 128, 4  # rows in which the noise of a frame is measured, and columns between those for its level
 _LOST = 0.1  # frames with less than this share of the pixels that others have are lost
 _FAR = 7.5  # levels that deviate by more median deviations of levels are far off
+_TURNED = 0.1  # the tilt of such a frame differs by less than this part of its level, else part of the frame is higher
+_QUARTILE, _TENTH = 0.6745, 1.2816  # standard deviations from the lowest quarter and tenth of a normal distribution
 _SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
 
 
@@ -65,6 +67,9 @@ class Frames:
     source : DataArray or None
         (group, row, column) float32, the mean over integrations of a time series, which has enough of them for the mean
         to show the source, so that pixels with light are used too. None for other exposures.
+    apart : DataArray or None
+        (integration, group) float32, by how much the level of a frame of a time series is far from that of the others,
+        else 0. The means do not have it. None for other exposures.
     shared : DataArray
         (integration,) float64, variance of the noise in each of the ``images`` over the variance of the noise in a
         frame.
@@ -84,6 +89,7 @@ class Frames:
     images: xr.DataArray
     mean: xr.DataArray
     source: xr.DataArray | None
+    apart: xr.DataArray | None
     shared: xr.DataArray
     relative: xr.DataArray | float
     order: TimeOrder
@@ -136,38 +142,42 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     weights = slope_weights(groups)
     stride = max(1, exposure.sizes["row"] // _ROWS)
     some = exposure.isel(row=slice(stride // 2, None, stride))
-    outputs = dict.fromkeys(("precision", "level", "covered"), (("integration", "group"), np.float32))
-    precision, level, covered = map_blocks(
+    outputs = dict.fromkeys(("precision", "level", "tilt", "covered"), (("integration", "group"), np.float32))
+    precision, level, tilt, covered = map_blocks(
         _quality, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs
     ).values()
     is_series = integrations >= SERIES
-    shared, number, excess, excess_of_all = map_blocks(
-        partial(_of_means, is_series=is_series),
-        *(one_chunk(array, "integration") for array in (covered, level, precision)),
+    of_means = map_blocks(
+        _of_means,
+        *(one_chunk(array, "integration") for array in (covered, level, tilt, precision)),
         core=("integration", "group"),
         outputs={
             "shared": (("image",), np.float64),
             "number": ((), np.float64),
-            "excess": (("group",), np.float32),
-            "excess_of_all": ((), np.float32),
+            "apart": (("integration", "group"), np.float32),
+            "usual": (("group",), np.float32),
+            "usual_of_all": ((), np.float32),
         },
         sizes={"image": 1 if is_series else integrations},
-    ).values()
-    shared = shared.rename(image="integration")
+        is_series=is_series,
+    )
+    shared = of_means["shared"].rename(image="integration")
     dims = ("integration", "group") if is_series else ("group",)
-    images = to_whole_frames(_mean(parts, dims, weights, precision))
-    images = (images - excess_of_all).expand_dims("integration") if is_series else images
+    level = level if is_series else xr.zeros_like(level)
+    images = to_whole_frames(_mean(parts, dims, weights, precision, level))
+    images = (images + of_means["usual_of_all"]).expand_dims("integration") if is_series else images
     whole = ("integration", *IMAGE)
     images = map_blocks(_without_dead, images, core=IMAGE, outputs={"images": (whole, np.float32)})["images"]
     mean = mean_of_images(images)
     source: xr.DataArray | None = None
+    apart: xr.DataArray | None = None
     relative: xr.DataArray | float = 1.0
     if is_series:
-        source = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision)) - excess
-        relative = shared * number
+        source = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision, level)) + of_means["usual"]
+        apart, relative = of_means["apart"], shared * of_means["number"]
     order = science_time_order(readout, values.sizes["row"], values.sizes["column"])
     bands = readout.amplifier_of(exposure.indexes["row"].to_numpy())
-    return Frames(values, parts, sampled, precision, images, mean, source, shared, relative, order, bands)
+    return Frames(values, parts, sampled, precision, images, mean, source, apart, shared, relative, order, bands)
 
 
 def _check(exposure: xr.Dataset, has_groups: bool) -> None:
@@ -253,13 +263,14 @@ def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.
     return found
 
 
-def _quality(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return numbers of frames, (integration, group) float32: precision, level, and share of pixels with values.
+def _quality(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return numbers of frames, (integration, group) float32: precision, level, tilt, and share of pixels with values.
 
     The precision is the inverse variance of the noise of pixels. A frame without noise, whose values are all the same,
-    gets almost none. The level is the lower quartile, because light hardly matters in it; 0 without values.
+    gets almost none. The level is that of the dark, from the lower quartile, in which light hardly matters; 0 without
+    values. The tilt is the median less the lowest tenth. If all pixels of a frame are higher, the tilt does not change.
     """
-    precision, level, covered = (np.full(values.shape[:2], start, np.float32) for start in (1e-6, 0, 0))
+    precision, level, tilt, covered = (np.full(values.shape[:2], start, np.float32) for start in (1e-6, 0, 0, 0))
     for index in np.ndindex(values.shape[:2]):
         frame = values[index]
         scatter = noise_of_pixels(frame)
@@ -269,30 +280,37 @@ def _quality(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         known = some[np.isfinite(some)]
         covered[index] = known.size / some.size
         if known.size:
-            level[index] = np.partition(known, known.size // 4)[known.size // 4]
-    return precision, level, covered
+            places = known.size // 10, known.size // 4, known.size // 2
+            tenth, quartile, median = np.partition(known, places)[list(places)]
+            level[index] = quartile + _QUARTILE * scatter
+            tilt[index] = median - (tenth + _TENTH * scatter)
+    return precision, level, tilt, covered
 
 
 def _of_means(
-    covered: np.ndarray, level: np.ndarray, precision: np.ndarray, *, is_series: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    covered: np.ndarray, level: np.ndarray, tilt: np.ndarray, precision: np.ndarray, *, is_series: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return numbers of the means of frames, from numbers (integration, group) of the frames.
 
-    They are ``shared`` of :class:`Frames`; the number of usable integrations; and what levels that are far off add to
-    the means over integrations, (group,), and to the mean over integrations and groups.
+    They are ``shared`` of :class:`Frames`; the number of usable integrations; ``apart``; and the mean level of the
+    frames that are not far off, (group,), and over all groups.
     """
     usable = covered > _LOST * covered.max()
     number = np.maximum(usable.sum(0), 1)
-    known = np.where(usable | ~usable.any(0), level, np.nan)
-    apart = known - np.nanmedian(known, axis=0)
-    scatter = np.nanmedian(np.abs(apart), axis=0)
-    weights = np.where(usable, precision, 0).astype(np.float64)
-    apart = np.where(np.abs(apart) > _FAR * scatter, apart, 0)  # 0 where NaN
-    sums, total = (weights * apart).sum(0), weights.sum(0)
+    known = usable | ~usable.any(0)
+    distance, turn = (
+        np.abs(array - np.nanmedian(array, axis=0))
+        for array in (np.where(known, each, np.nan) for each in (level, tilt))
+    )
+    is_far = (distance > _FAR * np.nanmedian(distance, axis=0)) & (turn < _TURNED * distance)  # False where NaN
+    weights = np.where(usable & ~is_far, precision, 0).astype(np.float64)
     along = slope_weights(level.shape[1])
-    of_all = np.float32((along * sums).sum() / max((along * total).sum(), 1e-30))
-    excess = (sums / np.maximum(total, 1e-30)).astype(np.float32)
-    return variance_of_mean(usable, is_series), np.asarray(number.mean()), excess, np.asarray(of_all)
+    total = np.maximum(weights.sum(0), 1e-30)
+    usual = (weights * level).sum(0) / total
+    of_all = (along * weights * level).sum() / max((along * weights).sum(), 1e-30)
+    apart = np.where(is_far, level - usual, 0).astype(np.float32)
+    shared = variance_of_mean(usable, is_series)
+    return shared, np.asarray(number.mean()), apart, usual.astype(np.float32), np.asarray(np.float32(of_all))
 
 
 def mean_of_images(images: xr.DataArray) -> xr.DataArray:
@@ -314,19 +332,23 @@ def _without_dead(images: np.ndarray) -> np.ndarray:
 
 
 def _mean(
-    parts: tuple[xr.DataArray, ...], dims: tuple[str, ...], weights: np.ndarray, precision: xr.DataArray
+    parts: tuple[xr.DataArray, ...],
+    dims: tuple[str, ...],
+    weights: np.ndarray,
+    precision: xr.DataArray,
+    level: xr.DataArray,
 ) -> xr.DataArray:
-    """Return the mean of usable values over some dims, with weights of groups and of frames, float32."""
+    """Return the mean of usable values less their levels over some dims, with weights of groups and frames, float32."""
     along = xr.DataArray(weights.astype(np.float32), dims="group") * precision
     if len(parts) == 1:
-        total = (parts[0] * along).sum(dims, dtype=np.float64)
+        total = ((parts[0] - level) * along).sum(dims, dtype=np.float64)
         count = (parts[0].notnull() * along).sum(dims, dtype=np.float64)
     else:
         over_integrations, over_groups = ("integration" in dims), ("group" in dims)
         along = along.transpose("integration", "group")
         n = 1 if over_groups else along.sizes["group"]
         kernel = partial(weighted_sums, over_integrations=over_integrations, over_groups=over_groups)
-        total, count = _sums(kernel, parts, [along], ("difference",), {"difference": n}, over_integrations)
+        total, count = _sums(kernel, parts, [along, level], ("difference",), {"difference": n}, over_integrations)
         if over_groups:
             total, count = total.isel(group=0), count.isel(group=0)
     return (total / count.where(count > 0)).astype(np.float32)
@@ -337,11 +359,14 @@ def squares_about(frames: Frames, static: xr.DataArray) -> tuple[xr.DataArray, x
 
     Both are (row, column) float64.
     """
+    weight = frames.precision
+    if frames.apart is not None:
+        weight = weight.where(chunk_like(frames.apart, weight) == 0, np.float32(0))
     if len(frames.parts) == 1:
-        square = (frames.values - static).astype(np.float64) ** 2 * frames.precision
+        square = (frames.values - static).astype(np.float64) ** 2 * weight
         dims = ("integration", "group")
-        return square.sum(dims), (frames.values.notnull() * frames.precision).sum(dims)
-    square, count = _sums(sums_of_squares, frames.parts, [static, frames.precision], (), {})
+        return square.sum(dims), (frames.values.notnull() * weight).sum(dims)
+    square, count = _sums(sums_of_squares, frames.parts, [static, weight], (), {})
     return square, count
 
 

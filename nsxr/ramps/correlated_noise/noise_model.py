@@ -75,6 +75,7 @@ def noise_of(
     *,
     less: xr.DataArray | None = None,
     plus: xr.DataArray | None = None,
+    apart: xr.DataArray | None = None,
     pattern: xr.DataArray | None = None,
     source: xr.DataArray | None = None,
     limit: float = _OUTLIER,
@@ -82,7 +83,8 @@ def noise_of(
     """Return the noise of each frame, fitted together with the amount of a pattern, or of light, in each frame.
 
     Images may have integrations or groups: ``less`` is subtracted from the values before, and ``plus`` is added to the
-    noise. ``density`` may have integrations.
+    noise. Levels of frames, ``apart`` (integration, group), are subtracted before and added too. ``density`` may have
+    integrations.
     """
     template = source if source is not None else pattern
     response = None
@@ -92,7 +94,7 @@ def noise_of(
         response = noise_of(alike, weight, density, order, limit=np.inf)
         response = response if "integration" in density.dims else response.isel(integration=0)
         response = response if "group" in template.dims else response.isel(group=0)
-    images = {"less": less, "plus": plus, "template": template, "response": response}
+    images = {"less": less, "plus": plus, "apart": apart, "template": template, "response": response}
     given = {name: image for name, image in images.items() if image is not None}
     dims = {name: tuple(str(d) for d in image.dims if d not in IMAGE) for name, image in given.items()}
     others = weight, density, *given.values()
@@ -312,6 +314,7 @@ def _noise_of_frames(
             }
             frame = frame_of(parts, i, g)
             frame = frame - given["less"] if "less" in given else frame
+            frame = frame - given["apart"] if given.get("apart") else frame
             series = to_series(frame, order, length)
             solver = solvers[min(i, len(solvers) - 1)]
             noise = to_image(solver.noise(series, known_samples(series, weights), limit), order)
@@ -320,6 +323,7 @@ def _noise_of_frames(
                 amount = np.float32(template_amount(frame, noise, weight, template, response))
                 noise += amount * (-response if is_source else template - response)
             out[i, g] = noise + given["plus"] if "plus" in given else noise
+            out[i, g] += given.get("apart", np.float32(0))
     return out
 
 

@@ -76,7 +76,8 @@ def without_light(frames: Frames, is_dark: xr.DataArray, level: xr.DataArray | N
     if frames.static is not None:
         static = frames.static.isel(group=frames.sampled) if "group" in frames.static.dims else frames.static
         sampled = frames.values.isel(group=frames.sampled)
-        return sampled - chunk_like(static, sampled)
+        residual = sampled - chunk_like(static, sampled)
+        return residual if frames.apart is None else residual - chunk_like(frames.apart[:, frames.sampled], sampled)
     if level is not None:
         return frames.values - level
 
