@@ -164,6 +164,7 @@ def test_noise_of_rates_has_their_unit(tmp_path, calibrated, form):
     tree = xr.DataTree.from_dict({"rate": cleaned})
     (path,) = write_products(tree, tmp_path, "again", (form,), progress=False)
     assert " DN/s, correlated " in describe(path)
+    assert "level of the frame" not in describe(path)  # that of the ramps was told in DN
 
 
 def test_stores_tell_correlated_noise(calibrated):

@@ -31,7 +31,7 @@ from nsxr.ramps.correlated_noise.noise_model import (
     weight_of_series,
 )
 from nsxr.ramps.correlated_noise.static_light import beside_light, continued, light_of, typical_light, without_light
-from nsxr.ramps.correlated_noise.summary import summary_of
+from nsxr.ramps.correlated_noise.summary import LEVEL_KEYWORD, summary_of
 from nsxr.ramps.read_noise import change_of_pixels
 from nsxr.references.match import match
 
@@ -327,8 +327,17 @@ def clean_flicker_noise(
         changed["noise_correlation_of_mean"] = unlabelled(found["correlation_of_mean"])
     changed["noise_used"] = (unlabelled(found["weight"]) > 0).astype(np.uint8)
     references = [] if picture_frame is None else [picture_frame]
-    cleaned = record(exposure, "clean_flicker_noise", references, parameters, units, (), None, **changed)
+    fresh = _without_level(exposure)
+    cleaned = record(fresh, "clean_flicker_noise", references, parameters, units, (), None, **changed)
     return cleaned.assign(numbers).assign_coords(part=list(SPECTRUM_COLUMNS), kind=list(CORRELATION_COLUMNS))
+
+
+def _without_level(exposure: xr.Dataset) -> xr.Dataset:
+    """Return an exposure without the level that an earlier cleaning left: the later one may not tell it anew."""
+    attrs = {key: value for key, value in exposure.attrs.items() if key != LEVEL_KEYWORD}
+    if isinstance(header := attrs.get("fits_header"), str):
+        attrs["fits_header"] = "\n".join(card for card in header.split("\n") if not card.startswith(LEVEL_KEYWORD))
+    return exposure.drop_vars("level_left", errors="ignore").drop_attrs(deep=False).assign_attrs(attrs)
 
 
 def _without(exposure: xr.Dataset, noise: xr.DataArray) -> xr.DataArray:

@@ -10,7 +10,9 @@ from nsxr.model.time_order import SAMPLE_TIME
 from nsxr.model.variables import SPECTRUM_COLUMNS
 from nsxr.ramps.correlated_noise.noise_model import MODEL
 
-__all__ = ["summary_of"]
+__all__ = ["LEVEL_KEYWORD", "summary_of"]
+
+LEVEL_KEYWORD = "FLKLEVEL"
 
 _NUMBERS = {
     "dark_share": ("FLKDARK", "share of pixels that see no light"),
@@ -18,7 +20,7 @@ _NUMBERS = {
     "flicker_noise": ("FLKNOISE", "correlated noise before cleaning, rms"),
     "alternating_noise": ("FLKODDEV", "alternating columns before cleaning, rms"),
     "flicker_left": ("FLKLEFT", "correlated noise left in light, rms"),
-    "level_left": ("FLKLEVEL", "level left in all pixels of a frame, rms"),
+    "level_left": (LEVEL_KEYWORD, "level left in all pixels of a frame, rms"),
     "share_removed": ("FLKDONE", "share of correlated variance removed in light"),
 }
 
