@@ -22,16 +22,19 @@ _ENOUGH = 200_000  # values that are enough to tell their centre and their scatt
 _FEWEST = 24  # least number of dark pixels of an amplifier in a column, to measure their level
 
 
-def dark_level(values: np.ndarray) -> tuple[float, float]:
+def dark_level(values: np.ndarray, used: np.ndarray | None = None) -> tuple[float, float]:
     """Return the centre and the scatter of the values of dark pixels, if most other values are larger.
 
     The centre is the middle of the densest quarter of the values. The scatter is that of the values below the centre.
-    (NaN, NaN) for fewer than 10 values.
+    (NaN, NaN) for fewer than 10 values. ``used`` are the places of values that count, all of them finite; by default,
+    all finite values count. Of many values, some from the whole image are enough.
     """
-    known = values[np.isfinite(values)]
+    used = np.isfinite(values) if used is None else used
+    step = np.count_nonzero(used) // _ENOUGH | 1  # an even step would see only every other column
+    known = values.ravel()[::step][used.ravel()[::step]]
     if known.size < 10:
         return np.nan, np.nan
-    ordered = np.sort(known[:: max(1, known.size // _ENOUGH)].astype(np.float64))
+    ordered = np.sort(known.astype(np.float64))
     part = ordered.size // 4
     width = ordered[part:] - ordered[:-part]
     smooth = ndimage.uniform_filter1d(width, max(1, width.size // 50), mode="nearest")
@@ -80,7 +83,7 @@ def find_dark(
     values = np.where(usable, image, np.float32(0))
     if mask is not None:
         usable = usable & mask
-    middle, scatter = dark_level(_some(values, usable))
+    middle, scatter = dark_level(values, usable)
     if not np.isfinite(middle):
         return np.zeros_like(usable), np.nan
     is_dark = usable & (np.abs(values - middle) <= n_sigma * scatter)
@@ -90,7 +93,7 @@ def find_dark(
         lit, of_pixel = bright.copy(), 0.0
         for length, beyond in _LENGTHS.items() if mask is None else [(1, 0.0)]:
             mean, known = _running_mean(flat, usable & ~lit, length) if length > 1 else (flat, usable)
-            centre, width = dark_level(_some(mean, is_dark & known))
+            centre, width = dark_level(mean, is_dark & known)
             if length == 1 and not np.isfinite(centre):  # too few dark pixels to tell what is dark
                 return np.zeros_like(usable), np.nan
             of_pixel = width if length == 1 else of_pixel
@@ -109,13 +112,6 @@ def find_dark(
             lit |= _grown(_traces(lit), 1, across=2)
         is_dark = usable & ~lit
     return is_dark, float(np.median(values[is_dark])) if is_dark.any() else np.nan
-
-
-def _some(values: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Return some of the values that are used, evenly from the whole image: enough to tell their centre and scatter."""
-    step = np.count_nonzero(used) // _ENOUGH | 1  # an even step would see only every other column
-    some: np.ndarray = values.ravel()[::step][used.ravel()[::step]]
-    return some
 
 
 def _bright_columns(

@@ -173,8 +173,7 @@ def _waiting(frames: Frames, wait: Callable[[xr.DataArray], xr.DataArray]) -> Fr
     images = wait(frames.images)
     mean = images.isel(integration=0) if len(images) == 1 else wait(mean_of_images(images))
     source = None if frames.source is None else wait(frames.source)
-    shared = wait(frames.shared)
-    relative = wait(frames.relative) if isinstance(frames.relative, xr.DataArray) else frames.relative
+    shared, relative = wait(frames.shared), wait(frames.relative)
     apart = None if frames.apart is None else wait(frames.apart)
     return replace(frames, images=images, mean=mean, source=source, apart=apart, shared=shared, relative=relative)
 

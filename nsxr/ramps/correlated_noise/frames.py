@@ -12,8 +12,9 @@ from nsxr.compute.layouts import chunk_like, one_chunk, to_blocks, to_whole_fram
 from nsxr.compute.reductions import add_blocks, reduce_tree
 from nsxr.errors import ModelError
 from nsxr.kernels.ramps.differences import differences, sums_of_squares, weighted_sums
-from nsxr.kernels.ramps.robust_mean import noise_of_pixels, robust_mean
-from nsxr.kernels.ramps.slope_weights import slope_weights, variance_of_mean
+from nsxr.kernels.ramps.frame_quality import frame_quality, numbers_of_means
+from nsxr.kernels.ramps.robust_mean import robust_mean
+from nsxr.kernels.ramps.slope_weights import slope_weights
 from nsxr.model.dims import IMAGE, RAMP
 from nsxr.model.dq import UNUSABLE_PIXEL
 from nsxr.model.readout import Readout
@@ -34,11 +35,7 @@ _OF_PARTS = {"group": "sample", "row": "piece"}
 SERIES = 10
 """Least number of integrations whose mean shows the source well enough."""
 
-_ROWS, _COLUMNS = 128, 4  # rows in which the noise of a frame is measured, and columns between those for its level
-_LOST = 0.1  # frames with less than this share of the pixels that others have are lost
-_FAR = 7.5  # levels that deviate by more median deviations of levels are far off
-_TURNED = 0.1  # the tilt of such a frame differs by less than this part of its level, else part of the frame is higher
-_QUARTILE, _TENTH = 0.6745, 1.2816  # standard deviations from the lowest quarter and tenth of a normal distribution
+_ROWS = 128  # rows in which the noise of a frame is measured
 _SAMPLE, _ENOUGH = 8, 2**24  # frames in which the spectrum is measured at least, and samples that are enough for it
 
 
@@ -73,9 +70,9 @@ class Frames:
     shared : DataArray
         (integration,) float64, variance of the noise in each of the ``images`` over the variance of the noise in a
         frame.
-    relative : DataArray or float
-        Variance of the noise in ``images`` over that of the noise in ``still``, (integration,) float64 for a time
-        series, else 1.
+    relative : DataArray
+        (integration,) float64, variance of the noise in ``images`` over that of the noise in ``still``: 1 but for a
+        time series.
     order : TimeOrder
         The order in which pixels are read.
     bands : ndarray
@@ -91,7 +88,7 @@ class Frames:
     source: xr.DataArray | None
     apart: xr.DataArray | None
     shared: xr.DataArray
-    relative: xr.DataArray | float
+    relative: xr.DataArray
     order: TimeOrder
     bands: np.ndarray
 
@@ -144,11 +141,11 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     some = exposure.isel(row=slice(stride // 2, None, stride))
     outputs = dict.fromkeys(("precision", "level", "tilt", "covered"), (("integration", "group"), np.float32))
     precision, level, tilt, covered = map_blocks(
-        _quality, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs
+        frame_quality, to_whole_frames(_values(_parts(some))), core=IMAGE, outputs=outputs
     ).values()
     is_series = integrations >= SERIES
     of_means = map_blocks(
-        _of_means,
+        numbers_of_means,
         *(one_chunk(array, "integration") for array in (covered, level, tilt, precision)),
         core=("integration", "group"),
         outputs={
@@ -171,7 +168,7 @@ def frames_of(exposure: xr.Dataset) -> Frames:
     mean = mean_of_images(images)
     source: xr.DataArray | None = None
     apart: xr.DataArray | None = None
-    relative: xr.DataArray | float = 1.0
+    relative = xr.ones_like(shared)
     if is_series:
         source = to_whole_frames(_mean(parts, ("integration",), np.ones(groups), precision, level)) + of_means["usual"]
         apart, relative = of_means["apart"], shared * of_means["number"]
@@ -261,56 +258,6 @@ def frame_of(parts: tuple[np.ndarray, ...], integration: int, group: int) -> np.
     both = slice(group, group + 2)
     found: np.ndarray = differences(sci[integration, both], flags[integration, both], pixeldq)[0]
     return found
-
-
-def _quality(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return numbers of frames, (integration, group) float32: precision, level, tilt, and share of pixels with values.
-
-    The precision is the inverse variance of the noise of pixels. A frame without noise, whose values are all the same,
-    gets almost none. The level is that of the dark, from the lower quartile, in which light hardly matters; 0 without
-    values. The tilt is the median less the lowest tenth. If all pixels of a frame are higher, the tilt does not change.
-    """
-    precision, level, tilt, covered = (np.full(values.shape[:2], start, np.float32) for start in (1e-6, 0, 0, 0))
-    for index in np.ndindex(values.shape[:2]):
-        frame = values[index]
-        scatter = noise_of_pixels(frame)
-        if scatter > 0:
-            precision[index] = 1 / scatter**2
-        some = frame[:, ::_COLUMNS]
-        known = some[np.isfinite(some)]
-        covered[index] = known.size / some.size
-        if known.size:
-            places = known.size // 10, known.size // 4, known.size // 2
-            tenth, quartile, median = np.partition(known, places)[list(places)]
-            level[index] = quartile + _QUARTILE * scatter
-            tilt[index] = median - (tenth + _TENTH * scatter)
-    return precision, level, tilt, covered
-
-
-def _of_means(
-    covered: np.ndarray, level: np.ndarray, tilt: np.ndarray, precision: np.ndarray, *, is_series: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return numbers of the means of frames, from numbers (integration, group) of the frames.
-
-    They are ``shared`` of :class:`Frames`; the number of usable integrations; ``apart``; and the mean level of the
-    frames that are not far off, (group,), and over all groups.
-    """
-    usable = covered > _LOST * covered.max()
-    number = np.maximum(usable.sum(0), 1)
-    known = usable | ~usable.any(0)
-    distance, turn = (
-        np.abs(array - np.nanmedian(array, axis=0))
-        for array in (np.where(known, each, np.nan) for each in (level, tilt))
-    )
-    is_far = (distance > _FAR * np.nanmedian(distance, axis=0)) & (turn < _TURNED * distance)  # False where NaN
-    weights = np.where(usable & ~is_far, precision, 0).astype(np.float64)
-    along = slope_weights(level.shape[1])
-    total = np.maximum(weights.sum(0), 1e-30)
-    usual = (weights * level).sum(0) / total
-    of_all = (along * weights * level).sum() / max((along * weights).sum(), 1e-30)
-    apart = np.where(is_far, level - usual, 0).astype(np.float32)
-    shared = variance_of_mean(usable, is_series)
-    return shared, np.asarray(number.mean()), apart, usual.astype(np.float32), np.asarray(np.float32(of_all))
 
 
 def mean_of_images(images: xr.DataArray) -> xr.DataArray:

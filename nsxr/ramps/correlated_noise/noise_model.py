@@ -172,7 +172,7 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     White noise is NaN, and other noise 0, if no two frames can be compared.
     """
     order, length = frames.order, series_length(frames.order)
-    left = partial(_left_of_frames, axis=frames.averaged, nearest=_nearest(frames))
+    left = partial(_left_of_frames, axis=frames.averaged, sampled=frames.sampled, groups=frames.values.sizes["group"])
     power, count = map_blocks(
         _power_of_frames,
         residual,
@@ -222,21 +222,13 @@ def spectrum_of(residual: xr.DataArray, frames: Frames, weight: xr.DataArray) ->
     return density
 
 
-def _nearest(frames: Frames) -> np.ndarray:
-    """Return the place of the sampled group that is closest to each group, (group,) int."""
-    distance = np.abs(np.arange(frames.values.sizes["group"])[:, None] - frames.sampled)
-    found: np.ndarray = distance.argmin(1)
-    return found
-
-
-def _left_of_frames(count: np.ndarray, *, axis: int, nearest: np.ndarray) -> np.ndarray:
+def _left_of_frames(count: np.ndarray, *, axis: int, sampled: np.ndarray, groups: int) -> np.ndarray:
     """Return the share of the noise that is left in each frame after the mean was subtracted, (integration, group).
 
-    Groups that were not sampled count as usable where the ``nearest`` one is.
+    The mean has all groups. Those that were not sampled count as usable where the nearest one is.
     """
-    usable = (count > _COVERED * count.max())[:, nearest]
-    places = [int(np.flatnonzero(nearest == place)[0]) for place in range(count.shape[1])]
-    return left_about_mean(usable, axis)[:, places]
+    nearest = np.abs(np.arange(groups)[:, None] - sampled).argmin(1)
+    return left_about_mean((count > _COVERED * count.max())[:, nearest], axis)[:, sampled]
 
 
 def _of_covered(count: np.ndarray) -> np.ndarray:
@@ -314,7 +306,8 @@ def _noise_of_frames(
             }
             frame = frame_of(parts, i, g)
             frame = frame - given["less"] if "less" in given else frame
-            frame = frame - given["apart"] if given.get("apart") else frame
+            if apart := given.get("apart"):
+                frame = frame - apart
             series = to_series(frame, order, length)
             solver = solvers[min(i, len(solvers) - 1)]
             noise = to_image(solver.noise(series, known_samples(series, weights), limit), order)
@@ -323,7 +316,8 @@ def _noise_of_frames(
                 amount = np.float32(template_amount(frame, noise, weight, template, response))
                 noise += amount * (-response if is_source else template - response)
             out[i, g] = noise + given["plus"] if "plus" in given else noise
-            out[i, g] += given.get("apart", np.float32(0))
+            if apart:
+                out[i, g] += apart
     return out
 
 
